@@ -1,0 +1,86 @@
+# Makefile of cqrs, built with PGXS.
+#
+# "make help" lists the targets.  "make test" and "make demo" install the
+# Debian packages that they lack; the other targets need PostgreSQL's server
+# development files and librabbitmq.
+
+EXTENSION = cqrs
+MODULE_big = cqrs
+PGFILEDESC = "cqrs - publishes the changes of tables to RabbitMQ"
+OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
+DATA = $(wildcard sql/cqrs--*.sql)
+SHLIB_LINK = -lrabbitmq
+
+# Inputs of pg_regress are sql/NAME.sql, run in this order.
+REGRESS =
+ISOLATION =
+ISOLATION_OPTS = --inputdir=test/isolation
+TAP_TESTS = 1
+PROVE_TESTS = $(wildcard test/t/*.pl)
+PROVE_FLAGS = -I test/perl
+
+TEST_TOOLS = test/tools/cqrs_consume
+EXTRA_CLEAN = $(TEST_TOOLS) test-output
+
+# WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
+# the exceptions.
+ifeq ($(WERROR),1)
+PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
+endif
+
+PG_CONFIG ?= pg_config
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+ifneq ($(PGXS),)
+include $(PGXS)
+else
+all install uninstall clean installcheck $(TEST_TOOLS):
+	@echo "PostgreSQL's server development files are missing." >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev" >&2
+	@false
+endif
+
+$(OBJS): $(wildcard src/*.h)
+
+$(TEST_TOOLS): %: %.c
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq
+
+# A list given on the command line runs that list alone; the others are run
+# only when none is given.
+LISTS = REGRESS ISOLATION PROVE_TESTS
+GIVEN := $(foreach list,$(LISTS),\
+	$(if $(findstring command,$(origin $(list))),$(list)))
+CHOSEN = $(if $(strip $(GIVEN)),$(GIVEN),$(LISTS))
+chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
+
+test:
+	@PG_CONFIG='$(PG_CONFIG)' exec test/run --regress='$(call chosen,REGRESS)' \
+		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
+
+test-regress:
+	@$(MAKE) --no-print-directory test REGRESS='$(REGRESS)'
+
+test-isolation:
+	@$(MAKE) --no-print-directory test ISOLATION='$(ISOLATION)'
+
+test-tap:
+	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
+
+demo:
+	@PG_CONFIG='$(PG_CONFIG)' exec test/demo/run
+
+format:
+	@PG_CONFIG='$(PG_CONFIG)' exec test/tools/format
+
+help:
+	@echo 'make                build the extension'
+	@echo 'make install        install it into the PostgreSQL that PG_CONFIG names'
+	@echo 'make clean          remove what was built'
+	@echo 'make test           all tests, on private servers; installs missing packages'
+	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
+	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
+	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo 'make demo           a guided tour with a replica; installs missing packages'
+	@echo 'make format         indent the C and Perl sources'
+	@echo 'make WERROR=1       build with more warnings, each of them an error'
+
+.PHONY: test test-regress test-isolation test-tap demo format help

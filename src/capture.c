@@ -1,0 +1,376 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.c
+ *	  Triggers and transaction callbacks: where changes are seen.
+ *
+ * A row trigger does as little as it can: BEFORE UPDATE bumps cqrs_revision
+ * and cqrs_updated and notes the version that is about to be replaced; AFTER
+ * INSERT notes the new version, AFTER DELETE the deleted one.  Only the first
+ * touch of a row by a transaction needs a note, and no list of rows is needed
+ * to tell: a version that the transaction itself has made has been noted, or
+ * comes from one that has.  Its xmin says so, except after a rewrite of the
+ * table by ALTER TABLE, which gives all rows the xmin of the transaction; then
+ * every touch is noted and resolve.c sorts out the repetitions.
+ *
+ * When the transaction commits or is prepared, with all deferred triggers
+ * done, the notes become messages (resolve.c).  An error there fails the
+ * transaction.  After the commit the publisher is woken; that cannot fail.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "common/int.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "capture.h"
+#include "catalog.h"
+#include "changeset.h"
+#include "compat.h"
+#include "resolve.h"
+#include "shared.h"
+
+PG_FUNCTION_INFO_V1(cqrs_trigger_update);
+PG_FUNCTION_INFO_V1(cqrs_trigger_insert_delete);
+PG_FUNCTION_INFO_V1(cqrs_trigger_truncate);
+PG_FUNCTION_INFO_V1(cqrs_trigger_discard);
+
+static bool wrote_messages = false;
+static Snapshot kept_snapshot = NULL;
+
+static TriggerData *trigger_data(FunctionCallInfo fcinfo, TriggerEvent event,
+								 TriggerEvent level);
+static bool any_produces(const CqrsRelation *relation);
+static bool may_be_first_touch(TriggerData *data);
+static void note_touch(TriggerData *data, const CqrsRelation *relation,
+					   HeapTuple old, HeapTuple new);
+static bool later_trigger_exists(TriggerData *data);
+static bool key_differs(TupleDesc desc, const CqrsRelation *relation,
+						HeapTuple a, HeapTuple b);
+static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
+					  bool first_touch);
+static void at_transaction_end(XactEvent event, void *arg);
+static void at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
+								  SubTransactionId parent, void *arg);
+
+void
+cqrs_capture_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+}
+
+void
+cqrs_capture_keep_snapshot(void)
+{
+	if (kept_snapshot == NULL)
+		kept_snapshot = RegisterSnapshotOnOwner(GetActiveSnapshot(),
+												TopTransactionResourceOwner);
+}
+
+void
+cqrs_capture_begin_late(Relation rel)
+{
+	CqrsNoteKind kinds[] = {CQRS_BORN, CQRS_TOUCHED};
+
+	for (int i = 0; i < lengthof(kinds); i++)
+	{
+		CqrsTarget *target =
+			cqrs_changeset_get_target(cqrs_changeset_target(kinds[i], rel));
+
+		target->repeats = true;
+		target->late = true;
+	}
+}
+
+/* BEFORE UPDATE FOR EACH ROW */
+Datum
+cqrs_trigger_update(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, TRIGGER_EVENT_UPDATE,
+									 TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
+	bool		first_touch;
+
+	if (relation == NULL)
+		return PointerGetDatum(data->tg_newtuple);
+
+	first_touch = may_be_first_touch(data);
+	if (first_touch && any_produces(relation))
+		note_touch(data, relation, data->tg_trigtuple, data->tg_newtuple);
+	else if (!first_touch &&
+			 key_differs(RelationGetDescr(data->tg_relation), relation,
+						 data->tg_trigtuple, data->tg_newtuple))
+	{
+		uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
+												   data->tg_relation);
+
+		cqrs_changeset_get_target(target)->keys_move = true;
+	}
+	return PointerGetDatum(bump(data, relation, first_touch));
+}
+
+/* AFTER INSERT OR DELETE FOR EACH ROW */
+Datum
+cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, 0,
+									 TRIGGER_EVENT_AFTER | TRIGGER_EVENT_ROW);
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
+
+	if (relation == NULL || !any_produces(relation))
+		return PointerGetDatum(NULL);
+
+	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
+	{
+		uint16		target = cqrs_changeset_target(CQRS_BORN,
+												   data->tg_relation);
+
+		if (cqrs_relation_rewritten(data->tg_relation))
+			cqrs_changeset_get_target(target)->repeats = true;
+		cqrs_changeset_note(target, &data->tg_trigtuple->t_self);
+	}
+	else if (may_be_first_touch(data))
+		note_touch(data, relation, data->tg_trigtuple, NULL);
+	return PointerGetDatum(NULL);
+}
+
+/* BEFORE TRUNCATE FOR EACH STATEMENT */
+Datum
+cqrs_trigger_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, TRIGGER_EVENT_TRUNCATE,
+									 TRIGGER_EVENT_BEFORE);
+
+	if (cqrs_resolve_truncate(data->tg_relation))
+		wrote_messages = true;
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * BEFORE INSERT on the segments, enabled for replicas only: rows that logical
+ * replication brings are another server's, which publishes them itself.
+ */
+Datum
+cqrs_trigger_discard(PG_FUNCTION_ARGS)
+{
+	(void) trigger_data(fcinfo, TRIGGER_EVENT_INSERT,
+						TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
+	return PointerGetDatum(NULL);
+}
+
+/* Check that a function is called as the trigger that it is made for. */
+static TriggerData *
+trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		(data->tg_event & (TRIGGER_EVENT_TIMINGMASK | TRIGGER_EVENT_ROW)) != level ||
+		(event != 0 && (data->tg_event & TRIGGER_EVENT_OPMASK) != event) ||
+		(event == 0 && TRIGGER_FIRED_BY_UPDATE(data->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function is not called as the trigger that it is made for"),
+				 errhint("Use cqrs_register() to create the triggers of a master.")));
+	return data;
+}
+
+static bool
+any_produces(const CqrsRelation *relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		if (((CqrsMaster *) lfirst(lc))->produce)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether the old version may not have been noted: it was not made by this
+ * transaction, or it was but that proves nothing.
+ */
+static bool
+may_be_first_touch(TriggerData *data)
+{
+	uint16		target;
+
+	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(data->tg_trigtuple->t_data)))
+		return true;
+	if (cqrs_relation_rewritten(data->tg_relation))
+		return true;
+	target = cqrs_changeset_target(CQRS_TOUCHED, data->tg_relation);
+	return cqrs_changeset_get_target(target)->late;
+}
+
+/* Note "old", about to become "new" or, where that is NULL, deleted. */
+static void
+note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
+		   HeapTuple new)
+{
+	Relation	rel = data->tg_relation;
+	uint16		index = cqrs_changeset_target(CQRS_TOUCHED, rel);
+	CqrsTarget *target = cqrs_changeset_get_target(index);
+
+	if (relation->key_deferrable ||
+		(new != NULL && !target->keys_move &&
+		 key_differs(RelationGetDescr(rel), relation, old, new)))
+		target->keys_move = true;
+
+	/*
+	 * The version may be noted again when a later trigger cancels the update,
+	 * after a rewrite, and when COPY FREEZE has hidden that the row is new.
+	 */
+	if (new != NULL && later_trigger_exists(data))
+		target->keys_move = target->repeats = true;
+	if (cqrs_relation_rewritten(rel) ||
+		rel->rd_createSubid != InvalidSubTransactionId)
+	{
+		target->repeats = true;
+		index = cqrs_changeset_target(CQRS_BORN, rel);
+		cqrs_changeset_get_target(index)->repeats = true;
+		index = cqrs_changeset_target(CQRS_TOUCHED, rel);
+	}
+	cqrs_changeset_note(index, &old->t_self);
+}
+
+/* Whether another BEFORE UPDATE trigger fires after this one. */
+static bool
+later_trigger_exists(TriggerData *data)
+{
+	TriggerDesc *triggers = data->tg_relation->trigdesc;
+
+	for (int i = triggers->numtriggers - 1; i >= 0; i--)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (trigger->tgoid == data->tg_trigger->tgoid)
+			return false;
+		if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW,
+								 TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_UPDATE))
+			return true;
+	}
+	return false;
+}
+
+static bool
+key_differs(TupleDesc desc, const CqrsRelation *relation, HeapTuple a,
+			HeapTuple b)
+{
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = relation->keys[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		bool		a_null;
+		bool		b_null;
+		Datum		a_value = heap_getattr(a, attnum, desc, &a_null);
+		Datum		b_value = heap_getattr(b, attnum, desc, &b_null);
+
+		if (a_null || b_null ||
+			!datum_image_eq(a_value, b_value, att->attbyval, att->attlen))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The new version with its revision and time of change: the revision grows by
+ * one with the first touch, and never falls.  An application that raises the
+ * revision by itself, as django-cqrs does, is left alone.
+ */
+static HeapTuple
+bump(TriggerData *data, const CqrsRelation *relation, bool first_touch)
+{
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	int			columns[2] = {relation->revision, relation->updated};
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	bool		isnull;
+	int32		old_revision;
+	int32		new_revision;
+	TimestampTz old_updated;
+	TimestampTz new_updated;
+	TimestampTz now;
+
+	old_revision = DatumGetInt32(heap_getattr(data->tg_trigtuple, relation->revision,
+											  desc, &isnull));
+	new_revision = DatumGetInt32(heap_getattr(data->tg_newtuple, relation->revision,
+											  desc, &isnull));
+	if (isnull || new_revision < old_revision)
+		new_revision = old_revision;
+	else if (new_revision > old_revision)
+		first_touch = false;
+	else if (!first_touch)
+		return data->tg_newtuple;
+
+	if (first_touch && pg_add_s32_overflow(new_revision, 1, &new_revision))
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("cqrs_revision of a row in table \"%s\" is out of range",
+						RelationGetRelationName(data->tg_relation))));
+
+	old_updated = DatumGetTimestampTz(heap_getattr(data->tg_trigtuple, relation->updated,
+												   desc, &isnull));
+	new_updated = DatumGetTimestampTz(heap_getattr(data->tg_newtuple, relation->updated,
+												   desc, &isnull));
+	now = GetCurrentTimestamp();
+	if (isnull || new_updated <= old_updated)
+		new_updated = now;
+
+	values[0] = Int32GetDatum(new_revision);
+	values[1] = TimestampTzGetDatum(new_updated);
+	return heap_modify_tuple_by_cols(data->tg_newtuple, desc, 2, columns,
+									 values, nulls);
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			if (cqrs_resolve_all())
+				wrote_messages = true;
+			if (kept_snapshot != NULL)
+				UnregisterSnapshotFromOwner(kept_snapshot,
+											TopTransactionResourceOwner);
+			kept_snapshot = NULL;
+			break;
+
+		case XACT_EVENT_COMMIT:
+			if (wrote_messages)
+				cqrs_shared_wake_publisher();
+			/* FALLTHROUGH */
+
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			wrote_messages = false;
+			kept_snapshot = NULL;
+			cqrs_changeset_reset();
+			break;
+
+		default:
+			break;
+	}
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		cqrs_changeset_abort_sub(subid);
+}

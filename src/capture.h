@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.h
+ *	  Triggers and transaction callbacks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_CAPTURE_H
+#define CQRS_CAPTURE_H
+
+#include "postgres.h"
+
+#include "storage/itemptr.h"
+#include "utils/relcache.h"
+
+/*
+ * Names of the triggers on a master's table.  Triggers fire in the order of
+ * their names: after the user's, so that what these decide is known; and
+ * after the cascades of foreign keys, so that a DELETE of a row follows those
+ * of the rows that refer to it.
+ */
+#define CQRS_TRIGGER_UPDATE			"zz_cqrs_update"
+#define CQRS_TRIGGER_INSERT_DELETE	"zz_cqrs_insert_delete"
+#define CQRS_TRIGGER_TRUNCATE		"zz_cqrs_truncate"
+
+/* Register the callbacks; called once, while the library is preloaded. */
+extern void cqrs_capture_init(void);
+
+/*
+ * "rel" becomes a master's table in this transaction, which may have changed
+ * some of its rows before.
+ */
+extern void cqrs_capture_begin_late(Relation rel);
+
+/*
+ * Keep the versions of rows that the active snapshot sees until the end of the
+ * transaction, for notes of the kind CQRS_RESENT.
+ */
+extern void cqrs_capture_keep_snapshot(void);
+
+#endif							/* CQRS_CAPTURE_H */

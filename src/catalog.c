@@ -1,0 +1,547 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *	  Masters, and the extension's own objects, as a backend knows them.
+ *
+ * Masters are rows of cqrs.master, which names columns and functions by their
+ * names so that a dump restores them.  A backend keeps them resolved in a
+ * hash table by table.  Who changes a master holds a lock on the table that
+ * conflicts with writers, and sends an invalidation of the table's relcache
+ * entry; so the definition cannot change under a transaction that has written
+ * to the table.
+ *
+ * An entry is rebuilt when it is looked up and found invalid.  Its old
+ * contents live on until the end of the transaction, since a caller further up
+ * the stack may still hold them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "master.h"
+
+static HTAB *relations = NULL;
+static CqrsObjects objects;
+static bool objects_valid = false;
+
+static void invalidate(Datum arg, Oid relid);
+static Oid	lookup_object(Oid schema, const char *name);
+static void build_relation(CqrsRelation *entry);
+static void resolve_fields(Relation rel, const CqrsRelation *relation,
+						   const CqrsMasterRow *row, CqrsMaster *master);
+static void resolve_tracked_fields(Relation rel, const CqrsMasterRow *row,
+								   CqrsMaster *master);
+static void check_field_map(Relation rel, const CqrsMasterRow *row);
+static void check_names(Relation rel, const char *option, List *names);
+static bool list_has_name(List *names, const char *name);
+static CqrsField make_field(Form_pg_attribute att, const CqrsMasterRow *row);
+static AttrNumber require_column(Relation rel, const char *name, Oid type);
+static Oid	primary_key(Relation rel);
+
+void
+cqrs_catalog_init(void)
+{
+	HASHCTL		ctl = {0};
+
+	if (relations != NULL)
+		return;
+
+	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(CqrsRelation);
+	ctl.hcxt = TopMemoryContext;
+	relations = hash_create("cqrs masters", 64, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+const CqrsObjects *
+cqrs_catalog_objects(bool missing_ok)
+{
+	Oid			extension;
+	Oid			schema;
+	CqrsObjects found;
+
+	cqrs_catalog_init();
+	if (objects_valid)
+		return &objects;
+
+	extension = get_extension_oid("cqrs", true);
+	schema = get_namespace_oid("cqrs", true);
+	if (!OidIsValid(extension) || !OidIsValid(schema) ||
+		getExtensionOfObject(NamespaceRelationId, schema) != extension)
+	{
+		if (missing_ok)
+			return NULL;
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"cqrs\" is not installed in this database"),
+				 errhint("Use CREATE EXTENSION cqrs.")));
+	}
+
+	found.extension = extension;
+	found.master = lookup_object(schema, "master");
+	found.master_by_id = lookup_object(schema, "master_pkey");
+	found.master_by_relation = lookup_object(schema, "master_relation_idx");
+	found.publisher = lookup_object(schema, "publisher");
+	found.watermark = lookup_object(schema, "watermark");
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		char		name[NAMEDATALEN];
+
+		snprintf(name, sizeof(name), "segment_%d", i);
+		found.segment[i] = lookup_object(schema, name);
+		snprintf(name, sizeof(name), "segment_%d_id_idx", i);
+		found.segment_index[i] = lookup_object(schema, name);
+	}
+
+	objects = found;
+	objects_valid = true;
+	return &objects;
+}
+
+CqrsRelation *
+cqrs_catalog_relation(Oid relid)
+{
+	static CqrsRelation *last = NULL;
+	CqrsRelation *entry;
+	bool		found;
+
+	cqrs_catalog_init();
+	if (last != NULL && last->relid == relid && last->valid)
+		return last->masters != NIL ? last : NULL;
+
+	entry = hash_search(relations, &relid, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->valid = false;
+		entry->context = NULL;
+	}
+	if (!entry->valid)
+		build_relation(entry);
+
+	last = entry;
+	return entry->masters != NIL ? entry : NULL;
+}
+
+CqrsMaster *
+cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
+{
+	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
+	CqrsRelation *entry = cqrs_catalog_relation(relid);
+	ListCell   *lc;
+
+	if (entry != NULL)
+	{
+		foreach(lc, entry->masters)
+		{
+			CqrsMaster *master = lfirst(lc);
+
+			if (strcmp(master->cqrs_id, cqrs_id) == 0)
+			{
+				*relation = entry;
+				return master;
+			}
+		}
+	}
+	elog(ERROR, "master \"%s\" is not in the cache of relation %u",
+		 cqrs_id, relid);
+}
+
+void
+cqrs_catalog_describe(Relation rel, CqrsRelation *relation)
+{
+	Oid			pkey;
+	Relation	index;
+
+	relation->revision = require_column(rel, "cqrs_revision", INT4OID);
+	relation->updated = require_column(rel, "cqrs_updated", TIMESTAMPTZOID);
+
+	pkey = primary_key(rel);
+	if (!OidIsValid(pkey))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key",
+						RelationGetRelationName(rel)),
+				 errdetail("Messages identify a row by its primary key."),
+				 errhint("Use ALTER TABLE ... ADD PRIMARY KEY.")));
+
+	index = index_open(pkey, AccessShareLock);
+	relation->key_index = pkey;
+	relation->nkeys = index->rd_index->indnkeyatts;
+	relation->keys = palloc(sizeof(CqrsField) * relation->nkeys);
+	relation->key_deferrable = !index->rd_index->indimmediate;
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
+											  attnum - 1);
+
+		relation->keys[i].attnum = attnum;
+		relation->keys[i].column = pstrdup(NameStr(att->attname));
+		relation->keys[i].key = relation->keys[i].column;
+	}
+	index_close(index, AccessShareLock);
+}
+
+CqrsMaster *
+cqrs_catalog_resolve(Relation rel, const CqrsRelation *relation,
+					 const CqrsMasterRow *row)
+{
+	CqrsMaster *master = palloc0(sizeof(CqrsMaster));
+
+	master->cqrs_id = pstrdup(row->cqrs_id);
+	master->relid = RelationGetRelid(rel);
+	master->meta = row->meta != NULL ? pstrdup(row->meta) : NULL;
+	master->produce = row->produce;
+	master->tracks = row->tracks;
+
+	check_field_map(rel, row);
+	resolve_fields(rel, relation, row, master);
+	resolve_tracked_fields(rel, row, master);
+	return master;
+}
+
+/* Relcache callback: nothing may be freed or looked up here. */
+static void
+invalidate(Datum arg, Oid relid)
+{
+	CqrsRelation *entry;
+
+	if (OidIsValid(relid))
+	{
+		entry = hash_search(relations, &relid, HASH_FIND, NULL);
+		if (entry != NULL)
+			entry->valid = false;
+		if (objects_valid && relid == objects.master)
+			objects_valid = false;
+	}
+	else
+	{
+		HASH_SEQ_STATUS status;
+
+		hash_seq_init(&status, relations);
+		while ((entry = hash_seq_search(&status)) != NULL)
+			entry->valid = false;
+		objects_valid = false;
+	}
+}
+
+static Oid
+lookup_object(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"cqrs.%s\" does not exist", name),
+				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+				 errhint("Use ALTER EXTENSION cqrs UPDATE.")));
+	return relid;
+}
+
+/*
+ * Read the masters of a table and resolve them.  The old contents go with the
+ * transaction.  An error leaves the entry invalid.
+ */
+static void
+build_relation(CqrsRelation *entry)
+{
+	MemoryContext context;
+	MemoryContext caller;
+	CqrsRelation fresh = {0};
+	Relation	rel;
+	List	   *rows;
+	ListCell   *lc;
+
+	context = AllocSetContextCreate(CurTransactionContext, "cqrs master",
+									ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	fresh.relid = entry->relid;
+	fresh.context = context;
+
+	rel = table_open(entry->relid, AccessShareLock);
+	/* Taken back by an invalidation that arrives while this goes on. */
+	entry->valid = true;
+	PG_TRY();
+	{
+		rows = cqrs_catalog_objects(true) == NULL ? NIL :
+			cqrs_master_read_all(entry->relid);
+		if (rows != NIL)
+			cqrs_catalog_describe(rel, &fresh);
+		foreach(lc, rows)
+			fresh.masters = lappend(fresh.masters,
+									cqrs_catalog_resolve(rel, &fresh, lfirst(lc)));
+	}
+	PG_CATCH();
+	{
+		entry->valid = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	table_close(rel, NoLock);
+	MemoryContextSwitchTo(caller);
+
+	fresh.valid = entry->valid;
+	if (entry->context != NULL)
+		MemoryContextSetParent(entry->context, TopTransactionContext);
+	MemoryContextSetParent(context, TopMemoryContext);
+	*entry = fresh;
+}
+
+/*
+ * The published fields: all columns in their order, or the chosen ones in the
+ * order of the columns with cqrs_revision and cqrs_updated at the end unless
+ * they were chosen, too.
+ */
+static void
+resolve_fields(Relation rel, const CqrsRelation *relation,
+			   const CqrsMasterRow *row, CqrsMaster *master)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	AttrNumber	last[2] = {relation->revision, relation->updated};
+
+	if (row->fields != NIL)
+	{
+		check_names(rel, "fields", row->fields);
+		for (int i = 0; i < relation->nkeys; i++)
+		{
+			if (!list_has_name(row->fields, relation->keys[i].column))
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("primary key column \"%s\" is not among the fields of master \"%s\"",
+								relation->keys[i].column, row->cqrs_id),
+						 errdetail("Replicas identify a row by its primary key."),
+						 errhint("Add \"%s\" to \"fields\".",
+								 relation->keys[i].column)));
+		}
+	}
+
+	master->fields = palloc(sizeof(CqrsField) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		if (row->fields != NIL &&
+			!list_has_name(row->fields, NameStr(att->attname)))
+			continue;
+		master->fields[master->nfields++] = make_field(att, row);
+	}
+	for (int i = 0; i < lengthof(last); i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, last[i] - 1);
+
+		if (row->fields != NIL &&
+			!list_has_name(row->fields, NameStr(att->attname)))
+			master->fields[master->nfields++] = make_field(att, row);
+	}
+
+	for (int i = 0; i < master->nfields; i++)
+	{
+		for (int j = 0; j < i; j++)
+		{
+			if (strcmp(master->fields[i].key, master->fields[j].key) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("columns \"%s\" and \"%s\" of master \"%s\" have the same key \"%s\"",
+								master->fields[j].column,
+								master->fields[i].column,
+								row->cqrs_id, master->fields[i].key),
+						 errhint("Give them different keys in \"field_map\".")));
+		}
+	}
+}
+
+static void
+resolve_tracked_fields(Relation rel, const CqrsMasterRow *row,
+					   CqrsMaster *master)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		all = list_length(row->tracked_fields) == 1 &&
+		strcmp(linitial(row->tracked_fields), "*") == 0;
+
+	if (!row->tracks)
+		return;
+	if (!all)
+		check_names(rel, "tracked_fields", row->tracked_fields);
+
+	master->tracked = palloc(sizeof(CqrsField) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		if (all || list_has_name(row->tracked_fields, NameStr(att->attname)))
+			master->tracked[master->ntracked++] = make_field(att, row);
+	}
+}
+
+/* The map must be an object from names of columns to names of keys. */
+static void
+check_field_map(Relation rel, const CqrsMasterRow *row)
+{
+	Jsonb	   *map;
+	JsonbIterator *it;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+	List	   *columns = NIL;
+
+	if (row->field_map == (Datum) 0)
+		return;
+
+	map = DatumGetJsonbP(row->field_map);
+	if (!JB_ROOT_IS_OBJECT(map))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"field_map\" must be a JSON object"),
+				 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
+
+	it = JsonbIteratorInit(&map->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			columns = lappend(columns, pnstrdup(value.val.string.val,
+												value.val.string.len));
+		else if (token == WJB_VALUE &&
+				 (value.type != jbvString || value.val.string.len == 0))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("key of column \"%s\" in \"field_map\" must be a string that is not empty",
+							(char *) llast(columns))));
+	}
+	if (columns != NIL)
+		check_names(rel, "field_map", columns);
+}
+
+/* Names must be those of columns, each at most once. */
+static void
+check_names(Relation rel, const char *option, List *names)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		const char *name = lfirst(lc);
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" does not exist",
+							name, RelationGetRelationName(rel)),
+					 errdetail("It is named by the option \"%s\" of a master.",
+							   option),
+					 errhint("Name columns of the table; existing masters are changed by cqrs_alter().")));
+		for (int i = 0; i < foreach_current_index(lc); i++)
+		{
+			if (strcmp(list_nth(names, i), name) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("column \"%s\" is named twice in \"%s\"",
+								name, option)));
+		}
+	}
+}
+
+static bool
+list_has_name(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static CqrsField
+make_field(Form_pg_attribute att, const CqrsMasterRow *row)
+{
+	CqrsField	field;
+
+	field.attnum = att->attnum;
+	field.column = pstrdup(NameStr(att->attname));
+	field.key = field.column;
+	if (row->field_map != (Datum) 0)
+	{
+		Jsonb	   *map = DatumGetJsonbP(row->field_map);
+		JsonbValue	buffer;
+		JsonbValue *value = getKeyJsonValueFromContainer(&map->root,
+														 field.column,
+														 strlen(field.column),
+														 &buffer);
+
+		if (value != NULL)
+			field.key = pnstrdup(value->val.string.val,
+								 value->val.string.len);
+	}
+	return field;
+}
+
+/* The number of a column that has to be there with that type, and not null. */
+static AttrNumber
+require_column(Relation rel, const char *name, Oid type)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	Form_pg_attribute att;
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("table \"%s\" is a master but has no column \"%s\"",
+						RelationGetRelationName(rel), name),
+				 errhint("Add the column again, or end the masters of the table with cqrs_unregister().")));
+
+	att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	if (att->atttypid != type || !att->attnotnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of table \"%s\" is not of type %s NOT NULL",
+						name, RelationGetRelationName(rel),
+						format_type_be(type)),
+				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
+	return attnum;
+}
+
+/* The index of the primary key, also of a deferrable one; or InvalidOid. */
+static Oid
+primary_key(Relation rel)
+{
+	Oid			pkey = InvalidOid;
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisprimary && index->rd_index->indisvalid)
+			pkey = RelationGetRelid(index);
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return pkey;
+}

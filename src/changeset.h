@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * changeset.h
+ *	  What the current transaction has touched.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_CHANGESET_H
+#define CQRS_CHANGESET_H
+
+#include "postgres.h"
+
+#include "storage/itemptr.h"
+#include "utils/relcache.h"
+
+typedef enum CqrsNoteKind
+{
+	CQRS_BORN,					/* the version was inserted */
+	CQRS_TOUCHED,				/* the version is about to change or go */
+	CQRS_RESENT					/* the row is to be sent again as it is */
+} CqrsNoteKind;
+
+/*
+ * What notes have in common: their kind, and a table and its file.  A note of
+ * the kind CQRS_RESENT is for one master, and for one queue or all.
+ */
+typedef struct CqrsTarget
+{
+	CqrsNoteKind kind;
+	Oid			relid;
+	Oid			file;			/* cqrs_relation_file() when noted */
+	bool		keys_move;		/* keys may pass from row to row */
+	bool		repeats;		/* a row may have been noted more than once */
+	bool		late;			/* registered after rows had been changed: xmin
+								 * does not tell whether a row was noted */
+	uint64		done;			/* notes before this position are dealt with */
+	char	   *cqrs_id;		/* CQRS_RESENT */
+	char	   *queue;			/* CQRS_RESENT; NULL: all */
+} CqrsTarget;
+
+/* A touched version of a row.  Twelve bytes; there may be many millions. */
+typedef struct CqrsNote
+{
+	ItemPointerData tid;		/* invalid: see cqrs_changeset_note_done() */
+	uint16		target;
+	SubTransactionId subid;
+} CqrsNote;
+
+extern bool cqrs_changeset_is_empty(void);
+
+/* The target for changes of "rel" of that kind, made at its first use. */
+extern uint16 cqrs_changeset_target(CqrsNoteKind kind, Relation rel);
+
+/* The target for sending rows of "rel" again. */
+extern uint16 cqrs_changeset_resent_target(Relation rel, const char *cqrs_id,
+										   const char *queue);
+
+/* Access to a target; valid until the next target is made. */
+extern CqrsTarget *cqrs_changeset_get_target(uint16 target);
+extern int	cqrs_changeset_ntargets(void);
+
+/* Note that a version of a row was touched. */
+extern void cqrs_changeset_note(uint16 target, ItemPointer tid);
+
+/*
+ * Note that all earlier notes of a target have been dealt with.  It is a note
+ * itself, so that the failure of a subtransaction takes it back.
+ */
+extern void cqrs_changeset_note_done(uint16 target);
+
+/* A subtransaction fails: drop what it and those within it have noted. */
+extern void cqrs_changeset_abort_sub(SubTransactionId subid);
+
+/* The transaction is over; its memory goes with it. */
+extern void cqrs_changeset_reset(void);
+
+/*
+ * Walk over the notes that have not been dealt with, in their order.  Nothing
+ * may be noted while walking.
+ */
+typedef struct CqrsWalk
+{
+	int			chunk;
+	int			index;
+	uint64		position;		/* of the note that comes next */
+} CqrsWalk;
+
+extern void cqrs_changeset_walk(CqrsWalk *walk);
+extern const CqrsNote *cqrs_changeset_next(CqrsWalk *walk);
+
+#endif							/* CQRS_CHANGESET_H */

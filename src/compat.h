@@ -1,0 +1,164 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  What differs between the supported PostgreSQL versions (14 to 18).
+ *
+ * No other file looks at PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_COMPAT_H
+#define CQRS_COMPAT_H
+
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#include "commands/tablecmds.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+
+#if PG_VERSION_NUM < 140000
+#error "cqrs needs PostgreSQL 14 or later"
+#endif
+
+/* The number of a relation's current file; a rewrite changes it. */
+static inline Oid
+cqrs_relation_file(Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+	return rel->rd_locator.relNumber;
+#else
+	return rel->rd_node.relNode;
+#endif
+}
+
+/* Whether the current transaction has given an older relation a new file. */
+static inline bool
+cqrs_relation_rewritten(Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+	return rel->rd_createSubid == InvalidSubTransactionId &&
+		rel->rd_firstRelfilelocatorSubid != InvalidSubTransactionId;
+#else
+	return rel->rd_createSubid == InvalidSubTransactionId &&
+		rel->rd_firstRelfilenodeSubid != InvalidSubTransactionId;
+#endif
+}
+
+static inline bool
+cqrs_owns_relation(Oid relid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(RelationRelationId, relid, roleid);
+#else
+	return pg_class_ownercheck(relid, roleid);
+#endif
+}
+
+static inline bool
+cqrs_owns_database(Oid dboid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, dboid, roleid);
+#else
+	return pg_database_ownercheck(dboid, roleid);
+#endif
+}
+
+static inline AclResult
+cqrs_execute_aclcheck(Oid funcid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ProcedureRelationId, funcid, roleid, ACL_EXECUTE);
+#else
+	return pg_proc_aclcheck(funcid, roleid, ACL_EXECUTE);
+#endif
+}
+
+/* Memory that the GUC machinery may free; NULL when there is none left. */
+static inline char *
+cqrs_guc_strdup(const char *value)
+{
+#if PG_VERSION_NUM >= 160000
+	return guc_strdup(LOG, value);
+#else
+	return strdup(value);
+#endif
+}
+
+static inline void
+cqrs_guc_free(void *ptr)
+{
+#if PG_VERSION_NUM >= 160000
+	guc_free(ptr);
+#else
+	free(ptr);
+#endif
+}
+
+/* The parts of a possibly qualified name; an error when it is malformed. */
+static inline List *
+cqrs_qualified_name_list(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	return stringToQualifiedNameList(name, NULL);
+#else
+	return stringToQualifiedNameList(name);
+#endif
+}
+
+/* TRUNCATE a table on which the caller holds ACCESS EXCLUSIVE. */
+static inline void
+cqrs_truncate(Relation rel)
+{
+	List	   *rels = list_make1(rel);
+	List	   *relids = list_make1_oid(RelationGetRelid(rel));
+
+#if PG_VERSION_NUM >= 160000
+	ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT, false, false);
+#else
+	ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT, false);
+#endif
+}
+
+static inline void
+cqrs_reserve_guc_prefix(const char *prefix)
+{
+#if PG_VERSION_NUM >= 150000
+	MarkGUCPrefixReserved(prefix);
+#else
+	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/*
+ * Arrange for "request" to be called at the moment when shared memory may be
+ * asked for.
+ */
+#if PG_VERSION_NUM >= 150000
+#define CQRS_REQUEST_SHMEM(previous, request) \
+	do { \
+		(previous) = shmem_request_hook; \
+		shmem_request_hook = (request); \
+	} while (0)
+#define CQRS_CALL_PREVIOUS_REQUEST(previous) \
+	do { \
+		if (previous) \
+			(previous) (); \
+	} while (0)
+#else
+typedef void (*shmem_request_hook_type) (void);
+#define CQRS_REQUEST_SHMEM(previous, request) \
+	do { \
+		(previous) = NULL; \
+		(request) (); \
+	} while (0)
+#define CQRS_CALL_PREVIOUS_REQUEST(previous) ((void) (previous))
+#endif
+
+#endif							/* CQRS_COMPAT_H */

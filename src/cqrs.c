@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * cqrs.c
+ *	  Entry point of the library.
+ *
+ * The library has to be preloaded, since it needs shared memory and a
+ * background worker.  All hooks and callbacks are registered here, once, in
+ * the postmaster; its children inherit them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "capture.h"
+#include "guc.h"
+#include "launcher.h"
+#include "shared.h"
+#include "utility.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cqrs must be loaded via \"shared_preload_libraries\""),
+				 errhint("Add 'cqrs' to \"shared_preload_libraries\" in postgresql.conf and restart the server.")));
+
+	cqrs_guc_init();
+	cqrs_shared_init();
+	cqrs_capture_init();
+	cqrs_utility_init();
+	cqrs_launcher_init();
+}

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *	  The settings of cqrs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_GUC_H
+#define CQRS_GUC_H
+
+#include "postgres.h"
+
+/* Capture */
+extern bool cqrs_produce;
+extern char *cqrs_correlation_id;	/* "": none */
+extern char *cqrs_correlation_function; /* "": none */
+extern char *cqrs_meta_function;	/* "": none */
+
+/* Messages and publishing */
+extern char *cqrs_exchange;
+extern int	cqrs_message_ttl_s; /* 0: messages do not expire */
+extern int	cqrs_confirm_window;	/* messages */
+extern int	cqrs_confirm_window_kb;
+extern int	cqrs_heartbeat_s;	/* 0: none */
+extern int	cqrs_connect_timeout_ms;
+extern int	cqrs_confirm_timeout_ms;	/* 0: wait for ever */
+extern int	cqrs_reconnect_delay_ms;
+extern int	cqrs_reconnect_delay_max_ms;
+extern int	cqrs_max_databases;
+
+/* The broker's URL with its password, or NULL when none is set. */
+extern const char *cqrs_guc_url(void);
+
+/* Define all settings.  Called once, while the library is preloaded. */
+extern void cqrs_guc_init(void);
+
+#endif							/* CQRS_GUC_H */

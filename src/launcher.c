@@ -1,0 +1,388 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *	  The process that keeps a publisher in each database that needs one.
+ *
+ * It is connected to no database, so it pins none.  Only a process in a
+ * database can tell whether that has the extension: when the launcher starts,
+ * and when databases come and go, it sends a publisher into each database
+ * that it does not know; one that finds no extension leaves at once.  From
+ * then on backends ask for a publisher (CREATE EXTENSION, or a commit that
+ * finds none) by a flag in the database's slot and the launcher's latch.
+ *
+ * A publisher that ends is started again after RESTART_DELAY_MS, unless it
+ * has said that it is not wanted any more.  The postmaster tells the launcher
+ * of the end of those that it has started; those that an earlier launcher has
+ * left set its latch themselves.  The launcher sleeps on its latch, with a
+ * timeout only when something is to be started later.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "launcher.h"
+#include "shared.h"
+
+/* A publisher that ends is not started again before this. */
+#define RESTART_DELAY_MS	1000
+/* Without a free worker slot, this is waited before the next attempt. */
+#define NO_WORKER_DELAY_MS	5000
+/* Databases that are looked into at the same time. */
+#define MAX_PROBES			4
+
+/* A database that the launcher looks after; known by oid, in local memory. */
+typedef struct Charge
+{
+	Oid			dboid;
+	bool		probe;			/* not known yet to have the extension */
+	TimestampTz started_at;		/* last attempt, 0: none */
+	BackgroundWorkerHandle *worker; /* what was started last, or NULL */
+} Charge;
+
+static List *charges = NIL;
+static bool out_of_workers = false;
+
+static void detach(int code, Datum arg);
+static void look_at_databases(void);
+static List *read_databases(void);
+static void forget_databases(List *dboids);
+static void adopt_slots(void);
+static Charge *find_charge(Oid dboid);
+static Charge *add_charge(Oid dboid, bool probe);
+static long start_publishers(void);
+static bool is_running(Charge *charge);
+static long start_delay_ms(const Charge *charge, TimestampTz now);
+static bool start_publisher(Charge *charge);
+
+void
+cqrs_launcher_init(void)
+{
+	BackgroundWorker worker = {0};
+
+	/* pg_upgrade wants no other sessions. */
+	if (IsBinaryUpgrade)
+		return;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "cqrs", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "cqrs_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "cqrs launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "cqrs launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+void
+cqrs_launcher_main(Datum arg)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	before_shmem_exit(detach, (Datum) 0);
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	cqrs_shared->launcher = MyLatch;
+	cqrs_shared->rescan = true;
+	LWLockRelease(cqrs_shared->lock);
+
+	while (!ShutdownRequestPending)
+	{
+		long		delay_ms;
+		bool		rescan;
+
+		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+		rescan = cqrs_shared->rescan;
+		cqrs_shared->rescan = false;
+		LWLockRelease(cqrs_shared->lock);
+
+		if (rescan)
+			look_at_databases();
+		adopt_slots();
+		delay_ms = start_publishers();
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (delay_ms >= 0 ? WL_TIMEOUT : 0),
+						 delay_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+
+	/* Not 0: the postmaster would not start it again. */
+	proc_exit(1);
+}
+
+static void
+detach(int code, Datum arg)
+{
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	if (cqrs_shared->launcher == MyLatch)
+		cqrs_shared->launcher = NULL;
+	LWLockRelease(cqrs_shared->lock);
+}
+
+/* Look into databases that are new, and forget those that are gone. */
+static void
+look_at_databases(void)
+{
+	List	   *dboids = read_databases();
+	ListCell   *lc;
+
+	forget_databases(dboids);
+	foreach(lc, dboids)
+	{
+		if (find_charge(lfirst_oid(lc)) == NULL)
+			(void) add_charge(lfirst_oid(lc), true);
+	}
+	list_free(dboids);
+}
+
+/* The databases that allow connections and are no templates. */
+static List *
+read_databases(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *dboids = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext transaction;
+
+		if (!database->datallowconn || database->datistemplate)
+			continue;
+		transaction = MemoryContextSwitchTo(caller);
+		dboids = lappend_oid(dboids, database->oid);
+		MemoryContextSwitchTo(transaction);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return dboids;
+}
+
+static void
+forget_databases(List *dboids)
+{
+	ListCell   *lc;
+
+	foreach(lc, charges)
+	{
+		Charge	   *charge = lfirst(lc);
+
+		if (list_member_oid(dboids, charge->dboid) || is_running(charge))
+			continue;
+		charges = foreach_delete_current(charges, lc);
+		pfree(charge);
+	}
+
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cqrs_shared->nslots; i++)
+	{
+		CqrsSlot   *slot = &cqrs_shared->slots[i];
+
+		if (OidIsValid(slot->dboid) && slot->pid == 0 &&
+			!list_member_oid(dboids, slot->dboid))
+			slot->dboid = InvalidOid;
+	}
+	LWLockRelease(cqrs_shared->lock);
+}
+
+/* Look after the databases for which a publisher is asked. */
+static void
+adopt_slots(void)
+{
+	LWLockAcquire(cqrs_shared->lock, LW_SHARED);
+	for (int i = 0; i < cqrs_shared->nslots; i++)
+	{
+		CqrsSlot   *slot = &cqrs_shared->slots[i];
+
+		if (OidIsValid(slot->dboid) && slot->wanted &&
+			find_charge(slot->dboid) == NULL)
+			(void) add_charge(slot->dboid, false);
+	}
+	LWLockRelease(cqrs_shared->lock);
+}
+
+static Charge *
+find_charge(Oid dboid)
+{
+	ListCell   *lc;
+
+	foreach(lc, charges)
+	{
+		if (((Charge *) lfirst(lc))->dboid == dboid)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static Charge *
+add_charge(Oid dboid, bool probe)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	Charge	   *charge = palloc0(sizeof(Charge));
+
+	charge->dboid = dboid;
+	charge->probe = probe;
+	charges = lappend(charges, charge);
+	MemoryContextSwitchTo(caller);
+	return charge;
+}
+
+/*
+ * Start what has to be started now.  Returns the time until the next start in
+ * milliseconds, or -1 when there is none to wait for.
+ */
+static long
+start_publishers(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait_ms = -1;
+	int			nprobes = 0;
+	ListCell   *lc;
+
+	foreach(lc, charges)
+	{
+		Charge	   *charge = lfirst(lc);
+
+		if (charge->probe && charge->worker != NULL && is_running(charge))
+			nprobes++;
+	}
+
+	foreach(lc, charges)
+	{
+		Charge	   *charge = lfirst(lc);
+		long		delay_ms;
+
+		if (is_running(charge))
+			continue;
+		delay_ms = start_delay_ms(charge, now);
+		if (delay_ms < 0 || (charge->probe && nprobes >= MAX_PROBES))
+			continue;
+		if (delay_ms == 0)
+		{
+			if (start_publisher(charge))
+			{
+				nprobes += charge->probe ? 1 : 0;
+				continue;
+			}
+			delay_ms = NO_WORKER_DELAY_MS;
+		}
+		if (wait_ms < 0 || delay_ms < wait_ms)
+			wait_ms = delay_ms;
+	}
+	return wait_ms;
+}
+
+/* Whether a publisher runs, or is about to, in a database. */
+static bool
+is_running(Charge *charge)
+{
+	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
+	pid_t		pid;
+
+	if (charge->worker != NULL)
+	{
+		if (GetBackgroundWorkerPid(charge->worker, &pid) != BGWH_STOPPED)
+			return true;
+		pfree(charge->worker);
+		charge->worker = NULL;
+	}
+	return slot != NULL && *(volatile pid_t *) &slot->pid != 0;
+}
+
+/*
+ * How long to wait before a publisher is started: 0 for now, -1 when none is
+ * wanted.  A probe is made once.
+ */
+static long
+start_delay_ms(const Charge *charge, TimestampTz now)
+{
+	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
+	bool		wanted = charge->probe && charge->started_at == 0;
+	TimestampTz when = charge->started_at == 0 ? 0 :
+		TimestampTzPlusMilliseconds(charge->started_at, RESTART_DELAY_MS);
+
+	if (slot != NULL)
+	{
+		LWLockAcquire(cqrs_shared->lock, LW_SHARED);
+		wanted = wanted || slot->wanted;
+		when = Max(when, slot->hold_until);
+		LWLockRelease(cqrs_shared->lock);
+	}
+	if (!wanted)
+		return -1;
+	return when <= now ? 0 : TimestampDifferenceMilliseconds(now, when);
+}
+
+static bool
+start_publisher(Charge *charge)
+{
+	BackgroundWorker worker = {0};
+	MemoryContext caller;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(charge->dboid);
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "cqrs", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "cqrs_publisher_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "cqrs publisher for database %u",
+			 charge->dboid);
+	strlcpy(worker.bgw_type, "cqrs publisher", BGW_MAXLEN);
+
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	charge->started_at = GetCurrentTimestamp();
+	if (!RegisterDynamicBackgroundWorker(&worker, &charge->worker))
+	{
+		charge->worker = NULL;
+		if (charge->probe)
+			charge->started_at = 0;
+		if (!out_of_workers)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("no background worker is free for a cqrs publisher"),
+					 errdetail("Messages wait in the outbox until there is one."),
+					 errhint("Increase \"max_worker_processes\" and restart the server.")));
+		out_of_workers = true;
+	}
+	else
+		out_of_workers = false;
+	MemoryContextSwitchTo(caller);
+	return charge->worker != NULL;
+}

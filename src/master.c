@@ -1,0 +1,234 @@
+/*-------------------------------------------------------------------------
+ *
+ * master.c
+ *	  The rows of cqrs.master: what users have registered, by name.
+ *
+ * Read and written directly, as system catalogs are, so that no rights on the
+ * table are needed or given: callers (register.c) have checked what the user
+ * may do.  Who writes holds a lock on the master's table that keeps writers
+ * and other changes of its masters out; the unique index on cqrs_id settles
+ * races for a name.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+
+#include "catalog.h"
+#include "master.h"
+
+/* Columns of cqrs.master */
+enum
+{
+	MASTER_CQRS_ID = 1,
+	MASTER_RELATION,
+	MASTER_FIELDS,
+	MASTER_TRACKED_FIELDS,
+	MASTER_FIELD_MAP,
+	MASTER_META,
+	MASTER_PRODUCE,
+	MASTER_NATTS = MASTER_PRODUCE
+};
+
+static HeapTuple find_tuple(Relation master, const char *cqrs_id);
+static CqrsMasterRow *row_from_tuple(Relation master, HeapTuple tuple);
+static HeapTuple tuple_from_row(Relation master, const CqrsMasterRow *row);
+static Datum text_array(List *names);
+static int	compare_cqrs_id(const ListCell *a, const ListCell *b);
+
+CqrsMasterRow *
+cqrs_master_read(const char *cqrs_id, bool missing_ok)
+{
+	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+									AccessShareLock);
+	HeapTuple	tuple = find_tuple(master, cqrs_id);
+	CqrsMasterRow *row = NULL;
+
+	if (HeapTupleIsValid(tuple))
+		row = row_from_tuple(master, tuple);
+	else if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("master \"%s\" does not exist", cqrs_id),
+				 errhint("Use cqrs_register() to make a table a master; see cqrs.master for those that exist.")));
+	table_close(master, AccessShareLock);
+	return row;
+}
+
+List *
+cqrs_master_read_all(Oid relid)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	Relation	master = table_open(objects->master, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *rows = NIL;
+
+	ScanKeyInit(&key, MASTER_RELATION, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(master, objects->master_by_relation, true, NULL,
+							  1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		rows = lappend(rows, row_from_tuple(master, tuple));
+	systable_endscan(scan);
+	table_close(master, AccessShareLock);
+
+	list_sort(rows, compare_cqrs_id);
+	return rows;
+}
+
+void
+cqrs_master_insert(const CqrsMasterRow *row)
+{
+	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+									RowExclusiveLock);
+
+	CatalogTupleInsert(master, tuple_from_row(master, row));
+	table_close(master, RowExclusiveLock);
+}
+
+void
+cqrs_master_update(const CqrsMasterRow *row)
+{
+	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+									RowExclusiveLock);
+	HeapTuple	old = find_tuple(master, row->cqrs_id);
+
+	if (!HeapTupleIsValid(old))
+		elog(ERROR, "master \"%s\" has disappeared", row->cqrs_id);
+	CatalogTupleUpdate(master, &old->t_self, tuple_from_row(master, row));
+	table_close(master, RowExclusiveLock);
+}
+
+void
+cqrs_master_delete(const char *cqrs_id)
+{
+	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+									RowExclusiveLock);
+	HeapTuple	old = find_tuple(master, cqrs_id);
+
+	if (!HeapTupleIsValid(old))
+		elog(ERROR, "master \"%s\" has disappeared", cqrs_id);
+	CatalogTupleDelete(master, &old->t_self);
+	table_close(master, RowExclusiveLock);
+}
+
+/* A copy of the row with that name, or NULL. */
+static HeapTuple
+find_tuple(Relation master, const char *cqrs_id)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyEntryInitialize(&key, 0, MASTER_CQRS_ID, BTEqualStrategyNumber,
+						   InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(cqrs_id));
+	scan = systable_beginscan(master, cqrs_catalog_objects(false)->master_by_id,
+							  true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		tuple = heap_copytuple(tuple);
+	systable_endscan(scan);
+	return tuple;
+}
+
+static CqrsMasterRow *
+row_from_tuple(Relation master, HeapTuple tuple)
+{
+	CqrsMasterRow *row = palloc0(sizeof(CqrsMasterRow));
+	Datum		values[MASTER_NATTS];
+	bool		nulls[MASTER_NATTS];
+
+	heap_deform_tuple(tuple, RelationGetDescr(master), values, nulls);
+
+	row->cqrs_id = TextDatumGetCString(values[MASTER_CQRS_ID - 1]);
+	row->relid = DatumGetObjectId(values[MASTER_RELATION - 1]);
+	if (!nulls[MASTER_FIELDS - 1])
+		row->fields = cqrs_master_text_list(values[MASTER_FIELDS - 1]);
+	row->tracks = !nulls[MASTER_TRACKED_FIELDS - 1];
+	if (row->tracks)
+		row->tracked_fields = cqrs_master_text_list(values[MASTER_TRACKED_FIELDS - 1]);
+	if (!nulls[MASTER_FIELD_MAP - 1])
+		row->field_map = datumCopy(values[MASTER_FIELD_MAP - 1], false, -1);
+	if (!nulls[MASTER_META - 1])
+		row->meta = TextDatumGetCString(values[MASTER_META - 1]);
+	row->produce = DatumGetBool(values[MASTER_PRODUCE - 1]);
+	return row;
+}
+
+List *
+cqrs_master_text_list(Datum array)
+{
+	List	   *list = NIL;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			nelems;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, &nulls, &nelems);
+	for (int i = 0; i < nelems; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("names of fields must not be null")));
+		list = lappend(list, TextDatumGetCString(elems[i]));
+	}
+	return list;
+}
+
+static HeapTuple
+tuple_from_row(Relation master, const CqrsMasterRow *row)
+{
+	Datum		values[MASTER_NATTS] = {0};
+	bool		nulls[MASTER_NATTS] = {false};
+
+	values[MASTER_CQRS_ID - 1] = CStringGetTextDatum(row->cqrs_id);
+	values[MASTER_RELATION - 1] = ObjectIdGetDatum(row->relid);
+	nulls[MASTER_FIELDS - 1] = row->fields == NIL;
+	if (row->fields != NIL)
+		values[MASTER_FIELDS - 1] = text_array(row->fields);
+	nulls[MASTER_TRACKED_FIELDS - 1] = !row->tracks;
+	if (row->tracks)
+		values[MASTER_TRACKED_FIELDS - 1] = text_array(row->tracked_fields);
+	nulls[MASTER_FIELD_MAP - 1] = row->field_map == (Datum) 0;
+	values[MASTER_FIELD_MAP - 1] = row->field_map;
+	nulls[MASTER_META - 1] = row->meta == NULL;
+	if (row->meta != NULL)
+		values[MASTER_META - 1] = CStringGetTextDatum(row->meta);
+	values[MASTER_PRODUCE - 1] = BoolGetDatum(row->produce);
+	return heap_form_tuple(RelationGetDescr(master), values, nulls);
+}
+
+static Datum
+text_array(List *names)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * (list_length(names) + 1));
+	ListCell   *lc;
+	int			nelems = 0;
+
+	foreach(lc, names)
+		elems[nelems++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(elems, nelems, TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}
+
+static int
+compare_cqrs_id(const ListCell *a, const ListCell *b)
+{
+	return strcmp(((CqrsMasterRow *) lfirst(a))->cqrs_id,
+				  ((CqrsMasterRow *) lfirst(b))->cqrs_id);
+}

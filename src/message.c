@@ -1,0 +1,117 @@
+/*-------------------------------------------------------------------------
+ *
+ * message.c
+ *	  The body of a message, as django-cqrs's replicas read it.
+ *
+ * The outbox keeps a message in its parts; they are put together when it is
+ * published, because "expires" counts from then: an outage that lasts longer
+ * than the messages live must not make them expire.  Keys and their order are
+ * django-cqrs's (docs/wire-format.md).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "outbox.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sql_message_body);
+
+static char *optional_text(FunctionCallInfo fcinfo, int arg);
+
+void
+cqrs_message_body(StringInfo out, const CqrsMessage *message, int ttl_s,
+				  int *expires_at)
+{
+	appendStringInfo(out, "{\"signal_type\":\"%s\",\"cqrs_id\":",
+					 cqrs_signal_name(message->signal));
+	escape_json(out, message->cqrs_id);
+	appendStringInfoString(out, ",\"instance_data\":");
+	appendStringInfoString(out, message->instance_data);
+	appendStringInfoString(out, ",\"previous_data\":");
+	appendStringInfoString(out, message->previous_data != NULL ?
+						   message->previous_data : "null");
+	appendStringInfoString(out, ",\"instance_pk\":");
+	appendStringInfoString(out, message->instance_pk);
+	appendStringInfoString(out, ",\"correlation_id\":");
+	if (message->correlation_id != NULL)
+		escape_json(out, message->correlation_id);
+	else
+		appendStringInfoString(out, "null");
+	appendStringInfoString(out, ",\"retries\":0,\"expires\":");
+	*expires_at = -1;
+	if (ttl_s > 0)
+	{
+		char		expires[CQRS_EXPIRES_LEN + 1];
+
+		cqrs_message_expires(expires,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 ttl_s * INT64CONST(1000)));
+		appendStringInfoChar(out, '"');
+		*expires_at = out->len;
+		appendStringInfo(out, "%s\"", expires);
+	}
+	else
+		appendStringInfoString(out, "null");
+	appendStringInfo(out, ",\"meta\":%s}",
+					 message->meta != NULL ? message->meta : "{}");
+}
+
+void
+cqrs_message_expires(char *buf, TimestampTz time)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(time, NULL, &tm, &fsec, NULL, NULL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	snprintf(buf, CQRS_EXPIRES_LEN + 1, "%04d-%02d-%02dT%02d:%02d:%02d+00:00",
+			 tm.tm_year, tm.tm_mon, tm.tm_mday,
+			 tm.tm_hour, tm.tm_min, tm.tm_sec);
+}
+
+/*
+ * cqrs.message_body(signal_type "char", cqrs_id text, instance_pk text,
+ * instance_data text, previous_data text, meta text, correlation_id text)
+ *
+ * The body that a message of the outbox would have if it were published now.
+ */
+Datum
+cqrs_sql_message_body(PG_FUNCTION_ARGS)
+{
+	CqrsMessage message = {0};
+	StringInfoData body;
+	int			expires_at;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) ||
+		PG_ARGISNULL(3))
+		PG_RETURN_NULL();
+
+	message.signal = PG_GETARG_CHAR(0);
+	message.cqrs_id = optional_text(fcinfo, 1);
+	message.instance_pk = optional_text(fcinfo, 2);
+	message.instance_data = optional_text(fcinfo, 3);
+	message.previous_data = optional_text(fcinfo, 4);
+	message.meta = optional_text(fcinfo, 5);
+	message.correlation_id = optional_text(fcinfo, 6);
+
+	initStringInfo(&body);
+	cqrs_message_body(&body, &message, cqrs_message_ttl_s, &expires_at);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(body.data, body.len));
+}
+
+static char *
+optional_text(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}

@@ -1,0 +1,516 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.c
+ *	  The messages that wait: writing, reading and recycling of segments.
+ *
+ * The outbox is CQRS_SEGMENTS tables of one shape.  Rows are only ever
+ * inserted; a segment is emptied as a whole, by TRUNCATE, once all its ids are
+ * at or below the watermark.  So a held snapshot leaves no dead rows behind
+ * for the publisher to wade through.
+ *
+ * Ids.  A transaction draws a batch of CQRS_BATCH_ROWS consecutive ids from a
+ * counter in shared memory when it commits, while it still holds its row
+ * locks: so for one row the order of ids is the order of commits.  It has its
+ * transaction id before it draws, which lets the publisher tell when a batch
+ * that it does not see will never come (see publisher.c).  A counter in shared
+ * memory and not a sequence, because nextval() would change what the user's
+ * session gets from lastval(), and write WAL.  After a restart it continues
+ * above the highest id in the segments, seen or not, and the watermark.
+ *
+ * Which segment is written to is a hint in shared memory: writing to another
+ * one is never wrong, since readers look at all of them and a segment is only
+ * emptied when it holds nothing above the watermark.
+ *
+ * Locks: writers hold ROW EXCLUSIVE on a segment until they commit; recycling
+ * takes ACCESS EXCLUSIVE if it is free, which proves that nobody is writing
+ * (a prepared transaction keeps its locks).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/index.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/tuptable.h"
+#include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "outbox.h"
+#include "shared.h"
+
+/* Columns of a segment */
+enum
+{
+	SEGMENT_ID = 1,
+	SEGMENT_COMMITTED_AT,
+	SEGMENT_SIGNAL_TYPE,
+	SEGMENT_CQRS_ID,
+	SEGMENT_INSTANCE_PK,
+	SEGMENT_INSTANCE_DATA,
+	SEGMENT_PREVIOUS_DATA,
+	SEGMENT_META,
+	SEGMENT_QUEUE,
+	SEGMENT_CORRELATION_ID,
+	SEGMENT_NATTS = SEGMENT_CORRELATION_ID
+};
+
+/* Rows that are inserted together: enough to fill some pages. */
+#define WRITE_ROWS	256
+#define WRITE_BYTES	(128 * 1024)
+
+/* A segment of this size gives way to the next, if that one is empty. */
+#define SEGMENT_FULL_BLOCKS		(64 * 1024 * 1024 / BLCKSZ)
+/* With nothing pending, the one in use is emptied from this size on. */
+#define SEGMENT_IDLE_BLOCKS		(1024 * 1024 / BLCKSZ)
+
+struct CqrsOutboxWriter
+{
+	Relation	segment;
+	Relation	index;
+	IndexInfo  *index_info;
+	TimestampTz committed_at;
+	int64		next_id;
+	int64		end_id;			/* of the batch */
+	int			nslots;			/* slots made so far */
+	int			nrows;			/* of them filled */
+	Size		bytes;
+	TupleTableSlot *slots[WRITE_ROWS];
+	MemoryContext rows;			/* reset with each insertion */
+};
+
+/* One segment of a scan, with the row that it would give next. */
+typedef struct SegmentScan
+{
+	Relation	segment;
+	Relation	index;
+	SysScanDesc scan;
+	HeapTuple	tuple;			/* NULL: at its end */
+	int64		id;
+} SegmentScan;
+
+struct CqrsOutboxScan
+{
+	SegmentScan segments[CQRS_SEGMENTS];
+	TransactionId last_xid;		/* whose commit was looked up last */
+	XLogRecPtr	commit_lsn;		/* the highest one that may not be flushed */
+};
+
+static void draw_batch(CqrsOutboxWriter *writer);
+static void insert_rows(CqrsOutboxWriter *writer);
+static uint64 first_batch(void);
+static int64 segment_max_id(Oid segment, Oid index);
+static void segment_scan_next(SegmentScan *scan);
+static char *text_or_null(Datum value, bool isnull);
+static BlockNumber segment_blocks(Oid segment);
+static bool try_truncate(const CqrsObjects *objects, int segment,
+						 int64 watermark);
+
+const char *
+cqrs_signal_name(CqrsSignal signal)
+{
+	switch (signal)
+	{
+		case CQRS_SAVE:
+			return "SAVE";
+		case CQRS_DELETE:
+			return "DELETE";
+		case CQRS_SYNC:
+			return "SYNC";
+	}
+	elog(ERROR, "unknown signal type %d", signal);
+}
+
+CqrsOutboxWriter *
+cqrs_outbox_begin(void)
+{
+	CqrsOutboxWriter *writer = palloc(sizeof(CqrsOutboxWriter));
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	uint32		segment;
+
+	/* The id of the transaction comes before that of its batch. */
+	(void) GetTopTransactionId();
+
+	segment = pg_atomic_read_u32(&cqrs_shared_my_slot()->segment);
+	writer->segment = table_open(objects->segment[segment], RowExclusiveLock);
+	writer->index = index_open(objects->segment_index[segment],
+							   RowExclusiveLock);
+	writer->index_info = BuildIndexInfo(writer->index);
+	writer->committed_at = GetCurrentTimestamp();
+	writer->next_id = 0;
+	writer->end_id = 0;
+	writer->nslots = 0;
+	writer->nrows = 0;
+	writer->bytes = 0;
+	writer->rows = AllocSetContextCreate(CurrentMemoryContext, "cqrs outbox",
+										 ALLOCSET_SMALL_MINSIZE,
+										 ALLOCSET_SMALL_INITSIZE,
+										 ALLOCSET_DEFAULT_MAXSIZE);
+	return writer;
+}
+
+void
+cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
+{
+	TupleDesc	desc = RelationGetDescr(writer->segment);
+	MemoryContext caller;
+	Datum		values[SEGMENT_NATTS];
+	bool		nulls[SEGMENT_NATTS];
+	HeapTuple	tuple;
+	TupleTableSlot *slot;
+	const char *texts[] = {
+		message->cqrs_id, message->instance_pk, message->instance_data,
+		message->previous_data, message->meta, message->queue,
+		message->correlation_id
+	};
+
+	if (writer->next_id == writer->end_id)
+		draw_batch(writer);
+	if (writer->nrows == writer->nslots)
+		writer->slots[writer->nslots++] =
+			MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	slot = writer->slots[writer->nrows];
+
+	caller = MemoryContextSwitchTo(writer->rows);
+	memset(nulls, false, sizeof(nulls));
+	values[SEGMENT_ID - 1] = Int64GetDatum(writer->next_id++);
+	values[SEGMENT_COMMITTED_AT - 1] = TimestampTzGetDatum(writer->committed_at);
+	values[SEGMENT_SIGNAL_TYPE - 1] = CharGetDatum(message->signal);
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		int			att = SEGMENT_CQRS_ID - 1 + i;
+
+		nulls[att] = texts[i] == NULL;
+		values[att] = nulls[att] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
+	}
+	tuple = heap_form_tuple(desc, values, nulls);
+	tuple->t_tableOid = RelationGetRelid(writer->segment);
+	ExecStoreHeapTuple(tuple, slot, false);
+	MemoryContextSwitchTo(caller);
+
+	writer->nrows++;
+	writer->bytes += tuple->t_len;
+	if (writer->nrows == WRITE_ROWS || writer->bytes >= WRITE_BYTES)
+		insert_rows(writer);
+}
+
+void
+cqrs_outbox_end(CqrsOutboxWriter *writer)
+{
+	insert_rows(writer);
+	for (int i = 0; i < writer->nslots; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	index_close(writer->index, NoLock);
+	table_close(writer->segment, NoLock);
+	MemoryContextDelete(writer->rows);
+	pfree(writer);
+}
+
+static void
+draw_batch(CqrsOutboxWriter *writer)
+{
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+	uint64		batch;
+
+	if (pg_atomic_read_u64(&slot->next_batch) == 0)
+	{
+		uint64		unknown = 0;
+
+		/* Who loses the race has computed the same, as nobody has drawn. */
+		pg_atomic_compare_exchange_u64(&slot->next_batch, &unknown,
+									   first_batch());
+	}
+	batch = pg_atomic_fetch_add_u64(&slot->next_batch, 1);
+	writer->next_id = cqrs_batch_first_id((int64) batch);
+	writer->end_id = cqrs_batch_first_id((int64) batch + 1);
+}
+
+static void
+insert_rows(CqrsOutboxWriter *writer)
+{
+	CommandId	cid = GetCurrentCommandId(true);
+	MemoryContext caller;
+
+	if (writer->nrows == 0)
+		return;
+
+	caller = MemoryContextSwitchTo(writer->rows);
+	heap_multi_insert(writer->segment, writer->slots, writer->nrows, cid, 0,
+					  NULL);
+	for (int i = 0; i < writer->nrows; i++)
+	{
+		bool		isnull = false;
+		Datum		id = slot_getattr(writer->slots[i], SEGMENT_ID, &isnull);
+
+		index_insert(writer->index, &id, &isnull, &writer->slots[i]->tts_tid,
+					 writer->segment, UNIQUE_CHECK_NO, false,
+					 writer->index_info);
+		ExecClearTuple(writer->slots[i]);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(writer->rows);
+	writer->nrows = 0;
+	writer->bytes = 0;
+}
+
+/*
+ * The first batch above everything that the segments hold, rows of
+ * transactions that still run, are prepared or have failed included.
+ */
+static uint64
+first_batch(void)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	int64		highest = cqrs_outbox_watermark();
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+		highest = Max(highest, segment_max_id(objects->segment[i],
+											  objects->segment_index[i]));
+	return cqrs_batch_of(highest) + 1;
+}
+
+/* The highest id in a segment, whoever wrote it; -1 when there is none. */
+static int64
+segment_max_id(Oid segment, Oid index)
+{
+	Relation	rel = table_open(segment, AccessShareLock);
+	Relation	idx = index_open(index, AccessShareLock);
+	SysScanDesc scan = systable_beginscan_ordered(rel, idx, SnapshotAny, 0, NULL);
+	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	int64		id = -1;
+	bool		isnull;
+
+	if (HeapTupleIsValid(tuple))
+		id = DatumGetInt64(heap_getattr(tuple, SEGMENT_ID,
+										RelationGetDescr(rel), &isnull));
+	systable_endscan_ordered(scan);
+	index_close(idx, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return id;
+}
+
+CqrsOutboxScan *
+cqrs_outbox_scan_begin(int64 from, int64 to)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	CqrsOutboxScan *scan = palloc(sizeof(CqrsOutboxScan));
+
+	scan->last_xid = InvalidTransactionId;
+	scan->commit_lsn = InvalidXLogRecPtr;
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		SegmentScan *segment = &scan->segments[i];
+		ScanKeyData keys[2];
+
+		segment->segment = table_open(objects->segment[i], AccessShareLock);
+		segment->index = index_open(objects->segment_index[i],
+									AccessShareLock);
+		ScanKeyInit(&keys[0], SEGMENT_ID, BTGreaterEqualStrategyNumber,
+					F_INT8GE, Int64GetDatum(from));
+		ScanKeyInit(&keys[1], SEGMENT_ID, BTLessEqualStrategyNumber,
+					F_INT8LE, Int64GetDatum(to));
+		segment->scan = systable_beginscan_ordered(segment->segment,
+												   segment->index,
+												   GetActiveSnapshot(),
+												   lengthof(keys), keys);
+		segment_scan_next(segment);
+	}
+	return scan;
+}
+
+bool
+cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
+{
+	SegmentScan *next = NULL;
+	Datum		values[SEGMENT_NATTS];
+	bool		nulls[SEGMENT_NATTS];
+	TransactionId xid;
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		SegmentScan *segment = &scan->segments[i];
+
+		if (segment->tuple != NULL && (next == NULL || segment->id < next->id))
+			next = segment;
+	}
+	if (next == NULL)
+		return false;
+
+	xid = HeapTupleHeaderGetXmin(next->tuple->t_data);
+	if (xid != scan->last_xid && TransactionIdIsNormal(xid))
+	{
+		scan->commit_lsn = Max(scan->commit_lsn,
+							   TransactionIdGetCommitLSN(xid));
+		scan->last_xid = xid;
+	}
+
+	heap_deform_tuple(next->tuple, RelationGetDescr(next->segment), values,
+					  nulls);
+	message->id = next->id;
+	message->committed_at = DatumGetTimestampTz(values[SEGMENT_COMMITTED_AT - 1]);
+	message->signal = DatumGetChar(values[SEGMENT_SIGNAL_TYPE - 1]);
+	message->cqrs_id = text_or_null(values[SEGMENT_CQRS_ID - 1], false);
+	message->instance_pk = text_or_null(values[SEGMENT_INSTANCE_PK - 1], false);
+	message->instance_data = text_or_null(values[SEGMENT_INSTANCE_DATA - 1],
+										  false);
+	message->previous_data = text_or_null(values[SEGMENT_PREVIOUS_DATA - 1],
+										  nulls[SEGMENT_PREVIOUS_DATA - 1]);
+	message->meta = text_or_null(values[SEGMENT_META - 1],
+								 nulls[SEGMENT_META - 1]);
+	message->queue = text_or_null(values[SEGMENT_QUEUE - 1],
+								  nulls[SEGMENT_QUEUE - 1]);
+	message->correlation_id = text_or_null(values[SEGMENT_CORRELATION_ID - 1],
+										   nulls[SEGMENT_CORRELATION_ID - 1]);
+	segment_scan_next(next);
+	return true;
+}
+
+void
+cqrs_outbox_scan_end(CqrsOutboxScan *scan)
+{
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		SegmentScan *segment = &scan->segments[i];
+
+		systable_endscan_ordered(segment->scan);
+		index_close(segment->index, AccessShareLock);
+		table_close(segment->segment, AccessShareLock);
+	}
+	pfree(scan);
+}
+
+/*
+ * With synchronous_commit off a transaction is visible before its commit is
+ * on disk.  A message must not leave before: a crash would undo the change
+ * that it tells of.
+ */
+void
+cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
+{
+	if (!XLogRecPtrIsInvalid(scan->commit_lsn))
+		XLogFlush(scan->commit_lsn);
+}
+
+static void
+segment_scan_next(SegmentScan *scan)
+{
+	bool		isnull;
+
+	scan->tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
+	if (HeapTupleIsValid(scan->tuple))
+		scan->id = DatumGetInt64(heap_getattr(scan->tuple, SEGMENT_ID,
+											  RelationGetDescr(scan->segment),
+											  &isnull));
+}
+
+static char *
+text_or_null(Datum value, bool isnull)
+{
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/*
+ * The watermark is a sequence's value: setval() changes it in place, logs it,
+ * and leaves no dead row.  A crash can only set it back.
+ */
+int64
+cqrs_outbox_watermark(void)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+
+	return DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
+											 ObjectIdGetDatum(objects->watermark)));
+}
+
+void
+cqrs_outbox_set_watermark(int64 watermark)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+
+	(void) DirectFunctionCall2(setval_oid,
+							   ObjectIdGetDatum(objects->watermark),
+							   Int64GetDatum(watermark));
+}
+
+void
+cqrs_outbox_recycle(int64 watermark, bool idle)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+	uint32		current = pg_atomic_read_u32(&slot->segment);
+	BlockNumber blocks[CQRS_SEGMENTS];
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		BlockNumber limit = i == current ? SEGMENT_IDLE_BLOCKS : 1;
+
+		blocks[i] = segment_blocks(objects->segment[i]);
+		if (blocks[i] >= limit && (i != current || idle) &&
+			try_truncate(objects, i, watermark))
+			blocks[i] = 0;
+	}
+
+	if (blocks[current] < SEGMENT_FULL_BLOCKS)
+		return;
+	for (int i = 1; i < CQRS_SEGMENTS; i++)
+	{
+		int			candidate = (current + i) % CQRS_SEGMENTS;
+
+		if (blocks[candidate] == 0)
+		{
+			pg_atomic_write_u32(&slot->segment, candidate);
+			return;
+		}
+	}
+}
+
+static BlockNumber
+segment_blocks(Oid segment)
+{
+	Relation	rel = table_open(segment, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+
+	table_close(rel, AccessShareLock);
+	return blocks;
+}
+
+/*
+ * Empty a segment if nobody uses it and it holds nothing above the watermark.
+ * The lock is kept until the end of the transaction.
+ */
+static bool
+try_truncate(const CqrsObjects *objects, int segment, int64 watermark)
+{
+	Oid			relid = objects->segment[segment];
+	Relation	rel;
+
+	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return false;
+	if (segment_max_id(relid, objects->segment_index[segment]) > watermark)
+	{
+		UnlockRelationOid(relid, AccessExclusiveLock);
+		return false;
+	}
+
+	rel = table_open(relid, NoLock);
+	cqrs_truncate(rel);
+	table_close(rel, NoLock);
+	return true;
+}

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher.h
+ *	  The process that publishes the outbox of a database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_PUBLISHER_H
+#define CQRS_PUBLISHER_H
+
+#include "postgres.h"
+
+/* Entry point of the background worker; the argument is the database. */
+extern PGDLLEXPORT void cqrs_publisher_main(Datum arg);
+
+#endif							/* CQRS_PUBLISHER_H */

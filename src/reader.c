@@ -1,0 +1,316 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *	  What of the outbox is to be published next.
+ *
+ * Batches of ids become visible when their transactions commit, not in the
+ * order of the ids.  Whatever is visible is read at once; nothing waits for a
+ * transaction that is still open.  The reader keeps
+ *
+ *	  frontier	the highest id read
+ *	  holes		ranges of batches below it that it has not seen
+ *
+ * A hole is a transaction that has drawn its batch and not committed yet, or
+ * never will.  Each hole carries the next transaction id of the moment when it
+ * was found.  Whoever drew a batch had his transaction id before, and that
+ * before anybody drew a later batch; so once all transactions older than that
+ * id have ended, what a snapshot still does not show was rolled back, and the
+ * hole is settled.
+ *
+ * Holes are looked into before the frontier moves, under the same snapshot and
+ * in ascending order.  A row that was changed by the transaction of a hole is
+ * locked until that one ends; so a later message of the row has a higher
+ * batch and can be visible only when the hole's is, and is read after it.
+ *
+ * Belongs to the publisher alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "guc.h"
+#include "outbox.h"
+#include "reader.h"
+
+#define AMQP_SHORTSTR_BYTES	255
+
+typedef struct Hole
+{
+	int64		first_id;		/* the first id that has not been seen */
+	int64		last_batch;
+	FullTransactionId barrier;	/* next transaction id when it was found */
+} Hole;
+
+struct CqrsReader
+{
+	int64		frontier;
+	List	   *holes;			/* of Hole, ascending */
+	MemoryContext context;		/* holes, and messages for the window */
+	MemoryContext read_context; /* reset for each message */
+};
+
+static bool read_holes(CqrsReader *reader, CqrsWindow *window);
+static bool read_hole(CqrsReader *reader, CqrsWindow *window,
+					  const Hole *hole);
+static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
+static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
+					 FullTransactionId barrier);
+static bool next_message(CqrsReader *reader, CqrsOutboxScan *scan,
+						 CqrsMessage *message);
+static void push_message(CqrsReader *reader, CqrsWindow *window,
+						 const CqrsMessage *message);
+static char *append_string(char **next, const char *string, Size length);
+static FullTransactionId oldest_running(void);
+
+CqrsReader *
+cqrs_reader_create(int64 watermark)
+{
+	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
+												sizeof(CqrsReader));
+
+	reader->frontier = watermark;
+	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
+											ALLOCSET_DEFAULT_SIZES);
+	reader->read_context = AllocSetContextCreate(TopMemoryContext,
+												 "cqrs message",
+												 ALLOCSET_DEFAULT_SIZES);
+	return reader;
+}
+
+bool
+cqrs_reader_read(CqrsReader *reader, CqrsWindow *window)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->read_context);
+	bool		complete = read_holes(reader, window) &&
+		read_frontier(reader, window);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->read_context);
+	return !complete;
+}
+
+bool
+cqrs_reader_has_holes(const CqrsReader *reader)
+{
+	return reader->holes != NIL;
+}
+
+int64
+cqrs_reader_watermark(const CqrsReader *reader, const CqrsWindow *window)
+{
+	int64		watermark = reader->frontier;
+
+	if (reader->holes != NIL)
+		watermark = Min(watermark,
+						((Hole *) linitial(reader->holes))->first_id - 1);
+	return Min(watermark, cqrs_window_min_id(window) - 1);
+}
+
+/* Returns false when the window is full before all holes are looked into. */
+static bool
+read_holes(CqrsReader *reader, CqrsWindow *window)
+{
+	List	   *holes = reader->holes;
+	bool		complete = true;
+	ListCell   *lc;
+
+	reader->holes = NIL;
+	foreach(lc, holes)
+	{
+		Hole	   *hole = lfirst(lc);
+
+		if (complete)
+			complete = read_hole(reader, window, hole);
+		else
+			add_hole(reader, hole->first_id, hole->last_batch, hole->barrier);
+	}
+	list_free_deep(holes);
+	return complete;
+}
+
+/*
+ * Read what has become visible of a hole, and keep what has not and is not
+ * settled.  Returns false when the window is full before the end.
+ */
+static bool
+read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
+{
+	int64		end_id = cqrs_batch_first_id(hole->last_batch + 1);
+	int64		unseen = hole->first_id;	/* the first id not accounted for */
+	bool		settled = FullTransactionIdFollowsOrEquals(oldest_running(),
+														   hole->barrier);
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hole->first_id, end_id - 1);
+	CqrsMessage message;
+
+	while (next_message(reader, scan, &message))
+	{
+		int64		batch = cqrs_batch_of(message.id);
+
+		if (!settled && cqrs_batch_of(unseen) < batch)
+			add_hole(reader, unseen, batch - 1, hole->barrier);
+		if (!cqrs_window_has_room(window))
+		{
+			add_hole(reader, message.id, hole->last_batch, hole->barrier);
+			complete = false;
+			break;
+		}
+		push_message(reader, window, &message);
+		unseen = cqrs_batch_first_id(batch + 1);
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+
+	if (complete && !settled && unseen < end_id)
+		add_hole(reader, unseen, hole->last_batch, hole->barrier);
+	return complete;
+}
+
+/* Returns false when the window is full before the end. */
+static bool
+read_frontier(CqrsReader *reader, CqrsWindow *window)
+{
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(reader->frontier + 1,
+												  PG_INT64_MAX);
+	CqrsMessage message;
+
+	while (next_message(reader, scan, &message))
+	{
+		int64		next_batch = cqrs_batch_of(reader->frontier) + 1;
+
+		if (!cqrs_window_has_room(window))
+		{
+			complete = false;
+			break;
+		}
+		if (cqrs_batch_of(message.id) > next_batch)
+			add_hole(reader, cqrs_batch_first_id(next_batch),
+					 cqrs_batch_of(message.id) - 1,
+					 ReadNextFullTransactionId());
+		push_message(reader, window, &message);
+		reader->frontier = message.id;
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+	return complete;
+}
+
+static void
+add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
+		 FullTransactionId barrier)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+	Hole	   *hole = palloc(sizeof(Hole));
+
+	hole->first_id = first_id;
+	hole->last_batch = last_batch;
+	hole->barrier = barrier;
+	reader->holes = lappend(reader->holes, hole);
+	MemoryContextSwitchTo(caller);
+}
+
+static bool
+next_message(CqrsReader *reader, CqrsOutboxScan *scan, CqrsMessage *message)
+{
+	CHECK_FOR_INTERRUPTS();
+	MemoryContextReset(reader->read_context);
+	return cqrs_outbox_scan_next(scan, message);
+}
+
+/* Put a message together, in UTF-8 and in one piece of memory. */
+static void
+push_message(CqrsReader *reader, CqrsWindow *window,
+			 const CqrsMessage *message)
+{
+	StringInfoData body;
+	CqrsOutgoing *outgoing;
+	char	   *text;
+	char	   *key;
+	char	   *correlation_id = NULL;
+	char	   *next;
+	int			expires_at;
+	Size		text_length;
+	Size		size;
+
+	initStringInfo(&body);
+	cqrs_message_body(&body, message, cqrs_message_ttl_s, &expires_at);
+	text = pg_server_to_any(body.data, body.len, PG_UTF8);
+	text_length = strlen(text);
+	/* What comes before "expires" may have changed its length. */
+	if (text != body.data && expires_at >= 0)
+	{
+		char		rest = body.data[expires_at];
+		char	   *before;
+
+		body.data[expires_at] = '\0';
+		before = pg_server_to_any(body.data, expires_at, PG_UTF8);
+		expires_at = strlen(before);
+		body.data[body.len] = rest;
+	}
+
+	key = message->queue == NULL ? pstrdup(message->cqrs_id) :
+		psprintf("cqrs.%s.%s", message->queue, message->cqrs_id);
+	key = pg_server_to_any(key, strlen(key), PG_UTF8);
+	if (message->correlation_id != NULL)
+	{
+		correlation_id = pg_server_to_any(message->correlation_id,
+										  strlen(message->correlation_id),
+										  PG_UTF8);
+		/* Too long for the property; the body has it all the same. */
+		if (strlen(correlation_id) > AMQP_SHORTSTR_BYTES)
+			correlation_id = NULL;
+	}
+
+	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
+		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
+	outgoing = MemoryContextAllocHuge(reader->context, size);
+	next = (char *) (outgoing + 1);
+	outgoing->id = message->id;
+	outgoing->committed_at = message->committed_at;
+	outgoing->size = size;
+	outgoing->routing_key = append_string(&next, key, strlen(key));
+	outgoing->correlation_id = correlation_id == NULL ? NULL :
+		append_string(&next, correlation_id, strlen(correlation_id));
+	outgoing->body = append_string(&next, text, text_length);
+	outgoing->body_length = text_length;
+	outgoing->expires_at = expires_at;
+	cqrs_window_push(window, outgoing);
+}
+
+/* Copy a string to *next, and move that behind it. */
+static char *
+append_string(char **next, const char *string, Size length)
+{
+	char	   *copy = *next;
+
+	memcpy(copy, string, length);
+	copy[length] = '\0';
+	*next += length + 1;
+	return copy;
+}
+
+/*
+ * The oldest transaction id that the active snapshot takes for running, or
+ * the first one that it does not know.  Its xmin cannot be more than 2^31
+ * behind the next transaction id, so the epoch follows.
+ */
+static FullTransactionId
+oldest_running(void)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	TransactionId xmin = GetActiveSnapshot()->xmin;
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (xmin > XidFromFullTransactionId(next))
+		epoch--;
+	return FullTransactionIdFromEpochAndXid(epoch, xmin);
+}

@@ -1,0 +1,738 @@
+/*-------------------------------------------------------------------------
+ *
+ * resolve.c
+ *	  From what a transaction has touched to its messages.
+ *
+ * Each note is the place of a version of a row.  From there the update chain
+ * leads to the version that is live now, over the versions that this
+ * transaction has made and not taken back:
+ *
+ *	  noted as		chain ends at				message
+ *	  ------------	--------------------------	-----------------------------
+ *	  born			a live version				SAVE, new
+ *	  born			a deleted or moved version	none
+ *	  touched		the noted version, live		none: the change was undone
+ *	  touched		a later version, live		SAVE; with another key: DELETE
+ *												of the old one, SAVE of the new
+ *	  touched		a deleted version			DELETE
+ *	  touched		a version moved to another	none: the insertion there
+ *					partition					speaks for it
+ *	  resent		a live version				SYNC, read under lock
+ *	  resent		a deleted version			none
+ *
+ * No version on the chain can have been pruned: its predecessor was deleted
+ * by a transaction that still runs, ours.  Versions noted for resending are
+ * kept by a registered snapshot (sync.c).
+ *
+ * Messages are in the order of first touches, with one exception: where keys
+ * may have passed from one row to another (a key was updated, or the primary
+ * key is deferrable) all DELETEs of the table come before anything else, lest
+ * the DELETE of a key follows the SAVE of its new owner.
+ *
+ * Where a version can have been noted twice (after a rewrite of the table the
+ * xmin of a row no longer tells if it is new) all versions that a chain passed
+ * are remembered, and notes of them are skipped.
+ *
+ * Runs with an active snapshot, for toasted values and hooks.  Memory of one
+ * row lives in a context that is reset for each note.  Buffers are pinned
+ * while a row is being read, and locked only while its header is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "changeset.h"
+#include "compat.h"
+#include "guc.h"
+#include "hook.h"
+#include "outbox.h"
+#include "resolve.h"
+#include "serialize.h"
+
+typedef enum Fate
+{
+	FATE_LIVE,
+	FATE_DELETED,
+	FATE_MOVED
+} Fate;
+
+/* A version of a row in a pinned buffer. */
+typedef struct Version
+{
+	Buffer		buffer;
+	HeapTupleData tuple;
+} Version;
+
+typedef struct SeenKey
+{
+	Oid			file;
+	BlockNumber block;
+	OffsetNumber offset;
+	uint16		unused;			/* padding that is zero */
+} SeenKey;
+
+/* Which messages of tables where keys move are made. */
+typedef enum Pass
+{
+	PASS_ALL,
+	PASS_DELETES,
+	PASS_OTHERS
+} Pass;
+
+typedef struct Resolver
+{
+	MemoryContext context;		/* holds all of this */
+	MemoryContext row_context;	/* reset for each note */
+	CqrsOutboxWriter *writer;	/* NULL until the first message */
+	int			guc_level;		/* 0 until settings are pinned */
+	HTAB	   *seen;			/* NULL until needed */
+	Pass		pass;
+
+	/* The table at hand */
+	int			target;			/* -1: none */
+	Relation	rel;			/* NULL: the table is gone */
+	CqrsRelation *relation;
+	CqrsRow		before;
+	CqrsRow		after;
+	Version		noted;
+	Version		last;
+} Resolver;
+
+static Resolver *begin_resolver(void);
+static bool end_resolver(Resolver *resolver);
+static void run_pass(Resolver *resolver, Pass pass);
+static bool any_keys_move(void);
+static bool use_target(Resolver *resolver, int index);
+static void use_relation(Resolver *resolver, Relation rel);
+static void leave_relation(Resolver *resolver);
+static void resolve_note(Resolver *resolver, const CqrsNote *note);
+static void resolve_change(Resolver *resolver, const CqrsTarget *target);
+static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
+static void truncate_notes(Resolver *resolver, Relation rel);
+static void truncate_rows(Resolver *resolver, Relation rel);
+static Fate follow_chain(Resolver *resolver, ItemPointer tid, bool remember);
+static void read_version(Relation rel, Version *version, ItemPointer tid);
+static bool updated_by_us(HeapTupleHeader header);
+static void release_version(Version *version);
+static bool seen(Resolver *resolver, ItemPointer tid, bool remember);
+static bool same_key(Resolver *resolver);
+static void emit_changed(Resolver *resolver, const CqrsRow *before);
+static void emit_deleted(Resolver *resolver, const CqrsRow *first,
+						 const CqrsRow *last);
+static void emit(Resolver *resolver, CqrsMaster *master, CqrsSignal signal,
+				 const CqrsRow *row, char *data, char *previous,
+				 const char *queue);
+static int32 row_revision(Resolver *resolver, const CqrsRow *row);
+
+bool
+cqrs_resolve_all(void)
+{
+	Resolver   *resolver;
+
+	if (cqrs_changeset_is_empty() || !cqrs_produce)
+		return false;
+
+	/* Make the last command's changes visible. */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	resolver = begin_resolver();
+
+	if (any_keys_move())
+	{
+		run_pass(resolver, PASS_DELETES);
+		run_pass(resolver, PASS_OTHERS);
+	}
+	else
+		run_pass(resolver, PASS_ALL);
+
+	PopActiveSnapshot();
+	return end_resolver(resolver);
+}
+
+bool
+cqrs_resolve_truncate(Relation rel)
+{
+	Resolver   *resolver;
+	bool		any;
+
+	if (cqrs_catalog_relation(RelationGetRelid(rel)) == NULL)
+		return false;
+
+	/* TRUNCATE removes what is committed by now, whatever we could see. */
+	PushActiveSnapshot(GetLatestSnapshot());
+	resolver = begin_resolver();
+	if (cqrs_produce)
+	{
+		use_relation(resolver, rel);
+		truncate_notes(resolver, rel);
+		truncate_rows(resolver, rel);
+	}
+	PopActiveSnapshot();
+	any = end_resolver(resolver);
+
+	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
+	{
+		if (cqrs_changeset_get_target(i)->relid == RelationGetRelid(rel))
+			cqrs_changeset_note_done(i);
+	}
+	return any;
+}
+
+static Resolver *
+begin_resolver(void)
+{
+	MemoryContext context = AllocSetContextCreate(CurTransactionContext,
+												  "cqrs resolver",
+												  ALLOCSET_SMALL_SIZES);
+	Resolver   *resolver = MemoryContextAllocZero(context, sizeof(Resolver));
+
+	resolver->context = context;
+	resolver->row_context = AllocSetContextCreate(context, "cqrs row",
+												  ALLOCSET_DEFAULT_SIZES);
+	resolver->target = -1;
+	resolver->noted.buffer = InvalidBuffer;
+	resolver->last.buffer = InvalidBuffer;
+	return resolver;
+}
+
+static bool
+end_resolver(Resolver *resolver)
+{
+	bool		any = resolver->writer != NULL;
+
+	leave_relation(resolver);
+	if (any)
+		cqrs_outbox_end(resolver->writer);
+	if (resolver->guc_level > 0)
+		AtEOXact_GUC(false, resolver->guc_level);
+	MemoryContextDelete(resolver->context);
+	return any;
+}
+
+static void
+run_pass(Resolver *resolver, Pass pass)
+{
+	CqrsWalk	walk;
+	const CqrsNote *note;
+
+	resolver->pass = pass;
+	if (resolver->seen != NULL)
+	{
+		hash_destroy(resolver->seen);
+		resolver->seen = NULL;
+	}
+
+	cqrs_changeset_walk(&walk);
+	while ((note = cqrs_changeset_next(&walk)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (use_target(resolver, note->target))
+			resolve_note(resolver, note);
+	}
+}
+
+static bool
+any_keys_move(void)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		if (cqrs_changeset_get_target(i)->keys_move)
+			return true;
+	}
+	return false;
+}
+
+/* Open the table of a target; false when there is nothing to send for it. */
+static bool
+use_target(Resolver *resolver, int index)
+{
+	CqrsTarget *target = cqrs_changeset_get_target(index);
+	Relation	rel;
+
+	if (resolver->target != index)
+	{
+		leave_relation(resolver);
+		resolver->target = index;
+		rel = try_relation_open(target->relid, AccessShareLock);
+		if (rel != NULL)
+			use_relation(resolver, rel);
+	}
+	if (resolver->rel == NULL || resolver->relation == NULL)
+		return false;
+
+	if (target->file != cqrs_relation_file(resolver->rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",
+						RelationGetRelationName(resolver->rel)),
+				 errdetail("The rewrite by ALTER TABLE or CLUSTER has moved the changed rows."),
+				 errhint("Commit the changes before the table is rewritten, or rewrite it first.")));
+	return resolver->pass != PASS_DELETES || target->keys_move;
+}
+
+static void
+use_relation(Resolver *resolver, Relation rel)
+{
+	MemoryContext caller = MemoryContextSwitchTo(resolver->context);
+
+	resolver->rel = rel;
+	resolver->relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	cqrs_row_init(&resolver->before, rel);
+	cqrs_row_init(&resolver->after, rel);
+	MemoryContextSwitchTo(caller);
+
+	if (resolver->guc_level == 0 && resolver->relation != NULL &&
+		(cqrs_hook_any(resolver->relation) ||
+		 cqrs_serialize_uses_settings(rel, resolver->relation)))
+		resolver->guc_level = cqrs_serialize_pin_settings();
+}
+
+static void
+leave_relation(Resolver *resolver)
+{
+	if (resolver->rel == NULL)
+		return;
+	release_version(&resolver->noted);
+	release_version(&resolver->last);
+	if (resolver->target >= 0)
+		relation_close(resolver->rel, NoLock);
+	resolver->rel = NULL;
+	pfree(resolver->before.values);
+	pfree(resolver->before.nulls);
+	pfree(resolver->after.values);
+	pfree(resolver->after.nulls);
+}
+
+static void
+resolve_note(Resolver *resolver, const CqrsNote *note)
+{
+	const CqrsTarget *target = cqrs_changeset_get_target(note->target);
+	MemoryContext caller;
+	ItemPointerData tid = note->tid;
+
+	if (target->repeats && target->kind != CQRS_RESENT &&
+		seen(resolver, &tid, false))
+		return;
+
+	caller = MemoryContextSwitchTo(resolver->row_context);
+	if (target->kind == CQRS_RESENT)
+	{
+		if (follow_chain(resolver, &tid, false) == FATE_LIVE)
+			resolve_resent(resolver, target);
+	}
+	else
+	{
+		switch (follow_chain(resolver, &tid, target->repeats))
+		{
+			case FATE_LIVE:
+				resolve_change(resolver, target);
+				break;
+			case FATE_DELETED:
+				if (target->kind == CQRS_TOUCHED &&
+					(resolver->pass != PASS_OTHERS || !target->keys_move))
+				{
+					cqrs_row_set(&resolver->before, resolver->rel,
+								 &resolver->noted.tuple);
+					cqrs_row_set(&resolver->after, resolver->rel,
+								 &resolver->last.tuple);
+					emit_deleted(resolver, &resolver->before,
+								 &resolver->after);
+				}
+				break;
+			case FATE_MOVED:
+				break;
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(resolver->row_context);
+}
+
+/* The row is live: a SAVE, and before it perhaps the DELETE of its old key. */
+static void
+resolve_change(Resolver *resolver, const CqrsTarget *target)
+{
+	bool		key_changed = false;
+
+	if (target->kind == CQRS_TOUCHED &&
+		ItemPointerEquals(&resolver->noted.tuple.t_self,
+						  &resolver->last.tuple.t_self))
+		return;
+
+	cqrs_row_set(&resolver->after, resolver->rel, &resolver->last.tuple);
+	if (target->kind == CQRS_TOUCHED)
+	{
+		cqrs_row_set(&resolver->before, resolver->rel, &resolver->noted.tuple);
+		key_changed = !same_key(resolver);
+	}
+
+	if (key_changed &&
+		(resolver->pass != PASS_OTHERS || !target->keys_move))
+		emit_deleted(resolver, &resolver->before, &resolver->before);
+	if (resolver->pass != PASS_DELETES)
+		emit_changed(resolver,
+					 target->kind == CQRS_TOUCHED && !key_changed ?
+					 &resolver->before : NULL);
+}
+
+/*
+ * Replicas apply a SYNC whatever its revision, so it has to carry the last
+ * state that anybody has committed, and nobody may commit another one before
+ * us: take the row's lock, and follow what others have done to it meanwhile.
+ * What this transaction itself has written is locked already.
+ */
+static void
+resolve_resent(Resolver *resolver, const CqrsTarget *target)
+{
+	TupleTableSlot *slot = NULL;
+	HeapTuple	tuple = &resolver->last.tuple;
+	bool		should_free = false;
+	bool		live = true;
+	ListCell   *lc;
+
+	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+	{
+		TM_FailureData failure;
+		ItemPointerData tid = tuple->t_self;
+		TM_Result	result;
+
+		slot = table_slot_create(resolver->rel, NULL);
+		result = table_tuple_lock(resolver->rel, &tid, GetActiveSnapshot(),
+								  slot, GetCurrentCommandId(true),
+								  LockTupleShare, LockWaitBlock,
+								  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+		live = result == TM_Ok;
+		if (live)
+			tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+		else if (result != TM_Deleted)
+			elog(ERROR, "unexpected result %d of locking a row of \"%s\"",
+				 result, RelationGetRelationName(resolver->rel));
+	}
+
+	if (live)
+	{
+		cqrs_row_set(&resolver->after, resolver->rel, tuple);
+		foreach(lc, resolver->relation->masters)
+		{
+			CqrsMaster *master = lfirst(lc);
+			StringInfoData data;
+
+			if (strcmp(master->cqrs_id, target->cqrs_id) != 0 ||
+				!master->produce)
+				continue;
+			initStringInfo(&data);
+			cqrs_serialize_row(&data, resolver->rel, master, &resolver->after);
+			emit(resolver, master, CQRS_SYNC, &resolver->after, data.data,
+				 NULL, target->queue);
+		}
+	}
+	if (slot != NULL)
+		ExecDropSingleTupleTableSlot(slot);
+}
+
+/*
+ * What this transaction has already changed: rows that it has deleted are
+ * gone before the TRUNCATE, rows that it has made need no DELETE.
+ */
+static void
+truncate_notes(Resolver *resolver, Relation rel)
+{
+	CqrsWalk	walk;
+	const CqrsNote *note;
+
+	cqrs_changeset_walk(&walk);
+	while ((note = cqrs_changeset_next(&walk)) != NULL)
+	{
+		const CqrsTarget *target = cqrs_changeset_get_target(note->target);
+		MemoryContext caller;
+		ItemPointerData tid = note->tid;
+		Fate		fate;
+
+		CHECK_FOR_INTERRUPTS();
+		if (target->relid != RelationGetRelid(rel) ||
+			target->file != cqrs_relation_file(rel) ||
+			target->kind == CQRS_RESENT || seen(resolver, &tid, false))
+			continue;
+
+		caller = MemoryContextSwitchTo(resolver->row_context);
+		fate = follow_chain(resolver, &tid, true);
+		if (target->kind == CQRS_TOUCHED && fate != FATE_MOVED)
+		{
+			cqrs_row_set(&resolver->before, rel, &resolver->noted.tuple);
+			cqrs_row_set(&resolver->after, rel, &resolver->last.tuple);
+			emit_deleted(resolver, &resolver->before, &resolver->after);
+		}
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(resolver->row_context);
+	}
+}
+
+/* The rows that this transaction has not touched. */
+static void
+truncate_rows(Resolver *resolver, Relation rel)
+{
+	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		MemoryContext caller;
+
+		CHECK_FOR_INTERRUPTS();
+		if (seen(resolver, &tuple->t_self, false))
+			continue;
+		caller = MemoryContextSwitchTo(resolver->row_context);
+		cqrs_row_set(&resolver->after, rel, tuple);
+		emit_deleted(resolver, &resolver->after, &resolver->after);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(resolver->row_context);
+	}
+	table_endscan(scan);
+}
+
+/*
+ * Go from the version at "tid" (then in resolver->noted) to the last one of
+ * its row (then in resolver->last).  With "remember", all versions on the way
+ * are remembered as seen.
+ */
+static Fate
+follow_chain(Resolver *resolver, ItemPointer tid, bool remember)
+{
+	Version    *last = &resolver->last;
+
+	read_version(resolver->rel, &resolver->noted, tid);
+	read_version(resolver->rel, last, tid);
+	for (;;)
+	{
+		HeapTupleHeader header = last->tuple.t_data;
+		bool		updated;
+		bool		moved;
+		ItemPointerData next;
+
+		if (remember)
+			(void) seen(resolver, &last->tuple.t_self, true);
+
+		LockBuffer(last->buffer, BUFFER_LOCK_SHARE);
+		updated = updated_by_us(header);
+		moved = HeapTupleHeaderIndicatesMovedPartitions(header);
+		next = header->t_ctid;
+		LockBuffer(last->buffer, BUFFER_LOCK_UNLOCK);
+
+		if (!updated)
+			return FATE_LIVE;
+		if (moved)
+			return FATE_MOVED;
+		if (ItemPointerEquals(&next, &last->tuple.t_self))
+			return FATE_DELETED;
+		read_version(resolver->rel, last, &next);
+	}
+}
+
+/* Pin the buffer of a version and point to it, giving up the one before. */
+static void
+read_version(Relation rel, Version *version, ItemPointer tid)
+{
+	Page		page;
+	ItemId		item;
+
+	version->buffer = ReleaseAndReadBuffer(version->buffer, rel,
+										   ItemPointerGetBlockNumber(tid));
+	LockBuffer(version->buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(version->buffer);
+	if (ItemPointerGetOffsetNumber(tid) > PageGetMaxOffsetNumber(page))
+		elog(ERROR, "changed row (%u,%u) of table \"%s\" is missing",
+			 ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid),
+			 RelationGetRelationName(rel));
+	item = PageGetItemId(page, ItemPointerGetOffsetNumber(tid));
+	if (!ItemIdIsNormal(item))
+		elog(ERROR, "changed row (%u,%u) of table \"%s\" is missing",
+			 ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid),
+			 RelationGetRelationName(rel));
+
+	version->tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+	version->tuple.t_len = ItemIdGetLength(item);
+	version->tuple.t_tableOid = RelationGetRelid(rel);
+	version->tuple.t_self = *tid;
+	LockBuffer(version->buffer, BUFFER_LOCK_UNLOCK);
+}
+
+/*
+ * Whether this transaction has updated or deleted a version, and not taken
+ * that back.  The caller holds the buffer's lock.
+ */
+static bool
+updated_by_us(HeapTupleHeader header)
+{
+	TransactionId xmax;
+
+	if ((header->t_infomask & HEAP_XMAX_INVALID) ||
+		HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask))
+		return false;
+	xmax = HeapTupleHeaderGetUpdateXid(header);
+	return TransactionIdIsValid(xmax) &&
+		TransactionIdIsCurrentTransactionId(xmax);
+}
+
+static void
+release_version(Version *version)
+{
+	if (BufferIsValid(version->buffer))
+		ReleaseBuffer(version->buffer);
+	version->buffer = InvalidBuffer;
+}
+
+/* Whether a version has been passed; with "remember", it has from now on. */
+static bool
+seen(Resolver *resolver, ItemPointer tid, bool remember)
+{
+	SeenKey		key = {0};
+	bool		found;
+
+	if (resolver->seen == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		if (!remember)
+			return false;
+		ctl.keysize = sizeof(SeenKey);
+		ctl.entrysize = sizeof(SeenKey);
+		ctl.hcxt = resolver->context;
+		resolver->seen = hash_create("cqrs seen versions", 1024, &ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	key.file = cqrs_relation_file(resolver->rel);
+	key.block = ItemPointerGetBlockNumber(tid);
+	key.offset = ItemPointerGetOffsetNumber(tid);
+	(void) hash_search(resolver->seen, &key,
+					   remember ? HASH_ENTER : HASH_FIND, &found);
+	return found;
+}
+
+static bool
+same_key(Resolver *resolver)
+{
+	TupleDesc	desc = RelationGetDescr(resolver->rel);
+
+	for (int i = 0; i < resolver->relation->nkeys; i++)
+	{
+		int			att = resolver->relation->keys[i].attnum - 1;
+
+		if (!datum_image_eq(resolver->before.values[att],
+							resolver->after.values[att],
+							TupleDescAttr(desc, att)->attbyval,
+							TupleDescAttr(desc, att)->attlen))
+			return false;
+	}
+	return true;
+}
+
+/* SAVE for all masters; "before" is NULL for a row that is new to replicas. */
+static void
+emit_changed(Resolver *resolver, const CqrsRow *before)
+{
+	ListCell   *lc;
+
+	foreach(lc, resolver->relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+		StringInfoData data;
+		StringInfoData previous;
+
+		if (!master->produce)
+			continue;
+		initStringInfo(&data);
+		cqrs_serialize_row(&data, resolver->rel, master, &resolver->after);
+		if (master->tracks)
+		{
+			initStringInfo(&previous);
+			cqrs_serialize_previous(&previous, resolver->rel, master, before,
+									&resolver->after);
+		}
+		emit(resolver, master, CQRS_SAVE, &resolver->after, data.data,
+			 master->tracks ? previous.data : NULL, NULL);
+	}
+}
+
+/*
+ * DELETE for all masters, of the row that replicas know as *first and that was
+ * deleted as *last.  django-cqrs calls the key "id" whatever its name is.
+ */
+static void
+emit_deleted(Resolver *resolver, const CqrsRow *first, const CqrsRow *last)
+{
+	int64		revision = Max((int64) row_revision(resolver, first) + 1,
+							   row_revision(resolver, last));
+	StringInfoData data;
+	ListCell   *lc;
+
+	initStringInfo(&data);
+	appendStringInfoString(&data, "{\"id\":");
+	cqrs_serialize_key(&data, resolver->rel, resolver->relation, first);
+	appendStringInfo(&data, ",\"cqrs_revision\":" INT64_FORMAT
+					 ",\"cqrs_updated\":\"", revision);
+	cqrs_serialize_timestamptz(&data, GetCurrentTimestamp());
+	appendStringInfoString(&data, "\"}");
+
+	foreach(lc, resolver->relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (master->produce)
+			emit(resolver, master, CQRS_DELETE, first, data.data, NULL, NULL);
+	}
+}
+
+static void
+emit(Resolver *resolver, CqrsMaster *master, CqrsSignal signal,
+	 const CqrsRow *row, char *data, char *previous, const char *queue)
+{
+	CqrsMessage message = {0};
+	StringInfoData key;
+	MemoryContext caller;
+
+	initStringInfo(&key);
+	cqrs_serialize_key(&key, resolver->rel, resolver->relation, row);
+
+	message.signal = signal;
+	message.cqrs_id = master->cqrs_id;
+	message.instance_pk = key.data;
+	message.instance_data = data;
+	message.previous_data = previous;
+	message.queue = queue;
+	message.correlation_id = cqrs_hook_correlation_id(resolver->rel, &message);
+	if (master->meta != NULL || cqrs_meta_function[0] != '\0')
+		message.meta = cqrs_hook_meta(resolver->rel, master, row, &message);
+
+	if (resolver->writer == NULL)
+	{
+		caller = MemoryContextSwitchTo(resolver->context);
+		resolver->writer = cqrs_outbox_begin();
+		MemoryContextSwitchTo(caller);
+	}
+	caller = MemoryContextSwitchTo(resolver->context);
+	cqrs_outbox_append(resolver->writer, &message);
+	MemoryContextSwitchTo(caller);
+}
+
+static int32
+row_revision(Resolver *resolver, const CqrsRow *row)
+{
+	return DatumGetInt32(row->values[resolver->relation->revision - 1]);
+}

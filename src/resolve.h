@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * resolve.h
+ *	  From what a transaction has touched to its messages.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_RESOLVE_H
+#define CQRS_RESOLVE_H
+
+#include "postgres.h"
+
+#include "utils/relcache.h"
+
+/*
+ * Put the messages of all noted changes into the outbox.  Called while the
+ * transaction commits or is being prepared; returns whether there were any.
+ */
+extern bool cqrs_resolve_all(void);
+
+/*
+ * "rel" is about to be truncated: put a DELETE for each row that was there
+ * before this transaction into the outbox.  Returns whether there were any.
+ */
+extern bool cqrs_resolve_truncate(Relation rel);
+
+#endif							/* CQRS_RESOLVE_H */

@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ *
+ * serialize.h
+ *	  Rows as the JSON of messages.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_SERIALIZE_H
+#define CQRS_SERIALIZE_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "lib/stringinfo.h"
+
+#include "catalog.h"
+
+/* A row taken apart.  Owned by the caller's memory context. */
+typedef struct CqrsRow
+{
+	HeapTuple	tuple;
+	Datum	   *values;
+	bool	   *nulls;
+} CqrsRow;
+
+/* Make *row, with room for the columns of "rel". */
+extern void cqrs_row_init(CqrsRow *row, Relation rel);
+
+/* Take "tuple" apart; what it points to must outlive the use of *row. */
+extern void cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple);
+
+/* Whether the text of any column of a table's masters depends on settings. */
+extern bool cqrs_serialize_uses_settings(Relation rel,
+										 const CqrsRelation *relation);
+
+/*
+ * Pin the settings that the text form of values depends on, for as long as
+ * the returned nesting level of settings lasts (AtEOXact_GUC(true, level)).
+ */
+extern int	cqrs_serialize_pin_settings(void);
+
+/* Append the published fields of a row as an object. */
+extern void cqrs_serialize_row(StringInfo out, Relation rel,
+							   CqrsMaster *master, const CqrsRow *row);
+
+/*
+ * Append the previous values of tracked fields as an object: of those that
+ * differ between "before" and "after"; with "before" NULL (the row is new),
+ * null for each one that is not null.
+ */
+extern void cqrs_serialize_previous(StringInfo out, Relation rel,
+									CqrsMaster *master, const CqrsRow *before,
+									const CqrsRow *after);
+
+/* Append the primary key: its value, or an array when it has several columns. */
+extern void cqrs_serialize_key(StringInfo out, Relation rel,
+							   const CqrsRelation *relation,
+							   const CqrsRow *row);
+
+/* Append a point in time as cqrs_updated has it, without quotes. */
+extern void cqrs_serialize_timestamptz(StringInfo out, TimestampTz time);
+
+#endif							/* CQRS_SERIALIZE_H */

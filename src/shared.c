@@ -1,0 +1,296 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared.c
+ *	  What backends, publishers and the launcher share in memory.
+ *
+ * A fixed array of slots, one for a database with the extension.  Taking and
+ * giving back slots, the processes' pids and latches, and the last error are
+ * protected by one LWLock; it is held for a few instructions, never while
+ * waiting, and never on the way of a commit.  What a commit needs (drawing
+ * ids, waking the publisher) is atomics, and latches that stay valid memory
+ * for the life of the server.
+ *
+ * Nothing here survives a restart and nothing has to: ids are derived from
+ * the outbox again, and publishers read everything above their watermark.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "guc.h"
+#include "shared.h"
+
+/* How long a database is left alone after a command that needs it empty. */
+#define VACATE_HOLD_MS	10000
+/* How long such a command waits for the publisher at the most. */
+#define VACATE_WAIT_MS	5000
+
+CqrsShared *cqrs_shared;
+
+static shmem_request_hook_type previous_shmem_request_hook;
+static shmem_startup_hook_type previous_shmem_startup_hook;
+
+static void request_memory(void);
+static void startup(void);
+static Size memory_size(void);
+static CqrsSlot *find_slot(Oid dboid);
+static CqrsSlot *take_slot(Oid dboid);
+
+void
+cqrs_shared_init(void)
+{
+	CQRS_REQUEST_SHMEM(previous_shmem_request_hook, request_memory);
+	previous_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+CqrsSlot *
+cqrs_shared_slot(Oid dboid, bool create)
+{
+	CqrsSlot   *slot;
+
+	LWLockAcquire(cqrs_shared->lock, create ? LW_EXCLUSIVE : LW_SHARED);
+	slot = find_slot(dboid);
+	if (slot == NULL && create)
+		slot = take_slot(dboid);
+	LWLockRelease(cqrs_shared->lock);
+
+	if (slot == NULL && create)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many databases use the extension \"cqrs\""),
+				 errdetail("The server has room for %d.",
+						   cqrs_shared->nslots),
+				 errhint("Increase \"cqrs.max_databases\" and restart the server.")));
+	return slot;
+}
+
+CqrsSlot *
+cqrs_shared_my_slot(void)
+{
+	static CqrsSlot *my_slot = NULL;
+
+	/* A slot is given back only when its database is gone. */
+	if (my_slot == NULL)
+		my_slot = cqrs_shared_slot(MyDatabaseId, true);
+	return my_slot;
+}
+
+void
+cqrs_shared_wake_publisher(void)
+{
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+	Latch	   *latch;
+
+	pg_atomic_fetch_add_u64(&slot->commits, 1);
+
+	/* Reading a pointer needs no lock; a stale latch is set in vain. */
+	latch = *(Latch *volatile *) &slot->latch;
+	if (latch != NULL)
+		SetLatch(latch);
+	else if (!*(volatile bool *) &slot->wanted)
+		cqrs_shared_want_publisher();
+}
+
+void
+cqrs_shared_wake_launcher(bool rescan)
+{
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	if (rescan)
+		cqrs_shared->rescan = true;
+	if (cqrs_shared->launcher != NULL)
+		SetLatch(cqrs_shared->launcher);
+	LWLockRelease(cqrs_shared->lock);
+}
+
+void
+cqrs_shared_want_publisher(void)
+{
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	slot->wanted = true;
+	if (slot->latch != NULL)
+		SetLatch(slot->latch);
+	if (cqrs_shared->launcher != NULL)
+		SetLatch(cqrs_shared->launcher);
+	LWLockRelease(cqrs_shared->lock);
+}
+
+void
+cqrs_shared_vacate(Oid dboid)
+{
+	CqrsSlot   *slot = cqrs_shared_slot(dboid, false);
+	TimestampTz deadline;
+
+	if (slot == NULL)
+		return;
+
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	slot->hold_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   VACATE_HOLD_MS);
+	if (slot->pid != 0)
+		kill(slot->pid, SIGTERM);
+	LWLockRelease(cqrs_shared->lock);
+
+	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										   VACATE_WAIT_MS);
+	ConditionVariablePrepareToSleep(&slot->left);
+	for (;;)
+	{
+		bool		gone;
+		long		wait_ms;
+
+		LWLockAcquire(cqrs_shared->lock, LW_SHARED);
+		gone = slot->dboid != dboid || slot->pid == 0;
+		LWLockRelease(cqrs_shared->lock);
+
+		wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												  deadline);
+		if (gone || wait_ms <= 0)
+			break;
+		ConditionVariableTimedSleep(&slot->left, wait_ms, PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+}
+
+void
+cqrs_shared_set_error(CqrsSlot *slot, const char *message)
+{
+	pg_atomic_fetch_add_u64(&slot->errors, 1);
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	strlcpy(slot->last_error, message, CQRS_ERROR_BYTES);
+	slot->last_error_at = GetCurrentTimestamp();
+	LWLockRelease(cqrs_shared->lock);
+}
+
+const char *
+cqrs_shared_state_name(CqrsPublisherState state)
+{
+	switch (state)
+	{
+		case CQRS_STOPPED:
+			return "stopped";
+		case CQRS_STARTING:
+			return "starting";
+		case CQRS_UNCONFIGURED:
+			return "unconfigured";
+		case CQRS_PAUSED:
+			return "paused";
+		case CQRS_CONNECTING:
+			return "connecting";
+		case CQRS_PUBLISHING:
+			return "publishing";
+		case CQRS_BLOCKED:
+			return "blocked";
+		case CQRS_WAITING:
+			return "waiting";
+	}
+	return "unknown";
+}
+
+static void
+request_memory(void)
+{
+	CQRS_CALL_PREVIOUS_REQUEST(previous_shmem_request_hook);
+	RequestAddinShmemSpace(memory_size());
+	RequestNamedLWLockTranche("cqrs", 1);
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (previous_shmem_startup_hook)
+		previous_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	cqrs_shared = ShmemInitStruct("cqrs", memory_size(), &found);
+	if (!found)
+	{
+		memset(cqrs_shared, 0, memory_size());
+		cqrs_shared->lock = &(GetNamedLWLockTranche("cqrs"))->lock;
+		cqrs_shared->since = GetCurrentTimestamp();
+		cqrs_shared->nslots = cqrs_max_databases;
+		for (int i = 0; i < cqrs_shared->nslots; i++)
+		{
+			CqrsSlot   *slot = &cqrs_shared->slots[i];
+
+			ConditionVariableInit(&slot->left);
+			pg_atomic_init_u64(&slot->next_batch, 0);
+			pg_atomic_init_u64(&slot->commits, 0);
+			pg_atomic_init_u32(&slot->segment, 0);
+			pg_atomic_init_u32(&slot->state, CQRS_STOPPED);
+			pg_atomic_init_u64(&slot->published, 0);
+			pg_atomic_init_u64(&slot->confirmed, 0);
+			pg_atomic_init_u64(&slot->returned, 0);
+			pg_atomic_init_u64(&slot->nacked, 0);
+			pg_atomic_init_u64(&slot->connects, 0);
+			pg_atomic_init_u64(&slot->errors, 0);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static Size
+memory_size(void)
+{
+	return add_size(offsetof(CqrsShared, slots),
+					mul_size(cqrs_max_databases, sizeof(CqrsSlot)));
+}
+
+/* The slot of a database or NULL; the caller holds the lock. */
+static CqrsSlot *
+find_slot(Oid dboid)
+{
+	for (int i = 0; i < cqrs_shared->nslots; i++)
+	{
+		if (cqrs_shared->slots[i].dboid == dboid)
+			return &cqrs_shared->slots[i];
+	}
+	return NULL;
+}
+
+/*
+ * Take a free slot for a database, or return NULL when there is none.  The
+ * caller holds the lock exclusively.
+ */
+static CqrsSlot *
+take_slot(Oid dboid)
+{
+	CqrsSlot   *slot = find_slot(InvalidOid);
+
+	if (slot == NULL)
+		return NULL;
+
+	slot->dboid = dboid;
+	slot->pid = 0;
+	slot->latch = NULL;
+	slot->wanted = false;
+	slot->hold_until = 0;
+	slot->started_at = 0;
+	slot->connected_at = 0;
+	slot->last_error_at = 0;
+	slot->last_error[0] = '\0';
+	pg_atomic_write_u64(&slot->next_batch, 0);
+	pg_atomic_write_u64(&slot->commits, 0);
+	pg_atomic_write_u32(&slot->segment, 0);
+	pg_atomic_write_u32(&slot->state, CQRS_STOPPED);
+	pg_atomic_write_u64(&slot->published, 0);
+	pg_atomic_write_u64(&slot->confirmed, 0);
+	pg_atomic_write_u64(&slot->returned, 0);
+	pg_atomic_write_u64(&slot->nacked, 0);
+	pg_atomic_write_u64(&slot->connects, 0);
+	pg_atomic_write_u64(&slot->errors, 0);
+	return slot;
+}

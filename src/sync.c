@@ -1,0 +1,436 @@
+/*-------------------------------------------------------------------------
+ *
+ * sync.c
+ *	  cqrs_sync and cqrs_bulk_dump: rows as they are, for replicas that lack
+ *	  them.
+ *
+ * Rows are chosen by a query that runs with the caller's rights, row security
+ * included.  For cqrs_sync that only notes where they are; their state is read
+ * under lock while the transaction commits (resolve.c).  A snapshot is kept
+ * until then, so that the noted versions are not pruned and their places not
+ * given to other rows.  Since it locks rows, cqrs_sync needs the privilege
+ * that SELECT FOR SHARE needs, UPDATE.
+ *
+ * cqrs_bulk_dump returns a row a call from an open cursor: memory does not
+ * depend on the size of the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/typcache.h"
+
+#include "capture.h"
+#include "catalog.h"
+#include "changeset.h"
+#include "serialize.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sync_filter);
+PG_FUNCTION_INFO_V1(cqrs_sync_row);
+PG_FUNCTION_INFO_V1(cqrs_bulk_dump);
+
+#define FETCH_ROWS	1000
+
+/* AMQP 0-9-1: a routing key is a short string of 255 bytes. */
+#define QUEUE_BYTES	128
+
+/* A dump in progress; lives for all calls of the function. */
+typedef struct Dump
+{
+	Relation	rel;
+	CqrsMaster *master;
+	CqrsRow		row;
+	Portal		portal;
+	text	   *lines[FETCH_ROWS];	/* read ahead */
+	int			nlines;
+	int			next;
+	MemoryContext lines_context;	/* reset with each reading */
+	MemoryContext row_context;	/* reset for each row */
+} Dump;
+
+static void check_queue(const char *queue);
+static void check_filter(const char *filter);
+static void check_may_sync(Relation rel);
+static char *ctid_query(Relation rel, const char *filter);
+static char *qualified_name(Relation rel);
+static Portal open_cursor(const char *query);
+static bool find_row(Relation rel, const CqrsRelation *relation,
+					 HeapTuple tuple, ItemPointer tid);
+static void begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context);
+static bool fetch_lines(Dump *dump);
+static text *dump_line(Dump *dump, Datum composite);
+static void end_dump(Datum arg);
+
+/* cqrs_sync(cqrs_id text, filter text, queue text) RETURNS bigint */
+Datum
+cqrs_sync_filter(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id;
+	char	   *filter = PG_ARGISNULL(1) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *queue = PG_ARGISNULL(2) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(2));
+	CqrsRelation *relation;
+	CqrsMaster *master;
+	Relation	rel;
+	Portal		portal;
+	uint16		target;
+	int64		count = 0;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("cqrs_id must not be null")));
+	cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	PreventCommandIfReadOnly("cqrs_sync()");
+	check_queue(queue);
+	check_filter(filter);
+	master = cqrs_catalog_master(cqrs_id, &relation);
+	rel = table_open(relation->relid, RowShareLock);
+	check_may_sync(rel);
+
+	if (master->produce)
+	{
+		target = cqrs_changeset_resent_target(rel, cqrs_id, queue);
+		cqrs_capture_keep_snapshot();
+		SPI_connect();
+		portal = open_cursor(ctid_query(rel, filter));
+		for (;;)
+		{
+			SPI_cursor_fetch(portal, true, FETCH_ROWS);
+			if (SPI_processed == 0)
+				break;
+			for (uint64 i = 0; i < SPI_processed; i++)
+			{
+				bool		isnull;
+				Datum		tid = SPI_getbinval(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1,
+												&isnull);
+
+				cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
+			}
+			count += SPI_processed;
+			SPI_freetuptable(SPI_tuptable);
+		}
+		SPI_cursor_close(portal);
+		SPI_finish();
+	}
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(count);
+}
+
+/* cqrs_sync(row record, queue text) RETURNS boolean */
+Datum
+cqrs_sync_row(PG_FUNCTION_ARGS)
+{
+	char	   *queue = PG_ARGISNULL(1) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	HeapTupleHeader header;
+	HeapTupleData tuple = {0};
+	Oid			relid;
+	CqrsRelation *relation;
+	Relation	rel;
+	ItemPointerData tid;
+	bool		found;
+	bool		any = false;
+	ListCell   *lc;
+
+	PreventCommandIfReadOnly("cqrs_sync()");
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	check_queue(queue);
+
+	header = PG_GETARG_HEAPTUPLEHEADER(0);
+	relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
+	relation = OidIsValid(relid) ? cqrs_catalog_relation(relid) : NULL;
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("row of type %s is not a row of a master's table",
+						format_type_be(HeapTupleHeaderGetTypeId(header))),
+				 errhint("Use it as in SELECT cqrs_sync(a) FROM author a, with the table's own rows.")));
+	tuple.t_data = header;
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+
+	rel = table_open(relid, RowShareLock);
+	check_may_sync(rel);
+	found = find_row(rel, relation, &tuple, &tid);
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (!found || !master->produce)
+			continue;
+		cqrs_capture_keep_snapshot();
+		cqrs_changeset_note(cqrs_changeset_resent_target(rel, master->cqrs_id,
+														 queue), &tid);
+		any = true;
+	}
+	table_close(rel, NoLock);
+	PG_RETURN_BOOL(any);
+}
+
+/* cqrs_bulk_dump(cqrs_id text) RETURNS SETOF text */
+Datum
+cqrs_bulk_dump(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *context;
+	Dump	   *dump;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		context = SRF_FIRSTCALL_INIT();
+		begin_dump(fcinfo, context);
+		/* The first line names the master. */
+		dump = context->user_fctx;
+		SRF_RETURN_NEXT(context,
+						PointerGetDatum(cstring_to_text(dump->master->cqrs_id)));
+	}
+
+	context = SRF_PERCALL_SETUP();
+	dump = context->user_fctx;
+	if (dump->next < dump->nlines || fetch_lines(dump))
+		SRF_RETURN_NEXT(context,
+						PointerGetDatum(dump->lines[dump->next++]));
+
+	UnregisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
+								  end_dump, PointerGetDatum(dump));
+	end_dump(PointerGetDatum(dump));
+	SRF_RETURN_DONE(context);
+}
+
+static void
+check_queue(const char *queue)
+{
+	if (queue == NULL)
+		return;
+	if (queue[0] == '\0' || strlen(queue) > QUEUE_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid queue \"%s\"", queue),
+				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES)));
+}
+
+/*
+ * The filter has to be one expression: nothing that closes the parenthesis
+ * around it and goes on.  It runs with the caller's rights, so this is about
+ * clear errors, not about safety.
+ */
+static void
+check_filter(const char *filter)
+{
+	List	   *statements;
+	SelectStmt *select;
+
+	if (filter == NULL)
+		return;
+
+	statements = raw_parser(psprintf("SELECT %s\n", filter),
+							RAW_PARSE_DEFAULT);
+	if (list_length(statements) == 1)
+	{
+		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+		if (IsA(select, SelectStmt) && select->op == SETOP_NONE &&
+			list_length(select->targetList) == 1 &&
+			linitial_node(ResTarget, select->targetList)->name == NULL &&
+			select->distinctClause == NIL && select->intoClause == NULL &&
+			select->fromClause == NIL && select->whereClause == NULL &&
+			select->groupClause == NIL && select->havingClause == NULL &&
+			select->windowClause == NIL && select->sortClause == NIL &&
+			select->limitCount == NULL && select->limitOffset == NULL &&
+			select->lockingClause == NIL && select->withClause == NULL)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("filter is not a boolean expression"),
+			 errdetail("It is \"%s\".", filter),
+			 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
+}
+
+static void
+check_may_sync(Relation rel)
+{
+	if (pg_class_aclcheck(RelationGetRelid(rel), GetUserId(),
+						  ACL_UPDATE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s",
+						RelationGetRelationName(rel)),
+				 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE.")));
+}
+
+static char *
+ctid_query(Relation rel, const char *filter)
+{
+	const char *name = quote_identifier(RelationGetRelationName(rel));
+	const char *query = psprintf("SELECT %s.ctid FROM ONLY %s AS %s", name,
+								 qualified_name(rel), name);
+
+	/* The line break ends a comment in the filter. */
+	return filter == NULL ? pstrdup(query) :
+		psprintf("%s WHERE (%s\n)", query, filter);
+}
+
+static char *
+qualified_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}
+
+/* The cursor sees what the calling query sees, and is closed by its owner. */
+static Portal
+open_cursor(const char *query)
+{
+	return SPI_cursor_open_with_args(NULL, query, 0, NULL, NULL, NULL, true,
+									 CURSOR_OPT_NO_SCROLL);
+}
+
+/*
+ * Where the row with the key of "tuple" is now, as the active snapshot sees
+ * it.  A row that comes out of a query does not say so itself.
+ */
+static bool
+find_row(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
+		 ItemPointer tid)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData *keys = palloc(sizeof(ScanKeyData) * relation->nkeys);
+	SysScanDesc scan;
+	HeapTuple	found;
+
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = relation->keys[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		TypeCacheEntry *type = lookup_type_cache(att->atttypid,
+												 TYPECACHE_EQ_OPR_FINFO);
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, attnum, desc, &isnull);
+
+		if (isnull)
+			return false;
+		ScanKeyEntryInitialize(&keys[i], 0, attnum, BTEqualStrategyNumber,
+							   InvalidOid, att->attcollation,
+							   type->eq_opr_finfo.fn_oid, value);
+	}
+
+	scan = systable_beginscan(rel, relation->key_index, true,
+							  GetActiveSnapshot(), relation->nkeys, keys);
+	found = systable_getnext(scan);
+	if (HeapTupleIsValid(found))
+		*tid = found->t_self;
+	systable_endscan(scan);
+	return HeapTupleIsValid(found);
+}
+
+static void
+begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context)
+{
+	MemoryContext caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
+	Dump	   *dump = palloc0(sizeof(Dump));
+	CqrsRelation *relation;
+	char	   *name;
+
+	dump->master = cqrs_catalog_master(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+									   &relation);
+	dump->rel = table_open(relation->relid, AccessShareLock);
+	cqrs_row_init(&dump->row, dump->rel);
+	dump->lines_context = AllocSetContextCreate(CurrentMemoryContext,
+												"cqrs dump lines",
+												ALLOCSET_DEFAULT_SIZES);
+	dump->row_context = AllocSetContextCreate(CurrentMemoryContext,
+											  "cqrs dump row",
+											  ALLOCSET_DEFAULT_SIZES);
+
+	/* The cast keeps the row whole, with its dropped columns. */
+	name = qualified_name(dump->rel);
+	SPI_connect();
+	dump->portal = open_cursor(psprintf("SELECT (r.*)::%s FROM ONLY %s AS r",
+										name, name));
+	SPI_finish();
+
+	/* Also when the caller stops before the end. */
+	RegisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
+								end_dump, PointerGetDatum(dump));
+	context->user_fctx = dump;
+	MemoryContextSwitchTo(caller);
+}
+
+/* Read the next rows; false at the end. */
+static bool
+fetch_lines(Dump *dump)
+{
+	int			guc_level = cqrs_serialize_pin_settings();
+
+	MemoryContextReset(dump->lines_context);
+	dump->next = 0;
+	dump->nlines = 0;
+
+	SPI_connect();
+	SPI_cursor_fetch(dump->portal, true, FETCH_ROWS);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		composite = SPI_getbinval(SPI_tuptable->vals[i],
+											  SPI_tuptable->tupdesc, 1,
+											  &isnull);
+
+		dump->lines[dump->nlines++] = dump_line(dump, composite);
+	}
+	SPI_finish();
+
+	AtEOXact_GUC(false, guc_level);
+	return dump->nlines > 0;
+}
+
+static text *
+dump_line(Dump *dump, Datum composite)
+{
+	MemoryContext caller = MemoryContextSwitchTo(dump->row_context);
+	HeapTupleHeader header = DatumGetHeapTupleHeader(composite);
+	HeapTupleData tuple = {0};
+	StringInfoData line;
+	text	   *result;
+
+	tuple.t_data = header;
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	cqrs_row_set(&dump->row, dump->rel, &tuple);
+	initStringInfo(&line);
+	cqrs_serialize_row(&line, dump->rel, dump->master, &dump->row);
+
+	MemoryContextSwitchTo(dump->lines_context);
+	result = cstring_to_text_with_len(line.data, line.len);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(dump->row_context);
+	return result;
+}
+
+static void
+end_dump(Datum arg)
+{
+	Dump	   *dump = (Dump *) DatumGetPointer(arg);
+
+	SPI_cursor_close(dump->portal);
+	table_close(dump->rel, AccessShareLock);
+}

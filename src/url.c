@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * url.c
+ *	  The address of a broker: parsing, and showing it without its password.
+ *
+ * Called by the settings (any process, any moment, the postmaster included)
+ * and by the publisher.  Nothing here raises an error, and only
+ * cqrs_url_mask() allocates.  The grammar is librabbitmq's amqp_parse_url();
+ * what it lumps together or lets pass is told apart here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <amqp.h>
+
+#include "url.h"
+
+#define CQRS_URL_MAX_BYTES	2048
+
+bool
+cqrs_url_parse(char *buffer, CqrsUrl *url, const char **reason)
+{
+	struct amqp_connection_info info;
+
+	if (strlen(buffer) > CQRS_URL_MAX_BYTES)
+	{
+		*reason = "The URL is longer than 2048 bytes.";
+		return false;
+	}
+	if (strncmp(buffer, "amqps://", 8) == 0)
+	{
+		*reason = "The scheme \"amqps\" is not supported; use \"amqp\".";
+		return false;
+	}
+	if (strncmp(buffer, "amqp://", 7) != 0)
+	{
+		*reason = "The URL must start with \"amqp://\".";
+		return false;
+	}
+	if (strpbrk(buffer, "?# \t\r\n") != NULL)
+	{
+		*reason = "Blanks, \"?\" and \"#\" must be percent-encoded; parameters after \"?\" are not supported.";
+		return false;
+	}
+	if (amqp_parse_url(buffer, &info) != AMQP_STATUS_OK)
+	{
+		*reason = "The URL must have the form amqp://user:password@host:port/vhost, with a port from 1 to 65535 and special characters percent-encoded.";
+		return false;
+	}
+	if (info.port < 1)
+	{
+		*reason = "The port must be from 1 to 65535.";
+		return false;
+	}
+
+	url->user = info.user;
+	url->password = info.password;
+	url->host = info.host;
+	url->port = info.port;
+	url->vhost = info.vhost[0] != '\0' ? info.vhost : "/";
+	return true;
+}
+
+char *
+cqrs_url_mask(const char *url)
+{
+	const char *userinfo = strstr(url, "://");
+	const char *at;
+	const char *colon;
+
+	if (userinfo == NULL)
+		return pstrdup(url);
+	userinfo += 3;
+
+	at = strchr(userinfo, '@');
+	if (at == NULL)
+		return pstrdup(url);
+	colon = memchr(userinfo, ':', at - userinfo);
+	if (colon == NULL)
+		return pstrdup(url);
+
+	return psprintf("%.*s:***%s", (int) (colon - url), url, at);
+}

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * url.h
+ *	  The address of a broker.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_URL_H
+#define CQRS_URL_H
+
+#include "postgres.h"
+
+/* All strings point into the buffer that was parsed. */
+typedef struct CqrsUrl
+{
+	const char *user;
+	const char *password;
+	const char *host;
+	int			port;
+	const char *vhost;
+} CqrsUrl;
+
+/*
+ * Parse "buffer", which is taken to pieces in place, into *url.  Defaults are
+ * those of the AMQP URI specification as RabbitMQ's clients have them: user and
+ * password guest, host localhost, port 5672, virtual host "/".  On failure
+ * returns false with *reason a full sentence that quotes no part of the URL,
+ * since any part may be the password.
+ */
+extern bool cqrs_url_parse(char *buffer, CqrsUrl *url, const char **reason);
+
+/* A palloc'd copy of "url" whose password is replaced by asterisks. */
+extern char *cqrs_url_mask(const char *url);
+
+#endif							/* CQRS_URL_H */

@@ -1,0 +1,178 @@
+/*-------------------------------------------------------------------------
+ *
+ * utility.c
+ *	  Commands that publishers have to hear of.
+ *
+ *	  COMMIT PREPARED			the transaction's messages are now visible, but
+ *								no callback of ours has run for them
+ *	  DROP EXTENSION and others the publisher leaves
+ *	  DROP, ALTER DATABASE		need a database without other sessions: the
+ *								publisher leaves for some seconds
+ *	  CREATE DATABASE			the same for the template; and the new database
+ *								may have the extension from it
+ *
+ * The publisher is only asked to leave by who may run the command; when the
+ * command fails all the same, the launcher starts the publisher again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+
+#include "compat.h"
+#include "shared.h"
+#include "utility.h"
+
+static ProcessUtility_hook_type previous_hook;
+static bool wake_at_commit = false;
+
+static void process_utility(PlannedStmt *statement, const char *query,
+							bool read_only_tree,
+							ProcessUtilityContext context,
+							ParamListInfo params, QueryEnvironment *env,
+							DestReceiver *dest, QueryCompletion *completion);
+static void before_utility(Node *parsetree);
+static void after_utility(Node *parsetree);
+static void vacate_database(const char *name, bool need_owner);
+static const char *template_database(const CreatedbStmt *create);
+static void at_transaction_end(XactEvent event, void *arg);
+
+void
+cqrs_utility_init(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	RegisterXactCallback(at_transaction_end, NULL);
+}
+
+void
+cqrs_utility_wake_at_commit(void)
+{
+	wake_at_commit = true;
+}
+
+static void
+process_utility(PlannedStmt *statement, const char *query,
+				bool read_only_tree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *env,
+				DestReceiver *dest, QueryCompletion *completion)
+{
+	Node	   *parsetree = statement->utilityStmt;
+
+	before_utility(parsetree);
+	if (previous_hook)
+		previous_hook(statement, query, read_only_tree, context, params, env,
+					  dest, completion);
+	else
+		standard_ProcessUtility(statement, query, read_only_tree, context,
+								params, env, dest, completion);
+	after_utility(parsetree);
+}
+
+static void
+before_utility(Node *parsetree)
+{
+	switch (nodeTag(parsetree))
+	{
+		case T_DropdbStmt:
+			vacate_database(castNode(DropdbStmt, parsetree)->dbname, true);
+			break;
+
+		case T_CreatedbStmt:
+			if (have_createdb_privilege())
+				vacate_database(template_database(castNode(CreatedbStmt, parsetree)),
+								false);
+			break;
+
+		case T_RenameStmt:
+			if (castNode(RenameStmt, parsetree)->renameType == OBJECT_DATABASE)
+				vacate_database(castNode(RenameStmt, parsetree)->subname, true);
+			break;
+
+		case T_AlterDatabaseStmt:
+			{
+				AlterDatabaseStmt *alter = castNode(AlterDatabaseStmt, parsetree);
+				ListCell   *lc;
+
+				foreach(lc, alter->options)
+				{
+					if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+						vacate_database(alter->dbname, true);
+				}
+				break;
+			}
+
+		default:
+			break;
+	}
+}
+
+static void
+after_utility(Node *parsetree)
+{
+	switch (nodeTag(parsetree))
+	{
+		case T_TransactionStmt:
+			if (castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED &&
+				cqrs_shared_slot(MyDatabaseId, false) != NULL)
+				cqrs_shared_wake_publisher();
+			break;
+
+		case T_DropdbStmt:
+		case T_CreatedbStmt:
+			cqrs_shared_wake_launcher(true);
+			break;
+
+		case T_DropStmt:
+			if (castNode(DropStmt, parsetree)->removeType == OBJECT_EXTENSION &&
+				cqrs_shared_slot(MyDatabaseId, false) != NULL)
+				wake_at_commit = true;
+			break;
+
+		default:
+			break;
+	}
+}
+
+static void
+vacate_database(const char *name, bool need_owner)
+{
+	Oid			dboid = name != NULL ? get_database_oid(name, true) : InvalidOid;
+
+	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
+		(!need_owner || cqrs_owns_database(dboid, GetUserId())))
+		cqrs_shared_vacate(dboid);
+}
+
+static const char *
+template_database(const CreatedbStmt *create)
+{
+	ListCell   *lc;
+
+	foreach(lc, create->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return "template1";
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+	if (wake_at_commit && event == XACT_EVENT_COMMIT)
+		cqrs_shared_want_publisher();
+	wake_at_commit = false;
+}

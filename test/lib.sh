@@ -1,0 +1,131 @@
+# What test/run and test/demo/run share; to be sourced by bash.
+#
+# Everything happens in one new directory, $work: a copy of the sources, what
+# is built from them, and a private installation of PostgreSQL that is made of
+# links to the one on the system, plus the extension.  Servers run as user
+# postgres when the caller is root, because initdb refuses root.  When the
+# caller exits, for whatever reason, every process that was started for the
+# run is ended and $work is removed.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+pg_config=${PG_CONFIG:-pg_config}
+
+if [ "$(id -u)" = 0 ]; then
+	run_user=postgres
+else
+	run_user=$(id -un)
+fi
+
+# Runs a command as the user that the servers belong to.
+as_run_user()
+{
+	if [ "$run_user" = "$(id -un)" ]; then
+		"$@"
+	else
+		runuser -u "$run_user" -- "$@"
+	fi
+}
+
+# The postmasters of this run, by the pid files in $work.
+run_postmasters()
+{
+	local pid file
+
+	find "$work" -name postmaster.pid 2>/dev/null | while read -r file; do
+		pid=$(head -n 1 "$file" 2>/dev/null) || continue
+		[ "$(readlink "/proc/$pid/cwd")" != "$(dirname "$file")" ] || echo "$pid"
+	done
+}
+
+# The other processes of this run, by the mark in their environment.
+run_marked()
+{
+	local dir pid
+
+	for dir in /proc/[0-9]*; do
+		pid=${dir#/proc/}
+		[ "$pid" != "$$" ] && [ "$pid" != "$BASHPID" ] || continue
+		! grep -qsxzF "CQRS_TEST_WORK=$work" "$dir/environ" || echo "$pid"
+	done
+}
+
+end_run()
+{
+	local status=$? pid
+
+	set +e
+	trap '' INT TERM HUP
+	# What this function itself starts must not bear the mark.
+	export -n CQRS_TEST_WORK
+	for pid in $(run_postmasters); do
+		kill -QUIT "$pid" && timeout 10 tail --pid="$pid" -f /dev/null
+	done 2>/dev/null
+	for pid in $(run_marked); do
+		kill -KILL "$pid" && timeout 10 tail --pid="$pid" -f /dev/null
+	done 2>/dev/null
+	cd /
+	rm -rf "$work"
+	exit $status
+}
+
+# Runs a command so that a signal to this shell is handled at once and not
+# only when the command has ended.
+interruptibly()
+{
+	"$@" &
+	wait $!
+}
+
+start_run()
+{
+	umask 022
+	work=$(mktemp -d /tmp/cqrs-test.XXXXXX)
+	trap end_run EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+	chmod 755 "$work"
+	export CQRS_TEST_WORK=$work
+	export TMPDIR=$work HOME=$work PAGER=cat
+	unset MAKEFLAGS MAKELEVEL MFLAGS
+	unset PSQL_PAGER ${!PG@}
+}
+
+# Builds a copy of the checkout with all warnings as errors and installs it
+# into the private installation; its programs are first in PATH afterwards.
+build_and_install()
+{
+	local bindir pkglibdir sharedir make
+	bindir=$("$pg_config" --bindir)
+	pkglibdir=$("$pg_config" --pkglibdir)
+	sharedir=$("$pg_config" --sharedir)
+
+	src=$work/src
+	install=$work/install
+	mkdir "$src" "$install"
+	tar -C "$top" --exclude=./.git --exclude=./test-output --exclude='*.o' \
+		--exclude='*.bc' --exclude='*.so' --exclude=./test/tools/cqrs_consume \
+		-cf - . | tar -C "$src" --no-same-owner -xf -
+
+	make="make -s -C $src PG_CONFIG=$pg_config with_llvm=no WERROR=1"
+	$make -j"$(nproc)" all test/tools/cqrs_consume
+
+	# Programs find the rest of their installation from where they lie, through
+	# links: so they are copied, and all else is linked.
+	mkdir -p "$install$(dirname "$bindir")" "$install$pkglibdir" \
+		"$install$(dirname "$sharedir")"
+	cp -rL "$bindir" "$install$bindir"
+	cp -rsT "$pkglibdir" "$install$pkglibdir"
+	cp -rsT "$sharedir" "$install$sharedir"
+	rm -f "$install$pkglibdir"/cqrs* "$install$sharedir"/extension/cqrs*
+	$make install DESTDIR="$install" >/dev/null
+
+	if [ "$run_user" != "$(id -un)" ]; then
+		chown -R "$run_user": "$src"
+		chown "$run_user": "$work"
+	fi
+	pg_bindir=$install$bindir
+	pgxs_dir=$(dirname "$("$pg_config" --pgxs)")/../..
+	export PATH="$pg_bindir:$PATH"
+	export CQRS_CONSUME=$src/test/tools/cqrs_consume
+	cd "$work"
+}

@@ -1,0 +1,333 @@
+
+=pod
+
+=head1 NAME
+
+CqrsTest - what the TAP tests of cqrs share
+
+=head1 SYNOPSIS
+
+  use CqrsTest;
+  use RabbitMQ;
+
+  my $broker = RabbitMQ->new('main');
+  $broker->start;
+  my $node = new_master('master', $broker);
+  $node->safe_psql('postgres', q{SELECT cqrs_register('author')});
+
+  declare_queue($broker, 'replica', 'author');
+  my $consumer = start_consumer($broker, 'replica', 'author');
+  $node->safe_psql('postgres', q{INSERT INTO author VALUES (1, 'Ada')});
+  wait_published($node);
+  my @messages = wait_for_messages($consumer, 1);
+  is($messages[0]{routing_key}, 'author', 'routing key');
+  is($messages[0]{body}{signal_type}, 'SAVE', 'signal');
+  stop_consumer($consumer);
+
+=head1 FUNCTIONS
+
+=over
+
+=cut
+
+package CqrsTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use File::Basename;
+use IPC::Run;
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+our @EXPORT = qw(
+  new_master
+  wait_published
+  wait_for_state
+  declare_queue
+  start_consumer
+  stop_consumer
+  messages
+  wait_for_messages
+  drain_queue
+  ledger_errors
+);
+
+my $CONSUME = $ENV{CQRS_CONSUME}
+  // dirname(__FILE__) . '/../tools/cqrs_consume';
+my $TIMEOUT_S = $PostgreSQL::Test::Utils::timeout_default // 180;
+my $json      = JSON::PP->new->utf8->allow_bignum;
+
+=item new_master($name, $broker, %params)
+
+Returns a started PostgreSQL node that has the extension in its database
+postgres and publishes to the broker; without one, messages stay in the
+outbox.  C<conf>: more lines of postgresql.conf.  C<init>: a list of arguments
+for the node's init.  C<extension>: false when the extension is not to be
+created.
+
+=cut
+
+sub new_master
+{
+	my ($name, $broker, %params) = @_;
+
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(@{ $params{init} // [] });
+	$node->append_conf('postgresql.conf', <<'END');
+shared_preload_libraries = 'cqrs'
+max_prepared_transactions = 10
+END
+	$node->append_conf('postgresql.conf', "cqrs.url = '" . $broker->url . "'")
+	  if $broker;
+	$node->append_conf('postgresql.conf', $params{conf}) if $params{conf};
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION cqrs')
+	  if $params{extension} // 1;
+	return $node;
+}
+
+=item wait_published($node, $dbname)
+
+Waits until nothing is pending in the outbox: all that was committed before is
+confirmed by the broker, or parked.
+
+=cut
+
+sub wait_published
+{
+	my ($node, $dbname) = @_;
+
+	$node->poll_query_until($dbname // 'postgres',
+		'SELECT pending = 0 FROM cqrs.stats')
+	  or BAIL_OUT('the outbox did not drain');
+	return;
+}
+
+=item wait_for_state($node, $state, $dbname)
+
+Waits until the publisher of the database is in a state, by its name in
+cqrs.stats.
+
+=cut
+
+sub wait_for_state
+{
+	my ($node, $state, $dbname) = @_;
+
+	$node->poll_query_until($dbname // 'postgres',
+		"SELECT state = '$state' FROM cqrs.stats")
+	  or BAIL_OUT("the publisher did not get into state \"$state\"");
+	return;
+}
+
+=item declare_queue($broker, $queue, @cqrs_ids)
+
+Declares a queue, and the exchange, and binds it to the ids and to the syncs of
+these ids to this queue, as a replica of that name does.
+
+=cut
+
+sub declare_queue
+{
+	my ($broker, $queue, @cqrs_ids) = @_;
+
+	_run_consume(_consume($broker, $queue, @cqrs_ids), '--declare-only');
+	return;
+}
+
+# Runs the consumer to its end and returns what it wrote.
+sub _run_consume
+{
+	my @command = @_;
+	my ($stdout, $stderr);
+
+	IPC::Run::run(\@command, '>', \$stdout, '2>', \$stderr)
+	  or BAIL_OUT("@command: $stderr");
+	return $stdout;
+}
+
+sub _consume
+{
+	my ($broker, $queue, @cqrs_ids) = @_;
+
+	return ($CONSUME, '--url', $broker->url, '--queue', $queue,
+		map { ('--bind', $_, '--bind', "cqrs.$queue.$_") } @cqrs_ids);
+}
+
+=item start_consumer($broker, $queue, @cqrs_ids)
+
+Starts a consumer in the background that declares and binds the queue as
+declare_queue does, connects again whenever the broker has gone, and writes
+what it gets to a file.  When this function returns it is consuming, provided
+that the broker is up.  Each queue can have one consumer of a test.
+
+=cut
+
+sub start_consumer
+{
+	my ($broker, $queue, @cqrs_ids) = @_;
+
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/messages_$queue.jsonl";
+	my $log  = "$PostgreSQL::Test::Utils::log_path/consumer_$queue.log";
+	my $consumer = {
+		queue    => $queue,
+		file     => $file,
+		log      => $log,
+		offset   => 0,
+		partial  => '',
+		messages => [] };
+
+	declare_queue($broker, $queue, @cqrs_ids) if $broker->is_ready;
+	unlink $file;
+	$consumer->{run} = IPC::Run::start(
+		[   _consume($broker, $queue, @cqrs_ids), '--reconnect',
+			'--format',                           'json' ],
+		'<',
+		'/dev/null',
+		'>', $file, '2>', $log);
+	return $consumer;
+}
+
+=item stop_consumer($consumer)
+
+Ends a consumer in order and returns all its messages.
+
+=cut
+
+sub stop_consumer
+{
+	my ($consumer) = @_;
+
+	$consumer->{run}->signal('TERM');
+	$consumer->{run}->finish;
+	return messages($consumer);
+}
+
+=item messages($consumer)
+
+Returns what has arrived, in order: hashes with exchange, routing_key,
+redelivered, properties, raw - the body as text - and body, the decoded one.
+
+=cut
+
+sub messages
+{
+	my ($consumer) = @_;
+
+	open my $fh, '<:raw', $consumer->{file}
+	  or BAIL_OUT("could not open $consumer->{file}: $!");
+	seek $fh, $consumer->{offset}, 0;
+	my $text = do { local $/; <$fh> }
+	  // '';
+	close $fh;
+
+	$consumer->{offset} += length $text;
+	$text = $consumer->{partial} . $text;
+	$consumer->{partial} = $text =~ s/([^\n]*)\z// ? $1 : '';
+	push @{ $consumer->{messages} }, map { _decode($_) } split /\n/, $text;
+	return @{ $consumer->{messages} };
+}
+
+sub _decode
+{
+	my ($line) = @_;
+
+	my $message = $json->decode($line);
+	$message->{raw} = $message->{body};
+	utf8::encode(my $bytes = $message->{raw});
+	$message->{body} = eval { $json->decode($bytes) };
+	return $message;
+}
+
+=item wait_for_messages($consumer, $count)
+
+Waits until at least so many have arrived and returns all.
+
+=cut
+
+sub wait_for_messages
+{
+	my ($consumer, $count) = @_;
+
+	my $enough =
+	  RabbitMQ->poll_until(sub { return messages($consumer) >= $count },
+		$TIMEOUT_S);
+	my @messages = messages($consumer);
+	BAIL_OUT("queue \"$consumer->{queue}\": "
+		  . scalar(@messages)
+		  . " messages instead of $count")
+	  unless $enough;
+	return @messages;
+}
+
+=item drain_queue($broker, $queue)
+
+Reads what waits in a queue that no consumer reads, and returns it as messages
+does.
+
+=cut
+
+sub drain_queue
+{
+	my ($broker, $queue) = @_;
+
+	my $output =
+	  _run_consume(_consume($broker, $queue), '--drain', '--format', 'json');
+	return map { _decode($_) } split /\n/, $output;
+}
+
+=item ledger_errors(\@messages, \@expected)
+
+Compares what arrived with what was committed, and returns a list of what is
+wrong, empty when nothing is.  Expected is a list of [cqrs_id, pk, revision]
+of SAVE messages, any of which must have arrived at least once; and of each
+row the first arrivals must have ascending revisions, up to a DELETE, after
+which they may begin anew.  Repetitions are allowed: the promise is at least
+once, and a repetition has the message_id of the first.
+
+=cut
+
+sub ledger_errors
+{
+	my ($messages, $expected) = @_;
+	my (%seen, %highest, %arrived, @errors);
+
+	foreach my $message (@$messages)
+	{
+		my $body     = $message->{body};
+		my $row      = "$body->{cqrs_id} $body->{instance_pk}";
+		my $revision = $body->{instance_data}{cqrs_revision};
+		my $id       = $message->{properties}{message_id};
+
+		if (!defined $id)
+		{
+			push @errors, "$row: no message_id";
+			next;
+		}
+		$arrived{"$row $revision"} = 1 if $body->{signal_type} eq 'SAVE';
+		next                           if $seen{$id}++;
+		next                           if $body->{signal_type} eq 'SYNC';
+
+		push @errors,
+		  "$row: $body->{signal_type} with revision $revision after $highest{$row}"
+		  if defined $highest{$row} && $revision <= $highest{$row};
+		$highest{$row} = $revision;
+		delete $highest{$row} if $body->{signal_type} eq 'DELETE';
+	}
+	foreach my $save (@$expected)
+	{
+		push @errors, "@$save: lost" unless $arrived{"@$save"};
+	}
+	return @errors;
+}
+
+=back
+
+=cut
+
+1;
