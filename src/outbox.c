@@ -111,6 +111,7 @@ struct CqrsOutboxScan
 	SegmentScan segments[CQRS_SEGMENTS];
 	TransactionId last_xid;		/* whose commit was looked up last */
 	XLogRecPtr	commit_lsn;		/* the highest one that may not be flushed */
+	MemoryContext message;		/* strings of the message at hand */
 };
 
 static void draw_batch(CqrsOutboxWriter *writer);
@@ -314,6 +315,9 @@ cqrs_outbox_scan_begin(int64 from, int64 to)
 
 	scan->last_xid = InvalidTransactionId;
 	scan->commit_lsn = InvalidXLogRecPtr;
+	scan->message = AllocSetContextCreate(CurrentMemoryContext,
+										  "cqrs outbox message",
+										  ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
 		SegmentScan *segment = &scan->segments[i];
@@ -342,6 +346,7 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 	Datum		values[SEGMENT_NATTS];
 	bool		nulls[SEGMENT_NATTS];
 	TransactionId xid;
+	MemoryContext caller;
 
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
@@ -361,6 +366,8 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 		scan->last_xid = xid;
 	}
 
+	MemoryContextReset(scan->message);
+	caller = MemoryContextSwitchTo(scan->message);
 	heap_deform_tuple(next->tuple, RelationGetDescr(next->segment), values,
 					  nulls);
 	message->id = next->id;
@@ -378,6 +385,7 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 								  nulls[SEGMENT_QUEUE - 1]);
 	message->correlation_id = text_or_null(values[SEGMENT_CORRELATION_ID - 1],
 										   nulls[SEGMENT_CORRELATION_ID - 1]);
+	MemoryContextSwitchTo(caller);
 	segment_scan_next(next);
 	return true;
 }
@@ -393,6 +401,7 @@ cqrs_outbox_scan_end(CqrsOutboxScan *scan)
 		index_close(segment->index, AccessShareLock);
 		table_close(segment->segment, AccessShareLock);
 	}
+	MemoryContextDelete(scan->message);
 	pfree(scan);
 }
 

@@ -62,7 +62,7 @@ extern void cqrs_outbox_end(CqrsOutboxWriter *writer);
 
 /*
  * Reading, under the active snapshot: the messages with from <= id <= to in
- * ascending order.  next() returns strings in the current context.
+ * ascending order.  The strings of a message last until the next call.
  */
 extern CqrsOutboxScan *cqrs_outbox_scan_begin(int64 from, int64 to);
 extern bool cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message);

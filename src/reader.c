@@ -54,7 +54,7 @@ struct CqrsReader
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
 	MemoryContext context;		/* holes, and messages for the window */
-	MemoryContext read_context; /* reset for each message */
+	MemoryContext scratch;		/* reset for each message */
 };
 
 static bool read_holes(CqrsReader *reader, CqrsWindow *window);
@@ -63,8 +63,6 @@ static bool read_hole(CqrsReader *reader, CqrsWindow *window,
 static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
 static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
-static bool next_message(CqrsReader *reader, CqrsOutboxScan *scan,
-						 CqrsMessage *message);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
 static char *append_string(char **next, const char *string, Size length);
@@ -79,22 +77,15 @@ cqrs_reader_create(int64 watermark)
 	reader->frontier = watermark;
 	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
 											ALLOCSET_DEFAULT_SIZES);
-	reader->read_context = AllocSetContextCreate(TopMemoryContext,
-												 "cqrs message",
-												 ALLOCSET_DEFAULT_SIZES);
+	reader->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs message",
+											ALLOCSET_DEFAULT_SIZES);
 	return reader;
 }
 
 bool
 cqrs_reader_read(CqrsReader *reader, CqrsWindow *window)
 {
-	MemoryContext caller = MemoryContextSwitchTo(reader->read_context);
-	bool		complete = read_holes(reader, window) &&
-		read_frontier(reader, window);
-
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(reader->read_context);
-	return !complete;
+	return !(read_holes(reader, window) && read_frontier(reader, window));
 }
 
 bool
@@ -151,10 +142,11 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hole->first_id, end_id - 1);
 	CqrsMessage message;
 
-	while (next_message(reader, scan, &message))
+	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		int64		batch = cqrs_batch_of(message.id);
 
+		CHECK_FOR_INTERRUPTS();
 		if (!settled && cqrs_batch_of(unseen) < batch)
 			add_hole(reader, unseen, batch - 1, hole->barrier);
 		if (!cqrs_window_has_room(window))
@@ -183,10 +175,11 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 												  PG_INT64_MAX);
 	CqrsMessage message;
 
-	while (next_message(reader, scan, &message))
+	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		int64		next_batch = cqrs_batch_of(reader->frontier) + 1;
 
+		CHECK_FOR_INTERRUPTS();
 		if (!cqrs_window_has_room(window))
 		{
 			complete = false;
@@ -218,14 +211,6 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 	MemoryContextSwitchTo(caller);
 }
 
-static bool
-next_message(CqrsReader *reader, CqrsOutboxScan *scan, CqrsMessage *message)
-{
-	CHECK_FOR_INTERRUPTS();
-	MemoryContextReset(reader->read_context);
-	return cqrs_outbox_scan_next(scan, message);
-}
-
 /* Put a message together, in UTF-8 and in one piece of memory. */
 static void
 push_message(CqrsReader *reader, CqrsWindow *window,
@@ -240,6 +225,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	int			expires_at;
 	Size		text_length;
 	Size		size;
+	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 
 	initStringInfo(&body);
 	cqrs_message_body(&body, message, cqrs_message_ttl_s, &expires_at);
@@ -248,13 +234,8 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	/* What comes before "expires" may have changed its length. */
 	if (text != body.data && expires_at >= 0)
 	{
-		char		rest = body.data[expires_at];
-		char	   *before;
-
 		body.data[expires_at] = '\0';
-		before = pg_server_to_any(body.data, expires_at, PG_UTF8);
-		expires_at = strlen(before);
-		body.data[body.len] = rest;
+		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));
 	}
 
 	key = message->queue == NULL ? pstrdup(message->cqrs_id) :
@@ -284,6 +265,8 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	outgoing->body_length = text_length;
 	outgoing->expires_at = expires_at;
 	cqrs_window_push(window, outgoing);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->scratch);
 }
 
 /* Copy a string to *next, and move that behind it. */
