@@ -19,7 +19,7 @@ TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)
 PROVE_FLAGS = -I test/perl
 
-TEST_TOOLS = test/tools/cqrs_consume
+TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 EXTRA_CLEAN = $(TEST_TOOLS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
@@ -65,6 +65,9 @@ test-isolation:
 test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
+bench:
+	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/bench/*.pl)'
+
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/demo/run
 
@@ -80,7 +83,8 @@ help:
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
+	@echo 'make bench          drain rate and cost of capture, side by side with yardsticks'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: test test-regress test-isolation test-tap demo format help
+.PHONY: bench test test-regress test-isolation test-tap demo format help

@@ -104,10 +104,12 @@ build_and_install()
 	mkdir "$src" "$install"
 	tar -C "$top" --exclude=./.git --exclude=./test-output --exclude='*.o' \
 		--exclude='*.bc' --exclude='*.so' --exclude=./test/tools/cqrs_consume \
+		--exclude=./test/bench/bare_publisher \
 		-cf - . | tar -C "$src" --no-same-owner -xf -
 
 	make="make -s -C $src PG_CONFIG=$pg_config with_llvm=no WERROR=1"
-	$make -j"$(nproc)" all test/tools/cqrs_consume
+	$make -j"$(nproc)" all \
+		test/tools/cqrs_consume test/bench/bare_publisher
 
 	# Programs find the rest of their installation from where they lie, through
 	# links: so they are copied, and all else is linked.
@@ -127,5 +129,6 @@ build_and_install()
 	pgxs_dir=$(dirname "$("$pg_config" --pgxs)")/../..
 	export PATH="$pg_bindir:$PATH"
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
+	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
 }
