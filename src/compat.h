@@ -16,6 +16,9 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
+#if PG_VERSION_NUM >= 150000
+#include "common/pg_prng.h"
+#endif
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -98,6 +101,17 @@ cqrs_guc_free(void *ptr)
 	guc_free(ptr);
 #else
 	free(ptr);
+#endif
+}
+
+/* A random number, 0 <= number < 1. */
+static inline double
+cqrs_random(void)
+{
+#if PG_VERSION_NUM >= 150000
+	return pg_prng_double(&pg_global_prng_state);
+#else
+	return (double) random() / ((double) MAX_RANDOM_VALUE + 1);
 #endif
 }
 

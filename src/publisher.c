@@ -37,7 +37,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -515,7 +514,7 @@ connection_failed(Publisher *publisher, const char *reason)
 
 	delay_ms *= (double) (UINT64CONST(1) << Min(publisher->failures, 30));
 	delay_ms = Min(delay_ms, cqrs_reconnect_delay_max_ms);
-	delay_ms *= 1.0 - 0.25 * pg_prng_double(&pg_global_prng_state);
+	delay_ms *= 1.0 - 0.25 * cqrs_random();
 	publisher->failures++;
 	publisher->connect_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														(int64) delay_ms);

@@ -48,6 +48,9 @@
 
 #include "serialize.h"
 
+/* Room for any integer as text. */
+#define INTEGER_BYTES	24
+
 /* The way in which a value is written. */
 typedef enum Style
 {
@@ -449,7 +452,7 @@ escaped(const char *string)
 static void
 append_value(StringInfo out, ValueFormat *format, Datum value)
 {
-	char		buf[MAXINT8LEN + 1];
+	char		buf[INTEGER_BYTES];
 
 	switch (format->style)
 	{

@@ -68,6 +68,7 @@ typedef struct Dump
 
 static void check_queue(const char *queue);
 static void check_filter(const char *filter);
+static void filter_error(void *arg);
 static void check_may_sync(Relation rel);
 static char *ctid_query(Relation rel, const char *filter);
 static char *qualified_name(Relation rel);
@@ -238,14 +239,22 @@ check_queue(const char *queue)
 static void
 check_filter(const char *filter)
 {
+	ErrorContextCallback callback;
 	List	   *statements;
 	SelectStmt *select;
+	char	   *query;
 
 	if (filter == NULL)
 		return;
 
-	statements = raw_parser(psprintf("SELECT %s\n", filter),
-							RAW_PARSE_DEFAULT);
+	query = psprintf("SELECT %s\n", filter);
+	callback.callback = filter_error;
+	callback.arg = query;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	statements = raw_parser(query, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+
 	if (list_length(statements) == 1)
 	{
 		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
@@ -265,6 +274,21 @@ check_filter(const char *filter)
 			 errmsg("filter is not a boolean expression"),
 			 errdetail("It is \"%s\".", filter),
 			 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
+}
+
+/* Have a syntax error point into the filter and not into the caller's query. */
+static void
+filter_error(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(arg);
+	}
+	errcontext("filter of cqrs_sync()");
 }
 
 static void
