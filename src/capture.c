@@ -85,7 +85,7 @@ cqrs_capture_begin_late(Relation rel)
 	for (int i = 0; i < lengthof(kinds); i++)
 	{
 		CqrsTarget *target =
-			cqrs_changeset_get_target(cqrs_changeset_target(kinds[i], rel));
+		cqrs_changeset_get_target(cqrs_changeset_target(kinds[i], rel));
 
 		target->repeats = true;
 		target->late = true;

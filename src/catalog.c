@@ -378,7 +378,7 @@ resolve_tracked_fields(Relation rel, const CqrsMasterRow *row,
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	bool		all = list_length(row->tracked_fields) == 1 &&
-		strcmp(linitial(row->tracked_fields), "*") == 0;
+	strcmp(linitial(row->tracked_fields), "*") == 0;
 
 	if (!row->tracks)
 		return;

@@ -31,8 +31,8 @@ typedef struct CqrsTarget
 	Oid			file;			/* cqrs_relation_file() when noted */
 	bool		keys_move;		/* keys may pass from row to row */
 	bool		repeats;		/* a row may have been noted more than once */
-	bool		late;			/* registered after rows had been changed: xmin
-								 * does not tell whether a row was noted */
+	bool		late;			/* registered after rows had been changed:
+								 * xmin does not tell whether a row was noted */
 	uint64		done;			/* notes before this position are dealt with */
 	char	   *cqrs_id;		/* CQRS_RESENT */
 	char	   *queue;			/* CQRS_RESENT; NULL: all */

@@ -275,6 +275,7 @@ text_arg(const char *text)
 	NullableDatum arg;
 
 	arg.isnull = text == NULL;
+
 	arg.value = arg.isnull ? (Datum) 0 : CStringGetTextDatum(text);
 	return arg;
 }

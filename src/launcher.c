@@ -335,7 +335,7 @@ start_delay_ms(const Charge *charge, TimestampTz now)
 	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
 	bool		wanted = charge->probe && charge->started_at == 0;
 	TimestampTz when = charge->started_at == 0 ? 0 :
-		TimestampTzPlusMilliseconds(charge->started_at, RESTART_DELAY_MS);
+	TimestampTzPlusMilliseconds(charge->started_at, RESTART_DELAY_MS);
 
 	if (slot != NULL)
 	{

@@ -230,9 +230,10 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	initStringInfo(&body);
 	cqrs_message_body(&body, message, cqrs_message_ttl_s, &expires_at);
 	text = pg_server_to_any(body.data, body.len, PG_UTF8);
+
 	text_length = strlen(text);
 	/* What comes before "expires" may have changed its length. */
-	if (text != body.data && expires_at >= 0)
+	if (text !=body.data && expires_at >= 0)
 	{
 		body.data[expires_at] = '\0';
 		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));

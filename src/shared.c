@@ -53,7 +53,7 @@ cqrs_shared_init(void)
 	shmem_startup_hook = startup;
 }
 
-CqrsSlot *
+CqrsSlot   *
 cqrs_shared_slot(Oid dboid, bool create)
 {
 	CqrsSlot   *slot;
@@ -74,7 +74,7 @@ cqrs_shared_slot(Oid dboid, bool create)
 	return slot;
 }
 
-CqrsSlot *
+CqrsSlot   *
 cqrs_shared_my_slot(void)
 {
 	static CqrsSlot *my_slot = NULL;

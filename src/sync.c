@@ -86,9 +86,9 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 {
 	char	   *cqrs_id;
 	char	   *filter = PG_ARGISNULL(1) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *queue = PG_ARGISNULL(2) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(2));
+	text_to_cstring(PG_GETARG_TEXT_PP(2));
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	Relation	rel;
@@ -144,7 +144,7 @@ Datum
 cqrs_sync_row(PG_FUNCTION_ARGS)
 {
 	char	   *queue = PG_ARGISNULL(1) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	text_to_cstring(PG_GETARG_TEXT_PP(1));
 	HeapTupleHeader header;
 	HeapTupleData tuple = {0};
 	Oid			relid;

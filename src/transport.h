@@ -52,7 +52,7 @@ typedef struct CqrsEvent
 	CqrsEventKind kind;
 	uint64		tag;			/* ACK, NACK: which message */
 	bool		multiple;		/* ACK, NACK: and all before it */
-	char		text[256];		/* RETURNED: routing key; BLOCKED: reason */
+	char text[	256];			/* RETURNED: routing key; BLOCKED: reason */
 } CqrsEvent;
 
 typedef struct CqrsConnection CqrsConnection;

@@ -423,7 +423,7 @@ check_reply(CqrsConnection *connection, const char *action, char *error)
 static void
 describe_close(char *error, const char *action, const amqp_method_t *method)
 {
-	char		text[256];
+	char text[	256];
 
 	if (method->id == AMQP_CHANNEL_CLOSE_METHOD)
 	{

@@ -41,7 +41,8 @@ foreach my $run (0 .. $RUNS)
 	{
 		$node->safe_psql('postgres', "CHECKPOINT");
 		my $start = time;
-		$node->safe_psql('postgres',
+		$node->safe_psql(
+			'postgres',
 			qq{INSERT INTO $table SELECT i, i * 2, 'name ' || i, repeat('x', 120),
 				i / 7.0, now(), true, '11111111-2222-3333-4444-555555555555'
 				FROM generate_series(1, $ROWS) i});
@@ -52,7 +53,8 @@ foreach my $run (0 .. $RUNS)
 	  if $run == 0;
 
 	my $bare = '';
-	IPC::Run::run([ $BARE, '127.0.0.1', $broker->port, 'cqrs', 'master', $WINDOW ],
+	IPC::Run::run(
+		[ $BARE, '127.0.0.1', $broker->port, 'cqrs', 'master', $WINDOW ],
 		'<', $bodies, '>', \$bare)
 	  or die "bare publisher failed";
 	push @{ $rate{bare} }, (split ' ', $bare)[2] if $run > 0;
@@ -64,7 +66,8 @@ foreach my $run (0 .. $RUNS)
 	push @{ $rate{cqrs} }, $ROWS / (time - $start) if $run > 0;
 	$broker->ctl('purge_queue', 'bench');
 
-	$node->safe_psql('postgres', q{
+	$node->safe_psql(
+		'postgres', q{
 		SET cqrs.produce = off;
 		DELETE FROM plain;
 		DELETE FROM master});
@@ -78,9 +81,12 @@ note sprintf('%d rows, %d runs, medians', $ROWS, $RUNS);
 note sprintf('INSERT: plain %.2f s, master %.2f s, %.2f us a row added',
 	$median{plain}, $median{master},
 	($median{master} - $median{plain}) / $ROWS * 1e6);
-note sprintf('drain into a bound durable queue: %.0f messages/s, bare loop %.0f, ratio %.2f',
+note
+  sprintf(
+	'drain into a bound durable queue: %.0f messages/s, bare loop %.0f, ratio %.2f',
 	$median{cqrs}, $median{bare}, $median{cqrs} / $median{bare});
-note sprintf('  runs: cqrs %s; bare %s',
+note sprintf(
+	'  runs: cqrs %s; bare %s',
 	join(' ', map { int } @{ $rate{cqrs} }),
 	join(' ', map { int } @{ $rate{bare} }));
 
