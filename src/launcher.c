@@ -62,8 +62,8 @@ static bool out_of_workers = false;
 
 static void detach(int code, Datum arg);
 static void look_at_databases(void);
-static List *read_databases(void);
-static void forget_databases(List *dboids);
+static List *read_databases(List **connectable);
+static void forget_databases(List *existing);
 static void adopt_slots(void);
 static Charge *find_charge(Oid dboid);
 static Charge *add_charge(Oid dboid, bool probe);
@@ -150,28 +150,34 @@ detach(int code, Datum arg)
 static void
 look_at_databases(void)
 {
-	List	   *dboids = read_databases();
+	List	   *connectable;
+	List	   *existing = read_databases(&connectable);
 	ListCell   *lc;
 
-	forget_databases(dboids);
-	foreach(lc, dboids)
+	forget_databases(existing);
+	foreach(lc, connectable)
 	{
 		if (find_charge(lfirst_oid(lc)) == NULL)
 			(void) add_charge(lfirst_oid(lc), true);
 	}
-	list_free(dboids);
+	list_free(existing);
+	list_free(connectable);
 }
 
-/* The databases that allow connections and are no templates. */
+/*
+ * All databases; and in *connectable those that allow connections and are no
+ * templates.
+ */
 static List *
-read_databases(void)
+read_databases(List **connectable)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *dboids = NIL;
+	List	   *existing = NIL;
 	Relation	rel;
 	TableScanDesc scan;
 	HeapTuple	tuple;
 
+	*connectable = NIL;
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
@@ -179,23 +185,26 @@ read_databases(void)
 	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext transaction;
+		MemoryContext transaction = MemoryContextSwitchTo(caller);
 
-		if (!database->datallowconn || database->datistemplate)
-			continue;
-		transaction = MemoryContextSwitchTo(caller);
-		dboids = lappend_oid(dboids, database->oid);
+		existing = lappend_oid(existing, database->oid);
+		if (database->datallowconn && !database->datistemplate)
+			*connectable = lappend_oid(*connectable, database->oid);
 		MemoryContextSwitchTo(transaction);
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
-	return dboids;
+	return existing;
 }
 
+/*
+ * Give up what belongs to databases that do not exist any more.  Only then may
+ * a slot be given to another database: sessions keep a pointer to theirs.
+ */
 static void
-forget_databases(List *dboids)
+forget_databases(List *existing)
 {
 	ListCell   *lc;
 
@@ -203,7 +212,7 @@ forget_databases(List *dboids)
 	{
 		Charge	   *charge = lfirst(lc);
 
-		if (list_member_oid(dboids, charge->dboid) || is_running(charge))
+		if (list_member_oid(existing, charge->dboid) || is_running(charge))
 			continue;
 		charges = foreach_delete_current(charges, lc);
 		pfree(charge);
@@ -215,7 +224,7 @@ forget_databases(List *dboids)
 		CqrsSlot   *slot = &cqrs_shared->slots[i];
 
 		if (OidIsValid(slot->dboid) && slot->pid == 0 &&
-			!list_member_oid(dboids, slot->dboid))
+			!list_member_oid(existing, slot->dboid))
 			slot->dboid = InvalidOid;
 	}
 	LWLockRelease(cqrs_shared->lock);

@@ -417,7 +417,7 @@ hstore_output(Oid type, FmgrInfo *output)
 	HeapTuple	tuple;
 	Form_pg_type form;
 	bool		is_hstore;
-	char	   *schema;
+	List	   *name;
 
 	if (!OidIsValid(extension) ||
 		extension != get_extension_oid("hstore", true))
@@ -428,14 +428,15 @@ hstore_output(Oid type, FmgrInfo *output)
 		elog(ERROR, "cache lookup failed for type %u", type);
 	form = (Form_pg_type) GETSTRUCT(tuple);
 	is_hstore = strcmp(NameStr(form->typname), "hstore") == 0;
-	schema = get_namespace_name(form->typnamespace);
+	name = list_make1(makeString(get_namespace_name(form->typnamespace)));
 	ReleaseSysCache(tuple);
 
 	if (is_hstore)
-		fmgr_info_cxt(LookupFuncName(list_make2(makeString(schema),
-												makeString("hstore_to_json")),
-									 1, &type, false),
-					  output, CurrentMemoryContext);
+	{
+		name = lappend(name, makeString("hstore_to_json"));
+		fmgr_info_cxt(LookupFuncName(name, 1, &type, false), output,
+					  CurrentMemoryContext);
+	}
 	return is_hstore;
 }
 
