@@ -1,0 +1,62 @@
+-- What the other tests use: the extension, and functions that show messages
+-- and errors without what varies.
+CREATE EXTENSION cqrs;
+
+CREATE TABLE test_mark (id bigint NOT NULL);
+INSERT INTO test_mark VALUES (0);
+
+-- The messages since the last call, in their order.
+CREATE FUNCTION test_messages() RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+	message record;
+BEGIN
+	FOR message IN
+		SELECT o.*, body::json AS json FROM cqrs.outbox o
+		WHERE o.id > (SELECT id FROM test_mark) ORDER BY o.id
+	LOOP
+		RETURN NEXT concat_ws(' ', message.signal_type, message.cqrs_id,
+			message.instance_pk,
+			regexp_replace(message.json ->> 'instance_data',
+				',"cqrs_updated":"[^"]*"', ''),
+			'previous ' || (message.json ->> 'previous_data'),
+			'meta ' || nullif(message.json ->> 'meta', '{}'),
+			'queue ' || message.queue,
+			'correlation ' || message.correlation_id);
+		UPDATE test_mark SET id = message.id;
+	END LOOP;
+END
+$$;
+
+-- Forget the messages so far.
+CREATE FUNCTION test_skip() RETURNS void LANGUAGE sql AS $$
+	UPDATE test_mark SET id = coalesce((SELECT max(id) FROM cqrs.outbox), 0)
+$$;
+
+-- The error that a command raises.
+CREATE FUNCTION test_error(command text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+	state text;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	BEGIN
+		EXECUTE command;
+	EXCEPTION WHEN OTHERS THEN
+		GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
+			message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
+			hint = PG_EXCEPTION_HINT;
+		RETURN NEXT state || ' ' || message;
+		IF detail <> '' THEN
+			RETURN NEXT '  detail: ' || detail;
+		END IF;
+		IF hint <> '' THEN
+			RETURN NEXT '  hint: ' || hint;
+		END IF;
+		RETURN;
+	END;
+	RETURN NEXT 'no error';
+END
+$$;
+
+SELECT * FROM test_messages();
