@@ -53,7 +53,8 @@ CHOSEN = $(if $(strip $(GIVEN)),$(GIVEN),$(LISTS))
 chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
 
 test:
-	@PG_CONFIG='$(PG_CONFIG)' exec test/run --regress='$(call chosen,REGRESS)' \
+	@PG_CONFIG='$(PG_CONFIG)' exec test/run $(if $(strip $(GIVEN)),,--whole) \
+		--regress='$(call chosen,REGRESS)' \
 		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
 
 test-regress:
