@@ -12,8 +12,9 @@ DATA = $(wildcard sql/cqrs--*.sql)
 SHLIB_LINK = -lrabbitmq
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
-REGRESS =
-ISOLATION =
+REGRESS = setup extension register alter capture tracked types messages sync \
+	settings
+ISOLATION = sync-order concurrent-update alter-waits
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)

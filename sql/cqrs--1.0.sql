@@ -141,6 +141,7 @@ COMMENT ON TABLE cqrs.publisher IS 'whether publishing is paused; changed by cqr
 CREATE FUNCTION cqrs.wake_publisher() RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_publisher' LANGUAGE C STRICT;
 COMMENT ON FUNCTION cqrs.wake_publisher() IS 'has the publisher started, or look at its settings, after the commit';
+REVOKE ALL ON FUNCTION cqrs.wake_publisher() FROM PUBLIC;
 
 CREATE FUNCTION cqrs.publisher_stats(OUT pid integer, OUT state text,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
@@ -207,7 +208,6 @@ END
 $$;
 COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters of dropped tables';
 CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
-	WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
 	EXECUTE FUNCTION cqrs.forget_dropped();
 
 --

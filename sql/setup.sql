@@ -5,6 +5,12 @@ CREATE EXTENSION cqrs;
 CREATE TABLE test_mark (id bigint NOT NULL);
 INSERT INTO test_mark VALUES (0);
 
+-- JSON without cqrs_updated.
+CREATE FUNCTION test_undated(json text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT regexp_replace(json,
+		',"cqrs_updated":"[^"]*"|"cqrs_updated":"[^"]*",', '', 'g')
+$$;
+
 -- The messages since the last call, in their order.
 CREATE FUNCTION test_messages() RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
@@ -16,9 +22,8 @@ BEGIN
 	LOOP
 		RETURN NEXT concat_ws(' ', message.signal_type, message.cqrs_id,
 			message.instance_pk,
-			regexp_replace(message.json ->> 'instance_data',
-				',"cqrs_updated":"[^"]*"', ''),
-			'previous ' || (message.json ->> 'previous_data'),
+			test_undated(message.json ->> 'instance_data'),
+			'previous ' || test_undated(message.json ->> 'previous_data'),
 			'meta ' || nullif(message.json ->> 'meta', '{}'),
 			'queue ' || message.queue,
 			'correlation ' || message.correlation_id);

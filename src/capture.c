@@ -108,8 +108,9 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 	if (first_touch && any_produces(relation))
 		note_touch(data, relation, data->tg_trigtuple, data->tg_newtuple);
 	else if (!first_touch &&
-			 key_differs(RelationGetDescr(data->tg_relation), relation,
-						 data->tg_trigtuple, data->tg_newtuple))
+			 (key_differs(RelationGetDescr(data->tg_relation), relation,
+						  data->tg_trigtuple, data->tg_newtuple) ||
+			  later_trigger_exists(data)))
 	{
 		uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
 												   data->tg_relation);

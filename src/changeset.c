@@ -43,6 +43,7 @@ static int	ntargets = 0;
 static int	targets_capacity = 0;
 
 static bool any_done = false;
+static bool frozen = false;
 
 static uint16 find_target(CqrsNoteKind kind, Relation rel,
 						  const char *cqrs_id, const char *queue);
@@ -57,11 +58,38 @@ cqrs_changeset_is_empty(void)
 	return nnotes == 0;
 }
 
+bool
+cqrs_changeset_has_notes(Oid relid)
+{
+	CqrsWalk	walk;
+	const CqrsNote *note;
+
+	cqrs_changeset_walk(&walk);
+	while ((note = cqrs_changeset_next(&walk)) != NULL)
+	{
+		if (targets[note->target].relid == relid)
+			return true;
+	}
+	return false;
+}
+
+void
+cqrs_changeset_freeze(void)
+{
+	frozen = true;
+}
+
+void
+cqrs_changeset_thaw(void)
+{
+	frozen = false;
+}
+
 uint16
 cqrs_changeset_target(CqrsNoteKind kind, Relation rel)
 {
 	static int	last[2] = {0, 0};
-	int			i = last[kind];
+	int			i = frozen ? ntargets : last[kind];
 
 	/* Most changes follow one of the same table. */
 	if (i < ntargets && targets[i].kind == kind &&
@@ -146,6 +174,7 @@ cqrs_changeset_reset(void)
 	ntargets = 0;
 	targets_capacity = 0;
 	any_done = false;
+	frozen = false;
 }
 
 void
@@ -210,6 +239,13 @@ find_target(CqrsNoteKind kind, Relation rel, const char *cqrs_id,
 {
 	MemoryContext caller;
 	CqrsTarget *target;
+
+	if (frozen)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change table \"%s\" while messages are made",
+						RelationGetRelationName(rel)),
+				 errdetail("A function that gives meta data or correlation ids, or one that it calls, has changed the table.")));
 
 	/* From the end: what was used last is likely to be used again. */
 	for (int i = ntargets - 1; i >= 0; i--)

@@ -48,6 +48,16 @@ typedef struct CqrsNote
 
 extern bool cqrs_changeset_is_empty(void);
 
+/* Whether rows of a table have been noted and not been dealt with. */
+extern bool cqrs_changeset_has_notes(Oid relid);
+
+/*
+ * Between these two nothing may be noted: an attempt, by a function that a
+ * hook calls, is an error.  The end of the transaction allows it again.
+ */
+extern void cqrs_changeset_freeze(void);
+extern void cqrs_changeset_thaw(void);
+
 /* The target for changes of "rel" of that kind, made at its first use. */
 extern uint16 cqrs_changeset_target(CqrsNoteKind kind, Relation rel);
 

@@ -68,6 +68,7 @@ static void adopt_slots(void);
 static Charge *find_charge(Oid dboid);
 static Charge *add_charge(Oid dboid, bool probe);
 static long start_publishers(void);
+static bool is_probe(const Charge *charge);
 static bool is_running(Charge *charge);
 static long start_delay_ms(const Charge *charge, TimestampTz now);
 static bool start_publisher(Charge *charge);
@@ -288,7 +289,7 @@ start_publishers(void)
 	{
 		Charge	   *charge = lfirst(lc);
 
-		if (charge->probe && charge->worker != NULL && is_running(charge))
+		if (is_probe(charge) && is_running(charge))
 			nprobes++;
 	}
 
@@ -300,13 +301,15 @@ start_publishers(void)
 		if (is_running(charge))
 			continue;
 		delay_ms = start_delay_ms(charge, now);
-		if (delay_ms < 0 || (charge->probe && nprobes >= MAX_PROBES))
+		if (delay_ms < 0)
 			continue;
+		if (is_probe(charge) && nprobes >= MAX_PROBES)
+			delay_ms = RESTART_DELAY_MS;
 		if (delay_ms == 0)
 		{
 			if (start_publisher(charge))
 			{
-				nprobes += charge->probe ? 1 : 0;
+				nprobes += is_probe(charge) ? 1 : 0;
 				continue;
 			}
 			delay_ms = NO_WORKER_DELAY_MS;
@@ -315,6 +318,15 @@ start_publishers(void)
 			wait_ms = delay_ms;
 	}
 	return wait_ms;
+}
+
+/* Whether a database has not shown yet that it has the extension. */
+static bool
+is_probe(const Charge *charge)
+{
+	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
+
+	return charge->probe && (slot == NULL || !*(volatile bool *) &slot->wanted);
 }
 
 /* Whether a publisher runs, or is about to, in a database. */

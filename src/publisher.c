@@ -102,6 +102,7 @@ typedef struct Publisher
 	char		last_failure[CQRS_TRANSPORT_ERROR_BYTES];
 } Publisher;
 
+static void override_settings(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(Publisher *publisher);
 static void detach(int code, Datum arg);
@@ -140,8 +141,7 @@ cqrs_publisher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 
-	/* A crash sets the watermark back a little; waiting would cost more. */
-	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	override_settings();
 
 	publisher = MemoryContextAllocZero(TopMemoryContext, sizeof(Publisher));
 	publisher->transport = &cqrs_transport_amqp;
@@ -165,6 +165,27 @@ cqrs_publisher_main(Datum arg)
 
 	finish(publisher);
 	proc_exit(1);
+}
+
+/* What the defaults of the server or the database must not change. */
+static void
+override_settings(void)
+{
+	const char *settings[][2] = {
+		/* A crash sets the watermark back a little; waiting would cost more. */
+		{"synchronous_commit", "off"},
+		/* A commit that was counted has to be seen by the next snapshot. */
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"}
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_USERSET,
+						PGC_S_OVERRIDE);
 }
 
 /* Also ends whatever the transport is waiting for. */
@@ -314,6 +335,7 @@ reload_settings(Publisher *publisher)
 static void
 database_turn(Publisher *publisher)
 {
+	MemoryContext turn = CurrentMemoryContext;
 	bool		read = read_is_due(publisher);
 	bool		save = save_is_due(publisher);
 
@@ -343,6 +365,7 @@ database_turn(Publisher *publisher)
 
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(turn);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -461,6 +484,8 @@ open_connection(Publisher *publisher)
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
 	publisher->connection = publisher->transport->connect(&options, error);
 	pgstat_report_activity(STATE_IDLE, NULL);
+	/* The transport may have taken notice of the latch. */
+	publisher->look = true;
 	if (publisher->connection == NULL)
 	{
 		connection_failed(publisher, error);

@@ -37,6 +37,7 @@
 
 #include "capture.h"
 #include "catalog.h"
+#include "changeset.h"
 #include "compat.h"
 #include "guc.h"
 #include "hook.h"
@@ -54,7 +55,7 @@ PG_FUNCTION_INFO_V1(cqrs_unregister);
 PG_FUNCTION_INFO_V1(cqrs_alter);
 
 static void check_table(Relation rel);
-static void check_owner(Relation rel);
+static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
 static void add_missing_columns(Oid relid);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
@@ -64,6 +65,7 @@ static void execute(const char *command);
 static char *qualified_name(Oid relid);
 static void warn_if_unconfigured(void);
 static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
+static void refuse_own_changes(Relation rel);
 static void apply_option(CqrsMasterRow *row, const char *name,
 						 JsonbValue *value);
 static List *option_names(const char *name, JsonbValue *value);
@@ -88,9 +90,11 @@ cqrs_register(PG_FUNCTION_ARGS)
 				 errmsg("relation must not be null")));
 	relid = PG_GETARG_OID(0);
 
+	/* Before the lock, so that only the owner can make writers wait. */
+	check_owner(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
 	check_table(rel);
-	check_owner(rel);
+	check_owner(relid);
 
 	row.relid = relid;
 	row.cqrs_id = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(rel)) :
@@ -145,6 +149,7 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 	Relation	rel = lock_master(cqrs_id, &row);
 	Oid			relid = RelationGetRelid(rel);
 
+	refuse_own_changes(rel);
 	table_close(rel, NoLock);
 	cqrs_master_delete(cqrs_id);
 	CacheInvalidateRelcacheByRelid(relid);
@@ -182,8 +187,10 @@ cqrs_alter(PG_FUNCTION_ARGS)
 			apply_option(row, name, &value);
 	}
 
+	refuse_own_changes(rel);
 	check_definition(RelationGetRelid(rel), row);
 	cqrs_master_update(row);
+	cqrs_capture_begin_late(rel);
 	CacheInvalidateRelcache(rel);
 	table_close(rel, NoLock);
 	PG_RETURN_VOID();
@@ -255,12 +262,18 @@ check_table(Relation rel)
 				 errhint("Use a database with a known encoding.")));
 }
 
+/* System tables are for check_table() to refuse. */
 static void
-check_owner(Relation rel)
+check_owner(Oid relid)
 {
-	if (!cqrs_owns_relation(RelationGetRelid(rel), GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
-					   RelationGetRelationName(rel));
+	const char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (!cqrs_owns_relation(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
 }
 
 /* It becomes a routing key, in which "*" and "#" are for bindings only. */
@@ -397,15 +410,33 @@ static Relation
 lock_master(const char *cqrs_id, CqrsMasterRow **row)
 {
 	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
-	Relation	rel = table_open(relid, ShareRowExclusiveLock);
+	Relation	rel;
 
-	check_owner(rel);
+	check_owner(relid);
+	rel = table_open(relid, ShareRowExclusiveLock);
+	check_owner(relid);
 	*row = cqrs_master_read(cqrs_id, false);
 	if ((*row)->relid != relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("master \"%s\" was changed concurrently", cqrs_id)));
 	return rel;
+}
+
+/*
+ * Changes become messages when the transaction commits.  Those that were made
+ * under the old definition must not be sent, or dropped, under the new one.
+ */
+static void
+refuse_own_changes(Relation rel)
+{
+	if (!cqrs_changeset_has_notes(RelationGetRelid(rel)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot change masters of table \"%s\", because this transaction has changed rows of it",
+					RelationGetRelationName(rel)),
+			 errhint("Commit the changes first.")));
 }
 
 static void

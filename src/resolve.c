@@ -121,6 +121,7 @@ static bool end_resolver(Resolver *resolver);
 static void run_pass(Resolver *resolver, Pass pass);
 static bool any_keys_move(void);
 static bool use_target(Resolver *resolver, int index);
+static void check_file(Relation rel, const CqrsTarget *target);
 static void use_relation(Resolver *resolver, Relation rel);
 static void leave_relation(Resolver *resolver);
 static void resolve_note(Resolver *resolver, const CqrsNote *note);
@@ -154,6 +155,7 @@ cqrs_resolve_all(void)
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	resolver = begin_resolver();
+	cqrs_changeset_freeze();
 
 	if (any_keys_move())
 	{
@@ -163,6 +165,7 @@ cqrs_resolve_all(void)
 	else
 		run_pass(resolver, PASS_ALL);
 
+	cqrs_changeset_thaw();
 	PopActiveSnapshot();
 	return end_resolver(resolver);
 }
@@ -278,14 +281,21 @@ use_target(Resolver *resolver, int index)
 	if (resolver->rel == NULL || resolver->relation == NULL)
 		return false;
 
-	if (target->file != cqrs_relation_file(resolver->rel))
+	check_file(resolver->rel, target);
+	return resolver->pass != PASS_DELETES || target->keys_move;
+}
+
+/* Notes of a file that the table no longer has lead nowhere. */
+static void
+check_file(Relation rel, const CqrsTarget *target)
+{
+	if (target->file != cqrs_relation_file(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",
-						RelationGetRelationName(resolver->rel)),
+						RelationGetRelationName(rel)),
 				 errdetail("The rewrite by ALTER TABLE or CLUSTER has moved the changed rows."),
 				 errhint("Commit the changes before the table is rewritten, or rewrite it first.")));
-	return resolver->pass != PASS_DELETES || target->keys_move;
 }
 
 static void
@@ -466,9 +476,10 @@ truncate_notes(Resolver *resolver, Relation rel)
 		Fate		fate;
 
 		CHECK_FOR_INTERRUPTS();
-		if (target->relid != RelationGetRelid(rel) ||
-			target->file != cqrs_relation_file(rel) ||
-			target->kind == CQRS_RESENT || seen(resolver, &tid, false))
+		if (target->relid != RelationGetRelid(rel))
+			continue;
+		check_file(rel, target);
+		if (target->kind == CQRS_RESENT || seen(resolver, &tid, false))
 			continue;
 
 		caller = MemoryContextSwitchTo(resolver->row_context);

@@ -58,7 +58,7 @@ typedef struct Dump
 	Relation	rel;
 	CqrsMaster *master;
 	CqrsRow		row;
-	Portal		portal;
+	char	   *portal;			/* its name: it can be closed by others */
 	text	   *lines[FETCH_ROWS];	/* read ahead */
 	int			nlines;
 	int			next;
@@ -72,7 +72,7 @@ static void filter_error(void *arg);
 static void check_may_sync(Relation rel);
 static char *ctid_query(Relation rel, const char *filter);
 static char *qualified_name(Relation rel);
-static Portal open_cursor(const char *query);
+static Portal open_cursor(const char *name, const char *query);
 static bool find_row(Relation rel, const CqrsRelation *relation,
 					 HeapTuple tuple, ItemPointer tid);
 static void begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context);
@@ -114,7 +114,7 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 		target = cqrs_changeset_resent_target(rel, cqrs_id, queue);
 		cqrs_capture_keep_snapshot();
 		SPI_connect();
-		portal = open_cursor(ctid_query(rel, filter));
+		portal = open_cursor(NULL, ctid_query(rel, filter));
 		for (;;)
 		{
 			SPI_cursor_fetch(portal, true, FETCH_ROWS);
@@ -324,9 +324,9 @@ qualified_name(Relation rel)
 
 /* The cursor sees what the calling query sees, and is closed by its owner. */
 static Portal
-open_cursor(const char *query)
+open_cursor(const char *name, const char *query)
 {
-	return SPI_cursor_open_with_args(NULL, query, 0, NULL, NULL, NULL, true,
+	return SPI_cursor_open_with_args(name, query, 0, NULL, NULL, NULL, true,
 									 CURSOR_OPT_NO_SCROLL);
 }
 
@@ -375,6 +375,7 @@ begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context)
 	Dump	   *dump = palloc0(sizeof(Dump));
 	CqrsRelation *relation;
 	char	   *name;
+	static uint32 ndumps = 0;
 
 	dump->master = cqrs_catalog_master(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 									   &relation);
@@ -389,9 +390,11 @@ begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context)
 
 	/* The cast keeps the row whole, with its dropped columns. */
 	name = qualified_name(dump->rel);
+	dump->portal = psprintf("cqrs dump %u", ++ndumps);
 	SPI_connect();
-	dump->portal = open_cursor(psprintf("SELECT (r.*)::%s FROM ONLY %s AS r",
-										name, name));
+	(void) open_cursor(dump->portal,
+					   psprintf("SELECT (r.*)::%s FROM ONLY %s AS r", name,
+								name));
 	SPI_finish();
 
 	/* Also when the caller stops before the end. */
@@ -406,13 +409,19 @@ static bool
 fetch_lines(Dump *dump)
 {
 	int			guc_level = cqrs_serialize_pin_settings();
+	Portal		portal;
 
 	MemoryContextReset(dump->lines_context);
 	dump->next = 0;
 	dump->nlines = 0;
 
 	SPI_connect();
-	SPI_cursor_fetch(dump->portal, true, FETCH_ROWS);
+	portal = SPI_cursor_find(dump->portal);
+	if (portal == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_CURSOR_STATE),
+				 errmsg("cursor of cqrs_bulk_dump() was closed")));
+	SPI_cursor_fetch(portal, true, FETCH_ROWS);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
@@ -455,6 +464,9 @@ end_dump(Datum arg)
 {
 	Dump	   *dump = (Dump *) DatumGetPointer(arg);
 
-	SPI_cursor_close(dump->portal);
+	Portal		portal = SPI_cursor_find(dump->portal);
+
+	if (portal != NULL)
+		SPI_cursor_close(portal);
 	table_close(dump->rel, AccessShareLock);
 }

@@ -38,6 +38,7 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "transport.h"
@@ -120,7 +121,8 @@ amqp_connect_broker(const CqrsConnectOptions *options, char *error)
 		return NULL;
 	}
 
-	connection = palloc0(sizeof(CqrsConnection));
+	connection = MemoryContextAllocZero(TopMemoryContext,
+										sizeof(CqrsConnection));
 	connection->state = amqp_new_connection();
 	socket = connection->state != NULL ?
 		amqp_tcp_socket_new(connection->state) : NULL;
@@ -136,6 +138,9 @@ amqp_connect_broker(const CqrsConnectOptions *options, char *error)
 	}
 	amqp_tcp_socket_set_sockfd(socket, fd);
 	active_socket = fd;
+	/* A signal that came before this line has found no socket. */
+	if (ShutdownRequestPending)
+		amqp_interrupt();
 
 	if (!log_in(connection, &url, options, error) ||
 		!open_channel(connection, options->exchange, error))

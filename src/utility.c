@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
@@ -25,6 +26,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "shared.h"
@@ -32,6 +34,7 @@
 
 static ProcessUtility_hook_type previous_hook;
 static bool wake_at_commit = false;
+static bool rescan_at_commit = false;
 
 static void process_utility(PlannedStmt *statement, const char *query,
 							bool read_only_tree,
@@ -40,7 +43,8 @@ static void process_utility(PlannedStmt *statement, const char *query,
 							DestReceiver *dest, QueryCompletion *completion);
 static void before_utility(Node *parsetree);
 static void after_utility(Node *parsetree);
-static void vacate_database(const char *name, bool need_owner);
+static void vacate_database(const char *name);
+static void vacate_template(const char *name);
 static const char *template_database(const CreatedbStmt *create);
 static void at_transaction_end(XactEvent event, void *arg);
 
@@ -55,6 +59,8 @@ cqrs_utility_init(void)
 void
 cqrs_utility_wake_at_commit(void)
 {
+	/* Taking a slot can fail, and must not once the transaction is committed. */
+	(void) cqrs_shared_my_slot();
 	wake_at_commit = true;
 }
 
@@ -82,18 +88,17 @@ before_utility(Node *parsetree)
 	switch (nodeTag(parsetree))
 	{
 		case T_DropdbStmt:
-			vacate_database(castNode(DropdbStmt, parsetree)->dbname, true);
+			vacate_database(castNode(DropdbStmt, parsetree)->dbname);
 			break;
 
 		case T_CreatedbStmt:
 			if (have_createdb_privilege())
-				vacate_database(template_database(castNode(CreatedbStmt, parsetree)),
-								false);
+				vacate_template(template_database(castNode(CreatedbStmt, parsetree)));
 			break;
 
 		case T_RenameStmt:
 			if (castNode(RenameStmt, parsetree)->renameType == OBJECT_DATABASE)
-				vacate_database(castNode(RenameStmt, parsetree)->subname, true);
+				vacate_database(castNode(RenameStmt, parsetree)->subname);
 			break;
 
 		case T_AlterDatabaseStmt:
@@ -104,7 +109,7 @@ before_utility(Node *parsetree)
 				foreach(lc, alter->options)
 				{
 					if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
-						vacate_database(alter->dbname, true);
+						vacate_database(alter->dbname);
 				}
 				break;
 			}
@@ -127,13 +132,13 @@ after_utility(Node *parsetree)
 
 		case T_DropdbStmt:
 		case T_CreatedbStmt:
-			cqrs_shared_wake_launcher(true);
+			rescan_at_commit = true;
 			break;
 
 		case T_DropStmt:
 			if (castNode(DropStmt, parsetree)->removeType == OBJECT_EXTENSION &&
 				cqrs_shared_slot(MyDatabaseId, false) != NULL)
-				wake_at_commit = true;
+				cqrs_utility_wake_at_commit();
 			break;
 
 		default:
@@ -141,14 +146,37 @@ after_utility(Node *parsetree)
 	}
 }
 
+/* For commands that only the owner may run. */
 static void
-vacate_database(const char *name, bool need_owner)
+vacate_database(const char *name)
 {
-	Oid			dboid = name != NULL ? get_database_oid(name, true) : InvalidOid;
+	Oid			dboid = get_database_oid(name, true);
 
 	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
-		(!need_owner || cqrs_owns_database(dboid, GetUserId())))
+		cqrs_owns_database(dboid, GetUserId()))
 		cqrs_shared_vacate(dboid);
+}
+
+/* Who may create databases may copy his own ones, and those marked for it. */
+static void
+vacate_template(const char *name)
+{
+	Oid			dboid = get_database_oid(name, true);
+	HeapTuple	tuple;
+	bool		is_template = false;
+
+	if (!OidIsValid(dboid))
+		return;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
+	if (HeapTupleIsValid(tuple))
+	{
+		is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	if (is_template)
+		cqrs_shared_vacate(dboid);
+	else
+		vacate_database(name);
 }
 
 static const char *
@@ -174,5 +202,8 @@ at_transaction_end(XactEvent event, void *arg)
 		return;
 	if (wake_at_commit && event == XACT_EVENT_COMMIT)
 		cqrs_shared_want_publisher();
+	if (rescan_at_commit && event == XACT_EVENT_COMMIT)
+		cqrs_shared_wake_launcher(true);
 	wake_at_commit = false;
+	rescan_at_commit = false;
 }

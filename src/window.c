@@ -102,15 +102,12 @@ cqrs_window_sent(CqrsWindow *window)
 int
 cqrs_window_confirm(CqrsWindow *window, uint64 tag, bool multiple)
 {
-	uint64		last = window->base + tag - 1;
-	uint64		first = multiple ? window->head : last;
+	/* AMQP 0-9-1: tag 0 with "multiple" means all. */
+	uint64		end = tag == 0 ? window->sent : window->base + tag;
+	uint64		first = multiple || tag == 0 ? window->head : end - 1;
 	int			nconfirmed = 0;
 
-	/* RabbitMQ: tag 0 with "multiple" means all. */
-	if (tag == 0)
-		last = window->sent - 1;
-
-	for (uint64 i = Max(first, window->head); i <= last && i < window->sent; i++)
+	for (uint64 i = Max(first, window->head); i < Min(end, window->sent); i++)
 	{
 		if (!ITEM(window, i)->confirmed)
 			nconfirmed++;

@@ -1,0 +1,55 @@
+-- Settings: what is accepted, and who sees the URL with its password.
+\pset format unaligned
+\pset tuples_only on
+ALTER SYSTEM SET cqrs.url = 'http://u:secret@h/';
+ALTER SYSTEM SET cqrs.url = 'amqps://u:secret@h/';
+ALTER SYSTEM SET cqrs.url = 'u:secret@h';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:sec ret@h/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/?heartbeat=1';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/#x';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:0/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:65536/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:port/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret%zz@h/';
+DO $$
+BEGIN
+	PERFORM set_config('cqrs.url', 'amqp://u:secret@h/', false);
+EXCEPTION WHEN OTHERS THEN
+	RAISE INFO '% %', SQLSTATE, SQLERRM;
+END
+$$;
+SHOW cqrs.url;
+SELECT count(*) FROM pg_settings WHERE name = 'cqrs.url';
+SELECT count(*) FROM pg_file_settings WHERE name = 'cqrs.url';
+CREATE ROLE regress_other;
+CREATE ROLE regress_reader IN ROLE pg_read_all_settings;
+SET ROLE regress_other;
+SHOW cqrs.url;
+SELECT current_setting('cqrs.url');
+SELECT count(*) FROM pg_settings WHERE name = 'cqrs.url';
+SET ROLE regress_reader;
+SHOW cqrs.url;
+RESET ROLE;
+
+-- The others.
+SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
+	WHERE name LIKE 'cqrs.%' ORDER BY name COLLATE "C";
+ALTER SYSTEM SET cqrs.exchange = '';
+SELECT test_error('ALTER SYSTEM SET cqrs.message_ttl = -1');
+ALTER SYSTEM SET cqrs.message_ttl = -1;
+ALTER SYSTEM SET cqrs.confirm_window = 0;
+ALTER SYSTEM SET cqrs.confirm_window_size = '1kB';
+ALTER SYSTEM SET cqrs.heartbeat = '2h';
+ALTER SYSTEM SET cqrs.connect_timeout = 1;
+ALTER SYSTEM SET cqrs.reconnect_delay = 0;
+SET cqrs.nope = 1;
+SET cqrs.max_databases = 2;
+SET ROLE regress_other;
+SET cqrs.produce = off;
+SET cqrs.meta_function = 'a.b';
+SET cqrs.correlation_function = 'a.b';
+SET cqrs.correlation_id = 'anybody may';
+SHOW cqrs.correlation_id;
+RESET ROLE;
+RESET cqrs.correlation_id;
+DROP ROLE regress_other, regress_reader;
