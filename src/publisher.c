@@ -43,7 +43,6 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -66,6 +65,8 @@
 #define SEND_TURN			200
 /* The watermark is saved this often while messages flow. */
 #define SAVE_INTERVAL_MS	200
+/* A publisher that shall end waits this long for confirms. */
+#define FINISH_MS			1000
 /* Segments are looked at this often. */
 #define RECYCLE_INTERVAL_MS 1000
 /* Holes are looked into this often when nothing else happens. */
@@ -179,7 +180,8 @@ override_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
+		/* Who waits for a lock does not see the request to shut down. */
+		{"lock_timeout", "1s"},
 		{"idle_in_transaction_session_timeout", "0"}
 	};
 
@@ -188,7 +190,10 @@ override_settings(void)
 						PGC_S_OVERRIDE);
 }
 
-/* Also ends whatever the transport is waiting for. */
+/*
+ * Also ends what the transport is waiting for.  No die(): with it, the process
+ * would end at the next check for interrupts, without finish().
+ */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
@@ -196,7 +201,7 @@ handle_sigterm(SIGNAL_ARGS)
 
 	ShutdownRequestPending = true;
 	cqrs_transport_amqp.interrupt();
-	die(postgres_signal_arg);
+	SetLatch(MyLatch);
 	errno = save_errno;
 }
 
@@ -297,21 +302,38 @@ run(Publisher *publisher)
 	}
 }
 
-/* Save what is known to be confirmed, so that less is sent twice. */
+/*
+ * Wait a little for the confirms of what has been sent, and save what is
+ * confirmed: so that an orderly end does not make messages be sent twice.
+ */
 static void
 finish(Publisher *publisher)
 {
-	HOLD_INTERRUPTS();
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   FINISH_MS);
+
+	receive_turn(publisher);
+	while (publisher->connection != NULL && until_ms(deadline) > 0 &&
+		   cqrs_window_unconfirmed(publisher->window) > 0)
+	{
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_SOCKET_READABLE | WL_TIMEOUT |
+								 WL_EXIT_ON_PM_DEATH,
+								 publisher->transport->socket(publisher->connection),
+								 until_ms(deadline), PG_WAIT_EXTENSION);
+		receive_turn(publisher);
+	}
+
 	if (cqrs_reader_watermark(publisher->reader, publisher->window) !=
 		publisher->saved_watermark)
 	{
 		StartTransactionCommand();
-		save_watermark(publisher);
+		cqrs_outbox_set_watermark(cqrs_reader_watermark(publisher->reader,
+														publisher->window));
 		CommitTransactionCommand();
 	}
 	if (publisher->connection != NULL)
 		close_connection(publisher, false);
-	RESUME_INTERRUPTS();
 }
 
 static void

@@ -98,8 +98,8 @@ typedef struct CqrsTransport
 	void		(*close) (CqrsConnection *connection, bool politely);
 
 	/*
-	 * Make whatever of the above waits fail soon.  For a signal handler; does
-	 * nothing when nothing waits, but then the connection is lost.
+	 * Make whatever of the above waits fail soon; what does not wait goes on.
+	 * For the handler of the signal that sets ShutdownRequestPending.
 	 */
 	void		(*interrupt) (void);
 } CqrsTransport;

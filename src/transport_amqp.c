@@ -31,6 +31,8 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -56,8 +58,12 @@ struct CqrsConnection
 	char		return_key[256];	/* its routing key */
 };
 
-/* The socket in use, for interrupt(); -1 when there is none. */
-static volatile int active_socket = -1;
+/* Larger bodies may wait even for a socket that can be written to. */
+#define SMALL_BODY_BYTES	16384
+
+/* For interrupt(): the socket in use, and whether it may be waited for. */
+static volatile sig_atomic_t active_socket = -1;
+static volatile sig_atomic_t waiting = false;
 
 static CqrsConnection *amqp_connect_broker(const CqrsConnectOptions *options,
 										   char *error);
@@ -68,6 +74,8 @@ static void amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 static pgsocket amqp_socket(CqrsConnection *connection);
 static void amqp_close(CqrsConnection *connection, bool politely);
 static void amqp_interrupt(void);
+static void begin_waiting(void);
+static bool can_write(void);
 static int	open_socket(const CqrsUrl *url, const CqrsConnectOptions *options,
 						char *error);
 static int	connect_address(const struct addrinfo *address, int timeout_ms,
@@ -138,16 +146,15 @@ amqp_connect_broker(const CqrsConnectOptions *options, char *error)
 	}
 	amqp_tcp_socket_set_sockfd(socket, fd);
 	active_socket = fd;
-	/* A signal that came before this line has found no socket. */
-	if (ShutdownRequestPending)
-		amqp_interrupt();
 
+	begin_waiting();
 	if (!log_in(connection, &url, options, error) ||
 		!open_channel(connection, options->exchange, error))
 	{
 		amqp_close(connection, false);
 		connection = NULL;
 	}
+	waiting = false;
 	explicit_bzero(buffer, strlen(options->url));
 	pfree(buffer);
 	return connection;
@@ -176,10 +183,13 @@ amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope,
 	body.bytes = unconstify(char *, envelope->body);
 	body.len = envelope->body_length;
 
+	if (envelope->body_length > SMALL_BODY_BYTES || !can_write())
+		begin_waiting();
 	status = amqp_basic_publish(connection->state, CHANNEL,
 								amqp_cstring_bytes(envelope->exchange),
 								amqp_cstring_bytes(envelope->routing_key),
 								1, 0, &properties, body);
+	waiting = false;
 	if (status == AMQP_STATUS_OK)
 		return true;
 	snprintf(error, CQRS_TRANSPORT_ERROR_BYTES, "could not send: %s",
@@ -225,8 +235,12 @@ static void
 amqp_close(CqrsConnection *connection, bool politely)
 {
 	if (politely)
+	{
+		begin_waiting();
 		(void) amqp_connection_close(connection->state, AMQP_REPLY_SUCCESS);
+	}
 	active_socket = -1;
+	waiting = false;
 	(void) amqp_destroy_connection(connection->state);
 	pfree(connection);
 }
@@ -236,8 +250,28 @@ amqp_interrupt(void)
 {
 	int			fd = active_socket;
 
-	if (fd >= 0)
+	if (waiting && fd >= 0)
 		(void) shutdown(fd, SHUT_RDWR);
+}
+
+/* From here on interrupt() has an effect, also if it was called before. */
+static void
+begin_waiting(void)
+{
+	waiting = true;
+	if (ShutdownRequestPending)
+		amqp_interrupt();
+}
+
+/* Whether a small message can be sent without waiting. */
+static bool
+can_write(void)
+{
+	struct pollfd entry = {0};
+
+	entry.fd = active_socket;
+	entry.events = POLLOUT;
+	return poll(&entry, 1, 0) == 1;
 }
 
 /* A connected, nonblocking socket, or -1. */
