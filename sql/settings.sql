@@ -35,7 +35,6 @@ RESET ROLE;
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
 	WHERE name LIKE 'cqrs.%' ORDER BY name COLLATE "C";
 ALTER SYSTEM SET cqrs.exchange = '';
-SELECT test_error('ALTER SYSTEM SET cqrs.message_ttl = -1');
 ALTER SYSTEM SET cqrs.message_ttl = -1;
 ALTER SYSTEM SET cqrs.confirm_window = 0;
 ALTER SYSTEM SET cqrs.confirm_window_size = '1kB';
@@ -52,4 +51,32 @@ SET cqrs.correlation_id = 'anybody may';
 SHOW cqrs.correlation_id;
 RESET ROLE;
 RESET cqrs.correlation_id;
+
+-- A URL that is set: whole for superusers, masked for readers of settings.
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@127.0.0.1:1/v';
+SELECT pg_reload_conf();
+CREATE EXTENSION dblink;
+DO $$
+DECLARE
+	url text := '';
+BEGIN
+	WHILE url = '' LOOP
+		PERFORM pg_sleep(0.01);
+		SELECT v INTO url FROM dblink(format('host=%s port=%s dbname=%s',
+			split_part(current_setting('unix_socket_directories'), ',', 1),
+			current_setting('port'), current_database()), 'SHOW cqrs.url') AS (v text);
+	END LOOP;
+END
+$$;
+DROP EXTENSION dblink;
+\c
+SHOW cqrs.url;
+SELECT count(*) FROM pg_settings WHERE name = 'cqrs.url' OR setting LIKE '%secret%';
+SET ROLE regress_reader;
+SHOW cqrs.url;
+SET ROLE regress_other;
+SHOW cqrs.url;
+RESET ROLE;
+ALTER SYSTEM RESET cqrs.url;
+SELECT pg_reload_conf();
 DROP ROLE regress_other, regress_reader;

@@ -110,6 +110,17 @@ sub wait_for_progress
 	return;
 }
 
+# Freezes the broker and waits until a lot is sent and not confirmed, so that a
+# crash hits a full window.
+sub fill_window
+{
+	$broker->suspend;
+	$node->poll_query_until('postgres',
+		'SELECT published - confirmed >= 500 FROM cqrs.stats')
+	  or BAIL_OUT('the window did not fill');
+	return;
+}
+
 # Everything that was confirmed has arrived when this message has.
 sub wait_for_mark
 {
@@ -208,7 +219,9 @@ sub check
 # The publisher.  The server then ends all sessions.
 start_load();
 my $pid = $node->safe_psql('postgres', 'SELECT pid FROM cqrs.stats');
+fill_window();
 is(kill('KILL', $pid), 1, 'publisher killed');
+$broker->resume;
 $node->poll_query_until('postgres',
 	"SELECT state = 'publishing' AND pid <> $pid FROM cqrs.stats")
   or BAIL_OUT('the publisher did not come back');
@@ -218,7 +231,9 @@ check('after a crash of the publisher');
 
 # The server.
 start_load();
+fill_window();
 $node->stop('immediate');
+$broker->resume;
 $node->start;
 wait_for_progress();
 stop_load();
@@ -226,6 +241,7 @@ check('after a crash of the server');
 
 # The broker.
 start_load();
+fill_window();
 $broker->kill9;
 $broker->start;
 wait_for_progress();
@@ -234,6 +250,7 @@ check('after a crash of the broker');
 
 my @messages = stop_consumer($consumer);
 my %ids      = map { $_->{properties}{message_id} => 1 } @messages;
+cmp_ok(@messages - keys %ids, '>', 0, 'some messages came again');
 note sprintf '%d messages, %d repetitions', scalar(@messages),
   @messages - keys %ids;
 $node->stop;

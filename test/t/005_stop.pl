@@ -60,6 +60,18 @@ sub restart_node
 	return;
 }
 
+# The keys of the messages in the queue.  Large ones take their time to decode.
+sub arrived_keys
+{
+	my $consume = $ENV{CQRS_CONSUME} or BAIL_OUT('CQRS_CONSUME is not set');
+	my ($messages, $errors);
+
+	IPC::Run::run(
+		[ $consume, '--url', $broker->url, '--queue', 'replica', '--drain' ],
+		'>', \$messages, '2>', \$errors) or BAIL_OUT($errors);
+	return $messages =~ /"instance_pk":(\d+),/g;
+}
+
 # Whether the socket of a process to the broker takes no more data: then its
 # queue of unsent bytes is not empty and does not change.
 sub send_waits
@@ -86,15 +98,15 @@ restart_node('idle');
 $node->start;
 wait_for_state($node, 'publishing');
 $node->safe_psql('postgres',
-	q{INSERT INTO blob (data) SELECT 'x' FROM generate_series(1, 30000)});
+	q{INSERT INTO blob (data) SELECT 'x' FROM generate_series(1, 20000)});
 wait_until('confirmed > 0 AND pending > 0');
 restart_node('publishing');
 
 $node->start;
 wait_published($node);
 my %seen;
-$seen{ $_->{body}{instance_pk} } = 1 foreach drain_queue($broker, 'replica');
-is(scalar(keys %seen), 30000, 'nothing was lost by the stop');
+$seen{$_} = 1 foreach arrived_keys();
+is(scalar(keys %seen), 20000, 'nothing was lost by the stop');
 
 # Frozen while publishing: the window is full.
 my $base =
@@ -149,15 +161,14 @@ insert(40, 1_000_000);
 wait_for_state($node, 'blocked');
 restart_node('blocked by a memory alarm, with large messages');
 $node->start;
-insert(1, 10);
-wait_for_state($node, 'blocked');
+wait_until('published > 0');
 $broker->ctl('set_vm_memory_high_watermark', '0.4');
 wait_published($node);
 wait_for_state($node, 'publishing');
 my $rows = $node->safe_psql('postgres', 'SELECT max(id) FROM blob');
 %seen = ();
-$seen{ $_->{body}{instance_pk} } = 1 foreach drain_queue($broker, 'replica');
-is( join(',', grep { !$seen{$_} } $rows - 60 .. $rows),
+$seen{$_} = 1 foreach arrived_keys();
+is( join(',', grep { !$seen{$_} } $rows - 59 .. $rows),
 	'', 'everything arrives after the alarm');
 
 # No broker.

@@ -1,0 +1,203 @@
+# Publishers come and go with their databases, and come back when they end.
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $broker = RabbitMQ->new('launcher');
+$broker->start;
+my $node = new_master('launcher', $broker,
+	init => [ allows_streaming => 1 ]);
+
+my $SETUP = q{
+	CREATE TABLE author (id int PRIMARY KEY, name text);
+	SELECT cqrs_register('author')};
+
+# Runs a query of the database postgres.
+sub query
+{
+	my ($sql) = @_;
+	return $node->safe_psql('postgres', $sql);
+}
+
+sub pid_of
+{
+	my ($type, $database) = @_;
+	return query(
+		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'cqrs $type'"
+		  . ($database ? " AND datname = '$database'" : ''));
+}
+
+# Waits until so many publishers run in a database.
+sub wait_for_publishers
+{
+	my ($database, $count) = @_;
+
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = $count FROM pg_stat_activity
+		WHERE backend_type = 'cqrs publisher' AND datname = '$database'")
+	  or BAIL_OUT("not $count publishers in database $database");
+	return;
+}
+
+# Writes a row and returns what arrives.
+my $key = 0;
+
+sub publish
+{
+	my ($database) = @_;
+
+	$key++;
+	$node->safe_psql($database, "INSERT INTO author VALUES ($key, '$database')");
+	wait_published($node, $database);
+	return join ' ', map { $_->{body}{instance_data}{name} }
+	  drain_queue($broker, 'replica');
+}
+
+query($SETUP);
+declare_queue($broker, 'replica', 'author');
+is(publish('postgres'), 'postgres', 'publishes');
+
+# Processes that are terminated.
+foreach my $type ('publisher', 'launcher')
+{
+	my $pid   = pid_of($type);
+	my $start = time;
+
+	query("SELECT pg_terminate_backend($pid)");
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE backend_type = 'cqrs $type' AND pid <> $pid")
+	  or BAIL_OUT("the $type did not come back");
+	cmp_ok(time - $start, '<', 5, "the $type comes back");
+	is(publish('postgres'), 'postgres', 'publishing goes on');
+}
+my $pid = pid_of('publisher');
+query("SELECT pg_terminate_backend($pid)");
+wait_for_publishers('postgres', 1);
+isnt(pid_of('publisher'), $pid, 'a new launcher looks after publishers, too');
+
+# The extension goes and comes.
+query('DROP EXTENSION cqrs CASCADE; DROP TABLE author');
+wait_for_publishers('postgres', 0);
+query('CREATE EXTENSION cqrs');
+wait_for_publishers('postgres', 1);
+query($SETUP);
+is(publish('postgres'), 'postgres', 'DROP and CREATE EXTENSION');
+
+# A transaction that drops it and changes its mind.
+query('BEGIN; DROP EXTENSION cqrs CASCADE; ROLLBACK');
+is(publish('postgres'), 'postgres', 'DROP EXTENSION rolled back');
+
+# A second database.
+query('CREATE DATABASE x');
+$node->safe_psql('x', 'CREATE EXTENSION cqrs');
+$node->safe_psql('x', $SETUP);
+wait_for_publishers('x', 1);
+is(publish('x'),        'x',        'a second database');
+is(publish('postgres'), 'postgres', 'and the first');
+
+# As a template: the copy has the extension, and a publisher of its own.
+my ($status, undef, $stderr) =
+  $node->psql('postgres', 'CREATE DATABASE y TEMPLATE x');
+is($status, 0, 'CREATE DATABASE with a template that has a publisher')
+  or diag $stderr;
+wait_for_publishers('y', 1);
+$node->safe_psql('y', 'DELETE FROM author');
+wait_published($node, 'y');
+drain_queue($broker, 'replica');
+is(publish('y'), 'y', 'the copy publishes');
+
+# Renaming and dropping.
+($status, undef, $stderr) =
+  $node->psql('postgres', 'ALTER DATABASE y RENAME TO z');
+is($status, 0, 'ALTER DATABASE RENAME with a publisher') or diag $stderr;
+wait_for_publishers('z', 1);
+is(publish('z'), 'z', 'the renamed database publishes');
+
+my $slowest = 0;
+foreach my $i (1 .. 5)
+{
+	query('CREATE DATABASE w');
+	$node->safe_psql('w', 'CREATE EXTENSION cqrs');
+	$node->safe_psql('w', $SETUP);
+	wait_for_publishers('w', 1);
+	publish('w');
+	my $start = time;
+	($status, undef, $stderr) = $node->psql('postgres', 'DROP DATABASE w');
+	is($status, 0, 'DROP DATABASE with a publisher') or diag $stderr;
+	$slowest = time - $start if time - $start > $slowest;
+}
+cmp_ok($slowest, '<', 3, 'without delay');
+query("DROP DATABASE $_") foreach qw(x z);
+is( query(
+		q{SELECT count(*) FROM pg_stat_activity
+		WHERE backend_type = 'cqrs publisher'}),
+	1,
+	'no publisher is left over');
+
+# A backlog is drained after a restart without any traffic.
+query('SELECT cqrs_pause()');
+wait_for_state($node, 'paused');
+query(q{INSERT INTO author SELECT i, 'backlog'
+	FROM generate_series(1001, 1500) i});
+query('UPDATE cqrs.publisher SET paused = false');
+$node->restart;
+wait_published($node);
+is(scalar(drain_queue($broker, 'replica')),
+	500, 'a restart drains the backlog');
+
+# No room for a worker.  PostgreSQL's own launchers take one of them.
+my $offset = -s $node->logfile;
+query('ALTER SYSTEM SET max_worker_processes = 2');
+$node->restart;
+ok( RabbitMQ->poll_until(
+		sub {
+			slurp_file($node->logfile, $offset) =~
+			  /WARNING:  no background worker is free for a cqrs publisher/;
+		},
+		30),
+	'a warning when there is no room for a publisher');
+query(q{INSERT INTO author VALUES (2000, 'waits')});
+is(query('SELECT state, pending FROM cqrs.stats'),
+	'stopped|1', 'changes commit and wait');
+query('ALTER SYSTEM RESET max_worker_processes');
+$node->restart;
+wait_published($node);
+is(scalar(drain_queue($broker, 'replica')), 1, 'and are published later');
+
+# A standby does not publish; it does after its promotion.
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+query('SELECT cqrs_pause()');
+wait_for_state($node, 'paused');
+query(q{INSERT INTO author VALUES (3000, 'replicated')});
+query('UPDATE cqrs.publisher SET paused = false');
+$node->wait_for_catchup($standby, 'replay',
+	query('SELECT pg_current_wal_insert_lsn()'));
+is( $standby->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM pg_stat_activity
+		WHERE backend_type LIKE 'cqrs%'}),
+	0,
+	'nothing publishes on a standby');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM cqrs.outbox'),
+	1, 'the outbox is replicated');
+$node->stop('immediate');
+$standby->promote;
+wait_published($standby);
+is( join(' ',
+		map { $_->{body}{instance_data}{name} }
+		  drain_queue($broker, 'replica')),
+	'replicated',
+	'the promoted standby publishes what was pending');
+$standby->stop;
+
+done_testing();
