@@ -78,11 +78,11 @@ like(
 my @expires = $save->{body}{expires} =~ $expires;
 my $published_at =
   timegm(@expires[ 5, 4, 3, 2 ], $expires[1] - 1, $expires[0]) - 86400;
-cmp_ok($published_at, '>=', int($psql_before), 'expires a day after publishing');
-cmp_ok($published_at, '<=', time,              'expires not later than that');
+cmp_ok($published_at, '>=', int($psql_before),
+	'expires a day after publishing');
+cmp_ok($published_at, '<=', time, 'expires not later than that');
 
-my ($update) =
-  published(1, q{UPDATE author SET name = 'Grace' WHERE id = 1});
+my ($update) = published(1, q{UPDATE author SET name = 'Grace' WHERE id = 1});
 is($update->{body}{signal_type},                  'SAVE',  'signal');
 is($update->{body}{instance_data}{cqrs_revision}, 1,       'revision');
 is($update->{body}{instance_data}{name},          'Grace', 'new value');
@@ -93,11 +93,15 @@ ok(!exists $update->{properties}{correlation_id},
 my ($tracked) = published(1, q{INSERT INTO book VALUES ('x1', 'Notes')});
 is($tracked->{routing_key},       'tome', 'routing key of a named master');
 is($tracked->{body}{instance_pk}, 'x1',   'text as a key');
-is_deeply($tracked->{body}{previous_data},
-	{ title => undef }, 'previous data of an insert');
+is_deeply(
+	$tracked->{body}{previous_data},
+	{ title => undef },
+	'previous data of an insert');
 ($tracked) = published(1, q{UPDATE book SET title = 'More'});
-is_deeply($tracked->{body}{previous_data},
-	{ title => 'Notes' }, 'previous data of an update');
+is_deeply(
+	$tracked->{body}{previous_data},
+	{ title => 'Notes' },
+	'previous data of an update');
 
 my ($broadcast, $direct) = published(
 	2, q{
@@ -190,8 +194,9 @@ is( $node->safe_psql(
 	'messages without a queue are counted as returned');
 my $log = slurp_file($node->logfile, $offset);
 is( scalar(
-		() = $log =~
-		  /no queue is bound for messages with routing key "nobody"/g),
+		() =
+		  $log =~ /no queue is bound for messages with routing key "nobody"/g
+	),
 	1,
 	'and logged once');
 
@@ -199,7 +204,7 @@ is( scalar(
 $node->safe_psql('postgres', 'SELECT cqrs_pause()');
 wait_for_state($node, 'paused');
 $node->safe_psql('postgres', q{INSERT INTO book VALUES ('paused', 'x')});
-is( $node->safe_psql('postgres', 'SELECT state, pending FROM cqrs.stats'),
+is($node->safe_psql('postgres', 'SELECT state, pending FROM cqrs.stats'),
 	'paused|1', 'while paused, messages wait');
 is( $node->safe_psql(
 		'postgres',
@@ -232,7 +237,9 @@ $plain->start;
 my ($status, undef, $stderr) =
   $plain->psql('postgres', 'CREATE EXTENSION cqrs');
 isnt($status, 0, 'CREATE EXTENSION fails without the preload');
-like($stderr, qr/ERROR:.*shared_preload_libraries/s,
+like(
+	$stderr,
+	qr/ERROR:.*shared_preload_libraries/s,
 	'and says what to preload');
 $plain->stop;
 

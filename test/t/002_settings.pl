@@ -12,6 +12,7 @@ my $SECRET = 'hunter2-secret';
 my $broker = RabbitMQ->new('settings');
 $broker->start;
 my $address = '127.0.0.1:' . $broker->port;
+$broker->ctl('await_startup');
 $broker->ctl('add_user', 'app', $SECRET);
 $broker->ctl('set_permissions', 'app', '.*', '.*', '.*');
 declare_queue($broker, 'replica', 'author');
@@ -80,7 +81,7 @@ is(scalar(() = $log =~ /403 ACCESS_REFUSED/g),
 # The right one: everything is published without a restart.
 set(url => "amqp://app:$SECRET\@$address");
 wait_published($node);
-is(stats('state, pending'), 'publishing|0', 'drains with the right URL');
+is(stats('state, pending'), 'publishing|0',    'drains with the right URL');
 is(scalar(drain_queue($broker, 'replica')), 1, 'the message has arrived');
 
 # An invalid URL is refused, by a command and in the file.
@@ -92,7 +93,9 @@ foreach my $invalid (
 	my ($status, undef, $stderr) =
 	  $node->psql('postgres', "ALTER SYSTEM SET cqrs.url = '$invalid'");
 	isnt($status, 0, 'an invalid URL is refused');
-	like($stderr, qr/invalid value for parameter "cqrs.url"\nDETAIL: /,
+	like(
+		$stderr,
+		qr/invalid value for parameter "cqrs.url"\nDETAIL: /,
 		'with the reason');
 	unlike($stderr =~ s/^LINE \d.*//mgr,
 		qr/$SECRET/, 'but without the password');
@@ -121,8 +124,9 @@ print $fh $content;
 close $fh or die "could not write $auto: $!";
 
 # Where the password is.
-is($node->safe_psql('postgres', 'SHOW cqrs.url'),
-	"amqp://app:$SECRET\@$address", 'a superuser sees the URL');
+is( $node->safe_psql('postgres', 'SHOW cqrs.url'),
+	"amqp://app:$SECRET\@$address",
+	'a superuser sees the URL');
 $node->safe_psql('postgres',
 	'CREATE ROLE monitor LOGIN IN ROLE pg_monitor; CREATE ROLE plain LOGIN');
 my $user = sub {
@@ -152,8 +156,7 @@ like($dump, qr/CREATE EXTENSION IF NOT EXISTS cqrs/, 'pg_dumpall works');
 unlike($dump, qr/$SECRET/, 'no dump has the password');
 
 # ALTER SYSTEM itself is a statement that PostgreSQL may log; ours is the rest.
-unlike(
-	slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
+unlike(slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
 	qr/$SECRET/, 'the log does not have the password');
 
 # Another exchange, which the publisher declares.
@@ -163,7 +166,8 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('no connection with the new exchange');
 like($broker->ctl('list_exchanges', 'name', 'type', 'durable'),
 	qr/^second\s+topic\s+true$/m, 'the new exchange is declared');
-$broker->ctl('eval',
+$broker->ctl(
+	'eval',
 	q{rabbit_binding:add({binding, rabbit_misc:r(<<"/">>, exchange, <<"second">>),
 		<<"author">>, rabbit_misc:r(<<"/">>, queue, <<"replica">>), []}, <<"test">>).}
 );
@@ -185,8 +189,8 @@ $node->poll_query_until('postgres',
 is(stats('state, pending'),
 	'waiting|1', 'an exchange of another type is tried again');
 is( scalar(
-		() = slurp_file($node->logfile, $offset) =~ /closed the channel: 406/g
-	),
+		() =
+		  slurp_file($node->logfile, $offset) =~ /closed the channel: 406/g),
 	1,
 	'and logged once');
 set(exchange => 'second');

@@ -15,8 +15,8 @@ my $TRANSACTIONS = 250;    # of each session
 
 my $broker = RabbitMQ->new('down');
 $broker->start;
-my $node = new_master('down', $broker,
-	conf => "cqrs.reconnect_delay_max = '500ms'");
+my $node =
+  new_master('down', $broker, conf => "cqrs.reconnect_delay_max = '500ms'");
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE account (id bigserial PRIMARY KEY, counter int);
@@ -37,15 +37,18 @@ wait_for_state($node, 'waiting');
 my $start = time;
 my ($report, $errors);
 IPC::Run::run(
-	[   'pgbench',   '-n',              '-f', $script,
-		'-c',        $SESSIONS,         '-j', 2,
-		'-t',        $TRANSACTIONS / 2, '-d', $node->connstr('postgres') ],
-	'>', \$report, '2>', \$errors) or BAIL_OUT($errors);
+	[   'pgbench', '-n', '-f', $script, '-c', $SESSIONS, '-j', 2,
+		'-t',      $TRANSACTIONS / 2,
+		'-d',      $node->connstr('postgres') ],
+	'>',
+	\$report,
+	'2>',
+	\$errors) or BAIL_OUT($errors);
 my $elapsed = time - $start;
 note $report;
 
 my $count = $SESSIONS * $TRANSACTIONS;
-is( $node->safe_psql('postgres', 'SELECT state, pending FROM cqrs.stats'),
+is($node->safe_psql('postgres', 'SELECT state, pending FROM cqrs.stats'),
 	"waiting|$count", "$count transactions commit without a broker");
 cmp_ok($elapsed, '<', 10, 'and are not held up');
 my $age = $node->safe_psql('postgres',
@@ -78,10 +81,8 @@ $node->poll_query_until('postgres',
 $node->safe_psql('postgres', 'UPDATE account SET counter = 7 WHERE id = 1');
 wait_published($node);
 @messages = drain_queue($broker, 'replica');
-is( join(',',
-		map { $_->{body}{instance_data}{counter} } @messages),
-	'7',
-	'publishing goes on after a restart of the broker');
+is(join(',', map { $_->{body}{instance_data}{counter} } @messages),
+	'7', 'publishing goes on after a restart of the broker');
 is( $node->safe_psql(
 		'postgres',
 		'SELECT confirmed = published AND errors > 0 AND last_error_at IS NOT NULL FROM cqrs.stats'

@@ -73,16 +73,17 @@ my $load;
 sub start_load
 {
 	unlink "$TMP/stop";
-	my $pgbench = "pgbench -n -c 4 -j 2 -R $RATE -t 50"
+	my $pgbench =
+		"pgbench -n -c 4 -j 2 -R $RATE -t 50"
 	  . " -f $TMP/commit.sql\@5 -f $TMP/rollback.sql\@2"
-	  . " -f $TMP/asynchronous.sql\@2 -f $TMP/delete.sql\@1"
-	  . " -d '"
+	  . " -f $TMP/asynchronous.sql\@2 -f $TMP/delete.sql\@1" . " -d '"
 	  . $node->connstr('postgres') . "'";
 	my $log = "$PostgreSQL::Test::Utils::log_path/pgbench.log";
 
 	# the pause paces the attempts to connect
 	$load = IPC::Run::start(
-		[   'sh', '-c',
+		[   'sh',
+			'-c',
 			"until [ -e $TMP/stop ]; do $pgbench >>$log 2>&1 || sleep 0.1; done"
 		]);
 	wait_for_progress();
@@ -130,9 +131,10 @@ sub wait_for_mark
 	RabbitMQ->poll_until(
 		sub {
 			my @messages = messages($consumer);
-			return
-			  grep { $_->{routing_key} eq 'mark' && $_->{body}{instance_pk} == $mark }
-			  @messages[ -10 .. -1 ];
+			return grep {
+					 $_->{routing_key} eq 'mark'
+				  && $_->{body}{instance_pk} == $mark
+			} @messages[ -10 .. -1 ];
 		},
 		60) or BAIL_OUT('the last message did not arrive');
 	return;
@@ -187,8 +189,7 @@ sub errors
 		my $limit = $deleted{$row} // ($final{$row} // [-1])->[0];
 		push @errors, "$what: never committed"
 		  if $data->{cqrs_revision} > $limit;
-		$last{$row} =
-		  [ $data->{cqrs_revision}, $data->{value}, $data->{n} ]
+		$last{$row} = [ $data->{cqrs_revision}, $data->{value}, $data->{n} ]
 		  if $final{$row} && $data->{cqrs_revision} == $limit;
 	}
 	foreach my $row (keys %final)

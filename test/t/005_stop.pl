@@ -109,8 +109,7 @@ $seen{$_} = 1 foreach arrived_keys();
 is(scalar(keys %seen), 20000, 'nothing was lost by the stop');
 
 # Frozen while publishing: the window is full.
-my $base =
-  $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
+my $base = $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
 $broker->suspend;
 insert(5000, 10);
 wait_until("published >= $base + 2000");
@@ -168,7 +167,7 @@ wait_for_state($node, 'publishing');
 my $rows = $node->safe_psql('postgres', 'SELECT max(id) FROM blob');
 %seen = ();
 $seen{$_} = 1 foreach arrived_keys();
-is( join(',', grep { !$seen{$_} } $rows - 59 .. $rows),
+is(join(',', grep { !$seen{$_} } $rows - 59 .. $rows),
 	'', 'everything arrives after the alarm');
 
 # No broker.

@@ -11,8 +11,7 @@ use Time::HiRes qw(time);
 
 my $broker = RabbitMQ->new('launcher');
 $broker->start;
-my $node = new_master('launcher', $broker,
-	init => [ allows_streaming => 1 ]);
+my $node = new_master('launcher', $broker, init => [ allows_streaming => 1 ]);
 
 my $SETUP = q{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
@@ -38,10 +37,11 @@ sub wait_for_publishers
 {
 	my ($database, $count) = @_;
 
-	$node->poll_query_until('postgres',
+	$node->poll_query_until(
+		'postgres',
 		"SELECT count(*) = $count FROM pg_stat_activity
-		WHERE backend_type = 'cqrs publisher' AND datname = '$database'")
-	  or BAIL_OUT("not $count publishers in database $database");
+		WHERE backend_type = 'cqrs publisher' AND datname = '$database'"
+	) or BAIL_OUT("not $count publishers in database $database");
 	return;
 }
 
@@ -53,10 +53,11 @@ sub publish
 	my ($database) = @_;
 
 	$key++;
-	$node->safe_psql($database, "INSERT INTO author VALUES ($key, '$database')");
+	$node->safe_psql($database,
+		"INSERT INTO author VALUES ($key, '$database')");
 	wait_published($node, $database);
-	return join ' ', map { $_->{body}{instance_data}{name} }
-	  drain_queue($broker, 'replica');
+	return join ' ',
+	  map { $_->{body}{instance_data}{name} } drain_queue($broker, 'replica');
 }
 
 query($SETUP);
@@ -70,10 +71,11 @@ foreach my $type ('publisher', 'launcher')
 	my $start = time;
 
 	query("SELECT pg_terminate_backend($pid)");
-	$node->poll_query_until('postgres',
+	$node->poll_query_until(
+		'postgres',
 		"SELECT count(*) = 1 FROM pg_stat_activity
-		WHERE backend_type = 'cqrs $type' AND pid <> $pid")
-	  or BAIL_OUT("the $type did not come back");
+		WHERE backend_type = 'cqrs $type' AND pid <> $pid"
+	) or BAIL_OUT("the $type did not come back");
 	cmp_ok(time - $start, '<', 5, "the $type comes back");
 	is(publish('postgres'), 'postgres', 'publishing goes on');
 }
@@ -144,7 +146,8 @@ is( query(
 # A backlog is drained after a restart without any traffic.
 query('SELECT cqrs_pause()');
 wait_for_state($node, 'paused');
-query(q{INSERT INTO author SELECT i, 'backlog'
+query(
+	q{INSERT INTO author SELECT i, 'backlog'
 	FROM generate_series(1001, 1500) i});
 query('UPDATE cqrs.publisher SET paused = false');
 $node->restart;

@@ -45,8 +45,10 @@ sub publishes_at_once
 
 	query("INSERT INTO author VALUES ($id, 'x')");
 	my @messages = wait_for_messages($consumer, $seen + 1);
-	is( join(' ', map { $_->{body}{instance_pk} } @messages[ $seen .. $#messages ]),
-		$id, "published: $what");
+	is( join(' ',
+			map { $_->{body}{instance_pk} } @messages[ $seen .. $#messages ]),
+		$id,
+		"published: $what");
 	cmp_ok(time - $start, '<', 2, "at once: $what");
 	$seen = @messages;
 	return;
@@ -68,9 +70,15 @@ sub highest_id
 # An open transaction with a transaction id, that has drawn no ids yet.
 my ($in, $out, $err) = ('', '', '');
 my $idle = IPC::Run::start(
-	[   'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d',
-		$node->connstr('postgres') ],
-	'<', \$in, '>', \$out, '2>', \$err);
+	[   'psql', '-XAtq',
+		'-v',   'ON_ERROR_STOP=1',
+		'-d',   $node->connstr('postgres') ],
+	'<',
+	\$in,
+	'>',
+	\$out,
+	'2>',
+	\$err);
 $in .= "BEGIN; INSERT INTO author VALUES (1, 'late'); SELECT 'open';\n";
 $idle->pump until $out =~ /open/ or $err;
 is($err, '', 'a transaction is open');
@@ -78,7 +86,8 @@ publishes_at_once(10, 'beside an open transaction');
 wait_published($node);
 
 # A prepared one has drawn its ids.
-query(q{BEGIN; INSERT INTO author VALUES (2, 'prepared');
+query(
+	q{BEGIN; INSERT INTO author VALUES (2, 'prepared');
 	PREPARE TRANSACTION 'p'});
 publishes_at_once($_, 'beside a prepared transaction') foreach 11 .. 13;
 my $before = watermark();
@@ -96,7 +105,7 @@ RabbitMQ->poll_until(
 		grep { $_->{body}{instance_pk} == 15 } messages($consumer);
 	},
 	30) or BAIL_OUT('no message after the crash');
-ok( !(grep { $_->{body}{instance_pk} == 2 } messages($consumer)),
+ok(!(grep { $_->{body}{instance_pk} == 2 } messages($consumer)),
 	'the prepared transaction is not published');
 query(q{COMMIT PREPARED 'p'});
 RabbitMQ->poll_until(
@@ -129,7 +138,8 @@ $node->poll_query_until('postgres',
 pass('the hole is settled');
 
 # A transaction that is rolled back by PostgreSQL after it was prepared.
-query(q{BEGIN; INSERT INTO author VALUES (3, 'never');
+query(
+	q{BEGIN; INSERT INTO author VALUES (3, 'never');
 	PREPARE TRANSACTION 'q'});
 publishes_at_once(21, 'beside another prepared transaction');
 cmp_ok(watermark(), '<', highest_id(), 'the watermark waits');
@@ -164,7 +174,10 @@ my ($report, $errors);
 IPC::Run::run(
 	[   'pgbench', '-n', '-f', $script, '-c', 8, '-j', 2, '-t', 200, '-d',
 		$node->connstr('postgres') ],
-	'>', \$report, '2>', \$errors) or BAIL_OUT($errors);
+	'>',
+	\$report,
+	'2>',
+	\$errors) or BAIL_OUT($errors);
 wait_published($node);
 my @committed = split /\n/, query('SELECT id FROM payload ORDER BY id');
 wait_for_messages($consumer, $seen + @committed);

@@ -9,8 +9,8 @@ use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
 
-my $BATCH   = 50_000;
-my $BATCHES = 4;
+my $BATCH    = 50_000;
+my $BATCHES  = 4;
 my $LIMIT_KB = 4 * 1024;
 
 my $broker = RabbitMQ->new('memory');
@@ -42,10 +42,17 @@ sub private_kb
 # A session that holds a snapshot all the time.
 my ($in, $out, $err) = ('', '', '');
 my $holder = IPC::Run::start(
-	[   'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d',
-		$node->connstr('postgres') ],
-	'<', \$in, '>', \$out, '2>', \$err);
-$in .= "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) || ' held' FROM author;\n";
+	[   'psql', '-XAtq',
+		'-v',   'ON_ERROR_STOP=1',
+		'-d',   $node->connstr('postgres') ],
+	'<',
+	\$in,
+	'>',
+	\$out,
+	'2>',
+	\$err);
+$in .=
+  "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) || ' held' FROM author;\n";
 $holder->pump until $out =~ /held/ or $err;
 is($err, '', 'a snapshot is held');
 
@@ -60,9 +67,11 @@ foreach my $batch (1 .. $BATCHES)
 	push @memory, private_kb();
 	$broker->ctl('purge_queue', 'replica');
 }
-is(query('SELECT confirmed FROM cqrs.stats'),
-	$BATCH * $BATCHES, 'everything was published');
-cmp_ok($memory[-1] - $memory[0], '<', $LIMIT_KB,
+is( query('SELECT confirmed FROM cqrs.stats'),
+	$BATCH * $BATCHES,
+	'everything was published');
+cmp_ok($memory[-1] - $memory[0],
+	'<', $LIMIT_KB,
 	'the publisher does not grow: ' . join(' ', @memory) . ' kB');
 
 # Dead rows are counted by sessions when they go idle or end.
@@ -86,7 +95,8 @@ ok( $node->poll_query_until(
 $node->safe_psql('postgres',
 	q{ALTER SYSTEM SET cqrs.confirm_window_size = '2MB'});
 $node->reload;
-$node->safe_psql('postgres',
+$node->safe_psql(
+	'postgres',
 	q{INSERT INTO author (name, data)
 		SELECT 'large', repeat('x', 100000) FROM generate_series(1, 500)});
 wait_published($node);
