@@ -89,6 +89,8 @@ typedef struct Publisher
 
 	int64		saved_watermark;
 	TimestampTz saved_at;
+	bool		recycle;		/* the watermark has moved since segments were
+								 * last looked at */
 	TimestampTz recycled_at;
 
 	const CqrsTransport *transport;
@@ -116,6 +118,8 @@ static bool save_is_due(const Publisher *publisher);
 static void check_extension(Publisher *publisher);
 static bool read_paused(void);
 static void save_watermark(Publisher *publisher);
+static bool recycle_is_due(const Publisher *publisher);
+static void recycle_segments(Publisher *publisher);
 static void connection_turn(Publisher *publisher);
 static void open_connection(Publisher *publisher);
 static void close_connection(Publisher *publisher, bool politely);
@@ -360,8 +364,9 @@ database_turn(Publisher *publisher)
 	MemoryContext turn = CurrentMemoryContext;
 	bool		read = read_is_due(publisher);
 	bool		save = save_is_due(publisher);
+	bool		recycle = recycle_is_due(publisher);
 
-	if (!publisher->look && !read && !save)
+	if (!publisher->look && !read && !save && !recycle)
 		return;
 	publisher->look = false;
 
@@ -374,6 +379,8 @@ database_turn(Publisher *publisher)
 	publisher->paused = read_paused();
 	if (save)
 		save_watermark(publisher);
+	if (recycle)
+		recycle_segments(publisher);
 	if (read)
 	{
 		/* Before reading: what commits meanwhile is read next time. */
@@ -467,14 +474,26 @@ save_watermark(Publisher *publisher)
 	publisher->saved_watermark = watermark;
 	publisher->saved_at = now;
 
-	if (now >= TimestampTzPlusMilliseconds(publisher->recycled_at,
-										   RECYCLE_INTERVAL_MS))
-	{
-		publisher->recycled_at = now;
-		cqrs_outbox_recycle(watermark,
-							cqrs_window_bytes(publisher->window) == 0 &&
-							!publisher->more);
-	}
+	publisher->recycle = true;
+}
+
+/* Look for segments to empty, some time after the watermark has moved. */
+static bool
+recycle_is_due(const Publisher *publisher)
+{
+	return publisher->recycle &&
+		until_ms(TimestampTzPlusMilliseconds(publisher->recycled_at,
+											 RECYCLE_INTERVAL_MS)) == 0;
+}
+
+static void
+recycle_segments(Publisher *publisher)
+{
+	publisher->recycle = false;
+	publisher->recycled_at = GetCurrentTimestamp();
+	cqrs_outbox_recycle(publisher->saved_watermark,
+						cqrs_window_bytes(publisher->window) == 0 &&
+						!publisher->more);
 }
 
 static void
@@ -778,8 +797,12 @@ wait_time_ms(Publisher *publisher)
 	long		wait_ms = -1;
 
 	if (ShutdownRequestPending || ConfigReloadPending ||
-		read_is_due(publisher) || save_is_due(publisher))
+		read_is_due(publisher) || save_is_due(publisher) ||
+		recycle_is_due(publisher))
 		return 0;
+	if (publisher->recycle)
+		wait_ms = until_ms(TimestampTzPlusMilliseconds(publisher->recycled_at,
+													   RECYCLE_INTERVAL_MS));
 
 	if (publisher->connection == NULL)
 	{
