@@ -15,9 +15,7 @@
 
 /*
  * Names of the triggers on a master's table.  Triggers fire in the order of
- * their names: after the user's, so that what these decide is known; and
- * after the cascades of foreign keys, so that a DELETE of a row follows those
- * of the rows that refer to it.
+ * their names: after the user's, so that what these decide is known.
  */
 #define CQRS_TRIGGER_UPDATE			"zz_cqrs_update"
 #define CQRS_TRIGGER_INSERT_DELETE	"zz_cqrs_insert_delete"

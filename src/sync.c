@@ -35,6 +35,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
@@ -70,6 +71,7 @@ static void check_queue(const char *queue);
 static void check_filter(const char *filter);
 static void filter_error(void *arg);
 static void check_may_sync(Relation rel);
+static void check_no_row_security(Relation rel);
 static char *ctid_query(Relation rel, const char *filter);
 static char *qualified_name(Relation rel);
 static Portal open_cursor(const char *name, const char *query);
@@ -174,6 +176,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 
 	rel = table_open(relid, RowShareLock);
 	check_may_sync(rel);
+	check_no_row_security(rel);
 	found = find_row(rel, relation, &tuple, &tid);
 	foreach(lc, relation->masters)
 	{
@@ -301,6 +304,20 @@ check_may_sync(Relation rel)
 				 errmsg("permission denied for table %s",
 						RelationGetRelationName(rel)),
 				 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE.")));
+}
+
+/* A row is found by its key, which anybody can make up. */
+static void
+check_no_row_security(Relation rel)
+{
+	if (check_enable_rls(RelationGetRelid(rel), InvalidOid, false) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot sync single rows of table \"%s\", which has row security for role \"%s\"",
+					RelationGetRelationName(rel),
+					GetUserNameFromId(GetUserId(), false)),
+			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys its policies.")));
 }
 
 static char *

@@ -86,6 +86,9 @@ start_run()
 	chmod 755 "$work"
 	export CQRS_TEST_WORK=$work
 	export TMPDIR=$work HOME=$work PAGER=cat
+	# Not the caller's: with a locale of C, databases would be SQL_ASCII.
+	unset LANG LANGUAGE ${!LC_@}
+	export LC_ALL=C.UTF-8
 	unset MAKEFLAGS MAKELEVEL MFLAGS
 	unset PSQL_PAGER ${!PG@}
 }
