@@ -86,9 +86,10 @@ start_run()
 	chmod 755 "$work"
 	export CQRS_TEST_WORK=$work
 	export TMPDIR=$work HOME=$work PAGER=cat
-	# Not the caller's: with a locale of C, databases would be SQL_ASCII.
+	# Not the caller's: with a locale of C, databases would be SQL_ASCII.  Not
+	# LC_ALL: PostgreSQL's test programs unset it.
 	unset LANG LANGUAGE ${!LC_@}
-	export LC_ALL=C.UTF-8
+	export LANG=C.UTF-8
 	unset MAKEFLAGS MAKELEVEL MFLAGS
 	unset PSQL_PAGER ${!PG@}
 }
