@@ -57,6 +57,9 @@ SELECT pg_catalog.pg_extension_config_dump('cqrs.master', '');
 --		meta			JSON, NULL for {}
 --		queue			of a SYNC to one queue
 --		correlation_id
+--		exchange		NULL for cqrs.exchange
+--		routing_key		NULL for the usual one
+--		message_ttl		in seconds, 0 for none, NULL for cqrs.message_ttl
 --
 -- Rows are only inserted, and a segment is emptied as a whole.  So there is
 -- nothing for autovacuum to do.
@@ -72,7 +75,10 @@ CREATE TABLE cqrs.segment_0 (
 	previous_data text,
 	meta text,
 	queue text,
-	correlation_id text
+	correlation_id text,
+	exchange text,
+	routing_key text,
+	message_ttl integer
 ) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
 CREATE TABLE cqrs.segment_1 (LIKE cqrs.segment_0)
 	WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
@@ -110,10 +116,10 @@ COMMENT ON FUNCTION cqrs.current_watermark() IS 'highest id below which nothing 
 
 CREATE FUNCTION cqrs.message_body(signal_type "char", cqrs_id text,
 		instance_pk text, instance_data text, previous_data text, meta text,
-		correlation_id text)
+		correlation_id text, message_ttl integer)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'cqrs_sql_message_body' LANGUAGE C STABLE;
-COMMENT ON FUNCTION cqrs.message_body("char", text, text, text, text, text, text) IS 'body of a message, as it would be published now';
+COMMENT ON FUNCTION cqrs.message_body("char", text, text, text, text, text, text, integer) IS 'body of a message, as it would be published now';
 
 CREATE VIEW cqrs.outbox AS
 	SELECT s.id, s.cqrs_id,
@@ -122,12 +128,47 @@ CREATE VIEW cqrs.outbox AS
 		s.instance_pk::pg_catalog.jsonb AS instance_pk, s.queue,
 		s.correlation_id, s.committed_at,
 		cqrs.message_body(s.signal_type, s.cqrs_id, s.instance_pk,
-			s.instance_data, s.previous_data, s.meta, s.correlation_id) AS body
+			s.instance_data, s.previous_data, s.meta, s.correlation_id,
+			s.message_ttl) AS body
 	FROM (SELECT * FROM cqrs.segment_0
 		UNION ALL SELECT * FROM cqrs.segment_1
 		UNION ALL SELECT * FROM cqrs.segment_2) s
 	WHERE s.id > cqrs.current_watermark();
 COMMENT ON VIEW cqrs.outbox IS 'messages that are not known to be confirmed yet';
+
+--
+-- Parked messages: those that could not be made, because a function failed,
+-- or that the broker has refused for themselves.
+--
+--		id				as in the outbox
+--		parked_at
+--		reason			hook: a function failed; refused: by the broker
+--		error			in words
+--		committed_at ... message_ttl	as in the outbox; data, previous_data
+--						and meta only where the message was made
+--		row_data		of a DELETE that could not be made: the row
+--
+
+CREATE TABLE cqrs.parked (
+	id bigint NOT NULL CONSTRAINT parked_pkey PRIMARY KEY,
+	parked_at timestamptz NOT NULL,
+	reason text NOT NULL,
+	error text NOT NULL,
+	committed_at timestamptz NOT NULL,
+	signal_type "char" NOT NULL,
+	cqrs_id text NOT NULL,
+	instance_pk text NOT NULL,
+	instance_data text,
+	previous_data text,
+	meta text,
+	queue text,
+	correlation_id text,
+	exchange text,
+	routing_key text,
+	message_ttl integer,
+	row_data text
+);
+COMMENT ON TABLE cqrs.parked IS 'messages that could not be made or were refused by the broker; sent again by cqrs_retry_parked';
 
 --
 -- Publisher

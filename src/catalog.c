@@ -100,6 +100,7 @@ cqrs_catalog_objects(bool missing_ok)
 	found.master = lookup_object(schema, "master");
 	found.master_by_id = lookup_object(schema, "master_pkey");
 	found.master_by_relation = lookup_object(schema, "master_relation_idx");
+	found.parked = lookup_object(schema, "parked");
 	found.publisher = lookup_object(schema, "publisher");
 	found.watermark = lookup_object(schema, "watermark");
 	for (int i = 0; i < CQRS_SEGMENTS; i++)

@@ -25,6 +25,7 @@ typedef struct CqrsObjects
 	Oid			master;			/* table cqrs.master */
 	Oid			master_by_id;	/* its indexes */
 	Oid			master_by_relation;
+	Oid			parked;			/* table cqrs.parked */
 	Oid			publisher;		/* table cqrs.publisher */
 	Oid			watermark;		/* sequence cqrs.watermark */
 	Oid			segment[CQRS_SEGMENTS];

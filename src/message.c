@@ -26,10 +26,26 @@ PG_FUNCTION_INFO_V1(cqrs_sql_message_body);
 
 static char *optional_text(FunctionCallInfo fcinfo, int arg);
 
-void
-cqrs_message_body(StringInfo out, const CqrsMessage *message, int ttl_s,
-				  int *expires_at)
+char *
+cqrs_message_routing_key(const CqrsMessage *message)
 {
+	if (message->queue != NULL)
+		return psprintf("cqrs.%s.%s", message->queue, message->cqrs_id);
+	return pstrdup(message->routing_key != NULL ? message->routing_key :
+				   message->cqrs_id);
+}
+
+int
+cqrs_message_ttl(const CqrsMessage *message)
+{
+	return message->ttl_s >= 0 ? message->ttl_s : cqrs_message_ttl_s;
+}
+
+void
+cqrs_message_body(StringInfo out, const CqrsMessage *message, int *expires_at)
+{
+	int			ttl_s = cqrs_message_ttl(message);
+
 	appendStringInfo(out, "{\"signal_type\":\"%s\",\"cqrs_id\":",
 					 cqrs_signal_name(message->signal));
 	escape_json(out, message->cqrs_id);
@@ -81,7 +97,8 @@ cqrs_message_expires(char *buf, TimestampTz time)
 
 /*
  * cqrs.message_body(signal_type "char", cqrs_id text, instance_pk text,
- * instance_data text, previous_data text, meta text, correlation_id text)
+ * instance_data text, previous_data text, meta text, correlation_id text,
+ * message_ttl integer)
  *
  * The body that a message of the outbox would have if it were published now.
  */
@@ -103,9 +120,10 @@ cqrs_sql_message_body(PG_FUNCTION_ARGS)
 	message.previous_data = optional_text(fcinfo, 4);
 	message.meta = optional_text(fcinfo, 5);
 	message.correlation_id = optional_text(fcinfo, 6);
+	message.ttl_s = PG_ARGISNULL(7) ? -1 : PG_GETARG_INT32(7);
 
 	initStringInfo(&body);
-	cqrs_message_body(&body, &message, cqrs_message_ttl_s, &expires_at);
+	cqrs_message_body(&body, &message, &expires_at);
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(body.data, body.len));
 }
 

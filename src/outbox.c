@@ -71,7 +71,10 @@ enum
 	SEGMENT_META,
 	SEGMENT_QUEUE,
 	SEGMENT_CORRELATION_ID,
-	SEGMENT_NATTS = SEGMENT_CORRELATION_ID
+	SEGMENT_EXCHANGE,
+	SEGMENT_ROUTING_KEY,
+	SEGMENT_MESSAGE_TTL,
+	SEGMENT_NATTS = SEGMENT_MESSAGE_TTL
 };
 
 /* Rows that are inserted together: enough to fill some pages. */
@@ -181,7 +184,7 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 	const char *texts[] = {
 		message->cqrs_id, message->instance_pk, message->instance_data,
 		message->previous_data, message->meta, message->queue,
-		message->correlation_id
+		message->correlation_id, message->exchange, message->routing_key
 	};
 
 	if (writer->next_id == writer->end_id)
@@ -203,6 +206,8 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 		nulls[att] = texts[i] == NULL;
 		values[att] = nulls[att] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
 	}
+	nulls[SEGMENT_MESSAGE_TTL - 1] = message->ttl_s < 0;
+	values[SEGMENT_MESSAGE_TTL - 1] = Int32GetDatum(message->ttl_s);
 	tuple = heap_form_tuple(desc, values, nulls);
 	tuple->t_tableOid = RelationGetRelid(writer->segment);
 	ExecStoreHeapTuple(tuple, slot, false);
@@ -387,6 +392,12 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 								  nulls[SEGMENT_QUEUE - 1]);
 	message->correlation_id = text_or_null(values[SEGMENT_CORRELATION_ID - 1],
 										   nulls[SEGMENT_CORRELATION_ID - 1]);
+	message->exchange = text_or_null(values[SEGMENT_EXCHANGE - 1],
+									 nulls[SEGMENT_EXCHANGE - 1]);
+	message->routing_key = text_or_null(values[SEGMENT_ROUTING_KEY - 1],
+										nulls[SEGMENT_ROUTING_KEY - 1]);
+	message->ttl_s = nulls[SEGMENT_MESSAGE_TTL - 1] ? -1 :
+		DatumGetInt32(values[SEGMENT_MESSAGE_TTL - 1]);
 	MemoryContextSwitchTo(caller);
 	segment_scan_next(next);
 	return true;

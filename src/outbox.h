@@ -43,6 +43,9 @@ typedef struct CqrsMessage
 	const char *meta;			/* JSON or NULL */
 	const char *queue;			/* or NULL */
 	const char *correlation_id; /* or NULL */
+	const char *exchange;		/* NULL: cqrs.exchange */
+	const char *routing_key;	/* NULL: the usual one */
+	int			ttl_s;			/* 0: none, -1: cqrs.message_ttl */
 } CqrsMessage;
 
 typedef struct CqrsOutboxWriter CqrsOutboxWriter;
@@ -81,13 +84,19 @@ extern void cqrs_outbox_set_watermark(int64 watermark);
  */
 extern void cqrs_outbox_recycle(int64 watermark, bool idle);
 
+/* The routing key of a message, palloc'd. */
+extern char *cqrs_message_routing_key(const CqrsMessage *message);
+
+/* The time to live of a message in seconds, 0 for none. */
+extern int	cqrs_message_ttl(const CqrsMessage *message);
+
 /*
  * Append the body of a message, in the encoding of the database.  The offset
  * of the 25 characters of "expires" in "out" is put into *expires_at, or -1
  * when the message does not expire.
  */
 extern void cqrs_message_body(StringInfo out, const CqrsMessage *message,
-							  int ttl_s, int *expires_at);
+							  int *expires_at);
 
 /* Write a point in time as "expires" has it: 25 characters, and a zero. */
 #define CQRS_EXPIRES_LEN	25

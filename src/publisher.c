@@ -600,8 +600,8 @@ connection_failed(Publisher *publisher, const char *reason)
 static void
 send_turn(Publisher *publisher)
 {
-	TimestampTz expires = 0;
-	char		expires_text[CQRS_EXPIRES_LEN + 1];
+	char		expires[CQRS_EXPIRES_LEN + 1];
+	int			expires_ttl_s = -1; /* what "expires" was made for */
 
 	if (publisher->connection == NULL || publisher->blocked)
 		return;
@@ -621,19 +621,21 @@ send_turn(Publisher *publisher)
 
 		if (message->expires_at >= 0)
 		{
-			if (expires == 0)
+			if (expires_ttl_s != message->ttl_s)
 			{
-				expires = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  cqrs_message_ttl_s * INT64CONST(1000));
-				cqrs_message_expires(expires_text, expires);
+				expires_ttl_s = message->ttl_s;
+				cqrs_message_expires(expires,
+									 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+																 expires_ttl_s * INT64CONST(1000)));
 			}
-			memcpy(message->body + message->expires_at, expires_text,
+			memcpy(message->body + message->expires_at, expires,
 				   CQRS_EXPIRES_LEN);
 		}
 		snprintf(message_id, sizeof(message_id), UINT64_FORMAT "-%u-%u-" INT64_FORMAT,
 				 GetSystemIdentifier(), MyDatabaseId, publisher->extension,
 				 message->id);
-		envelope.exchange = publisher->exchange;
+		envelope.exchange = message->exchange != NULL ? message->exchange :
+			publisher->exchange;
 		envelope.routing_key = message->routing_key;
 		envelope.message_id = message_id;
 		envelope.correlation_id = message->correlation_id;

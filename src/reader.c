@@ -65,7 +65,8 @@ static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
-static char *append_string(char **next, const char *string, Size length);
+static char *to_utf8(const char *string);
+static char *append_string(char **next, const char *string);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
@@ -220,6 +221,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	CqrsOutgoing *outgoing;
 	char	   *text;
 	char	   *key;
+	char	   *exchange;
 	char	   *correlation_id = NULL;
 	char	   *next;
 	int			expires_at;
@@ -228,7 +230,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 
 	initStringInfo(&body);
-	cqrs_message_body(&body, message, cqrs_message_ttl_s, &expires_at);
+	cqrs_message_body(&body, message, &expires_at);
 	text = pg_server_to_any(body.data, body.len, PG_UTF8);
 
 	text_length = strlen(text);
@@ -239,46 +241,52 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));
 	}
 
-	key = message->queue == NULL ? pstrdup(message->cqrs_id) :
-		psprintf("cqrs.%s.%s", message->queue, message->cqrs_id);
-	key = pg_server_to_any(key, strlen(key), PG_UTF8);
-	if (message->correlation_id != NULL)
-	{
-		correlation_id = pg_server_to_any(message->correlation_id,
-										  strlen(message->correlation_id),
-										  PG_UTF8);
-		/* Too long for the property; the body has it all the same. */
-		if (strlen(correlation_id) > AMQP_SHORTSTR_BYTES)
-			correlation_id = NULL;
-	}
+	key = to_utf8(cqrs_message_routing_key(message));
+	exchange = to_utf8(message->exchange);
+	correlation_id = to_utf8(message->correlation_id);
+	/* Too long for the property; the body has it all the same. */
+	if (correlation_id != NULL && strlen(correlation_id) > AMQP_SHORTSTR_BYTES)
+		correlation_id = NULL;
 
 	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
+		(exchange != NULL ? strlen(exchange) + 1 : 0) +
 		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
 	outgoing = MemoryContextAllocHuge(reader->context, size);
 	next = (char *) (outgoing + 1);
 	outgoing->id = message->id;
 	outgoing->committed_at = message->committed_at;
 	outgoing->size = size;
-	outgoing->routing_key = append_string(&next, key, strlen(key));
-	outgoing->correlation_id = correlation_id == NULL ? NULL :
-		append_string(&next, correlation_id, strlen(correlation_id));
-	outgoing->body = append_string(&next, text, text_length);
+	outgoing->exchange = append_string(&next, exchange);
+	outgoing->routing_key = append_string(&next, key);
+	outgoing->correlation_id = append_string(&next, correlation_id);
+	outgoing->body = append_string(&next, text);
 	outgoing->body_length = text_length;
 	outgoing->expires_at = expires_at;
+	outgoing->ttl_s = cqrs_message_ttl(message);
 	cqrs_window_push(window, outgoing);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
 }
 
-/* Copy a string to *next, and move that behind it. */
 static char *
-append_string(char **next, const char *string, Size length)
+to_utf8(const char *string)
+{
+	return string == NULL ? NULL :
+		pg_server_to_any(string, strlen(string), PG_UTF8);
+}
+
+/* Copy a string, unless it is NULL, to *next, and move that behind it. */
+static char *
+append_string(char **next, const char *string)
 {
 	char	   *copy = *next;
+	Size		size;
 
-	memcpy(copy, string, length);
-	copy[length] = '\0';
-	*next += length + 1;
+	if (string == NULL)
+		return NULL;
+	size = strlen(string) + 1;
+	memcpy(copy, string, size);
+	*next += size;
 	return copy;
 }
 

@@ -714,7 +714,7 @@ static void
 emit(Resolver *resolver, CqrsMaster *master, CqrsSignal signal,
 	 const CqrsRow *row, char *data, char *previous, const char *queue)
 {
-	CqrsMessage message = {0};
+	CqrsMessage message = {.ttl_s = -1};
 	StringInfoData key;
 	MemoryContext caller;
 

@@ -19,11 +19,13 @@ typedef struct CqrsOutgoing
 	bool		confirmed;
 	TimestampTz committed_at;
 	Size		size;			/* of all of it */
-	char	   *routing_key;	/* UTF-8, as all strings */
+	char	   *exchange;		/* UTF-8, as all strings; NULL: cqrs.exchange */
+	char	   *routing_key;
 	char	   *correlation_id; /* or NULL */
 	char	   *body;
 	int			body_length;
 	int			expires_at;		/* offset of "expires" in body, or -1 */
+	int			ttl_s;			/* what it is to be stamped with */
 } CqrsOutgoing;
 
 typedef struct CqrsWindow CqrsWindow;

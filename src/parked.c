@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * parked.c
+ *	  Messages that are put aside, lest they hold up others.
+ *
+ * Two kinds: messages that a function of the user's has failed to make, where
+ * the master has on_error "park"; written in the transaction that changed the
+ * row (resolve.c).  And messages that the broker refuses for themselves;
+ * written by the publisher.  Rows of cqrs.parked are written directly, whatever
+ * the rights of the role that is changing a master's row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "parked.h"
+
+/* Columns of cqrs.parked */
+enum
+{
+	PARKED_ID = 1,
+	PARKED_AT,
+	PARKED_REASON,
+	PARKED_ERROR,
+	PARKED_COMMITTED_AT,
+	PARKED_SIGNAL_TYPE,
+	PARKED_CQRS_ID,				/* from here on texts ... */
+	PARKED_INSTANCE_PK,
+	PARKED_INSTANCE_DATA,
+	PARKED_PREVIOUS_DATA,
+	PARKED_META,
+	PARKED_QUEUE,
+	PARKED_CORRELATION_ID,
+	PARKED_EXCHANGE,
+	PARKED_ROUTING_KEY,			/* ... to here */
+	PARKED_MESSAGE_TTL,
+	PARKED_ROW_DATA,
+	PARKED_NATTS = PARKED_ROW_DATA
+};
+
+void
+cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
+				   const char *error, const char *row)
+{
+	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+									RowExclusiveLock);
+	Datum		values[PARKED_NATTS];
+	bool		nulls[PARKED_NATTS] = {false};
+	const char *texts[] = {
+		message->cqrs_id, message->instance_pk, message->instance_data,
+		message->previous_data, message->meta, message->queue,
+		message->correlation_id, message->exchange, message->routing_key
+	};
+
+	values[PARKED_ID - 1] = Int64GetDatum(message->id);
+	values[PARKED_AT - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[PARKED_REASON - 1] =
+		CStringGetTextDatum(reason == CQRS_PARK_HOOK ? "hook" : "refused");
+	values[PARKED_ERROR - 1] = CStringGetTextDatum(error);
+	values[PARKED_COMMITTED_AT - 1] = TimestampTzGetDatum(message->committed_at);
+	values[PARKED_SIGNAL_TYPE - 1] = CharGetDatum(message->signal);
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		int			att = PARKED_CQRS_ID - 1 + i;
+
+		nulls[att] = texts[i] == NULL;
+		values[att] = nulls[att] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
+	}
+	nulls[PARKED_MESSAGE_TTL - 1] = message->ttl_s < 0;
+	values[PARKED_MESSAGE_TTL - 1] = Int32GetDatum(message->ttl_s);
+	nulls[PARKED_ROW_DATA - 1] = row == NULL;
+	values[PARKED_ROW_DATA - 1] = row == NULL ? (Datum) 0 :
+		CStringGetTextDatum(row);
+
+	CatalogTupleInsert(parked, heap_form_tuple(RelationGetDescr(parked),
+											   values, nulls));
+	table_close(parked, RowExclusiveLock);
+}

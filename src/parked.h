@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * parked.h
+ *	  Messages that are put aside, lest they hold up others.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_PARKED_H
+#define CQRS_PARKED_H
+
+#include "postgres.h"
+
+#include "outbox.h"
+
+/* Why a message is parked. */
+typedef enum CqrsParkReason
+{
+	CQRS_PARK_HOOK,				/* a user's function failed to make it */
+	CQRS_PARK_REFUSED			/* the broker does not take it */
+} CqrsParkReason;
+
+/*
+ * Park a message; what was not made of it is NULL.  "row" is the text of the
+ * row of a DELETE that could not be made, or NULL.
+ */
+extern void cqrs_parked_insert(const CqrsMessage *message,
+							   CqrsParkReason reason, const char *error,
+							   const char *row);
+
+#endif							/* CQRS_PARKED_H */
