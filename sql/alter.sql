@@ -49,7 +49,6 @@ SELECT test_error('SELECT cqrs_alter(''t'', ''{"field_map": ["a"]}'')');
 SELECT test_error('SELECT cqrs_alter(''t'', ''{"field_map": "a"}'')');
 SELECT test_error('SELECT cqrs_alter(''t'', ''{"meta": 1}'')');
 SELECT test_error('SELECT cqrs_alter(''t'', ''{"meta": "nope"}'')');
-SELECT test_error('SELECT cqrs_alter(''t'', ''{"produce": null}'')');
 SELECT test_error('SELECT cqrs_alter(''t'', ''{"produce": "on"}'')');
 SELECT test_error('SELECT cqrs_unregister(''nope'')');
 CREATE ROLE regress_other;

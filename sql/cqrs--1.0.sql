@@ -24,6 +24,17 @@ GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
 --		field_map		keys of columns where they differ from their names
 --		meta			function that gives the meta object
 --		produce			whether messages are sent
+--		serializer		function that gives instance_data
+--		sync_when		condition that rows of replicas fulfil
+--		delete_data		function that gives custom data of a DELETE
+--		leave			of a row that no longer fulfils it: ignore, delete
+--		on_error		of a function: fail, park
+--		skip_unchanged	whether updates of other columns are passed over
+--		message_ttl		in seconds, 0 for none, NULL for cqrs.message_ttl
+--		exchange		NULL for cqrs.exchange
+--		routing_key		NULL for cqrs_id
+--		on_truncate		delete, refuse, ignore
+--		replication		which changes count: origin, replica, always
 --
 -- Names of columns and functions, not their numbers, so that a dump restores.
 -- Written by cqrs_register(), cqrs_alter() and cqrs_unregister() only.
@@ -36,7 +47,18 @@ CREATE TABLE cqrs.master (
 	tracked_fields text[],
 	field_map jsonb,
 	meta text,
-	produce boolean NOT NULL
+	produce boolean NOT NULL,
+	serializer text,
+	sync_when text,
+	delete_data text,
+	leave text NOT NULL,
+	on_error text NOT NULL,
+	skip_unchanged boolean NOT NULL,
+	message_ttl integer,
+	exchange text,
+	routing_key text,
+	on_truncate text NOT NULL,
+	replication text NOT NULL
 );
 CREATE INDEX master_relation_idx ON cqrs.master (relation);
 COMMENT ON TABLE cqrs.master IS 'registered masters; changed by cqrs_register, cqrs_alter and cqrs_unregister';
@@ -236,6 +258,25 @@ CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for each row that TRUNCATE removes';
 
+-- Partitions that are added later get what those before them have.
+CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;
+COMMENT ON FUNCTION cqrs.follow_partitions(regclass) IS 'checks new partitions of masters and adds their triggers';
+REVOKE ALL ON FUNCTION cqrs.follow_partitions(regclass) FROM PUBLIC;
+CREATE FUNCTION cqrs.follow_created() RETURNS event_trigger
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	PERFORM cqrs.follow_partitions(c.objid::regclass)
+		FROM pg_event_trigger_ddl_commands() c
+		WHERE c.classid = 'pg_class'::regclass AND c.object_type = 'table';
+END
+$$;
+COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: new partitions of masters';
+CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
+	EXECUTE FUNCTION cqrs.follow_created();
+
 -- A master goes with its table.
 CREATE FUNCTION cqrs.forget_dropped() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -258,10 +299,16 @@ CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 CREATE FUNCTION @extschema@.cqrs_register(relation regclass,
 		cqrs_id text DEFAULT NULL, fields text[] DEFAULT NULL,
 		tracked_fields text[] DEFAULT NULL, field_map jsonb DEFAULT NULL,
-		meta regproc DEFAULT NULL, produce boolean DEFAULT true)
+		meta regproc DEFAULT NULL, produce boolean DEFAULT true,
+		serializer regproc DEFAULT NULL, sync_when text DEFAULT NULL,
+		delete_data regproc DEFAULT NULL, leave text DEFAULT 'ignore',
+		on_error text DEFAULT 'fail', skip_unchanged boolean DEFAULT false,
+		message_ttl integer DEFAULT NULL, exchange text DEFAULT NULL,
+		routing_key text DEFAULT NULL, on_truncate text DEFAULT 'delete',
+		replication text DEFAULT 'origin')
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'cqrs_register' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_register(regclass, text, text[], text[], jsonb, regproc, boolean) IS 'makes a table a master, whose changes are published';
+COMMENT ON FUNCTION @extschema@.cqrs_register(regclass, text, text[], text[], jsonb, regproc, boolean, regproc, text, regproc, text, text, boolean, integer, text, text, text, text) IS 'makes a table a master, whose changes are published';
 
 CREATE FUNCTION @extschema@.cqrs_unregister(cqrs_id text) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_unregister' LANGUAGE C STRICT;
@@ -281,6 +328,10 @@ CREATE FUNCTION @extschema@.cqrs_sync("row" record, queue text DEFAULT NULL)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'cqrs_sync_row' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_sync(record, text) IS 'sends a row of a master again, as it is';
+
+CREATE FUNCTION @extschema@.cqrs_flush() RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_flush' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_flush() IS 'makes the messages of what the transaction has changed so far';
 
 CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text) RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump' LANGUAGE C STRICT;

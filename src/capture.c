@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
@@ -43,6 +44,7 @@ PG_FUNCTION_INFO_V1(cqrs_trigger_update);
 PG_FUNCTION_INFO_V1(cqrs_trigger_insert_delete);
 PG_FUNCTION_INFO_V1(cqrs_trigger_truncate);
 PG_FUNCTION_INFO_V1(cqrs_trigger_discard);
+PG_FUNCTION_INFO_V1(cqrs_flush);
 
 static bool wrote_messages = false;
 static Snapshot kept_snapshot = NULL;
@@ -56,8 +58,13 @@ static void note_touch(TriggerData *data, const CqrsRelation *relation,
 static bool later_trigger_exists(TriggerData *data);
 static bool key_differs(TupleDesc desc, const CqrsRelation *relation,
 						HeapTuple a, HeapTuple b);
+static bool raises_revision(TriggerData *data, const CqrsRelation *relation,
+							bool first_touch);
+static bool was_raised(TriggerData *data, const CqrsRelation *relation);
+static bool fields_differ(TupleDesc desc, const CqrsField *fields,
+						  int nfields, HeapTuple a, HeapTuple b);
 static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
-					  bool first_touch);
+					  bool raise);
 static void at_transaction_end(XactEvent event, void *arg);
 static void at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
 								  SubTransactionId parent, void *arg);
@@ -80,16 +87,10 @@ cqrs_capture_keep_snapshot(void)
 void
 cqrs_capture_begin_late(Relation rel)
 {
-	CqrsNoteKind kinds[] = {CQRS_BORN, CQRS_TOUCHED};
-
-	for (int i = 0; i < lengthof(kinds); i++)
-	{
-		CqrsTarget *target =
-		cqrs_changeset_get_target(cqrs_changeset_target(kinds[i], rel));
-
-		target->repeats = true;
-		target->late = true;
-	}
+	/* What is changed from now on is told apart by its command id. */
+	CommandCounterIncrement();
+	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_BORN, rel));
+	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_TOUCHED, rel));
 }
 
 /* BEFORE UPDATE FOR EACH ROW */
@@ -100,11 +101,13 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 									 TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
 	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
 	bool		first_touch;
+	bool		raise;
 
 	if (relation == NULL)
 		return PointerGetDatum(data->tg_newtuple);
 
 	first_touch = may_be_first_touch(data);
+	raise = raises_revision(data, relation, first_touch);
 	if (first_touch && any_produces(relation))
 		note_touch(data, relation, data->tg_trigtuple, data->tg_newtuple);
 	else if (!first_touch &&
@@ -117,7 +120,7 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 
 		cqrs_changeset_get_target(target)->keys_move = true;
 	}
-	return PointerGetDatum(bump(data, relation, first_touch));
+	return PointerGetDatum(bump(data, relation, raise));
 }
 
 /* AFTER INSERT OR DELETE FOR EACH ROW */
@@ -139,6 +142,10 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 		if (cqrs_relation_rewritten(data->tg_relation))
 			cqrs_changeset_get_target(target)->repeats = true;
 		cqrs_changeset_note(target, &data->tg_trigtuple->t_self);
+	}
+	else if (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
+	{
+		/* It was noted before the update that moves it. */
 	}
 	else if (may_be_first_touch(data))
 		note_touch(data, relation, data->tg_trigtuple, NULL);
@@ -167,6 +174,17 @@ cqrs_trigger_discard(PG_FUNCTION_ARGS)
 	(void) trigger_data(fcinfo, TRIGGER_EVENT_INSERT,
 						TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
 	return PointerGetDatum(NULL);
+}
+
+/* cqrs_flush() RETURNS bigint: the number of messages. */
+Datum
+cqrs_flush(PG_FUNCTION_ARGS)
+{
+	int64		nmessages = cqrs_resolve_flush();
+
+	if (nmessages > 0)
+		wrote_messages = true;
+	PG_RETURN_INT64(nmessages);
 }
 
 /* Check that a function is called as the trigger that it is made for. */
@@ -213,7 +231,77 @@ may_be_first_touch(TriggerData *data)
 	if (cqrs_relation_rewritten(data->tg_relation))
 		return true;
 	target = cqrs_changeset_target(CQRS_TOUCHED, data->tg_relation);
-	return cqrs_changeset_get_target(target)->late;
+	return HeapTupleHeaderGetCmin(data->tg_trigtuple->t_data) <
+		cqrs_changeset_get_target(target)->since;
+}
+
+/*
+ * Whether an update raises the revision: the first one of the row does, unless
+ * all masters skip updates that leave their fields as they are.  Then it is
+ * the first one that does not.
+ */
+static bool
+raises_revision(TriggerData *data, const CqrsRelation *relation,
+				bool first_touch)
+{
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	CqrsTarget *target = NULL;
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (!master->skip_unchanged)
+			return first_touch;
+	}
+
+	target = cqrs_changeset_get_target(cqrs_changeset_target(CQRS_TOUCHED,
+															 data->tg_relation));
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (fields_differ(desc, master->fields, master->nfields,
+						  data->tg_trigtuple, data->tg_newtuple))
+			return first_touch ||
+				(target->skipped && !was_raised(data, relation));
+	}
+	target->skipped = true;
+	return false;
+}
+
+/*
+ * Whether this transaction has raised the revision of a row that it has
+ * touched: it is compared with that of the version before, which the index of
+ * the primary key still leads to.  A row without one was born here.
+ */
+static bool
+was_raised(TriggerData *data, const CqrsRelation *relation)
+{
+	Relation	rel = data->tg_relation;
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData *keys = cqrs_catalog_key_scan(rel, relation,
+											  data->tg_trigtuple);
+	SysScanDesc scan = systable_beginscan(rel, relation->key_index, true,
+										  SnapshotAny, relation->nkeys, keys);
+	int32		revision;
+	bool		isnull;
+	bool		raised = true;
+	HeapTuple	tuple;
+
+	revision = DatumGetInt32(heap_getattr(data->tg_trigtuple,
+										  relation->revision, desc, &isnull));
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
+			cqrs_resolve_updated_by_us(tuple->t_data))
+			raised = revision > DatumGetInt32(heap_getattr(tuple,
+														   relation->revision,
+														   desc, &isnull));
+	}
+	systable_endscan(scan);
+	return raised;
 }
 
 /* Note "old", about to become "new" or, where that is NULL, deleted. */
@@ -270,29 +358,40 @@ static bool
 key_differs(TupleDesc desc, const CqrsRelation *relation, HeapTuple a,
 			HeapTuple b)
 {
-	for (int i = 0; i < relation->nkeys; i++)
+	return fields_differ(desc, relation->keys, relation->nkeys, a, b);
+}
+
+/* Whether two rows differ in any of some fields, those of ours left aside. */
+static bool
+fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
+			  HeapTuple a, HeapTuple b)
+{
+	for (int i = 0; i < nfields; i++)
 	{
-		AttrNumber	attnum = relation->keys[i].attnum;
+		AttrNumber	attnum = fields[i].attnum;
 		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
 		bool		a_null;
 		bool		b_null;
 		Datum		a_value = heap_getattr(a, attnum, desc, &a_null);
 		Datum		b_value = heap_getattr(b, attnum, desc, &b_null);
 
-		if (a_null || b_null ||
-			!datum_image_eq(a_value, b_value, att->attbyval, att->attlen))
+		if (fields[i].ours)
+			continue;
+		if (a_null != b_null ||
+			(!a_null &&
+			 !datum_image_eq(a_value, b_value, att->attbyval, att->attlen)))
 			return true;
 	}
 	return false;
 }
 
 /*
- * The new version with its revision and time of change: the revision grows by
- * one with the first touch, and never falls.  An application that raises the
+ * The new version with its revision and time of change: with "raise" the
+ * revision grows by one, and it never falls.  An application that raises the
  * revision by itself, as django-cqrs does, is left alone.
  */
 static HeapTuple
-bump(TriggerData *data, const CqrsRelation *relation, bool first_touch)
+bump(TriggerData *data, const CqrsRelation *relation, bool raise)
 {
 	TupleDesc	desc = RelationGetDescr(data->tg_relation);
 	int			columns[2] = {relation->revision, relation->updated};
@@ -312,11 +411,11 @@ bump(TriggerData *data, const CqrsRelation *relation, bool first_touch)
 	if (isnull || new_revision < old_revision)
 		new_revision = old_revision;
 	else if (new_revision > old_revision)
-		first_touch = false;
-	else if (!first_touch)
+		raise = false;
+	else if (!raise)
 		return data->tg_newtuple;
 
-	if (first_touch && pg_add_s32_overflow(new_revision, 1, &new_revision))
+	if (raise && pg_add_s32_overflow(new_revision, 1, &new_revision))
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("cqrs_revision of a row in table \"%s\" is out of range",

@@ -23,6 +23,7 @@
 #include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
@@ -34,6 +35,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "catalog.h"
 #include "master.h"
@@ -44,15 +46,23 @@ static bool objects_valid = false;
 
 static void invalidate(Datum arg, Oid relid);
 static Oid	lookup_object(Oid schema, const char *name);
+static Oid	root_of(Relation rel);
+static void describe(Relation rel, CqrsRelation *relation);
+static CqrsMaster *resolve(Relation rel, Relation root,
+						   const CqrsRelation *relation,
+						   const CqrsMasterRow *row);
 static void build_relation(CqrsRelation *entry);
-static void resolve_fields(Relation rel, const CqrsRelation *relation,
+static void resolve_fields(Relation rel, Relation root,
+						   const CqrsRelation *relation,
 						   const CqrsMasterRow *row, CqrsMaster *master);
-static void resolve_tracked_fields(Relation rel, const CqrsMasterRow *row,
+static void resolve_tracked_fields(Relation rel, Relation root,
+								   const CqrsMasterRow *row,
 								   CqrsMaster *master);
 static void check_field_map(Relation rel, const CqrsMasterRow *row);
 static void check_names(Relation rel, const char *option, List *names);
 static bool list_has_name(List *names, const char *name);
-static CqrsField make_field(Form_pg_attribute att, const CqrsMasterRow *row);
+static CqrsField make_field(Relation rel, const char *column,
+							const CqrsMasterRow *row);
 static AttrNumber require_column(Relation rel, const char *name, Oid type);
 static Oid	primary_key(Relation rel);
 
@@ -133,6 +143,7 @@ cqrs_catalog_relation(Oid relid)
 	if (!found)
 	{
 		entry->valid = false;
+		entry->root = InvalidOid;
 		entry->context = NULL;
 	}
 	if (!entry->valid)
@@ -167,7 +178,90 @@ cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
 }
 
 void
-cqrs_catalog_describe(Relation rel, CqrsRelation *relation)
+cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
+{
+	Relation	root = table_open(root_of(rel), AccessShareLock);
+	ListCell   *lc;
+
+	relation->root = RelationGetRelid(root);
+	relation->owner = root->rd_rel->relowner;
+	relation->root_desc = CreateTupleDescCopyConstr(RelationGetDescr(root));
+	relation->to_root =
+		convert_tuples_by_name(CreateTupleDescCopyConstr(RelationGetDescr(rel)),
+							   relation->root_desc);
+	describe(rel, relation);
+	foreach(lc, rows)
+		relation->masters = lappend(relation->masters,
+									resolve(rel, root, relation, lfirst(lc)));
+	table_close(root, NoLock);
+}
+
+/* Relcache callback: nothing may be freed or looked up here. */
+static void
+invalidate(Datum arg, Oid relid)
+{
+	CqrsRelation *entry;
+	HASH_SEQ_STATUS status;
+
+	hash_seq_init(&status, relations);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (!OidIsValid(relid) || relid == entry->relid || relid == entry->root)
+			entry->valid = false;
+	}
+	if (!OidIsValid(relid) || relid == objects.master)
+		objects_valid = false;
+}
+
+static Oid
+lookup_object(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"cqrs.%s\" does not exist", name),
+				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+				 errhint("Use ALTER EXTENSION cqrs UPDATE.")));
+	return relid;
+}
+
+ScanKeyData *
+cqrs_catalog_key_scan(Relation rel, const CqrsRelation *relation,
+					  HeapTuple row)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData *keys = palloc(sizeof(ScanKeyData) * relation->nkeys);
+
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = relation->keys[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		TypeCacheEntry *type = lookup_type_cache(att->atttypid,
+												 TYPECACHE_EQ_OPR_FINFO);
+		bool		isnull;
+		Datum		value = heap_getattr(row, attnum, desc, &isnull);
+
+		ScanKeyEntryInitialize(&keys[i], isnull ? SK_ISNULL : 0, attnum,
+							   BTEqualStrategyNumber, InvalidOid,
+							   att->attcollation,
+							   type->eq_opr_finfo.fn_oid, value);
+	}
+	return keys;
+}
+
+/* The topmost table of the partition tree that a table is in. */
+static Oid
+root_of(Relation rel)
+{
+	return !rel->rd_rel->relispartition ? RelationGetRelid(rel) :
+		llast_oid(get_partition_ancestors(RelationGetRelid(rel)));
+}
+
+/* Fill in the part of *relation that does not depend on its masters. */
+static void
+describe(Relation rel, CqrsRelation *relation)
 {
 	Oid			pkey;
 	Relation	index;
@@ -198,65 +292,39 @@ cqrs_catalog_describe(Relation rel, CqrsRelation *relation)
 		relation->keys[i].attnum = attnum;
 		relation->keys[i].column = pstrdup(NameStr(att->attname));
 		relation->keys[i].key = relation->keys[i].column;
+		relation->keys[i].ours = false;
 	}
 	index_close(index, AccessShareLock);
 }
 
-CqrsMaster *
-cqrs_catalog_resolve(Relation rel, const CqrsRelation *relation,
-					 const CqrsMasterRow *row)
+static CqrsMaster *
+resolve(Relation rel, Relation root, const CqrsRelation *relation,
+		const CqrsMasterRow *row)
 {
 	CqrsMaster *master = palloc0(sizeof(CqrsMaster));
 
 	master->cqrs_id = pstrdup(row->cqrs_id);
-	master->relid = RelationGetRelid(rel);
-	master->meta = row->meta != NULL ? pstrdup(row->meta) : NULL;
-	master->produce = row->produce;
-	master->tracks = row->tracks;
+	master->relid = RelationGetRelid(root);
+	master->produce = cqrs_master_bool(row, CQRS_OPTION_PRODUCE);
+	master->serializer = cqrs_master_text(row, CQRS_OPTION_SERIALIZER);
+	master->meta = cqrs_master_text(row, CQRS_OPTION_META);
+	master->delete_data = cqrs_master_text(row, CQRS_OPTION_DELETE_DATA);
+	master->sync_when = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
+	master->leave_deletes = cqrs_master_is(row, CQRS_OPTION_LEAVE, "delete");
+	master->parks = cqrs_master_is(row, CQRS_OPTION_ON_ERROR, "park");
+	master->skip_unchanged = cqrs_master_bool(row, CQRS_OPTION_SKIP_UNCHANGED);
+	master->exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
+	master->routing_key = cqrs_master_text(row, CQRS_OPTION_ROUTING_KEY);
+	master->ttl_s = cqrs_master_int(row, CQRS_OPTION_MESSAGE_TTL);
+	if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "refuse"))
+		master->on_truncate = CQRS_TRUNCATE_REFUSED;
+	else if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "ignore"))
+		master->on_truncate = CQRS_TRUNCATE_IGNORED;
 
 	check_field_map(rel, row);
-	resolve_fields(rel, relation, row, master);
-	resolve_tracked_fields(rel, row, master);
+	resolve_fields(rel, root, relation, row, master);
+	resolve_tracked_fields(rel, root, row, master);
 	return master;
-}
-
-/* Relcache callback: nothing may be freed or looked up here. */
-static void
-invalidate(Datum arg, Oid relid)
-{
-	CqrsRelation *entry;
-
-	if (OidIsValid(relid))
-	{
-		entry = hash_search(relations, &relid, HASH_FIND, NULL);
-		if (entry != NULL)
-			entry->valid = false;
-		if (objects_valid && relid == objects.master)
-			objects_valid = false;
-	}
-	else
-	{
-		HASH_SEQ_STATUS status;
-
-		hash_seq_init(&status, relations);
-		while ((entry = hash_seq_search(&status)) != NULL)
-			entry->valid = false;
-		objects_valid = false;
-	}
-}
-
-static Oid
-lookup_object(Oid schema, const char *name)
-{
-	Oid			relid = get_relname_relid(name, schema);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("relation \"cqrs.%s\" does not exist", name),
-				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
-				 errhint("Use ALTER EXTENSION cqrs UPDATE.")));
-	return relid;
 }
 
 /*
@@ -271,7 +339,6 @@ build_relation(CqrsRelation *entry)
 	CqrsRelation fresh = {0};
 	Relation	rel;
 	List	   *rows;
-	ListCell   *lc;
 
 	context = AllocSetContextCreate(CurTransactionContext, "cqrs master",
 									ALLOCSET_SMALL_SIZES);
@@ -284,13 +351,12 @@ build_relation(CqrsRelation *entry)
 	entry->valid = true;
 	PG_TRY();
 	{
+		/* For invalidate(). */
+		fresh.root = entry->root = root_of(rel);
 		rows = cqrs_catalog_objects(true) == NULL ? NIL :
-			cqrs_master_read_all(entry->relid);
+			cqrs_master_read_all(fresh.root);
 		if (rows != NIL)
-			cqrs_catalog_describe(rel, &fresh);
-		foreach(lc, rows)
-			fresh.masters = lappend(fresh.masters,
-									cqrs_catalog_resolve(rel, &fresh, lfirst(lc)));
+			cqrs_catalog_resolve(rel, rows, &fresh);
 	}
 	PG_CATCH();
 	{
@@ -314,18 +380,19 @@ build_relation(CqrsRelation *entry)
  * they were chosen, too.
  */
 static void
-resolve_fields(Relation rel, const CqrsRelation *relation,
+resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
 			   const CqrsMasterRow *row, CqrsMaster *master)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
-	AttrNumber	last[2] = {relation->revision, relation->updated};
+	TupleDesc	desc = RelationGetDescr(root);
+	List	   *chosen = cqrs_master_names(row, CQRS_OPTION_FIELDS);
+	const char *last[2] = {"cqrs_revision", "cqrs_updated"};
 
-	if (row->fields != NIL)
+	if (chosen != NIL)
 	{
-		check_names(rel, "fields", row->fields);
+		check_names(rel, "fields", chosen);
 		for (int i = 0; i < relation->nkeys; i++)
 		{
-			if (!list_has_name(row->fields, relation->keys[i].column))
+			if (!list_has_name(chosen, relation->keys[i].column))
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("primary key column \"%s\" is not among the fields of master \"%s\"",
@@ -336,25 +403,21 @@ resolve_fields(Relation rel, const CqrsRelation *relation,
 		}
 	}
 
-	master->fields = palloc(sizeof(CqrsField) * desc->natts);
+	master->fields = palloc(sizeof(CqrsField) * (desc->natts + lengthof(last)));
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		if (att->attisdropped)
+		if (att->attisdropped ||
+			(chosen != NIL && !list_has_name(chosen, NameStr(att->attname))))
 			continue;
-		if (row->fields != NIL &&
-			!list_has_name(row->fields, NameStr(att->attname)))
-			continue;
-		master->fields[master->nfields++] = make_field(att, row);
+		master->fields[master->nfields++] = make_field(rel, NameStr(att->attname),
+													   row);
 	}
 	for (int i = 0; i < lengthof(last); i++)
 	{
-		Form_pg_attribute att = TupleDescAttr(desc, last[i] - 1);
-
-		if (row->fields != NIL &&
-			!list_has_name(row->fields, NameStr(att->attname)))
-			master->fields[master->nfields++] = make_field(att, row);
+		if (chosen != NIL && !list_has_name(chosen, last[i]))
+			master->fields[master->nfields++] = make_field(rel, last[i], row);
 	}
 
 	for (int i = 0; i < master->nfields; i++)
@@ -374,17 +437,19 @@ resolve_fields(Relation rel, const CqrsRelation *relation,
 }
 
 static void
-resolve_tracked_fields(Relation rel, const CqrsMasterRow *row,
+resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
 					   CqrsMaster *master)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
-	bool		all = list_length(row->tracked_fields) == 1 &&
-	strcmp(linitial(row->tracked_fields), "*") == 0;
+	TupleDesc	desc = RelationGetDescr(root);
+	List	   *chosen = cqrs_master_names(row, CQRS_OPTION_TRACKED_FIELDS);
+	bool		all = list_length(chosen) == 1 &&
+	strcmp(linitial(chosen), "*") == 0;
 
-	if (!row->tracks)
+	master->tracks = !row->options[CQRS_OPTION_TRACKED_FIELDS].isnull;
+	if (!master->tracks)
 		return;
 	if (!all)
-		check_names(rel, "tracked_fields", row->tracked_fields);
+		check_names(rel, "tracked_fields", chosen);
 
 	master->tracked = palloc(sizeof(CqrsField) * desc->natts);
 	for (int i = 0; i < desc->natts; i++)
@@ -393,8 +458,9 @@ resolve_tracked_fields(Relation rel, const CqrsMasterRow *row,
 
 		if (att->attisdropped)
 			continue;
-		if (all || list_has_name(row->tracked_fields, NameStr(att->attname)))
-			master->tracked[master->ntracked++] = make_field(att, row);
+		if (all || list_has_name(chosen, NameStr(att->attname)))
+			master->tracked[master->ntracked++] =
+				make_field(rel, NameStr(att->attname), row);
 	}
 }
 
@@ -408,10 +474,10 @@ check_field_map(Relation rel, const CqrsMasterRow *row)
 	JsonbIteratorToken token;
 	List	   *columns = NIL;
 
-	if (row->field_map == (Datum) 0)
+	if (row->options[CQRS_OPTION_FIELD_MAP].isnull)
 		return;
 
-	map = DatumGetJsonbP(row->field_map);
+	map = DatumGetJsonbP(row->options[CQRS_OPTION_FIELD_MAP].value);
 	if (!JB_ROOT_IS_OBJECT(map))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -479,16 +545,18 @@ list_has_name(List *names, const char *name)
 }
 
 static CqrsField
-make_field(Form_pg_attribute att, const CqrsMasterRow *row)
+make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 {
 	CqrsField	field;
 
-	field.attnum = att->attnum;
-	field.column = pstrdup(NameStr(att->attname));
+	field.attnum = get_attnum(RelationGetRelid(rel), column);
+	field.column = pstrdup(column);
 	field.key = field.column;
-	if (row->field_map != (Datum) 0)
+	field.ours = strcmp(column, "cqrs_revision") == 0 ||
+		strcmp(column, "cqrs_updated") == 0;
+	if (!row->options[CQRS_OPTION_FIELD_MAP].isnull)
 	{
-		Jsonb	   *map = DatumGetJsonbP(row->field_map);
+		Jsonb	   *map = DatumGetJsonbP(row->options[CQRS_OPTION_FIELD_MAP].value);
 		JsonbValue	buffer;
 		JsonbValue *value = getKeyJsonValueFromContainer(&map->root,
 														 field.column,

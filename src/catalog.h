@@ -11,6 +11,8 @@
 #include "postgres.h"
 
 #include "access/attnum.h"
+#include "access/skey.h"
+#include "access/tupconvert.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
@@ -38,28 +40,54 @@ typedef struct CqrsField
 	AttrNumber	attnum;
 	char	   *column;
 	char	   *key;			/* its name in messages */
+	bool		ours;			/* cqrs_revision or cqrs_updated */
 } CqrsField;
+
+typedef enum CqrsOnTruncate
+{
+	CQRS_TRUNCATE_DELETES,
+	CQRS_TRUNCATE_REFUSED,
+	CQRS_TRUNCATE_IGNORED
+} CqrsOnTruncate;
 
 /* One published view of a table: a row of cqrs.master, resolved. */
 typedef struct CqrsMaster
 {
 	char	   *cqrs_id;
-	Oid			relid;
+	Oid			relid;			/* the table that was registered */
 	int			nfields;
 	CqrsField  *fields;			/* in the order of the message */
 	bool		tracks;			/* has tracked fields at all */
 	int			ntracked;
 	CqrsField  *tracked;
-	char	   *meta;			/* qualified name of the function, or NULL */
 	bool		produce;
+	char	   *serializer;		/* qualified names of functions, or NULL */
+	char	   *meta;
+	char	   *delete_data;
+	char	   *sync_when;		/* or NULL */
+	bool		leave_deletes;	/* a row that no longer matches is deleted */
+	bool		parks;			/* instead of failing the transaction */
+	bool		skip_unchanged;
+	CqrsOnTruncate on_truncate;
+	char	   *exchange;		/* NULL: cqrs.exchange */
+	char	   *routing_key;	/* NULL: the usual one */
+	int			ttl_s;			/* -1: cqrs.message_ttl */
 	struct CqrsRowFormat *format;	/* owned by serialize.c, NULL until used */
+	struct CqrsHooks *hooks;	/* owned by hook.c, NULL until used */
 } CqrsMaster;
 
-/* A table that has masters. */
+/*
+ * A table that has masters, or a partition of one.  Numbers of columns are
+ * those of the table itself, their order in messages is the root's.
+ */
 typedef struct CqrsRelation
 {
 	Oid			relid;			/* hash key */
 	bool		valid;
+	Oid			root;			/* the table that was registered */
+	Oid			owner;			/* of the root */
+	TupleDesc	root_desc;
+	TupleConversionMap *to_root;	/* NULL: the same layout */
 	MemoryContext context;		/* holds all that follows */
 	AttrNumber	revision;		/* attribute numbers of cqrs_revision ... */
 	AttrNumber	updated;		/* ... and cqrs_updated */
@@ -85,22 +113,21 @@ extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
  */
 extern CqrsRelation *cqrs_catalog_relation(Oid relid);
 
+/* Scan keys for the index of the primary key: where it is that of a row. */
+extern ScanKeyData *cqrs_catalog_key_scan(Relation rel,
+										  const CqrsRelation *relation,
+										  HeapTuple row);
+
 /* The master of that name, and its table; an error when there is none. */
 extern CqrsMaster *cqrs_catalog_master(const char *cqrs_id,
 									   CqrsRelation **relation);
 
 /*
- * Resolve the options of a master against its table: raises the error that a
- * user is to see when they do not fit.  Allocates in the current context.
+ * Resolve masters against their table, or a partition of it: raises the error
+ * that a user is to see when they do not fit.  "rows" are CqrsMasterRow.
+ * Allocates in the current context.
  */
-extern CqrsMaster *cqrs_catalog_resolve(Relation rel,
-										const CqrsRelation *relation,
-										const CqrsMasterRow *row);
-
-/*
- * Fill in the part of *relation that does not depend on its masters, in the
- * current context; an error when the table lacks something.
- */
-extern void cqrs_catalog_describe(Relation rel, CqrsRelation *relation);
+extern void cqrs_catalog_resolve(Relation rel, List *rows,
+								 CqrsRelation *relation);
 
 #endif							/* CQRS_CATALOG_H */

@@ -138,15 +138,20 @@ void
 cqrs_changeset_note_done(uint16 target)
 {
 	ItemPointerData invalid;
+	CommandId	since = GetCurrentCommandId(false);
 
-	ItemPointerSetInvalid(&invalid);
+	/* Invalid by its offset; the block number keeps the command. */
+	ItemPointerSet(&invalid, since, InvalidOffsetNumber);
 	cqrs_changeset_note(target, &invalid);
+	targets[target].since = since;
 	any_done = true;
 }
 
 void
 cqrs_changeset_abort_sub(SubTransactionId subid)
 {
+	uint64		before = nnotes;
+
 	while (nnotes > 0)
 	{
 		Chunk	   *chunk = llast(chunks);
@@ -162,6 +167,8 @@ cqrs_changeset_abort_sub(SubTransactionId subid)
 		chunks = list_delete_last(chunks);
 		pfree(chunk);
 	}
+	if (any_done && nnotes < before)
+		find_done();
 }
 
 void
@@ -217,7 +224,7 @@ next_note(CqrsWalk *walk)
 	return &chunk->notes[walk->index++];
 }
 
-/* Find for each target up to where its notes have been dealt with. */
+/* Find for each target up to where its notes have been dealt with, and when. */
 static void
 find_done(void)
 {
@@ -225,11 +232,16 @@ find_done(void)
 	const CqrsNote *note;
 
 	for (int i = 0; i < ntargets; i++)
+	{
 		targets[i].done = 0;
+		targets[i].since = FirstCommandId;
+	}
 	while ((note = next_note(&walk)) != NULL)
 	{
-		if (!ItemPointerIsValid(&note->tid))
-			targets[note->target].done = walk.position;
+		if (ItemPointerIsValid(&note->tid))
+			continue;
+		targets[note->target].done = walk.position;
+		targets[note->target].since = ItemPointerGetBlockNumberNoCheck(&note->tid);
 	}
 }
 

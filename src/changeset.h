@@ -31,8 +31,9 @@ typedef struct CqrsTarget
 	Oid			file;			/* cqrs_relation_file() when noted */
 	bool		keys_move;		/* keys may pass from row to row */
 	bool		repeats;		/* a row may have been noted more than once */
-	bool		late;			/* registered after rows had been changed:
-								 * xmin does not tell whether a row was noted */
+	bool		skipped;		/* noted rows may keep their revision */
+	CommandId	since;			/* only versions made by this command or later
+								 * ones can have been noted */
 	uint64		done;			/* notes before this position are dealt with */
 	char	   *cqrs_id;		/* CQRS_RESENT */
 	char	   *queue;			/* CQRS_RESENT; NULL: all */
@@ -73,7 +74,8 @@ extern int	cqrs_changeset_ntargets(void);
 extern void cqrs_changeset_note(uint16 target, ItemPointer tid);
 
 /*
- * Note that all earlier notes of a target have been dealt with.  It is a note
+ * Note that all earlier notes of a target have been dealt with, and that none
+ * was made of versions that are older than the current command.  It is a note
  * itself, so that the failure of a subtransaction takes it back.
  */
 extern void cqrs_changeset_note_done(uint16 target);

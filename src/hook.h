@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * hook.h
- *	  Functions of the user's that take part in making messages.
+ *	  Users' functions and expressions that take part in making messages.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,32 +10,67 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "utils/relcache.h"
+
 #include "catalog.h"
 #include "outbox.h"
-#include "serialize.h"
+
+/* What hooks are called for; errors in them name it. */
+typedef struct CqrsHookSubject
+{
+	const CqrsRelation *relation;
+	CqrsMaster *master;
+	CqrsSignal	signal;
+	const char *key;			/* JSON */
+} CqrsHookSubject;
+
+/* Between enter and leave, the rights of a table's owner and pinned settings. */
+typedef struct CqrsHookScope
+{
+	Oid			role;
+	int			security;
+	int			guc_level;		/* 0: nothing was changed */
+} CqrsHookScope;
 
 /*
- * Find the meta function "name" (possibly qualified) of a table: an error when
- * it does not exist, has another signature, may change data, or may not be
- * called by "caller".  Returns its oid.
+ * Enter the scope in which rows of a table are serialized and its hooks are
+ * called.  After an error the end of the (sub)transaction does the leaving.
  */
-extern Oid	cqrs_hook_find_meta(Oid relid, const char *name, Oid caller);
+extern void cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
+							const CqrsRelation *relation);
+extern void cqrs_hook_leave(CqrsHookScope *scope);
 
-/* Whether messages of a table involve any function. */
-extern bool cqrs_hook_any(const CqrsRelation *relation);
+/* Raise the error that a user is to see when hooks of a master do not fit. */
+extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 
-/* The name under which cqrs.master keeps a function. */
+/* The name by which a function is kept. */
 extern char *cqrs_hook_qualified_name(Oid function);
 
-/*
- * The meta object of a message, from the master's function or that of
- * cqrs.meta_function; NULL when there is none.  Needs an active snapshot.
- */
-extern char *cqrs_hook_meta(Relation rel, CqrsMaster *master,
-							const CqrsRow *row, const CqrsMessage *message);
+/* A row as a value of the type of the table that was registered. */
+extern Datum cqrs_hook_row(const CqrsRelation *relation, HeapTuple row);
 
-/* The correlation id of a message, or NULL.  Needs an active snapshot. */
-extern char *cqrs_hook_correlation_id(Relation rel,
+/* Whether a row matches sync_when.  Rows are of the relation's own layout. */
+extern bool cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row);
+
+/* Whether the serializer takes many rows at once. */
+extern bool cqrs_hook_is_set_wise(const CqrsRelation *relation,
+								  CqrsMaster *master);
+
+/* The objects, as JSON, that the serializer makes of rows, in results[]. */
+extern void cqrs_hook_serialize(const CqrsHookSubject *subject,
+								HeapTuple *rows, int nrows, char **results);
+
+/* The JSON that goes under "custom" of a DELETE, or NULL. */
+extern char *cqrs_hook_delete_data(const CqrsHookSubject *subject,
+								   HeapTuple row);
+
+/* The meta object, as JSON, or NULL for an empty one. */
+extern char *cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
+							const CqrsMessage *message);
+
+/* The correlation id: the setting's, the function's, or NULL. */
+extern char *cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 									  const CqrsMessage *message);
 
 #endif							/* CQRS_HOOK_H */

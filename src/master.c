@@ -21,30 +21,24 @@
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
 #include "catalog.h"
 #include "master.h"
 
-/* Columns of cqrs.master */
+/* Columns of cqrs.master; the options follow in the order of CqrsOption */
 enum
 {
 	MASTER_CQRS_ID = 1,
 	MASTER_RELATION,
-	MASTER_FIELDS,
-	MASTER_TRACKED_FIELDS,
-	MASTER_FIELD_MAP,
-	MASTER_META,
-	MASTER_PRODUCE,
-	MASTER_NATTS = MASTER_PRODUCE
+	MASTER_FIRST_OPTION,
+	MASTER_NATTS = MASTER_FIRST_OPTION + CQRS_NOPTIONS - 1
 };
 
 static HeapTuple find_tuple(Relation master, const char *cqrs_id);
 static CqrsMasterRow *row_from_tuple(Relation master, HeapTuple tuple);
 static HeapTuple tuple_from_row(Relation master, const CqrsMasterRow *row);
-static Datum text_array(List *names);
 static int	compare_cqrs_id(const ListCell *a, const ListCell *b);
 
 CqrsMasterRow *
@@ -149,24 +143,61 @@ static CqrsMasterRow *
 row_from_tuple(Relation master, HeapTuple tuple)
 {
 	CqrsMasterRow *row = palloc0(sizeof(CqrsMasterRow));
+	TupleDesc	desc = RelationGetDescr(master);
 	Datum		values[MASTER_NATTS];
 	bool		nulls[MASTER_NATTS];
 
-	heap_deform_tuple(tuple, RelationGetDescr(master), values, nulls);
-
+	heap_deform_tuple(tuple, desc, values, nulls);
 	row->cqrs_id = TextDatumGetCString(values[MASTER_CQRS_ID - 1]);
 	row->relid = DatumGetObjectId(values[MASTER_RELATION - 1]);
-	if (!nulls[MASTER_FIELDS - 1])
-		row->fields = cqrs_master_text_list(values[MASTER_FIELDS - 1]);
-	row->tracks = !nulls[MASTER_TRACKED_FIELDS - 1];
-	if (row->tracks)
-		row->tracked_fields = cqrs_master_text_list(values[MASTER_TRACKED_FIELDS - 1]);
-	if (!nulls[MASTER_FIELD_MAP - 1])
-		row->field_map = datumCopy(values[MASTER_FIELD_MAP - 1], false, -1);
-	if (!nulls[MASTER_META - 1])
-		row->meta = TextDatumGetCString(values[MASTER_META - 1]);
-	row->produce = DatumGetBool(values[MASTER_PRODUCE - 1]);
+	for (int i = 0; i < CQRS_NOPTIONS; i++)
+	{
+		int			att = MASTER_FIRST_OPTION - 1 + i;
+		Form_pg_attribute form = TupleDescAttr(desc, att);
+
+		row->options[i].isnull = nulls[att];
+		if (nulls[att])
+			continue;
+		row->options[i].value = form->attbyval ? values[att] :
+			PointerGetDatum(PG_DETOAST_DATUM_COPY(values[att]));
+	}
 	return row;
+}
+
+char *
+cqrs_master_text(const CqrsMasterRow *row, CqrsOption option)
+{
+	return row->options[option].isnull ? NULL :
+		TextDatumGetCString(row->options[option].value);
+}
+
+List *
+cqrs_master_names(const CqrsMasterRow *row, CqrsOption option)
+{
+	return row->options[option].isnull ? NIL :
+		cqrs_master_text_list(row->options[option].value);
+}
+
+int
+cqrs_master_int(const CqrsMasterRow *row, CqrsOption option)
+{
+	return row->options[option].isnull ? -1 :
+		DatumGetInt32(row->options[option].value);
+}
+
+bool
+cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option)
+{
+	return !row->options[option].isnull &&
+		DatumGetBool(row->options[option].value);
+}
+
+bool
+cqrs_master_is(const CqrsMasterRow *row, CqrsOption option, const char *choice)
+{
+	char	   *value = cqrs_master_text(row, option);
+
+	return value != NULL && strcmp(value, choice) == 0;
 }
 
 List *
@@ -190,31 +221,8 @@ cqrs_master_text_list(Datum array)
 	return list;
 }
 
-static HeapTuple
-tuple_from_row(Relation master, const CqrsMasterRow *row)
-{
-	Datum		values[MASTER_NATTS] = {0};
-	bool		nulls[MASTER_NATTS] = {false};
-
-	values[MASTER_CQRS_ID - 1] = CStringGetTextDatum(row->cqrs_id);
-	values[MASTER_RELATION - 1] = ObjectIdGetDatum(row->relid);
-	nulls[MASTER_FIELDS - 1] = row->fields == NIL;
-	if (row->fields != NIL)
-		values[MASTER_FIELDS - 1] = text_array(row->fields);
-	nulls[MASTER_TRACKED_FIELDS - 1] = !row->tracks;
-	if (row->tracks)
-		values[MASTER_TRACKED_FIELDS - 1] = text_array(row->tracked_fields);
-	nulls[MASTER_FIELD_MAP - 1] = row->field_map == (Datum) 0;
-	values[MASTER_FIELD_MAP - 1] = row->field_map;
-	nulls[MASTER_META - 1] = row->meta == NULL;
-	if (row->meta != NULL)
-		values[MASTER_META - 1] = CStringGetTextDatum(row->meta);
-	values[MASTER_PRODUCE - 1] = BoolGetDatum(row->produce);
-	return heap_form_tuple(RelationGetDescr(master), values, nulls);
-}
-
-static Datum
-text_array(List *names)
+Datum
+cqrs_master_text_array(List *names)
 {
 	Datum	   *elems = palloc(sizeof(Datum) * (list_length(names) + 1));
 	ListCell   *lc;
@@ -224,6 +232,22 @@ text_array(List *names)
 		elems[nelems++] = CStringGetTextDatum(lfirst(lc));
 	return PointerGetDatum(construct_array(elems, nelems, TEXTOID, -1, false,
 										   TYPALIGN_INT));
+}
+
+static HeapTuple
+tuple_from_row(Relation master, const CqrsMasterRow *row)
+{
+	Datum		values[MASTER_NATTS] = {0};
+	bool		nulls[MASTER_NATTS] = {false};
+
+	values[MASTER_CQRS_ID - 1] = CStringGetTextDatum(row->cqrs_id);
+	values[MASTER_RELATION - 1] = ObjectIdGetDatum(row->relid);
+	for (int i = 0; i < CQRS_NOPTIONS; i++)
+	{
+		values[MASTER_FIRST_OPTION - 1 + i] = row->options[i].value;
+		nulls[MASTER_FIRST_OPTION - 1 + i] = row->options[i].isnull;
+	}
+	return heap_form_tuple(RelationGetDescr(master), values, nulls);
 }
 
 static int

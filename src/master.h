@@ -12,21 +12,51 @@
 
 #include "nodes/pg_list.h"
 
-/* The options of a master as its row in cqrs.master has them. */
+/*
+ * The options of a master, in the order of the columns of cqrs.master and of
+ * the arguments of cqrs_register().
+ */
+typedef enum CqrsOption
+{
+	CQRS_OPTION_FIELDS,
+	CQRS_OPTION_TRACKED_FIELDS,
+	CQRS_OPTION_FIELD_MAP,
+	CQRS_OPTION_META,
+	CQRS_OPTION_PRODUCE,
+	CQRS_OPTION_SERIALIZER,
+	CQRS_OPTION_SYNC_WHEN,
+	CQRS_OPTION_DELETE_DATA,
+	CQRS_OPTION_LEAVE,
+	CQRS_OPTION_ON_ERROR,
+	CQRS_OPTION_SKIP_UNCHANGED,
+	CQRS_OPTION_MESSAGE_TTL,
+	CQRS_OPTION_EXCHANGE,
+	CQRS_OPTION_ROUTING_KEY,
+	CQRS_OPTION_ON_TRUNCATE,
+	CQRS_OPTION_REPLICATION
+} CqrsOption;
+
+#define CQRS_NOPTIONS	(CQRS_OPTION_REPLICATION + 1)
+
+/* A row of cqrs.master: values of the types that options.c gives to them. */
 typedef struct CqrsMasterRow
 {
 	char	   *cqrs_id;
 	Oid			relid;
-	List	   *fields;			/* of char *; NIL: all columns */
-	List	   *tracked_fields; /* of char *; NIL: none, unless tracks */
-	bool		tracks;
-	Datum		field_map;		/* jsonb, 0 when null */
-	char	   *meta;
-	bool		produce;
+	NullableDatum options[CQRS_NOPTIONS];
 } CqrsMasterRow;
 
-/* A list of char * from a text[] without nulls. */
+/* The values of options in the types of C: NULL, NIL and -1 for null. */
+extern char *cqrs_master_text(const CqrsMasterRow *row, CqrsOption option);
+extern List *cqrs_master_names(const CqrsMasterRow *row, CqrsOption option);
+extern int	cqrs_master_int(const CqrsMasterRow *row, CqrsOption option);
+extern bool cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option);
+extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
+						   const char *choice);
+
+/* A list of char * from a text[] without nulls, and back. */
 extern List *cqrs_master_text_list(Datum array);
+extern Datum cqrs_master_text_array(List *names);
 
 /*
  * The master of that name, in the current context.  When there is none: NULL

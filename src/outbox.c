@@ -187,8 +187,6 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 		message->correlation_id, message->exchange, message->routing_key
 	};
 
-	if (writer->next_id == writer->end_id)
-		draw_batch(writer);
 	if (writer->nrows == writer->nslots)
 		writer->slots[writer->nslots++] =
 			MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
@@ -196,7 +194,7 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 
 	caller = MemoryContextSwitchTo(writer->rows);
 	memset(nulls, false, sizeof(nulls));
-	values[SEGMENT_ID - 1] = Int64GetDatum(writer->next_id++);
+	values[SEGMENT_ID - 1] = Int64GetDatum(cqrs_outbox_draw_id(writer));
 	values[SEGMENT_COMMITTED_AT - 1] = TimestampTzGetDatum(writer->committed_at);
 	values[SEGMENT_SIGNAL_TYPE - 1] = CharGetDatum(message->signal);
 	for (int i = 0; i < lengthof(texts); i++)
@@ -217,6 +215,14 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 	writer->bytes += tuple->t_len;
 	if (writer->nrows == WRITE_ROWS || writer->bytes >= WRITE_BYTES)
 		insert_rows(writer);
+}
+
+int64
+cqrs_outbox_draw_id(CqrsOutboxWriter *writer)
+{
+	if (writer->next_id == writer->end_id)
+		draw_batch(writer);
+	return writer->next_id++;
 }
 
 void

@@ -63,6 +63,9 @@ extern void cqrs_outbox_append(CqrsOutboxWriter *writer,
 							   const CqrsMessage *message);
 extern void cqrs_outbox_end(CqrsOutboxWriter *writer);
 
+/* An id for a message that is put aside instead of being appended. */
+extern int64 cqrs_outbox_draw_id(CqrsOutboxWriter *writer);
+
 /*
  * Reading, under the active snapshot: the messages with from <= id <= to in
  * ascending order.  The strings of a message last until the next call.

@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
@@ -28,10 +29,8 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -42,6 +41,7 @@
 #include "guc.h"
 #include "hook.h"
 #include "master.h"
+#include "options.h"
 #include "shared.h"
 
 /*
@@ -53,29 +53,33 @@
 PG_FUNCTION_INFO_V1(cqrs_register);
 PG_FUNCTION_INFO_V1(cqrs_unregister);
 PG_FUNCTION_INFO_V1(cqrs_alter);
+PG_FUNCTION_INFO_V1(cqrs_sql_follow_partitions);
 
+static void check_not_partition(Relation rel);
+static void check_partitions(Oid relid);
 static void check_table(Relation rel);
 static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
 static void add_missing_columns(Oid relid);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
+static void check_same_replication(const CqrsMasterRow *row);
+static void share_replication(const CqrsMasterRow *row);
 static void create_triggers(Oid relid);
+static void create_truncate_trigger(Oid relid);
 static void drop_triggers(Oid relid);
+static void drop_trigger(Oid relid, const char *name);
+static void enable_triggers(const CqrsMasterRow *row);
+static void enable_trigger(Oid relid, const char *name, const char *mode);
+static void begin_capture(Oid relid);
 static void execute(const char *command);
 static char *qualified_name(Oid relid);
 static void warn_if_unconfigured(void);
 static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
-static void refuse_own_changes(Relation rel);
-static void apply_option(CqrsMasterRow *row, const char *name,
-						 JsonbValue *value);
-static List *option_names(const char *name, JsonbValue *value);
-static char *option_string(const char *name, JsonbValue *value);
-static void option_type_error(const char *name, const char *expected);
+static void refuse_own_changes(Oid relid);
 
 /*
- * cqrs_register(relation regclass, cqrs_id text, fields text[],
- *				 tracked_fields text[], field_map jsonb, meta regproc,
- *				 produce boolean) RETURNS text
+ * cqrs_register(relation regclass, cqrs_id text, ...) RETURNS text; the
+ * options follow in the order of CqrsOption.
  */
 Datum
 cqrs_register(PG_FUNCTION_ARGS)
@@ -93,29 +97,16 @@ cqrs_register(PG_FUNCTION_ARGS)
 	/* Before the lock, so that only the owner can make writers wait. */
 	check_owner(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
+	check_not_partition(rel);
 	check_table(rel);
 	check_owner(relid);
+	check_partitions(relid);
 
 	row.relid = relid;
 	row.cqrs_id = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(rel)) :
 		text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (!PG_ARGISNULL(2))
-	{
-		row.fields = cqrs_master_text_list(PG_GETARG_DATUM(2));
-		if (row.fields == NIL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"fields\" must not be empty"),
-					 errhint("Use NULL for all columns.")));
-	}
-	row.tracks = !PG_ARGISNULL(3);
-	if (row.tracks)
-		row.tracked_fields = cqrs_master_text_list(PG_GETARG_DATUM(3));
-	if (!PG_ARGISNULL(4))
-		row.field_map = PG_GETARG_DATUM(4);
-	if (!PG_ARGISNULL(5))
-		row.meta = cqrs_hook_qualified_name(PG_GETARG_OID(5));
-	row.produce = PG_ARGISNULL(6) || PG_GETARG_BOOL(6);
+	for (int i = 0; i < CQRS_NOPTIONS; i++)
+		cqrs_option_set(&row, (CqrsOption) i, fcinfo->args[2 + i]);
 
 	check_cqrs_id(row.cqrs_id);
 	if (cqrs_master_read(row.cqrs_id, true) != NULL)
@@ -127,14 +118,13 @@ cqrs_register(PG_FUNCTION_ARGS)
 
 	add_missing_columns(relid);
 	check_definition(relid, &row);
+	check_same_replication(&row);
 	create_triggers(relid);
+	enable_triggers(&row);
 	cqrs_master_insert(&row);
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
-
-	rel = table_open(relid, NoLock);
-	cqrs_capture_begin_late(rel);
-	table_close(rel, NoLock);
+	begin_capture(relid);
 	warn_if_unconfigured();
 
 	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
@@ -149,8 +139,8 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 	Relation	rel = lock_master(cqrs_id, &row);
 	Oid			relid = RelationGetRelid(rel);
 
-	refuse_own_changes(rel);
 	table_close(rel, NoLock);
+	refuse_own_changes(relid);
 	cqrs_master_delete(cqrs_id);
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
@@ -167,33 +157,46 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	Jsonb	   *options = PG_GETARG_JSONB_P(1);
 	CqrsMasterRow *row;
 	Relation	rel = lock_master(cqrs_id, &row);
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	char	   *name = NULL;
+	Oid			relid = RelationGetRelid(rel);
 
-	if (!JB_ROOT_IS_OBJECT(options))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("options must be a JSON object"),
-				 errhint("For example {\"tracked_fields\": [\"name\"], \"meta\": null}.")));
-
-	it = JsonbIteratorInit(&options->root);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			name = pnstrdup(value.val.string.val, value.val.string.len);
-		else if (token == WJB_VALUE)
-			apply_option(row, name, &value);
-	}
-
-	refuse_own_changes(rel);
-	check_definition(RelationGetRelid(rel), row);
-	cqrs_master_update(row);
-	cqrs_capture_begin_late(rel);
-	CacheInvalidateRelcache(rel);
 	table_close(rel, NoLock);
+	cqrs_options_set_json(row, options);
+	refuse_own_changes(relid);
+	check_definition(relid, row);
+	cqrs_master_update(row);
+	share_replication(row);
+	enable_triggers(row);
+	CacheInvalidateRelcacheByRelid(relid);
+	begin_capture(relid);
 	PG_RETURN_VOID();
+}
+
+static void
+check_not_partition(Relation rel)
+{
+	if (!rel->rd_rel->relispartition)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
+			 errdetail("It is a partition."),
+			 errhint("Register the partitioned table \"%s\", whose masters all its partitions are part of.",
+					 get_rel_name(llast_oid(get_partition_ancestors(RelationGetRelid(rel)))))));
+}
+
+/* Lock the partitions of a table against writers, and check each. */
+static void
+check_partitions(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+
+		check_table(rel);
+		table_close(rel, NoLock);
+	}
 }
 
 /* The caller has the relation open, and nothing has been changed yet. */
@@ -209,20 +212,14 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("It is a system table."),
 				 errhint("Register a table of your own.")));
-	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
-		rel->rd_rel->relispartition)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is a partitioned table or a partition."),
-				 errhint("Register a table that is not partitioned.")));
 	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("It is a foreign table, whose changes by others are not seen here."),
 				 errhint("Register the table on the server that owns it.")));
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
@@ -240,15 +237,18 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("It is an unlogged table, which a crash empties without a trace."),
 				 errhint("Use ALTER TABLE ... SET LOGGED.")));
-	if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("It is not of the access method \"heap\", on whose row versions the capture of changes relies."),
 				 errhint("Use ALTER TABLE ... SET ACCESS METHOD heap, or recreate the table.")));
-	if (has_superclass(RelationGetRelid(rel)) ||
-		(rel->rd_rel->relhassubclass &&
-		 find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL))
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		!rel->rd_rel->relispartition &&
+		(has_superclass(RelationGetRelid(rel)) ||
+		 (rel->rd_rel->relhassubclass &&
+		  find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot register \"%s\"", name),
@@ -325,21 +325,68 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 {
 	Relation	rel = table_open(relid, NoLock);
 	CqrsRelation relation = {0};
+	CqrsHookScope scope;
 
-	cqrs_catalog_describe(rel, &relation);
-	(void) cqrs_catalog_resolve(rel, &relation, row);
-	if (row->meta != NULL)
-		(void) cqrs_hook_find_meta(relid, row->meta, rel->rd_rel->relowner);
+	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
+						 &relation);
+	/* Names are looked up as they will be while messages are made. */
+	cqrs_hook_enter(&scope, rel, &relation);
+	cqrs_hook_check(&relation, linitial(relation.masters));
+	cqrs_hook_leave(&scope);
 	table_close(rel, NoLock);
+}
+
+/* A table has one set of triggers, so its masters agree in "replication". */
+static void
+check_same_replication(const CqrsMasterRow *row)
+{
+	char	   *value = cqrs_master_text(row, CQRS_OPTION_REPLICATION);
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(row->relid))
+	{
+		CqrsMasterRow *other = lfirst(lc);
+
+		if (!cqrs_master_is(other, CQRS_OPTION_REPLICATION, value))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"replication\" differs from that of master \"%s\" of the same table",
+							other->cqrs_id),
+					 errhint("Use \"%s\"; cqrs_alter() changes it for all masters of a table.",
+							 cqrs_master_text(other, CQRS_OPTION_REPLICATION))));
+	}
+}
+
+static void
+share_replication(const CqrsMasterRow *row)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, cqrs_master_read_all(row->relid))
+	{
+		CqrsMasterRow *other = lfirst(lc);
+
+		if (strcmp(other->cqrs_id, row->cqrs_id) == 0)
+			continue;
+		other->options[CQRS_OPTION_REPLICATION] =
+			row->options[CQRS_OPTION_REPLICATION];
+		cqrs_master_update(other);
+	}
 }
 
 static void
 create_triggers(Oid relid)
 {
 	const char *table = qualified_name(relid);
+	ListCell   *lc;
 
 	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)))
 		return;
+
+	/* Row triggers are cloned to partitions, those of statements are not. */
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		create_truncate_trigger(lfirst_oid(lc));
 
 	execute(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
 					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
@@ -347,24 +394,121 @@ create_triggers(Oid relid)
 	execute(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
 					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
 					 CQRS_TRIGGER_INSERT_DELETE, table));
+}
+
+static void
+create_truncate_trigger(Oid relid)
+{
+	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
+		return;
 	execute(psprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s"
 					 " FOR EACH STATEMENT EXECUTE FUNCTION cqrs.trigger_truncate()",
-					 CQRS_TRIGGER_TRUNCATE, table));
+					 CQRS_TRIGGER_TRUNCATE, qualified_name(relid)));
 }
 
 static void
 drop_triggers(Oid relid)
 {
+	ListCell   *lc;
+
+	drop_trigger(relid, CQRS_TRIGGER_UPDATE);
+	drop_trigger(relid, CQRS_TRIGGER_INSERT_DELETE);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		drop_trigger(lfirst_oid(lc), CQRS_TRIGGER_TRUNCATE);
+}
+
+static void
+drop_trigger(Oid relid, const char *name)
+{
+	if (OidIsValid(get_trigger_oid(relid, name, true)))
+		execute(psprintf("DROP TRIGGER %s ON %s", name,
+						 qualified_name(relid)));
+}
+
+/* Have the triggers fire for the changes that "replication" names. */
+static void
+enable_triggers(const CqrsMasterRow *row)
+{
 	const char *names[] = {
 		CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
 	};
+	const char *mode = "";
+	ListCell   *lc;
 
-	for (int i = 0; i < lengthof(names); i++)
+	if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "replica"))
+		mode = "REPLICA ";
+	else if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "always"))
+		mode = "ALWAYS ";
+	foreach(lc, find_all_inheritors(row->relid, NoLock, NULL))
 	{
-		if (OidIsValid(get_trigger_oid(relid, names[i], true)))
-			execute(psprintf("DROP TRIGGER %s ON %s", names[i],
-							 qualified_name(relid)));
+		for (int i = 0; i < lengthof(names); i++)
+			enable_trigger(lfirst_oid(lc), names[i], mode);
 	}
+}
+
+static void
+enable_trigger(Oid relid, const char *name, const char *mode)
+{
+	Relation	rel = table_open(relid, NoLock);
+	char		enabled = mode[0] == '\0' ? TRIGGER_FIRES_ON_ORIGIN : mode[0];
+	bool		differs = false;
+
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (strcmp(trigger->tgname, name) == 0)
+			differs = trigger->tgenabled != enabled;
+	}
+	table_close(rel, NoLock);
+	if (differs)
+		execute(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
+						 qualified_name(relid), mode, name));
+}
+
+/* Have changes be noted from now on, and none that were made before. */
+static void
+begin_capture(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+
+		if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+			cqrs_capture_begin_late(rel);
+		table_close(rel, NoLock);
+	}
+}
+
+/* cqrs.follow_partitions(relation regclass) RETURNS void: see the SQL script. */
+Datum
+cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	List	   *ancestors;
+	List	   *masters;
+	Oid			root = relid;
+	ListCell   *lc;
+
+	if (get_rel_relispartition(relid))
+	{
+		ancestors = get_partition_ancestors(relid);
+		root = llast_oid(ancestors);
+	}
+	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
+		PG_RETURN_VOID();
+	masters = cqrs_master_read_all(root);
+	if (masters == NIL)
+		PG_RETURN_VOID();
+
+	check_partitions(relid);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		create_truncate_trigger(lfirst_oid(lc));
+	CommandCounterIncrement();
+	enable_triggers(linitial(masters));
+	PG_RETURN_VOID();
 }
 
 static void
@@ -415,6 +559,7 @@ lock_master(const char *cqrs_id, CqrsMasterRow **row)
 	check_owner(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
 	check_owner(relid);
+	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
 	*row = cqrs_master_read(cqrs_id, false);
 	if ((*row)->relid != relid)
 		ereport(ERROR,
@@ -428,100 +573,17 @@ lock_master(const char *cqrs_id, CqrsMasterRow **row)
  * under the old definition must not be sent, or dropped, under the new one.
  */
 static void
-refuse_own_changes(Relation rel)
+refuse_own_changes(Oid relid)
 {
-	if (!cqrs_changeset_has_notes(RelationGetRelid(rel)))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot change masters of table \"%s\", because this transaction has changed rows of it",
-					RelationGetRelationName(rel)),
-			 errhint("Commit the changes first.")));
-}
+	ListCell   *lc;
 
-static void
-apply_option(CqrsMasterRow *row, const char *name, JsonbValue *value)
-{
-	if (strcmp(name, "fields") == 0)
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 	{
-		row->fields = option_names(name, value);
-		if (row->fields == NIL && value->type != jbvNull)
+		if (cqrs_changeset_has_notes(lfirst_oid(lc)))
 			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"fields\" must not be empty"),
-					 errhint("Use null for all columns.")));
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot change masters of table \"%s\", because this transaction has changed rows of it",
+							get_rel_name(relid)),
+					 errhint("Commit the changes first, or send them with cqrs_flush().")));
 	}
-	else if (strcmp(name, "tracked_fields") == 0)
-	{
-		row->tracked_fields = option_names(name, value);
-		row->tracks = value->type != jbvNull;
-	}
-	else if (strcmp(name, "field_map") == 0)
-		row->field_map = value->type == jbvNull ? (Datum) 0 :
-			JsonbPGetDatum(JsonbValueToJsonb(value));
-	else if (strcmp(name, "meta") == 0)
-	{
-		char	   *function = option_string(name, value);
-
-		row->meta = function == NULL ? NULL :
-			cqrs_hook_qualified_name(DatumGetObjectId(DirectFunctionCall1(regprocin,
-																		  CStringGetDatum(function))));
-	}
-	else if (strcmp(name, "produce") == 0)
-	{
-		if (value->type != jbvBool)
-			option_type_error(name, "true or false");
-		row->produce = value->val.boolean;
-	}
-	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unrecognized option \"%s\"", name),
-				 errhint("Valid options are: fields, tracked_fields, field_map, meta, produce.")));
-}
-
-/* An array of strings, or null. */
-static List *
-option_names(const char *name, JsonbValue *value)
-{
-	List	   *names = NIL;
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	elem;
-
-	if (value->type == jbvNull)
-		return NIL;
-	if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
-		option_type_error(name, "an array of column names, or null");
-
-	it = JsonbIteratorInit(value->val.binary.data);
-	while ((token = JsonbIteratorNext(&it, &elem, true)) != WJB_DONE)
-	{
-		if (token != WJB_ELEM)
-			continue;
-		if (elem.type != jbvString)
-			option_type_error(name, "an array of column names, or null");
-		names = lappend(names, pnstrdup(elem.val.string.val,
-										elem.val.string.len));
-	}
-	return names;
-}
-
-static char *
-option_string(const char *name, JsonbValue *value)
-{
-	if (value->type == jbvNull)
-		return NULL;
-	if (value->type != jbvString)
-		option_type_error(name, "a string, or null");
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
-static void
-option_type_error(const char *name, const char *expected)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for option \"%s\"", name),
-			 errdetail("It must be %s.", expected)));
 }

@@ -15,8 +15,9 @@
  *	  touched		a later version, live		SAVE; with another key: DELETE
  *												of the old one, SAVE of the new
  *	  touched		a deleted version			DELETE
- *	  touched		a version moved to another	none: the insertion there
- *					partition					speaks for it
+ *	  touched		a version moved to another	DELETE: its key is another one
+ *					partition					there, since every primary key
+ *												contains the partition key
  *	  resent		a live version				SYNC, read under lock
  *	  resent		a deleted version			none
  *
@@ -61,9 +62,8 @@
 #include "catalog.h"
 #include "changeset.h"
 #include "compat.h"
+#include "compose.h"
 #include "guc.h"
-#include "hook.h"
-#include "outbox.h"
 #include "resolve.h"
 #include "serialize.h"
 
@@ -101,8 +101,7 @@ typedef struct Resolver
 {
 	MemoryContext context;		/* holds all of this */
 	MemoryContext row_context;	/* reset for each note */
-	CqrsOutboxWriter *writer;	/* NULL until the first message */
-	int			guc_level;		/* 0 until settings are pinned */
+	CqrsComposer *composer;
 	HTAB	   *seen;			/* NULL until needed */
 	Pass		pass;
 
@@ -116,8 +115,9 @@ typedef struct Resolver
 	Version		last;
 } Resolver;
 
+static int64 resolve_all(void);
 static Resolver *begin_resolver(void);
-static bool end_resolver(Resolver *resolver);
+static int64 end_resolver(Resolver *resolver);
 static void run_pass(Resolver *resolver, Pass pass);
 static bool any_keys_move(void);
 static bool use_target(Resolver *resolver, int index);
@@ -129,27 +129,42 @@ static void resolve_change(Resolver *resolver, const CqrsTarget *target);
 static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
 static void truncate_notes(Resolver *resolver, Relation rel);
 static void truncate_rows(Resolver *resolver, Relation rel);
+static void compose_truncated(Resolver *resolver, const CqrsRow *first,
+							  const CqrsRow *last);
+static void check_truncate_allowed(Relation rel,
+								   const CqrsRelation *relation);
 static Fate follow_chain(Resolver *resolver, ItemPointer tid, bool remember);
 static void read_version(Relation rel, Version *version, ItemPointer tid);
-static bool updated_by_us(HeapTupleHeader header);
 static void release_version(Version *version);
 static bool seen(Resolver *resolver, ItemPointer tid, bool remember);
 static bool same_key(Resolver *resolver);
-static void emit_changed(Resolver *resolver, const CqrsRow *before);
-static void emit_deleted(Resolver *resolver, const CqrsRow *first,
-						 const CqrsRow *last);
-static void emit(Resolver *resolver, CqrsMaster *master, CqrsSignal signal,
-				 const CqrsRow *row, char *data, char *previous,
-				 const char *queue);
-static int32 row_revision(Resolver *resolver, const CqrsRow *row);
 
 bool
 cqrs_resolve_all(void)
 {
-	Resolver   *resolver;
+	return !cqrs_changeset_is_empty() && cqrs_produce && resolve_all() > 0;
+}
+
+int64
+cqrs_resolve_flush(void)
+{
+	int64		nmessages;
 
 	if (cqrs_changeset_is_empty() || !cqrs_produce)
-		return false;
+		return 0;
+
+	nmessages = resolve_all();
+	/* What is changed from now on is told apart by its command id. */
+	CommandCounterIncrement();
+	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
+		cqrs_changeset_note_done(i);
+	return nmessages;
+}
+
+static int64
+resolve_all(void)
+{
+	Resolver   *resolver;
 
 	/* Make the last command's changes visible. */
 	CommandCounterIncrement();
@@ -174,10 +189,13 @@ bool
 cqrs_resolve_truncate(Relation rel)
 {
 	Resolver   *resolver;
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
 	bool		any;
 
-	if (cqrs_catalog_relation(RelationGetRelid(rel)) == NULL)
+	/* A partitioned table holds no rows; its partitions have the trigger. */
+	if (relation == NULL || !RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
 		return false;
+	check_truncate_allowed(rel, relation);
 
 	/* TRUNCATE removes what is committed by now, whatever we could see. */
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -189,7 +207,7 @@ cqrs_resolve_truncate(Relation rel)
 		truncate_rows(resolver, rel);
 	}
 	PopActiveSnapshot();
-	any = end_resolver(resolver);
+	any = end_resolver(resolver) > 0;
 
 	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
 	{
@@ -206,28 +224,29 @@ begin_resolver(void)
 												  "cqrs resolver",
 												  ALLOCSET_SMALL_SIZES);
 	Resolver   *resolver = MemoryContextAllocZero(context, sizeof(Resolver));
+	MemoryContext caller;
 
 	resolver->context = context;
 	resolver->row_context = AllocSetContextCreate(context, "cqrs row",
 												  ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	resolver->composer = cqrs_composer_begin();
+	MemoryContextSwitchTo(caller);
 	resolver->target = -1;
 	resolver->noted.buffer = InvalidBuffer;
 	resolver->last.buffer = InvalidBuffer;
 	return resolver;
 }
 
-static bool
+static int64
 end_resolver(Resolver *resolver)
 {
-	bool		any = resolver->writer != NULL;
+	int64		nmessages;
 
 	leave_relation(resolver);
-	if (any)
-		cqrs_outbox_end(resolver->writer);
-	if (resolver->guc_level > 0)
-		AtEOXact_GUC(false, resolver->guc_level);
+	nmessages = cqrs_composer_end(resolver->composer);
 	MemoryContextDelete(resolver->context);
-	return any;
+	return nmessages;
 }
 
 static void
@@ -309,10 +328,8 @@ use_relation(Resolver *resolver, Relation rel)
 	cqrs_row_init(&resolver->after, rel);
 	MemoryContextSwitchTo(caller);
 
-	if (resolver->guc_level == 0 && resolver->relation != NULL &&
-		(cqrs_hook_any(resolver->relation) ||
-		 cqrs_serialize_uses_settings(rel, resolver->relation)))
-		resolver->guc_level = cqrs_serialize_pin_settings();
+	if (resolver->relation != NULL)
+		cqrs_composer_enter(resolver->composer, rel, resolver->relation);
 }
 
 static void
@@ -320,6 +337,7 @@ leave_relation(Resolver *resolver)
 {
 	if (resolver->rel == NULL)
 		return;
+	cqrs_composer_leave(resolver->composer);
 	release_version(&resolver->noted);
 	release_version(&resolver->last);
 	if (resolver->target >= 0)
@@ -356,6 +374,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 				resolve_change(resolver, target);
 				break;
 			case FATE_DELETED:
+			case FATE_MOVED:
 				if (target->kind == CQRS_TOUCHED &&
 					(resolver->pass != PASS_OTHERS || !target->keys_move))
 				{
@@ -363,11 +382,10 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 								 &resolver->noted.tuple);
 					cqrs_row_set(&resolver->after, resolver->rel,
 								 &resolver->last.tuple);
-					emit_deleted(resolver, &resolver->before,
-								 &resolver->after);
+					cqrs_compose_deleted(resolver->composer,
+										 &resolver->before,
+										 &resolver->after);
 				}
-				break;
-			case FATE_MOVED:
 				break;
 		}
 	}
@@ -395,11 +413,12 @@ resolve_change(Resolver *resolver, const CqrsTarget *target)
 
 	if (key_changed &&
 		(resolver->pass != PASS_OTHERS || !target->keys_move))
-		emit_deleted(resolver, &resolver->before, &resolver->before);
+		cqrs_compose_deleted(resolver->composer, &resolver->before,
+							 &resolver->before);
 	if (resolver->pass != PASS_DELETES)
-		emit_changed(resolver,
-					 target->kind == CQRS_TOUCHED && !key_changed ?
-					 &resolver->before : NULL);
+		cqrs_compose_saved(resolver->composer,
+						   target->kind == CQRS_TOUCHED && !key_changed ?
+						   &resolver->before : NULL, &resolver->after);
 }
 
 /*
@@ -442,15 +461,10 @@ resolve_resent(Resolver *resolver, const CqrsTarget *target)
 		foreach(lc, resolver->relation->masters)
 		{
 			CqrsMaster *master = lfirst(lc);
-			StringInfoData data;
 
-			if (strcmp(master->cqrs_id, target->cqrs_id) != 0 ||
-				!master->produce)
-				continue;
-			initStringInfo(&data);
-			cqrs_serialize_row(&data, resolver->rel, master, &resolver->after);
-			emit(resolver, master, CQRS_SYNC, &resolver->after, data.data,
-				 NULL, target->queue);
+			if (strcmp(master->cqrs_id, target->cqrs_id) == 0)
+				cqrs_compose_resent(resolver->composer, master, target->queue,
+									&resolver->after);
 		}
 	}
 	if (slot != NULL)
@@ -473,7 +487,6 @@ truncate_notes(Resolver *resolver, Relation rel)
 		const CqrsTarget *target = cqrs_changeset_get_target(note->target);
 		MemoryContext caller;
 		ItemPointerData tid = note->tid;
-		Fate		fate;
 
 		CHECK_FOR_INTERRUPTS();
 		if (target->relid != RelationGetRelid(rel))
@@ -483,12 +496,12 @@ truncate_notes(Resolver *resolver, Relation rel)
 			continue;
 
 		caller = MemoryContextSwitchTo(resolver->row_context);
-		fate = follow_chain(resolver, &tid, true);
-		if (target->kind == CQRS_TOUCHED && fate != FATE_MOVED)
+		(void) follow_chain(resolver, &tid, true);
+		if (target->kind == CQRS_TOUCHED)
 		{
 			cqrs_row_set(&resolver->before, rel, &resolver->noted.tuple);
 			cqrs_row_set(&resolver->after, rel, &resolver->last.tuple);
-			emit_deleted(resolver, &resolver->before, &resolver->after);
+			compose_truncated(resolver, &resolver->before, &resolver->after);
 		}
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(resolver->row_context);
@@ -511,11 +524,47 @@ truncate_rows(Resolver *resolver, Relation rel)
 			continue;
 		caller = MemoryContextSwitchTo(resolver->row_context);
 		cqrs_row_set(&resolver->after, rel, tuple);
-		emit_deleted(resolver, &resolver->after, &resolver->after);
+		compose_truncated(resolver, &resolver->after, &resolver->after);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(resolver->row_context);
 	}
 	table_endscan(scan);
+}
+
+static void
+compose_truncated(Resolver *resolver, const CqrsRow *first,
+				  const CqrsRow *last)
+{
+	ListCell   *lc;
+
+	foreach(lc, resolver->relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (master->on_truncate == CQRS_TRUNCATE_DELETES)
+			cqrs_compose_master_deleted(resolver->composer, master, first,
+										last);
+	}
+}
+
+static void
+check_truncate_allowed(Relation rel, const CqrsRelation *relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (master->on_truncate == CQRS_TRUNCATE_REFUSED)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot truncate table \"%s\"",
+							RelationGetRelationName(rel)),
+					 errdetail("Its master \"%s\" has the option on_truncate \"refuse\".",
+							   master->cqrs_id),
+					 errhint("Use DELETE, or change the option with cqrs_alter().")));
+	}
 }
 
 /*
@@ -541,7 +590,7 @@ follow_chain(Resolver *resolver, ItemPointer tid, bool remember)
 			(void) seen(resolver, &last->tuple.t_self, true);
 
 		LockBuffer(last->buffer, BUFFER_LOCK_SHARE);
-		updated = updated_by_us(header);
+		updated = cqrs_resolve_updated_by_us(header);
 		moved = HeapTupleHeaderIndicatesMovedPartitions(header);
 		next = header->t_ctid;
 		LockBuffer(last->buffer, BUFFER_LOCK_UNLOCK);
@@ -586,10 +635,10 @@ read_version(Relation rel, Version *version, ItemPointer tid)
 
 /*
  * Whether this transaction has updated or deleted a version, and not taken
- * that back.  The caller holds the buffer's lock.
+ * that back.  The caller holds the buffer's lock, or is in a scan.
  */
-static bool
-updated_by_us(HeapTupleHeader header)
+bool
+cqrs_resolve_updated_by_us(HeapTupleHeader header)
 {
 	TransactionId xmax;
 
@@ -652,98 +701,4 @@ same_key(Resolver *resolver)
 			return false;
 	}
 	return true;
-}
-
-/* SAVE for all masters; "before" is NULL for a row that is new to replicas. */
-static void
-emit_changed(Resolver *resolver, const CqrsRow *before)
-{
-	ListCell   *lc;
-
-	foreach(lc, resolver->relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-		StringInfoData data;
-		StringInfoData previous;
-
-		if (!master->produce)
-			continue;
-		initStringInfo(&data);
-		cqrs_serialize_row(&data, resolver->rel, master, &resolver->after);
-		if (master->tracks)
-		{
-			initStringInfo(&previous);
-			cqrs_serialize_previous(&previous, resolver->rel, master, before,
-									&resolver->after);
-		}
-		emit(resolver, master, CQRS_SAVE, &resolver->after, data.data,
-			 master->tracks ? previous.data : NULL, NULL);
-	}
-}
-
-/*
- * DELETE for all masters, of the row that replicas know as *first and that was
- * deleted as *last.  django-cqrs calls the key "id" whatever its name is.
- */
-static void
-emit_deleted(Resolver *resolver, const CqrsRow *first, const CqrsRow *last)
-{
-	int64		revision = Max((int64) row_revision(resolver, first) + 1,
-							   row_revision(resolver, last));
-	StringInfoData data;
-	ListCell   *lc;
-
-	initStringInfo(&data);
-	appendStringInfoString(&data, "{\"id\":");
-	cqrs_serialize_key(&data, resolver->rel, resolver->relation, first);
-	appendStringInfo(&data, ",\"cqrs_revision\":" INT64_FORMAT
-					 ",\"cqrs_updated\":\"", revision);
-	cqrs_serialize_timestamptz(&data, GetCurrentTimestamp());
-	appendStringInfoString(&data, "\"}");
-
-	foreach(lc, resolver->relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-
-		if (master->produce)
-			emit(resolver, master, CQRS_DELETE, first, data.data, NULL, NULL);
-	}
-}
-
-static void
-emit(Resolver *resolver, CqrsMaster *master, CqrsSignal signal,
-	 const CqrsRow *row, char *data, char *previous, const char *queue)
-{
-	CqrsMessage message = {.ttl_s = -1};
-	StringInfoData key;
-	MemoryContext caller;
-
-	initStringInfo(&key);
-	cqrs_serialize_key(&key, resolver->rel, resolver->relation, row);
-
-	message.signal = signal;
-	message.cqrs_id = master->cqrs_id;
-	message.instance_pk = key.data;
-	message.instance_data = data;
-	message.previous_data = previous;
-	message.queue = queue;
-	message.correlation_id = cqrs_hook_correlation_id(resolver->rel, &message);
-	if (master->meta != NULL || cqrs_meta_function[0] != '\0')
-		message.meta = cqrs_hook_meta(resolver->rel, master, row, &message);
-
-	if (resolver->writer == NULL)
-	{
-		caller = MemoryContextSwitchTo(resolver->context);
-		resolver->writer = cqrs_outbox_begin();
-		MemoryContextSwitchTo(caller);
-	}
-	caller = MemoryContextSwitchTo(resolver->context);
-	cqrs_outbox_append(resolver->writer, &message);
-	MemoryContextSwitchTo(caller);
-}
-
-static int32
-row_revision(Resolver *resolver, const CqrsRow *row)
-{
-	return DatumGetInt32(row->values[resolver->relation->revision - 1]);
 }

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "utils/relcache.h"
 
 /*
@@ -19,9 +20,18 @@
 extern bool cqrs_resolve_all(void);
 
 /*
+ * The same in the middle of a transaction: later changes of the same rows make
+ * messages of their own.  Returns the number of messages.
+ */
+extern int64 cqrs_resolve_flush(void);
+
+/*
  * "rel" is about to be truncated: put a DELETE for each row that was there
  * before this transaction into the outbox.  Returns whether there were any.
  */
 extern bool cqrs_resolve_truncate(Relation rel);
+
+/* Whether this transaction has updated or deleted a version. */
+extern bool cqrs_resolve_updated_by_us(HeapTupleHeader header);
 
 #endif							/* CQRS_RESOLVE_H */

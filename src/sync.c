@@ -22,13 +22,13 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "access/tupconvert.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
-#include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -42,6 +42,7 @@
 #include "capture.h"
 #include "catalog.h"
 #include "changeset.h"
+#include "condition.h"
 #include "serialize.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sync_filter);
@@ -68,15 +69,18 @@ typedef struct Dump
 } Dump;
 
 static void check_queue(const char *queue);
-static void check_filter(const char *filter);
-static void filter_error(void *arg);
 static void check_may_sync(Relation rel);
 static void check_no_row_security(Relation rel);
 static char *ctid_query(Relation rel, const char *filter);
+static const char *only(Relation rel);
+static uint16 resent_target(Oid relid, const char *cqrs_id,
+							const char *queue);
 static char *qualified_name(Relation rel);
 static Portal open_cursor(const char *name, const char *query);
-static bool find_row(Relation rel, const CqrsRelation *relation,
-					 HeapTuple tuple, ItemPointer tid);
+static bool find_row(Relation rel, HeapTuple tuple, Oid *relid,
+					 ItemPointer tid);
+static bool find_row_in(Relation root, Oid relid, HeapTuple tuple,
+						ItemPointer tid);
 static void begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context);
 static bool fetch_lines(Dump *dump);
 static text *dump_line(Dump *dump, Datum composite);
@@ -95,7 +99,8 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	CqrsMaster *master;
 	Relation	rel;
 	Portal		portal;
-	uint16		target;
+	Oid			last = InvalidOid;
+	uint16		target = 0;
 	int64		count = 0;
 
 	if (PG_ARGISNULL(0))
@@ -106,14 +111,14 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("cqrs_sync()");
 	check_queue(queue);
-	check_filter(filter);
+	if (filter != NULL)
+		(void) cqrs_condition_parse(filter, "filter");
 	master = cqrs_catalog_master(cqrs_id, &relation);
 	rel = table_open(relation->relid, RowShareLock);
 	check_may_sync(rel);
 
 	if (master->produce)
 	{
-		target = cqrs_changeset_resent_target(rel, cqrs_id, queue);
 		cqrs_capture_keep_snapshot();
 		SPI_connect();
 		portal = open_cursor(NULL, ctid_query(rel, filter));
@@ -124,11 +129,16 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 				break;
 			for (uint64 i = 0; i < SPI_processed; i++)
 			{
+				HeapTuple	found = SPI_tuptable->vals[i];
+				TupleDesc	desc = SPI_tuptable->tupdesc;
 				bool		isnull;
-				Datum		tid = SPI_getbinval(SPI_tuptable->vals[i],
-												SPI_tuptable->tupdesc, 1,
-												&isnull);
+				Oid			file = DatumGetObjectId(SPI_getbinval(found, desc,
+																  1, &isnull));
+				Datum		tid = SPI_getbinval(found, desc, 2, &isnull);
 
+				if (file != last)
+					target = resent_target(file, cqrs_id, queue);
+				last = file;
 				cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
 			}
 			count += SPI_processed;
@@ -152,6 +162,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	Oid			relid;
 	CqrsRelation *relation;
 	Relation	rel;
+	Oid			found_in;
 	ItemPointerData tid;
 	bool		found;
 	bool		any = false;
@@ -177,7 +188,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	rel = table_open(relid, RowShareLock);
 	check_may_sync(rel);
 	check_no_row_security(rel);
-	found = find_row(rel, relation, &tuple, &tid);
+	found = find_row(rel, &tuple, &found_in, &tid);
 	foreach(lc, relation->masters)
 	{
 		CqrsMaster *master = lfirst(lc);
@@ -185,8 +196,8 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 		if (!found || !master->produce)
 			continue;
 		cqrs_capture_keep_snapshot();
-		cqrs_changeset_note(cqrs_changeset_resent_target(rel, master->cqrs_id,
-														 queue), &tid);
+		cqrs_changeset_note(resent_target(found_in, master->cqrs_id, queue),
+							&tid);
 		any = true;
 	}
 	table_close(rel, NoLock);
@@ -234,66 +245,6 @@ check_queue(const char *queue)
 				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES)));
 }
 
-/*
- * The filter has to be one expression: nothing that closes the parenthesis
- * around it and goes on.  It runs with the caller's rights, so this is about
- * clear errors, not about safety.
- */
-static void
-check_filter(const char *filter)
-{
-	ErrorContextCallback callback;
-	List	   *statements;
-	SelectStmt *select;
-	char	   *query;
-
-	if (filter == NULL)
-		return;
-
-	query = psprintf("SELECT %s\n", filter);
-	callback.callback = filter_error;
-	callback.arg = query;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	statements = raw_parser(query, RAW_PARSE_DEFAULT);
-	error_context_stack = callback.previous;
-
-	if (list_length(statements) == 1)
-	{
-		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
-		if (IsA(select, SelectStmt) && select->op == SETOP_NONE &&
-			list_length(select->targetList) == 1 &&
-			linitial_node(ResTarget, select->targetList)->name == NULL &&
-			select->distinctClause == NIL && select->intoClause == NULL &&
-			select->fromClause == NIL && select->whereClause == NULL &&
-			select->groupClause == NIL && select->havingClause == NULL &&
-			select->windowClause == NIL && select->sortClause == NIL &&
-			select->limitCount == NULL && select->limitOffset == NULL &&
-			select->lockingClause == NIL && select->withClause == NULL)
-			return;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("filter is not a boolean expression"),
-			 errdetail("It is \"%s\".", filter),
-			 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
-}
-
-/* Have a syntax error point into the filter and not into the caller's query. */
-static void
-filter_error(void *arg)
-{
-	int			position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position);
-		internalerrquery(arg);
-	}
-	errcontext("filter of cqrs_sync()");
-}
-
 static void
 check_may_sync(Relation rel)
 {
@@ -324,12 +275,31 @@ static char *
 ctid_query(Relation rel, const char *filter)
 {
 	const char *name = quote_identifier(RelationGetRelationName(rel));
-	const char *query = psprintf("SELECT %s.ctid FROM ONLY %s AS %s", name,
-								 qualified_name(rel), name);
+	const char *query = psprintf("SELECT %s.tableoid, %s.ctid FROM %s%s AS %s",
+								 name, name, only(rel), qualified_name(rel),
+								 name);
 
 	/* The line break ends a comment in the filter. */
 	return filter == NULL ? pstrdup(query) :
 		psprintf("%s WHERE (%s\n)", query, filter);
+}
+
+/* A table without partitions may have got inheritance children. */
+static const char *
+only(Relation rel)
+{
+	return rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ";
+}
+
+/* The target for rows of a table or partition, by its OID. */
+static uint16
+resent_target(Oid relid, const char *cqrs_id, const char *queue)
+{
+	Relation	rel = table_open(relid, RowShareLock);
+	uint16		target = cqrs_changeset_resent_target(rel, cqrs_id, queue);
+
+	table_close(rel, NoLock);
+	return target;
 }
 
 static char *
@@ -348,40 +318,59 @@ open_cursor(const char *name, const char *query)
 }
 
 /*
- * Where the row with the key of "tuple" is now, as the active snapshot sees
- * it.  A row that comes out of a query does not say so itself.
+ * Where the row with the key of "tuple", which has the layout of "rel", is
+ * now, as the active snapshot sees it: a row that comes out of a query does
+ * not say so itself.  Of a partitioned table the partitions are searched, that
+ * of the row before first.
  */
 static bool
-find_row(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
-		 ItemPointer tid)
+find_row(Relation rel, HeapTuple tuple, Oid *relid, ItemPointer tid)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
-	ScanKeyData *keys = palloc(sizeof(ScanKeyData) * relation->nkeys);
+	static Oid	last = InvalidOid;
+	List	   *candidates;
+	ListCell   *lc;
+
+	*relid = RelationGetRelid(rel);
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return find_row_in(rel, *relid, tuple, tid);
+
+	candidates = find_all_inheritors(*relid, RowShareLock, NULL);
+	if (list_member_oid(candidates, last))
+		candidates = lcons_oid(last, candidates);
+	foreach(lc, candidates)
+	{
+		*relid = lfirst_oid(lc);
+		if (get_rel_relkind(*relid) == RELKIND_RELATION &&
+			find_row_in(rel, *relid, tuple, tid))
+		{
+			last = *relid;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The same in one table or partition. */
+static bool
+find_row_in(Relation root, Oid relid, HeapTuple tuple, ItemPointer tid)
+{
+	Relation	rel = table_open(relid, RowShareLock);
+	CqrsRelation *relation = cqrs_catalog_relation(relid);
+	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(root),
+													 RelationGetDescr(rel));
 	SysScanDesc scan;
 	HeapTuple	found;
 
-	for (int i = 0; i < relation->nkeys; i++)
-	{
-		AttrNumber	attnum = relation->keys[i].attnum;
-		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
-		TypeCacheEntry *type = lookup_type_cache(att->atttypid,
-												 TYPECACHE_EQ_OPR_FINFO);
-		bool		isnull;
-		Datum		value = heap_getattr(tuple, attnum, desc, &isnull);
-
-		if (isnull)
-			return false;
-		ScanKeyEntryInitialize(&keys[i], 0, attnum, BTEqualStrategyNumber,
-							   InvalidOid, att->attcollation,
-							   type->eq_opr_finfo.fn_oid, value);
-	}
-
+	if (map != NULL)
+		tuple = execute_attr_map_tuple(tuple, map);
 	scan = systable_beginscan(rel, relation->key_index, true,
-							  GetActiveSnapshot(), relation->nkeys, keys);
+							  GetActiveSnapshot(), relation->nkeys,
+							  cqrs_catalog_key_scan(rel, relation, tuple));
 	found = systable_getnext(scan);
 	if (HeapTupleIsValid(found))
 		*tid = found->t_self;
 	systable_endscan(scan);
+	table_close(rel, NoLock);
 	return HeapTupleIsValid(found);
 }
 
@@ -410,8 +399,8 @@ begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context)
 	dump->portal = psprintf("cqrs dump %u", ++ndumps);
 	SPI_connect();
 	(void) open_cursor(dump->portal,
-					   psprintf("SELECT (r.*)::%s FROM ONLY %s AS r", name,
-								name));
+					   psprintf("SELECT (r.*)::%s FROM %s%s AS r", name,
+								only(dump->rel), name));
 	SPI_finish();
 
 	/* Also when the caller stops before the end. */

@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * compose.h
+ *	  From what has become of a row to the messages of its masters.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_COMPOSE_H
+#define CQRS_COMPOSE_H
+
+#include "postgres.h"
+
+#include "catalog.h"
+#include "outbox.h"
+#include "serialize.h"
+
+typedef struct CqrsComposer CqrsComposer;
+
+/* A composer writes to the outbox; it lives in the current context. */
+extern CqrsComposer *cqrs_composer_begin(void);
+
+/* Write out what waits, and give back how many messages were made. */
+extern int64 cqrs_composer_end(CqrsComposer *composer);
+
+/*
+ * The table, or partition, whose rows come next, until leave().  Between the
+ * two the rights are those of its owner, if it has hooks.
+ */
+extern void cqrs_composer_enter(CqrsComposer *composer, Relation rel,
+								const CqrsRelation *relation);
+extern void cqrs_composer_leave(CqrsComposer *composer);
+
+/*
+ * SAVE for all masters of the table; "before" is NULL for a row that is new to
+ * replicas.  Everything is copied.
+ */
+extern void cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
+							   const CqrsRow *after);
+
+/* DELETE of the row that replicas know as *first and that ended as *last. */
+extern void cqrs_compose_deleted(CqrsComposer *composer, const CqrsRow *first,
+								 const CqrsRow *last);
+
+/* The same for one master. */
+extern void cqrs_compose_master_deleted(CqrsComposer *composer,
+										CqrsMaster *master,
+										const CqrsRow *first,
+										const CqrsRow *last);
+
+/* SYNC of one master to one queue, or with NULL to all. */
+extern void cqrs_compose_resent(CqrsComposer *composer, CqrsMaster *master,
+								const char *queue, const CqrsRow *row);
+
+/* A message as it was made before, under a new id. */
+extern void cqrs_compose_again(CqrsComposer *composer,
+							   const CqrsMessage *message);
+
+/*
+ * The instance_data of rows, as they are in messages of a master, in results[]:
+ * for functions that show them.  Needs the scope of cqrs_hook_enter().
+ */
+extern void cqrs_compose_instance_data(Relation rel,
+									   const CqrsRelation *relation,
+									   CqrsMaster *master, HeapTuple *rows,
+									   int nrows, char **results);
+
+#endif							/* CQRS_COMPOSE_H */

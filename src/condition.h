@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * condition.h
+ *	  Boolean SQL expressions over the row of a table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_CONDITION_H
+#define CQRS_CONDITION_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "nodes/nodes.h"
+
+typedef struct CqrsCondition CqrsCondition;
+
+/*
+ * Parse "text", which has to be one expression and nothing else.  "what" names
+ * it in errors.
+ */
+extern Node *cqrs_condition_parse(const char *text, const char *what);
+
+/*
+ * Compile an expression over rows of a table, whose row type "desc" has, in
+ * the current context.  Names are looked up by the search_path of now.
+ */
+extern CqrsCondition *cqrs_condition_compile(Oid relid, TupleDesc desc,
+											 const char *text,
+											 const char *what);
+
+/* Whether a row fulfils it; NULL counts as false. */
+extern bool cqrs_condition_holds(CqrsCondition *condition, HeapTuple row);
+
+#endif							/* CQRS_CONDITION_H */
