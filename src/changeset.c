@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "nodes/pg_list.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -45,7 +46,7 @@ static int	targets_capacity = 0;
 static bool any_done = false;
 static bool frozen = false;
 
-static uint16 find_target(CqrsNoteKind kind, Relation rel,
+static uint16 find_target(CqrsNoteKind kind, Oid relid, Oid file,
 						  const char *cqrs_id, const char *queue);
 static const CqrsNote *next_note(CqrsWalk *walk);
 static void find_done(void);
@@ -97,7 +98,8 @@ cqrs_changeset_target(CqrsNoteKind kind, Relation rel)
 		targets[i].file == cqrs_relation_file(rel))
 		return i;
 
-	last[kind] = find_target(kind, rel, NULL, NULL);
+	last[kind] = find_target(kind, RelationGetRelid(rel),
+							 cqrs_relation_file(rel), NULL, NULL);
 	return last[kind];
 }
 
@@ -105,7 +107,8 @@ uint16
 cqrs_changeset_resent_target(Relation rel, const char *cqrs_id,
 							 const char *queue)
 {
-	return find_target(CQRS_RESENT, rel, cqrs_id, queue);
+	return find_target(CQRS_RESENT, RelationGetRelid(rel),
+					   cqrs_relation_file(rel), cqrs_id, queue);
 }
 
 CqrsTarget *
@@ -145,6 +148,22 @@ cqrs_changeset_note_done(uint16 target)
 	cqrs_changeset_note(target, &invalid);
 	targets[target].since = since;
 	any_done = true;
+}
+
+void
+cqrs_changeset_all_done(void)
+{
+	int			n = ntargets;
+
+	/* Rows that were born have been touched by nobody yet, but may be. */
+	for (int i = 0; i < n; i++)
+	{
+		if (targets[i].kind == CQRS_BORN)
+			(void) find_target(CQRS_TOUCHED, targets[i].relid,
+							   targets[i].file, NULL, NULL);
+	}
+	for (int i = 0; i < ntargets; i++)
+		cqrs_changeset_note_done(i);
 }
 
 void
@@ -246,7 +265,7 @@ find_done(void)
 }
 
 static uint16
-find_target(CqrsNoteKind kind, Relation rel, const char *cqrs_id,
+find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 			const char *queue)
 {
 	MemoryContext caller;
@@ -256,7 +275,7 @@ find_target(CqrsNoteKind kind, Relation rel, const char *cqrs_id,
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot change table \"%s\" while messages are made",
-						RelationGetRelationName(rel)),
+						get_rel_name(relid)),
 				 errdetail("A function that gives meta data or correlation ids, or one that it calls, has changed the table.")));
 
 	/* From the end: what was used last is likely to be used again. */
@@ -264,8 +283,7 @@ find_target(CqrsNoteKind kind, Relation rel, const char *cqrs_id,
 	{
 		target = &targets[i];
 		if (target->kind == kind &&
-			target->relid == RelationGetRelid(rel) &&
-			target->file == cqrs_relation_file(rel) &&
+			target->relid == relid && target->file == file &&
 			same_text(target->cqrs_id, cqrs_id) &&
 			same_text(target->queue, queue))
 			return i;
@@ -292,8 +310,8 @@ find_target(CqrsNoteKind kind, Relation rel, const char *cqrs_id,
 	target = &targets[ntargets];
 	memset(target, 0, sizeof(*target));
 	target->kind = kind;
-	target->relid = RelationGetRelid(rel);
-	target->file = cqrs_relation_file(rel);
+	target->relid = relid;
+	target->file = file;
 	target->cqrs_id = cqrs_id != NULL ? pstrdup(cqrs_id) : NULL;
 	target->queue = queue != NULL ? pstrdup(queue) : NULL;
 	MemoryContextSwitchTo(caller);

@@ -80,6 +80,9 @@ extern void cqrs_changeset_note(uint16 target, ItemPointer tid);
  */
 extern void cqrs_changeset_note_done(uint16 target);
 
+/* The same of all targets. */
+extern void cqrs_changeset_all_done(void);
+
 /* A subtransaction fails: drop what it and those within it have noted. */
 extern void cqrs_changeset_abort_sub(SubTransactionId subid);
 

@@ -156,8 +156,7 @@ cqrs_resolve_flush(void)
 	nmessages = resolve_all();
 	/* What is changed from now on is told apart by its command id. */
 	CommandCounterIncrement();
-	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
-		cqrs_changeset_note_done(i);
+	cqrs_changeset_all_done();
 	return nmessages;
 }
 
@@ -165,6 +164,7 @@ static int64
 resolve_all(void)
 {
 	Resolver   *resolver;
+	int64		nmessages;
 
 	/* Make the last command's changes visible. */
 	CommandCounterIncrement();
@@ -180,9 +180,10 @@ resolve_all(void)
 	else
 		run_pass(resolver, PASS_ALL);
 
+	nmessages = end_resolver(resolver);
 	cqrs_changeset_thaw();
 	PopActiveSnapshot();
-	return end_resolver(resolver);
+	return nmessages;
 }
 
 bool
@@ -206,8 +207,8 @@ cqrs_resolve_truncate(Relation rel)
 		truncate_notes(resolver, rel);
 		truncate_rows(resolver, rel);
 	}
-	PopActiveSnapshot();
 	any = end_resolver(resolver) > 0;
+	PopActiveSnapshot();
 
 	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
 	{

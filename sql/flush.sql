@@ -1,0 +1,80 @@
+-- cqrs_flush: messages of what a transaction has changed so far.
+\pset format unaligned
+\pset tuples_only on
+\pset null NULL
+SET client_min_messages = error;
+SELECT test_skip();
+CREATE TABLE f (id int PRIMARY KEY, v text);
+SELECT cqrs_register('f', tracked_fields => '{v}');
+SELECT cqrs_flush();
+BEGIN;
+INSERT INTO f VALUES (1, 'a'), (2, 'a'), (3, 'a');
+SELECT cqrs_flush();
+SELECT cqrs_flush();
+-- What was born before is changed now; the revision is raised once again.
+UPDATE f SET v = 'b' WHERE id = 1;
+UPDATE f SET v = 'c' WHERE id = 1;
+DELETE FROM f WHERE id = 2;
+INSERT INTO f VALUES (4, 'n');
+UPDATE f SET v = 'n2' WHERE id = 4;
+COMMIT;
+SELECT test_messages();
+
+-- A flush that a savepoint takes back has not been.
+BEGIN;
+UPDATE f SET v = 'd' WHERE id = 1;
+SAVEPOINT s;
+UPDATE f SET v = 'e' WHERE id = 1;
+UPDATE f SET v = 'e' WHERE id = 3;
+SELECT cqrs_flush();
+UPDATE f SET v = 'f' WHERE id = 1;
+ROLLBACK TO s;
+UPDATE f SET v = 'g' WHERE id = 1;
+COMMIT;
+SELECT test_messages();
+SELECT id, v, cqrs_revision FROM f ORDER BY 1;
+
+-- Twice in a transaction, in a savepoint that stays, with keys that move.
+BEGIN;
+UPDATE f SET v = 'h' WHERE id = 1;
+SAVEPOINT s;
+SELECT cqrs_flush();
+RELEASE s;
+UPDATE f SET id = 10 WHERE id = 1;
+SELECT cqrs_flush();
+UPDATE f SET v = 'i' WHERE id = 10;
+INSERT INTO f VALUES (1, 'again');
+COMMIT;
+SELECT test_messages();
+
+-- A table that becomes a master in the transaction; changes before do not
+-- count, and the revision is raised once.
+BEGIN;
+CREATE TABLE late (id int PRIMARY KEY, v text);
+INSERT INTO late VALUES (1, 'a'), (2, 'a');
+SELECT cqrs_register('late');
+UPDATE late SET v = 'b' WHERE id = 1;
+UPDATE late SET v = 'c' WHERE id = 1;
+COMMIT;
+SELECT test_messages();
+ALTER TABLE late DROP COLUMN v;
+SELECT test_skip();
+-- After a flush a definition can be changed.
+BEGIN;
+UPDATE f SET v = 'j' WHERE id = 1;
+SELECT test_error($q$SELECT cqrs_alter('f', '{"fields": ["id"]}')$q$);
+SELECT cqrs_flush();
+SELECT cqrs_alter('f', '{"fields": ["id"]}');
+UPDATE f SET v = 'k' WHERE id = 1;
+COMMIT;
+SELECT test_messages();
+-- It makes messages of syncs, too, and nothing in a session that is silenced.
+BEGIN;
+SELECT cqrs_sync('f', 'id = 1');
+SELECT cqrs_flush();
+SET LOCAL cqrs.produce = off;
+UPDATE f SET v = 'l' WHERE id = 1;
+SELECT cqrs_flush();
+COMMIT;
+SELECT test_messages();
+DROP TABLE f, late;
