@@ -100,7 +100,7 @@ RESET session_replication_role;
 SELECT test_messages();
 SELECT cqrs_register('o', 'o2', fields => '{id}');
 SELECT cqrs_alter('o', '{"replication": "replica"}');
-SELECT cqrs_id, replication FROM cqrs.master WHERE relation = 'o'::regclass;
+SELECT cqrs_id, replication FROM cqrs.master WHERE relation = 'o'::regclass ORDER BY 1;
 SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'o'::regclass ORDER BY 1;
 UPDATE o SET a = 'local' WHERE id = 1;
 SET session_replication_role = replica;
