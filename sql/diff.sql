@@ -99,7 +99,7 @@ SELECT test_error($$SELECT cqrs_diff_sync('{"t,2026-11-23 06:01:02+00:00,r","[1]
 RESET ROLE;
 ALTER TABLE t ENABLE ROW LEVEL SECURITY;
 CREATE POLICY p ON t USING (id > 3);
-GRANT UPDATE ON t TO regress_diff;
+GRANT SELECT, UPDATE ON t TO regress_diff;
 SET ROLE regress_diff;
 SELECT undated(cqrs_diff_master('t'));
 SELECT cqrs_diff_sync('{"t,2026-11-23 06:01:02+00:00,r","[1,5]"}');

@@ -236,6 +236,7 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *context;
 	List	   *answer;
+	text	   *line;
 
 	if (SRF_IS_FIRSTCALL())
 	{
@@ -253,8 +254,8 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
 	answer = context->user_fctx;
 	if (context->call_cntr == list_length(answer))
 		SRF_RETURN_DONE(context);
-	SRF_RETURN_NEXT(context,
-					CStringGetTextDatum(list_nth(answer, context->call_cntr)));
+	line = cstring_to_text(list_nth(answer, context->call_cntr));
+	SRF_RETURN_NEXT(context, PointerGetDatum(line));
 }
 
 /*

@@ -317,6 +317,7 @@ set_key(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 	initStringInfo(&text);
 	cqrs_serialize_key(&text, rel, relation, &values);
 	sync->key_text = text.data;
+
 	MemoryContextSwitchTo(caller);
 	AtEOXact_GUC(false, guc_level);
 }
