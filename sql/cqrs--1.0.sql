@@ -337,4 +337,195 @@ CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text) RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump' LANGUAGE C STRICT;
 COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text) IS 'the rows of a master as the lines that django-cqrs''s cqrs_bulk_load reads';
 
+CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text, filename text,
+		overwrite boolean DEFAULT false)
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump_file' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text, text, boolean) IS 'writes the lines that django-cqrs''s cqrs_bulk_load reads into a file on the server';
+
+CREATE PROCEDURE @extschema@.cqrs_sync_all(cqrs_id text,
+		filter text DEFAULT NULL, queue text DEFAULT NULL,
+		batch_size integer DEFAULT 10000, after jsonb DEFAULT NULL)
+	AS 'MODULE_PATHNAME', 'cqrs_sync_all' LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.cqrs_sync_all(text, text, text, integer, jsonb) IS 'sends all rows of a master again, in one transaction for each batch';
+
+CREATE FUNCTION @extschema@.cqrs_diff_master(cqrs_id text,
+		filter text DEFAULT NULL, batch integer DEFAULT 10000)
+	RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'cqrs_diff_master' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_diff_master(text, text, integer) IS 'keys and revisions of a master''s rows, for django-cqrs''s cqrs_diff_replica';
+
+CREATE FUNCTION @extschema@.cqrs_diff_sync(lines text[]) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_diff_sync' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_diff_sync(text[]) IS 'sends the rows again that django-cqrs''s cqrs_diff_replica has found to differ';
+
+CREATE FUNCTION @extschema@.cqrs_deleted_diff_master(lines text[])
+	RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'cqrs_deleted_diff_master' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_master(text[]) IS 'of the keys that django-cqrs''s cqrs_deleted_diff_replica lists, those that are gone';
+
+CREATE FUNCTION @extschema@.cqrs_relation(cqrs_id text) RETURNS regclass
+	AS 'MODULE_PATHNAME', 'cqrs_sql_relation' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_relation(text) IS 'table of a master';
+
+CREATE FUNCTION @extschema@.cqrs_to_json("row" record, cqrs_id text) RETURNS json
+	AS 'MODULE_PATHNAME', 'cqrs_to_json' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_to_json(record, text) IS 'a row as the messages of a master carry it';
+
+CREATE FUNCTION @extschema@.cqrs_is_initial_save("row" record) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'cqrs_is_initial_save' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_is_initial_save(record) IS 'whether the current transaction has saved a row of a master no more than once';
+
+CREATE FUNCTION @extschema@.cqrs_wait_published(timeout interval DEFAULT NULL)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'cqrs_wait_published' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.cqrs_wait_published(interval) IS 'waits until the messages that this session has committed are confirmed';
+
+--
+-- Progress and checks
+--
+
+-- See src/progress.c.
+CREATE VIEW cqrs.progress_sync AS
+	SELECT p.pid, p.datid, d.datname, p.relid,
+		CASE p.param18 WHEN 1 THEN 'sync' WHEN 2 THEN 'dump' END AS command,
+		CASE p.param20 WHEN 1 THEN 'reading' WHEN 2 THEN 'waiting for the publisher' END AS phase,
+		p.param19 AS rows_estimated, p.param3 AS rows_processed,
+		p.param1 AS bytes_written
+	FROM pg_catalog.pg_stat_get_progress_info('COPY') AS p
+		LEFT JOIN pg_catalog.pg_database d ON d.oid = p.datid
+	WHERE p.param17 = 1668379251;
+COMMENT ON VIEW cqrs.progress_sync IS 'progress of cqrs_sync_all and of cqrs_bulk_dump into files';
+GRANT SELECT ON cqrs.progress_sync TO PUBLIC;
+
+CREATE FUNCTION cqrs.url_is_set() RETURNS boolean
+	AS 'MODULE_PATHNAME', 'cqrs_sql_url_is_set' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION cqrs.url_is_set() IS 'whether cqrs.url has a value';
+REVOKE ALL ON FUNCTION cqrs.url_is_set() FROM PUBLIC;
+
+CREATE FUNCTION cqrs.check_master(cqrs_id text) RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_sql_check_master' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION cqrs.check_master(text) IS 'raises the error that writing to a master''s table would raise';
+REVOKE ALL ON FUNCTION cqrs.check_master(text) FROM PUBLIC;
+
+-- Each item comes once, in this order; masters each with their name.
+CREATE FUNCTION @extschema@.cqrs_check(OUT item text, OUT status text,
+		OUT detail text, OUT remedy text)
+	RETURNS SETOF record
+	LANGUAGE plpgsql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	stats record;
+	master record;
+	trouble text;
+	bytes bigint;
+	xact record;
+BEGIN
+	SELECT * INTO stats FROM cqrs.stats;
+
+	item := 'url'; status := 'ok'; detail := 'cqrs.url is set'; remedy := NULL;
+	IF NOT cqrs.url_is_set() THEN
+		status := 'error'; detail := 'cqrs.url is not set: messages wait in the outbox';
+		remedy := 'ALTER SYSTEM SET cqrs.url = ''amqp://...''; SELECT pg_reload_conf()';
+	END IF;
+	RETURN NEXT;
+
+	item := 'produce'; status := 'ok'; detail := 'cqrs.produce is on'; remedy := NULL;
+	IF NOT current_setting('cqrs.produce')::boolean THEN
+		status := 'warning'; detail := 'cqrs.produce is off in this session: its changes are not sent';
+		remedy := 'reset cqrs.produce; see ALTER DATABASE and ALTER ROLE';
+	END IF;
+	RETURN NEXT;
+
+	item := 'publisher'; status := 'ok'; remedy := NULL;
+	detail := format('process %s, %s', stats.pid, stats.state);
+	IF pg_is_in_recovery() THEN
+		detail := 'nothing publishes on a standby';
+	ELSIF stats.pid IS NULL THEN
+		status := 'error';
+		detail := 'no publisher runs' || coalesce(', last error: ' || stats.last_error, '');
+		remedy := format('look into the server''s log; is max_worker_processes (%s) large enough?',
+			current_setting('max_worker_processes'));
+	ELSIF stats.state = 'paused' THEN
+		status := 'warning'; detail := 'publishing is paused'; remedy := 'SELECT cqrs_resume()';
+	END IF;
+	RETURN NEXT;
+
+	item := 'broker'; status := 'ok'; remedy := NULL;
+	detail := 'connected since ' || stats.connected_at;
+	IF stats.state = 'blocked' THEN
+		status := 'warning'; detail := 'the broker has asked to send nothing';
+		remedy := 'see to memory and disk of the broker';
+	ELSIF stats.connected_at IS NULL THEN
+		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
+		detail := 'not connected' || coalesce(', last error: ' || stats.last_error, '');
+		remedy := 'see to the items above, then to the broker, its address and its user';
+	ELSIF stats.returned > 0 THEN
+		status := 'warning';
+		detail := format('connected, but for %s messages no queue was bound', stats.returned);
+		remedy := 'start a replica for each master, so that its queue is bound';
+	END IF;
+	RETURN NEXT;
+
+	item := 'outbox'; status := 'ok'; remedy := NULL;
+	SELECT sum(pg_total_relation_size(c.oid)) INTO bytes FROM pg_class c
+		WHERE c.relnamespace = 'cqrs'::regnamespace AND c.relname ~ '^segment_[0-9]$';
+	detail := format('%s messages pending, the oldest for %s; %s on disk',
+		stats.pending, coalesce(date_trunc('second', stats.oldest_pending_age)::text, '-'),
+		pg_size_pretty(bytes));
+	IF stats.oldest_pending_age > '1 minute' THEN
+		status := 'warning';
+		remedy := 'see to publisher and broker, and to open or prepared transactions';
+	END IF;
+	RETURN NEXT;
+
+	FOR xact IN SELECT x.gid, x.prepared FROM pg_prepared_xacts x
+		WHERE x.database = current_database() AND x.prepared < clock_timestamp() - interval '1 minute'
+		ORDER BY x.prepared
+	LOOP
+		item := 'prepared transaction ' || xact.gid; status := 'warning';
+		detail := format('prepared at %s: segments of the outbox cannot be emptied', xact.prepared);
+		remedy := format('COMMIT PREPARED %1$L, or ROLLBACK PREPARED %1$L', xact.gid);
+		RETURN NEXT;
+	END LOOP;
+
+	FOR master IN SELECT m.cqrs_id, m.relation, m.produce FROM cqrs.master m ORDER BY m.cqrs_id
+	LOOP
+		item := 'master ' || master.cqrs_id; status := 'ok'; remedy := NULL;
+		detail := format('table %s', master.relation);
+		SELECT string_agg(n.name || CASE WHEN t.oid IS NULL THEN ' is missing' ELSE ' is disabled' END,
+				', ' ORDER BY n.name)
+			INTO trouble
+			FROM unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
+				LEFT JOIN pg_trigger t ON t.tgrelid = master.relation AND t.tgname = n.name
+			WHERE t.oid IS NULL OR t.tgenabled = 'D';
+		IF trouble IS NOT NULL THEN
+			status := 'error';
+			detail := format('table %s: trigger %s', master.relation, trouble);
+			remedy := format('ALTER TABLE %s ENABLE TRIGGER ..., or end the master and register it again; then CALL cqrs_sync_all(%L)',
+				master.relation, master.cqrs_id);
+		ELSE
+			BEGIN
+				PERFORM cqrs.check_master(master.cqrs_id);
+				IF NOT master.produce THEN
+					status := 'warning';
+					detail := format('table %s: "produce" is false, nothing is sent', master.relation);
+					remedy := format('SELECT cqrs_alter(%L, ''{"produce": true}'')', master.cqrs_id);
+				END IF;
+			EXCEPTION WHEN OTHERS THEN
+				status := 'error';
+				detail := format('writing to table %s fails: %s', master.relation, SQLERRM);
+				GET STACKED DIAGNOSTICS remedy = PG_EXCEPTION_HINT;
+				remedy := coalesce(nullif(remedy, ''), 'change the master by cqrs_alter()');
+			END;
+		END IF;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.cqrs_check() IS 'what is right and wrong with settings, publisher, broker, outbox and masters';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_check() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.cqrs_check() TO pg_monitor;
+
 SELECT cqrs.wake_publisher();

@@ -84,6 +84,12 @@ cqrs_capture_keep_snapshot(void)
 												TopTransactionResourceOwner);
 }
 
+bool
+cqrs_capture_has_unsent(void)
+{
+	return wrote_messages || !cqrs_changeset_is_empty();
+}
+
 void
 cqrs_capture_begin_late(Relation rel)
 {

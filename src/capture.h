@@ -36,4 +36,7 @@ extern void cqrs_capture_begin_late(Relation rel);
  */
 extern void cqrs_capture_keep_snapshot(void);
 
+/* Whether the transaction has changes whose messages are not committed yet. */
+extern bool cqrs_capture_has_unsent(void);
+
 #endif							/* CQRS_CAPTURE_H */

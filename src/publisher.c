@@ -130,6 +130,7 @@ static void handle_event(Publisher *publisher, const CqrsEvent *event);
 static void message_returned(Publisher *publisher, const char *routing_key);
 static void check_confirm_timeout(Publisher *publisher);
 static void show_state(Publisher *publisher);
+static void show_progress(Publisher *publisher);
 static void wait_turn(Publisher *publisher);
 static long wait_time_ms(Publisher *publisher);
 static long sooner(long a, long b);
@@ -263,6 +264,7 @@ attach(Publisher *publisher)
 	publisher->saved_watermark = watermark;
 	publisher->look = true;
 	publisher->more = true;
+	show_progress(publisher);
 	return true;
 }
 
@@ -302,6 +304,7 @@ run(Publisher *publisher)
 		send_turn(publisher);
 		receive_turn(publisher);
 		show_state(publisher);
+		show_progress(publisher);
 		wait_turn(publisher);
 	}
 }
@@ -762,6 +765,18 @@ show_state(Publisher *publisher)
 	else
 		state = CQRS_PUBLISHING;
 	pg_atomic_write_u32(&publisher->slot->state, state);
+}
+
+/* For those who wait until their messages are confirmed. */
+static void
+show_progress(Publisher *publisher)
+{
+	cqrs_shared_set_progress(publisher->slot,
+							 publisher->more ? 0 :
+							 cqrs_window_min_id(publisher->window) - 1,
+							 publisher->commits,
+							 cqrs_reader_watermark(publisher->reader,
+												   publisher->window));
 }
 
 /* Wait until something is to be done. */

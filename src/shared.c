@@ -27,6 +27,7 @@
 
 #include "compat.h"
 #include "guc.h"
+#include "outbox.h"
 #include "shared.h"
 
 /* How long a database is left alone after a command that needs it empty. */
@@ -36,12 +37,15 @@
 
 CqrsShared *cqrs_shared;
 
+static CqrsMark my_mark;
+
 static shmem_request_hook_type previous_shmem_request_hook;
 static shmem_startup_hook_type previous_shmem_startup_hook;
 
 static void request_memory(void);
 static void startup(void);
 static Size memory_size(void);
+static bool is_published(CqrsSlot *slot, const CqrsMark *mark);
 static CqrsSlot *find_slot(Oid dboid);
 static CqrsSlot *take_slot(Oid dboid);
 
@@ -89,9 +93,13 @@ void
 cqrs_shared_wake_publisher(void)
 {
 	CqrsSlot   *slot = cqrs_shared_my_slot();
+	uint64		next_batch;
 	Latch	   *latch;
 
-	pg_atomic_fetch_add_u64(&slot->commits, 1);
+	my_mark.commits = pg_atomic_fetch_add_u64(&slot->commits, 1) + 1;
+	next_batch = pg_atomic_read_u64(&slot->next_batch);
+	my_mark.end_id = next_batch == 0 ? PG_INT64_MAX :
+		cqrs_batch_first_id((int64) next_batch);
 
 	/* Reading a pointer needs no lock; a stale latch is set in vain. */
 	latch = *(Latch *volatile *) &slot->latch;
@@ -99,6 +107,73 @@ cqrs_shared_wake_publisher(void)
 		SetLatch(latch);
 	else if (!*(volatile bool *) &slot->wanted)
 		cqrs_shared_want_publisher();
+}
+
+CqrsMark
+cqrs_shared_mark(void)
+{
+	return my_mark;
+}
+
+bool
+cqrs_shared_wait_published(const CqrsMark *mark, TimestampTz deadline)
+{
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+	bool		published;
+
+	ConditionVariablePrepareToSleep(&slot->progress);
+	while (!(published = is_published(slot, mark)))
+	{
+		long		wait_ms = -1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!TIMESTAMP_IS_NOEND(deadline))
+		{
+			wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+													  deadline);
+			if (wait_ms <= 0)
+				break;
+		}
+		(void) ConditionVariableTimedSleep(&slot->progress, wait_ms,
+										   PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	return published;
+}
+
+/*
+ * Either everything below the mark is settled, or it has all been read since
+ * it was committed and what was read is confirmed.  The second way does not
+ * mind the open transactions of others, which hold the watermark back; the
+ * first one works while there is always more to read.
+ */
+static bool
+is_published(CqrsSlot *slot, const CqrsMark *mark)
+{
+	uint64		read_commits;
+
+	if (mark->commits == 0 ||
+		(int64) pg_atomic_read_u64(&slot->watermark) >= mark->end_id - 1)
+		return true;
+	read_commits = pg_atomic_read_u64(&slot->read_commits);
+	pg_read_barrier();
+	return read_commits >= mark->commits &&
+		(int64) pg_atomic_read_u64(&slot->confirmed_id) >= mark->end_id - 1;
+}
+
+void
+cqrs_shared_set_progress(CqrsSlot *slot, int64 confirmed_id,
+						 uint64 read_commits, int64 watermark)
+{
+	if (pg_atomic_read_u64(&slot->confirmed_id) == (uint64) confirmed_id &&
+		pg_atomic_read_u64(&slot->read_commits) == read_commits &&
+		pg_atomic_read_u64(&slot->watermark) == (uint64) watermark)
+		return;
+	pg_atomic_write_u64(&slot->confirmed_id, (uint64) confirmed_id);
+	pg_write_barrier();
+	pg_atomic_write_u64(&slot->read_commits, read_commits);
+	pg_atomic_write_u64(&slot->watermark, (uint64) watermark);
+	ConditionVariableBroadcast(&slot->progress);
 }
 
 void
@@ -227,8 +302,12 @@ startup(void)
 			CqrsSlot   *slot = &cqrs_shared->slots[i];
 
 			ConditionVariableInit(&slot->left);
+			ConditionVariableInit(&slot->progress);
 			pg_atomic_init_u64(&slot->next_batch, 0);
 			pg_atomic_init_u64(&slot->commits, 0);
+			pg_atomic_init_u64(&slot->confirmed_id, 0);
+			pg_atomic_init_u64(&slot->read_commits, 0);
+			pg_atomic_init_u64(&slot->watermark, 0);
 			pg_atomic_init_u32(&slot->segment, 0);
 			pg_atomic_init_u32(&slot->state, CQRS_STOPPED);
 			pg_atomic_init_u64(&slot->published, 0);
@@ -284,6 +363,9 @@ take_slot(Oid dboid)
 	slot->last_error[0] = '\0';
 	pg_atomic_write_u64(&slot->next_batch, 0);
 	pg_atomic_write_u64(&slot->commits, 0);
+	pg_atomic_write_u64(&slot->confirmed_id, 0);
+	pg_atomic_write_u64(&slot->read_commits, 0);
+	pg_atomic_write_u64(&slot->watermark, 0);
 	pg_atomic_write_u32(&slot->segment, 0);
 	pg_atomic_write_u32(&slot->state, CQRS_STOPPED);
 	pg_atomic_write_u64(&slot->published, 0);

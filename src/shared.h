@@ -57,6 +57,18 @@ typedef struct CqrsSlot
 	pg_atomic_uint64 next_batch;	/* next batch of ids, 0: not known yet */
 	pg_atomic_uint64 commits;	/* transactions with messages, so that the
 								 * publisher sees if there is anything new */
+
+	/*
+	 * How far the publisher is; see cqrs_shared_wait_published().  Written by
+	 * the publisher alone, in this order.
+	 */
+	pg_atomic_uint64 confirmed_id;	/* of what has been read, every id up to
+									 * this is confirmed; 0: there is more to
+									 * read */
+	pg_atomic_uint64 read_commits;	/* "commits" when that was read */
+	pg_atomic_uint64 watermark; /* every id up to it is confirmed or void */
+	ConditionVariable progress; /* broadcast when one of them moves */
+
 	pg_atomic_uint32 segment;	/* the segment to write to; a hint */
 
 	/* Statistics; written by the publisher alone, readable without a lock. */
@@ -97,6 +109,30 @@ extern CqrsSlot *cqrs_shared_my_slot(void);
 
 /* A transaction with messages has committed here: wake the publisher. */
 extern void cqrs_shared_wake_publisher(void);
+
+/*
+ * The messages of this session so far.  A mark is later than all messages that
+ * the session has committed when it is taken; zeros: there are none.
+ */
+typedef struct CqrsMark
+{
+	uint64		commits;		/* of the slot, counting the last commit */
+	int64		end_id;			/* above the ids that were drawn by then */
+} CqrsMark;
+
+extern CqrsMark cqrs_shared_mark(void);
+
+/*
+ * Wait until all messages up to a mark are confirmed, and return true, or
+ * until a point in time (DT_NOEND: for ever).  The caller should hold no more
+ * snapshots than it has to.
+ */
+extern bool cqrs_shared_wait_published(const CqrsMark *mark,
+									   TimestampTz deadline);
+
+/* The publisher tells how far it is. */
+extern void cqrs_shared_set_progress(CqrsSlot *slot, int64 confirmed_id,
+									 uint64 read_commits, int64 watermark);
 
 /* Have the launcher look at all databases again. */
 extern void cqrs_shared_wake_launcher(bool rescan);

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sync.c
- *	  cqrs_sync and cqrs_bulk_dump: rows as they are, for replicas that lack
- *	  them.
+ *	  cqrs_sync: rows as they are, for replicas that lack them.
  *
  * Rows are chosen by a query that runs with the caller's rights, row security
  * included.  For cqrs_sync that only notes where they are; their state is read
@@ -11,9 +10,6 @@
  * given to other rows.  Since it locks rows, cqrs_sync needs the privilege
  * that SELECT FOR SHARE needs, UPDATE.
  *
- * cqrs_bulk_dump returns a row a call from an open cursor: memory does not
- * depend on the size of the table.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -21,10 +17,10 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "access/tupconvert.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -37,54 +33,35 @@
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
-#include "utils/typcache.h"
 
 #include "capture.h"
 #include "catalog.h"
 #include "changeset.h"
 #include "condition.h"
-#include "serialize.h"
+#include "sync.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sync_filter);
 PG_FUNCTION_INFO_V1(cqrs_sync_row);
-PG_FUNCTION_INFO_V1(cqrs_bulk_dump);
 
 #define FETCH_ROWS	1000
 
 /* AMQP 0-9-1: a routing key is a short string of 255 bytes. */
 #define QUEUE_BYTES	128
 
-/* A dump in progress; lives for all calls of the function. */
-typedef struct Dump
+/* Where a row is. */
+typedef struct Place
 {
-	Relation	rel;
-	CqrsMaster *master;
-	CqrsRow		row;
-	char	   *portal;			/* its name: it can be closed by others */
-	text	   *lines[FETCH_ROWS];	/* read ahead */
-	int			nlines;
-	int			next;
-	MemoryContext lines_context;	/* reset with each reading */
-	MemoryContext row_context;	/* reset for each row */
-} Dump;
+	Oid			relid;			/* table or partition */
+	ItemPointerData tid;
+} Place;
 
-static void check_queue(const char *queue);
-static void check_may_sync(Relation rel);
 static void check_no_row_security(Relation rel);
-static char *ctid_query(Relation rel, const char *filter);
-static const char *only(Relation rel);
+static bool find_in_partition(Relation root, Oid relid, HeapTuple tuple,
+							  CqrsSyncSearch search, void *arg);
+static bool find_place(Relation rel, const CqrsRelation *relation,
+					   HeapTuple tuple, void *arg);
 static uint16 resent_target(Oid relid, const char *cqrs_id,
 							const char *queue);
-static char *qualified_name(Relation rel);
-static Portal open_cursor(const char *name, const char *query);
-static bool find_row(Relation rel, HeapTuple tuple, Oid *relid,
-					 ItemPointer tid);
-static bool find_row_in(Relation root, Oid relid, HeapTuple tuple,
-						ItemPointer tid);
-static void begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context);
-static bool fetch_lines(Dump *dump);
-static text *dump_line(Dump *dump, Datum composite);
-static void end_dump(Datum arg);
 
 /* cqrs_sync(cqrs_id text, filter text, queue text) RETURNS bigint */
 Datum
@@ -99,8 +76,6 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	CqrsMaster *master;
 	Relation	rel;
 	Portal		portal;
-	Oid			last = InvalidOid;
-	uint16		target = 0;
 	int64		count = 0;
 
 	if (PG_ARGISNULL(0))
@@ -110,40 +85,18 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
 	PreventCommandIfReadOnly("cqrs_sync()");
-	check_queue(queue);
-	if (filter != NULL)
-		(void) cqrs_condition_parse(filter, "filter");
+	cqrs_sync_check_queue(queue);
+	cqrs_sync_check_filter(filter);
 	master = cqrs_catalog_master(cqrs_id, &relation);
 	rel = table_open(relation->relid, RowShareLock);
-	check_may_sync(rel);
+	cqrs_sync_check_privilege(rel);
 
 	if (master->produce)
 	{
-		cqrs_capture_keep_snapshot();
 		SPI_connect();
-		portal = open_cursor(NULL, ctid_query(rel, filter));
-		for (;;)
-		{
-			SPI_cursor_fetch(portal, true, FETCH_ROWS);
-			if (SPI_processed == 0)
-				break;
-			for (uint64 i = 0; i < SPI_processed; i++)
-			{
-				HeapTuple	found = SPI_tuptable->vals[i];
-				TupleDesc	desc = SPI_tuptable->tupdesc;
-				bool		isnull;
-				Oid			file = DatumGetObjectId(SPI_getbinval(found, desc,
-																  1, &isnull));
-				Datum		tid = SPI_getbinval(found, desc, 2, &isnull);
-
-				if (file != last)
-					target = resent_target(file, cqrs_id, queue);
-				last = file;
-				cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
-			}
-			count += SPI_processed;
-			SPI_freetuptable(SPI_tuptable);
-		}
+		portal = cqrs_sync_open_cursor(NULL,
+									   cqrs_sync_query(rel, CQRS_SYNC_PLACE, filter));
+		count = cqrs_sync_note_rows(cqrs_id, queue, portal, NULL, NULL);
 		SPI_cursor_close(portal);
 		SPI_finish();
 	}
@@ -157,13 +110,10 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 {
 	char	   *queue = PG_ARGISNULL(1) ? NULL :
 	text_to_cstring(PG_GETARG_TEXT_PP(1));
-	HeapTupleHeader header;
-	HeapTupleData tuple = {0};
-	Oid			relid;
+	HeapTupleData tuple;
 	CqrsRelation *relation;
 	Relation	rel;
-	Oid			found_in;
-	ItemPointerData tid;
+	Place		place;
 	bool		found;
 	bool		any = false;
 	ListCell   *lc;
@@ -171,24 +121,13 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("cqrs_sync()");
 	if (PG_ARGISNULL(0))
 		PG_RETURN_BOOL(false);
-	check_queue(queue);
+	cqrs_sync_check_queue(queue);
 
-	header = PG_GETARG_HEAPTUPLEHEADER(0);
-	relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
-	relation = OidIsValid(relid) ? cqrs_catalog_relation(relid) : NULL;
-	if (relation == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("row of type %s is not a row of a master's table",
-						format_type_be(HeapTupleHeaderGetTypeId(header))),
-				 errhint("Use it as in SELECT cqrs_sync(a) FROM author a, with the table's own rows.")));
-	tuple.t_data = header;
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-
-	rel = table_open(relid, RowShareLock);
-	check_may_sync(rel);
+	relation = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0), &tuple);
+	rel = table_open(relation->relid, RowShareLock);
+	cqrs_sync_check_privilege(rel);
 	check_no_row_security(rel);
-	found = find_row(rel, &tuple, &found_in, &tid);
+	found = cqrs_sync_find(rel, &tuple, find_place, &place);
 	foreach(lc, relation->masters)
 	{
 		CqrsMaster *master = lfirst(lc);
@@ -196,45 +135,35 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 		if (!found || !master->produce)
 			continue;
 		cqrs_capture_keep_snapshot();
-		cqrs_changeset_note(resent_target(found_in, master->cqrs_id, queue),
-							&tid);
+		cqrs_changeset_note(resent_target(place.relid, master->cqrs_id, queue),
+							&place.tid);
 		any = true;
 	}
 	table_close(rel, NoLock);
 	PG_RETURN_BOOL(any);
 }
 
-/* cqrs_bulk_dump(cqrs_id text) RETURNS SETOF text */
-Datum
-cqrs_bulk_dump(PG_FUNCTION_ARGS)
+CqrsRelation *
+cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
 {
-	FuncCallContext *context;
-	Dump	   *dump;
+	Oid			relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
+	CqrsRelation *relation = OidIsValid(relid) ?
+	cqrs_catalog_relation(relid) : NULL;
 
-	if (SRF_IS_FIRSTCALL())
-	{
-		context = SRF_FIRSTCALL_INIT();
-		begin_dump(fcinfo, context);
-		/* The first line names the master. */
-		dump = context->user_fctx;
-		SRF_RETURN_NEXT(context,
-						PointerGetDatum(cstring_to_text(dump->master->cqrs_id)));
-	}
-
-	context = SRF_PERCALL_SETUP();
-	dump = context->user_fctx;
-	if (dump->next < dump->nlines || fetch_lines(dump))
-		SRF_RETURN_NEXT(context,
-						PointerGetDatum(dump->lines[dump->next++]));
-
-	UnregisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
-								  end_dump, PointerGetDatum(dump));
-	end_dump(PointerGetDatum(dump));
-	SRF_RETURN_DONE(context);
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("row of type %s is not a row of a master's table",
+						format_type_be(HeapTupleHeaderGetTypeId(header))),
+				 errhint("Use it as in SELECT cqrs_sync(a) FROM author a, with the table's own rows.")));
+	memset(tuple, 0, sizeof(*tuple));
+	tuple->t_data = header;
+	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
+	return relation;
 }
 
-static void
-check_queue(const char *queue)
+void
+cqrs_sync_check_queue(const char *queue)
 {
 	if (queue == NULL)
 		return;
@@ -245,8 +174,15 @@ check_queue(const char *queue)
 				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES)));
 }
 
-static void
-check_may_sync(Relation rel)
+void
+cqrs_sync_check_filter(const char *filter)
+{
+	if (filter != NULL)
+		(void) cqrs_condition_parse(filter, "filter");
+}
+
+void
+cqrs_sync_check_privilege(Relation rel)
 {
 	if (pg_class_aclcheck(RelationGetRelid(rel), GetUserId(),
 						  ACL_UPDATE) != ACLCHECK_OK)
@@ -271,24 +207,142 @@ check_no_row_security(Relation rel)
 			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys its policies.")));
 }
 
-static char *
-ctid_query(Relation rel, const char *filter)
+char *
+cqrs_sync_table(Relation rel)
 {
-	const char *name = quote_identifier(RelationGetRelationName(rel));
-	const char *query = psprintf("SELECT %s.tableoid, %s.ctid FROM %s%s AS %s",
-								 name, name, only(rel), qualified_name(rel),
-								 name);
+	/* A table without partitions may have got inheritance children. */
+	return psprintf("%s%s",
+					rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
+					quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											   RelationGetRelationName(rel)));
+}
+
+char *
+cqrs_sync_query(Relation rel, const char *columns, const char *filter)
+{
+	const char *query = psprintf("SELECT %s FROM %s AS %s", columns,
+								 cqrs_sync_table(rel),
+								 quote_identifier(RelationGetRelationName(rel)));
 
 	/* The line break ends a comment in the filter. */
 	return filter == NULL ? pstrdup(query) :
 		psprintf("%s WHERE (%s\n)", query, filter);
 }
 
-/* A table without partitions may have got inheritance children. */
-static const char *
-only(Relation rel)
+int64
+cqrs_sync_note_rows(const char *cqrs_id, const char *queue, Portal portal,
+					CqrsSyncLastRow last_row, void *arg)
 {
-	return rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ";
+	Oid			last_relid = InvalidOid;
+	uint16		target = 0;
+	int64		count = 0;
+
+	cqrs_capture_keep_snapshot();
+	for (;;)
+	{
+		SPITupleTable *rows;
+
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		rows = SPI_tuptable;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			bool		isnull;
+			Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i],
+															   rows->tupdesc, 1,
+															   &isnull));
+			Datum		tid = SPI_getbinval(rows->vals[i], rows->tupdesc, 2,
+											&isnull);
+
+			if (relid != last_relid)
+				target = resent_target(relid, cqrs_id, queue);
+			last_relid = relid;
+			cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
+		}
+		count += SPI_processed;
+		if (last_row != NULL)
+			last_row(rows->vals[SPI_processed - 1], rows->tupdesc, arg);
+		SPI_freetuptable(rows);
+	}
+	return count;
+}
+
+/* The cursor sees what the calling query sees, and is closed by its owner. */
+Portal
+cqrs_sync_open_cursor(const char *name, const char *query)
+{
+	return SPI_cursor_open_with_args(name, query, 0, NULL, NULL, NULL, true,
+									 CURSOR_OPT_NO_SCROLL);
+}
+
+bool
+cqrs_sync_find(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
+{
+	static Oid	last = InvalidOid;
+	List	   *candidates;
+	ListCell   *lc;
+
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return search(rel, cqrs_catalog_relation(RelationGetRelid(rel)), tuple,
+					  arg);
+
+	/* Rows that come one after the other are often in one partition. */
+	candidates = find_all_inheritors(RelationGetRelid(rel), AccessShareLock,
+									 NULL);
+	if (list_member_oid(candidates, last))
+		candidates = lcons_oid(last, candidates);
+	foreach(lc, candidates)
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION &&
+			find_in_partition(rel, lfirst_oid(lc), tuple, search, arg))
+		{
+			last = lfirst_oid(lc);
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool
+find_in_partition(Relation root, Oid relid, HeapTuple tuple,
+				  CqrsSyncSearch search, void *arg)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(root),
+													 RelationGetDescr(rel));
+	bool		found;
+
+	if (map != NULL)
+		tuple = execute_attr_map_tuple(tuple, map);
+	found = search(rel, cqrs_catalog_relation(relid), tuple, arg);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/*
+ * Where the row with the key of "tuple" is now, as the active snapshot sees
+ * it.  A row that comes out of a query does not say so itself.
+ */
+static bool
+find_place(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
+		   void *arg)
+{
+	Place	   *place = arg;
+	SysScanDesc scan;
+	HeapTuple	found;
+
+	scan = systable_beginscan(rel, relation->key_index, true,
+							  GetActiveSnapshot(), relation->nkeys,
+							  cqrs_catalog_key_scan(rel, relation, tuple));
+	found = systable_getnext(scan);
+	if (HeapTupleIsValid(found))
+	{
+		place->relid = RelationGetRelid(rel);
+		place->tid = found->t_self;
+	}
+	systable_endscan(scan);
+	return HeapTupleIsValid(found);
 }
 
 /* The target for rows of a table or partition, by its OID. */
@@ -300,179 +354,4 @@ resent_target(Oid relid, const char *cqrs_id, const char *queue)
 
 	table_close(rel, NoLock);
 	return target;
-}
-
-static char *
-qualified_name(Relation rel)
-{
-	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
-}
-
-/* The cursor sees what the calling query sees, and is closed by its owner. */
-static Portal
-open_cursor(const char *name, const char *query)
-{
-	return SPI_cursor_open_with_args(name, query, 0, NULL, NULL, NULL, true,
-									 CURSOR_OPT_NO_SCROLL);
-}
-
-/*
- * Where the row with the key of "tuple", which has the layout of "rel", is
- * now, as the active snapshot sees it: a row that comes out of a query does
- * not say so itself.  Of a partitioned table the partitions are searched, that
- * of the row before first.
- */
-static bool
-find_row(Relation rel, HeapTuple tuple, Oid *relid, ItemPointer tid)
-{
-	static Oid	last = InvalidOid;
-	List	   *candidates;
-	ListCell   *lc;
-
-	*relid = RelationGetRelid(rel);
-	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		return find_row_in(rel, *relid, tuple, tid);
-
-	candidates = find_all_inheritors(*relid, RowShareLock, NULL);
-	if (list_member_oid(candidates, last))
-		candidates = lcons_oid(last, candidates);
-	foreach(lc, candidates)
-	{
-		*relid = lfirst_oid(lc);
-		if (get_rel_relkind(*relid) == RELKIND_RELATION &&
-			find_row_in(rel, *relid, tuple, tid))
-		{
-			last = *relid;
-			return true;
-		}
-	}
-	return false;
-}
-
-/* The same in one table or partition. */
-static bool
-find_row_in(Relation root, Oid relid, HeapTuple tuple, ItemPointer tid)
-{
-	Relation	rel = table_open(relid, RowShareLock);
-	CqrsRelation *relation = cqrs_catalog_relation(relid);
-	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(root),
-													 RelationGetDescr(rel));
-	SysScanDesc scan;
-	HeapTuple	found;
-
-	if (map != NULL)
-		tuple = execute_attr_map_tuple(tuple, map);
-	scan = systable_beginscan(rel, relation->key_index, true,
-							  GetActiveSnapshot(), relation->nkeys,
-							  cqrs_catalog_key_scan(rel, relation, tuple));
-	found = systable_getnext(scan);
-	if (HeapTupleIsValid(found))
-		*tid = found->t_self;
-	systable_endscan(scan);
-	table_close(rel, NoLock);
-	return HeapTupleIsValid(found);
-}
-
-static void
-begin_dump(FunctionCallInfo fcinfo, FuncCallContext *context)
-{
-	MemoryContext caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-	Dump	   *dump = palloc0(sizeof(Dump));
-	CqrsRelation *relation;
-	char	   *name;
-	static uint32 ndumps = 0;
-
-	dump->master = cqrs_catalog_master(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-									   &relation);
-	dump->rel = table_open(relation->relid, AccessShareLock);
-	cqrs_row_init(&dump->row, dump->rel);
-	dump->lines_context = AllocSetContextCreate(CurrentMemoryContext,
-												"cqrs dump lines",
-												ALLOCSET_DEFAULT_SIZES);
-	dump->row_context = AllocSetContextCreate(CurrentMemoryContext,
-											  "cqrs dump row",
-											  ALLOCSET_DEFAULT_SIZES);
-
-	/* The cast keeps the row whole, with its dropped columns. */
-	name = qualified_name(dump->rel);
-	dump->portal = psprintf("cqrs dump %u", ++ndumps);
-	SPI_connect();
-	(void) open_cursor(dump->portal,
-					   psprintf("SELECT (r.*)::%s FROM %s%s AS r", name,
-								only(dump->rel), name));
-	SPI_finish();
-
-	/* Also when the caller stops before the end. */
-	RegisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
-								end_dump, PointerGetDatum(dump));
-	context->user_fctx = dump;
-	MemoryContextSwitchTo(caller);
-}
-
-/* Read the next rows; false at the end. */
-static bool
-fetch_lines(Dump *dump)
-{
-	int			guc_level = cqrs_serialize_pin_settings();
-	Portal		portal;
-
-	MemoryContextReset(dump->lines_context);
-	dump->next = 0;
-	dump->nlines = 0;
-
-	SPI_connect();
-	portal = SPI_cursor_find(dump->portal);
-	if (portal == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_CURSOR_STATE),
-				 errmsg("cursor of cqrs_bulk_dump() was closed")));
-	SPI_cursor_fetch(portal, true, FETCH_ROWS);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		Datum		composite = SPI_getbinval(SPI_tuptable->vals[i],
-											  SPI_tuptable->tupdesc, 1,
-											  &isnull);
-
-		dump->lines[dump->nlines++] = dump_line(dump, composite);
-	}
-	SPI_finish();
-
-	AtEOXact_GUC(false, guc_level);
-	return dump->nlines > 0;
-}
-
-static text *
-dump_line(Dump *dump, Datum composite)
-{
-	MemoryContext caller = MemoryContextSwitchTo(dump->row_context);
-	HeapTupleHeader header = DatumGetHeapTupleHeader(composite);
-	HeapTupleData tuple = {0};
-	StringInfoData line;
-	text	   *result;
-
-	tuple.t_data = header;
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	cqrs_row_set(&dump->row, dump->rel, &tuple);
-	initStringInfo(&line);
-	cqrs_serialize_row(&line, dump->rel, dump->master, &dump->row);
-
-	MemoryContextSwitchTo(dump->lines_context);
-	result = cstring_to_text_with_len(line.data, line.len);
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(dump->row_context);
-	return result;
-}
-
-static void
-end_dump(Datum arg)
-{
-	Dump	   *dump = (Dump *) DatumGetPointer(arg);
-
-	Portal		portal = SPI_cursor_find(dump->portal);
-
-	if (portal != NULL)
-		SPI_cursor_close(portal);
-	table_close(dump->rel, AccessShareLock);
 }
