@@ -771,12 +771,16 @@ show_state(Publisher *publisher)
 static void
 show_progress(Publisher *publisher)
 {
-	cqrs_shared_set_progress(publisher->slot,
-							 publisher->more ? 0 :
-							 cqrs_window_min_id(publisher->window) - 1,
-							 publisher->commits,
-							 cqrs_reader_watermark(publisher->reader,
-												   publisher->window));
+	int64		min_id = cqrs_window_min_id(publisher->window);
+	int64		watermark = cqrs_reader_watermark(publisher->reader,
+												  publisher->window);
+	uint64		unconfirmed = 0;
+
+	if (!publisher->more)
+		unconfirmed = min_id == PG_INT64_MAX ? PG_UINT64_MAX :
+			cqrs_batch_of(min_id);
+	cqrs_shared_set_progress(publisher->slot, unconfirmed, publisher->commits,
+							 cqrs_batch_of(watermark + 1));
 }
 
 /* Wait until something is to be done. */

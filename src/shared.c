@@ -27,7 +27,6 @@
 
 #include "compat.h"
 #include "guc.h"
-#include "outbox.h"
 #include "shared.h"
 
 /* How long a database is left alone after a command that needs it empty. */
@@ -98,8 +97,7 @@ cqrs_shared_wake_publisher(void)
 
 	my_mark.commits = pg_atomic_fetch_add_u64(&slot->commits, 1) + 1;
 	next_batch = pg_atomic_read_u64(&slot->next_batch);
-	my_mark.end_id = next_batch == 0 ? PG_INT64_MAX :
-		cqrs_batch_first_id((int64) next_batch);
+	my_mark.end_batch = next_batch == 0 ? PG_UINT64_MAX : next_batch;
 
 	/* Reading a pointer needs no lock; a stale latch is set in vain. */
 	latch = *(Latch *volatile *) &slot->latch;
@@ -153,26 +151,26 @@ is_published(CqrsSlot *slot, const CqrsMark *mark)
 	uint64		read_commits;
 
 	if (mark->commits == 0 ||
-		(int64) pg_atomic_read_u64(&slot->watermark) >= mark->end_id - 1)
+		pg_atomic_read_u64(&slot->unsettled_batch) >= mark->end_batch)
 		return true;
 	read_commits = pg_atomic_read_u64(&slot->read_commits);
 	pg_read_barrier();
 	return read_commits >= mark->commits &&
-		(int64) pg_atomic_read_u64(&slot->confirmed_id) >= mark->end_id - 1;
+		pg_atomic_read_u64(&slot->unconfirmed_batch) >= mark->end_batch;
 }
 
 void
-cqrs_shared_set_progress(CqrsSlot *slot, int64 confirmed_id,
-						 uint64 read_commits, int64 watermark)
+cqrs_shared_set_progress(CqrsSlot *slot, uint64 unconfirmed_batch,
+						 uint64 read_commits, uint64 unsettled_batch)
 {
-	if (pg_atomic_read_u64(&slot->confirmed_id) == (uint64) confirmed_id &&
+	if (pg_atomic_read_u64(&slot->unconfirmed_batch) == unconfirmed_batch &&
 		pg_atomic_read_u64(&slot->read_commits) == read_commits &&
-		pg_atomic_read_u64(&slot->watermark) == (uint64) watermark)
+		pg_atomic_read_u64(&slot->unsettled_batch) == unsettled_batch)
 		return;
-	pg_atomic_write_u64(&slot->confirmed_id, (uint64) confirmed_id);
+	pg_atomic_write_u64(&slot->unconfirmed_batch, unconfirmed_batch);
 	pg_write_barrier();
 	pg_atomic_write_u64(&slot->read_commits, read_commits);
-	pg_atomic_write_u64(&slot->watermark, (uint64) watermark);
+	pg_atomic_write_u64(&slot->unsettled_batch, unsettled_batch);
 	ConditionVariableBroadcast(&slot->progress);
 }
 
@@ -305,9 +303,9 @@ startup(void)
 			ConditionVariableInit(&slot->progress);
 			pg_atomic_init_u64(&slot->next_batch, 0);
 			pg_atomic_init_u64(&slot->commits, 0);
-			pg_atomic_init_u64(&slot->confirmed_id, 0);
+			pg_atomic_init_u64(&slot->unconfirmed_batch, 0);
 			pg_atomic_init_u64(&slot->read_commits, 0);
-			pg_atomic_init_u64(&slot->watermark, 0);
+			pg_atomic_init_u64(&slot->unsettled_batch, 0);
 			pg_atomic_init_u32(&slot->segment, 0);
 			pg_atomic_init_u32(&slot->state, CQRS_STOPPED);
 			pg_atomic_init_u64(&slot->published, 0);
@@ -363,9 +361,9 @@ take_slot(Oid dboid)
 	slot->last_error[0] = '\0';
 	pg_atomic_write_u64(&slot->next_batch, 0);
 	pg_atomic_write_u64(&slot->commits, 0);
-	pg_atomic_write_u64(&slot->confirmed_id, 0);
+	pg_atomic_write_u64(&slot->unconfirmed_batch, 0);
 	pg_atomic_write_u64(&slot->read_commits, 0);
-	pg_atomic_write_u64(&slot->watermark, 0);
+	pg_atomic_write_u64(&slot->unsettled_batch, 0);
 	pg_atomic_write_u32(&slot->segment, 0);
 	pg_atomic_write_u32(&slot->state, CQRS_STOPPED);
 	pg_atomic_write_u64(&slot->published, 0);

@@ -62,11 +62,12 @@ typedef struct CqrsSlot
 	 * How far the publisher is; see cqrs_shared_wait_published().  Written by
 	 * the publisher alone, in this order.
 	 */
-	pg_atomic_uint64 confirmed_id;	/* of what has been read, every id up to
-									 * this is confirmed; 0: there is more to
-									 * read */
+	pg_atomic_uint64 unconfirmed_batch; /* the first one with a message that
+										 * was read and is not confirmed;
+										 * PG_UINT64_MAX: none, 0: there is
+										 * more to read */
 	pg_atomic_uint64 read_commits;	/* "commits" when that was read */
-	pg_atomic_uint64 watermark; /* every id up to it is confirmed or void */
+	pg_atomic_uint64 unsettled_batch;	/* all before it are confirmed or void */
 	ConditionVariable progress; /* broadcast when one of them moves */
 
 	pg_atomic_uint32 segment;	/* the segment to write to; a hint */
@@ -117,7 +118,7 @@ extern void cqrs_shared_wake_publisher(void);
 typedef struct CqrsMark
 {
 	uint64		commits;		/* of the slot, counting the last commit */
-	int64		end_id;			/* above the ids that were drawn by then */
+	uint64		end_batch;		/* above those that were drawn by then */
 } CqrsMark;
 
 extern CqrsMark cqrs_shared_mark(void);
@@ -131,8 +132,9 @@ extern bool cqrs_shared_wait_published(const CqrsMark *mark,
 									   TimestampTz deadline);
 
 /* The publisher tells how far it is. */
-extern void cqrs_shared_set_progress(CqrsSlot *slot, int64 confirmed_id,
-									 uint64 read_commits, int64 watermark);
+extern void cqrs_shared_set_progress(CqrsSlot *slot, uint64 unconfirmed_batch,
+									 uint64 read_commits,
+									 uint64 unsettled_batch);
 
 /* Have the launcher look at all databases again. */
 extern void cqrs_shared_wake_launcher(bool rescan);
