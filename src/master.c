@@ -78,8 +78,9 @@ cqrs_master_read_all(Oid relid)
 
 	ScanKeyInit(&key, MASTER_RELATION, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(master, objects->master_by_relation, true, NULL,
-							  1, &key);
+	scan = systable_beginscan(master, objects->master_by_relation,
+							  OidIsValid(relid), NULL,
+							  OidIsValid(relid) ? 1 : 0, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		rows = lappend(rows, row_from_tuple(master, tuple));
 	systable_endscan(scan);

@@ -34,7 +34,7 @@ extern List *cqrs_master_text_list(Datum array);
  */
 extern CqrsMasterRow *cqrs_master_read(const char *cqrs_id, bool missing_ok);
 
-/* All masters of a table, ordered by cqrs_id. */
+/* All masters of a table, or of all tables (InvalidOid), ordered by cqrs_id. */
 extern List *cqrs_master_read_all(Oid relid);
 
 /* Write a master: a new row, or in the place of the one with its name. */
