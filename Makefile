@@ -13,7 +13,7 @@ SHLIB_LINK = -lrabbitmq
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter capture tracked types messages sync \
-	golden settings
+	golden settings ddl
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable
 ISOLATION_OPTS = --inputdir=test/isolation

@@ -195,6 +195,13 @@ CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for each row that TRUNCATE removes';
 
+-- Rows that a dump brings; fired by no function of ours.
+CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_loaded' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'keeps a session that restores a dump from publishing what it loads';
+CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
+
 -- A master goes with its table.
 CREATE FUNCTION cqrs.forget_dropped() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -37,6 +37,7 @@
 
 #include "catalog.h"
 #include "master.h"
+#include "restore.h"
 
 static HTAB *relations = NULL;
 static CqrsObjects objects;
@@ -210,7 +211,7 @@ cqrs_catalog_resolve(Relation rel, const CqrsRelation *relation,
 	master->cqrs_id = pstrdup(row->cqrs_id);
 	master->relid = RelationGetRelid(rel);
 	master->meta = row->meta != NULL ? pstrdup(row->meta) : NULL;
-	master->produce = row->produce;
+	master->produce = row->produce && !cqrs_restore_has_loaded(row->cqrs_id);
 	master->tracks = row->tracks;
 
 	check_field_map(rel, row);

@@ -61,7 +61,7 @@ cqrs_relation_locked(Oid relid)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
-	for (LOCKMODE mode = ShareRowExclusiveLock; mode <= AccessExclusiveLock; mode++)
+	for (LOCKMODE mode = ShareUpdateExclusiveLock; mode <= AccessExclusiveLock; mode++)
 	{
 #if PG_VERSION_NUM >= 170000
 		if (LockHeldByMe(&tag, mode, false))

@@ -21,8 +21,8 @@
  * persistence and access method are judged before the command as well, because
  * a large table may take hours to rewrite.
  *
- * A new column of cqrs.master that names a function gets a line in hooks[];
- * one that names table columns, a place in column_use() and follow_renames().
+ * A new option of masters that names a function gets a line in hooks[]; one
+ * that names columns of the table is for definition.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,12 +46,12 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "capture.h"
 #include "compat.h"
+#include "definition.h"
 #include "guard.h"
 #include "hook.h"
 #include "master.h"
@@ -124,16 +124,8 @@ static void check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *a
 					   const CqrsMasterRow *row);
 static void refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 				   const char *reason, const char *hint);
-static const char *column_use(const CqrsMasterRow *row, const char *name);
-static bool is_used(const CqrsMasterRow *row, const char *name);
-static bool list_has_name(List *names, const char *name);
-static bool is_own_column(const char *name);
-static const char *column_key(const CqrsMasterRow *row, const char *name);
 static void follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 						   CqrsMasterRow *row);
-static void rename_in_list(List *names, const char *from, const char *to);
-static Datum rename_in_map(Datum map, const char *from, const char *to,
-						   bool used);
 
 CqrsGuardedTable *
 cqrs_guard_table(Oid relid)
@@ -443,26 +435,26 @@ check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 
 		if (old->name == NULL)
 			continue;
-		own = is_own_column(old->name);
+		own = cqrs_definition_is_own(old->name);
 		quoted = psprintf("column \"%s\"", old->name);
 		if (new->name == NULL)
 		{
-			if (column_use(row, old->name) != NULL)
+			if (cqrs_definition_use(row, old->name) != NULL)
 				refuse(psprintf("drop %s", quoted), after->relid, row,
-					   column_use(row, old->name),
+					   cqrs_definition_use(row, old->name),
 					   own || list_member_int(before->key, i + 1) ?
 					   end : leave_out);
 			continue;
 		}
-		if (new->type != old->type && is_used(row, old->name))
+		if (new->type != old->type && cqrs_definition_publishes(row, old->name))
 			refuse(psprintf("change the type of %s", quoted), after->relid, row,
-				   column_use(row, old->name), again);
+				   cqrs_definition_use(row, old->name), again);
 		if (own && old->not_null && !new->not_null)
 			refuse(psprintf("drop NOT NULL of %s", quoted), after->relid, row,
-				   column_use(row, old->name), end);
+				   cqrs_definition_use(row, old->name), end);
 		if (own && strcmp(old->name, new->name) != 0)
 			refuse(psprintf("rename %s", quoted), after->relid, row,
-				   column_use(row, old->name), end);
+				   cqrs_definition_use(row, old->name), end);
 	}
 
 	if (before->key != NIL && !equal(before->key, after->key))
@@ -483,14 +475,14 @@ check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 	{
 		const char *added = after->columns[i].name;
 
-		if (added == NULL || !is_used(row, added))
+		if (added == NULL || !cqrs_definition_publishes(row, added))
 			continue;
 		for (int j = 0; j < i; j++)
 		{
 			const char *other = after->columns[j].name;
 
-			if (other == NULL || !is_used(row, other) ||
-				strcmp(column_key(row, added), column_key(row, other)) != 0)
+			if (other == NULL || !cqrs_definition_publishes(row, other) ||
+				strcmp(cqrs_definition_key(row, added), cqrs_definition_key(row, other)) != 0)
 				continue;
 			refuse(psprintf("add column \"%s\"", added), after->relid, row,
 				   psprintf("publishes column \"%s\" under this key", other),
@@ -539,7 +531,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot change or drop the %s of master \"%s\"",
 						hooks[before->hook].role, row->cqrs_id),
-				 errdetail("Without it: %s.", error->message),
+				 errdetail("After the command: %s.", error->message),
 				 errhint("Use cqrs_alter() to give the master another function or none.")));
 	}
 	PG_END_TRY();
@@ -556,68 +548,6 @@ refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 			 errhint("%s", hint)));
 }
 
-/* What a master does with a column, or NULL when nothing. */
-static const char *
-column_use(const CqrsMasterRow *row, const char *name)
-{
-	if (is_own_column(name))
-		return "keeps count of changes in it";
-	if (row->fields == NIL || list_has_name(row->fields, name))
-		return "publishes it";
-	if (is_used(row, name))
-		return "publishes its previous values";
-	if (column_key(row, name) != name)
-		return "maps it to a key";
-	return NULL;
-}
-
-/* Whether values of a column are in messages. */
-static bool
-is_used(const CqrsMasterRow *row, const char *name)
-{
-	return row->fields == NIL || is_own_column(name) ||
-		list_has_name(row->fields, name) ||
-		list_has_name(row->tracked_fields, name) ||
-		(list_length(row->tracked_fields) == 1 &&
-		 list_has_name(row->tracked_fields, "*"));
-}
-
-static bool
-list_has_name(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-is_own_column(const char *name)
-{
-	return strcmp(name, "cqrs_revision") == 0 ||
-		strcmp(name, "cqrs_updated") == 0;
-}
-
-/* The key of a column in messages; "name" itself where no other is given. */
-static const char *
-column_key(const CqrsMasterRow *row, const char *name)
-{
-	JsonbValue	buffer;
-	JsonbValue *value;
-
-	if (row->field_map == (Datum) 0)
-		return name;
-	value = getKeyJsonValueFromContainer(&DatumGetJsonbP(row->field_map)->root,
-										 name, strlen(name), &buffer);
-	if (value == NULL || value->type != jbvString)
-		return name;
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
 /* Have a master name renamed columns anew, so that its messages stay. */
 static void
 follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
@@ -631,12 +561,9 @@ follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 		const char *to = after->columns[i].name;
 
 		if (from == NULL || to == NULL || strcmp(from, to) == 0 ||
-			column_use(row, from) == NULL)
+			cqrs_definition_use(row, from) == NULL)
 			continue;
-		row->field_map = rename_in_map(row->field_map, from, to,
-									   is_used(row, from));
-		rename_in_list(row->fields, from, to);
-		rename_in_list(row->tracked_fields, from, to);
+		cqrs_definition_rename(row, from, to);
 		changed = true;
 	}
 	if (!changed)
@@ -644,63 +571,4 @@ follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 	cqrs_master_update(row);
 	CacheInvalidateRelcacheByRelid(row->relid);
 	CommandCounterIncrement();
-}
-
-static void
-rename_in_list(List *names, const char *from, const char *to)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), from) == 0)
-			lfirst(lc) = pstrdup(to);
-	}
-}
-
-/* A used column keeps the key that it has had, be that its old name. */
-static Datum
-rename_in_map(Datum map, const char *from, const char *to, bool used)
-{
-	JsonbParseState *state = NULL;
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	name;
-	JsonbValue	value;
-	JsonbValue *object;
-	char	   *key = used ? pstrdup(from) : NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	if (map != (Datum) 0)
-	{
-		it = JsonbIteratorInit(&DatumGetJsonbP(map)->root);
-		while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-		{
-			if (token == WJB_KEY)
-				name = value;
-			if (token != WJB_VALUE)
-				continue;
-			if (name.val.string.len == strlen(from) &&
-				memcmp(name.val.string.val, from, strlen(from)) == 0)
-			{
-				key = pnstrdup(value.val.string.val, value.val.string.len);
-				continue;
-			}
-			pushJsonbValue(&state, WJB_KEY, &name);
-			pushJsonbValue(&state, WJB_VALUE, &value);
-		}
-	}
-	if (key != NULL && strcmp(key, to) != 0)
-	{
-		name.type = value.type = jbvString;
-		name.val.string.val = pstrdup(to);
-		name.val.string.len = strlen(to);
-		value.val.string.val = key;
-		value.val.string.len = strlen(key);
-		pushJsonbValue(&state, WJB_KEY, &name);
-		pushJsonbValue(&state, WJB_VALUE, &value);
-	}
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return object->val.object.nPairs == 0 ? (Datum) 0 :
-		JsonbPGetDatum(JsonbValueToJsonb(object));
 }
