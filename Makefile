@@ -13,9 +13,9 @@ SHLIB_LINK = -lrabbitmq
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter capture tracked types messages sync \
-	golden settings ddl
+	golden settings ddl grants
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
-	serializable
+	serializable ddl-waits
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)

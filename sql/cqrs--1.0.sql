@@ -88,6 +88,7 @@ COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; look at cqrs.outbox i
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_discard() IS 'keeps rows that logical replication brings out of the outbox';
+REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_1
@@ -199,6 +200,7 @@ COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for
 CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_loaded' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'keeps a session that restores a dump from publishing what it loads';
+REVOKE ALL ON FUNCTION cqrs.trigger_loaded() FROM PUBLIC;
 CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
 
@@ -214,6 +216,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters of dropped tables';
+REVOKE ALL ON FUNCTION cqrs.forget_dropped() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 	EXECUTE FUNCTION cqrs.forget_dropped();
 

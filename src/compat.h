@@ -54,6 +54,11 @@ cqrs_relation_rewritten(Relation rel)
 #endif
 }
 
+/* ALTER TABLE ... SET ACCESS METHOD, which older versions do not have. */
+#if PG_VERSION_NUM < 150000
+#define AT_SetAccessMethod ((AlterTableType) -1)
+#endif
+
 /* Whether this transaction keeps others from changing a table's schema. */
 static inline bool
 cqrs_relation_locked(Oid relid)

@@ -287,7 +287,7 @@ cqrs_guard_hooks(List *rows)
 		for (int i = 0; i < lengthof(hooks); i++)
 		{
 			const char *name = *(char **) ((char *) row + hooks[i].offset);
-			CqrsGuardedHook  *facts;
+			CqrsGuardedHook *facts;
 
 			if (name == NULL)
 				continue;

@@ -22,6 +22,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "catalog.h"
 #include "restore.h"
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_loaded);
@@ -39,9 +40,11 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 	Oid			relid;
 	bool		isnull;
 
+	/* On a table of his own, a writer would stop publishing by it. */
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(data->tg_event))
+		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
+		RelationGetRelid(data->tg_relation) != cqrs_catalog_objects(false)->master)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function is not called as the trigger that it is made for")));

@@ -51,15 +51,17 @@ sub run_program
 sub dump_database
 {
 	my ($dbname, $file, @options) = @_;
-	run_program("pg_dump @options", $dbname,
-		[ 'pg_dump', '-f', "$dir/$file", @options ]);
+	run_program("pg_dump @options",
+		$dbname, [ 'pg_dump', '-f', "$dir/$file", @options ]);
 	return;
 }
 
 sub psql_file
 {
 	my ($dbname, $file) = @_;
-	run_program("psql -f $file", $dbname,
+	run_program(
+		"psql -f $file",
+		$dbname,
 		[ 'psql', '-Xqo/dev/null', '-vON_ERROR_STOP=1', '-f', "$dir/$file" ]);
 	return;
 }
@@ -68,7 +70,8 @@ sub psql_file
 sub create_database
 {
 	my ($dbname) = @_;
-	$node->safe_psql('postgres', "CREATE DATABASE $dbname TEMPLATE template0");
+	$node->safe_psql('postgres',
+		"CREATE DATABASE $dbname TEMPLATE template0");
 	return;
 }
 
@@ -80,7 +83,8 @@ sub check
 
 	is($sql->('SELECT count(*) FROM cqrs.outbox'),
 		0, "$dbname: restoring has sent nothing, and no backlog came along");
-	is($sql->($MASTERS), $node->safe_psql('source', $MASTERS),
+	is( $sql->($MASTERS),
+		$node->safe_psql('source', $MASTERS),
 		"$dbname: masters");
 	is($sql->('SELECT paused FROM cqrs.publisher'),
 		'f', "$dbname: not paused");
@@ -129,8 +133,8 @@ check('whole');
 # In the custom format, by several sessions at once.
 dump_database('source', 'whole.custom', '-Fc');
 create_database('parallel');
-run_program('pg_restore -j2', 'parallel',
-	[ 'pg_restore', '-e', '-j2', "$dir/whole.custom" ]);
+run_program('pg_restore -j2',
+	'parallel', [ 'pg_restore', '-e', '-j2', "$dir/whole.custom" ]);
 check('parallel');
 
 # First the schema, then the data: with triggers there when rows are loaded.
@@ -205,18 +209,17 @@ check('sessions');
 create_database('moved');
 $node->safe_psql('moved',
 	'CREATE SCHEMA tools; CREATE EXTENSION cqrs SCHEMA tools');
-run_program(
-	'pg_restore into another schema',
-	'moved',
-	[ 'pg_restore', '-e', "$dir/whole.custom" ]);
-is( $node->safe_psql('moved', q{SELECT tools.cqrs_sync('writer')}),
+run_program('pg_restore into another schema',
+	'moved', [ 'pg_restore', '-e', "$dir/whole.custom" ]);
+is($node->safe_psql('moved', q{SELECT tools.cqrs_sync('writer')}),
 	2, 'functions are where they were put');
 $node->safe_psql('postgres', 'DROP DATABASE moved');
-$node->safe_psql('source', 'DROP EXTENSION cqrs CASCADE');
-$node->safe_psql('source', 'DROP SCHEMA app CASCADE; DROP SCHEMA zoo CASCADE');
+$node->safe_psql('source',   'DROP EXTENSION cqrs CASCADE');
 $node->safe_psql('source',
-	'CREATE SCHEMA tools; CREATE EXTENSION cqrs SCHEMA tools;'
-	  . $SCHEMA =~ s/EXT/tools/gr);
+	'DROP SCHEMA app CASCADE; DROP SCHEMA zoo CASCADE');
+$node->safe_psql('source',
+	'CREATE SCHEMA tools; CREATE EXTENSION cqrs SCHEMA tools;' . $SCHEMA =~
+	  s/EXT/tools/gr);
 dump_database('source', 'tools.sql');
 create_database('tooled');
 psql_file('tooled', 'tools.sql');

@@ -11,7 +11,7 @@ use Test::More;
 my $broker = RabbitMQ->new('pg_upgrade');
 $broker->start;
 my @init = (init => [ extra => [ '--encoding=UTF8', '--locale=C' ] ]);
-my $old = new_master('old', $broker, @init);
+my $old  = new_master('old', $broker, @init);
 $old->safe_psql(
 	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text, other text);
@@ -37,26 +37,26 @@ $old->safe_psql(
 	'postgres', q{
 	UPDATE author SET full_name = 'Bob';
 	INSERT INTO app.book VALUES (1), (2)});
-my $MASTERS  = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
-my $BACKLOG  = 'SELECT id, signal_type, cqrs_id, instance_pk, committed_at
+my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
+my $BACKLOG = 'SELECT id, signal_type, cqrs_id, instance_pk, committed_at
 	FROM cqrs.outbox ORDER BY id';
-my $masters  = $old->safe_psql('postgres', $MASTERS);
-my $backlog  = $old->safe_psql('postgres', $BACKLOG);
-my $last     = $old->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox');
+my $masters = $old->safe_psql('postgres', $MASTERS);
+my $backlog = $old->safe_psql('postgres', $BACKLOG);
+my $last    = $old->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox');
 $old->stop;
 
 my $new = new_master('new', undef, @init, extension => 0);
 $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
 command_ok(
-	[   'pg_upgrade',           '--no-sync',
-		'-d',                   $old->data_dir,
-		'-D',                   $new->data_dir,
-		'-b',                   $old->config_data('--bindir'),
-		'-B',                   $new->config_data('--bindir'),
-		'-s',                   $new->host,
-		'-p',                   $old->port,
-		'-P',                   $new->port ],
+	[   'pg_upgrade', '--no-sync',
+		'-d',         $old->data_dir,
+		'-D',         $new->data_dir,
+		'-b',         $old->config_data('--bindir'),
+		'-B',         $new->config_data('--bindir'),
+		'-s',         $new->host,
+		'-p',         $old->port,
+		'-P',         $new->port ],
 	'pg_upgrade');
 
 $new->start;
@@ -83,11 +83,10 @@ is_deeply(
 				$_->{body}{instance_pk},
 				$_->{body}{instance_data}{name},
 				$_->{body}{instance_data}{cqrs_revision} ]
-		} @messages
-	],
-	[   [ 'author', 1, 'Bob', 1 ],
-		[ 'book', 1, undef, 0 ],
-		[ 'book', 2, undef, 0 ],
+		} @messages ],
+	[   [ 'author', 1, 'Bob',  1 ],
+		[ 'book',   1, undef,  0 ],
+		[ 'book',   2, undef,  0 ],
 		[ 'author', 1, 'Carl', 2 ] ],
 	'the new server publishes the backlog and what comes after it');
 is($messages[3]{body}{meta}{initial}, 'C', 'functions are called');
