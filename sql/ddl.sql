@@ -239,6 +239,12 @@ SELECT test_error('ALTER TABLE part SET UNLOGGED');
 SELECT test_error('ALTER TABLE root DROP COLUMN v');
 SELECT test_error('ALTER TABLE root RENAME COLUMN cqrs_updated TO x');
 SELECT test_error('DROP TRIGGER zz_cqrs_update ON root');
+CREATE TRIGGER zz_cqrs_insert_delete AFTER INSERT OR DELETE ON root
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete();
+SELECT test_error('ALTER TABLE part DISABLE TRIGGER zz_cqrs_update');
+SELECT test_error('ALTER TRIGGER zz_cqrs_update ON root RENAME TO x');
+ALTER TABLE part DISABLE TRIGGER ALL;
+ALTER TABLE part ENABLE TRIGGER ALL;
 ALTER TABLE root RENAME COLUMN v TO w;
 SELECT field_map FROM cqrs.master;
 ALTER TABLE root DETACH PARTITION part;

@@ -116,7 +116,9 @@ static List *usable_functions(const char *name);
 static CqrsGuardedTable *predict(const CqrsGuardedTable *before, List *commands);
 static void check_table(bool disables_trigger, const CqrsGuardedTable *before,
 						const CqrsGuardedTable *after);
-static void check_storage(bool disables_trigger, const CqrsGuardedTable *before,
+static void check_storage(const CqrsGuardedTable *before,
+						  const CqrsGuardedTable *after, const CqrsMasterRow *row);
+static void check_enabled(bool own, const CqrsGuardedTable *before,
 						  const CqrsGuardedTable *after, const CqrsMasterRow *row);
 static void check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 						  const CqrsMasterRow *row);
@@ -365,7 +367,9 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 	{
 		CqrsMasterRow *row = lfirst(lc);
 
-		check_storage(disables_trigger, before, after, row);
+		check_storage(before, after, row);
+		if (disables_trigger)
+			check_enabled(own, before, after, row);
 		if (!own)
 			continue;
 		check_columns(before, after, row);
@@ -376,16 +380,15 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 
 /* What concerns partitions as well. */
 static void
-check_storage(bool disables_trigger, const CqrsGuardedTable *before,
-			  const CqrsGuardedTable *after, const CqrsMasterRow *row)
+check_storage(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+			  const CqrsMasterRow *row)
 {
 	const char *end = "Use cqrs_unregister() to end the master.";
-	bool		all_enabled = true;
 
 	if (after->persistence != before->persistence &&
 		after->persistence == RELPERSISTENCE_UNLOGGED)
 		refuse("change the persistence", after->relid, row,
-			   "must not lose rows in a crash, without a trace", end);
+			   "must not lose rows in a crash without a trace", end);
 	if (after->access_method != before->access_method &&
 		before->access_method == HEAP_TABLE_AM_OID)
 		refuse("change the access method", after->relid, row,
@@ -393,27 +396,35 @@ check_storage(bool disables_trigger, const CqrsGuardedTable *before,
 
 	for (int i = 0; i < NTRIGGERS; i++)
 	{
-		if (!before->triggers[i].enabled)
-			all_enabled = false;
-	}
-	for (int i = 0; i < NTRIGGERS; i++)
-	{
-		const char *reason = "captures changes with it";
-
 		if (OidIsValid(before->triggers[i].function) &&
 			before->triggers[i].function != after->triggers[i].function)
 			refuse(psprintf("drop, rename or replace trigger \"%s\"",
 							trigger_names[i]),
-				   after->relid, row, reason, end);
+				   after->relid, row, "captures changes with it", end);
+	}
+}
 
-		/*
-		 * pg_dump disables all triggers for a while; and it restores those
-		 * that were disabled so, one by one.
-		 */
-		if (disables_trigger && all_enabled &&
-			!after->triggers[i].enabled)
+/*
+ * A trigger that was to be disabled by its name.  Not when another one is
+ * missing or disabled: pg_restore disables those that were disabled in the
+ * original, by DISABLE TRIGGER ALL, one by one.  A partition has no trigger
+ * for TRUNCATE.
+ */
+static void
+check_enabled(bool own, const CqrsGuardedTable *before,
+			  const CqrsGuardedTable *after, const CqrsMasterRow *row)
+{
+	for (int i = 0; i < NTRIGGERS; i++)
+	{
+		if (!before->triggers[i].enabled &&
+			(own || strcmp(trigger_names[i], CQRS_TRIGGER_TRUNCATE) != 0))
+			return;
+	}
+	for (int i = 0; i < NTRIGGERS; i++)
+	{
+		if (before->triggers[i].enabled && !after->triggers[i].enabled)
 			refuse(psprintf("disable trigger \"%s\"", trigger_names[i]),
-				   after->relid, row, reason,
+				   after->relid, row, "captures changes with it",
 				   "Use cqrs_alter() to set \"produce\" to false.");
 	}
 }
