@@ -45,6 +45,7 @@ static bool objects_valid = false;
 
 static void invalidate(Datum arg, Oid relid);
 static Oid	lookup_object(Oid schema, const char *name);
+static void objects_do_not_fit(const char *problem);
 static void build_relation(CqrsRelation *entry);
 static void resolve_fields(Relation rel, const CqrsRelation *relation,
 						   const CqrsMasterRow *row, CqrsMaster *master);
@@ -99,6 +100,8 @@ cqrs_catalog_objects(bool missing_ok)
 
 	found.extension = extension;
 	found.master = lookup_object(schema, "master");
+	if (get_relnatts(found.master) != cqrs_master_natts)
+		objects_do_not_fit("table \"cqrs.master\" has other columns");
 	found.master_by_id = lookup_object(schema, "master_pkey");
 	found.master_by_relation = lookup_object(schema, "master_relation_idx");
 	found.publisher = lookup_object(schema, "publisher");
@@ -251,12 +254,19 @@ lookup_object(Oid schema, const char *name)
 	Oid			relid = get_relname_relid(name, schema);
 
 	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("relation \"cqrs.%s\" does not exist", name),
-				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
-				 errhint("Use ALTER EXTENSION cqrs UPDATE.")));
+		objects_do_not_fit(psprintf("relation \"cqrs.%s\" does not exist",
+									name));
 	return relid;
+}
+
+static void
+objects_do_not_fit(const char *problem)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("%s", problem),
+			 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+			 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
 }
 
 /*

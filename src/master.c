@@ -41,6 +41,8 @@ enum
 	MASTER_NATTS = MASTER_PRODUCE
 };
 
+const int	cqrs_master_natts = MASTER_NATTS;
+
 static HeapTuple find_tuple(Relation master, const char *cqrs_id);
 static CqrsMasterRow *row_from_tuple(Relation master, HeapTuple tuple);
 static HeapTuple tuple_from_row(Relation master, const CqrsMasterRow *row);

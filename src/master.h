@@ -25,6 +25,9 @@ typedef struct CqrsMasterRow
 	bool		produce;
 } CqrsMasterRow;
 
+/* How many columns cqrs.master has in the version that this library is for. */
+extern const int cqrs_master_natts;
+
 /* A list of char * from a text[] without nulls. */
 extern List *cqrs_master_text_list(Datum array);
 

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -22,7 +23,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "catalog.h"
 #include "restore.h"
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_loaded);
@@ -44,7 +44,8 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
-		RelationGetRelid(data->tg_relation) != cqrs_catalog_objects(false)->master)
+		strcmp(RelationGetRelationName(data->tg_relation), "master") != 0 ||
+		RelationGetNamespace(data->tg_relation) != get_namespace_oid("cqrs", true))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function is not called as the trigger that it is made for")));

@@ -91,6 +91,24 @@ is_deeply(
 	{ name => 'Carl' },
 	'with previous values');
 
+# Objects of a version that the library is not made for.
+$node->safe_psql('postgres', 'ALTER TABLE cqrs.master ADD COLUMN later text');
+foreach my $command (
+	q{UPDATE author SET name = 'Eve'},
+	q{SELECT tools.cqrs_alter('author', '{}')},
+	q{ALTER TABLE author ADD COLUMN note text})
+{
+	$node->psql('postgres', $command, stderr => \$stderr);
+	like(
+		$stderr,
+		qr/"cqrs.master" has other columns.*HINT:  Use ALTER EXTENSION cqrs UPDATE/s,
+		"refused: $command");
+}
+$node->safe_psql('postgres', 'DROP EXTENSION cqrs CASCADE');
+$node->safe_psql('postgres',
+	"CREATE EXTENSION cqrs SCHEMA tools VERSION '$NEXT'");
+$node->safe_psql('postgres', q{SELECT tools.cqrs_register('author')});
+
 # The new version after a restart, and masters are made and ended as before.
 $node->restart;
 $node->safe_psql(
