@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/index.h"
@@ -45,6 +46,7 @@ static bool objects_valid = false;
 
 static void invalidate(Datum arg, Oid relid);
 static Oid	lookup_object(Oid schema, const char *name);
+static int	column_count(Oid relid);
 static void objects_do_not_fit(const char *problem);
 static void build_relation(CqrsRelation *entry);
 static void resolve_fields(Relation rel, const CqrsRelation *relation,
@@ -100,7 +102,7 @@ cqrs_catalog_objects(bool missing_ok)
 
 	found.extension = extension;
 	found.master = lookup_object(schema, "master");
-	if (get_relnatts(found.master) != cqrs_master_natts)
+	if (column_count(found.master) != cqrs_master_natts)
 		objects_do_not_fit("table \"cqrs.master\" has other columns");
 	found.master_by_id = lookup_object(schema, "master_pkey");
 	found.master_by_relation = lookup_object(schema, "master_relation_idx");
@@ -257,6 +259,20 @@ lookup_object(Oid schema, const char *name)
 		objects_do_not_fit(psprintf("relation \"cqrs.%s\" does not exist",
 									name));
 	return relid;
+}
+
+/* Columns of a table, dropped ones included. */
+static int
+column_count(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	int			count;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	count = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	return count;
 }
 
 static void
