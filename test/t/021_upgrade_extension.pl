@@ -28,7 +28,12 @@ CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
 END
 close $fh or die "could not write $script: $!";
-END { unlink $script if $installed }
+
+# And one that needs another library.
+my $LATER = '1.0.2test';
+my $other = "$sharedir/extension/cqrs--$NEXT--$LATER.sql";
+append_to_file($other, "ALTER TABLE cqrs.master ADD COLUMN later text;\n");
+END { unlink $script, $other if $installed }
 
 my $broker = RabbitMQ->new('upgrade');
 $broker->start;
@@ -92,7 +97,7 @@ is_deeply(
 	'with previous values');
 
 # Objects of a version that the library is not made for.
-$node->safe_psql('postgres', 'ALTER TABLE cqrs.master ADD COLUMN later text');
+$node->safe_psql('postgres', "ALTER EXTENSION cqrs UPDATE TO '$LATER'");
 foreach my $command (
 	q{UPDATE author SET name = 'Eve'},
 	q{SELECT tools.cqrs_alter('author', '{}')},
