@@ -109,7 +109,6 @@ struct CqrsGuardedHook
 };
 
 static List *masters_above(Oid relid, bool *own);
-static CqrsGuardedTable *read_facts(Oid relid);
 static List *read_key(Oid relid);
 static void read_triggers(CqrsGuardedTable *facts);
 static List *usable_functions(const char *name);
@@ -129,14 +128,6 @@ static void refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 static void follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 						   CqrsMasterRow *row);
 
-CqrsGuardedTable *
-cqrs_guard_table(Oid relid)
-{
-	bool		own;
-
-	return masters_above(relid, &own) != NIL ? read_facts(relid) : NULL;
-}
-
 void
 cqrs_guard_foresee(const CqrsGuardedTable *before, List *commands)
 {
@@ -146,7 +137,7 @@ cqrs_guard_foresee(const CqrsGuardedTable *before, List *commands)
 void
 cqrs_guard_check_table(const CqrsGuardedTable *before, bool disables_trigger)
 {
-	CqrsGuardedTable *after = read_facts(before->relid);
+	CqrsGuardedTable *after = cqrs_guard_table(before->relid);
 
 	if (after != NULL)
 		check_table(disables_trigger, before, after);
@@ -175,9 +166,8 @@ masters_above(Oid relid, bool *own)
 	return rows;
 }
 
-/* NULL when there is no such table. */
-static CqrsGuardedTable *
-read_facts(Oid relid)
+CqrsGuardedTable *
+cqrs_guard_table(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Form_pg_class class;

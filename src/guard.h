@@ -17,8 +17,8 @@ typedef struct CqrsGuardedTable CqrsGuardedTable;
 typedef struct CqrsGuardedHook CqrsGuardedHook;
 
 /*
- * A table that has masters, or is a partition of one that has; NULL for all
- * others.  In the current context.
+ * A table, in the current context; NULL when it is gone.  It need not have a
+ * master yet: one may come while the command waits for its lock.
  */
 extern CqrsGuardedTable *cqrs_guard_table(Oid relid);
 
