@@ -13,9 +13,10 @@ SHLIB_LINK = -lrabbitmq
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter capture tracked types messages sync \
-	golden settings hooks options partitions flush tools diff dump check
+	golden settings hooks options partitions flush tools diff dump check ddl \
+	grants
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
-	serializable
+	serializable ddl-waits
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)

@@ -51,14 +51,14 @@ CREATE TABLE cqrs.master (
 	serializer text,
 	sync_when text,
 	delete_data text,
-	leave text NOT NULL,
-	on_error text NOT NULL,
-	skip_unchanged boolean NOT NULL,
+	leave text NOT NULL DEFAULT 'ignore',
+	on_error text NOT NULL DEFAULT 'fail',
+	skip_unchanged boolean NOT NULL DEFAULT false,
 	message_ttl integer,
 	exchange text,
 	routing_key text,
-	on_truncate text NOT NULL,
-	replication text NOT NULL
+	on_truncate text NOT NULL DEFAULT 'delete',
+	replication text NOT NULL DEFAULT 'origin'
 );
 CREATE INDEX master_relation_idx ON cqrs.master (relation);
 COMMENT ON TABLE cqrs.master IS 'registered masters; changed by cqrs_register, cqrs_alter and cqrs_unregister';
@@ -116,6 +116,7 @@ COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; look at cqrs.outbox i
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_discard() IS 'keeps rows that logical replication brings out of the outbox';
+REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_1
@@ -276,6 +277,13 @@ COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: new partitions of m
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
 	EXECUTE FUNCTION cqrs.follow_created();
+-- Rows that a dump brings; fired by no function of ours.
+CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_loaded' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'keeps a session that restores a dump from publishing what it loads';
+REVOKE ALL ON FUNCTION cqrs.trigger_loaded() FROM PUBLIC;
+CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
 
 -- A master goes with its table.
 CREATE FUNCTION cqrs.forget_dropped() RETURNS event_trigger
@@ -289,6 +297,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters of dropped tables';
+REVOKE ALL ON FUNCTION cqrs.forget_dropped() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 	EXECUTE FUNCTION cqrs.forget_dropped();
 

@@ -80,11 +80,8 @@ DELETE FROM m;
 SELECT test_messages();
 INSERT INTO m VALUES (5, 'fail');
 SELECT current_user = session_user, current_setting('search_path');
-ALTER FUNCTION m_meta VOLATILE;
-INSERT INTO m VALUES (6, 'volatile');
-DROP FUNCTION m_meta;
-INSERT INTO m VALUES (6, 'gone');
 SELECT cqrs_alter('m', '{"meta": null}');
+DROP FUNCTION m_meta;
 
 -- Meta of masters without one of their own.
 CREATE FUNCTION any_meta(text, text, jsonb, jsonb) RETURNS jsonb LANGUAGE sql STABLE
@@ -94,6 +91,11 @@ INSERT INTO m VALUES (7, 'unqualified');
 SET cqrs.meta_function = 'public.any_meta';
 INSERT INTO m VALUES (7, 'x');
 INSERT INTO t VALUES (7, 'y');
+ALTER FUNCTION any_meta VOLATILE;
+INSERT INTO m VALUES (8, 'volatile');
+ALTER FUNCTION any_meta RENAME TO gone;
+INSERT INTO m VALUES (8, 'gone');
+ALTER FUNCTION gone RENAME TO any_meta;
 RESET cqrs.meta_function;
 SELECT test_messages();
 

@@ -14,7 +14,9 @@ SELECT cqrs_register('v');
 -- The value of an expression in a message.
 CREATE FUNCTION value(expression text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
+	PERFORM cqrs_alter('v', '{"fields": ["id"]}');
 	ALTER TABLE v DROP COLUMN IF EXISTS x;
+	PERFORM cqrs_alter('v', '{"fields": null}');
 	EXECUTE format('CREATE TEMP TABLE value AS SELECT %s AS x', expression);
 	EXECUTE format('ALTER TABLE v ADD COLUMN x %s', (
 		SELECT format_type(atttypid, atttypmod) FROM pg_attribute

@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/index.h"
@@ -39,6 +40,7 @@
 
 #include "catalog.h"
 #include "master.h"
+#include "restore.h"
 
 static HTAB *relations = NULL;
 static CqrsObjects objects;
@@ -51,6 +53,8 @@ static void describe(Relation rel, CqrsRelation *relation);
 static CqrsMaster *resolve(Relation rel, Relation root,
 						   const CqrsRelation *relation,
 						   const CqrsMasterRow *row);
+static int	column_count(Oid relid);
+static void objects_do_not_fit(const char *problem);
 static void build_relation(CqrsRelation *entry);
 static void resolve_fields(Relation rel, Relation root,
 						   const CqrsRelation *relation,
@@ -108,6 +112,8 @@ cqrs_catalog_objects(bool missing_ok)
 
 	found.extension = extension;
 	found.master = lookup_object(schema, "master");
+	if (column_count(found.master) != cqrs_master_natts)
+		objects_do_not_fit("table \"cqrs.master\" has other columns");
 	found.master_by_id = lookup_object(schema, "master_pkey");
 	found.master_by_relation = lookup_object(schema, "master_relation_idx");
 	found.parked = lookup_object(schema, "parked");
@@ -219,12 +225,33 @@ lookup_object(Oid schema, const char *name)
 	Oid			relid = get_relname_relid(name, schema);
 
 	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("relation \"cqrs.%s\" does not exist", name),
-				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
-				 errhint("Use ALTER EXTENSION cqrs UPDATE.")));
+		objects_do_not_fit(psprintf("relation \"cqrs.%s\" does not exist",
+									name));
 	return relid;
+}
+
+/* Columns of a table, dropped ones included. */
+static int
+column_count(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	int			count;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	count = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	return count;
+}
+
+static void
+objects_do_not_fit(const char *problem)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("%s", problem),
+			 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+			 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
 }
 
 ScanKeyData *
@@ -305,7 +332,8 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 
 	master->cqrs_id = pstrdup(row->cqrs_id);
 	master->relid = RelationGetRelid(root);
-	master->produce = cqrs_master_bool(row, CQRS_OPTION_PRODUCE);
+	master->produce = cqrs_master_bool(row, CQRS_OPTION_PRODUCE) &&
+		!cqrs_restore_has_loaded(row->cqrs_id);
 	master->serializer = cqrs_master_text(row, CQRS_OPTION_SERIALIZER);
 	master->meta = cqrs_master_text(row, CQRS_OPTION_META);
 	master->delete_data = cqrs_master_text(row, CQRS_OPTION_DELETE_DATA);

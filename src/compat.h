@@ -20,6 +20,7 @@
 #include "common/pg_prng.h"
 #endif
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/regproc.h"
@@ -51,6 +52,31 @@ cqrs_relation_rewritten(Relation rel)
 	return rel->rd_createSubid == InvalidSubTransactionId &&
 		rel->rd_firstRelfilenodeSubid != InvalidSubTransactionId;
 #endif
+}
+
+/* ALTER TABLE ... SET ACCESS METHOD, which older versions do not have. */
+#if PG_VERSION_NUM < 150000
+#define AT_SetAccessMethod ((AlterTableType) -1)
+#endif
+
+/* Whether this transaction keeps others from changing a table's schema. */
+static inline bool
+cqrs_relation_locked(Oid relid)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	for (LOCKMODE mode = ShareUpdateExclusiveLock; mode <= AccessExclusiveLock; mode++)
+	{
+#if PG_VERSION_NUM >= 170000
+		if (LockHeldByMe(&tag, mode, false))
+			return true;
+#else
+		if (LockHeldByMe(&tag, mode))
+			return true;
+#endif
+	}
+	return false;
 }
 
 static inline bool

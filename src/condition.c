@@ -14,6 +14,7 @@
 
 #include "access/table.h"
 #include "executor/executor.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
@@ -38,6 +39,7 @@ typedef struct ParseContext
 } ParseContext;
 
 static Node *only_expression(List *statements);
+static bool names_column(Node *node, void *column);
 static void parse_error_context(void *arg);
 
 Node *
@@ -64,6 +66,28 @@ cqrs_condition_parse(const char *text, const char *what)
 				 errdetail("It is \"%s\".", text),
 				 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
 	return expression;
+}
+
+bool
+cqrs_condition_names_column(const char *text, const char *what,
+							const char *column)
+{
+	return names_column(cqrs_condition_parse(text, what),
+						unconstify(char *, column));
+}
+
+static bool
+names_column(Node *node, void *column)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, ColumnRef))
+	{
+		Node	   *last = llast(castNode(ColumnRef, node)->fields);
+
+		return IsA(last, String) && strcmp(strVal(last), column) == 0;
+	}
+	return raw_expression_tree_walker(node, names_column, column);
 }
 
 CqrsCondition *

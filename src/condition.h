@@ -22,6 +22,10 @@ typedef struct CqrsCondition CqrsCondition;
  */
 extern Node *cqrs_condition_parse(const char *text, const char *what);
 
+/* Whether an expression names a column, by itself or after its table's name. */
+extern bool cqrs_condition_names_column(const char *text, const char *what,
+										const char *column);
+
 /*
  * Compile an expression over rows of a table, whose row type "desc" has, in
  * the current context.  Names are looked up by the search_path of now.

@@ -106,6 +106,8 @@ static struct CqrsHooks *hooks_of(const CqrsRelation *relation,
 								  CqrsMaster *master);
 static void look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 						  struct CqrsHooks *hooks);
+static int	find_hook(Hook *hook, CqrsOption option, const char *name,
+					  Oid root, Oid owner);
 static void watch_functions(void);
 static void functions_changed(Datum arg, int cacheid, uint32 hashvalue);
 static int	find_function(Hook *hook, const char *name, const char *role,
@@ -375,7 +377,33 @@ static void
 look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 			  struct CqrsHooks *hooks)
 {
-	Oid			row = get_rel_type_id(relation->root);
+	Oid			root = relation->root;
+	Oid			owner = relation->owner;
+
+	if (master->serializer != NULL)
+		hooks->set_wise = find_hook(&hooks->serializer,
+									CQRS_OPTION_SERIALIZER,
+									master->serializer, root, owner) >= 2;
+	if (master->meta != NULL)
+		(void) find_hook(&hooks->meta, CQRS_OPTION_META, master->meta, root,
+						 owner);
+	if (master->delete_data != NULL)
+		(void) find_hook(&hooks->delete_data, CQRS_OPTION_DELETE_DATA,
+						 master->delete_data, root, owner);
+	if (master->sync_when != NULL)
+		hooks->sync_when = cqrs_condition_compile(root, relation->root_desc,
+												  master->sync_when,
+												  "sync_when");
+}
+
+/*
+ * Look up the function of an option; returns which of the signatures that it
+ * can have it has.
+ */
+static int
+find_hook(Hook *hook, CqrsOption option, const char *name, Oid root, Oid owner)
+{
+	Oid			row = get_rel_type_id(root);
 	Oid			rows = get_array_type(row);
 	const Signature serializers[] = {
 		{1, {row}, JSONBOID}, {1, {row}, JSONOID},
@@ -384,23 +412,37 @@ look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 	const Signature meta = {4, {row, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
 	const Signature delete_data = {1, {row}, JSONBOID};
 
-	if (master->serializer != NULL)
-		hooks->set_wise = find_function(&hooks->serializer, master->serializer,
-										"serializer", serializers,
-										lengthof(serializers),
-										relation->owner) >= 2;
-	if (master->meta != NULL)
-		(void) find_function(&hooks->meta, master->meta, "meta function",
-							 &meta, 1, relation->owner);
-	if (master->delete_data != NULL)
-		(void) find_function(&hooks->delete_data, master->delete_data,
-							 "delete_data function", &delete_data, 1,
-							 relation->owner);
-	if (master->sync_when != NULL)
-		hooks->sync_when = cqrs_condition_compile(relation->root,
-												  relation->root_desc,
-												  master->sync_when,
-												  "sync_when");
+	if (option == CQRS_OPTION_SERIALIZER)
+		return find_function(hook, name, cqrs_hook_role(option), serializers,
+							 lengthof(serializers), owner);
+	return find_function(hook, name, cqrs_hook_role(option),
+						 option == CQRS_OPTION_META ? &meta : &delete_data, 1,
+						 owner);
+}
+
+void
+cqrs_hook_check_function(CqrsOption option, const char *name, Oid root,
+						 Oid owner)
+{
+	Hook		hook;
+
+	(void) find_hook(&hook, option, name, root, owner);
+}
+
+const char *
+cqrs_hook_role(CqrsOption option)
+{
+	switch (option)
+	{
+		case CQRS_OPTION_SERIALIZER:
+			return "serializer";
+		case CQRS_OPTION_META:
+			return "meta function";
+		case CQRS_OPTION_DELETE_DATA:
+			return "delete_data function";
+		default:
+			elog(ERROR, "option %d names no function", option);
+	}
 }
 
 static void

@@ -44,6 +44,14 @@ extern void cqrs_hook_leave(CqrsHookScope *scope);
 /* Raise the error that a user is to see when hooks of a master do not fit. */
 extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 
+/*
+ * The same for one function, by its option, for a table that was registered
+ * and its owner; and what the function of an option is called in messages.
+ */
+extern void cqrs_hook_check_function(CqrsOption option, const char *name,
+									 Oid root, Oid owner);
+extern const char *cqrs_hook_role(CqrsOption option);
+
 /* The name by which a function is kept. */
 extern char *cqrs_hook_qualified_name(Oid function);
 

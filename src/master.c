@@ -36,6 +36,8 @@ enum
 	MASTER_NATTS = MASTER_FIRST_OPTION + CQRS_NOPTIONS - 1
 };
 
+const int	cqrs_master_natts = MASTER_NATTS;
+
 static HeapTuple find_tuple(Relation master, const char *cqrs_id);
 static CqrsMasterRow *row_from_tuple(Relation master, HeapTuple tuple);
 static HeapTuple tuple_from_row(Relation master, const CqrsMasterRow *row);
@@ -72,8 +74,9 @@ cqrs_master_read_all(Oid relid)
 
 	ScanKeyInit(&key, MASTER_RELATION, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(master, objects->master_by_relation, true, NULL,
-							  1, &key);
+	scan = systable_beginscan(master, objects->master_by_relation,
+							  OidIsValid(relid), NULL,
+							  OidIsValid(relid) ? 1 : 0, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		rows = lappend(rows, row_from_tuple(master, tuple));
 	systable_endscan(scan);

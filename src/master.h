@@ -46,6 +46,9 @@ typedef struct CqrsMasterRow
 	NullableDatum options[CQRS_NOPTIONS];
 } CqrsMasterRow;
 
+/* How many columns cqrs.master has in the version that this library is for. */
+extern const int cqrs_master_natts;
+
 /* The values of options in the types of C: NULL, NIL and -1 for null. */
 extern char *cqrs_master_text(const CqrsMasterRow *row, CqrsOption option);
 extern List *cqrs_master_names(const CqrsMasterRow *row, CqrsOption option);
@@ -64,7 +67,7 @@ extern Datum cqrs_master_text_array(List *names);
  */
 extern CqrsMasterRow *cqrs_master_read(const char *cqrs_id, bool missing_ok);
 
-/* All masters of a table, ordered by cqrs_id. */
+/* All masters of a table, or of all tables (InvalidOid), ordered by cqrs_id. */
 extern List *cqrs_master_read_all(Oid relid);
 
 /* Write a master: a new row, or in the place of the one with its name. */

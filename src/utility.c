@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * utility.c
- *	  Commands that publishers have to hear of.
+ *	  The utility hook: schema changes go through ddl.c; and there are
+ *	  commands that publishers have to hear of.
  *
  *	  COMMIT PREPARED			the transaction's messages are now visible, but
  *								no callback of ours has run for them
@@ -29,6 +30,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "ddl.h"
 #include "shared.h"
 #include "utility.h"
 
@@ -71,6 +73,7 @@ process_utility(PlannedStmt *statement, const char *query,
 				DestReceiver *dest, QueryCompletion *completion)
 {
 	Node	   *parsetree = statement->utilityStmt;
+	CqrsDdlGuard *guard = cqrs_ddl_before(parsetree);
 
 	before_utility(parsetree);
 	if (previous_hook)
@@ -80,6 +83,7 @@ process_utility(PlannedStmt *statement, const char *query,
 		standard_ProcessUtility(statement, query, read_only_tree, context,
 								params, env, dest, completion);
 	after_utility(parsetree);
+	cqrs_ddl_after(guard);
 }
 
 static void

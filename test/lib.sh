@@ -126,7 +126,8 @@ build_and_install()
 	$make install DESTDIR="$install" >/dev/null
 
 	if [ "$run_user" != "$(id -un)" ]; then
-		chown -R "$run_user": "$src"
+		# The extension's scripts: a test adds a version.
+		chown -R "$run_user": "$src" "$install$sharedir/extension"
 		chown "$run_user": "$work"
 	fi
 	pg_bindir=$install$bindir

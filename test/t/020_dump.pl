@@ -1,0 +1,229 @@
+# Dumps: masters work in the restored database, and restoring sends nothing.
+use strict;
+use warnings;
+
+use CqrsTest;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_master('dump');
+my $dir  = PostgreSQL::Test::Utils::tempdir();
+
+# Schemas before and after "cqrs", because data are dumped in this order.
+my $SCHEMA = q{
+	CREATE SCHEMA app;
+	CREATE SCHEMA zoo;
+	CREATE TABLE app.author (id int PRIMARY KEY, name text, note text);
+	CREATE TABLE zoo.animal (tag uuid, part int, kind text, PRIMARY KEY (tag, part));
+	CREATE TABLE zoo.silent (id int PRIMARY KEY);
+	CREATE FUNCTION zoo.meta(a zoo.animal, signal text, data jsonb, old jsonb)
+	RETURNS jsonb LANGUAGE sql STABLE
+	AS $$SELECT jsonb_build_object('kind', a.kind)$$;
+	SELECT EXT.cqrs_register('app.author', 'writer', fields => '{id,name}',
+		tracked_fields => '{name}', field_map => '{"id": "key"}');
+	SELECT EXT.cqrs_register('app.author');
+	SELECT EXT.cqrs_register('zoo.animal', meta => 'zoo.meta');
+	SELECT EXT.cqrs_register('zoo.silent', produce => false);
+	ALTER TABLE app.author RENAME COLUMN name TO full_name;
+	INSERT INTO app.author VALUES (1, 'Ada', 'n'), (2, 'Bob', 'n');
+	INSERT INTO zoo.animal
+	VALUES ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 1, 'cat');
+	UPDATE app.author SET note = 'm' WHERE id = 1;
+	SELECT EXT.cqrs_pause()};
+my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
+
+# Runs a program of PostgreSQL on a database, in the given environment.
+sub run_program
+{
+	my ($name, $dbname, $command, %env) = @_;
+
+	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, %env);
+	my ($stdout, $stderr);
+	my $ok = IPC::Run::run([ @$command, '-d', $dbname ],
+		'>', \$stdout, '2>', \$stderr);
+	ok($ok, $name) or diag($stderr);
+	is($stderr, '', "$name: without a complaint");
+	return;
+}
+
+sub dump_database
+{
+	my ($dbname, $file, @options) = @_;
+	run_program("pg_dump @options",
+		$dbname, [ 'pg_dump', '-f', "$dir/$file", @options ]);
+	return;
+}
+
+sub psql_file
+{
+	my ($dbname, $file) = @_;
+	run_program(
+		"psql -f $file",
+		$dbname,
+		[ 'psql', '-Xqo/dev/null', '-vON_ERROR_STOP=1', '-f', "$dir/$file" ]);
+	return;
+}
+
+# A database for a dump to be restored into.
+sub create_database
+{
+	my ($dbname) = @_;
+	$node->safe_psql('postgres',
+		"CREATE DATABASE $dbname TEMPLATE template0");
+	return;
+}
+
+# Checks a restored database.
+sub check
+{
+	my ($dbname) = @_;
+	my $sql = sub { return $node->safe_psql($dbname, $_[0]) };
+
+	is($sql->('SELECT count(*) FROM cqrs.outbox'),
+		0, "$dbname: restoring has sent nothing, and no backlog came along");
+	is( $sql->($MASTERS),
+		$node->safe_psql('source', $MASTERS),
+		"$dbname: masters");
+	is($sql->('SELECT paused FROM cqrs.publisher'),
+		'f', "$dbname: not paused");
+	is($sql->('SELECT id, cqrs_revision FROM app.author ORDER BY id'),
+		"1|1\n2|0", "$dbname: rows with their revisions");
+	ok( $node->poll_query_until(
+			$dbname, q{SELECT state = 'unconfigured' FROM cqrs.stats}),
+		"$dbname: has a publisher");
+
+	$sql->(
+		q{
+		UPDATE app.author SET full_name = 'Lady Ada' WHERE id = 1;
+		DELETE FROM app.author WHERE id = 2;
+		UPDATE zoo.animal SET kind = 'dog';
+		INSERT INTO zoo.silent VALUES (7);
+		TRUNCATE app.author});
+	my $messages = $sql->(
+		q{SELECT signal_type, cqrs_id, instance_pk, b -> 'instance_data' ->> 'name',
+			b -> 'instance_data' ->> 'cqrs_revision', b -> 'previous_data', b -> 'meta'
+		FROM (SELECT *, body::jsonb AS b FROM cqrs.outbox) o ORDER BY id});
+	is($messages, <<'END' =~ s/\n\z//r, "$dbname: messages of changes");
+SAVE|author|1|Lady Ada|2|null|{}
+SAVE|writer|1|Lady Ada|2|{"name": "Ada"}|{}
+DELETE|author|2||1|null|{}
+DELETE|writer|2||1|null|{}
+SAVE|animal|["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 1]||1|null|{"kind": "dog"}
+DELETE|author|1||3|null|{}
+DELETE|writer|1||3|null|{}
+END
+	$node->safe_psql('postgres', "DROP DATABASE $dbname");
+	return;
+}
+
+create_database('source');
+$node->safe_psql('source',
+	'CREATE EXTENSION cqrs;' . $SCHEMA =~ s/EXT/public/gr);
+is($node->safe_psql('source', 'SELECT count(*) FROM cqrs.outbox'),
+	7, 'the original has a backlog');
+
+# The whole database, as a script.
+dump_database('source', 'whole.sql');
+create_database('whole');
+psql_file('whole', 'whole.sql');
+check('whole');
+
+# In the custom format, by several sessions at once.
+dump_database('source', 'whole.custom', '-Fc');
+create_database('parallel');
+run_program('pg_restore -j2',
+	'parallel', [ 'pg_restore', '-e', '-j2', "$dir/whole.custom" ]);
+check('parallel');
+
+# First the schema, then the data: with triggers there when rows are loaded.
+dump_database('source', 'schema.sql', '--schema-only');
+dump_database('source', 'data.sql',   '--data-only');
+create_database('parts');
+psql_file('parts', 'schema.sql');
+psql_file('parts', 'data.sql');
+check('parts');
+
+dump_database('source', 'inserts.sql', '--data-only', '--inserts');
+create_database('inserts');
+psql_file('inserts', 'schema.sql');
+psql_file('inserts', 'inserts.sql');
+check('inserts');
+
+# A session that has seen the tables before their masters came.
+create_database('watched');
+psql_file('watched', 'schema.sql');
+my $session = $node->background_psql('watched');
+$session->query_safe(
+	q{INSERT INTO app.author VALUES (9, 'Zoe', 'n'); DELETE FROM app.author});
+psql_file('watched', 'data.sql');
+is($node->safe_psql('watched', 'SELECT count(*) FROM cqrs.outbox'),
+	0, 'restoring has sent nothing');
+$session->query_safe(q{UPDATE app.author SET note = 'seen' WHERE id = 1});
+is($node->safe_psql('watched', 'SELECT count(*) FROM cqrs.outbox'),
+	2, 'other sessions hear of restored masters');
+$session->quit;
+
+# What the session that has loaded the masters does is not published, and this
+# is said; the revision counts.
+is( $node->safe_psql(
+		'watched', q{
+		SET client_min_messages = error;
+		INSERT INTO cqrs.master (cqrs_id, relation, produce)
+			VALUES ('by hand', 'zoo.silent', true);
+		INSERT INTO zoo.silent VALUES (1);
+		UPDATE zoo.silent SET id = 2;
+		SELECT count(*) FROM cqrs.outbox WHERE cqrs_id = 'by hand';
+		SELECT cqrs_revision FROM zoo.silent}),
+	"0\n1",
+	'a session that writes to cqrs.master is taken for one that restores');
+$node->safe_psql('watched', 'UPDATE zoo.silent SET id = 3');
+is( $node->safe_psql(
+		'watched',
+		q{SELECT count(*) FROM cqrs.outbox WHERE cqrs_id = 'by hand'}),
+	2,
+	'others publish');
+my (undef, undef, $notice) = $node->psql(
+	'watched', q{
+	INSERT INTO cqrs.master (cqrs_id, relation, produce)
+	VALUES ('again', 'zoo.silent', true)});
+like(
+	$notice,
+	qr/^psql:.*NOTICE: .*master "again".*this session/,
+	'with a notice');
+
+# Data by several sessions need a setting.
+dump_database('source', 'data.dir', '--data-only', '-Fd');
+create_database('sessions');
+psql_file('sessions', 'schema.sql');
+run_program(
+	'pg_restore --data-only -j2',
+	'sessions',
+	[ 'pg_restore', '-e', '-j2', '--data-only', "$dir/data.dir" ],
+	PGOPTIONS => '-c cqrs.produce=off');
+check('sessions');
+
+# The functions in another schema: that of the original, or one that is chosen
+# in the new database.
+create_database('moved');
+$node->safe_psql('moved',
+	'CREATE SCHEMA tools; CREATE EXTENSION cqrs SCHEMA tools');
+run_program('pg_restore into another schema',
+	'moved', [ 'pg_restore', '-e', "$dir/whole.custom" ]);
+is($node->safe_psql('moved', q{SELECT tools.cqrs_sync('writer')}),
+	2, 'functions are where they were put');
+$node->safe_psql('postgres', 'DROP DATABASE moved');
+$node->safe_psql('source',   'DROP EXTENSION cqrs CASCADE');
+$node->safe_psql('source',
+	'DROP SCHEMA app CASCADE; DROP SCHEMA zoo CASCADE');
+$node->safe_psql('source',
+	'CREATE SCHEMA tools; CREATE EXTENSION cqrs SCHEMA tools;' . $SCHEMA =~
+	  s/EXT/tools/gr);
+dump_database('source', 'tools.sql');
+create_database('tooled');
+psql_file('tooled', 'tools.sql');
+check('tooled');
+
+$node->stop;
+done_testing();

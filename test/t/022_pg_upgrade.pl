@@ -1,0 +1,94 @@
+# pg_upgrade carries masters, backlog and watermark over.
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+my $broker = RabbitMQ->new('pg_upgrade');
+$broker->start;
+my @init = (init => [ extra => [ '--encoding=UTF8', '--locale=C' ] ]);
+my $old  = new_master('old', $broker, @init);
+$old->safe_psql(
+	'postgres', q{
+	CREATE TABLE author (id int PRIMARY KEY, name text, other text);
+	SELECT cqrs_register('author', fields => '{id,name}',
+		field_map => '{"id": "key"}');
+	ALTER TABLE author RENAME COLUMN name TO full_name;
+	CREATE FUNCTION author_meta(a author, text, jsonb, jsonb) RETURNS jsonb
+		LANGUAGE sql STABLE
+		AS $$SELECT jsonb_build_object('initial', left(a.full_name, 1))$$;
+	SELECT cqrs_alter('author', '{"meta": "author_meta"}');
+	CREATE SCHEMA app;
+	CREATE TABLE app.book (id int PRIMARY KEY);
+	SELECT cqrs_register('app.book')});
+declare_queue($broker, 'replica', 'author', 'book');
+$old->safe_psql('postgres', q{INSERT INTO author VALUES (1, 'Ada')});
+wait_published($old);
+is(scalar(drain_queue($broker, 'replica')), 1, 'published by the old server');
+
+# A backlog.
+$old->safe_psql('postgres', 'SELECT cqrs_pause()');
+wait_for_state($old, 'paused');
+$old->safe_psql(
+	'postgres', q{
+	UPDATE author SET full_name = 'Bob';
+	INSERT INTO app.book VALUES (1), (2)});
+my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
+my $BACKLOG = 'SELECT id, signal_type, cqrs_id, instance_pk, committed_at
+	FROM cqrs.outbox ORDER BY id';
+my $masters = $old->safe_psql('postgres', $MASTERS);
+my $backlog = $old->safe_psql('postgres', $BACKLOG);
+my $last    = $old->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox');
+$old->stop;
+
+my $new = new_master('new', undef, @init, extension => 0);
+$new->stop;
+chdir $PostgreSQL::Test::Utils::tmp_check;
+command_ok(
+	[   'pg_upgrade', '--no-sync',
+		'-d',         $old->data_dir,
+		'-D',         $new->data_dir,
+		'-b',         $old->config_data('--bindir'),
+		'-B',         $new->config_data('--bindir'),
+		'-s',         $new->host,
+		'-p',         $old->port,
+		'-P',         $new->port ],
+	'pg_upgrade');
+
+$new->start;
+is($new->safe_psql('postgres', $MASTERS), $masters, 'masters');
+is($new->safe_psql('postgres', $BACKLOG), $backlog, 'the backlog is kept');
+is($new->safe_psql('postgres', 'SELECT paused FROM cqrs.publisher'),
+	't', 'so is the pause');
+$new->safe_psql('postgres', q{UPDATE author SET full_name = 'Carl'});
+cmp_ok($new->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox'),
+	'>', $last, 'ids continue');
+is( $new->safe_psql(
+		'postgres', 'SELECT count(*), count(DISTINCT id) FROM cqrs.outbox'),
+	'4|4',
+	'one more message');
+
+$new->append_conf('postgresql.conf', "cqrs.url = '" . $broker->url . "'");
+$new->reload;
+$new->safe_psql('postgres', 'SELECT cqrs_resume()');
+wait_published($new);
+my @messages = drain_queue($broker, 'replica');
+is_deeply(
+	[   map {
+			[   $_->{body}{cqrs_id},
+				$_->{body}{instance_pk},
+				$_->{body}{instance_data}{name},
+				$_->{body}{instance_data}{cqrs_revision} ]
+		} @messages ],
+	[   [ 'author', 1, 'Bob',  1 ],
+		[ 'book',   1, undef,  0 ],
+		[ 'book',   2, undef,  0 ],
+		[ 'author', 1, 'Carl', 2 ] ],
+	'the new server publishes the backlog and what comes after it');
+is($messages[3]{body}{meta}{initial}, 'C', 'functions are called');
+$new->stop;
+done_testing();
