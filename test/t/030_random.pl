@@ -127,16 +127,14 @@ my @tables = (
 # replica.apply() applies what is new and returns what is wrong with it, and
 # replica.difference() compares the replicas with the masters.
 #
-# A SYNC has the state at the end of its transaction, so a SAVE of the same
-# transaction that follows it is compared with the state before both.  Messages
-# of a transaction have the same batch, the higher digits of their ids.
+# A SYNC may bring the state of a SAVE that comes after it.  So SAVEs are checked
+# against what the SAVEs before them said, which is kept beside the state.
 my $REPLICA = <<'END_OF_SQL';
 CREATE SCHEMA replica;
 CREATE TABLE replica.line (n bigserial, line text);
-CREATE TABLE replica.message (n bigint, message_id text PRIMARY KEY,
-	batch bigint, body jsonb);
+CREATE TABLE replica.message (n bigint, message_id text PRIMARY KEY, body jsonb);
 CREATE TABLE replica.state (cqrs_id text, pk jsonb, data jsonb,
-	unsynced jsonb, synced_by bigint, PRIMARY KEY (cqrs_id, pk));
+	saved jsonb, PRIMARY KEY (cqrs_id, pk));
 CREATE TABLE replica.master (cqrs_id text, tracked text[], keys jsonb);
 
 CREATE FUNCTION replica.previous(m replica.master, old jsonb, new jsonb)
@@ -161,10 +159,9 @@ BEGIN
 	FOR message IN
 		WITH new AS (DELETE FROM replica.line RETURNING *)
 		INSERT INTO replica.message
-		SELECT n, id, substring(id FROM '\d+$')::bigint / 100000,
+		SELECT n, line::json -> 'properties' ->> 'message_id',
 			(line::json ->> 'body')::jsonb
-		FROM new, LATERAL (SELECT line::json -> 'properties' ->> 'message_id') AS u(id)
-		ORDER BY n
+		FROM new ORDER BY n
 		ON CONFLICT DO NOTHING
 		RETURNING *
 	LOOP
@@ -172,7 +169,7 @@ BEGIN
 		SELECT * INTO STRICT m FROM replica.master WHERE cqrs_id = b ->> 'cqrs_id';
 		SELECT * INTO row FROM replica.state r
 			WHERE r.cqrs_id = m.cqrs_id AND pk = b -> 'instance_pk';
-		old := CASE WHEN row.synced_by = message.batch THEN row.unsynced ELSE row.data END;
+		old := row.saved;
 		wrong := CASE
 			WHEN b ->> 'signal_type' = 'DELETE' AND old IS NULL
 				THEN 'DELETE of an unknown row'
@@ -191,14 +188,16 @@ BEGIN
 		IF b ->> 'signal_type' = 'DELETE' THEN
 			DELETE FROM replica.state r
 				WHERE r.cqrs_id = m.cqrs_id AND pk = b -> 'instance_pk';
-		ELSIF row.data IS NULL OR b ->> 'signal_type' = 'SYNC' OR
-			(b -> 'instance_data' ->> 'cqrs_revision')::int > (row.data ->> 'cqrs_revision')::int
-		THEN
-			INSERT INTO replica.state
-				VALUES (m.cqrs_id, b -> 'instance_pk', b -> 'instance_data', old,
-					CASE b ->> 'signal_type' WHEN 'SYNC' THEN message.batch END)
-				ON CONFLICT ON CONSTRAINT state_pkey DO UPDATE SET data = excluded.data,
-					unsynced = excluded.unsynced, synced_by = excluded.synced_by;
+		ELSE
+			INSERT INTO replica.state AS r
+				VALUES (m.cqrs_id, b -> 'instance_pk', b -> 'instance_data',
+					CASE b ->> 'signal_type' WHEN 'SAVE' THEN b -> 'instance_data' END)
+				ON CONFLICT (cqrs_id, pk) DO UPDATE SET
+					saved = coalesce(excluded.saved, r.saved),
+					data = CASE WHEN b ->> 'signal_type' = 'SYNC' OR
+						(b -> 'instance_data' ->> 'cqrs_revision')::int >
+						(r.data ->> 'cqrs_revision')::int
+						THEN excluded.data ELSE r.data END;
 		END IF;
 	END LOOP;
 END
