@@ -12,8 +12,8 @@ DATA = $(wildcard sql/cqrs--*.sql)
 SHLIB_LINK = -lrabbitmq
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
-REGRESS = setup extension register alter capture tracked types messages sync \
-	golden settings
+REGRESS = setup extension register alter capture merge paths triggers ddl \
+	savepoints tracked types messages sync golden settings
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable
 ISOLATION_OPTS = --inputdir=test/isolation
