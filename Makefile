@@ -15,7 +15,7 @@ SHLIB_LINK = -lrabbitmq
 REGRESS = setup extension register alter capture merge paths triggers ddl \
 	savepoints tracked types messages sync golden settings
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
-	serializable
+	serializable multixact write-conflicts
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)
