@@ -29,14 +29,14 @@ BEGIN
 			RETURN format('INSERT INTO t VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET v = excluded.v', a, v);
 		WHEN 2 THEN
 			RETURN format('DELETE FROM t WHERE id = %s', a);
-		WHEN 3 THEN
+		WHEN 3, 7 THEN
 			RETURN format('UPDATE t SET id = %s WHERE id = %s AND NOT EXISTS (SELECT FROM t WHERE id = %1$s)', b, a);
 		WHEN 4 THEN
 			RETURN format('UPDATE t SET v = %s WHERE id >= %s', v, a);
 		WHEN 5 THEN
 			RETURN format('DO $do$BEGIN UPDATE t SET v = %s WHERE id = %s; PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN UPDATE t SET v = %1$s + 1 WHERE id = %s; END$do$', v, a, b);
 		WHEN 6 THEN
-			RETURN CASE WHEN v < 10 THEN 'TRUNCATE t' ELSE format('SELECT id FROM t WHERE id = %s FOR KEY SHARE', a) END;
+			RETURN CASE WHEN v < 10 THEN 'DELETE FROM t' ELSE format('SELECT id FROM t WHERE id = %s FOR KEY SHARE', a) END;
 		ELSE
 			RETURN format('UPDATE t SET v = %s WHERE id = %s', v, a);
 	END CASE;
@@ -140,7 +140,7 @@ BEGIN
 END
 $$;
 \set VERBOSITY terse
-CALL run(400);
+CALL run(600);
 SELECT dblink_disconnect('writer');
 DROP EXTENSION dblink;
 DROP PROCEDURE run;

@@ -241,7 +241,7 @@ sub start
 	croak "node $self->{name} is running" if $self->{pid};
 	$self->_start_epmd unless _is_running($self->{epmd_pid});
 	$self->{booted} = 0;
-	$self->{pid} = $self->_spawn('startup.log', "$BIN/rabbitmq-server");
+	$self->{pid}    = $self->_spawn('startup.log', "$BIN/rabbitmq-server");
 	$self->wait_ready;
 	return;
 }

@@ -78,35 +78,36 @@ my %KINDS = (
 	int      => sub { return rarely(10) ? 'NULL' : int(rand(100)) - 50; },
 	number   => sub { return pick('NULL', '1.50', '-0.001', '1e30'); },
 	text     => sub {
-		return pick('NULL', q(''), q('x'), q('"y" \z'), q(U&'\00E4\+01F600'),
-			q(repeat('long ', 1000)), q(md5(random()::text)));
+		return pick(
+			'NULL',               q(''),
+			q('x'),               q('"y" \z'),
+			q(U&'\00E4\+01F600'), q(repeat('long ', 1000)),
+			q(md5(random()::text)));
 	},
-	parent => sub { return rarely(5) ? 'NULL' : 1 + int(rand($KEYS)); },
-);
+	parent => sub { return rarely(5) ? 'NULL' : 1 + int(rand($KEYS)); },);
 
 # Statements with their weights; each gets a table and returns SQL.
 my @STATEMENTS = (
-	[ insert        => 16, \&insert ],
-	[ upsert        => 10, \&upsert ],
-	[ update        => 24, \&update ],
-	[ same          => 3,  \&same ],
-	[ delete        => 10, \&delete_row ],
-	[ replace       => 6,  \&replace ],
-	[ move          => 8,  \&move ],
-	[ bulk_update   => 4,  \&bulk_update ],
-	[ bulk_delete   => 2,  \&bulk_delete ],
-	[ bulk_insert   => 3,  \&bulk_insert ],
-	[ raise         => 2,  \&raise_revision ],
-	[ truncate      => 1,  \&truncate_table ],
-	[ cte           => 3,  \&cte ],
-	[ merge         => 3,  \&merge ],
-	[ lock          => 5,  \&lock_row ],
-	[ cursor        => 2,  \&cursor ],
-	[ block         => 4,  \&exception_block ],
-	[ mirror        => 3,  \&mirror ],
-	[ sync          => 4,  \&sync ],
-	[ division      => 1,  sub { return 'SELECT 1 / 0' } ],
-);
+	[ insert      => 16, \&insert ],
+	[ upsert      => 10, \&upsert ],
+	[ update      => 24, \&update ],
+	[ same        => 3,  \&same ],
+	[ delete      => 10, \&delete_row ],
+	[ replace     => 6,  \&replace ],
+	[ move        => 8,  \&move ],
+	[ bulk_update => 4,  \&bulk_update ],
+	[ bulk_delete => 2,  \&bulk_delete ],
+	[ bulk_insert => 3,  \&bulk_insert ],
+	[ raise       => 2,  \&raise_revision ],
+	[ truncate    => 1,  \&truncate_table ],
+	[ cte         => 3,  \&cte ],
+	[ merge       => 3,  \&merge ],
+	[ lock        => 5,  \&lock_row ],
+	[ cursor      => 2,  \&cursor ],
+	[ block       => 4,  \&exception_block ],
+	[ mirror      => 3,  \&mirror ],
+	[ sync        => 4,  \&sync ],
+	[ division    => 1,  sub { return 'SELECT 1 / 0' } ],);
 
 sub pick   { return $_[ int(rand(@_)) ]; }
 sub rarely { return rand(100) < $_[0]; }
@@ -148,16 +149,15 @@ my $has_merge;
 sub random_script
 {
 	my ($tables, $seed, %params) = @_;
-	my @lines = (
-		'SET client_min_messages = error;',
-		"SET lock_timeout = '500ms';");
+	my @lines =
+	  ('SET client_min_messages = error;', "SET lock_timeout = '100ms';");
 
 	srand($seed);
 	$has_merge = $params{merge};
 	foreach my $n (1 .. $params{transactions})
 	{
 		push @lines, random_transaction($tables, "$params{name}_$n");
-		push @lines, finish_prepared() if rarely(8);
+		push @lines, finish_prepared() if rarely(15);
 	}
 	return join("\n", @lines) . "\n";
 }
@@ -166,7 +166,7 @@ sub random_script
 sub finish_prepared
 {
 	return
-	    q{SELECT format('%s PREPARED %L',}
+		q{SELECT format('%s PREPARED %L',}
 	  . q{ CASE WHEN gid LIKE '%keep' THEN 'COMMIT' ELSE 'ROLLBACK' END, gid)}
 	  . q{ FROM pg_prepared_xacts WHERE database = current_database() \gexec};
 }
@@ -185,13 +185,13 @@ sub random_transaction
 	  . pick(
 		'', '', '', '',
 		' ISOLATION LEVEL REPEATABLE READ',
-		' ISOLATION LEVEL SERIALIZABLE')
-	  . ';';
+		' ISOLATION LEVEL SERIALIZABLE') . ';';
 	push @lines, random_body($tables);
 	push @lines,
-	    rarely(75) ? 'COMMIT;'
+		rarely(75) ? 'COMMIT;'
 	  : rarely(50) ? 'ROLLBACK;'
-	  : "PREPARE TRANSACTION '${name}_" . pick('keep', 'keep', 'undo') . q(';);
+	  : "PREPARE TRANSACTION '${name}_"
+	  . pick('keep', 'keep', 'undo') . q(';);
 	push @lines, '\set ON_ERROR_ROLLBACK off';
 	return @lines;
 }
@@ -214,7 +214,7 @@ sub random_body
 		elsif ($dice < 30 && @stack)
 		{
 			# to the innermost one of that name
-			my $to = int(rand(@stack));
+			my $to   = int(rand(@stack));
 			my $last = (grep { $stack[$_] eq $stack[$to] } 0 .. $#stack)[-1];
 			my $release = rarely(35);
 
@@ -225,6 +225,10 @@ sub random_body
 		else
 		{
 			push @lines, random_statement($tables) . ';';
+
+			# What follows a TRUNCATE in its transaction has known bugs, in
+			# test/bugs.
+			last if $lines[-1] =~ /^TRUNCATE/;
 		}
 	}
 	return @lines;
@@ -280,16 +284,16 @@ sub row
 sub where
 {
 	my ($table) = @_;
-	return join(' AND ',
-		map { "$_ = " . value($table, $_) } names($table->{key}));
+	return
+	  join(' AND ', map { "$_ = " . value($table, $_) } names($table->{key}));
 }
 
 # A part of the rows, by a hash of a column of the key.
 sub part
 {
-	my ($table) = @_;
+	my ($table)  = @_;
 	my ($column) = names($table->{key});
-	my $parts = 3 + int(rand(5));
+	my $parts    = 3 + int(rand(5));
 
 	return "abs(hashtext(($column)::text)) % $parts = " . int(rand($parts));
 }
@@ -310,7 +314,7 @@ sub insert
 {
 	my ($table) = @_;
 	return
-	    "INSERT INTO $table->{name} ("
+		"INSERT INTO $table->{name} ("
 	  . join(', ', columns($table))
 	  . ') VALUES '
 	  . join(', ', map { row($table) } 1 .. 1 + int(rand(2)))
@@ -321,7 +325,7 @@ sub upsert
 {
 	my ($table) = @_;
 	return
-	    "INSERT INTO $table->{name} ("
+		"INSERT INTO $table->{name} ("
 	  . join(', ', columns($table))
 	  . ') VALUES '
 	  . row($table)
@@ -334,7 +338,8 @@ sub upsert
 sub update
 {
 	my ($table) = @_;
-	return "UPDATE $table->{name} SET "
+	return
+		"UPDATE $table->{name} SET "
 	  . assignments($table)
 	  . ' WHERE '
 	  . where($table);
@@ -342,9 +347,10 @@ sub update
 
 sub same
 {
-	my ($table) = @_;
+	my ($table)  = @_;
 	my ($column) = names($table->{columns});
-	return "UPDATE $table->{name} SET $column = $column WHERE " . where($table);
+	return "UPDATE $table->{name} SET $column = $column WHERE "
+	  . where($table);
 }
 
 sub delete_row
@@ -364,7 +370,7 @@ sub move
 	my ($table) = @_;
 	my $column = pick(names($table->{key}));
 	return
-	    "UPDATE $table->{name} SET $column = "
+		"UPDATE $table->{name} SET $column = "
 	  . value($table, $column)
 	  . ' WHERE '
 	  . where($table);
@@ -373,7 +379,8 @@ sub move
 sub bulk_update
 {
 	my ($table) = @_;
-	return "UPDATE $table->{name} SET "
+	return
+		"UPDATE $table->{name} SET "
 	  . assignments($table)
 	  . ' WHERE '
 	  . part($table);
@@ -389,7 +396,7 @@ sub bulk_insert
 {
 	my ($table) = @_;
 	return
-	    "INSERT INTO $table->{name} ("
+		"INSERT INTO $table->{name} ("
 	  . join(', ', columns($table))
 	  . ') VALUES '
 	  . join(', ', map { row($table) } 1 .. 20)
@@ -399,7 +406,7 @@ sub bulk_insert
 # Rows pass their keys on to each other.
 sub mirror
 {
-	my ($table) = @_;
+	my ($table)  = @_;
 	my ($column) = names($table->{key});
 	return "UPDATE $table->{name} SET $column = 1 + $KEYS - $column";
 }
@@ -408,7 +415,8 @@ sub mirror
 sub raise_revision
 {
 	my ($table) = @_;
-	return "UPDATE $table->{name} SET cqrs_revision = cqrs_revision + 3, "
+	return
+		"UPDATE $table->{name} SET cqrs_revision = cqrs_revision + 3, "
 	  . assignments($table)
 	  . ' WHERE '
 	  . where($table);
@@ -424,7 +432,7 @@ sub cte
 {
 	my ($table) = @_;
 	return
-	    'WITH gone AS ('
+		'WITH gone AS ('
 	  . delete_row($table)
 	  . '), changed AS ('
 	  . update($table) . ') '
@@ -440,10 +448,11 @@ sub merge
 
 	# The casts of a row of the table, for values of unknown type.
 	my $source =
-	    "(SELECT $table->{name}.* FROM $table->{name} WHERE "
+	  "(SELECT $table->{name}.* FROM $table->{name} WHERE "
 	  . part($table) . ')';
 	my ($column) = names($table->{columns});
-	return "MERGE INTO $table->{name} t USING $source s ON $on AND "
+	return
+		"MERGE INTO $table->{name} t USING $source s ON $on AND "
 	  . where_alias($table, 't')
 	  . ' WHEN MATCHED THEN '
 	  . pick('DELETE', "UPDATE SET $column = " . value($table, $column));
@@ -460,24 +469,26 @@ sub lock_row
 {
 	my ($table) = @_;
 	return
-	    "SELECT 1 FROM $table->{name} WHERE "
+		"SELECT 1 FROM $table->{name} WHERE "
 	  . where($table)
-	  . pick(' FOR UPDATE', ' FOR NO KEY UPDATE', ' FOR SHARE',
+	  . pick(
+		' FOR UPDATE',
+		' FOR NO KEY UPDATE',
+		' FOR SHARE',
 		' FOR KEY SHARE');
 }
 
 sub cursor
 {
-	my ($table) = @_;
+	my ($table)  = @_;
 	my ($column) = names($table->{columns});
-	my $value = value($table, $column);
+	my $value    = value($table, $column);
 	return
-	    'DO $$DECLARE c CURSOR FOR SELECT * FROM '
+		'DO $$DECLARE c CURSOR FOR SELECT * FROM '
 	  . "$table->{name} WHERE "
 	  . part($table)
 	  . ' FOR UPDATE; BEGIN FOR r IN c LOOP '
-	  . pick(
-		"UPDATE $table->{name} SET $column = $value WHERE CURRENT OF c",
+	  . pick("UPDATE $table->{name} SET $column = $value WHERE CURRENT OF c",
 		"DELETE FROM $table->{name} WHERE CURRENT OF c")
 	  . '; END LOOP; END$$';
 }
@@ -486,12 +497,12 @@ sub exception_block
 {
 	my ($table) = @_;
 	return
-	    'DO $$BEGIN '
+		'DO $$BEGIN '
 	  . update($table)
 	  . '; BEGIN '
 	  . pick(\&update, \&delete_row, \&insert, \&move)->($table) . '; '
 	  . pick(\&update, \&delete_row, \&insert, \&move)->($table) . '; '
-	  . pick('', 'RAISE EXCEPTION division_by_zero;')
+	  . pick('',       'RAISE EXCEPTION division_by_zero;')
 	  . ' EXCEPTION WHEN unique_violation OR division_by_zero THEN '
 	  . update($table)
 	  . '; END; END$$';
@@ -500,8 +511,8 @@ sub exception_block
 sub sync
 {
 	my ($table) = @_;
-	my $master = pick(@{ $table->{masters} });
-	my $filter = part($table) =~ s/'/''/gr;
+	my $master  = pick(@{ $table->{masters} });
+	my $filter  = part($table) =~ s/'/''/gr;
 	return "SELECT cqrs_sync('$master->{cqrs_id}', '$filter')";
 }
 

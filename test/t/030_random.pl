@@ -19,7 +19,7 @@ use Time::HiRes qw(time);
 my $SESSIONS     = 4;
 my $TRANSACTIONS = 250;
 my $SECONDS      = $ENV{CQRS_RANDOM_SECONDS} // 40;
-my $SEED         = $ENV{CQRS_SEED} // (time * 1000) % 1_000_000_000;
+my $SEED         = $ENV{CQRS_SEED}           // (time * 1000) % 1_000_000_000;
 note("seed $SEED");
 
 my @tables = (
@@ -50,13 +50,12 @@ my @tables = (
 				tracked => [ 'n', 'name' ] },
 			{   cqrs_id => 'tracked.all',
 				options => q(tracked_fields => '{*}'),
-				tracked =>
-				  [qw(id name n d cqrs_revision cqrs_updated)] } ] },
+				tracked => [qw(id name n d cqrs_revision cqrs_updated)] } ] },
 	{   name   => 'two',
 		create =>
 		  'CREATE TABLE two (b text, a int, v int, PRIMARY KEY (a, b))',
-		key     => { a => 'key', b => 'key_text' },
-		columns => { v => 'int' },
+		key       => { a => 'key', b => 'key_text' },
+		columns   => { v => 'int' },
 		key_order => [ 'a', 'b' ],
 		masters   => [
 			{   cqrs_id => 'two',
@@ -81,12 +80,13 @@ my @tables = (
 	{   name   => 'swapped',
 		create => q{CREATE TABLE swapped
 			(id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v int)},
-		key     => { id => 'key' },
-		columns => { v  => 'int' },
-		masters => [ { cqrs_id => 'swapped' } ],
+		key        => { id => 'key' },
+		columns    => { v  => 'int' },
+		masters    => [ { cqrs_id => 'swapped' } ],
 		deferrable => 1 },
 	{   name   => 'triggered',
-		create => q{CREATE TABLE triggered (id int PRIMARY KEY, v int, w text);
+		create =>
+		  q{CREATE TABLE triggered (id int PRIMARY KEY, v int, w text);
 			CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$
 			BEGIN
 				IF NEW.v % 5 = 0 THEN
@@ -219,13 +219,15 @@ sub rows_sql
 
 	foreach my $table (@tables)
 	{
-		my @key = @{ $table->{key_order} // [ sort keys %{ $table->{key} } ] };
+		my @key =
+		  @{ $table->{key_order} // [ sort keys %{ $table->{key} } ] };
 		my $pk =
 		  @key == 1
 		  ? "to_jsonb($key[0])"
 		  : 'jsonb_build_array(' . join(', ', @key) . ')';
 		my %all =
-		  map { $_ => $_ } keys %{ $table->{key} }, keys %{ $table->{columns} };
+		  map { $_ => $_ } keys %{ $table->{key} },
+		  keys %{ $table->{columns} };
 		foreach my $master (@{ $table->{masters} })
 		{
 			my %fields = %{ $master->{fields} // \%all };
@@ -240,7 +242,8 @@ FROM $table->{name}
 END
 		}
 	}
-	return 'CREATE VIEW replica.rows AS ' . join('UNION ALL ', @selects) . ';';
+	return
+	  'CREATE VIEW replica.rows AS ' . join('UNION ALL ', @selects) . ';';
 }
 
 sub masters_sql
@@ -254,7 +257,7 @@ sub masters_sql
 		  ? "'{" . join(',', @{ $master->{tracked} }) . "}'"
 		  : 'NULL';
 		my %fields = %{ $master->{fields} // {} };
-		my $keys   = join ',', map { qq("$_":"$fields{$_}") } sort keys %fields;
+		my $keys = join ',', map { qq("$_":"$fields{$_}") } sort keys %fields;
 		push @inserts,
 		  "INSERT INTO replica.master VALUES ('$master->{cqrs_id}', $tracked, '{$keys}');";
 	}
@@ -269,8 +272,11 @@ max_prepared_transactions = 50
 log_statement = all
 log_line_prefix = '%m [%p] %x '
 END
-$node->safe_psql('postgres',
-	join("\n", setup_sql(\@tables), $REPLICA, rows_sql(), $DIFFERENCE, masters_sql()));
+$node->safe_psql(
+	'postgres',
+	join("\n",
+		setup_sql(\@tables), $REPLICA, rows_sql(),
+		$DIFFERENCE,         masters_sql()));
 my $consumer = start_consumer($broker, 'replica',
 	map { $_->{cqrs_id} } map { @{ $_->{masters} } } @tables);
 
@@ -282,7 +288,7 @@ sub run_round
 
 	foreach my $n (1 .. $SESSIONS)
 	{
-		my $file = "$PostgreSQL::Test::Utils::tmp_check/session_$n.sql";
+		my $file   = "$PostgreSQL::Test::Utils::tmp_check/session_$n.sql";
 		my $script = random_script(
 			\@tables,
 			$SEED + 100 * $round + $n,
@@ -296,16 +302,18 @@ sub run_round
 		push @sessions,
 		  IPC::Run::start(
 			[   'psql', '-X', '-q', '-o', '/dev/null', '-d',
-				$node->connstr('postgres'), '-f', $file ],
-			'<', '/dev/null',
-			'2>', "$PostgreSQL::Test::Utils::log_path/session_$n.log");
+				$node->connstr('postgres'),
+				'-f', $file ],
+			'<',
+			'/dev/null',
+			'2>',
+			"$PostgreSQL::Test::Utils::log_path/session_$n.log");
 	}
 	foreach my $session (@sessions)
 	{
 		ok($session->finish, "round $round: a session ran to its end");
 	}
-	foreach my $gid (
-		split /\n/,
+	foreach my $gid (split /\n/,
 		$node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
 	{
 		my $what = $gid =~ /keep$/ ? 'COMMIT' : 'ROLLBACK';
@@ -328,7 +336,7 @@ sub take_lines
 	close $fh;
 	$text =~ s/[^\n]*\z//;
 	$offset += length $text;
-	$lines += $text =~ tr/\n//;
+	$lines  += $text =~ tr/\n//;
 	return $text;
 }
 

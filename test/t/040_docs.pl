@@ -31,7 +31,8 @@ my @DOCUMENTS = ("$TOP/README.md", sort glob("$TOP/docs/*.md"));
 
 my $broker = RabbitMQ->new('docs');
 $broker->start;
-my $node = new_master('docs', $broker,
+my $node = new_master(
+	'docs', $broker,
 	extension => 0,
 	conf      => "cqrs.reconnect_delay_max = '1s'\n");
 my $consumer;
@@ -83,7 +84,8 @@ sub run_block
 	  ? ('psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', '-')
 	  : ('bash', '-e', '-u', '-o', 'pipefail');
 	my $text =
-	  $block->{text} =~ s{amqp://user:password\@broker\.example[^'\s]*}{$url}gr;
+	  $block->{text} =~
+	  s{amqp://user:password\@broker\.example[^'\s]*}{$url}gr;
 	my ($stdout, $stderr);
 
 	utf8::encode($text);
@@ -93,8 +95,7 @@ sub run_block
 		PGPORT     => $node->port,
 		PGDATABASE => 'shop',
 		PGDATA     => $node->data_dir);
-	IPC::Run::run(
-		\@command, '<', \$text, '>', \$stdout, '2>', \$stderr,
+	IPC::Run::run(\@command, '<', \$text, '>', \$stdout, '2>', \$stderr,
 		init => sub { chdir $dir });
 	return ($? >> 8, $stdout, $stderr);
 }
