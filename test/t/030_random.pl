@@ -104,7 +104,7 @@ my @tables = (
 			END$$;
 			CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$
 			BEGIN
-				UPDATE triggered SET w = 'later' WHERE id = NEW.v AND w <> 'later';
+				UPDATE triggered SET w = 'later' WHERE id = NEW.v AND w NOT IN ('later', 'zzz_late');
 				RETURN NULL;
 			END$$;
 			CREATE TRIGGER aa_early BEFORE INSERT OR UPDATE ON triggered
