@@ -149,8 +149,9 @@ my $has_merge;
 sub random_script
 {
 	my ($tables, $seed, %params) = @_;
-	my @lines =
-	  ('SET client_min_messages = error;', "SET lock_timeout = '100ms';");
+	my @lines = (
+		'SET client_min_messages = error;',
+		"SET lock_timeout = '100ms'; SET statement_timeout = '20s';");
 
 	srand($seed);
 	$has_merge = $params{merge};

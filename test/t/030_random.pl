@@ -1,7 +1,7 @@
 # Several sessions run thousands of random transactions; a replica that is
 # built from the messages alone equals the masters.
 #
-# CQRS_RANDOM_SECONDS: for how long, 40 by default.  CQRS_SEED: repeats the
+# CQRS_RANDOM_SECONDS: for how long, 30 by default.  CQRS_SEED: repeats the
 # statements of a run, though not the timing of its sessions.
 #
 # For another table or option, add to @tables; see RandomWrites.pm.
@@ -18,7 +18,7 @@ use Time::HiRes qw(time);
 
 my $SESSIONS     = 4;
 my $TRANSACTIONS = 250;
-my $SECONDS      = $ENV{CQRS_RANDOM_SECONDS} // 40;
+my $SECONDS      = $ENV{CQRS_RANDOM_SECONDS} // 30;
 my $SEED         = $ENV{CQRS_SEED}           // (time * 1000) % 1_000_000_000;
 note("seed $SEED");
 
