@@ -200,7 +200,7 @@ DROP TABLE audit;
 -- what is sent is whole.
 CREATE ROLE regress_writer;
 CREATE TABLE s (id int PRIMARY KEY, owner name DEFAULT current_user, secret text);
-SELECT cqrs_register('s');
+SELECT cqrs_register('s', 'secured');
 INSERT INTO s VALUES (1, 'regress_writer', 'a'), (2, 'somebody', 'b');
 ALTER TABLE s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY mine ON s FOR UPDATE USING (owner = current_user) WITH CHECK (true);
