@@ -338,6 +338,12 @@ CREATE FUNCTION @extschema@.cqrs_sync("row" record, queue text DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'cqrs_sync_row' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_sync(record, text) IS 'sends a row of a master again, as it is';
 
+CREATE FUNCTION @extschema@.cqrs_retry_parked(cqrs_id text DEFAULT NULL,
+		ids bigint[] DEFAULT NULL)
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_retry_parked' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_retry_parked(text, bigint[]) IS 'sends again what parked messages tell of';
+
 CREATE FUNCTION @extschema@.cqrs_flush() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_flush' LANGUAGE C STRICT;
 COMMENT ON FUNCTION @extschema@.cqrs_flush() IS 'makes the messages of what the transaction has changed so far';

@@ -160,6 +160,61 @@ SELECT cqrs_alter('h', '{"serializer": null, "sync_when": "10 / id > 1"}');
 INSERT INTO h VALUES (0, 'zero');
 SELECT error, instance_pk, instance_data FROM cqrs.parked ORDER BY id DESC LIMIT 1;
 
+
+-- Parked messages are sent again as what is true by then.
+SELECT cqrs_alter('h', '{"sync_when": null, "serializer": "h_fails"}');
+TRUNCATE cqrs.parked, h;
+INSERT INTO h VALUES (1, 'bad'), (2, 'bad'), (3, 'bad');
+SELECT test_skip();
+-- Still bad: parked anew.
+SELECT cqrs_retry_parked('h');
+SELECT signal_type, instance_pk FROM cqrs.parked ORDER BY id;
+SELECT test_messages();
+UPDATE h SET name = 'better' WHERE id = 1;
+DELETE FROM h WHERE id = 2;
+CREATE OR REPLACE FUNCTION h_fails(r h) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT jsonb_build_object('id', r.id, 'fixed', true)$$;
+SELECT test_skip();
+SELECT cqrs_retry_parked('h', ids => ARRAY[0, NULL]);
+SELECT cqrs_retry_parked('h', ids => array_agg(id)) FROM cqrs.parked WHERE instance_pk = '1';
+SELECT cqrs_retry_parked();
+SELECT test_messages();
+SELECT count(*) FROM cqrs.parked;
+-- The DELETE of a row that is gone is made anew; of one that is back, not.
+CREATE FUNCTION h_custom_fails(r h) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT to_jsonb(1 / 0)$$;
+SELECT cqrs_alter('h', '{"delete_data": "h_custom_fails"}');
+INSERT INTO h VALUES (4, 'n,"x" \\ ', NULL);
+DELETE FROM h WHERE id IN (1, 4);
+SELECT signal_type, instance_pk, row_data IS NOT NULL FROM cqrs.parked ORDER BY id;
+INSERT INTO h VALUES (1, 'again');
+CREATE OR REPLACE FUNCTION h_custom_fails(r h) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT to_jsonb(r.name)$$;
+SELECT test_skip();
+BEGIN;
+SELECT cqrs_retry_parked();
+SELECT mode FROM pg_locks WHERE relation = 'h'::regclass AND mode = 'ShareRowExclusiveLock';
+COMMIT;
+SELECT test_messages();
+-- One that the broker has refused, and who may do it.
+INSERT INTO cqrs.parked SELECT id, now(), 'refused', 'too large', committed_at, 'D', 'h', '77', '{"id":77}',
+	NULL, NULL, NULL, 'corr', NULL, NULL, NULL FROM cqrs.segment_0 LIMIT 1;
+CREATE ROLE regress_hook_stranger;
+SET ROLE regress_hook_stranger;
+SELECT test_error($q$SELECT cqrs_retry_parked('h')$q$);
+SELECT cqrs_retry_parked();
+RESET ROLE;
+DROP ROLE regress_hook_stranger;
+SELECT test_error($q$SELECT cqrs_retry_parked('nope')$q$);
+SELECT cqrs_alter('h', '{"produce": false}');
+SELECT test_error($q$SELECT cqrs_retry_parked('h')$q$);
+SELECT cqrs_alter('h', '{"produce": true}');
+BEGIN READ ONLY;
+SELECT cqrs_retry_parked('h');
+ROLLBACK;
+SELECT cqrs_retry_parked('h');
+SELECT test_messages();
+
 -- Hooks run with the rights of the table's owner and an own search_path.
 CREATE ROLE regress_hook_owner;
 CREATE ROLE regress_hook_writer;

@@ -78,6 +78,12 @@ cqrs_capture_init(void)
 }
 
 void
+cqrs_capture_has_written(void)
+{
+	wrote_messages = true;
+}
+
+void
 cqrs_capture_keep_snapshot(void)
 {
 	if (kept_snapshot == NULL)

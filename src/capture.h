@@ -39,4 +39,7 @@ extern void cqrs_capture_keep_snapshot(void);
 /* Whether the transaction has changes whose messages are not committed yet. */
 extern bool cqrs_capture_has_unsent(void);
 
+/* The transaction has written messages other than by what it has noted. */
+extern void cqrs_capture_has_written(void);
+
 #endif							/* CQRS_CAPTURE_H */

@@ -13,11 +13,13 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -45,6 +47,9 @@ enum
 	PARKED_ROW_DATA,
 	PARKED_NATTS = PARKED_ROW_DATA
 };
+
+static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
+static int	compare_id(const ListCell *a, const ListCell *b);
 
 void
 cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
@@ -83,4 +88,64 @@ cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 	CatalogTupleInsert(parked, heap_form_tuple(RelationGetDescr(parked),
 											   values, nulls));
 	table_close(parked, RowExclusiveLock);
+}
+
+List *
+cqrs_parked_read_all(void)
+{
+	Relation	rel = table_open(cqrs_catalog_objects(false)->parked,
+								 AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0,
+										  NULL);
+	HeapTuple	tuple;
+	List	   *list = NIL;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		list = lappend(list, from_tuple(rel, tuple));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	list_sort(list, compare_id);
+	return list;
+}
+
+static CqrsParked *
+from_tuple(Relation rel, HeapTuple tuple)
+{
+	CqrsParked *parked = palloc0(sizeof(CqrsParked));
+	CqrsMessage *message = &parked->message;
+	Datum		values[PARKED_NATTS];
+	bool		nulls[PARKED_NATTS];
+	const char **texts[] = {
+		&message->cqrs_id, &message->instance_pk, &message->instance_data,
+		&message->previous_data, &message->meta, &message->queue,
+		&message->correlation_id, &message->exchange, &message->routing_key
+	};
+
+	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+	parked->tid = tuple->t_self;
+	message->id = DatumGetInt64(values[PARKED_ID - 1]);
+	message->committed_at = DatumGetTimestampTz(values[PARKED_COMMITTED_AT - 1]);
+	message->signal = DatumGetChar(values[PARKED_SIGNAL_TYPE - 1]);
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		int			att = PARKED_CQRS_ID - 1 + i;
+
+		*texts[i] = nulls[att] ? NULL : TextDatumGetCString(values[att]);
+	}
+	message->ttl_s = nulls[PARKED_MESSAGE_TTL - 1] ? -1 :
+		DatumGetInt32(values[PARKED_MESSAGE_TTL - 1]);
+	if (!nulls[PARKED_ROW_DATA - 1])
+		parked->row = TextDatumGetCString(values[PARKED_ROW_DATA - 1]);
+	return parked;
+}
+
+static int
+compare_id(const ListCell *a, const ListCell *b)
+{
+	int64		x = ((CqrsParked *) lfirst(a))->message.id;
+	int64		y = ((CqrsParked *) lfirst(b))->message.id;
+
+	return x < y ? -1 : x > y;
 }

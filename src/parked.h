@@ -10,6 +10,9 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+
 #include "outbox.h"
 
 /* Why a message is parked. */
@@ -26,5 +29,18 @@ typedef enum CqrsParkReason
 extern void cqrs_parked_insert(const CqrsMessage *message,
 							   CqrsParkReason reason, const char *error,
 							   const char *row);
+
+typedef struct CqrsParked
+{
+	ItemPointerData tid;
+	CqrsMessage message;
+	char	   *row;			/* or NULL */
+} CqrsParked;
+
+/*
+ * All parked messages, CqrsParked, by id, in the current context.  The caller
+ * has a lock that keeps others from removing them.
+ */
+extern List *cqrs_parked_read_all(void);
 
 #endif							/* CQRS_PARKED_H */
