@@ -61,6 +61,31 @@ my @tables = (
 			{   cqrs_id => 'two',
 				options => q(tracked_fields => '{v}'),
 				tracked => ['v'] } ] },
+	{   name   => 'parted',
+		create => q{CREATE TABLE parted (part text, v int, id int, w text,
+				PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+			CREATE TABLE parted_a PARTITION OF parted FOR VALUES IN ('a');
+			CREATE TABLE parted_b (w text, gone int, v int, id int NOT NULL, part text NOT NULL);
+			ALTER TABLE parted_b DROP COLUMN gone;
+			ALTER TABLE parted ATTACH PARTITION parted_b FOR VALUES IN ('b');
+			CREATE TABLE parted_c PARTITION OF parted DEFAULT PARTITION BY HASH (id);
+			CREATE TABLE parted_c0 PARTITION OF parted_c FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+			CREATE TABLE parted_c1 PARTITION OF parted_c FOR VALUES WITH (MODULUS 2, REMAINDER 1)},
+		key       => { id => 'key', part => 'key_part' },
+		columns   => { v  => 'int', w    => 'text' },
+		key_order => [ 'id', 'part' ],
+		masters   => [
+			{   cqrs_id => 'parted',
+				options => q(tracked_fields => '{v}'),
+				tracked => ['v'] } ] },
+	{   name    => 'skipping',
+		create  => 'CREATE TABLE skipping (id int PRIMARY KEY, v int, w text)',
+		key     => { id => 'key' },
+		columns => { v  => 'int', w => 'text' },
+		masters => [
+			{   cqrs_id => 'skipping',
+				options => q(fields => '{id,v}', skip_unchanged => true),
+				fields  => { id => 'id', v => 'v' } } ] },
 	{   name    => 'parent',
 		create  => 'CREATE TABLE parent (id int PRIMARY KEY, v int)',
 		key     => { id => 'key' },
