@@ -12,11 +12,12 @@ DATA = $(wildcard sql/cqrs--*.sql)
 SHLIB_LINK = -lrabbitmq
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
-REGRESS = setup extension register alter capture tracked types messages sync \
-	golden settings hooks options partitions flush tools diff dump check ddl \
-	grants
+REGRESS = setup extension register alter capture merge paths triggers rewrite touches \
+	savepoints tracked types messages sync golden settings hooks options \
+	partitions flush tools diff dump check ddl grants
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
-	serializable ddl-waits
+	serializable multixact write-conflicts ddl-waits \
+	sync-before-save
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)

@@ -18,10 +18,9 @@ COPY t (id, v) FROM stdin;
 INSERT INTO t VALUES (3, 'x') ON CONFLICT DO NOTHING;
 INSERT INTO t VALUES (3, 'y'), (5, 'new') ON CONFLICT (id) DO UPDATE SET v = excluded.v;
 SELECT test_messages();
-MERGE INTO t USING (VALUES (3), (4), (6)) s (id) ON t.id = s.id
-	WHEN MATCHED AND s.id = 3 THEN DELETE
-	WHEN MATCHED THEN UPDATE SET v = 'merged'
-	WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'merged');
+DELETE FROM t WHERE id = 3;
+UPDATE t SET v = 'merged' WHERE id = 4;
+INSERT INTO t VALUES (6, 'merged');
 SELECT test_messages() ORDER BY 1;
 WITH gone AS (DELETE FROM t WHERE id = 4 RETURNING *),
 	changed AS (UPDATE t SET v = 'cte' WHERE id = 5)

@@ -1,21 +1,26 @@
 -- The messages of recorded flows of django-cqrs 27.0.0, byte for byte but for
 -- the times: golden() prints the difference when there is one.  Recorded keys of
--- previous_data had no order; here they are in that of the columns.
+-- previous_data had no order; here they are in that of the columns.  The order
+-- of keys in meta is jsonb's.
 \pset format unaligned
 \pset tuples_only on
 SET client_min_messages = error;
+CREATE FUNCTION golden_normal(message text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT regexp_replace(substring(message FROM '^(.*"meta":)'),
+		'"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d{6})?\+00:00"(?=[,}]+("previous|"name|"author|"a"|"meta|$))',
+		'"\1"', 'g') || substring(message FROM '"meta":(.*)}$')::jsonb
+$$;
 CREATE FUNCTION golden(VARIADIC recorded text[]) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
-	time_pattern text := '"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d{6})?\+00:00"(?=[,}]+("previous|"name|"author|"a"|"meta|$))';
 	bodies text[];
 BEGIN
 	SELECT array_agg(concat_ws(' ', CASE WHEN queue IS NULL THEN cqrs_id
 			ELSE 'cqrs.' || queue || '.' || cqrs_id END, body) ORDER BY id) INTO bodies
 		FROM cqrs.outbox WHERE id > (SELECT id FROM test_mark);
 	PERFORM test_skip();
-	SELECT array_agg(regexp_replace(b, time_pattern, '"\1"', 'g') ORDER BY n) INTO bodies
+	SELECT array_agg(golden_normal(b) ORDER BY n) INTO bodies
 		FROM unnest(bodies) WITH ORDINALITY AS u(b, n);
-	SELECT array_agg(regexp_replace(b, time_pattern, '"\1"', 'g') ORDER BY n) INTO recorded
+	SELECT array_agg(golden_normal(b) ORDER BY n) INTO recorded
 		FROM unnest(recorded) WITH ORDINALITY AS u(b, n);
 	IF bodies = recorded THEN
 		RETURN NEXT 'as recorded';
@@ -29,6 +34,8 @@ CREATE TABLE basic (id int PRIMARY KEY, cqrs_revision int NOT NULL DEFAULT 0,
 	cqrs_updated timestamptz NOT NULL DEFAULT now(), name text, num int);
 CREATE TABLE book (id int PRIMARY KEY, cqrs_revision int NOT NULL DEFAULT 0,
 	cqrs_updated timestamptz NOT NULL DEFAULT now(), author_id int, pub_id uuid, ch_id text, title text);
+CREATE TABLE metam (id int PRIMARY KEY, cqrs_revision int NOT NULL DEFAULT 0,
+	cqrs_updated timestamptz NOT NULL DEFAULT now(), name text);
 CREATE TABLE subset (id int PRIMARY KEY, cqrs_revision int NOT NULL DEFAULT 0,
 	cqrs_updated timestamptz NOT NULL DEFAULT now(), a text, b int, c text);
 CREATE TABLE subset_plus (LIKE subset INCLUDING ALL);
@@ -170,5 +177,70 @@ DELETE FROM basic WHERE id = 23;
 RESET cqrs.correlation_id;
 SELECT golden($g$basic {"signal_type":"DELETE","cqrs_id":"basic","instance_data":{"id":23,"cqrs_revision":1,"cqrs_updated":"2026-11-23 05:45:26.179089+00:00"},"previous_data":null,"instance_pk":23,"correlation_id":"11111111-2222-3333-4444-555555555555","retries":0,"expires":"2026-11-24T05:45:26+00:00","meta":{}}$g$);
 
-DROP TABLE basic, book, subset, subset_plus, tracked_list;
-DROP FUNCTION golden;
+-- sync.command_all
+DELETE FROM basic WHERE id <> 2;
+UPDATE basic SET name = 'in', num = 3, cqrs_revision = 10;
+SELECT test_skip();
+SELECT cqrs_sync('basic');
+SELECT golden($g$basic {"signal_type":"SYNC","cqrs_id":"basic","instance_data":{"id":2,"cqrs_revision":10,"cqrs_updated":"2026-11-23 05:45:04.488501+00:00","name":"in","num":3},"previous_data":null,"instance_pk":2,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:11+00:00","meta":{}}$g$);
+
+-- meta.method.create, .sync, .delete
+CREATE FUNCTION metam_meta(m metam, signal_type text, instance_data jsonb, previous_data jsonb)
+RETURNS jsonb LANGUAGE sql STABLE AS $$
+	SELECT jsonb_build_object('sig', signal_type,
+		'keys', CASE WHEN signal_type = 'DELETE' THEN '["instance_data","signal_type"]'::jsonb
+			ELSE '["instance_data","previous_data","signal_type"]' END,
+		'n', m.name,
+		'data_keys', (SELECT jsonb_agg(k ORDER BY array_position('{id,cqrs_revision,cqrs_updated,name}', k))
+			FROM jsonb_object_keys(instance_data) k))
+$$;
+SELECT cqrs_register('metam', meta => 'metam_meta');
+INSERT INTO metam (id, name) VALUES (1, 'm');
+SELECT golden($g$metam {"signal_type":"SAVE","cqrs_id":"metam","instance_data":{"id":1,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45:25.021969+00:00","name":"m"},"previous_data":null,"instance_pk":1,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:25+00:00","meta":{"sig":"SAVE","keys":["instance_data","previous_data","signal_type"],"n":"m","data_keys":["id","cqrs_revision","cqrs_updated","name"]}}$g$);
+SELECT cqrs_sync(m) FROM metam m;
+SELECT golden($g$metam {"signal_type":"SYNC","cqrs_id":"metam","instance_data":{"id":1,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45:25.021969+00:00","name":"m"},"previous_data":null,"instance_pk":1,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:25+00:00","meta":{"sig":"SYNC","keys":["instance_data","previous_data","signal_type"],"n":"m","data_keys":["id","cqrs_revision","cqrs_updated","name"]}}$g$);
+DELETE FROM metam;
+SELECT golden($g$metam {"signal_type":"DELETE","cqrs_id":"metam","instance_data":{"id":1,"cqrs_revision":1,"cqrs_updated":"2026-11-23 05:45:25.346176+00:00"},"previous_data":null,"instance_pk":1,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:25+00:00","meta":{"sig":"DELETE","keys":["instance_data","signal_type"],"n":"m","data_keys":["id","cqrs_revision","cqrs_updated"]}}$g$);
+
+-- meta.function.create
+CREATE FUNCTION any_meta(cqrs_id text, signal_type text, instance_data jsonb, previous_data jsonb)
+RETURNS jsonb LANGUAGE sql STABLE AS $$
+	SELECT jsonb_build_object('f', '["instance_data","obj","previous_data","signal_type"]'::jsonb,
+		'obj', initcap(cqrs_id), 'prev', previous_data)
+$$;
+SET cqrs.meta_function = 'public.any_meta';
+INSERT INTO basic (id, name) VALUES (22, 'mf');
+RESET cqrs.meta_function;
+SELECT golden($g$basic {"signal_type":"SAVE","cqrs_id":"basic","instance_data":{"id":22,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45:25.505523+00:00","name":"mf","num":null},"previous_data":null,"instance_pk":22,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:25+00:00","meta":{"f":["instance_data","obj","previous_data","signal_type"],"obj":"Basic","prev":null}}$g$);
+
+-- ttl.None.create, .delete
+CREATE EXTENSION dblink;
+ALTER SYSTEM SET cqrs.message_ttl = 0;
+SELECT pg_reload_conf();
+SELECT test_await_setting('cqrs.message_ttl', '0');
+\c
+SET client_min_messages = error;
+INSERT INTO basic (id, name) VALUES (24, 'ttl');
+SELECT golden($g$basic {"signal_type":"SAVE","cqrs_id":"basic","instance_data":{"id":24,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45:27.801537+00:00","name":"ttl","num":null},"previous_data":null,"instance_pk":24,"correlation_id":null,"retries":0,"expires":null,"meta":{}}$g$);
+DELETE FROM basic WHERE id = 24;
+SELECT golden($g$basic {"signal_type":"DELETE","cqrs_id":"basic","instance_data":{"id":24,"cqrs_revision":1,"cqrs_updated":"2026-11-23 05:45:27.962337+00:00"},"previous_data":null,"instance_pk":24,"correlation_id":null,"retries":0,"expires":null,"meta":{}}$g$);
+
+-- ttl.5.create, .delete
+ALTER SYSTEM SET cqrs.message_ttl = 5;
+SELECT pg_reload_conf();
+SELECT test_await_setting('cqrs.message_ttl', '5s');
+\c
+SET client_min_messages = error;
+INSERT INTO basic (id, name) VALUES (25, 'ttl');
+SELECT extract(epoch FROM (body::json ->> 'expires')::timestamptz - clock_timestamp()) BETWEEN 3 AND 5
+	FROM cqrs.outbox ORDER BY id DESC LIMIT 1;
+SELECT golden($g$basic {"signal_type":"SAVE","cqrs_id":"basic","instance_data":{"id":25,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45:28.121328+00:00","name":"ttl","num":null},"previous_data":null,"instance_pk":25,"correlation_id":null,"retries":0,"expires":"2026-11-23T05:45:33+00:00","meta":{}}$g$);
+DELETE FROM basic WHERE id = 25;
+SELECT golden($g$basic {"signal_type":"DELETE","cqrs_id":"basic","instance_data":{"id":25,"cqrs_revision":1,"cqrs_updated":"2026-11-23 05:45:28.284827+00:00"},"previous_data":null,"instance_pk":25,"correlation_id":null,"retries":0,"expires":"2026-11-23T05:45:33+00:00","meta":{}}$g$);
+ALTER SYSTEM RESET cqrs.message_ttl;
+SELECT pg_reload_conf();
+SELECT test_await_setting('cqrs.message_ttl', '1d');
+DROP EXTENSION dblink;
+
+DROP TABLE basic, book, metam, subset, subset_plus, tracked_list CASCADE;
+DROP FUNCTION golden, golden_normal, any_meta;

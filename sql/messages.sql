@@ -102,21 +102,8 @@ SELECT test_messages();
 -- Messages that do not expire.
 ALTER SYSTEM SET cqrs.message_ttl = 0;
 SELECT pg_reload_conf();
--- A new session has the setting once the postmaster has.
 CREATE EXTENSION dblink;
-DO $$
-DECLARE
-	ttl text;
-BEGIN
-	LOOP
-		SELECT v INTO ttl FROM dblink(format('host=%s port=%s dbname=%s',
-			split_part(current_setting('unix_socket_directories'), ',', 1),
-			current_setting('port'), current_database()), 'SHOW cqrs.message_ttl') AS (v text);
-		EXIT WHEN ttl = '0';
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END
-$$;
+SELECT test_await_setting('cqrs.message_ttl', '0');
 DROP EXTENSION dblink;
 \c
 SET client_min_messages = error;

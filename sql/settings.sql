@@ -56,18 +56,7 @@ RESET cqrs.correlation_id;
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@127.0.0.1:1/v';
 SELECT pg_reload_conf();
 CREATE EXTENSION dblink;
-DO $$
-DECLARE
-	url text := '';
-BEGIN
-	WHILE url = '' LOOP
-		PERFORM pg_sleep(0.01);
-		SELECT v INTO url FROM dblink(format('host=%s port=%s dbname=%s',
-			split_part(current_setting('unix_socket_directories'), ',', 1),
-			current_setting('port'), current_database()), 'SHOW cqrs.url') AS (v text);
-	END LOOP;
-END
-$$;
+SELECT test_await_setting('cqrs.url', 'amqp://u:secret@127.0.0.1:1/v');
 DROP EXTENSION dblink;
 \c
 SHOW cqrs.url;

@@ -64,4 +64,24 @@ BEGIN
 END
 $$;
 
+-- Waits until a setting that was reloaded has a value in new sessions: they
+-- have it once the postmaster has.
+CREATE FUNCTION test_await_setting(name text, value text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	got text;
+	deadline timestamptz := clock_timestamp() + interval '60 s';
+BEGIN
+	LOOP
+		SELECT v INTO got FROM dblink(format('host=%s port=%s dbname=%s',
+			split_part(current_setting('unix_socket_directories'), ',', 1),
+			current_setting('port'), current_database()), 'SHOW ' || name) AS (v text);
+		EXIT WHEN got = value;
+		IF clock_timestamp() > deadline THEN
+			RAISE EXCEPTION '% is "%" instead of "%" after a minute', name, got, value;
+		END IF;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END
+$$;
+
 SELECT * FROM test_messages();

@@ -8,9 +8,9 @@
  * INSERT notes the new version, AFTER DELETE the deleted one.  Only the first
  * touch of a row by a transaction needs a note, and no list of rows is needed
  * to tell: a version that the transaction itself has made has been noted, or
- * comes from one that has.  Its xmin says so, except after a rewrite of the
- * table by ALTER TABLE, which gives all rows the xmin of the transaction; then
- * every touch is noted and resolve.c sorts out the repetitions.
+ * comes from one that has.  Its xmin says so, and its command: what the
+ * transaction has made before the table became a master, before cqrs_flush()
+ * or by a rewrite of the table has not been noted (changeset.h, "since").
  *
  * When the transaction commits or is prepared, with all deferred triggers
  * done, the notes become messages (resolve.c).  An error there fails the
@@ -53,6 +53,7 @@ static TriggerData *trigger_data(FunctionCallInfo fcinfo, TriggerEvent event,
 								 TriggerEvent level);
 static bool any_produces(const CqrsRelation *relation);
 static bool may_be_first_touch(TriggerData *data);
+static uint16 touched_target(TriggerData *data);
 static void note_touch(TriggerData *data, const CqrsRelation *relation,
 					   HeapTuple old, HeapTuple new);
 static bool later_trigger_exists(TriggerData *data);
@@ -146,7 +147,10 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 												   data->tg_relation);
 
 		if (cqrs_relation_rewritten(data->tg_relation))
+		{
 			cqrs_changeset_get_target(target)->repeats = true;
+			(void) touched_target(data);
+		}
 		cqrs_changeset_note(target, &data->tg_trigtuple->t_self);
 	}
 	else if (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
@@ -230,15 +234,28 @@ any_produces(const CqrsRelation *relation)
 static bool
 may_be_first_touch(TriggerData *data)
 {
-	uint16		target;
-
 	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(data->tg_trigtuple->t_data)))
 		return true;
-	if (cqrs_relation_rewritten(data->tg_relation))
-		return true;
-	target = cqrs_changeset_target(CQRS_TOUCHED, data->tg_relation);
 	return HeapTupleHeaderGetCmin(data->tg_trigtuple->t_data) <
-		cqrs_changeset_get_target(target)->since;
+		cqrs_changeset_get_target(touched_target(data))->since;
+}
+
+/*
+ * The target for touched rows.  In a file that this transaction has made,
+ * versions that are older than the first command that a trigger fires for
+ * come from the rewrite.
+ */
+static uint16
+touched_target(TriggerData *data)
+{
+	uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
+											   data->tg_relation);
+
+	if (!cqrs_changeset_get_target(target)->begun)
+		cqrs_changeset_begin(target,
+							 cqrs_relation_rewritten(data->tg_relation) ?
+							 GetActiveSnapshot()->curcid : FirstCommandId);
+	return target;
 }
 
 /*
@@ -316,7 +333,7 @@ note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 		   HeapTuple new)
 {
 	Relation	rel = data->tg_relation;
-	uint16		index = cqrs_changeset_target(CQRS_TOUCHED, rel);
+	uint16		index = touched_target(data);
 	CqrsTarget *target = cqrs_changeset_get_target(index);
 
 	if (relation->key_deferrable ||

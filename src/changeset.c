@@ -151,6 +151,14 @@ cqrs_changeset_note_done(uint16 target)
 }
 
 void
+cqrs_changeset_begin(uint16 target, CommandId since)
+{
+	targets[target].begun = true;
+	targets[target].first = since;
+	targets[target].since = Max(targets[target].since, since);
+}
+
+void
 cqrs_changeset_all_done(void)
 {
 	int			n = ntargets;
@@ -253,7 +261,7 @@ find_done(void)
 	for (int i = 0; i < ntargets; i++)
 	{
 		targets[i].done = 0;
-		targets[i].since = FirstCommandId;
+		targets[i].since = targets[i].first;
 	}
 	while ((note = next_note(&walk)) != NULL)
 	{

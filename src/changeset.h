@@ -34,6 +34,8 @@ typedef struct CqrsTarget
 	bool		skipped;		/* noted rows may keep their revision */
 	CommandId	since;			/* only versions made by this command or later
 								 * ones can have been noted */
+	CommandId	first;			/* the same, when nothing has been dealt with */
+	bool		begun;			/* "first" is known */
 	uint64		done;			/* notes before this position are dealt with */
 	char	   *cqrs_id;		/* CQRS_RESENT */
 	char	   *queue;			/* CQRS_RESENT; NULL: all */
@@ -79,6 +81,12 @@ extern void cqrs_changeset_note(uint16 target, ItemPointer tid);
  * itself, so that the failure of a subtransaction takes it back.
  */
 extern void cqrs_changeset_note_done(uint16 target);
+
+/*
+ * Note, when a target is first used, that versions older than a command have
+ * not been noted.
+ */
+extern void cqrs_changeset_begin(uint16 target, CommandId since);
 
 /* The same of all targets. */
 extern void cqrs_changeset_all_done(void);

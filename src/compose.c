@@ -121,6 +121,15 @@ cqrs_composer_end(CqrsComposer *composer)
 }
 
 void
+cqrs_composer_draw_batch(CqrsComposer *composer)
+{
+	if (composer->rel != NULL)
+		flush_queue(composer);
+	if (composer->writer != NULL)
+		cqrs_outbox_draw_batch(composer->writer);
+}
+
+void
 cqrs_composer_enter(CqrsComposer *composer, Relation rel,
 					const CqrsRelation *relation)
 {

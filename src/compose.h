@@ -22,6 +22,9 @@ extern CqrsComposer *cqrs_composer_begin(void);
 /* Write out what waits, and give back how many messages were made. */
 extern int64 cqrs_composer_end(CqrsComposer *composer);
 
+/* Have all further messages get ids that nobody could draw before now. */
+extern void cqrs_composer_draw_batch(CqrsComposer *composer);
+
 /*
  * The table, or partition, whose rows come next, until leave().  Between the
  * two the rights are those of its owner, if it has hooks.

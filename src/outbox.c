@@ -10,9 +10,7 @@
  *
  * Ids.  A transaction draws a batch of CQRS_BATCH_ROWS consecutive ids from a
  * counter in shared memory when it commits, while it still holds its row
- * locks: so for one row the order of ids is the order of commits.  (A SYNC may
- * wait for a row after its batch is drawn; then it carries a newer state than
- * its id says, which does no harm.)  A transaction has its transaction id
+ * locks: so for one row the order of ids is the order of commits.   A transaction has its transaction id
  * before it draws, which lets the reader tell when a batch that it does not
  * see will never come (reader.c).  A counter in shared memory and not a
  * sequence, because nextval() would change what the user's session gets from
@@ -119,7 +117,6 @@ struct CqrsOutboxScan
 	MemoryContext message;		/* strings of the message at hand */
 };
 
-static void draw_batch(CqrsOutboxWriter *writer);
 static void insert_rows(CqrsOutboxWriter *writer);
 static uint64 first_batch(void);
 static int64 segment_max_id(Oid segment, Oid index);
@@ -221,7 +218,7 @@ int64
 cqrs_outbox_draw_id(CqrsOutboxWriter *writer)
 {
 	if (writer->next_id == writer->end_id)
-		draw_batch(writer);
+		cqrs_outbox_draw_batch(writer);
 	return writer->next_id++;
 }
 
@@ -237,8 +234,8 @@ cqrs_outbox_end(CqrsOutboxWriter *writer)
 	pfree(writer);
 }
 
-static void
-draw_batch(CqrsOutboxWriter *writer)
+void
+cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
 {
 	CqrsSlot   *slot = cqrs_shared_my_slot();
 	uint64		batch;

@@ -63,6 +63,9 @@ extern void cqrs_outbox_append(CqrsOutboxWriter *writer,
 							   const CqrsMessage *message);
 extern void cqrs_outbox_end(CqrsOutboxWriter *writer);
 
+/* Have further messages get ids above all that anybody has drawn by now. */
+extern void cqrs_outbox_draw_batch(CqrsOutboxWriter *writer);
+
 /* An id for a message that is put aside instead of being appended. */
 extern int64 cqrs_outbox_draw_id(CqrsOutboxWriter *writer);
 

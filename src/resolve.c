@@ -25,10 +25,11 @@
  * by a transaction that still runs, ours.  Versions noted for resending are
  * kept by a registered snapshot (sync.c).
  *
- * Messages are in the order of first touches, with one exception: where keys
+ * Messages are in the order of first touches, with two exceptions.  Where keys
  * may have passed from one row to another (a key was updated, or the primary
  * key is deferrable) all DELETEs of the table come before anything else, lest
- * the DELETE of a key follows the SAVE of its new owner.
+ * the DELETE of a key follows the SAVE of its new owner.  And SYNCs come last,
+ * lest one has the revision of a SAVE that follows.
  *
  * Where a version can have been noted twice (after a rewrite of the table the
  * xmin of a row no longer tells if it is new) all versions that a chain passed
@@ -94,7 +95,9 @@ typedef enum Pass
 {
 	PASS_ALL,
 	PASS_DELETES,
-	PASS_OTHERS
+	PASS_OTHERS,
+	PASS_LOCK,					/* no messages: rows to send again are locked */
+	PASS_RESENT
 } Pass;
 
 typedef struct Resolver
@@ -120,6 +123,7 @@ static Resolver *begin_resolver(void);
 static int64 end_resolver(Resolver *resolver);
 static void run_pass(Resolver *resolver, Pass pass);
 static bool any_keys_move(void);
+static bool any_resent(void);
 static bool use_target(Resolver *resolver, int index);
 static void check_file(Relation rel, const CqrsTarget *target);
 static void use_relation(Resolver *resolver, Relation rel);
@@ -137,6 +141,7 @@ static Fate follow_chain(Resolver *resolver, ItemPointer tid, bool remember);
 static void read_version(Relation rel, Version *version, ItemPointer tid);
 static void release_version(Version *version);
 static bool seen(Resolver *resolver, ItemPointer tid, bool remember);
+static bool is_undone(Resolver *resolver);
 static bool same_key(Resolver *resolver);
 
 bool
@@ -179,6 +184,12 @@ resolve_all(void)
 	}
 	else
 		run_pass(resolver, PASS_ALL);
+	if (any_resent())
+	{
+		run_pass(resolver, PASS_LOCK);
+		cqrs_composer_draw_batch(resolver->composer);
+		run_pass(resolver, PASS_RESENT);
+	}
 
 	nmessages = end_resolver(resolver);
 	cqrs_changeset_thaw();
@@ -283,6 +294,17 @@ any_keys_move(void)
 	return false;
 }
 
+static bool
+any_resent(void)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		if (cqrs_changeset_get_target(i)->kind == CQRS_RESENT)
+			return true;
+	}
+	return false;
+}
+
 /* Open the table of a target; false when there is nothing to send for it. */
 static bool
 use_target(Resolver *resolver, int index)
@@ -290,6 +312,9 @@ use_target(Resolver *resolver, int index)
 	CqrsTarget *target = cqrs_changeset_get_target(index);
 	Relation	rel;
 
+	if ((target->kind == CQRS_RESENT) !=
+		(resolver->pass == PASS_LOCK || resolver->pass == PASS_RESENT))
+		return false;
 	if (resolver->target != index)
 	{
 		leave_relation(resolver);
@@ -409,6 +434,8 @@ resolve_change(Resolver *resolver, const CqrsTarget *target)
 	if (target->kind == CQRS_TOUCHED)
 	{
 		cqrs_row_set(&resolver->before, resolver->rel, &resolver->noted.tuple);
+		if (is_undone(resolver))
+			return;
 		key_changed = !same_key(resolver);
 	}
 
@@ -427,6 +454,9 @@ resolve_change(Resolver *resolver, const CqrsTarget *target)
  * state that anybody has committed, and nobody may commit another one before
  * us: take the row's lock, and follow what others have done to it meanwhile.
  * What this transaction itself has written is locked already.
+ *
+ * All rows are locked before any message is made, and then a batch of ids is
+ * drawn: the messages of those who have been waited for come first.
  */
 static void
 resolve_resent(Resolver *resolver, const CqrsTarget *target)
@@ -456,7 +486,7 @@ resolve_resent(Resolver *resolver, const CqrsTarget *target)
 				 result, RelationGetRelationName(resolver->rel));
 	}
 
-	if (live)
+	if (live && resolver->pass == PASS_RESENT)
 	{
 		cqrs_row_set(&resolver->after, resolver->rel, tuple);
 		foreach(lc, resolver->relation->masters)
@@ -684,6 +714,34 @@ seen(Resolver *resolver, ItemPointer tid, bool remember)
 	(void) hash_search(resolver->seen, &key,
 					   remember ? HASH_ENTER : HASH_FIND, &found);
 	return found;
+}
+
+/*
+ * Whether a later version is the noted one again: a trigger that fires after
+ * ours can take back what an update did, the revision included.
+ */
+static bool
+is_undone(Resolver *resolver)
+{
+	TupleDesc	desc = RelationGetDescr(resolver->rel);
+	int			revision = resolver->relation->revision - 1;
+
+	if (resolver->before.values[revision] != resolver->after.values[revision])
+		return false;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		if (resolver->before.nulls[i] != resolver->after.nulls[i] ||
+			(!resolver->before.nulls[i] &&
+			 !datum_image_eq(resolver->before.values[i],
+							 resolver->after.values[i],
+							 att->attbyval, att->attlen)))
+			return false;
+	}
+	return true;
 }
 
 static bool

@@ -70,6 +70,7 @@ sub new
 		owner_pid  => $$,
 		schedulers => $params{schedulers} // 1,
 		pid        => undef,
+		booted     => 0,
 		epmd_pid   => undef,
 		ports      => {} }, $class;
 
@@ -239,7 +240,8 @@ sub start
 
 	croak "node $self->{name} is running" if $self->{pid};
 	$self->_start_epmd unless _is_running($self->{epmd_pid});
-	$self->{pid} = $self->_spawn('startup.log', "$BIN/rabbitmq-server");
+	$self->{booted} = 0;
+	$self->{pid}    = $self->_spawn('startup.log', "$BIN/rabbitmq-server");
 	$self->wait_ready;
 	return;
 }
@@ -402,11 +404,22 @@ sub resume
 =item $broker->ctl(@arguments)
 
 Runs rabbitmqctl on the node and returns its output; dies when it fails.
-It takes about a second.
+It takes about a second, and the first call after a start waits until the node
+has started in every respect: it greets clients before that.
 
 =cut
 
 sub ctl
+{
+	my ($self, @arguments) = @_;
+
+	$self->_run_ctl('await_startup', '--timeout', $START_TIMEOUT_S)
+	  unless $self->{booted};
+	$self->{booted} = 1;
+	return $self->_run_ctl(@arguments);
+}
+
+sub _run_ctl
 {
 	my ($self, @arguments) = @_;
 

@@ -12,7 +12,6 @@ my $SECRET = 'hunter2-secret';
 my $broker = RabbitMQ->new('settings');
 $broker->start;
 my $address = '127.0.0.1:' . $broker->port;
-$broker->ctl('await_startup');
 $broker->ctl('add_user', 'app', $SECRET);
 $broker->ctl('set_permissions', 'app', '.*', '.*', '.*');
 declare_queue($broker, 'replica', 'author');

@@ -1,0 +1,37 @@
+-- MERGE, which PostgreSQL has from 15 on.
+\pset format unaligned
+\pset tuples_only on
+SELECT current_setting('server_version_num')::int < 150000 AS skip_test \gset
+\if :skip_test
+\quit
+\endif
+SET client_min_messages = error;
+CREATE TABLE t (id int PRIMARY KEY, v text);
+SELECT cqrs_register('t', tracked_fields => '{v}');
+INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
+SELECT test_skip();
+MERGE INTO t USING (VALUES (1), (2), (4)) s (id) ON t.id = s.id
+	WHEN MATCHED AND s.id = 1 THEN DELETE
+	WHEN MATCHED THEN UPDATE SET v = 'merged'
+	WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'merged');
+SELECT test_messages() ORDER BY 1;
+MERGE INTO t USING (VALUES (2, 20)) s (id, new_id) ON t.id = s.id
+	WHEN MATCHED THEN UPDATE SET id = s.new_id;
+SELECT test_messages();
+MERGE INTO t USING t s ON t.id = s.id WHEN MATCHED THEN DO NOTHING;
+SELECT test_messages();
+-- Touched before and after in one transaction.
+BEGIN;
+UPDATE t SET v = 'before' WHERE id = 3;
+MERGE INTO t USING (VALUES (3), (4), (5)) s (id) ON t.id = s.id
+	WHEN MATCHED THEN UPDATE SET v = v || ' merged'
+	WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'new');
+DELETE FROM t WHERE id = 5;
+UPDATE t SET v = v || ' after' WHERE id = 4;
+COMMIT;
+SELECT test_messages();
+-- A source row too many: nothing is sent.
+MERGE INTO t USING (VALUES (3, 'x'), (3, 'y')) s (id, v) ON t.id = s.id
+	WHEN MATCHED THEN UPDATE SET v = s.v;
+SELECT test_messages();
+DROP TABLE t;

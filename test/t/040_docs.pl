@@ -1,0 +1,200 @@
+# The examples in README.md and docs/ work, in the order in which they stand.
+#
+# Each document gets a new database called "shop", with what
+# test/docs/NAME.sql makes in it, where there is such a file, and a broker.
+# What a block is, its fence says:
+#
+#	sql			a script for psql, stopped by its first error
+#	sh			one for bash, with PGHOST, PGDATABASE, PGDATA, ... set, in a
+#				directory of the document's own
+#	output		what the block before it must print
+#	json		messages, one a line, that the broker must have got since the
+#				document began; times may differ
+#	sql norun, sh norun		is not run, but counted
+#
+# Anything else is not looked at.  The URL of the documents' broker is replaced
+# by that of the test's.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use CqrsTest;
+use File::Basename;
+use File::Temp ();
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+my $TOP       = abs_path(dirname(__FILE__) . '/../..');
+my @DOCUMENTS = ("$TOP/README.md", sort glob("$TOP/docs/*.md"));
+
+my $broker = RabbitMQ->new('docs');
+$broker->start;
+my $node = new_master(
+	'docs', $broker,
+	extension => 0,
+	conf      => "cqrs.reconnect_delay_max = '1s'\n");
+my $consumer;
+
+# The blocks of a document: hashes with kind, info, text, place.
+sub blocks
+{
+	my ($file) = @_;
+	my (@blocks, $block);
+	my $number = 0;
+
+	open my $fh, '<:encoding(UTF-8)', $file
+	  or BAIL_OUT("could not open $file: $!");
+	while (my $line = <$fh>)
+	{
+		$number++;
+		if ($line !~ /^\s*```\s*(.*?)\s*$/)
+		{
+			$block->{text} .= $line if $block;
+		}
+		elsif ($block)
+		{
+			push @blocks, $block;
+			$block = undef;
+		}
+		else
+		{
+			my ($kind, $norun) = split / +/, $1;
+
+			$block = {
+				kind  => $kind // '',
+				norun => ($norun // '') eq 'norun',
+				text  => '',
+				place => substr($file, length($TOP) + 1) . ":$number" };
+		}
+	}
+	close $fh;
+	fail("$block->{place}: fence is not closed") if $block;
+	return @blocks;
+}
+
+# Runs a block and returns its exit status, output and errors.
+sub run_block
+{
+	my ($block, $dir) = @_;
+	my $url = $broker->url;
+	my @command =
+	  $block->{kind} eq 'sql'
+	  ? ('psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', '-')
+	  : ('bash', '-e', '-u', '-o', 'pipefail');
+	my $text =
+	  $block->{text} =~
+	  s{amqp://user:password\@broker\.example[^'\s]*}{$url}gr;
+	my ($stdout, $stderr);
+
+	utf8::encode($text);
+	local %ENV = (
+		%ENV,
+		PGHOST     => $node->host,
+		PGPORT     => $node->port,
+		PGDATABASE => 'shop',
+		PGDATA     => $node->data_dir);
+	IPC::Run::run(\@command, '<', \$text, '>', \$stdout, '2>', \$stderr,
+		init => sub { chdir $dir });
+	return ($? >> 8, $stdout, $stderr);
+}
+
+# The text of output without what psql pads it with.
+sub trimmed
+{
+	my ($text) = @_;
+	return join "\n", grep { /\S/ } map { s/\s+$//r } split /\n/, $text;
+}
+
+# The JSON of a message without its times.
+sub undated
+{
+	my ($body) = @_;
+	return $body =~
+	  s/"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d{6})?\+00:00"/"Y-M-D$1"/gr;
+}
+
+# The lines of a block of messages that have not arrived.
+sub missing
+{
+	my ($block) = @_;
+	my @missing;
+
+	RabbitMQ->poll_until(
+		sub {
+			my %arrived =
+			  map { undated($_->{raw}) => 1 } messages($consumer);
+			@missing = grep { !$arrived{ undated($_) } } split /\n/,
+			  $block->{text};
+			return !@missing;
+		},
+		@missing ? 10 : 30);
+	return join "\n", @missing;
+}
+
+my %count = (run => 0, norun => 0);
+
+sub try_document
+{
+	my ($file) = @_;
+	my $dir    = File::Temp::tempdir(CLEANUP => 1);
+	my $output = '';
+
+	foreach my $block (blocks($file))
+	{
+		my $place = $block->{place};
+
+		if ($block->{kind} !~ /^(?:sql|sh|output|json)$/)
+		{
+			next;
+		}
+		elsif ($block->{norun})
+		{
+			$count{norun}++;
+			note("$place: not run");
+		}
+		elsif ($block->{kind} eq 'output')
+		{
+			is(trimmed($output), trimmed($block->{text}), "$place: output");
+		}
+		elsif ($block->{kind} eq 'json')
+		{
+			is(missing($block), '', "$place: messages");
+		}
+		else
+		{
+			(my $status, $output, my $errors) = run_block($block, $dir);
+			$count{run}++;
+			is($status, 0, "$place: runs") or diag($errors);
+		}
+	}
+	return;
+}
+
+foreach my $file (@DOCUMENTS)
+{
+	my $name  = basename($file, '.md');
+	my $setup = "$TOP/test/docs/$name.sql";
+
+	$node->safe_psql('postgres', 'CREATE DATABASE shop');
+	if (-e $setup)
+	{
+		$node->safe_psql('shop', slurp_file($setup));
+		wait_published($node, 'shop');
+	}
+	$consumer = start_consumer($broker, "replica_$name", '#');
+	try_document($file);
+	stop_consumer($consumer);
+
+	$node->safe_psql('postgres', 'DROP DATABASE shop');
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET ALL');
+	$node->reload;
+}
+
+note("$count{run} blocks run, $count{norun} not");
+cmp_ok($count{run}, '>', 0, 'there were examples');
+
+$node->stop;
+$broker->stop;
+done_testing();
