@@ -61,6 +61,8 @@ SELECT test_messages();
 BEGIN;
 UPDATE f SET v = 'j' WHERE id = 1;
 SELECT test_error($q$SELECT cqrs_alter('f', '{"fields": ["id"]}')$q$);
+SELECT test_error($q$SELECT cqrs_register('f', 'f2')$q$);
+SELECT test_error($q$SELECT cqrs_unregister('f')$q$);
 SELECT cqrs_flush();
 SELECT cqrs_alter('f', '{"fields": ["id"]}');
 UPDATE f SET v = 'k' WHERE id = 1;

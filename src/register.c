@@ -118,6 +118,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 				 errhint("Choose another cqrs_id, or use cqrs_alter() to change the master.")));
 	table_close(rel, NoLock);
 
+	refuse_own_changes(relid);
 	add_missing_columns(relid);
 	check_definition(relid, &row);
 	check_same_replication(&row);
