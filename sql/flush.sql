@@ -77,4 +77,14 @@ UPDATE f SET v = 'l' WHERE id = 1;
 SELECT cqrs_flush();
 COMMIT;
 SELECT test_messages();
+-- After a flush the table can be rewritten.
+BEGIN;
+UPDATE f SET v = 'm' WHERE id = 1;
+SELECT cqrs_flush();
+ALTER TABLE f ADD COLUMN r double precision DEFAULT random();
+UPDATE f SET v = 'n' WHERE id = 1;
+UPDATE f SET v = 'o' WHERE id = 1;
+DELETE FROM f WHERE id = 3;
+COMMIT;
+SELECT test_messages();
 DROP TABLE f, late;
