@@ -3,27 +3,62 @@
 \pset tuples_only on
 \pset null NULL
 SET client_min_messages = error;
+CREATE ROLE regress_owner;
 CREATE TABLE a (id int PRIMARY KEY);
 CREATE TABLE b (id int PRIMARY KEY);
 CREATE TABLE c (id int PRIMARY KEY);
 CREATE TABLE d (id int PRIMARY KEY);
+CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id);
+CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
 CREATE FUNCTION a_meta(a, text, jsonb, jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT '{}'::jsonb$$;
 SELECT cqrs_register('a', meta => 'a_meta');
-SELECT cqrs_register('b');
+SELECT cqrs_register('b', replication => 'always');
 SELECT cqrs_register('c');
 SELECT cqrs_register('d', produce => false);
-SELECT item, status, detail, remedy FROM cqrs_check() WHERE item IN ('url', 'produce');
+SELECT cqrs_register('p');
+ALTER TABLE a OWNER TO regress_owner;
+SELECT item, status, detail, remedy FROM cqrs_check() WHERE item IN ('url', 'produce', 'parked');
 SELECT item FROM cqrs_check();
 SELECT * FROM cqrs_check() WHERE item LIKE 'master%';
--- Trouble with masters.
-DROP FUNCTION a_meta;
-ALTER TABLE b DISABLE TRIGGER zz_cqrs_update;
-DROP TRIGGER zz_cqrs_truncate ON b;
-ALTER TABLE c DROP COLUMN cqrs_updated;
-SELECT * FROM cqrs_check() WHERE item LIKE 'master%';
+
+-- Trouble with masters: a function, the definition.
+REVOKE EXECUTE ON FUNCTION a_meta FROM PUBLIC;
+INSERT INTO cqrs.master (cqrs_id, relation, produce, fields) VALUES ('c2', 'c', true, '{id,nope}');
+SELECT * FROM cqrs_check() WHERE status = 'error' AND item LIKE 'master%';
+DELETE FROM cqrs.master WHERE cqrs_id = 'c2';
+GRANT EXECUTE ON FUNCTION a_meta TO PUBLIC;
+-- Functions of settings, where they are used.
+SET cqrs.meta_function = 'public.nope';
+SELECT * FROM cqrs_check() WHERE status = 'error' AND item LIKE 'master%';
+RESET cqrs.meta_function;
+SET cqrs.correlation_function = 'nope';
+SELECT * FROM cqrs_check() WHERE status = 'error' AND item = 'master a';
+RESET cqrs.correlation_function;
+-- Triggers: missing, disabled, not as "replication" says; of partitions, too.
+CREATE TABLE e (id int PRIMARY KEY);
+INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('e', 'e', true);
+ALTER TABLE a DISABLE TRIGGER ALL;
+ALTER TABLE a ENABLE TRIGGER zz_cqrs_update;
+ALTER TABLE b ENABLE REPLICA TRIGGER zz_cqrs_update;
+ALTER TABLE c ENABLE ALWAYS TRIGGER zz_cqrs_truncate;
+ALTER TABLE p1 DISABLE TRIGGER USER;
+SELECT * FROM cqrs_check() WHERE status = 'error' AND item LIKE 'master%';
+-- The remedy.
+SELECT cqrs_alter('a', '{"replication": "origin"}');
+SELECT cqrs_alter('p', '{"replication": "origin"}');
+SELECT * FROM cqrs_check() WHERE item IN ('master a', 'master p');
+
 SET cqrs.produce = off;
 SELECT * FROM cqrs_check() WHERE item = 'produce';
 RESET cqrs.produce;
+
+-- Parked messages.
+CREATE FUNCTION c_fails(c) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$BEGIN RAISE 'secret'; END$$;
+SELECT cqrs_alter('c', '{"serializer": "c_fails", "on_error": "park"}');
+DELETE FROM cqrs.parked;
+INSERT INTO c VALUES (1), (2);
+SELECT * FROM cqrs_check() WHERE item = 'parked';
+DELETE FROM cqrs.parked;
 
 -- For monitors; and what only the others may see does not show through.
 CREATE ROLE regress_stranger;
@@ -36,5 +71,5 @@ SELECT count(*) FROM cqrs.progress_sync;
 SET ROLE regress_monitor;
 SELECT count(*) FROM cqrs_check() WHERE item IN ('url', 'publisher');
 RESET ROLE;
-DROP ROLE regress_stranger, regress_monitor;
-DROP TABLE a, b, c, d;
+DROP TABLE a, b, c, d, e, p CASCADE;
+DROP ROLE regress_stranger, regress_monitor, regress_owner;

@@ -274,9 +274,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: new partitions of masters';
+REVOKE ALL ON FUNCTION cqrs.follow_created() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
 	EXECUTE FUNCTION cqrs.follow_created();
+
 -- Rows that a dump brings; fired by no function of ours.
 CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_loaded' LANGUAGE C;
@@ -434,6 +436,8 @@ DECLARE
 	stats record;
 	master record;
 	trouble text;
+	missing boolean;
+	parked record;
 	bytes bigint;
 	xact record;
 BEGIN
@@ -505,21 +509,39 @@ BEGIN
 		RETURN NEXT;
 	END LOOP;
 
-	FOR master IN SELECT m.cqrs_id, m.relation, m.produce FROM cqrs.master m ORDER BY m.cqrs_id
+	item := 'parked'; status := 'ok'; detail := 'no messages are parked'; remedy := NULL;
+	SELECT count(*) AS messages, string_agg(DISTINCT p.cqrs_id, ', ') AS masters
+		INTO parked FROM cqrs.parked p;
+	IF parked.messages > 0 THEN
+		status := 'warning';
+		detail := format('%s messages are parked, of: %s', parked.messages, parked.masters);
+		remedy := 'look at "error" in cqrs.parked; when its cause is gone: SELECT cqrs_retry_parked()';
+	END IF;
+	RETURN NEXT;
+
+	FOR master IN SELECT m.cqrs_id, m.relation, m.produce, m.replication FROM cqrs.master m ORDER BY m.cqrs_id
 	LOOP
 		item := 'master ' || master.cqrs_id; status := 'ok'; remedy := NULL;
 		detail := format('table %s', master.relation);
-		SELECT string_agg(n.name || CASE WHEN t.oid IS NULL THEN ' is missing' ELSE ' is disabled' END,
-				', ' ORDER BY n.name)
-			INTO trouble
-			FROM unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
-				LEFT JOIN pg_trigger t ON t.tgrelid = master.relation AND t.tgname = n.name
-			WHERE t.oid IS NULL OR t.tgenabled = 'D';
+		SELECT string_agg(n.name || CASE WHEN r.relid <> master.relation THEN ' of ' || r.relid ELSE '' END
+					|| CASE WHEN t.oid IS NULL THEN ' is missing'
+						WHEN t.tgenabled = 'D' THEN ' is disabled'
+						ELSE format(' does not fire as "replication" says (%s)', master.replication) END,
+				', ' ORDER BY r.relid::text, n.name),
+				bool_or(t.oid IS NULL)
+			INTO trouble, missing
+			FROM (SELECT master.relation AS relid
+				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
+				CROSS JOIN unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
+				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
+			WHERE t.oid IS NULL
+				OR t.tgenabled <> CASE master.replication WHEN 'replica' THEN 'R' WHEN 'always' THEN 'A' ELSE 'O' END;
 		IF trouble IS NOT NULL THEN
 			status := 'error';
 			detail := format('table %s: trigger %s', master.relation, trouble);
-			remedy := format('ALTER TABLE %s ENABLE TRIGGER ..., or end the master and register it again; then CALL cqrs_sync_all(%L)',
-				master.relation, master.cqrs_id);
+			remedy := format(CASE WHEN missing THEN 'end the masters of the table and register them again'
+				ELSE 'SELECT cqrs_alter(%1$L, ''{"replication": "%2$s"}'')' END || '; then CALL cqrs_sync_all(%1$L)',
+				master.cqrs_id, master.replication);
 		ELSE
 			BEGIN
 				PERFORM cqrs.check_master(master.cqrs_id);
@@ -532,7 +554,7 @@ BEGIN
 				status := 'error';
 				detail := format('writing to table %s fails: %s', master.relation, SQLERRM);
 				GET STACKED DIAGNOSTICS remedy = PG_EXCEPTION_HINT;
-				remedy := coalesce(nullif(remedy, ''), 'change the master by cqrs_alter()');
+				remedy := coalesce(nullif(remedy, ''), 'change the master by cqrs_alter(), or the setting that is named');
 			END;
 		END IF;
 		RETURN NEXT;

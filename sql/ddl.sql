@@ -228,27 +228,31 @@ SELECT count(*) FROM cqrs.master;
 DROP DOMAIN short;
 DROP TYPE pair, mood;
 
--- Partitions of a master, as pg_restore makes one of a partitioned table.
-CREATE TABLE root (id int PRIMARY KEY, v text, cqrs_revision int NOT NULL DEFAULT 0,
-	cqrs_updated timestamptz NOT NULL DEFAULT now()) PARTITION BY LIST (id);
+-- Partitions of a master.
+CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY LIST (id);
 CREATE TABLE part PARTITION OF root FOR VALUES IN (1);
-INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('root', 'root', true);
-CREATE TRIGGER zz_cqrs_update BEFORE UPDATE ON root
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update();
+SELECT cqrs_register('root');
 SELECT test_error('ALTER TABLE part SET UNLOGGED');
 SELECT test_error('ALTER TABLE root DROP COLUMN v');
 SELECT test_error('ALTER TABLE root RENAME COLUMN cqrs_updated TO x');
 SELECT test_error('DROP TRIGGER zz_cqrs_update ON root');
-CREATE TRIGGER zz_cqrs_insert_delete AFTER INSERT OR DELETE ON root
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete();
+SELECT test_error('DROP TRIGGER zz_cqrs_truncate ON part');
 SELECT test_error('ALTER TABLE part DISABLE TRIGGER zz_cqrs_update');
+SELECT test_error('ALTER TABLE part DISABLE TRIGGER zz_cqrs_truncate');
 SELECT test_error('ALTER TRIGGER zz_cqrs_update ON root RENAME TO x');
+-- They stay disabled until they are enabled.
 ALTER TABLE part DISABLE TRIGGER ALL;
+ALTER TABLE part ADD CHECK (v <> '');
+SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger WHERE tgname LIKE 'zz_cqrs%' ORDER BY 1, 2;
 ALTER TABLE part ENABLE TRIGGER ALL;
+INSERT INTO root VALUES (1, 'a');
 ALTER TABLE root RENAME COLUMN v TO w;
 SELECT field_map FROM cqrs.master;
+UPDATE root SET w = 'b';
+SELECT test_messages();
 ALTER TABLE root DETACH PARTITION part;
 ALTER TABLE part SET UNLOGGED;
+SELECT test_error('ALTER TABLE root ATTACH PARTITION part FOR VALUES IN (1)');
 ALTER TABLE part SET LOGGED;
 ALTER TABLE root ATTACH PARTITION part FOR VALUES IN (1);
 DROP TABLE root;

@@ -13,12 +13,15 @@ CREATE TABLE plain (id int PRIMARY KEY);
 ALTER TABLE master OWNER TO regress_owner;
 ALTER TABLE plain OWNER TO regress_owner;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON master, plain TO regress_writer;
+CREATE FUNCTION master_json(master) RETURNS json LANGUAGE sql STABLE AS $$SELECT '{}'::json$$;
 SELECT cqrs_register('master');
+SELECT cqrs_register('master', 'custom', serializer => 'master_json');
 INSERT INTO master VALUES (1, 'a');
 
 CREATE TABLE probe (number int GENERATED ALWAYS AS IDENTITY, object text,
 	what text, command text);
 INSERT INTO probe (object, what, command) VALUES
+	('public.cqrs_wait_published', 'cqrs_wait_published', $$SELECT cqrs_wait_published('0')$$),
 	('public.cqrs_register', 'cqrs_register', $$SELECT cqrs_register('plain')$$),
 	('public.cqrs_alter', 'cqrs_alter', $$SELECT cqrs_alter('master', '{}')$$),
 	('public.cqrs_unregister', 'cqrs_unregister', $$SELECT cqrs_unregister('master')$$),
@@ -30,11 +33,28 @@ INSERT INTO probe (object, what, command) VALUES
 	(NULL, 'TRUNCATE of a master', 'TRUNCATE master'),
 	('public.cqrs_sync', 'cqrs_sync(cqrs_id)', $$SELECT cqrs_sync('master')$$),
 	('public.cqrs_sync', 'cqrs_sync(row)', 'SELECT cqrs_sync(m) FROM master m'),
+	('public.cqrs_sync_all', 'cqrs_sync_all (see below)', $$CALL cqrs_sync_all('master')$$),
 	('public.cqrs_bulk_dump', 'cqrs_bulk_dump', $$SELECT cqrs_bulk_dump('master')$$),
+	('public.cqrs_bulk_dump', 'cqrs_bulk_dump into a file', $$SELECT cqrs_bulk_dump('master', '/nonexistent/file')$$),
+	('public.cqrs_diff_master', 'cqrs_diff_master', $$SELECT cqrs_diff_master('master')$$),
+	('public.cqrs_diff_sync', 'cqrs_diff_sync', $$SELECT cqrs_diff_sync('{"master,2026-11-23 06:01:02+00:00,None","[1]"}')$$),
+	('public.cqrs_deleted_diff_master', 'cqrs_deleted_diff_master',
+		$$SELECT cqrs_deleted_diff_master('{"master,2026-11-23 06:01:02+00:00","[1]"}')$$),
+	('public.cqrs_relation', 'cqrs_relation', $$SELECT cqrs_relation('master')$$),
+	('public.cqrs_to_json', 'cqrs_to_json', $$SELECT cqrs_to_json(ROW(1, 'a', 0, now())::master, 'master')$$),
+	('public.cqrs_to_json', 'cqrs_to_json by a serializer', $$SELECT cqrs_to_json(ROW(1, 'a', 0, now())::master, 'custom')$$),
+	('public.cqrs_is_initial_save', 'cqrs_is_initial_save', $$SELECT cqrs_is_initial_save(ROW(1, 'a', 0, now())::master)$$),
+	('public.cqrs_flush', 'cqrs_flush', 'SELECT cqrs_flush()'),
+	('public.cqrs_check', 'cqrs_check', 'SELECT cqrs_check()'),
+	('cqrs.check_master', 'cqrs.check_master', $$SELECT cqrs.check_master('master')$$),
+	('cqrs.url_is_set', 'cqrs.url_is_set', 'SELECT cqrs.url_is_set()'),
 	('public.cqrs_pause', 'cqrs_pause', 'SELECT cqrs_pause()'),
 	('public.cqrs_resume', 'cqrs_resume', 'SELECT cqrs_resume()'),
 	('cqrs.stats', 'SELECT cqrs.stats', 'TABLE cqrs.stats'),
 	('cqrs.publisher_stats', 'cqrs.publisher_stats', 'SELECT cqrs.publisher_stats()'),
+	('cqrs.progress_sync', 'SELECT cqrs.progress_sync', 'TABLE cqrs.progress_sync'),
+	('cqrs.parked', 'SELECT cqrs.parked', 'TABLE cqrs.parked'),
+	('cqrs.parked', 'DELETE cqrs.parked', 'DELETE FROM cqrs.parked'),
 	('cqrs.outbox', 'SELECT cqrs.outbox', 'TABLE cqrs.outbox'),
 	('cqrs.segment_0', 'SELECT cqrs.segment_0', 'TABLE cqrs.segment_0'),
 	('cqrs.segment_1', 'SELECT cqrs.segment_1', 'TABLE cqrs.segment_1'),
@@ -55,7 +75,7 @@ INSERT INTO probe (object, what, command) VALUES
 	('cqrs.watermark', 'setval(cqrs.watermark)', $$SELECT setval('cqrs.watermark', 1)$$),
 	('cqrs.current_watermark', 'cqrs.current_watermark', 'SELECT cqrs.current_watermark()'),
 	('cqrs.message_body', 'cqrs.message_body',
-		$$SELECT cqrs.message_body('S', 'x', '1', '{}', NULL, NULL, NULL)$$),
+		$$SELECT cqrs.message_body('S', 'x', '1', '{}', NULL, NULL, NULL, NULL)$$),
 	('cqrs.wake_publisher', 'cqrs.wake_publisher', 'SELECT cqrs.wake_publisher()'),
 	('cqrs.trigger_update', 'trigger_update on an own table',
 		'CREATE TRIGGER t BEFORE UPDATE ON own FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()'),
@@ -69,6 +89,9 @@ INSERT INTO probe (object, what, command) VALUES
 		'CREATE TRIGGER t AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded()'),
 	('cqrs.forget_dropped', 'forget_dropped in an event trigger',
 		'CREATE EVENT TRIGGER t ON sql_drop EXECUTE FUNCTION cqrs.forget_dropped()'),
+	('cqrs.follow_created', 'follow_created in an event trigger',
+		'CREATE EVENT TRIGGER t ON ddl_command_end EXECUTE FUNCTION cqrs.follow_created()'),
+	('cqrs.follow_partitions', 'cqrs.follow_partitions', $$SELECT cqrs.follow_partitions('master')$$),
 	(NULL, 'a table in the schema cqrs', 'CREATE TABLE cqrs.intruder ()'),
 	(NULL, 'SET cqrs.produce', 'SET cqrs.produce = off'),
 	(NULL, 'SET cqrs.correlation_id', $$SET cqrs.correlation_id = 'x'$$),
@@ -144,6 +167,13 @@ SELECT cqrs_sync('master');
 RESET ROLE;
 SELECT test_messages();
 
-DROP TABLE master, plain, probe;
+-- cqrs_sync_all cannot be tried in a function.
+SET ROLE regress_writer;
+CALL cqrs_sync_all('master', 'false');
+SET ROLE regress_stranger;
+CALL cqrs_sync_all('master', 'false');
+RESET ROLE;
+
+DROP TABLE master, plain, probe CASCADE;
 DROP FUNCTION attempt(name, text);
 DROP ROLE regress_owner, regress_writer, regress_monitor, regress_stranger, regress_super;

@@ -109,7 +109,7 @@ static void check_table(bool disables_trigger, const CqrsGuardedTable *before,
 						const CqrsGuardedTable *after);
 static void check_storage(const CqrsGuardedTable *before,
 						  const CqrsGuardedTable *after, const CqrsMasterRow *row);
-static void check_enabled(bool own, const CqrsGuardedTable *before,
+static void check_enabled(const CqrsGuardedTable *before,
 						  const CqrsGuardedTable *after, const CqrsMasterRow *row);
 static void check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 						  const CqrsMasterRow *row);
@@ -351,7 +351,7 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 
 		check_storage(before, after, row);
 		if (disables_trigger)
-			check_enabled(own, before, after, row);
+			check_enabled(before, after, row);
 		if (!own)
 			continue;
 		check_columns(before, after, row);
@@ -389,17 +389,15 @@ check_storage(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 /*
  * A trigger that was to be disabled by its name.  Not when another one is
  * missing or disabled: pg_restore disables those that were disabled in the
- * original, by DISABLE TRIGGER ALL, one by one.  A partition has no trigger
- * for TRUNCATE.
+ * original, by DISABLE TRIGGER ALL, one by one.
  */
 static void
-check_enabled(bool own, const CqrsGuardedTable *before,
+check_enabled(const CqrsGuardedTable *before,
 			  const CqrsGuardedTable *after, const CqrsMasterRow *row)
 {
 	for (int i = 0; i < NTRIGGERS; i++)
 	{
-		if (!before->triggers[i].enabled &&
-			(own || strcmp(trigger_names[i], CQRS_TRIGGER_TRUNCATE) != 0))
+		if (!before->triggers[i].enabled)
 			return;
 	}
 	for (int i = 0; i < NTRIGGERS; i++)

@@ -113,6 +113,8 @@ static void functions_changed(Datum arg, int cacheid, uint32 hashvalue);
 static int	find_function(Hook *hook, const char *name, const char *role,
 						  const Signature *signatures, int nsignatures,
 						  Oid owner);
+static Hook *meta_setting_hook(Oid owner);
+static Hook *correlation_setting_hook(Oid owner);
 static Hook *setting_hook(SettingHook *setting, const char *name,
 						  const char *role, const Signature *signature,
 						  Oid owner);
@@ -174,6 +176,16 @@ void
 cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master)
 {
 	(void) hooks_of(relation, master);
+}
+
+void
+cqrs_hook_check_settings(const CqrsRelation *relation,
+						 const CqrsMaster *master)
+{
+	if (cqrs_meta_function[0] != '\0' && master->meta == NULL)
+		(void) meta_setting_hook(relation->owner);
+	if (cqrs_correlation_function[0] != '\0')
+		(void) correlation_setting_hook(relation->owner);
 }
 
 char *
@@ -280,7 +292,6 @@ char *
 cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 			   const CqrsMessage *message)
 {
-	static const Signature signature = {4, {TEXTOID, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
 	NullableDatum args[4];
 	Hook	   *hook;
 	Datum		meta;
@@ -293,9 +304,7 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 	}
 	else if (cqrs_meta_function[0] != '\0')
 	{
-		hook = setting_hook(&meta_setting, cqrs_meta_function,
-							"function of \"cqrs.meta_function\"", &signature,
-							subject->relation->owner);
+		hook = meta_setting_hook(subject->relation->owner);
 		args[0] = text_arg(message->cqrs_id);
 	}
 	else
@@ -312,7 +321,6 @@ char *
 cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 						 const CqrsMessage *message)
 {
-	static const Signature signature = {4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}, TEXTOID};
 	NullableDatum args[4];
 	Datum		result;
 	bool		isnull;
@@ -327,10 +335,8 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 	args[1] = text_arg(message->cqrs_id);
 	args[2] = text_arg(json_to_text(message->instance_pk));
 	args[3] = text_arg(message->queue);
-	result = call(setting_hook(&correlation_setting, cqrs_correlation_function,
-							   "function of \"cqrs.correlation_function\"",
-							   &signature, subject->relation->owner),
-				  subject, 1, args, lengthof(args), &isnull);
+	result = call(correlation_setting_hook(subject->relation->owner), subject,
+				  1, args, lengthof(args), &isnull);
 	if (isnull)
 		return NULL;
 
@@ -520,6 +526,26 @@ find_function(Hook *hook, const char *name, const char *role,
 	hook->result = signatures[i].result;
 	fmgr_info_cxt(function, &hook->flinfo, CurrentMemoryContext);
 	return i;
+}
+
+static Hook *
+meta_setting_hook(Oid owner)
+{
+	static const Signature signature = {4, {TEXTOID, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
+
+	return setting_hook(&meta_setting, cqrs_meta_function,
+						"function of \"cqrs.meta_function\"", &signature,
+						owner);
+}
+
+static Hook *
+correlation_setting_hook(Oid owner)
+{
+	static const Signature signature = {4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}, TEXTOID};
+
+	return setting_hook(&correlation_setting, cqrs_correlation_function,
+						"function of \"cqrs.correlation_function\"",
+						&signature, owner);
 }
 
 static Hook *

@@ -44,6 +44,10 @@ extern void cqrs_hook_leave(CqrsHookScope *scope);
 /* Raise the error that a user is to see when hooks of a master do not fit. */
 extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 
+/* The same for the functions of settings, where the master's table uses them. */
+extern void cqrs_hook_check_settings(const CqrsRelation *relation,
+									 const CqrsMaster *master);
+
 /*
  * The same for one function, by its option, for a table that was registered
  * and its owner; and what the function of an option is called in messages.

@@ -69,8 +69,10 @@ static void create_truncate_trigger(Oid relid);
 static void drop_triggers(Oid relid);
 static void drop_trigger(Oid relid, const char *name);
 static void enable_triggers(const CqrsMasterRow *row);
+static void enable_triggers_of(Oid relid, const CqrsMasterRow *row);
 static void enable_trigger(Oid relid, const char *name, const char *mode);
 static void begin_capture(Oid relid);
+static void follow_partition(Oid relid, const CqrsMasterRow *row);
 static void execute(const char *command);
 static char *qualified_name(Oid relid);
 static void warn_if_unconfigured(void);
@@ -116,6 +118,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 				 errhint("Choose another cqrs_id, or use cqrs_alter() to change the master.")));
 	table_close(rel, NoLock);
 
+	refuse_own_changes(relid);
 	add_missing_columns(relid);
 	check_definition(relid, &row);
 	check_same_replication(&row);
@@ -429,21 +432,27 @@ drop_trigger(Oid relid, const char *name)
 static void
 enable_triggers(const CqrsMasterRow *row)
 {
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(row->relid, NoLock, NULL))
+		enable_triggers_of(lfirst_oid(lc), row);
+}
+
+/* The same for the table of a master, or a partition of it. */
+static void
+enable_triggers_of(Oid relid, const CqrsMasterRow *row)
+{
 	const char *names[] = {
 		CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
 	};
 	const char *mode = "";
-	ListCell   *lc;
 
 	if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "replica"))
 		mode = "REPLICA ";
 	else if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "always"))
 		mode = "ALWAYS ";
-	foreach(lc, find_all_inheritors(row->relid, NoLock, NULL))
-	{
-		for (int i = 0; i < lengthof(names); i++)
-			enable_trigger(lfirst_oid(lc), names[i], mode);
-	}
+	for (int i = 0; i < lengthof(names); i++)
+		enable_trigger(relid, names[i], mode);
 }
 
 static void
@@ -505,10 +514,24 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 
 	check_partitions(relid);
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-		create_truncate_trigger(lfirst_oid(lc));
-	CommandCounterIncrement();
-	enable_triggers(linitial(masters));
+		follow_partition(lfirst_oid(lc), linitial(masters));
 	PG_RETURN_VOID();
+}
+
+/*
+ * Give a partition the trigger that it lacks.  One that has no row triggers is
+ * being restored from a dump, which brings all of them; one that is complete
+ * may have them disabled on purpose.
+ */
+static void
+follow_partition(Oid relid, const CqrsMasterRow *row)
+{
+	if (!OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)) ||
+		OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
+		return;
+	create_truncate_trigger(relid);
+	CommandCounterIncrement();
+	enable_triggers_of(relid, row);
 }
 
 static void

@@ -340,7 +340,7 @@ check_file(Relation rel, const CqrsTarget *target)
 				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",
 						RelationGetRelationName(rel)),
 				 errdetail("The rewrite by ALTER TABLE or CLUSTER has moved the changed rows."),
-				 errhint("Commit the changes before the table is rewritten, or rewrite it first.")));
+				 errhint("Commit the changes before the table is rewritten, send them with cqrs_flush(), or rewrite it first.")));
 }
 
 static void

@@ -187,6 +187,7 @@ cqrs_sql_check_master(PG_FUNCTION_ARGS)
 
 	cqrs_hook_enter(&scope, rel, relation);
 	cqrs_hook_check(relation, master);
+	cqrs_hook_check_settings(relation, master);
 	cqrs_hook_leave(&scope);
 	table_close(rel, AccessShareLock);
 	PG_RETURN_VOID();

@@ -18,6 +18,10 @@ my $SCHEMA = q{
 	CREATE TABLE app.author (id int PRIMARY KEY, name text, note text);
 	CREATE TABLE zoo.animal (tag uuid, part int, kind text, PRIMARY KEY (tag, part));
 	CREATE TABLE zoo.silent (id int PRIMARY KEY);
+	CREATE TABLE zoo.herd (id int PRIMARY KEY, v text) PARTITION BY LIST (id);
+	CREATE TABLE zoo.cows PARTITION OF zoo.herd FOR VALUES IN (1);
+	CREATE TABLE zoo.goats (v text, id int NOT NULL);
+	ALTER TABLE zoo.herd ATTACH PARTITION zoo.goats FOR VALUES IN (2);
 	CREATE FUNCTION zoo.meta(a zoo.animal, signal text, data jsonb, old jsonb)
 	RETURNS jsonb LANGUAGE sql STABLE
 	AS $$SELECT jsonb_build_object('kind', a.kind)$$;
@@ -26,11 +30,13 @@ my $SCHEMA = q{
 	SELECT EXT.cqrs_register('app.author');
 	SELECT EXT.cqrs_register('zoo.animal', meta => 'zoo.meta');
 	SELECT EXT.cqrs_register('zoo.silent', produce => false);
+	SELECT EXT.cqrs_register('zoo.herd', replication => 'always');
 	ALTER TABLE app.author RENAME COLUMN name TO full_name;
 	INSERT INTO app.author VALUES (1, 'Ada', 'n'), (2, 'Bob', 'n');
 	INSERT INTO zoo.animal
 	VALUES ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 1, 'cat');
 	UPDATE app.author SET note = 'm' WHERE id = 1;
+	INSERT INTO zoo.herd VALUES (1, 'cow'), (2, 'goat');
 	SELECT EXT.cqrs_pause()};
 my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
 
@@ -100,7 +106,9 @@ sub check
 		DELETE FROM app.author WHERE id = 2;
 		UPDATE zoo.animal SET kind = 'dog';
 		INSERT INTO zoo.silent VALUES (7);
-		TRUNCATE app.author});
+		TRUNCATE app.author;
+		UPDATE zoo.herd SET v = 'x' WHERE id = 1;
+		TRUNCATE zoo.goats});
 	my $messages = $sql->(
 		q{SELECT signal_type, cqrs_id, instance_pk, b -> 'instance_data' ->> 'name',
 			b -> 'instance_data' ->> 'cqrs_revision', b -> 'previous_data', b -> 'meta'
@@ -113,7 +121,16 @@ DELETE|writer|2||1|null|{}
 SAVE|animal|["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 1]||1|null|{"kind": "dog"}
 DELETE|author|1||3|null|{}
 DELETE|writer|1||3|null|{}
+SAVE|herd|1||1|null|{}
+DELETE|herd|2||1|null|{}
 END
+	is( $sql->(
+			q{SELECT tgenabled, count(*) FROM pg_trigger
+			WHERE tgname LIKE 'zz_cqrs%'
+				AND tgrelid IN (SELECT relid FROM pg_partition_tree('zoo.herd'))
+			GROUP BY 1}),
+		'A|9',
+		"$dbname: triggers of partitions");
 	$node->safe_psql('postgres', "DROP DATABASE $dbname");
 	return;
 }
@@ -122,7 +139,7 @@ create_database('source');
 $node->safe_psql('source',
 	'CREATE EXTENSION cqrs;' . $SCHEMA =~ s/EXT/public/gr);
 is($node->safe_psql('source', 'SELECT count(*) FROM cqrs.outbox'),
-	7, 'the original has a backlog');
+	9, 'the original has a backlog');
 
 # The whole database, as a script.
 dump_database('source', 'whole.sql');
