@@ -67,13 +67,15 @@ INSERT INTO t VALUES (1, 'first');
 COMMIT;
 SELECT test_messages();
 
--- Masters cannot change once rows have; another one can join, and gets them.
+-- Masters cannot change, nor another one join, once rows have, before these are
+-- sent.
 BEGIN;
 UPDATE t SET v = 'lost' WHERE id = 1;
 SELECT cqrs_alter('t', '{"fields": ["id", "v"]}');
 COMMIT;
 BEGIN;
 UPDATE t SET v = 'two masters' WHERE id = 1;
+SELECT cqrs_flush();
 SELECT cqrs_register('t', 'second', '{id,v}');
 COMMIT;
 SELECT test_messages();

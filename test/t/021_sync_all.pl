@@ -106,9 +106,9 @@ $node->poll_query_until('postgres',
 	q{SELECT phase = 'waiting for the publisher' FROM cqrs.progress_sync})
   or BAIL_OUT('the call does not wait');
 query(
-	q{ALTER TABLE author DROP CONSTRAINT author_pkey;
+	q{SELECT cqrs_unregister('author');
 	ALTER TABLE author ALTER COLUMN id TYPE bigint;
-	ALTER TABLE author ADD PRIMARY KEY (id);
+	SELECT cqrs_register('author');
 	SELECT cqrs_resume()});
 $call->{run}->finish;
 like(
