@@ -1,0 +1,270 @@
+/*-------------------------------------------------------------------------
+ *
+ * backlog.c
+ *	  The publisher's dealings with the database.
+ *
+ * A turn is one short transaction: see whether the extension is still there
+ * and publishing paused, save the watermark, recycle segments, read messages
+ * into the window.  What is not due is left out, and when nothing is, there is
+ * no transaction.
+ *
+ * Belongs to the publisher alone; lives in TopMemoryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "backlog.h"
+#include "catalog.h"
+#include "guc.h"
+#include "outbox.h"
+#include "reader.h"
+#include "timing.h"
+
+/* The watermark is saved this often while messages flow. */
+#define SAVE_INTERVAL_MS	200
+/* Segments are looked at this often. */
+#define RECYCLE_INTERVAL_MS 1000
+/* Holes are looked into this often when nothing else happens. */
+#define HOLE_INTERVAL_MS	1000
+
+struct CqrsBacklog
+{
+	CqrsSlot   *slot;
+	Oid			extension;		/* that it publishes for */
+	CqrsWindow *window;
+	CqrsReader *reader;
+
+	bool		look;			/* woken: look at the catalog and the outbox */
+	bool		paused;
+	bool		more;			/* the window was full before the outbox ended */
+	uint64		commits;		/* of the slot, when the outbox was last read */
+	TimestampTz read_at;		/* when the outbox was last read */
+
+	int64		saved_watermark;
+	TimestampTz saved_at;
+	bool		recycle;		/* the watermark has moved since segments were
+								 * last looked at */
+	TimestampTz recycled_at;
+};
+
+static bool read_is_due(const CqrsBacklog *backlog, bool connected);
+static bool save_is_due(const CqrsBacklog *backlog);
+static int64 watermark(const CqrsBacklog *backlog);
+static void check_extension(CqrsBacklog *backlog);
+static bool read_paused(void);
+static void read_outbox(CqrsBacklog *backlog);
+static void save_watermark(CqrsBacklog *backlog);
+static bool recycle_is_due(const CqrsBacklog *backlog);
+static void recycle_segments(CqrsBacklog *backlog);
+
+CqrsBacklog *
+cqrs_backlog_create(CqrsSlot *slot, Oid extension, int64 watermark,
+					CqrsWindow *window)
+{
+	CqrsBacklog *backlog = MemoryContextAllocZero(TopMemoryContext,
+												  sizeof(CqrsBacklog));
+
+	backlog->slot = slot;
+	backlog->extension = extension;
+	backlog->window = window;
+	backlog->reader = cqrs_reader_create(watermark);
+	backlog->saved_watermark = watermark;
+	backlog->look = true;
+	backlog->more = true;
+	return backlog;
+}
+
+void
+cqrs_backlog_look(CqrsBacklog *backlog)
+{
+	backlog->look = true;
+}
+
+bool
+cqrs_backlog_paused(const CqrsBacklog *backlog)
+{
+	return backlog->paused;
+}
+
+void
+cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
+{
+	MemoryContext turn = CurrentMemoryContext;
+	bool		read = read_is_due(backlog, connected);
+	bool		save = save_is_due(backlog);
+	bool		recycle = recycle_is_due(backlog);
+
+	if (!backlog->look && !read && !save && !recycle)
+		return;
+	backlog->look = false;
+
+	pgstat_report_activity(STATE_RUNNING, "reading the outbox");
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	check_extension(backlog);
+	backlog->paused = read_paused();
+	if (save)
+		save_watermark(backlog);
+	if (recycle)
+		recycle_segments(backlog);
+	if (read)
+		read_outbox(backlog);
+
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(turn);
+	(void) pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+long
+cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
+{
+	long		wait_ms = -1;
+
+	if (read_is_due(backlog, connected) || save_is_due(backlog) ||
+		recycle_is_due(backlog))
+		return 0;
+	if (backlog->recycle)
+		wait_ms = cqrs_until_after_ms(backlog->recycled_at,
+									  RECYCLE_INTERVAL_MS);
+	if (connected && cqrs_reader_has_holes(backlog->reader))
+		wait_ms = cqrs_sooner_ms(wait_ms, HOLE_INTERVAL_MS);
+	if (watermark(backlog) != backlog->saved_watermark)
+		wait_ms = cqrs_sooner_ms(wait_ms, SAVE_INTERVAL_MS);
+	return wait_ms;
+}
+
+void
+cqrs_backlog_finish(CqrsBacklog *backlog)
+{
+	if (watermark(backlog) == backlog->saved_watermark)
+		return;
+	StartTransactionCommand();
+	cqrs_outbox_set_watermark(watermark(backlog));
+	CommitTransactionCommand();
+}
+
+static bool
+read_is_due(const CqrsBacklog *backlog, bool connected)
+{
+	if (!connected ||
+		cqrs_window_unsent(backlog->window) > cqrs_confirm_window / 2 ||
+		!cqrs_window_has_room(backlog->window))
+		return false;
+	return backlog->more ||
+		backlog->commits != pg_atomic_read_u64(&backlog->slot->commits) ||
+		(cqrs_reader_has_holes(backlog->reader) &&
+		 cqrs_until_after_ms(backlog->read_at,
+							 HOLE_INTERVAL_MS) == 0);
+}
+
+static bool
+save_is_due(const CqrsBacklog *backlog)
+{
+	if (cqrs_window_bytes(backlog->window) > 0 &&
+		cqrs_until_after_ms(backlog->saved_at,
+							SAVE_INTERVAL_MS) > 0)
+		return false;
+	return watermark(backlog) !=
+		backlog->saved_watermark;
+}
+
+static int64
+watermark(const CqrsBacklog *backlog)
+{
+	return cqrs_reader_watermark(backlog->reader, backlog->window);
+}
+
+/* Leave when the extension is gone, or has been created anew. */
+static void
+check_extension(CqrsBacklog *backlog)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(true);
+
+	if (objects != NULL && objects->extension == backlog->extension)
+		return;
+	if (objects == NULL)
+	{
+		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+		backlog->slot->wanted = false;
+		LWLockRelease(cqrs_shared->lock);
+	}
+	proc_exit(1);
+}
+
+/* The row of cqrs.publisher says whether publishing is paused. */
+static bool
+read_paused(void)
+{
+	Relation	rel = table_open(cqrs_catalog_objects(false)->publisher,
+								 AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		paused = false;
+	bool		isnull;
+
+	if (HeapTupleIsValid(tuple))
+		paused = DatumGetBool(heap_getattr(tuple, 1, RelationGetDescr(rel),
+										   &isnull));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return paused;
+}
+
+static void
+read_outbox(CqrsBacklog *backlog)
+{
+	/* Before reading: what commits meanwhile is read next time. */
+	backlog->commits = pg_atomic_read_u64(&backlog->slot->commits);
+	backlog->read_at = GetCurrentTimestamp();
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	backlog->more = cqrs_reader_read(backlog->reader, backlog->window);
+}
+
+static void
+save_watermark(CqrsBacklog *backlog)
+{
+	int64		reached = watermark(backlog);
+
+	if (reached != backlog->saved_watermark)
+		cqrs_outbox_set_watermark(reached);
+	backlog->saved_watermark = reached;
+	backlog->saved_at = GetCurrentTimestamp();
+	backlog->recycle = true;
+}
+
+/* Look for segments to empty, some time after the watermark has moved. */
+static bool
+recycle_is_due(const CqrsBacklog *backlog)
+{
+	return backlog->recycle &&
+		cqrs_until_after_ms(backlog->recycled_at,
+							RECYCLE_INTERVAL_MS) == 0;
+}
+
+static void
+recycle_segments(CqrsBacklog *backlog)
+{
+	backlog->recycle = false;
+	backlog->recycled_at = GetCurrentTimestamp();
+	cqrs_outbox_recycle(backlog->saved_watermark,
+						cqrs_window_bytes(backlog->window) == 0 &&
+						!backlog->more);
+}

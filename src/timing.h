@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * timing.h
+ *	  Arithmetic of what is due when.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_TIMING_H
+#define CQRS_TIMING_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+/* Milliseconds from now, 0 when it has passed. */
+static inline long
+cqrs_until_ms(TimestampTz when)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
+}
+
+/* Milliseconds until so long after "start", 0 when that has passed. */
+static inline long
+cqrs_until_after_ms(TimestampTz start, int64 ms)
+{
+	return cqrs_until_ms(TimestampTzPlusMilliseconds(start, ms));
+}
+
+/* The shorter of two times to wait, where -1 means for ever. */
+static inline long
+cqrs_sooner_ms(long a, long b)
+{
+	if (a < 0)
+		return b;
+	return b < 0 ? a : Min(a, b);
+}
+
+#endif							/* CQRS_TIMING_H */
