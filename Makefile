@@ -9,7 +9,7 @@ MODULE_big = cqrs
 PGFILEDESC = "cqrs - publishes the changes of tables to RabbitMQ"
 OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 DATA = $(wildcard sql/cqrs--*.sql)
-SHLIB_LINK = -lrabbitmq
+SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter capture tracked types messages sync \
@@ -37,7 +37,7 @@ include $(PGXS)
 else
 all install uninstall clean installcheck $(TEST_TOOLS):
 	@echo "PostgreSQL's server development files are missing." >&2
-	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev" >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
 	@false
 endif
 

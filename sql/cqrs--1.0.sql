@@ -188,7 +188,7 @@ CREATE FUNCTION cqrs.publisher_stats(OUT pid integer, OUT state text,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
 		OUT connects bigint, OUT reconnects bigint, OUT published bigint,
 		OUT confirmed bigint, OUT returned bigint, OUT nacked bigint,
-		OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
+		OUT held bigint, OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
 		OUT stats_since timestamptz)
 	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION cqrs.publisher_stats() IS 'what the publisher of this database has done; see cqrs.stats';
@@ -200,13 +200,14 @@ CREATE VIEW cqrs.stats AS
 		p.started_at, p.connected_at, p.connects, p.reconnects, p.published,
 		p.confirmed, p.returned, p.nacked, o.pending,
 		pg_catalog.clock_timestamp() - o.oldest AS oldest_pending_age,
-		p.errors, p.last_error, p.last_error_at, p.stats_since
+		p.held, k.parked, p.errors, p.last_error, p.last_error_at, p.stats_since
 	FROM cqrs.publisher_stats() p,
 		(SELECT count(*) AS pending, min(s.committed_at) AS oldest
 		 FROM (SELECT id, committed_at FROM cqrs.segment_0
 			UNION ALL SELECT id, committed_at FROM cqrs.segment_1
 			UNION ALL SELECT id, committed_at FROM cqrs.segment_2) s
-		 WHERE s.id > cqrs.current_watermark()) o;
+		 WHERE s.id > cqrs.current_watermark()) o,
+		(SELECT count(*) AS parked FROM cqrs.parked) k;
 COMMENT ON VIEW cqrs.stats IS 'state, counters and backlog of the publisher of this database';
 GRANT SELECT ON cqrs.stats TO pg_monitor;
 

@@ -8,6 +8,10 @@
  * into the window.  What is not due is left out, and when nothing is, there is
  * no transaction.
  *
+ * A message that the broker refuses is parked here, by a synchronous commit,
+ * before the watermark may pass it: a crash in between leaves it both parked
+ * and pending, and the reader then passes it over.
+ *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
  *-------------------------------------------------------------------------
@@ -29,6 +33,7 @@
 #include "catalog.h"
 #include "guc.h"
 #include "outbox.h"
+#include "parked.h"
 #include "reader.h"
 #include "timing.h"
 
@@ -44,6 +49,7 @@ struct CqrsBacklog
 	CqrsSlot   *slot;
 	Oid			extension;		/* that it publishes for */
 	CqrsWindow *window;
+	CqrsHolds  *holds;
 	CqrsReader *reader;
 
 	bool		look;			/* woken: look at the catalog and the outbox */
@@ -62,6 +68,7 @@ struct CqrsBacklog
 static bool read_is_due(const CqrsBacklog *backlog, bool connected);
 static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
+static void park_refused(CqrsBacklog *backlog);
 static void check_extension(CqrsBacklog *backlog);
 static bool read_paused(void);
 static void read_outbox(CqrsBacklog *backlog);
@@ -70,8 +77,8 @@ static bool recycle_is_due(const CqrsBacklog *backlog);
 static void recycle_segments(CqrsBacklog *backlog);
 
 CqrsBacklog *
-cqrs_backlog_create(CqrsSlot *slot, Oid extension, int64 watermark,
-					CqrsWindow *window)
+cqrs_backlog_create(CqrsSlot *slot, Oid extension, CqrsWindow *window,
+					CqrsHolds *holds)
 {
 	CqrsBacklog *backlog = MemoryContextAllocZero(TopMemoryContext,
 												  sizeof(CqrsBacklog));
@@ -79,8 +86,9 @@ cqrs_backlog_create(CqrsSlot *slot, Oid extension, int64 watermark,
 	backlog->slot = slot;
 	backlog->extension = extension;
 	backlog->window = window;
-	backlog->reader = cqrs_reader_create(watermark);
-	backlog->saved_watermark = watermark;
+	backlog->holds = holds;
+	backlog->saved_watermark = cqrs_outbox_watermark();
+	backlog->reader = cqrs_reader_create(backlog->saved_watermark, holds);
 	backlog->look = true;
 	backlog->more = true;
 	return backlog;
@@ -105,8 +113,9 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	bool		read = read_is_due(backlog, connected);
 	bool		save = save_is_due(backlog);
 	bool		recycle = recycle_is_due(backlog);
+	bool		park = cqrs_window_refused(backlog->window) != NULL;
 
-	if (!backlog->look && !read && !save && !recycle)
+	if (!backlog->look && !read && !save && !recycle && !park)
 		return;
 	backlog->look = false;
 
@@ -121,11 +130,15 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 		save_watermark(backlog);
 	if (recycle)
 		recycle_segments(backlog);
+	if (park)
+		park_refused(backlog);
 	if (read)
 		read_outbox(backlog);
 
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	if (park)
+		cqrs_window_remove_refused(backlog->window);
 	MemoryContextSwitchTo(turn);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -137,13 +150,16 @@ cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
 	long		wait_ms = -1;
 
 	if (read_is_due(backlog, connected) || save_is_due(backlog) ||
-		recycle_is_due(backlog))
+		recycle_is_due(backlog) ||
+		cqrs_window_refused(backlog->window) != NULL)
 		return 0;
 	if (backlog->recycle)
 		wait_ms = cqrs_until_after_ms(backlog->recycled_at,
 									  RECYCLE_INTERVAL_MS);
 	if (connected && cqrs_reader_has_holes(backlog->reader))
 		wait_ms = cqrs_sooner_ms(wait_ms, HOLE_INTERVAL_MS);
+	if (connected)
+		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_holds_wait_ms(backlog->holds));
 	if (watermark(backlog) != backlog->saved_watermark)
 		wait_ms = cqrs_sooner_ms(wait_ms, SAVE_INTERVAL_MS);
 	return wait_ms;
@@ -167,6 +183,7 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 		!cqrs_window_has_room(backlog->window))
 		return false;
 	return backlog->more ||
+		cqrs_holds_are_due(backlog->holds, backlog->window) ||
 		backlog->commits != pg_atomic_read_u64(&backlog->slot->commits) ||
 		(cqrs_reader_has_holes(backlog->reader) &&
 		 cqrs_until_after_ms(backlog->read_at,
@@ -188,6 +205,22 @@ static int64
 watermark(const CqrsBacklog *backlog)
 {
 	return cqrs_reader_watermark(backlog->reader, backlog->window);
+}
+
+static void
+park_refused(CqrsBacklog *backlog)
+{
+	CqrsOutgoing *refused = cqrs_window_refused(backlog->window);
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(refused->id, refused->id);
+	CqrsMessage message;
+
+	if (cqrs_outbox_scan_next(scan, &message))
+		cqrs_parked_insert(&message, CQRS_PARK_REFUSED, refused->refusal, NULL);
+	cqrs_outbox_scan_end(scan);
+	ForceSyncCommit();
+	ereport(LOG,
+			(errmsg("a message of master \"%s\" is parked: %s",
+					refused->cqrs_id, refused->refusal)));
 }
 
 /* Leave when the extension is gone, or has been created anew. */

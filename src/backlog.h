@@ -10,14 +10,18 @@
 
 #include "postgres.h"
 
+#include "hold.h"
 #include "shared.h"
 #include "window.h"
 
 typedef struct CqrsBacklog CqrsBacklog;
 
-/* Publish for "extension" what is above "watermark", by way of "window". */
+/*
+ * Publish for "extension" what is above the watermark, by way of "window"; in
+ * a transaction.
+ */
 extern CqrsBacklog *cqrs_backlog_create(CqrsSlot *slot, Oid extension,
-										int64 watermark, CqrsWindow *window);
+										CqrsWindow *window, CqrsHolds *holds);
 
 /* Have the next turn look at the catalog, whatever else is due. */
 extern void cqrs_backlog_look(CqrsBacklog *backlog);

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "hold.h"
 #include "shared.h"
 #include "window.h"
 
@@ -17,7 +18,7 @@ typedef struct CqrsLink CqrsLink;
 
 /* Send what is in "window"; "extension" is part of the message ids. */
 extern CqrsLink *cqrs_link_create(CqrsSlot *slot, Oid extension,
-								  CqrsWindow *window);
+								  CqrsWindow *window, CqrsHolds *holds);
 
 /* The settings have changed. */
 extern void cqrs_link_reload(CqrsLink *link);
@@ -37,16 +38,16 @@ extern void cqrs_link_close(CqrsLink *link);
 
 extern bool cqrs_link_is_open(const CqrsLink *link);
 
-/* The socket to wait on, PGINVALID_SOCKET without a connection. */
-extern pgsocket cqrs_link_socket(const CqrsLink *link);
+/*
+ * The socket to wait on, and whether for room to write as well;
+ * PGINVALID_SOCKET without a connection.
+ */
+extern pgsocket cqrs_link_socket(const CqrsLink *link, bool *write);
 
 /* How long nothing has to be done: 0 for not at all, -1 for ever. */
 extern long cqrs_link_wait_ms(const CqrsLink *link, bool paused);
 
 /* The state to show, as far as the broker is concerned. */
 extern CqrsPublisherState cqrs_link_state(const CqrsLink *link);
-
-/* For the handler of SIGTERM: end what waits for the broker. */
-extern void cqrs_link_interrupt(void);
 
 #endif							/* CQRS_LINK_H */

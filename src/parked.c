@@ -13,10 +13,12 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -83,4 +85,37 @@ cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 	CatalogTupleInsert(parked, heap_form_tuple(RelationGetDescr(parked),
 											   values, nulls));
 	table_close(parked, RowExclusiveLock);
+}
+
+int
+cqrs_parked_above(int64 id, int64 **ids)
+{
+	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+									AccessShareLock);
+	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple;
+	int			nroom = 16;
+	int			nids = 0;
+
+	*ids = MemoryContextAlloc(TopMemoryContext, nroom * sizeof(int64));
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		int64		found = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
+													   RelationGetDescr(parked),
+													   &isnull));
+
+		if (found <= id)
+			continue;
+		if (nids == nroom)
+		{
+			nroom *= 2;
+			*ids = repalloc(*ids, nroom * sizeof(int64));
+		}
+		(*ids)[nids++] = found;
+	}
+	systable_endscan(scan);
+	table_close(parked, AccessShareLock);
+	return nids;
 }

@@ -27,4 +27,10 @@ extern void cqrs_parked_insert(const CqrsMessage *message,
 							   CqrsParkReason reason, const char *error,
 							   const char *row);
 
+/*
+ * The ids above "id" of messages that are parked, in TopMemoryContext; returns
+ * their number.
+ */
+extern int	cqrs_parked_above(int64 id, int64 **ids);
+
 #endif							/* CQRS_PARKED_H */

@@ -37,8 +37,8 @@
 
 #include "backlog.h"
 #include "catalog.h"
+#include "hold.h"
 #include "link.h"
-#include "outbox.h"
 #include "publisher.h"
 #include "shared.h"
 #include "timing.h"
@@ -51,6 +51,7 @@ typedef struct Publisher
 {
 	CqrsSlot   *slot;
 	CqrsWindow *window;
+	CqrsHolds  *holds;
 	CqrsBacklog *backlog;
 	CqrsLink   *link;
 } Publisher;
@@ -58,7 +59,8 @@ typedef struct Publisher
 static void override_settings(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(Publisher *publisher);
-static bool look_up(Oid *extension, int64 *watermark);
+static Oid	look_up(void);
+static void set_up(Publisher *publisher, Oid extension);
 static void detach(int code, Datum arg);
 static void run(Publisher *publisher);
 static void finish(Publisher *publisher);
@@ -125,8 +127,8 @@ override_settings(void)
 }
 
 /*
- * Also ends what the transport is waiting for.  No die(): with it, the process
- * would end at the next check for interrupts, without finish().
+ * What waits for the broker waits for the latch as well.  No die(): with it,
+ * the process would end at the next check for interrupts, without finish().
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
@@ -134,7 +136,6 @@ handle_sigterm(SIGNAL_ARGS)
 	int			save_errno = errno;
 
 	ShutdownRequestPending = true;
-	cqrs_link_interrupt();
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
@@ -146,11 +147,10 @@ handle_sigterm(SIGNAL_ARGS)
 static bool
 attach(Publisher *publisher)
 {
-	Oid			extension;
-	int64		watermark;
+	Oid			extension = look_up();
 	bool		first;
 
-	if (!look_up(&extension, &watermark))
+	if (!OidIsValid(extension))
 	{
 		publisher->slot = cqrs_shared_slot(MyDatabaseId, false);
 		if (publisher->slot != NULL)
@@ -178,31 +178,39 @@ attach(Publisher *publisher)
 		return false;
 
 	before_shmem_exit(detach, PointerGetDatum(publisher));
-	publisher->window = cqrs_window_create();
-	publisher->backlog = cqrs_backlog_create(publisher->slot, extension,
-											 watermark, publisher->window);
-	publisher->link = cqrs_link_create(publisher->slot, extension,
-									   publisher->window);
+	set_up(publisher, extension);
 	return true;
 }
 
-/* False when the database does not have the extension. */
-static bool
-look_up(Oid *extension, int64 *watermark)
+/* The extension of the database, InvalidOid when there is none. */
+static Oid
+look_up(void)
 {
 	const CqrsObjects *objects;
+	Oid			extension = InvalidOid;
 
 	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
 	objects = cqrs_catalog_objects(true);
 	if (objects != NULL)
-	{
-		*extension = objects->extension;
-		*watermark = cqrs_outbox_watermark();
-	}
+		extension = objects->extension;
+	CommitTransactionCommand();
+	return extension;
+}
+
+static void
+set_up(Publisher *publisher, Oid extension)
+{
+	publisher->window = cqrs_window_create();
+	publisher->holds = cqrs_holds_create();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	publisher->backlog = cqrs_backlog_create(publisher->slot, extension,
+											 publisher->window,
+											 publisher->holds);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	return objects != NULL;
+	publisher->link = cqrs_link_create(publisher->slot, extension,
+									   publisher->window, publisher->holds);
 }
 
 static void
@@ -216,6 +224,7 @@ detach(int code, Datum arg)
 	slot->latch = NULL;
 	slot->connected_at = 0;
 	pg_atomic_write_u32(&slot->state, CQRS_STOPPED);
+	pg_atomic_write_u64(&slot->held, 0);
 	if (cqrs_shared->launcher != NULL)
 		SetLatch(cqrs_shared->launcher);
 	LWLockRelease(cqrs_shared->lock);
@@ -263,11 +272,15 @@ finish(Publisher *publisher)
 		   cqrs_until_ms(deadline) > 0 &&
 		   cqrs_window_unconfirmed(publisher->window) > 0)
 	{
+		bool		write;
+		pgsocket	socket = cqrs_link_socket(publisher->link, &write);
+
 		(void) WaitLatchOrSocket(MyLatch,
 								 WL_SOCKET_READABLE | WL_TIMEOUT |
+								 (write ? WL_SOCKET_WRITEABLE : 0) |
 								 WL_EXIT_ON_PM_DEATH,
-								 cqrs_link_socket(publisher->link),
-								 cqrs_until_ms(deadline), PG_WAIT_EXTENSION);
+								 socket, cqrs_until_ms(deadline),
+								 PG_WAIT_EXTENSION);
 		cqrs_link_receive(publisher->link);
 	}
 	cqrs_backlog_finish(publisher->backlog);
@@ -297,6 +310,8 @@ wait_turn(Publisher *publisher)
 	bool		connected = cqrs_link_is_open(publisher->link);
 	bool		paused = cqrs_backlog_paused(publisher->backlog);
 	int			wake = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+	bool		write;
+	pgsocket	socket = cqrs_link_socket(publisher->link, &write);
 	long		timeout_ms;
 
 	timeout_ms = cqrs_sooner_ms(cqrs_backlog_wait_ms(publisher->backlog,
@@ -310,9 +325,9 @@ wait_turn(Publisher *publisher)
 	if (timeout_ms > 0)
 		wake |= WL_TIMEOUT;
 	if (connected)
-		wake |= WL_SOCKET_READABLE;
-	if (WaitLatchOrSocket(MyLatch, wake, cqrs_link_socket(publisher->link),
-						  timeout_ms, PG_WAIT_EXTENSION) & WL_LATCH_SET)
+		wake |= WL_SOCKET_READABLE | (write ? WL_SOCKET_WRITEABLE : 0);
+	if (WaitLatchOrSocket(MyLatch, wake, socket, timeout_ms,
+						  PG_WAIT_EXTENSION) & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
 		cqrs_backlog_look(publisher->backlog);

@@ -237,6 +237,7 @@ startup(void)
 			pg_atomic_init_u64(&slot->nacked, 0);
 			pg_atomic_init_u64(&slot->connects, 0);
 			pg_atomic_init_u64(&slot->errors, 0);
+			pg_atomic_init_u64(&slot->held, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -292,5 +293,6 @@ take_slot(Oid dboid)
 	pg_atomic_write_u64(&slot->nacked, 0);
 	pg_atomic_write_u64(&slot->connects, 0);
 	pg_atomic_write_u64(&slot->errors, 0);
+	pg_atomic_write_u64(&slot->held, 0);
 	return slot;
 }

@@ -67,6 +67,7 @@ typedef struct CqrsSlot
 	pg_atomic_uint64 nacked;
 	pg_atomic_uint64 connects;	/* connections established */
 	pg_atomic_uint64 errors;
+	pg_atomic_uint64 held;		/* masters whose messages are held now */
 
 	TimestampTz started_at;
 	TimestampTz connected_at;	/* 0: not connected */
