@@ -174,10 +174,14 @@ COMMENT ON TABLE cqrs.parked IS 'messages that could not be made or were refused
 -- Publisher
 --
 
--- One row.
-CREATE TABLE cqrs.publisher (paused boolean NOT NULL);
+-- One row.  The identity distinguishes copies of a database; it is part of
+-- message ids and of the name of the lease at the broker.
+CREATE TABLE cqrs.publisher (
+	paused boolean NOT NULL,
+	identity text
+);
 INSERT INTO cqrs.publisher VALUES (false);
-COMMENT ON TABLE cqrs.publisher IS 'whether publishing is paused; changed by cqrs_pause and cqrs_resume';
+COMMENT ON TABLE cqrs.publisher IS 'state of publishing; changed by cqrs_pause, cqrs_resume and cqrs_adopt';
 
 CREATE FUNCTION cqrs.wake_publisher() RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_publisher' LANGUAGE C STRICT;
@@ -222,6 +226,16 @@ CREATE FUNCTION @extschema@.cqrs_resume() RETURNS void
 	AS $$UPDATE cqrs.publisher SET paused = false; SELECT cqrs.wake_publisher()$$;
 COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'starts publishing again after cqrs_pause';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_resume() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_adopt() RETURNS text
+	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+	UPDATE cqrs.publisher
+		SET identity = substr(md5(gen_random_uuid()::text), 1, 12);
+	SELECT cqrs.wake_publisher();
+	SELECT identity FROM cqrs.publisher$$;
+COMMENT ON FUNCTION @extschema@.cqrs_adopt() IS 'gives a copy of a database an identity of its own, so that it publishes beside the original';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_adopt() FROM PUBLIC;
 
 --
 -- Capture

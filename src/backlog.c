@@ -22,9 +22,11 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -54,6 +56,7 @@ struct CqrsBacklog
 
 	bool		look;			/* woken: look at the catalog and the outbox */
 	bool		paused;
+	char	   *identity;
 	bool		more;			/* the window was full before the outbox ended */
 	uint64		commits;		/* of the slot, when the outbox was last read */
 	TimestampTz read_at;		/* when the outbox was last read */
@@ -70,7 +73,7 @@ static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
 static void park_refused(CqrsBacklog *backlog);
 static void check_extension(CqrsBacklog *backlog);
-static bool read_paused(void);
+static void read_settings(CqrsBacklog *backlog);
 static void read_outbox(CqrsBacklog *backlog);
 static void save_watermark(CqrsBacklog *backlog);
 static bool recycle_is_due(const CqrsBacklog *backlog);
@@ -106,6 +109,12 @@ cqrs_backlog_paused(const CqrsBacklog *backlog)
 	return backlog->paused;
 }
 
+const char *
+cqrs_backlog_identity(const CqrsBacklog *backlog)
+{
+	return backlog->identity;
+}
+
 void
 cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 {
@@ -125,7 +134,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	PushActiveSnapshot(GetTransactionSnapshot());
 
 	check_extension(backlog);
-	backlog->paused = read_paused();
+	read_settings(backlog);
 	if (save)
 		save_watermark(backlog);
 	if (recycle)
@@ -240,24 +249,39 @@ check_extension(CqrsBacklog *backlog)
 	proc_exit(1);
 }
 
-/* The row of cqrs.publisher says whether publishing is paused. */
-static bool
-read_paused(void)
+/* The row of cqrs.publisher: whether publishing is paused, and the identity. */
+static void
+read_settings(CqrsBacklog *backlog)
 {
 	Relation	rel = table_open(cqrs_catalog_objects(false)->publisher,
 								 AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
 										  NULL);
 	HeapTuple	tuple = systable_getnext(scan);
-	bool		paused = false;
-	bool		isnull;
+	StringInfoData identity;
 
+	backlog->paused = false;
+	initStringInfo(&identity);
+	appendStringInfo(&identity, UINT64_FORMAT "-%u-%u", GetSystemIdentifier(),
+					 MyDatabaseId, backlog->extension);
 	if (HeapTupleIsValid(tuple))
-		paused = DatumGetBool(heap_getattr(tuple, 1, RelationGetDescr(rel),
-										   &isnull));
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, 1, RelationGetDescr(rel),
+										 &isnull);
+
+		backlog->paused = DatumGetBool(value);
+		value = heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull);
+		if (!isnull)
+			appendStringInfo(&identity, "-%s", TextDatumGetCString(value));
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return paused;
+
+	if (backlog->identity == NULL ||
+		strcmp(backlog->identity, identity.data) != 0)
+		backlog->identity = MemoryContextStrdup(TopMemoryContext,
+												identity.data);
 }
 
 static void

@@ -38,6 +38,12 @@ extern long cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected);
 /* Whether publishing is paused by cqrs_pause(). */
 extern bool cqrs_backlog_paused(const CqrsBacklog *backlog);
 
+/*
+ * Whose messages these are: the system, the database, the extension and what
+ * cqrs_adopt() has added.  After the first turn.
+ */
+extern const char *cqrs_backlog_identity(const CqrsBacklog *backlog);
+
 /* Save what is confirmed, at the end. */
 extern void cqrs_backlog_finish(CqrsBacklog *backlog);
 

@@ -199,7 +199,7 @@ define_publisher_settings(void)
 							"Interval of heartbeats between publisher and broker.",
 							"0 disables them.",
 							&cqrs_heartbeat_s,
-							30, 0, 3600,
+							10, 0, 3600,
 							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 

@@ -25,7 +25,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "nodes/value.h"
@@ -35,18 +34,21 @@
 
 #include "guc.h"
 #include "link.h"
-#include "outbox.h"
 #include "timing.h"
 #include "transport.h"
 #include "url.h"
 
 /* Messages that are sent before confirms are looked at. */
 #define SEND_TURN			200
+/* While another publisher has the lease, it is asked for this often. */
+#define LEASE_INTERVAL_MS	2000
+/* So often it is asked for before that is worth telling. */
+#define LEASE_ATTEMPTS		4
 
 struct CqrsLink
 {
 	CqrsSlot   *slot;
-	Oid			extension;
+	char	   *identity;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
 
@@ -56,6 +58,8 @@ struct CqrsLink
 	char	   *exchange;
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
+	int			leased;			/* how often in a row another one had the
+								 * lease */
 	int			failures;		/* in a row */
 	uint64		failed_at;		/* they are over when so many are done */
 	uint64		suspects_end;	/* until so many are done, one at a time */
@@ -67,13 +71,13 @@ struct CqrsLink
 
 static void open_connection(CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
+static void lease_refused(CqrsLink *link, const char *reason);
 static void connection_failed(CqrsLink *link, CqrsBlame blame,
 							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static void log_failure(CqrsLink *link, const char *reason);
 static bool may_send(const CqrsLink *link);
 static void send_message(CqrsLink *link, CqrsOutgoing *message);
-static void stamp_expires(CqrsOutgoing *message);
 static void handle_event(CqrsLink *link, const CqrsEvent *event);
 static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
 static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
@@ -84,18 +88,29 @@ static void hold_master(CqrsLink *link, const CqrsOutgoing *message,
 static void check_confirm_timeout(CqrsLink *link);
 
 CqrsLink   *
-cqrs_link_create(CqrsSlot *slot, Oid extension, CqrsWindow *window,
-				 CqrsHolds *holds)
+cqrs_link_create(CqrsSlot *slot, CqrsWindow *window, CqrsHolds *holds)
 {
 	CqrsLink   *link = MemoryContextAllocZero(TopMemoryContext,
 											  sizeof(CqrsLink));
 
 	link->slot = slot;
-	link->extension = extension;
 	link->window = window;
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
 	return link;
+}
+
+void
+cqrs_link_identify(CqrsLink *link, const char *identity)
+{
+	if (link->identity != NULL && strcmp(identity, link->identity) == 0)
+		return;
+	if (link->connection != NULL)
+		close_connection(link, true);
+	if (link->identity != NULL)
+		pfree(link->identity);
+	link->identity = MemoryContextStrdup(TopMemoryContext, identity);
+	link->connect_at = 0;
 }
 
 void
@@ -220,7 +235,7 @@ cqrs_link_state(const CqrsLink *link)
 	if (cqrs_guc_url() == NULL)
 		return CQRS_UNCONFIGURED;
 	if (link->connection == NULL)
-		return CQRS_WAITING;
+		return link->leased > 0 ? CQRS_STANDING_BY : CQRS_WAITING;
 	return link->blocked ? CQRS_BLOCKED : CQRS_PUBLISHING;
 }
 
@@ -233,6 +248,7 @@ open_connection(CqrsLink *link)
 	options.url = cqrs_guc_url();
 	options.host = link->host % cqrs_url_hosts(options.url);
 	options.exchange = cqrs_exchange;
+	options.lease = psprintf("cqrs.lease.%s", link->identity);
 	options.heartbeat_s = cqrs_heartbeat_s;
 	options.connect_timeout_ms = cqrs_connect_timeout_ms;
 	options.tls.ca_file = cqrs_ssl_ca_file;
@@ -246,9 +262,13 @@ open_connection(CqrsLink *link)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (link->connection == NULL)
 	{
-		connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
+		if (failure.blame == CQRS_BLAME_LEASE)
+			lease_refused(link, failure.text);
+		else
+			connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
 		return;
 	}
+	link->leased = 0;
 
 	link->url = MemoryContextStrdup(TopMemoryContext, options.url);
 	link->exchange = MemoryContextStrdup(TopMemoryContext, options.exchange);
@@ -280,6 +300,29 @@ close_connection(CqrsLink *link, bool politely)
 }
 
 /*
+ * A copy of this database publishes, or the broker has not noticed yet that
+ * our last connection is gone.  The latter takes it a moment, or two intervals
+ * of the heartbeat when that one was cut off; so ask again soon, and do not
+ * tell at once.
+ */
+static void
+lease_refused(CqrsLink *link, const char *reason)
+{
+	link->leased++;
+	link->connect_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									Min(cqrs_backoff_ms(link->leased - 1),
+										LEASE_INTERVAL_MS));
+	if (link->leased != LEASE_ATTEMPTS)
+		return;
+	cqrs_shared_set_error(link->slot, reason);
+	ereport(LOG,
+			(errmsg("cqrs publisher stands by, because another publisher of this database is connected to the broker"),
+			 errdetail("The broker says: %s", reason),
+			 errhint("Where this is a copy that is to publish as well, call cqrs_adopt().")));
+}
+
+/*
  * Give up the connection, if there is one, and put the next attempt off; it
  * is made with the next host, and the delay grows with each round of hosts.
  */
@@ -295,6 +338,7 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 		cqrs_link_close(link);
 		return;
 	}
+	link->leased = 0;
 	resolved = single_out(link, blame, reason);
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
@@ -370,13 +414,10 @@ static void
 send_message(CqrsLink *link, CqrsOutgoing *message)
 {
 	CqrsEnvelope envelope;
-	char		message_id[128];
+	char	   *message_id = psprintf("%s-" INT64_FORMAT, link->identity,
+									  message->id);
 
-	if (message->expires_at >= 0)
-		stamp_expires(message);
-	snprintf(message_id, sizeof(message_id),
-			 UINT64_FORMAT "-%u-%u-" INT64_FORMAT, GetSystemIdentifier(),
-			 MyDatabaseId, link->extension, message->id);
+	cqrs_window_stamp(message);
 	envelope.exchange = message->exchange != NULL ? message->exchange :
 		link->exchange;
 	envelope.routing_key = message->routing_key;
@@ -386,26 +427,6 @@ send_message(CqrsLink *link, CqrsOutgoing *message)
 	envelope.body = message->body;
 	envelope.body_length = message->body_length;
 	link->transport->publish(link->connection, &envelope);
-}
-
-/* Write "expires" into a message's body; made once for messages in a row. */
-static void
-stamp_expires(CqrsOutgoing *message)
-{
-	static char expires[CQRS_EXPIRES_LEN + 1];
-	static TimestampTz second = -1;
-	static int	ttl_s = -1;
-	TimestampTz now = GetCurrentTimestamp() / USECS_PER_SEC * USECS_PER_SEC;
-
-	if (now != second || message->ttl_s != ttl_s)
-	{
-		second = now;
-		ttl_s = message->ttl_s;
-		cqrs_message_expires(expires,
-							 TimestampTzPlusMilliseconds(now,
-														 ttl_s * INT64CONST(1000)));
-	}
-	memcpy(message->body + message->expires_at, expires, CQRS_EXPIRES_LEN);
 }
 
 static void

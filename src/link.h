@@ -16,9 +16,15 @@
 
 typedef struct CqrsLink CqrsLink;
 
-/* Send what is in "window"; "extension" is part of the message ids. */
-extern CqrsLink *cqrs_link_create(CqrsSlot *slot, Oid extension,
-								  CqrsWindow *window, CqrsHolds *holds);
+/* Send what is in "window". */
+extern CqrsLink *cqrs_link_create(CqrsSlot *slot, CqrsWindow *window,
+								  CqrsHolds *holds);
+
+/*
+ * Who is publishing: the first part of message ids, and the name of the lease.
+ * Has to be told before the first turn; another one ends the connection.
+ */
+extern void cqrs_link_identify(CqrsLink *link, const char *identity);
 
 /* The settings have changed. */
 extern void cqrs_link_reload(CqrsLink *link);

@@ -209,8 +209,8 @@ set_up(Publisher *publisher, Oid extension)
 											 publisher->holds);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	publisher->link = cqrs_link_create(publisher->slot, extension,
-									   publisher->window, publisher->holds);
+	publisher->link = cqrs_link_create(publisher->slot, publisher->window,
+									   publisher->holds);
 }
 
 static void
@@ -247,6 +247,8 @@ run(Publisher *publisher)
 			reload_settings(publisher);
 		cqrs_backlog_turn(publisher->backlog,
 						  cqrs_link_is_open(publisher->link));
+		cqrs_link_identify(publisher->link,
+						   cqrs_backlog_identity(publisher->backlog));
 		if (cqrs_link_turn(publisher->link,
 						   cqrs_backlog_paused(publisher->backlog)))
 			cqrs_backlog_look(publisher->backlog);

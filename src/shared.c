@@ -194,6 +194,8 @@ cqrs_shared_state_name(CqrsPublisherState state)
 			return "blocked";
 		case CQRS_WAITING:
 			return "waiting";
+		case CQRS_STANDING_BY:
+			return "standing by";
 	}
 	return "unknown";
 }

@@ -22,6 +22,7 @@ typedef struct CqrsConnectOptions
 	const char *url;
 	int			host;			/* which of its hosts, from 0 */
 	const char *exchange;		/* made ready at once */
+	const char *lease;			/* a name that one connection can have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
 	CqrsTlsOptions tls;
@@ -48,7 +49,8 @@ typedef enum CqrsBlame
 	CQRS_BLAME_TRANSPORT,		/* the network, the broker, the login */
 	CQRS_BLAME_ROUTE,			/* an exchange is missing, of another type, or
 								 * not permitted */
-	CQRS_BLAME_MESSAGE			/* a message is refused for what it is */
+	CQRS_BLAME_MESSAGE,			/* a message is refused for what it is */
+	CQRS_BLAME_LEASE			/* another connection has the lease */
 } CqrsBlame;
 
 #define CQRS_TRANSPORT_ERROR_BYTES 480
@@ -88,8 +90,8 @@ typedef struct CqrsConnection CqrsConnection;
 typedef struct CqrsTransport
 {
 	/*
-	 * Connect, and make the exchange ready.  Waits for at most the timeouts
-	 * of the options.  NULL on failure.
+	 * Connect, take the lease, and make the exchange ready.  Waits for at
+	 * most the timeouts of the options.  NULL on failure.
 	 */
 	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
 								CqrsFailure *failure);

@@ -18,34 +18,16 @@
  */
 #include "postgres.h"
 
-#include "nodes/pg_list.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "frames.h"
 #include "timing.h"
-#include "transport.h"
+#include "transport_amqp.h"
 #include "url.h"
 
-#define CHANNEL			1
-#define FRAME_MAX		131072
 #define DELIVERY_PERSISTENT 2
 /* How long the broker may take to answer a polite farewell. */
 #define CLOSE_TIMEOUT_MS	500
-
-struct CqrsConnection
-{
-	CqrsFrames *frames;
-	MemoryContext context;		/* of this and all that belongs to it */
-	List	   *exchanges;		/* names of those that have been declared */
-	int			heartbeat_s;	/* as agreed, 0: none */
-	TimestampTz deadline;		/* of the handshake */
-	CqrsEvent	early;			/* what came during the handshake */
-
-	bool		returning;		/* reading the content of a returned message */
-	uint64_t	return_rest;	/* bytes of its body that are to come */
-	char		return_id[256]; /* its message id */
-};
 
 static CqrsConnection *amqp_connect_broker(const CqrsConnectOptions *options,
 										   CqrsFailure *failure);
@@ -60,30 +42,12 @@ static void amqp_close(CqrsConnection *connection, bool politely);
 static CqrsConnection *open_connection(const CqrsUrl *url,
 									   const CqrsConnectOptions *options,
 									   CqrsFailure *failure);
-static bool log_in(CqrsConnection *connection, const CqrsUrl *url,
-				   int heartbeat_s, CqrsFailure *failure);
-static void put_start_ok(CqrsConnection *connection, const CqrsUrl *url);
-static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
-				 int heartbeat_s);
-static bool open_channel(CqrsConnection *connection, const char *exchange,
-						 CqrsFailure *failure);
-static void declare_exchange(CqrsConnection *connection, const char *exchange);
 static bool is_declared(const CqrsConnection *connection,
 						const char *exchange);
-static bool await(CqrsConnection *connection, amqp_method_number_t expected,
-				  const char *action, amqp_frame_t *frame,
-				  CqrsFailure *failure);
 static bool check_heartbeat(CqrsConnection *connection, CqrsFailure *failure);
-static void fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
-			pg_attribute_printf(3, 4);
-static void describe_close(CqrsFailure *failure, const char *action,
-						   const amqp_method_t *method);
 static CqrsBlame blame_of_channel(const amqp_channel_close_t *close);
 static void handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 						 CqrsEvent *event, CqrsFailure *failure);
-static void handle_method(CqrsConnection *connection,
-						  const amqp_method_t *method, CqrsEvent *event,
-						  CqrsFailure *failure);
 static void copy_bytes(char *buffer, Size size, amqp_bytes_t bytes);
 static void finish_return(CqrsConnection *connection, CqrsEvent *event);
 
@@ -107,13 +71,13 @@ amqp_connect_broker(const CqrsConnectOptions *options, CqrsFailure *failure)
 
 	if (!cqrs_url_parse(buffer, options->host, &url, &reason))
 	{
-		fail(failure, CQRS_BLAME_TRANSPORT, "invalid URL: %s", reason);
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "invalid URL: %s", reason);
 		return NULL;
 	}
 	connection = open_connection(&url, options, failure);
 	if (connection != NULL &&
-		(!log_in(connection, &url, options->heartbeat_s, failure) ||
-		 !open_channel(connection, options->exchange, failure)))
+		(!cqrs_amqp_log_in(connection, &url, options->heartbeat_s, failure) ||
+		 !cqrs_amqp_open_channel(connection, options, failure)))
 	{
 		amqp_close(connection, false);
 		connection = NULL;
@@ -139,12 +103,12 @@ amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 	amqp_basic_properties_t properties = {0};
 
 	if (!is_declared(connection, envelope->exchange))
-		declare_exchange(connection, envelope->exchange);
+		cqrs_amqp_declare_exchange(connection, envelope->exchange);
 
 	publish.exchange = amqp_cstring_bytes(envelope->exchange);
 	publish.routing_key = amqp_cstring_bytes(envelope->routing_key);
 	publish.mandatory = 1;
-	cqrs_frames_put_method(connection->frames, CHANNEL,
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_PUBLISH_METHOD, &publish);
 
 	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
@@ -159,7 +123,7 @@ amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		properties._flags |= AMQP_BASIC_CORRELATION_ID_FLAG;
 		properties.correlation_id = amqp_cstring_bytes(envelope->correlation_id);
 	}
-	cqrs_frames_put_content(connection->frames, CHANNEL, &properties,
+	cqrs_frames_put_content(connection->frames, CQRS_AMQP_CHANNEL, &properties,
 							envelope->body, envelope->body_length);
 }
 
@@ -183,8 +147,8 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 		return;
 	if (result < 0)
 	{
-		fail(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
-			 cqrs_frames_error(connection->frames));
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
+					   cqrs_frames_error(connection->frames));
 		event->kind = CQRS_EVENT_FAILED;
 	}
 	else if (!check_heartbeat(connection, failure))
@@ -231,8 +195,8 @@ amqp_close(CqrsConnection *connection, bool politely)
 							   AMQP_CONNECTION_CLOSE_METHOD, &close);
 		connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   CLOSE_TIMEOUT_MS);
-		(void) await(connection, AMQP_CONNECTION_CLOSE_OK_METHOD, "close",
-					 &frame, &ignored);
+		(void) cqrs_amqp_await(connection, AMQP_CONNECTION_CLOSE_OK_METHOD, "close",
+							   &frame, &ignored);
 	}
 	cqrs_frames_destroy(connection->frames);
 	MemoryContextDelete(connection->context);
@@ -253,13 +217,13 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 							  options->connect_timeout_ms, error);
 	if (stream == NULL)
 	{
-		fail(failure, CQRS_BLAME_TRANSPORT, "%s", error);
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "%s", error);
 		return NULL;
 	}
 	frames = cqrs_frames_create(stream);
 	if (frames == NULL)
 	{
-		fail(failure, CQRS_BLAME_TRANSPORT, "out of memory");
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "out of memory");
 		return NULL;
 	}
 
@@ -273,123 +237,9 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 	return connection;
 }
 
-static bool
-log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s,
-	   CqrsFailure *failure)
-{
-	amqp_frame_t frame;
-	amqp_connection_open_t open = {0};
-
-	cqrs_frames_put_protocol(connection->frames);
-	if (!await(connection, AMQP_CONNECTION_START_METHOD, "log in", &frame,
-			   failure))
-		return false;
-
-	put_start_ok(connection, url);
-	if (!await(connection, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
-			   failure))
-		return false;
-	cqrs_frames_forget(connection->frames);
-	if (!tune(connection, frame.payload.method.decoded, heartbeat_s))
-	{
-		fail(failure, CQRS_BLAME_TRANSPORT, "could not log in: out of memory");
-		return false;
-	}
-
-	open.virtual_host = amqp_cstring_bytes(url->vhost);
-	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
-						   &open);
-	return await(connection, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
-				 failure);
-}
-
-static void
-put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
-{
-	const char *capabilities[] = {
-		"authentication_failure_close", "connection.blocked",
-		"publisher_confirms"
-	};
-	amqp_table_entry_t entries[lengthof(capabilities)];
-	amqp_table_entry_t properties[2];
-	amqp_connection_start_ok_t start_ok = {0};
-	char	   *response = psprintf("%c%s%c%s", '\0', url->user, '\0',
-									url->password);
-
-	memset(entries, 0, sizeof(entries));
-	for (int i = 0; i < lengthof(capabilities); i++)
-	{
-		entries[i].key = amqp_cstring_bytes(capabilities[i]);
-		entries[i].value.kind = AMQP_FIELD_KIND_BOOLEAN;
-		entries[i].value.value.boolean = 1;
-	}
-	memset(properties, 0, sizeof(properties));
-	properties[0].key = amqp_cstring_bytes("capabilities");
-	properties[0].value.kind = AMQP_FIELD_KIND_TABLE;
-	properties[0].value.value.table.num_entries = lengthof(entries);
-	properties[0].value.value.table.entries = entries;
-	properties[1].key = amqp_cstring_bytes("connection_name");
-	properties[1].value.kind = AMQP_FIELD_KIND_UTF8;
-	properties[1].value.value.bytes = amqp_cstring_bytes("cqrs publisher");
-
-	start_ok.client_properties.num_entries = lengthof(properties);
-	start_ok.client_properties.entries = properties;
-	start_ok.mechanism = amqp_cstring_bytes("PLAIN");
-	start_ok.response.len = strlen(url->user) + strlen(url->password) + 2;
-	start_ok.response.bytes = response;
-	start_ok.locale = amqp_cstring_bytes("en_US");
-	cqrs_frames_put_method(connection->frames, 0,
-						   AMQP_CONNECTION_START_OK_METHOD, &start_ok);
-	explicit_bzero(response, start_ok.response.len);
-	pfree(response);
-}
-
-/* Agree on the limits that the broker offers, or lower ones. */
-static bool
-tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
-	 int heartbeat_s)
-{
-	amqp_connection_tune_ok_t tune_ok = {0};
-
-	tune_ok.channel_max = CHANNEL;
-	tune_ok.frame_max = offer->frame_max == 0 ? FRAME_MAX :
-		Min(offer->frame_max, FRAME_MAX);
-	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
-		Min(offer->heartbeat, heartbeat_s);
-	connection->heartbeat_s = tune_ok.heartbeat;
-	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_TUNE_OK_METHOD,
-						   &tune_ok);
-	return cqrs_frames_tune(connection->frames, tune_ok.frame_max);
-}
-
-static bool
-open_channel(CqrsConnection *connection, const char *exchange,
-			 CqrsFailure *failure)
-{
-	amqp_channel_open_t open = {0};
-	amqp_confirm_select_t select = {0};
-	amqp_frame_t frame;
-
-	cqrs_frames_put_method(connection->frames, CHANNEL,
-						   AMQP_CHANNEL_OPEN_METHOD, &open);
-	if (!await(connection, AMQP_CHANNEL_OPEN_OK_METHOD, "open a channel",
-			   &frame, failure))
-		return false;
-
-	declare_exchange(connection, exchange);
-	if (!await(connection, AMQP_EXCHANGE_DECLARE_OK_METHOD,
-			   "declare the exchange", &frame, failure))
-		return false;
-
-	cqrs_frames_put_method(connection->frames, CHANNEL,
-						   AMQP_CONFIRM_SELECT_METHOD, &select);
-	return await(connection, AMQP_CONFIRM_SELECT_OK_METHOD, "enable confirms",
-				 &frame, failure);
-}
-
 /* As django-cqrs declares it; another form is refused with 406. */
-static void
-declare_exchange(CqrsConnection *connection, const char *exchange)
+void
+cqrs_amqp_declare_exchange(CqrsConnection *connection, const char *exchange)
 {
 	amqp_exchange_declare_t declare = {0};
 	MemoryContext caller;
@@ -397,7 +247,7 @@ declare_exchange(CqrsConnection *connection, const char *exchange)
 	declare.exchange = amqp_cstring_bytes(exchange);
 	declare.type = amqp_cstring_bytes("topic");
 	declare.durable = 1;
-	cqrs_frames_put_method(connection->frames, CHANNEL,
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_EXCHANGE_DECLARE_METHOD, &declare);
 
 	caller = MemoryContextSwitchTo(connection->context);
@@ -418,50 +268,6 @@ is_declared(const CqrsConnection *connection, const char *exchange)
 	return false;
 }
 
-/*
- * Send what there is, and wait for a method, which is then in *frame.  What
- * the broker tells meanwhile is kept for poll().
- */
-static bool
-await(CqrsConnection *connection, amqp_method_number_t expected,
-	  const char *action, amqp_frame_t *frame, CqrsFailure *failure)
-{
-	for (;;)
-	{
-		int			result = -1;
-
-		if (cqrs_frames_flush(connection->frames))
-			result = cqrs_frames_read(connection->frames, frame);
-		if (result < 0)
-		{
-			fail(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s", action,
-				 cqrs_frames_error(connection->frames));
-			return false;
-		}
-		if (result > 0 && frame->frame_type == AMQP_FRAME_METHOD)
-		{
-			if (frame->payload.method.id == expected)
-				return true;
-			handle_method(connection, &frame->payload.method,
-						  &connection->early, failure);
-			if (connection->early.kind == CQRS_EVENT_FAILED)
-			{
-				describe_close(failure, action, &frame->payload.method);
-				return false;
-			}
-		}
-		if (result == 0 &&
-			!cqrs_stream_wait(cqrs_frames_stream(connection->frames),
-							  cqrs_frames_pending(connection->frames),
-							  connection->deadline))
-		{
-			fail(failure, CQRS_BLAME_TRANSPORT,
-				 "could not %s: no answer in time", action);
-			return false;
-		}
-	}
-}
-
 /* Send a heartbeat when it is time to; false when those of the peer fail. */
 static bool
 check_heartbeat(CqrsConnection *connection, CqrsFailure *failure)
@@ -473,9 +279,9 @@ check_heartbeat(CqrsConnection *connection, CqrsFailure *failure)
 	if (cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
 							2 * interval_ms) == 0)
 	{
-		fail(failure, CQRS_BLAME_TRANSPORT,
-			 "connection lost: nothing came from the broker for %d s",
-			 2 * connection->heartbeat_s);
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+					   "connection lost: nothing came from the broker for %d s",
+					   2 * connection->heartbeat_s);
 		return false;
 	}
 	if (!cqrs_frames_pending(connection->frames) &&
@@ -489,8 +295,8 @@ check_heartbeat(CqrsConnection *connection, CqrsFailure *failure)
 	return true;
 }
 
-static void
-fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
+void
+cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
 {
 	va_list		args;
 
@@ -501,9 +307,9 @@ fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
 }
 
 /* Put the broker's own words into "failure". */
-static void
-describe_close(CqrsFailure *failure, const char *action,
-			   const amqp_method_t *method)
+void
+cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
+						 const amqp_method_t *method)
 {
 	char text[	256];
 
@@ -512,10 +318,10 @@ describe_close(CqrsFailure *failure, const char *action,
 		amqp_channel_close_t *close = method->decoded;
 
 		copy_bytes(text, sizeof(text), close->reply_text);
-		fail(failure, blame_of_channel(close),
-			 "could not %s: broker closed the channel: %d %s",
-			 close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
-			 action, close->reply_code, text);
+		cqrs_amqp_fail(failure, blame_of_channel(close),
+					   "could not %s: broker closed the channel: %d %s",
+					   close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
+					   action, close->reply_code, text);
 	}
 	else if (method->id == AMQP_CONNECTION_CLOSE_METHOD)
 	{
@@ -524,14 +330,14 @@ describe_close(CqrsFailure *failure, const char *action,
 		close->reply_code == AMQP_SYNTAX_ERROR;
 
 		copy_bytes(text, sizeof(text), close->reply_text);
-		fail(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
-			 "could not %s: broker closed the connection: %d %s", action,
-			 close->reply_code, text);
+		cqrs_amqp_fail(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
+					   "could not %s: broker closed the connection: %d %s", action,
+					   close->reply_code, text);
 	}
 	else
-		fail(failure, CQRS_BLAME_TRANSPORT,
-			 "could not %s: unexpected method %s from the broker", action,
-			 amqp_method_name(method->id));
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+					   "could not %s: unexpected method %s from the broker", action,
+					   amqp_method_name(method->id));
 }
 
 /*
@@ -552,6 +358,8 @@ blame_of_channel(const amqp_channel_close_t *close)
 		case AMQP_ACCESS_REFUSED:
 		case AMQP_NOT_FOUND:
 			return CQRS_BLAME_ROUTE;
+		case AMQP_RESOURCE_LOCKED:
+			return CQRS_BLAME_LEASE;
 		default:
 			return CQRS_BLAME_TRANSPORT;
 	}
@@ -564,7 +372,7 @@ handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 	switch (frame->frame_type)
 	{
 		case AMQP_FRAME_METHOD:
-			handle_method(connection, &frame->payload.method, event, failure);
+			cqrs_amqp_handle_method(connection, &frame->payload.method, event, failure);
 			break;
 
 		case AMQP_FRAME_HEADER:
@@ -597,9 +405,9 @@ handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 	}
 }
 
-static void
-handle_method(CqrsConnection *connection, const amqp_method_t *method,
-			  CqrsEvent *event, CqrsFailure *failure)
+void
+cqrs_amqp_handle_method(CqrsConnection *connection, const amqp_method_t *method,
+						CqrsEvent *event, CqrsFailure *failure)
 {
 	switch (method->id)
 	{
@@ -642,7 +450,7 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 
 		default:
 			event->kind = CQRS_EVENT_FAILED;
-			describe_close(failure, "publish", method);
+			cqrs_amqp_describe_close(failure, "publish", method);
 			break;
 	}
 }

@@ -28,8 +28,10 @@
 #include "postgres.h"
 
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "guc.h"
+#include "outbox.h"
 #include "window.h"
 
 /* Messages at most: two windows of the largest setting, a power of two. */
@@ -102,6 +104,28 @@ CqrsOutgoing *
 cqrs_window_next_unsent(CqrsWindow *window)
 {
 	return window->sent < window->tail ? ITEM(window, window->sent) : NULL;
+}
+
+void
+cqrs_window_stamp(CqrsOutgoing *message)
+{
+	static char expires[CQRS_EXPIRES_LEN + 1];
+	static TimestampTz second = -1;
+	static int	ttl_s = -1;
+	TimestampTz now = GetCurrentTimestamp() / USECS_PER_SEC * USECS_PER_SEC;
+
+	if (message->expires_at < 0)
+		return;
+	/* Made once for messages in a row. */
+	if (now != second || message->ttl_s != ttl_s)
+	{
+		second = now;
+		ttl_s = message->ttl_s;
+		cqrs_message_expires(expires,
+							 TimestampTzPlusMilliseconds(now,
+														 ttl_s * INT64CONST(1000)));
+	}
+	memcpy(message->body + message->expires_at, expires, CQRS_EXPIRES_LEN);
 }
 
 void

@@ -48,6 +48,9 @@ extern bool cqrs_window_has_room(const CqrsWindow *window);
 /* Append a message, which the window owns from now on; there has to be room. */
 extern void cqrs_window_push(CqrsWindow *window, CqrsOutgoing *message);
 
+/* Write "expires" into the body of a message that is about to be sent. */
+extern void cqrs_window_stamp(CqrsOutgoing *message);
+
 /* The next message to send, or NULL; and that it has been. */
 extern CqrsOutgoing *cqrs_window_next_unsent(CqrsWindow *window);
 extern void cqrs_window_sent(CqrsWindow *window);

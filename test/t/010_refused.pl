@@ -8,7 +8,8 @@ use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
 
-my $broker = RabbitMQ->new('refused', config => "max_message_size = 500000\n");
+my $broker =
+  RabbitMQ->new('refused', config => "max_message_size = 500000\n");
 $broker->start;
 my $node = new_master('refused', $broker,
 	conf => "cqrs.reconnect_delay_max = '500ms'");
@@ -31,17 +32,15 @@ query(
 	q{INSERT INTO item SELECT i, CASE WHEN i = 5000 THEN repeat('x', 600000)
 		ELSE 'small' END FROM generate_series(1, 10000) i});
 wait_published($node);
-is( query('SELECT parked, held, state FROM cqrs.stats'),
-	'1|0|publishing',
-	'the message that is too large is parked');
+is(query('SELECT parked, held, state FROM cqrs.stats'),
+	'1|0|publishing', 'the message that is too large is parked');
 like(
 	query(
 		q{SELECT concat_ws('|', reason, cqrs_id, instance_pk, error)
 		FROM cqrs.parked}),
 	qr/^refused\|item\|5000\|.*channel: 406 PRECONDITION_FAILED.*size 6\d\d\d\d\d/,
 	'with the words of the broker');
-my @messages = drain_queue($broker, 'replica');
-my %seen     = map { $_->{body}{instance_pk} => 1 } @messages;
+my %seen = map { $_ => 1 } arrived_keys($broker, 'replica');
 is(scalar(keys %seen), 9999, 'its neighbours arrive');
 ok(!$seen{5000}, 'it does not');
 
@@ -53,12 +52,13 @@ wait_published($node);
 is(query('SELECT parked FROM cqrs.stats'), 4, 'three more are parked');
 my @expected = map { [ 'other', $_, 1 ] } 1 .. 3;
 push @expected, map { [ 'item', $_, 1 ] } 1 .. 10;
-@messages = drain_queue($broker, 'replica');
+my @messages = drain_queue($broker, 'replica');
 is(join("\n", ledger_errors(\@messages, \@expected)),
 	'', 'later messages of the same rows arrive, in order');
 
 # The watermark cannot pass; the server crashes after the parking.
-query(q{BEGIN; INSERT INTO item VALUES (20001, 'x'); PREPARE TRANSACTION 'p'});
+query(
+	q{BEGIN; INSERT INTO item VALUES (20001, 'x'); PREPARE TRANSACTION 'p'});
 query(q{INSERT INTO item VALUES (20002, repeat('x', 600000))});
 query(q{INSERT INTO item VALUES (20003, 'x')});
 $node->poll_query_until('postgres', 'SELECT parked = 5 FROM cqrs.stats')
@@ -68,9 +68,8 @@ $node->start;
 is(query('SELECT count(*) FROM cqrs.parked'), 5, 'a crash does not lose it');
 query(q{COMMIT PREPARED 'p'});
 wait_published($node);
-is( query('SELECT count(*), sum(errors) FROM cqrs.parked, cqrs.stats'),
-	'5|0',
-	'and it is not met again');
+is(query('SELECT count(*), sum(errors) FROM cqrs.parked, cqrs.stats'),
+	'5|0', 'and it is not met again');
 %seen =
   map { $_->{body}{instance_pk} => 1 } drain_queue($broker, 'replica');
 is(join(',', sort keys %seen), '20001,20003', 'the others arrive');
@@ -87,12 +86,11 @@ $node->safe_psql(
 	INSERT INTO item VALUES (1, chr(233)), (2, chr(129)), (3, chr(128))});
 wait_published($node, 'western');
 like(
-	$node->safe_psql(
-		'western', 'SELECT instance_pk, error FROM cqrs.parked'),
+	$node->safe_psql('western', 'SELECT instance_pk, error FROM cqrs.parked'),
 	qr/^2\|character with byte sequence 0x81 .* has no equivalent/,
 	'a character that cannot be converted');
 @messages = drain_queue($broker, 'replica');
-is( join(',', map { $_->{body}{instance_data}{data} } @messages),
+is(join(',', map { $_->{body}{instance_data}{data} } @messages),
 	"\x{e9},\x{20ac}", 'its neighbours arrive');
 
 # A transport that fails is not the message's fault, however often.

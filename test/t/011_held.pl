@@ -38,8 +38,8 @@ sub wait_until
 
 	$node->poll_query_until('postgres',
 		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT("not reached: $condition; "
-		  . query('SELECT * FROM cqrs.stats'));
+	  or BAIL_OUT(
+		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
 	return;
 }
 
@@ -52,7 +52,9 @@ sub change
 	my $first = ($rows{$master} // 0) + 1;
 	my $last  = $rows{$master} = $first + $count - 1;
 
-	query("INSERT INTO $master SELECT i, 'x' FROM generate_series($first, $last) i");
+	query(
+		"INSERT INTO $master SELECT i, 'x' FROM generate_series($first, $last) i"
+	);
 	query("UPDATE $master SET data = 'y' WHERE id >= $first") foreach 1 .. 2;
 	return;
 }
@@ -65,8 +67,9 @@ sub change_with_exchange
 	query('SELECT cqrs_pause()');
 	wait_for_state($node, 'paused');
 	change($master, $count);
-	query("UPDATE cqrs.segment_$_ SET exchange = '$exchange' WHERE cqrs_id = '$master'")
-	  foreach 0 .. 2;
+	query(
+		"UPDATE cqrs.segment_$_ SET exchange = '$exchange' WHERE cqrs_id = '$master'"
+	) foreach 0 .. 2;
 	query('SELECT cqrs_resume()');
 	return;
 }
@@ -128,16 +131,17 @@ like(
 	qr/^master "nobody": no queue is bound/,
 	'last_error says why');
 is( scalar(
-		() = slurp_file($node->logfile, $offset) =~
-		  /messages of master "nobody" are held/g
-	),
+		() =
+		  slurp_file($node->logfile, $offset) =~
+		  /messages of master "nobody" are held/g),
 	1,
 	'it is logged once');
 declare_queue($broker, 'nobody', 'nobody');
 wait_published($node);
 is(query('SELECT held, parked FROM cqrs.stats'),
 	'0|0', 'nothing is held once a queue is bound');
-is(arrives('nobody', 'all of it arrives, in order'), 300, 'each message once');
+is(arrives('nobody', 'all of it arrives, in order'), 300,
+	'each message once');
 
 # A full queue.
 declare_queue($broker, 'filled', 'filled');
@@ -147,15 +151,17 @@ $broker->ctl('set_policy', 'full', '^filled$',
 change('filled', 50);
 wait_until('held = 1 AND nacked > 0');
 steady_flows('a queue is full');
-like(query('SELECT last_error FROM cqrs.stats'),
-	qr/^master "filled": .*basic\.nack/, 'last_error says so');
+like(
+	query('SELECT last_error FROM cqrs.stats'),
+	qr/^master "filled": .*basic\.nack/,
+	'last_error says so');
 $broker->ctl('clear_policy', 'full');
 wait_published($node);
 arrives('filled', 'a full queue gets all, in order, when there is room');
 
 # An exchange of another type.
 $broker->ctl('eval',
-	    'rabbit_exchange:declare('
+		'rabbit_exchange:declare('
 	  . exchange('wrong')
 	  . ', fanout, true, false, false, [], <<"test">>).');
 change_with_exchange('wrong', 'wrong', 30);
@@ -170,9 +176,9 @@ $broker->ctl('eval',
 wait_until(q{last_error LIKE '%no queue is bound%'});
 my $consume = $ENV{CQRS_CONSUME};
 system_or_bail(
-	$consume,     '--url',  $broker->url,    '--exchange',
-	'wrong',      '--queue', 'wrong', '--bind', 'wrong',
-	'--declare-only');
+	$consume, '--url',   $broker->url, '--exchange',
+	'wrong',  '--queue', 'wrong',      '--bind',
+	'wrong',  '--declare-only');
 wait_published($node);
 arrives('wrong', 'its messages arrive when it is of the right one');
 
@@ -189,9 +195,9 @@ steady_flows('an exchange is not permitted');
 $broker->ctl('set_permissions', '-p', '/', 'guest', '.*', '.*', '.*');
 wait_until(q{last_error LIKE '%no queue is bound%'});
 system_or_bail(
-	$consume,     '--url',  $broker->url,    '--exchange',
-	'secret',      '--queue', 'secret', '--bind', 'secret',
-	'--declare-only');
+	$consume, '--url',   $broker->url, '--exchange',
+	'secret', '--queue', 'secret',     '--bind',
+	'secret', '--declare-only');
 wait_published($node);
 arrives('secret', 'its messages arrive when it is permitted');
 
