@@ -71,6 +71,9 @@ test-tap:
 bench:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/bench/*.pl)'
 
+soak:
+	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/soak/*.pl)'
+
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/demo/run
 
@@ -85,9 +88,10 @@ help:
 	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo 'make soak           long tests under random faults; CQRS_SEED repeats one'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
 	@echo 'make bench          drain rate and cost of capture, side by side with yardsticks'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench test test-regress test-isolation test-tap demo format help
+.PHONY: bench soak test test-regress test-isolation test-tap demo format help

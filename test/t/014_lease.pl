@@ -12,7 +12,8 @@ use Time::HiRes qw(time);
 
 my $broker = RabbitMQ->new('lease');
 $broker->start;
-my $node = new_master('original', $broker,
+my $node = new_master(
+	'original', $broker,
 	init => [ allows_streaming => 1 ],
 	conf => "cqrs.heartbeat = '2s'\ncqrs.reconnect_delay_max = '500ms'\n");
 $node->safe_psql(
@@ -32,10 +33,10 @@ my $clone = PostgreSQL::Test::Cluster->new('clone');
 $clone->init_from_backup($node, 'copy');
 $clone->start;
 $clone->safe_psql('postgres', 'SELECT cqrs_resume()');
-$clone->poll_query_until('postgres',
+$clone->poll_query_until(
+	'postgres',
 	q{SELECT state = 'standing by' AND last_error LIKE '%405 RESOURCE_LOCKED%'
-	FROM cqrs.stats})
-  or BAIL_OUT('the clone does not stand by');
+	FROM cqrs.stats}) or BAIL_OUT('the clone does not stand by');
 pass('a clone stands by');
 $clone->safe_psql('postgres', q{INSERT INTO item VALUES (100, 'clone')});
 $node->safe_psql('postgres', q{INSERT INTO item VALUES (2, 'original')});
@@ -45,11 +46,8 @@ is(join(',', map { $_->{body}{instance_pk} } @messages),
 	'1,2', 'the original publishes, the clone does not');
 is($clone->safe_psql('postgres', 'SELECT pending FROM cqrs.stats'),
 	2, 'its messages wait');
-is( scalar(
-		() = slurp_file($clone->logfile) =~ /cqrs publisher stands by/g
-	),
-	1,
-	'it is logged once');
+is(scalar(() = slurp_file($clone->logfile) =~ /cqrs publisher stands by/g),
+	1, 'it is logged once');
 
 # The original goes.
 my $start = time;
@@ -93,8 +91,7 @@ cmp_ok(time - $start, '<', 15, 'a crash does not make it wait for itself');
 
 # A connection that is dead without the broker having been told: the heartbeat
 # bounds the wait.
-my $pid =
-  $clone->safe_psql('postgres', 'SELECT pid FROM cqrs.stats');
+my $pid    = $clone->safe_psql('postgres', 'SELECT pid FROM cqrs.stats');
 my $second = PostgreSQL::Test::Cluster->new('second');
 kill 'STOP', $pid;
 $second->init_from_backup($node, 'copy');
