@@ -319,9 +319,9 @@ recycle_is_due(const CqrsBacklog *backlog)
 static void
 recycle_segments(CqrsBacklog *backlog)
 {
-	backlog->recycle = false;
+	bool		idle = cqrs_window_bytes(backlog->window) == 0 &&
+	!backlog->more;
+
 	backlog->recycled_at = GetCurrentTimestamp();
-	cqrs_outbox_recycle(backlog->saved_watermark,
-						cqrs_window_bytes(backlog->window) == 0 &&
-						!backlog->more);
+	backlog->recycle = !cqrs_outbox_recycle(backlog->saved_watermark, idle);
 }

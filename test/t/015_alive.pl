@@ -33,8 +33,8 @@ sub wait_until
 
 	$node->poll_query_until('postgres',
 		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT("not reached: $condition; "
-		  . query('SELECT * FROM cqrs.stats'));
+	  or BAIL_OUT(
+		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
 	return;
 }
 
@@ -56,15 +56,15 @@ is(query('SELECT state, reconnects FROM cqrs.stats'),
 query(q{INSERT INTO blob (data) VALUES ('after')});
 $broker->ctl('set_vm_memory_high_watermark', '0.4');
 wait_published($node);
-is( query('SELECT state, reconnects, published FROM cqrs.stats'),
-	'publishing|0|21',
-	'everything is sent once, on the same connection');
+is(query('SELECT state, reconnects, published FROM cqrs.stats'),
+	'publishing|0|21', 'everything is sent once, on the same connection');
 my @keys = arrived_keys($broker, 'replica');
 is(join(',', @keys), join(',', 1 .. 21), 'and arrives in order');
 
 # Silence.
 $broker->suspend;
-wait_until(q{last_error = 'connection lost: nothing came from the broker for 2 s'});
+wait_until(
+	q{last_error = 'connection lost: nothing came from the broker for 2 s'});
 pass('a silent broker is given up');
 query(q{INSERT INTO blob (data) VALUES ('later')});
 $broker->resume;

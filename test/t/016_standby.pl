@@ -13,7 +13,8 @@ use Time::HiRes qw(time);
 
 my $broker = RabbitMQ->new('standby');
 $broker->start;
-my $node = new_master('first', $broker,
+my $node = new_master(
+	'first', $broker,
 	init => [ allows_streaming => 1 ],
 	conf => "cqrs.reconnect_delay_max = '300ms'\n");
 $node->safe_psql(
@@ -25,8 +26,8 @@ wait_for_state($node, 'publishing');
 
 # Somebody holds a snapshot, and a transaction id.
 my ($in, $out, $err) = ('', '', '');
-my $holder = IPC::Run::start(
-	[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
+my $holder =
+  IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
 	'<', \$in, '>', \$out, '2>', \$err);
 $in .=
   "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current() > 0, 'held';\n";
@@ -54,8 +55,7 @@ $node->poll_query_until(
 	'postgres', q{
 	SELECT sum(pg_relation_size(s)) < 2 * 1024 * 1024
 	FROM unnest(ARRAY['cqrs.segment_0', 'cqrs.segment_1',
-		'cqrs.segment_2']::regclass[]) s})
-  or BAIL_OUT('segments are not emptied');
+		'cqrs.segment_2']::regclass[]) s}) or BAIL_OUT('segments are not emptied');
 pass('segments are emptied');
 $in .= "COMMIT;\n\\q\n";
 $holder->finish;
