@@ -473,6 +473,9 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 							cqrs_window_confirm(link->window, event->tag,
 												event->multiple));
 	link->confirmed_at = GetCurrentTimestamp();
+	/* Messages that were taken out of the window do not get done. */
+	if (cqrs_window_bytes(link->window) == 0)
+		link->failed_at = link->suspects_end = 0;
 	if (cqrs_window_done(link->window) >= link->failed_at)
 	{
 		link->failures = 0;
