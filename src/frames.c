@@ -39,7 +39,7 @@
 
 struct CqrsFrames
 {
-	CqrsStream *stream;
+	CqrsWire *stream;
 	amqp_connection_state_t decoder;
 	int			frame_max;
 	const char *error;			/* of the decoder; NULL: the stream's */
@@ -70,14 +70,14 @@ static void put_body(CqrsFrames *frames, int channel, const char *body,
 static void refill(CqrsFrames *frames);
 
 CqrsFrames *
-cqrs_frames_create(CqrsStream *stream)
+cqrs_frames_create(CqrsWire *stream)
 {
 	CqrsFrames *frames;
 	amqp_connection_state_t decoder = amqp_new_connection();
 
 	if (decoder == NULL)
 	{
-		cqrs_stream_close(stream);
+		cqrs_wire_close(stream);
 		return NULL;
 	}
 	frames = MemoryContextAlloc(TopMemoryContext, sizeof(CqrsFrames));
@@ -93,7 +93,7 @@ void
 cqrs_frames_destroy(CqrsFrames *frames)
 {
 	(void) amqp_destroy_connection(frames->decoder);
-	cqrs_stream_close(frames->stream);
+	cqrs_wire_close(frames->stream);
 	pfree(frames);
 }
 
@@ -183,7 +183,7 @@ cqrs_frames_flush(CqrsFrames *frames)
 			refill(frames);
 		if (frames->output_start == frames->output_end)
 			return true;
-		written = cqrs_stream_write(frames->stream,
+		written = cqrs_wire_write(frames->stream,
 									frames->output + frames->output_start,
 									frames->output_end - frames->output_start);
 		if (written < 0)
@@ -228,7 +228,7 @@ cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 				return 1;
 		}
 
-		length = cqrs_stream_read(frames->stream, frames->input, INPUT_BYTES);
+		length = cqrs_wire_read(frames->stream, frames->input, INPUT_BYTES);
 		if (length <= 0)
 			return length;
 		frames->input_start = 0;
@@ -241,7 +241,7 @@ const char *
 cqrs_frames_error(const CqrsFrames *frames)
 {
 	return frames->error != NULL ? frames->error :
-		cqrs_stream_error(frames->stream);
+		cqrs_wire_error(frames->stream);
 }
 
 TimestampTz
@@ -262,7 +262,7 @@ cqrs_frames_forget(CqrsFrames *frames)
 	explicit_bzero(frames->output, frames->output_start);
 }
 
-CqrsStream *
+CqrsWire *
 cqrs_frames_stream(const CqrsFrames *frames)
 {
 	return frames->stream;

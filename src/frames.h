@@ -14,7 +14,7 @@
 #include <amqp_framing.h>
 
 #include "datatype/timestamp.h"
-#include "stream.h"
+#include "wire.h"
 
 typedef struct CqrsFrames CqrsFrames;
 
@@ -22,7 +22,7 @@ typedef struct CqrsFrames CqrsFrames;
  * Exchange frames over "stream", which belongs to them from now on.  NULL,
  * with the stream closed, when memory is out.
  */
-extern CqrsFrames *cqrs_frames_create(CqrsStream *stream);
+extern CqrsFrames *cqrs_frames_create(CqrsWire *stream);
 extern void cqrs_frames_destroy(CqrsFrames *frames);
 
 /* The size of frames that was agreed on; between two frames only. */
@@ -64,6 +64,6 @@ extern TimestampTz cqrs_frames_received_at(const CqrsFrames *frames);
 /* Overwrite what was sent, which may have been a password. */
 extern void cqrs_frames_forget(CqrsFrames *frames);
 
-extern CqrsStream *cqrs_frames_stream(const CqrsFrames *frames);
+extern CqrsWire *cqrs_frames_stream(const CqrsFrames *frames);
 
 #endif							/* CQRS_FRAMES_H */

@@ -4,7 +4,7 @@
  *	  The beginning of a connection by AMQP 0-9-1.
  *
  * Each step sends a method and waits for its answer, until the deadline of the
- * connection; the process's latch is looked at meanwhile (stream.c).
+ * connection; the process's latch is looked at meanwhile (wire.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -182,7 +182,7 @@ cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 			}
 		}
 		if (result == 0 &&
-			!cqrs_stream_wait(cqrs_frames_stream(connection->frames),
+			!cqrs_wire_wait(cqrs_frames_stream(connection->frames),
 							  cqrs_frames_pending(connection->frames),
 							  connection->deadline))
 		{

@@ -14,7 +14,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
-#include "stream.h"
+#include "wire.h"
 
 /* What a connection needs to know.  Strings are not kept. */
 typedef struct CqrsConnectOptions

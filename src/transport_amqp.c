@@ -159,7 +159,7 @@ static pgsocket
 amqp_socket(CqrsConnection *connection, bool *write)
 {
 	*write = cqrs_frames_pending(connection->frames);
-	return cqrs_stream_socket(cqrs_frames_stream(connection->frames));
+	return cqrs_wire_socket(cqrs_frames_stream(connection->frames));
 }
 
 static long
@@ -207,12 +207,12 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 				CqrsFailure *failure)
 {
 	CqrsConnection *connection;
-	CqrsStream *stream;
+	CqrsWire *stream;
 	CqrsFrames *frames;
 	MemoryContext context;
-	char		error[CQRS_STREAM_ERROR_BYTES] = "";
+	char		error[CQRS_WIRE_ERROR_BYTES] = "";
 
-	stream = cqrs_stream_open(url->host, url->port,
+	stream = cqrs_wire_open(url->host, url->port,
 							  url->tls ? &options->tls : NULL,
 							  options->connect_timeout_ms, error);
 	if (stream == NULL)

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream.c
+ * wire.c
  *	  A connection that carries bytes, by TCP or by TLS over it.
  *
  * The socket is non-blocking and every wait is one on the process's latch as
@@ -30,42 +30,42 @@
 #include "utils/memutils.h"
 
 #include "lookup.h"
-#include "stream.h"
+#include "wire.h"
 #include "timing.h"
 
-struct CqrsStream
+struct CqrsWire
 {
 	int			fd;
 	SSL_CTX    *context;		/* NULL: no TLS */
 	SSL		   *ssl;
-	char		error[CQRS_STREAM_ERROR_BYTES];
+	char		error[CQRS_WIRE_ERROR_BYTES];
 };
 
 static int	connect_address(const struct addrinfo *address, int timeout_ms,
 							char *error);
 static bool wait_for(int fd, int events, TimestampTz deadline);
-static bool start_tls(CqrsStream *stream, const char *host,
+static bool start_tls(CqrsWire *stream, const char *host,
 					  const CqrsTlsOptions *tls, TimestampTz deadline);
-static bool load_files(CqrsStream *stream, const CqrsTlsOptions *tls);
+static bool load_files(CqrsWire *stream, const CqrsTlsOptions *tls);
 static int	refuse_passphrase(char *buffer, int size, int writing, void *data);
-static bool expect_host(CqrsStream *stream, const char *host);
-static bool shake_hands(CqrsStream *stream, TimestampTz deadline);
-static bool tls_failed(CqrsStream *stream, const char *what);
-static ssize_t tls_result(CqrsStream *stream, int result);
+static bool expect_host(CqrsWire *stream, const char *host);
+static bool shake_hands(CqrsWire *stream, TimestampTz deadline);
+static bool tls_failed(CqrsWire *stream, const char *what);
+static ssize_t tls_result(CqrsWire *stream, int result);
 
-CqrsStream *
-cqrs_stream_open(const char *host, int port, const CqrsTlsOptions *tls,
+CqrsWire *
+cqrs_wire_open(const char *host, int port, const CqrsTlsOptions *tls,
 				 int timeout_ms, char *error)
 {
 	const char *reason;
 	struct addrinfo *addresses = cqrs_lookup(host, port, timeout_ms, &reason);
-	CqrsStream *stream;
+	CqrsWire *stream;
 	int			on = 1;
 	int			fd = -1;
 
 	if (addresses == NULL)
 	{
-		snprintf(error, CQRS_STREAM_ERROR_BYTES,
+		snprintf(error, CQRS_WIRE_ERROR_BYTES,
 				 "could not resolve host \"%s\": %s", host, reason);
 		return NULL;
 	}
@@ -81,22 +81,22 @@ cqrs_stream_open(const char *host, int port, const CqrsTlsOptions *tls,
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 
-	stream = MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsStream));
+	stream = MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsWire));
 	stream->fd = fd;
 	if (tls != NULL &&
 		!start_tls(stream, host, tls,
 				   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											   timeout_ms)))
 	{
-		strlcpy(error, stream->error, CQRS_STREAM_ERROR_BYTES);
-		cqrs_stream_close(stream);
+		strlcpy(error, stream->error, CQRS_WIRE_ERROR_BYTES);
+		cqrs_wire_close(stream);
 		return NULL;
 	}
 	return stream;
 }
 
 ssize_t
-cqrs_stream_read(CqrsStream *stream, void *buffer, Size size)
+cqrs_wire_read(CqrsWire *stream, void *buffer, Size size)
 {
 	ssize_t		result;
 
@@ -116,12 +116,12 @@ cqrs_stream_read(CqrsStream *stream, void *buffer, Size size)
 		return 0;
 	strlcpy(stream->error,
 			result == 0 ? "the broker closed the socket" : strerror(errno),
-			CQRS_STREAM_ERROR_BYTES);
+			CQRS_WIRE_ERROR_BYTES);
 	return -1;
 }
 
 ssize_t
-cqrs_stream_write(CqrsStream *stream, const void *data, Size size)
+cqrs_wire_write(CqrsWire *stream, const void *data, Size size)
 {
 	ssize_t		result;
 
@@ -139,18 +139,18 @@ cqrs_stream_write(CqrsStream *stream, const void *data, Size size)
 		return result;
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		return 0;
-	strlcpy(stream->error, strerror(errno), CQRS_STREAM_ERROR_BYTES);
+	strlcpy(stream->error, strerror(errno), CQRS_WIRE_ERROR_BYTES);
 	return -1;
 }
 
 const char *
-cqrs_stream_error(const CqrsStream *stream)
+cqrs_wire_error(const CqrsWire *stream)
 {
 	return stream->error;
 }
 
 bool
-cqrs_stream_wait(CqrsStream *stream, bool write, TimestampTz deadline)
+cqrs_wire_wait(CqrsWire *stream, bool write, TimestampTz deadline)
 {
 	return wait_for(stream->fd,
 					WL_SOCKET_READABLE | (write ? WL_SOCKET_WRITEABLE : 0),
@@ -158,13 +158,13 @@ cqrs_stream_wait(CqrsStream *stream, bool write, TimestampTz deadline)
 }
 
 pgsocket
-cqrs_stream_socket(const CqrsStream *stream)
+cqrs_wire_socket(const CqrsWire *stream)
 {
 	return stream->fd;
 }
 
 void
-cqrs_stream_close(CqrsStream *stream)
+cqrs_wire_close(CqrsWire *stream)
 {
 	SSL_free(stream->ssl);
 	SSL_CTX_free(stream->context);
@@ -186,7 +186,7 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 
 	if (fd < 0)
 	{
-		snprintf(error, CQRS_STREAM_ERROR_BYTES,
+		snprintf(error, CQRS_WIRE_ERROR_BYTES,
 				 "could not create a socket: %s", strerror(errno));
 		return -1;
 	}
@@ -204,13 +204,13 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 	if (result == 0)
 		return fd;
 
-	snprintf(error, CQRS_STREAM_ERROR_BYTES, "could not connect: %s",
+	snprintf(error, CQRS_WIRE_ERROR_BYTES, "could not connect: %s",
 			 strerror(result));
 	close(fd);
 	return -1;
 }
 
-/* As cqrs_stream_wait(), for the given events of a socket. */
+/* As cqrs_wire_wait(), for the given events of a socket. */
 static bool
 wait_for(int fd, int events, TimestampTz deadline)
 {
@@ -235,7 +235,7 @@ wait_for(int fd, int events, TimestampTz deadline)
 }
 
 static bool
-start_tls(CqrsStream *stream, const char *host, const CqrsTlsOptions *tls,
+start_tls(CqrsWire *stream, const char *host, const CqrsTlsOptions *tls,
 		  TimestampTz deadline)
 {
 	ERR_clear_error();
@@ -259,7 +259,7 @@ start_tls(CqrsStream *stream, const char *host, const CqrsTlsOptions *tls,
 }
 
 static bool
-load_files(CqrsStream *stream, const CqrsTlsOptions *tls)
+load_files(CqrsWire *stream, const CqrsTlsOptions *tls)
 {
 	/* Without this OpenSSL would ask at the terminal. */
 	SSL_CTX_set_default_passwd_cb(stream->context, refuse_passphrase);
@@ -289,7 +289,7 @@ refuse_passphrase(char *buffer, int size, int writing, void *data)
 
 /* Tell the broker which name we use, and check its certificate against it. */
 static bool
-expect_host(CqrsStream *stream, const char *host)
+expect_host(CqrsWire *stream, const char *host)
 {
 	X509_VERIFY_PARAM *parameters = SSL_get0_param(stream->ssl);
 
@@ -301,7 +301,7 @@ expect_host(CqrsStream *stream, const char *host)
 }
 
 static bool
-shake_hands(CqrsStream *stream, TimestampTz deadline)
+shake_hands(CqrsWire *stream, TimestampTz deadline)
 {
 	for (;;)
 	{
@@ -316,7 +316,7 @@ shake_hands(CqrsStream *stream, TimestampTz deadline)
 
 			if (verdict == X509_V_OK)
 				return tls_failed(stream, "TLS handshake failed");
-			snprintf(stream->error, CQRS_STREAM_ERROR_BYTES,
+			snprintf(stream->error, CQRS_WIRE_ERROR_BYTES,
 					 "the broker's certificate is not accepted: %s",
 					 X509_verify_cert_error_string(verdict));
 			return false;
@@ -325,7 +325,7 @@ shake_hands(CqrsStream *stream, TimestampTz deadline)
 					  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
 		{
 			strlcpy(stream->error, "TLS handshake timed out",
-					CQRS_STREAM_ERROR_BYTES);
+					CQRS_WIRE_ERROR_BYTES);
 			return false;
 		}
 	}
@@ -333,7 +333,7 @@ shake_hands(CqrsStream *stream, TimestampTz deadline)
 
 /* Note what OpenSSL says of a failure; returns false. */
 static bool
-tls_failed(CqrsStream *stream, const char *what)
+tls_failed(CqrsWire *stream, const char *what)
 {
 	unsigned long code = ERR_get_error();
 	const char *reason = ERR_reason_error_string(code);
@@ -341,14 +341,14 @@ tls_failed(CqrsStream *stream, const char *what)
 	if (reason == NULL)
 		reason = ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code)) :
 			"the broker closed the socket";
-	snprintf(stream->error, CQRS_STREAM_ERROR_BYTES, "%s: %s", what, reason);
+	snprintf(stream->error, CQRS_WIRE_ERROR_BYTES, "%s: %s", what, reason);
 	ERR_clear_error();
 	return false;
 }
 
 /* The result of a read or write, out of OpenSSL's. */
 static ssize_t
-tls_result(CqrsStream *stream, int result)
+tls_result(CqrsWire *stream, int result)
 {
 	if (result > 0)
 		return result;
@@ -359,7 +359,7 @@ tls_result(CqrsStream *stream, int result)
 			return 0;
 		case SSL_ERROR_ZERO_RETURN:
 			strlcpy(stream->error, "the broker closed the connection",
-					CQRS_STREAM_ERROR_BYTES);
+					CQRS_WIRE_ERROR_BYTES);
 			return -1;
 		default:
 			(void) tls_failed(stream, "TLS");
