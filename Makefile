@@ -9,7 +9,7 @@ MODULE_big = cqrs
 PGFILEDESC = "cqrs - publishes the changes of tables to RabbitMQ"
 OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 DATA = $(wildcard sql/cqrs--*.sql)
-SHLIB_LINK = -lrabbitmq
+SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter capture merge paths triggers rewrite touches \
@@ -39,7 +39,7 @@ include $(PGXS)
 else
 all install uninstall clean installcheck $(TEST_TOOLS):
 	@echo "PostgreSQL's server development files are missing." >&2
-	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev" >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
 	@false
 endif
 
@@ -73,6 +73,9 @@ test-tap:
 bench:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/bench/*.pl)'
 
+soak:
+	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/soak/*.pl)'
+
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/demo/run
 
@@ -87,9 +90,10 @@ help:
 	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo 'make soak           long tests under random faults; CQRS_SEED repeats one'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
 	@echo 'make bench          drain rate and cost of capture, side by side with yardsticks'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench test test-regress test-isolation test-tap demo format help
+.PHONY: bench soak test test-regress test-isolation test-tap demo format help

@@ -197,10 +197,14 @@ COMMENT ON TABLE cqrs.parked IS 'messages that could not be made or were refused
 -- Publisher
 --
 
--- One row.
-CREATE TABLE cqrs.publisher (paused boolean NOT NULL);
+-- One row.  The identity distinguishes copies of a database; it is part of
+-- message ids and of the name of the lease at the broker.
+CREATE TABLE cqrs.publisher (
+	paused boolean NOT NULL,
+	identity text
+);
 INSERT INTO cqrs.publisher VALUES (false);
-COMMENT ON TABLE cqrs.publisher IS 'whether publishing is paused; changed by cqrs_pause and cqrs_resume';
+COMMENT ON TABLE cqrs.publisher IS 'state of publishing; changed by cqrs_pause, cqrs_resume and cqrs_adopt';
 
 CREATE FUNCTION cqrs.wake_publisher() RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_publisher' LANGUAGE C STRICT;
@@ -211,7 +215,7 @@ CREATE FUNCTION cqrs.publisher_stats(OUT pid integer, OUT state text,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
 		OUT connects bigint, OUT reconnects bigint, OUT published bigint,
 		OUT confirmed bigint, OUT returned bigint, OUT nacked bigint,
-		OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
+		OUT held bigint, OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
 		OUT stats_since timestamptz)
 	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION cqrs.publisher_stats() IS 'what the publisher of this database has done; see cqrs.stats';
@@ -223,13 +227,14 @@ CREATE VIEW cqrs.stats AS
 		p.started_at, p.connected_at, p.connects, p.reconnects, p.published,
 		p.confirmed, p.returned, p.nacked, o.pending,
 		pg_catalog.clock_timestamp() - o.oldest AS oldest_pending_age,
-		p.errors, p.last_error, p.last_error_at, p.stats_since
+		p.held, k.parked, p.errors, p.last_error, p.last_error_at, p.stats_since
 	FROM cqrs.publisher_stats() p,
 		(SELECT count(*) AS pending, min(s.committed_at) AS oldest
 		 FROM (SELECT id, committed_at FROM cqrs.segment_0
 			UNION ALL SELECT id, committed_at FROM cqrs.segment_1
 			UNION ALL SELECT id, committed_at FROM cqrs.segment_2) s
-		 WHERE s.id > cqrs.current_watermark()) o;
+		 WHERE s.id > cqrs.current_watermark()) o,
+		(SELECT count(*) AS parked FROM cqrs.parked) k;
 COMMENT ON VIEW cqrs.stats IS 'state, counters and backlog of the publisher of this database';
 GRANT SELECT ON cqrs.stats TO pg_monitor;
 
@@ -244,6 +249,16 @@ CREATE FUNCTION @extschema@.cqrs_resume() RETURNS void
 	AS $$UPDATE cqrs.publisher SET paused = false; SELECT cqrs.wake_publisher()$$;
 COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'starts publishing again after cqrs_pause';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_resume() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_adopt() RETURNS text
+	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+	UPDATE cqrs.publisher
+		SET identity = substr(md5(gen_random_uuid()::text), 1, 12);
+	SELECT cqrs.wake_publisher();
+	SELECT identity FROM cqrs.publisher$$;
+COMMENT ON FUNCTION @extschema@.cqrs_adopt() IS 'gives a copy of a database an identity of its own, so that it publishes beside the original';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_adopt() FROM PUBLIC;
 
 --
 -- Capture

@@ -31,6 +31,7 @@ SELECT count(*) FROM cqrs.publisher;
 SELECT * FROM cqrs.publisher_stats();
 SELECT cqrs_pause();
 SELECT cqrs_resume();
+SELECT cqrs_adopt();
 INSERT INTO cqrs.master VALUES ('x', 'cqrs.master', NULL, NULL, NULL, NULL, true);
 DELETE FROM cqrs.master;
 SELECT setval('cqrs.watermark', 10);

@@ -2,7 +2,10 @@
 \pset format unaligned
 \pset tuples_only on
 ALTER SYSTEM SET cqrs.url = 'http://u:secret@h/';
-ALTER SYSTEM SET cqrs.url = 'amqps://u:secret@h/';
+ALTER SYSTEM SET cqrs.url = 'amqps://u:secret@h:0/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h1,,h2/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h1:5672,h2:0/v';
+ALTER SYSTEM SET cqrs.unroutable = 'perhaps';
 ALTER SYSTEM SET cqrs.url = 'u:secret@h';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:sec ret@h/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/?heartbeat=1';

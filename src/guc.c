@@ -43,6 +43,17 @@ int			cqrs_confirm_timeout_ms;
 int			cqrs_reconnect_delay_ms;
 int			cqrs_reconnect_delay_max_ms;
 int			cqrs_max_databases;
+char	   *cqrs_ssl_ca_file;
+char	   *cqrs_ssl_cert_file;
+char	   *cqrs_ssl_key_file;
+bool		cqrs_ssl_verify;
+int			cqrs_unroutable;
+
+static const struct config_enum_entry unroutable_options[] = {
+	{"drop", CQRS_UNROUTABLE_DROP, false},
+	{"keep", CQRS_UNROUTABLE_KEEP, false},
+	{NULL, 0, false}
+};
 
 static char *url_placeholder;
 static const char *url;
@@ -55,6 +66,9 @@ static bool check_exchange(char **newval, void **extra, GucSource source);
 static void define_capture_settings(void);
 static void define_message_settings(void);
 static void define_publisher_settings(void);
+static void define_tls_settings(void);
+static void define_file(const char *name, const char *description,
+						char **variable);
 
 const char *
 cqrs_guc_url(void)
@@ -68,6 +82,7 @@ cqrs_guc_init(void)
 	define_capture_settings();
 	define_message_settings();
 	define_publisher_settings();
+	define_tls_settings();
 	cqrs_reserve_guc_prefix("cqrs");
 }
 
@@ -126,8 +141,17 @@ define_message_settings(void)
 							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 
+	DefineCustomEnumVariable("cqrs.unroutable",
+							 "What becomes of messages for which no queue is bound.",
+							 "drop: they are counted and gone. keep: they wait until a queue is bound.",
+							 &cqrs_unroutable,
+							 CQRS_UNROUTABLE_DROP,
+							 unroutable_options,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
 	DefineCustomStringVariable("cqrs.url",
-							   "Address of the broker, amqp://user:password@host:port/vhost.",
+							   "Address of the broker, amqp://user:password@host:port/vhost; amqps:// for TLS.",
 							   "Empty means that changes wait in the outbox.",
 							   &url_placeholder,
 							   "",
@@ -175,7 +199,7 @@ define_publisher_settings(void)
 							"Interval of heartbeats between publisher and broker.",
 							"0 disables them.",
 							&cqrs_heartbeat_s,
-							30, 0, 3600,
+							10, 0, 3600,
 							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 
@@ -204,29 +228,65 @@ define_publisher_settings(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_tls_settings(void)
+{
+	define_file("cqrs.ssl_ca_file",
+				"Certificates of the authorities that the broker's certificate may be signed by.",
+				&cqrs_ssl_ca_file);
+	define_file("cqrs.ssl_cert_file",
+				"Certificate that the publisher shows to the broker.",
+				&cqrs_ssl_cert_file);
+	define_file("cqrs.ssl_key_file",
+				"Private key of cqrs.ssl_cert_file.",
+				&cqrs_ssl_key_file);
+	DefineCustomBoolVariable("cqrs.ssl_verify",
+							 "Verify the broker's certificate and that it is for its host.",
+							 NULL,
+							 &cqrs_ssl_verify,
+							 true,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
+define_file(const char *name, const char *description, char **variable)
+{
+	DefineCustomStringVariable(name, description,
+							   "A file in PEM format; relative to the data directory.",
+							   variable,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+}
+
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
 	CqrsUrl		parsed;
 	const char *reason;
-	char	   *scratch;
 	char	   *kept;
-	bool		valid;
 
 	*extra = NULL;
 	if (*newval == NULL || (*newval)[0] == '\0')
 		return true;
 
-	scratch = strdup(*newval);
-	if (scratch == NULL)
-		return false;
-	valid = cqrs_url_parse(scratch, &parsed, &reason);
-	free(scratch);
-	if (!valid)
+	/* Each host has to be one. */
+	for (int host = 0; host < cqrs_url_hosts(*newval); host++)
 	{
-		GUC_check_errmsg("invalid value for parameter \"cqrs.url\"");
-		GUC_check_errdetail("%s", reason);
-		return false;
+		char	   *scratch = strdup(*newval);
+		bool		valid;
+
+		if (scratch == NULL)
+			return false;
+		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
+		free(scratch);
+		if (!valid)
+		{
+			GUC_check_errmsg("invalid value for parameter \"cqrs.url\"");
+			GUC_check_errdetail("%s", reason);
+			return false;
+		}
 	}
 
 	kept = cqrs_guc_strdup(*newval);

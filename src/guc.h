@@ -10,6 +10,12 @@
 
 #include "postgres.h"
 
+typedef enum CqrsUnroutable
+{
+	CQRS_UNROUTABLE_DROP,
+	CQRS_UNROUTABLE_KEEP
+}			CqrsUnroutable;
+
 /* Capture */
 extern bool cqrs_produce;
 extern char *cqrs_correlation_id;	/* "": none */
@@ -27,6 +33,11 @@ extern int	cqrs_confirm_timeout_ms;	/* 0: wait for ever */
 extern int	cqrs_reconnect_delay_ms;
 extern int	cqrs_reconnect_delay_max_ms;
 extern int	cqrs_max_databases;
+extern char *cqrs_ssl_ca_file;	/* "": the system's */
+extern char *cqrs_ssl_cert_file;	/* "": none */
+extern char *cqrs_ssl_key_file; /* "": none */
+extern bool cqrs_ssl_verify;
+extern int	cqrs_unroutable;	/* CqrsUnroutable */
 
 /* The broker's URL with its password, or NULL when none is set. */
 extern const char *cqrs_guc_url(void);

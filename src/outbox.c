@@ -124,7 +124,7 @@ static void segment_scan_next(SegmentScan *scan);
 static char *text_or_null(Datum value, bool isnull);
 static BlockNumber segment_blocks(Oid segment);
 static bool try_truncate(const CqrsObjects *objects, int segment,
-						 int64 watermark);
+						 int64 watermark, bool *busy);
 
 const char *
 cqrs_signal_name(CqrsSignal signal)
@@ -474,13 +474,14 @@ cqrs_outbox_set_watermark(int64 watermark)
 							   Int64GetDatum(watermark));
 }
 
-void
+bool
 cqrs_outbox_recycle(int64 watermark, bool idle)
 {
 	const CqrsObjects *objects = cqrs_catalog_objects(false);
 	CqrsSlot   *slot = cqrs_shared_my_slot();
 	uint32		current = pg_atomic_read_u32(&slot->segment);
 	BlockNumber blocks[CQRS_SEGMENTS];
+	bool		busy = false;
 
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
@@ -488,22 +489,21 @@ cqrs_outbox_recycle(int64 watermark, bool idle)
 
 		blocks[i] = segment_blocks(objects->segment[i]);
 		if (blocks[i] >= limit && (i != current || idle) &&
-			try_truncate(objects, i, watermark))
+			try_truncate(objects, i, watermark, &busy))
 			blocks[i] = 0;
 	}
 
-	if (blocks[current] < SEGMENT_FULL_BLOCKS)
-		return;
 	for (int i = 1; i < CQRS_SEGMENTS; i++)
 	{
 		int			candidate = (current + i) % CQRS_SEGMENTS;
 
-		if (blocks[candidate] == 0)
+		if (blocks[current] >= SEGMENT_FULL_BLOCKS && blocks[candidate] == 0)
 		{
 			pg_atomic_write_u32(&slot->segment, candidate);
-			return;
+			break;
 		}
 	}
+	return !busy;
 }
 
 static BlockNumber
@@ -517,17 +517,21 @@ segment_blocks(Oid segment)
 }
 
 /*
- * Empty a segment if nobody uses it and it holds nothing above the watermark.
- * The lock is kept until the end of the transaction.
+ * Empty a segment if it holds nothing above the watermark and nobody uses it,
+ * else *busy is set.  The lock is kept until the end of the transaction.
  */
 static bool
-try_truncate(const CqrsObjects *objects, int segment, int64 watermark)
+try_truncate(const CqrsObjects *objects, int segment, int64 watermark,
+			 bool *busy)
 {
 	Oid			relid = objects->segment[segment];
 	Relation	rel;
 
 	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+	{
+		*busy = true;
 		return false;
+	}
 	if (segment_max_id(relid, objects->segment_index[segment]) > watermark)
 	{
 		UnlockRelationOid(relid, AccessExclusiveLock);

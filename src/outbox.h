@@ -86,9 +86,10 @@ extern void cqrs_outbox_set_watermark(int64 watermark);
 
 /*
  * Empty segments that are published as a whole, and choose the one to write
- * to.  "idle" says that nothing is pending.  Takes only locks that are free.
+ * to.  "idle" says that nothing is pending.  Takes only locks that are free;
+ * returns false when one was not, so that it is worth trying again.
  */
-extern void cqrs_outbox_recycle(int64 watermark, bool idle);
+extern bool cqrs_outbox_recycle(int64 watermark, bool idle);
 
 /* The routing key of a message, palloc'd. */
 extern char *cqrs_message_routing_key(const CqrsMessage *message);

@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -148,4 +149,37 @@ compare_id(const ListCell *a, const ListCell *b)
 	int64		y = ((CqrsParked *) lfirst(b))->message.id;
 
 	return x < y ? -1 : x > y;
+}
+
+int
+cqrs_parked_above(int64 id, int64 **ids)
+{
+	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+									AccessShareLock);
+	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple;
+	int			nroom = 16;
+	int			nids = 0;
+
+	*ids = MemoryContextAlloc(TopMemoryContext, nroom * sizeof(int64));
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		int64		found = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
+													   RelationGetDescr(parked),
+													   &isnull));
+
+		if (found <= id)
+			continue;
+		if (nids == nroom)
+		{
+			nroom *= 2;
+			*ids = repalloc(*ids, nroom * sizeof(int64));
+		}
+		(*ids)[nids++] = found;
+	}
+	systable_endscan(scan);
+	table_close(parked, AccessShareLock);
+	return nids;
 }

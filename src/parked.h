@@ -43,4 +43,10 @@ typedef struct CqrsParked
  */
 extern List *cqrs_parked_read_all(void);
 
+/*
+ * The ids above "id" of messages that are parked, in TopMemoryContext; returns
+ * their number.
+ */
+extern int	cqrs_parked_above(int64 id, int64 **ids);
+
 #endif							/* CQRS_PARKED_H */

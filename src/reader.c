@@ -22,6 +22,11 @@
  * locked until that one ends; so a later message of the row has a higher
  * batch and can be visible only when the hole's is, and is read after it.
  *
+ * Messages of held masters are passed over, and read when the hold's probe or
+ * its end asks for them (hold.c); the watermark stays below them.  Messages
+ * that were parked before, by a process that ended before the watermark got
+ * past them, are passed over for good.
+ *
  * Belongs to the publisher alone.
  *
  *-------------------------------------------------------------------------
@@ -29,18 +34,23 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "guc.h"
 #include "outbox.h"
+#include "parked.h"
 #include "reader.h"
 
 #define AMQP_SHORTSTR_BYTES	255
+/* RabbitMQ takes no larger message, whatever its settings. */
+#define MAX_BODY_BYTES		(512 * 1024 * 1024)
 
 typedef struct Hole
 {
@@ -53,6 +63,10 @@ struct CqrsReader
 {
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
+	CqrsHolds  *holds;
+	int64	   *parked;			/* ids above the watermark of the start that
+								 * are parked */
+	int			nparked;
 	MemoryContext context;		/* holes, and messages for the window */
 	MemoryContext scratch;		/* reset for each message */
 };
@@ -60,22 +74,31 @@ struct CqrsReader
 static bool read_holes(CqrsReader *reader, CqrsWindow *window);
 static bool read_hole(CqrsReader *reader, CqrsWindow *window,
 					  const Hole *hole);
+static bool read_held(CqrsReader *reader, CqrsWindow *window);
+static bool read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold);
 static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
 static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
+static bool is_parked(const CqrsReader *reader, int64 id);
+static bool is_too_large(const CqrsMessage *message, char **error);
+static CqrsOutgoing *try_to_build(CqrsReader *reader,
+								  const CqrsMessage *message, char **error);
+static CqrsOutgoing *build(CqrsReader *reader, const CqrsMessage *message);
 static char *to_utf8(const char *string);
 static char *append_string(char **next, const char *string);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
-cqrs_reader_create(int64 watermark)
+cqrs_reader_create(int64 watermark, CqrsHolds *holds)
 {
 	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsReader));
 
 	reader->frontier = watermark;
+	reader->holds = holds;
+	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
 	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
 											ALLOCSET_DEFAULT_SIZES);
 	reader->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs message",
@@ -86,7 +109,8 @@ cqrs_reader_create(int64 watermark)
 bool
 cqrs_reader_read(CqrsReader *reader, CqrsWindow *window)
 {
-	return !(read_holes(reader, window) && read_frontier(reader, window));
+	return !(read_holes(reader, window) && read_held(reader, window) &&
+			 read_frontier(reader, window));
 }
 
 bool
@@ -103,7 +127,14 @@ cqrs_reader_watermark(const CqrsReader *reader, const CqrsWindow *window)
 	if (reader->holes != NIL)
 		watermark = Min(watermark,
 						((Hole *) linitial(reader->holes))->first_id - 1);
-	return Min(watermark, cqrs_window_min_id(window) - 1);
+	return Min(watermark, cqrs_reader_min_unconfirmed(reader, window) - 1);
+}
+
+int64
+cqrs_reader_min_unconfirmed(const CqrsReader *reader,
+							const CqrsWindow *window)
+{
+	return Min(cqrs_holds_min_id(reader->holds), cqrs_window_min_id(window));
 }
 
 /* Returns false when the window is full before all holes are looked into. */
@@ -167,6 +198,74 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 	return complete;
 }
 
+/*
+ * Do what is due about held masters.  Returns false when the window is full
+ * before all of it is done.
+ */
+static bool
+read_held(CqrsReader *reader, CqrsWindow *window)
+{
+	List	   *holds = list_copy(reader->holds->list);
+	bool		complete = true;
+	ListCell   *lc;
+
+	foreach(lc, holds)
+	{
+		CqrsHold   *hold = lfirst(lc);
+
+		if (complete && cqrs_hold_is_due(hold, window))
+			complete = read_hold(reader, window, hold);
+	}
+	list_free(holds);
+	return complete;
+}
+
+/*
+ * Put a held master's messages into the window: one as a probe, or when that
+ * was taken all.  Returns false when the window is full before the end.
+ */
+static bool
+read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
+{
+	bool		probe = hold->state == CQRS_HOLD_WAITING;
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
+												  reader->frontier);
+	CqrsMessage message;
+
+	hold->state = CQRS_HOLD_CATCHING_UP;
+	while (cqrs_outbox_scan_next(scan, &message))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0)
+			continue;
+		if (!cqrs_window_has_room(window))
+		{
+			complete = false;
+			break;
+		}
+		hold->next_id = message.id + 1;
+		push_message(reader, window, &message);
+		if (probe)
+		{
+			hold->state = CQRS_HOLD_PROBING;
+			hold->probe_id = message.id;
+			break;
+		}
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+
+	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
+	{
+		ereport(LOG,
+				(errmsg("messages of master \"%s\" are published again",
+						hold->cqrs_id)));
+		cqrs_holds_remove(reader->holds, hold);
+	}
+	return complete;
+}
+
 /* Returns false when the window is full before the end. */
 static bool
 read_frontier(CqrsReader *reader, CqrsWindow *window)
@@ -212,10 +311,110 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 	MemoryContextSwitchTo(caller);
 }
 
-/* Put a message together, in UTF-8 and in one piece of memory. */
+/*
+ * Put a message into the window, unless its master is held, or park it when
+ * it cannot be sent.
+ */
 static void
 push_message(CqrsReader *reader, CqrsWindow *window,
 			 const CqrsMessage *message)
+{
+	MemoryContext caller;
+	CqrsOutgoing *outgoing = NULL;
+	char	   *error;
+
+	if (cqrs_holds_keep(reader->holds, message->cqrs_id, message->id) ||
+		is_parked(reader, message->id))
+		return;
+
+	caller = MemoryContextSwitchTo(reader->scratch);
+	if (!is_too_large(message, &error))
+		outgoing = GetDatabaseEncoding() == PG_UTF8 ?
+			build(reader, message) : try_to_build(reader, message, &error);
+	if (outgoing != NULL)
+		cqrs_window_push(window, outgoing);
+	else
+	{
+		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
+		ForceSyncCommit();
+		ereport(LOG,
+				(errmsg("a message of master \"%s\" is parked: %s",
+						message->cqrs_id, error)));
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->scratch);
+}
+
+static bool
+is_parked(const CqrsReader *reader, int64 id)
+{
+	for (int i = 0; i < reader->nparked; i++)
+	{
+		if (reader->parked[i] == id)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_too_large(const CqrsMessage *message, char **error)
+{
+	Size		size = strlen(message->instance_data) +
+	strlen(message->instance_pk);
+
+	if (message->previous_data != NULL)
+		size += strlen(message->previous_data);
+	if (message->meta != NULL)
+		size += strlen(message->meta);
+	if (size <= MAX_BODY_BYTES)
+		return false;
+	*error = psprintf("message of %zu bytes is larger than %d bytes", size,
+					  MAX_BODY_BYTES);
+	return true;
+}
+
+/*
+ * As build(), but NULL with the reason in *error when there are characters
+ * that UTF-8 does not have, or too many.
+ */
+static CqrsOutgoing *
+try_to_build(CqrsReader *reader, const CqrsMessage *message, char **error)
+{
+	CqrsOutgoing *volatile outgoing = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		outgoing = build(reader, message);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *failure;
+		int			category;
+
+		MemoryContextSwitchTo(context);
+		failure = CopyErrorData();
+		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
+		if (category != ERRCODE_DATA_EXCEPTION &&
+			category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		*error = failure->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return outgoing;
+}
+
+/* Put a message together, in UTF-8 and in one piece of memory. */
+static CqrsOutgoing *
+build(CqrsReader *reader, const CqrsMessage *message)
 {
 	StringInfoData body;
 	CqrsOutgoing *outgoing;
@@ -227,7 +426,6 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	int			expires_at;
 	Size		text_length;
 	Size		size;
-	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 
 	initStringInfo(&body);
 	cqrs_message_body(&body, message, &expires_at);
@@ -249,6 +447,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 		correlation_id = NULL;
 
 	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
+		strlen(message->cqrs_id) + 1 +
 		(exchange != NULL ? strlen(exchange) + 1 : 0) +
 		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
 	outgoing = MemoryContextAllocHuge(reader->context, size);
@@ -256,6 +455,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	outgoing->id = message->id;
 	outgoing->committed_at = message->committed_at;
 	outgoing->size = size;
+	outgoing->cqrs_id = append_string(&next, message->cqrs_id);
 	outgoing->exchange = append_string(&next, exchange);
 	outgoing->routing_key = append_string(&next, key);
 	outgoing->correlation_id = append_string(&next, correlation_id);
@@ -263,9 +463,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	outgoing->body_length = text_length;
 	outgoing->expires_at = expires_at;
 	outgoing->ttl_s = cqrs_message_ttl(message);
-	cqrs_window_push(window, outgoing);
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(reader->scratch);
+	return outgoing;
 }
 
 static char *

@@ -10,16 +10,22 @@
 
 #include "postgres.h"
 
+#include "hold.h"
 #include "window.h"
 
 typedef struct CqrsReader CqrsReader;
 
-/* Start reading above "watermark". */
-extern CqrsReader *cqrs_reader_create(int64 watermark);
+/*
+ * Start reading above "watermark"; in a transaction.  Messages of masters in
+ * "holds" are put into the window only as the holds allow.
+ */
+extern CqrsReader *cqrs_reader_create(int64 watermark, CqrsHolds *holds);
 
 /*
  * Put what is visible to the active snapshot and has not been read yet into
- * the window, as far as there is room.  Returns whether more is left.
+ * the window, as far as there is room.  Returns whether more is left.  What
+ * cannot be sent at all is parked; so the watermark may be saved only after
+ * the transaction's commit, which then is a synchronous one.
  */
 extern bool cqrs_reader_read(CqrsReader *reader, CqrsWindow *window);
 
@@ -29,5 +35,9 @@ extern bool cqrs_reader_has_holes(const CqrsReader *reader);
 /* Up to which id everything is confirmed or was rolled back. */
 extern int64 cqrs_reader_watermark(const CqrsReader *reader,
 								   const CqrsWindow *window);
+
+/* The lowest id that was read and is not confirmed, else PG_INT64_MAX. */
+extern int64 cqrs_reader_min_unconfirmed(const CqrsReader *reader,
+										 const CqrsWindow *window);
 
 #endif							/* CQRS_READER_H */

@@ -267,6 +267,8 @@ cqrs_shared_state_name(CqrsPublisherState state)
 			return "blocked";
 		case CQRS_WAITING:
 			return "waiting";
+		case CQRS_STANDING_BY:
+			return "standing by";
 	}
 	return "unknown";
 }
@@ -314,6 +316,7 @@ startup(void)
 			pg_atomic_init_u64(&slot->nacked, 0);
 			pg_atomic_init_u64(&slot->connects, 0);
 			pg_atomic_init_u64(&slot->errors, 0);
+			pg_atomic_init_u64(&slot->held, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -372,5 +375,6 @@ take_slot(Oid dboid)
 	pg_atomic_write_u64(&slot->nacked, 0);
 	pg_atomic_write_u64(&slot->connects, 0);
 	pg_atomic_write_u64(&slot->errors, 0);
+	pg_atomic_write_u64(&slot->held, 0);
 	return slot;
 }

@@ -23,6 +23,7 @@
  * WAITING after a failure.  WAITING (for the next attempt) → CONNECTING.
  * PUBLISHING (connected) → BLOCKED while the broker asks for silence, WAITING
  * when the connection is lost, PAUSED, UNCONFIGURED.  BLOCKED → as PUBLISHING.
+ * CONNECTING → STANDING_BY while another publisher has the lease → CONNECTING.
  * Any → STOPPED.
  */
 typedef enum CqrsPublisherState
@@ -34,7 +35,8 @@ typedef enum CqrsPublisherState
 	CQRS_CONNECTING,
 	CQRS_PUBLISHING,
 	CQRS_BLOCKED,
-	CQRS_WAITING
+	CQRS_WAITING,
+	CQRS_STANDING_BY
 } CqrsPublisherState;
 
 #define CQRS_ERROR_BYTES 512
@@ -80,6 +82,7 @@ typedef struct CqrsSlot
 	pg_atomic_uint64 nacked;
 	pg_atomic_uint64 connects;	/* connections established */
 	pg_atomic_uint64 errors;
+	pg_atomic_uint64 held;		/* masters whose messages are held now */
 
 	TimestampTz started_at;
 	TimestampTz connected_at;	/* 0: not connected */

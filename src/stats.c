@@ -31,8 +31,9 @@ static Datum timestamp_or_null(TimestampTz time, bool *isnull);
  * cqrs.publisher_stats(OUT pid integer, OUT state text, OUT started_at
  * timestamptz, OUT connected_at timestamptz, OUT connects bigint,
  * OUT reconnects bigint, OUT published bigint, OUT confirmed bigint,
- * OUT returned bigint, OUT nacked bigint, OUT errors bigint, OUT last_error
- * text, OUT last_error_at timestamptz, OUT stats_since timestamptz)
+ * OUT returned bigint, OUT nacked bigint, OUT held bigint, OUT errors bigint,
+ * OUT last_error text, OUT last_error_at timestamptz,
+ * OUT stats_since timestamptz)
  *
  * One row, of the current database.
  */
@@ -41,8 +42,8 @@ cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 {
 	CqrsSlot   *slot = cqrs_shared_my_slot();
 	TupleDesc	desc;
-	Datum		values[14];
-	bool		nulls[14] = {false};
+	Datum		values[15];
+	bool		nulls[15] = {false};
 	char		last_error[CQRS_ERROR_BYTES];
 	TimestampTz started_at;
 	TimestampTz connected_at;
@@ -73,11 +74,12 @@ cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 	values[7] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->confirmed));
 	values[8] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->returned));
 	values[9] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->nacked));
-	values[10] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->errors));
-	nulls[11] = last_error_at == 0;
-	values[11] = CStringGetTextDatum(last_error);
-	values[12] = timestamp_or_null(last_error_at, &nulls[12]);
-	values[13] = timestamp_or_null(cqrs_shared->since, &nulls[13]);
+	values[10] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->held));
+	values[11] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->errors));
+	nulls[12] = last_error_at == 0;
+	values[12] = CStringGetTextDatum(last_error);
+	values[13] = timestamp_or_null(last_error_at, &nulls[13]);
+	values[14] = timestamp_or_null(cqrs_shared->since, &nulls[14]);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

@@ -14,17 +14,24 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "wire.h"
 
 /* What a connection needs to know.  Strings are not kept. */
 typedef struct CqrsConnectOptions
 {
 	const char *url;
-	const char *exchange;
+	int			host;			/* which of its hosts, from 0 */
+	const char *exchange;		/* made ready at once */
+	const char *lease;			/* a name that one connection can have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
+	CqrsTlsOptions tls;
 } CqrsConnectOptions;
 
-/* A message as it goes out.  Strings are UTF-8. */
+/*
+ * A message as it goes out.  Strings are UTF-8.  The body is not copied: it
+ * must stay until the message is confirmed or the connection closed.
+ */
 typedef struct CqrsEnvelope
 {
 	const char *exchange;
@@ -35,6 +42,24 @@ typedef struct CqrsEnvelope
 	const char *body;
 	Size		body_length;
 } CqrsEnvelope;
+
+/* Who is to blame for a failure. */
+typedef enum CqrsBlame
+{
+	CQRS_BLAME_TRANSPORT,		/* the network, the broker, the login */
+	CQRS_BLAME_ROUTE,			/* an exchange is missing, of another type, or
+								 * not permitted */
+	CQRS_BLAME_MESSAGE,			/* a message is refused for what it is */
+	CQRS_BLAME_LEASE			/* another connection has the lease */
+} CqrsBlame;
+
+#define CQRS_TRANSPORT_ERROR_BYTES 480
+
+typedef struct CqrsFailure
+{
+	CqrsBlame	blame;
+	char text[	CQRS_TRANSPORT_ERROR_BYTES];	/* without a password */
+} CqrsFailure;
 
 typedef enum CqrsEventKind
 {
@@ -52,56 +77,54 @@ typedef struct CqrsEvent
 	CqrsEventKind kind;
 	uint64		tag;			/* ACK, NACK: which message */
 	bool		multiple;		/* ACK, NACK: and all before it */
-	char text[	256];			/* RETURNED: routing key; BLOCKED: reason */
+	char text[	256];			/* RETURNED: message id; BLOCKED: reason */
 } CqrsEvent;
 
 typedef struct CqrsConnection CqrsConnection;
 
-#define CQRS_TRANSPORT_ERROR_BYTES 400
-
 /*
- * Functions that fail leave a message for people in "error", a buffer of
- * CQRS_TRANSPORT_ERROR_BYTES that holds no password.  None of them raises an
- * error or waits longer than said.
+ * None of these raises an error, and those that are not said to wait do not.
+ * A wait ends soon after ShutdownRequestPending has been set together with the
+ * latch, and may take notice of the latch.
  */
 typedef struct CqrsTransport
 {
 	/*
-	 * Connect, and make the exchange ready.  Waits for at most the timeouts
-	 * of the options, less when interrupt() is called.  NULL on failure.
+	 * Connect, take the lease, and make the exchange ready.  Waits for at
+	 * most the timeouts of the options.  NULL on failure.
 	 */
 	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
-								char *error);
+								CqrsFailure *failure);
+
+	/* Whether there is room for another message. */
+	bool		(*can_publish) (CqrsConnection *connection);
 
 	/*
-	 * Send a message.  The first one of a connection has the tag 1, each
-	 * further one the next number.  May wait for as long as the broker does
-	 * not read; interrupt() ends that.  False when the connection has failed.
+	 * Send a message, for which there has to be room.  The first one of a
+	 * connection has the tag 1, each further one the next number.  Declares
+	 * the exchange before the first message to it.
 	 */
-	bool		(*publish) (CqrsConnection *connection,
-							const CqrsEnvelope *envelope, char *error);
+	void		(*publish) (CqrsConnection *connection,
+							const CqrsEnvelope *envelope);
 
 	/*
-	 * What has come from the broker: one event a call, without waiting.  Has
-	 * to be called often enough for heartbeats to be sent and noticed.
+	 * Go on sending, and see what has come: one event a call.  Has to be
+	 * called when the socket is ready, and in time for heartbeats.
 	 */
 	void		(*poll) (CqrsConnection *connection, CqrsEvent *event,
-						 char *error);
+						 CqrsFailure *failure);
 
-	/* The socket, to wait on for something to poll. */
-	pgsocket	(*socket) (CqrsConnection *connection);
+	/* The socket, to wait on, and whether for room to write as well. */
+	pgsocket	(*socket) (CqrsConnection *connection, bool *write);
+
+	/* Milliseconds until the next heartbeat is due, -1 for never. */
+	long		(*wait_ms) (CqrsConnection *connection);
 
 	/*
 	 * Give the connection and all its memory back, after telling the broker
-	 * so with "politely", which waits for an answer.
+	 * so with "politely", which waits a little for its answer.
 	 */
 	void		(*close) (CqrsConnection *connection, bool politely);
-
-	/*
-	 * Make whatever of the above waits fail soon; what does not wait goes on.
-	 * For the handler of the signal that sets ShutdownRequestPending.
-	 */
-	void		(*interrupt) (void);
 } CqrsTransport;
 
 extern const CqrsTransport cqrs_transport_amqp;

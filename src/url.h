@@ -18,16 +18,22 @@ typedef struct CqrsUrl
 	const char *host;
 	int			port;
 	const char *vhost;
+	bool		tls;
 } CqrsUrl;
 
+/* How many hosts a URL names: amqp://user:password@host:port,host:port/vhost */
+extern int	cqrs_url_hosts(const char *url);
+
 /*
- * Parse "buffer", which is taken to pieces in place, into *url.  Defaults are
- * those of the AMQP URI specification as RabbitMQ's clients have them: user and
- * password guest, host localhost, port 5672, virtual host "/".  On failure
- * returns false with *reason a full sentence that quotes no part of the URL,
- * since any part may be the password.
+ * Parse "buffer", which is taken to pieces in place, into *url, with the host
+ * of the given number, from 0.  Defaults are those of the AMQP URI
+ * specification as RabbitMQ's clients have them: user and password guest, host
+ * localhost, port 5672 or with TLS 5671, virtual host "/".  On failure returns
+ * false with *reason a full sentence that quotes no part of the URL, since any
+ * part may be the password.
  */
-extern bool cqrs_url_parse(char *buffer, CqrsUrl *url, const char **reason);
+extern bool cqrs_url_parse(char *buffer, int host, CqrsUrl *url,
+						   const char **reason);
 
 /* A palloc'd copy of "url" whose password is replaced by asterisks. */
 extern char *cqrs_url_mask(const char *url);

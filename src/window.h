@@ -17,9 +17,12 @@ typedef struct CqrsOutgoing
 {
 	int64		id;
 	bool		confirmed;
+	bool		withdrawn;		/* sent, but not to be sent again */
+	const char *refusal;		/* why it is to be parked, or NULL */
 	TimestampTz committed_at;
 	Size		size;			/* of all of it */
-	char	   *exchange;		/* UTF-8, as all strings; NULL: cqrs.exchange */
+	char	   *cqrs_id;		/* in the database's encoding, others UTF-8 */
+	char	   *exchange;		/* NULL: cqrs.exchange */
 	char	   *routing_key;
 	char	   *correlation_id; /* or NULL */
 	char	   *body;
@@ -45,6 +48,9 @@ extern bool cqrs_window_has_room(const CqrsWindow *window);
 /* Append a message, which the window owns from now on; there has to be room. */
 extern void cqrs_window_push(CqrsWindow *window, CqrsOutgoing *message);
 
+/* Write "expires" into the body of a message that is about to be sent. */
+extern void cqrs_window_stamp(CqrsOutgoing *message);
+
 /* The next message to send, or NULL; and that it has been. */
 extern CqrsOutgoing *cqrs_window_next_unsent(CqrsWindow *window);
 extern void cqrs_window_sent(CqrsWindow *window);
@@ -55,8 +61,42 @@ extern void cqrs_window_sent(CqrsWindow *window);
  */
 extern int	cqrs_window_confirm(CqrsWindow *window, uint64 tag, bool multiple);
 
+/* The message with that tag, NULL when it is confirmed. */
+extern CqrsOutgoing *cqrs_window_by_tag(const CqrsWindow *window, uint64 tag);
+
+/* The tag of the first message that is not confirmed. */
+extern uint64 cqrs_window_first_tag(const CqrsWindow *window);
+
 /* Start again with the first message that is not confirmed. */
 extern void cqrs_window_rewind(CqrsWindow *window);
+
+/*
+ * Take a master's messages from "id" on out, those that have been sent as soon
+ * as they are confirmed or the window is rewound.
+ */
+extern void cqrs_window_withdraw(CqrsWindow *window, const char *cqrs_id,
+								 int64 id);
+
+/* The message with that id, or NULL; whether there is any of that master. */
+extern CqrsOutgoing *cqrs_window_find(const CqrsWindow *window, int64 id);
+extern bool cqrs_window_has_master(const CqrsWindow *window,
+								   const char *cqrs_id);
+
+/*
+ * Messages that have ever left the window by confirms, and how many have been
+ * sent or confirmed: both only grow, except that a rewind sets the latter back
+ * to the former.
+ */
+extern uint64 cqrs_window_done(const CqrsWindow *window);
+extern uint64 cqrs_window_sent_so_far(const CqrsWindow *window);
+
+/*
+ * The broker refuses the first message, for a reason that is copied: it is to
+ * be parked.  That message, or NULL; and that it has been.
+ */
+extern void cqrs_window_refuse(CqrsWindow *window, const char *reason);
+extern CqrsOutgoing *cqrs_window_refused(const CqrsWindow *window);
+extern void cqrs_window_remove_refused(CqrsWindow *window);
 
 /* The lowest id in the window, PG_INT64_MAX when it is empty. */
 extern int64 cqrs_window_min_id(const CqrsWindow *window);

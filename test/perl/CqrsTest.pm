@@ -54,6 +54,7 @@ our @EXPORT = qw(
   messages
   wait_for_messages
   drain_queue
+  arrived_keys
   ledger_errors
 );
 
@@ -279,6 +280,21 @@ sub drain_queue
 	my $output =
 	  _run_consume(_consume($broker, $queue), '--drain', '--format', 'json');
 	return map { _decode($_) } split /\n/, $output;
+}
+
+=item arrived_keys($broker, $queue)
+
+Reads what waits in a queue that no consumer reads, and returns only the keys
+of the messages, in order: decoding takes its time with large or many ones.
+
+=cut
+
+sub arrived_keys
+{
+	my ($broker, $queue) = @_;
+
+	return _run_consume(_consume($broker, $queue), '--drain') =~
+	  /"instance_pk":(\d+),/g;
 }
 
 =item ledger_errors(\@messages, \@expected)

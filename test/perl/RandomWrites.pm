@@ -74,7 +74,7 @@ my %KINDS = (
 	key_uid => sub {
 		return sprintf(q('00000000-0000-0000-0000-%012d'), 1 + int(rand(6)));
 	},
-	key_part => sub { return pick(q('a'), q('b'), q('c')); },
+	key_part => sub { return pick(q('a'), q('b'),     q('c')); },
 	key_text => sub { return pick(q('a'), q('b "c"'), q('d''\e'), q('')); },
 	int      => sub { return rarely(10) ? 'NULL' : int(rand(100)) - 50; },
 	number   => sub { return pick('NULL', '1.50', '-0.001', '1e30'); },

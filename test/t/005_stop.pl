@@ -6,7 +6,6 @@ use feature 'state';
 
 use CqrsTest;
 use IO::Socket::INET;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -60,18 +59,6 @@ sub restart_node
 	return;
 }
 
-# The keys of the messages in the queue.  Large ones take their time to decode.
-sub arrived_keys
-{
-	my $consume = $ENV{CQRS_CONSUME} or BAIL_OUT('CQRS_CONSUME is not set');
-	my ($messages, $errors);
-
-	IPC::Run::run(
-		[ $consume, '--url', $broker->url, '--queue', 'replica', '--drain' ],
-		'>', \$messages, '2>', \$errors) or BAIL_OUT($errors);
-	return $messages =~ /"instance_pk":(\d+),/g;
-}
-
 # Whether the socket of a process to the broker takes no more data: then its
 # queue of unsent bytes is not empty and does not change.
 sub send_waits
@@ -105,7 +92,7 @@ restart_node('publishing');
 $node->start;
 wait_published($node);
 my %seen;
-$seen{$_} = 1 foreach arrived_keys();
+$seen{$_} = 1 foreach arrived_keys($broker, 'replica');
 is(scalar(keys %seen), 20000, 'nothing was lost by the stop');
 
 # Frozen while publishing: the window is full.
@@ -166,7 +153,7 @@ wait_published($node);
 wait_for_state($node, 'publishing');
 my $rows = $node->safe_psql('postgres', 'SELECT max(id) FROM blob');
 %seen = ();
-$seen{$_} = 1 foreach arrived_keys();
+$seen{$_} = 1 foreach arrived_keys($broker, 'replica');
 is(join(',', grep { !$seen{$_} } $rows - 59 .. $rows),
 	'', 'everything arrives after the alarm');
 

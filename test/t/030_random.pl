@@ -78,8 +78,8 @@ my @tables = (
 			{   cqrs_id => 'parted',
 				options => q(tracked_fields => '{v}'),
 				tracked => ['v'] } ] },
-	{   name    => 'skipping',
-		create  => 'CREATE TABLE skipping (id int PRIMARY KEY, v int, w text)',
+	{   name   => 'skipping',
+		create => 'CREATE TABLE skipping (id int PRIMARY KEY, v int, w text)',
 		key     => { id => 'key' },
 		columns => { v  => 'int', w => 'text' },
 		masters => [

@@ -1,0 +1,341 @@
+/*-------------------------------------------------------------------------
+ *
+ * backlog.c
+ *	  The publisher's dealings with the database.
+ *
+ * A turn is one short transaction: see whether the extension is still there
+ * and publishing paused, save the watermark, recycle segments, read messages
+ * into the window.  What is not due is left out, and when nothing is, there is
+ * no transaction.
+ *
+ * A message that the broker refuses is parked here, by a synchronous commit,
+ * before the watermark may pass it: a crash in between leaves it both parked
+ * and pending, and the reader then passes it over.
+ *
+ * Belongs to the publisher alone; lives in TopMemoryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "backlog.h"
+#include "catalog.h"
+#include "guc.h"
+#include "outbox.h"
+#include "parked.h"
+#include "reader.h"
+#include "timing.h"
+
+/* The watermark is saved this often while messages flow. */
+#define SAVE_INTERVAL_MS	200
+/* Segments are looked at this often. */
+#define RECYCLE_INTERVAL_MS 1000
+/* Holes are looked into this often when nothing else happens. */
+#define HOLE_INTERVAL_MS	1000
+
+struct CqrsBacklog
+{
+	CqrsSlot   *slot;
+	Oid			extension;		/* that it publishes for */
+	CqrsWindow *window;
+	CqrsHolds  *holds;
+	CqrsReader *reader;
+
+	bool		look;			/* woken: look at the catalog and the outbox */
+	bool		paused;
+	char	   *identity;
+	bool		more;			/* the window was full before the outbox ended */
+	uint64		commits;		/* of the slot, when the outbox was last read */
+	TimestampTz read_at;		/* when the outbox was last read */
+
+	int64		saved_watermark;
+	TimestampTz saved_at;
+	bool		recycle;		/* the watermark has moved since segments were
+								 * last looked at */
+	TimestampTz recycled_at;
+};
+
+static bool read_is_due(const CqrsBacklog *backlog, bool connected);
+static bool save_is_due(const CqrsBacklog *backlog);
+static int64 watermark(const CqrsBacklog *backlog);
+static void park_refused(CqrsBacklog *backlog);
+static void check_extension(CqrsBacklog *backlog);
+static void read_settings(CqrsBacklog *backlog);
+static void read_outbox(CqrsBacklog *backlog);
+static void save_watermark(CqrsBacklog *backlog);
+static bool recycle_is_due(const CqrsBacklog *backlog);
+static void recycle_segments(CqrsBacklog *backlog);
+
+CqrsBacklog *
+cqrs_backlog_create(CqrsSlot *slot, Oid extension, CqrsWindow *window,
+					CqrsHolds *holds)
+{
+	CqrsBacklog *backlog = MemoryContextAllocZero(TopMemoryContext,
+												  sizeof(CqrsBacklog));
+
+	backlog->slot = slot;
+	backlog->extension = extension;
+	backlog->window = window;
+	backlog->holds = holds;
+	backlog->saved_watermark = cqrs_outbox_watermark();
+	backlog->reader = cqrs_reader_create(backlog->saved_watermark, holds);
+	backlog->look = true;
+	backlog->more = true;
+	return backlog;
+}
+
+void
+cqrs_backlog_look(CqrsBacklog *backlog)
+{
+	backlog->look = true;
+}
+
+bool
+cqrs_backlog_paused(const CqrsBacklog *backlog)
+{
+	return backlog->paused;
+}
+
+const char *
+cqrs_backlog_identity(const CqrsBacklog *backlog)
+{
+	return backlog->identity;
+}
+
+void
+cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
+{
+	MemoryContext turn = CurrentMemoryContext;
+	bool		read = read_is_due(backlog, connected);
+	bool		save = save_is_due(backlog);
+	bool		recycle = recycle_is_due(backlog);
+	bool		park = cqrs_window_refused(backlog->window) != NULL;
+
+	if (!backlog->look && !read && !save && !recycle && !park)
+		return;
+	backlog->look = false;
+
+	pgstat_report_activity(STATE_RUNNING, "reading the outbox");
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	check_extension(backlog);
+	read_settings(backlog);
+	if (save)
+		save_watermark(backlog);
+	if (recycle)
+		recycle_segments(backlog);
+	if (park)
+		park_refused(backlog);
+	if (read)
+		read_outbox(backlog);
+
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	if (park)
+		cqrs_window_remove_refused(backlog->window);
+	MemoryContextSwitchTo(turn);
+	(void) pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+long
+cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
+{
+	long		wait_ms = -1;
+
+	if (read_is_due(backlog, connected) || save_is_due(backlog) ||
+		recycle_is_due(backlog) ||
+		cqrs_window_refused(backlog->window) != NULL)
+		return 0;
+	if (backlog->recycle)
+		wait_ms = cqrs_until_after_ms(backlog->recycled_at,
+									  RECYCLE_INTERVAL_MS);
+	if (connected && cqrs_reader_has_holes(backlog->reader))
+		wait_ms = cqrs_sooner_ms(wait_ms, HOLE_INTERVAL_MS);
+	if (connected)
+		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_holds_wait_ms(backlog->holds));
+	if (watermark(backlog) != backlog->saved_watermark)
+		wait_ms = cqrs_sooner_ms(wait_ms, SAVE_INTERVAL_MS);
+	return wait_ms;
+}
+
+void
+cqrs_backlog_show_progress(const CqrsBacklog *backlog)
+{
+	int64		min_id = cqrs_reader_min_unconfirmed(backlog->reader,
+													 backlog->window);
+	uint64		unconfirmed = 0;
+
+	if (!backlog->more)
+		unconfirmed = min_id == PG_INT64_MAX ? PG_UINT64_MAX :
+			cqrs_batch_of(min_id);
+	cqrs_shared_set_progress(backlog->slot, unconfirmed, backlog->commits,
+							 cqrs_batch_of(watermark(backlog) + 1));
+}
+
+void
+cqrs_backlog_finish(CqrsBacklog *backlog)
+{
+	if (watermark(backlog) == backlog->saved_watermark)
+		return;
+	StartTransactionCommand();
+	cqrs_outbox_set_watermark(watermark(backlog));
+	CommitTransactionCommand();
+}
+
+static bool
+read_is_due(const CqrsBacklog *backlog, bool connected)
+{
+	if (!connected ||
+		cqrs_window_unsent(backlog->window) > cqrs_confirm_window / 2 ||
+		!cqrs_window_has_room(backlog->window))
+		return false;
+	return backlog->more ||
+		cqrs_holds_are_due(backlog->holds, backlog->window) ||
+		backlog->commits != pg_atomic_read_u64(&backlog->slot->commits) ||
+		(cqrs_reader_has_holes(backlog->reader) &&
+		 cqrs_until_after_ms(backlog->read_at,
+							 HOLE_INTERVAL_MS) == 0);
+}
+
+static bool
+save_is_due(const CqrsBacklog *backlog)
+{
+	if (cqrs_window_bytes(backlog->window) > 0 &&
+		cqrs_until_after_ms(backlog->saved_at,
+							SAVE_INTERVAL_MS) > 0)
+		return false;
+	return watermark(backlog) !=
+		backlog->saved_watermark;
+}
+
+static int64
+watermark(const CqrsBacklog *backlog)
+{
+	return cqrs_reader_watermark(backlog->reader, backlog->window);
+}
+
+static void
+park_refused(CqrsBacklog *backlog)
+{
+	CqrsOutgoing *refused = cqrs_window_refused(backlog->window);
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(refused->id, refused->id);
+	CqrsMessage message;
+
+	if (cqrs_outbox_scan_next(scan, &message))
+		cqrs_parked_insert(&message, CQRS_PARK_REFUSED, refused->refusal, NULL);
+	cqrs_outbox_scan_end(scan);
+	ForceSyncCommit();
+	ereport(LOG,
+			(errmsg("a message of master \"%s\" is parked: %s",
+					refused->cqrs_id, refused->refusal)));
+}
+
+/* Leave when the extension is gone, or has been created anew. */
+static void
+check_extension(CqrsBacklog *backlog)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(true);
+
+	if (objects != NULL && objects->extension == backlog->extension)
+		return;
+	if (objects == NULL)
+	{
+		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+		backlog->slot->wanted = false;
+		LWLockRelease(cqrs_shared->lock);
+	}
+	proc_exit(1);
+}
+
+/* The row of cqrs.publisher: whether publishing is paused, and the identity. */
+static void
+read_settings(CqrsBacklog *backlog)
+{
+	Relation	rel = table_open(cqrs_catalog_objects(false)->publisher,
+								 AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	StringInfoData identity;
+
+	backlog->paused = false;
+	initStringInfo(&identity);
+	appendStringInfo(&identity, UINT64_FORMAT "-%u-%u", GetSystemIdentifier(),
+					 MyDatabaseId, backlog->extension);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, 1, RelationGetDescr(rel),
+										 &isnull);
+
+		backlog->paused = DatumGetBool(value);
+		value = heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull);
+		if (!isnull)
+			appendStringInfo(&identity, "-%s", TextDatumGetCString(value));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (backlog->identity == NULL ||
+		strcmp(backlog->identity, identity.data) != 0)
+		backlog->identity = MemoryContextStrdup(TopMemoryContext,
+												identity.data);
+}
+
+static void
+read_outbox(CqrsBacklog *backlog)
+{
+	/* Before reading: what commits meanwhile is read next time. */
+	backlog->commits = pg_atomic_read_u64(&backlog->slot->commits);
+	backlog->read_at = GetCurrentTimestamp();
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	backlog->more = cqrs_reader_read(backlog->reader, backlog->window);
+}
+
+static void
+save_watermark(CqrsBacklog *backlog)
+{
+	int64		reached = watermark(backlog);
+
+	if (reached != backlog->saved_watermark)
+		cqrs_outbox_set_watermark(reached);
+	backlog->saved_watermark = reached;
+	backlog->saved_at = GetCurrentTimestamp();
+	backlog->recycle = true;
+}
+
+/* Look for segments to empty, some time after the watermark has moved. */
+static bool
+recycle_is_due(const CqrsBacklog *backlog)
+{
+	return backlog->recycle &&
+		cqrs_until_after_ms(backlog->recycled_at,
+							RECYCLE_INTERVAL_MS) == 0;
+}
+
+static void
+recycle_segments(CqrsBacklog *backlog)
+{
+	bool		idle = cqrs_window_bytes(backlog->window) == 0 &&
+	!backlog->more;
+
+	backlog->recycled_at = GetCurrentTimestamp();
+	backlog->recycle = !cqrs_outbox_recycle(backlog->saved_watermark, idle);
+}

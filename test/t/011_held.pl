@@ -1,0 +1,218 @@
+# Masters whose route does not work are held and tried again, in order, while
+# others flow on: no queue, a full queue, an exchange that is wrong or missing.
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+my $broker = RabbitMQ->new('held');
+$broker->start;
+my $node = new_master('held', $broker, conf => <<'END');
+cqrs.unroutable = 'keep'
+cqrs.reconnect_delay_max = '300ms'
+cqrs.confirm_window = 50
+END
+my @masters = qw(steady nobody filled wrong secret);
+foreach my $master (@masters)
+{
+	$node->safe_psql(
+		'postgres', qq{
+		CREATE TABLE $master (id int PRIMARY KEY, data text);
+		SELECT cqrs_register('$master')});
+}
+declare_queue($broker, 'steady', 'steady');
+wait_for_state($node, 'publishing');
+
+sub query
+{
+	my ($sql) = @_;
+	return $node->safe_psql('postgres', $sql);
+}
+
+sub wait_until
+{
+	my ($condition) = @_;
+
+	$node->poll_query_until('postgres',
+		"SELECT coalesce($condition, false) FROM cqrs.stats")
+	  or BAIL_OUT(
+		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
+	return;
+}
+
+# So many rows, each changed again twice: more than the window holds.
+my %rows;
+
+sub change
+{
+	my ($master, $count) = @_;
+	my $first = ($rows{$master} // 0) + 1;
+	my $last  = $rows{$master} = $first + $count - 1;
+
+	query(
+		"INSERT INTO $master SELECT i, 'x' FROM generate_series($first, $last) i"
+	);
+	query("UPDATE $master SET data = 'y' WHERE id >= $first") foreach 1 .. 2;
+	return;
+}
+
+# Exchanges are an option of masters; here they are put into the outbox.
+sub change_with_exchange
+{
+	my ($master, $exchange, $count) = @_;
+
+	query('SELECT cqrs_pause()');
+	wait_for_state($node, 'paused');
+	change($master, $count);
+	query(
+		"UPDATE cqrs.segment_$_ SET exchange = '$exchange' WHERE cqrs_id = '$master'"
+	) foreach 0 .. 2;
+	query('SELECT cqrs_resume()');
+	return;
+}
+
+# All changes of a master arrive in its queue, and of each row in order.
+sub arrives
+{
+	my ($master, $what) = @_;
+	my @messages = drain_queue($broker, $master);
+	my @expected;
+
+	foreach my $row (1 .. $rows{$master})
+	{
+		push @expected, map { [ $master, $row, $_ ] } 0 .. 2;
+	}
+	is(join("\n", ledger_errors(\@messages, \@expected)), '', $what);
+	return scalar @messages;
+}
+
+sub exchange
+{
+	my ($name) = @_;
+	return qq{rabbit_misc:r(<<"/">>, exchange, <<"$name">>)};
+}
+
+sub steady_flows
+{
+	my ($what) = @_;
+	my $before = $rows{steady} // 0;
+
+	change('steady', 20);
+	my $bound = RabbitMQ->poll_until(
+		sub {
+			my ($count) = $broker->ctl('list_queues', 'name', 'messages') =~
+			  /^steady\s+(\d+)$/m;
+			return $count >= 60;
+		},
+		60);
+	ok($bound, "another master flows: $what");
+	my @messages = drain_queue($broker, 'steady');
+	my @expected;
+	foreach my $row ($before + 1 .. $rows{steady})
+	{
+		push @expected, map { [ 'steady', $row, $_ ] } 0 .. 2;
+	}
+	is(join("\n", ledger_errors(\@messages, \@expected)),
+		'', "all of it: $what");
+	return;
+}
+
+# No queue.
+my $offset = -s $node->logfile;
+change('nobody', 100);
+wait_until('held = 1');
+steady_flows('no queue is bound');
+wait_until('held = 1 AND pending >= 300');
+like(
+	query('SELECT last_error FROM cqrs.stats'),
+	qr/^master "nobody": no queue is bound/,
+	'last_error says why');
+is( scalar(
+		() =
+		  slurp_file($node->logfile, $offset) =~
+		  /messages of master "nobody" are held/g),
+	1,
+	'it is logged once');
+declare_queue($broker, 'nobody', 'nobody');
+wait_published($node);
+is(query('SELECT held, parked FROM cqrs.stats'),
+	'0|0', 'nothing is held once a queue is bound');
+is(arrives('nobody', 'all of it arrives, in order'), 300,
+	'each message once');
+
+# A full queue.
+declare_queue($broker, 'filled', 'filled');
+$broker->ctl('set_policy', 'full', '^filled$',
+	'{"max-length":10,"overflow":"reject-publish"}',
+	'--apply-to', 'queues');
+change('filled', 50);
+wait_until('held = 1 AND nacked > 0');
+steady_flows('a queue is full');
+like(
+	query('SELECT last_error FROM cqrs.stats'),
+	qr/^master "filled": .*basic\.nack/,
+	'last_error says so');
+$broker->ctl('clear_policy', 'full');
+wait_published($node);
+arrives('filled', 'a full queue gets all, in order, when there is room');
+
+# An exchange of another type.
+$broker->ctl('eval',
+		'rabbit_exchange:declare('
+	  . exchange('wrong')
+	  . ', fanout, true, false, false, [], <<"test">>).');
+change_with_exchange('wrong', 'wrong', 30);
+wait_until('held = 1');
+like(
+	query('SELECT last_error FROM cqrs.stats'),
+	qr/declare the exchange: broker closed the channel: 406 .*type/,
+	'an exchange of another type');
+steady_flows('an exchange is of another type');
+$broker->ctl('eval',
+	'rabbit_exchange:delete(' . exchange('wrong') . ', false, <<"test">>).');
+wait_until(q{last_error LIKE '%no queue is bound%'});
+my $consume = $ENV{CQRS_CONSUME};
+system_or_bail(
+	$consume, '--url',   $broker->url, '--exchange',
+	'wrong',  '--queue', 'wrong',      '--bind',
+	'wrong',  '--declare-only');
+wait_published($node);
+arrives('wrong', 'its messages arrive when it is of the right one');
+
+# An exchange that the user may not write to.
+$broker->ctl('set_permissions', '-p', '/', 'guest', '.*',
+	'^(?!secret$).*', '.*');
+change_with_exchange('secret', 'secret', 30);
+wait_until('held = 1');
+like(
+	query('SELECT last_error FROM cqrs.stats'),
+	qr/publish: broker closed the channel: 403 ACCESS_REFUSED/,
+	'an exchange that is not permitted');
+steady_flows('an exchange is not permitted');
+$broker->ctl('set_permissions', '-p', '/', 'guest', '.*', '.*', '.*');
+wait_until(q{last_error LIKE '%no queue is bound%'});
+system_or_bail(
+	$consume, '--url',   $broker->url, '--exchange',
+	'secret', '--queue', 'secret',     '--bind',
+	'secret', '--declare-only');
+wait_published($node);
+arrives('secret', 'its messages arrive when it is permitted');
+
+# The exchange is deleted while messages flow.
+$broker->ctl('eval',
+	'rabbit_exchange:delete(' . exchange('cqrs') . ', false, <<"test">>).');
+change('steady', 100);
+wait_until(q{last_error LIKE '%no queue is bound%' AND held = 1});
+like(
+	slurp_file($node->logfile, $offset),
+	qr/broker closed the channel: 404 NOT_FOUND/,
+	'a missing exchange');
+declare_queue($broker, 'steady', 'steady');
+wait_published($node);
+is(query('SELECT parked FROM cqrs.stats'), 0, 'none of this parks anything');
+
+$node->stop;
+done_testing();

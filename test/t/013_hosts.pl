@@ -1,0 +1,54 @@
+# Several hosts in the URL are tried in turn.
+use strict;
+use warnings;
+
+use CqrsTest;
+use IO::Socket::INET;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $first  = RabbitMQ->new('first');
+my $second = RabbitMQ->new('second');
+$second->start;
+
+# Something that accepts connections and never says a word.
+my $hole = IO::Socket::INET->new(
+	LocalAddr => '127.0.0.1',
+	Listen    => 5) or BAIL_OUT("could not listen: $!");
+my $hosts = join ',', map { "127.0.0.1:$_" } $first->port, $hole->sockport,
+  $second->port;
+my $node = new_master('hosts', undef, conf => <<"END");
+cqrs.url = 'amqp://guest:guest\@does-not-exist.invalid,$hosts/%2F'
+cqrs.reconnect_delay_max = '300ms'
+cqrs.connect_timeout = '2s'
+END
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE item (id int PRIMARY KEY);
+	SELECT cqrs_register('item');
+	INSERT INTO item VALUES (1)});
+declare_queue($second, 'replica', 'item');
+wait_for_state($node, 'publishing');
+wait_published($node);
+is(scalar(drain_queue($second, 'replica')),
+	1, 'hosts that do not answer are passed over');
+like(
+	slurp_file($node->logfile),
+	qr/could not resolve host "does-not-exist.invalid"/,
+	'each is named where it fails');
+
+# The one in use goes away, another one comes.
+$first->start;
+declare_queue($first, 'replica', 'item');
+$second->stop;
+$node->safe_psql('postgres', 'INSERT INTO item VALUES (2)');
+wait_published($node);
+my @messages = drain_queue($first, 'replica');
+is($messages[-1]{body}{instance_pk}, 2, 'another host takes over');
+is($node->safe_psql('postgres', 'SELECT parked FROM cqrs.stats'),
+	0, 'nothing is parked');
+
+$node->stop;
+done_testing();
