@@ -3,6 +3,7 @@
 \pset tuples_only on
 \pset null NULL
 SET client_min_messages = error;
+DELETE FROM cqrs.parked;
 CREATE ROLE regress_owner;
 CREATE TABLE a (id int PRIMARY KEY);
 CREATE TABLE b (id int PRIMARY KEY);
@@ -55,7 +56,6 @@ RESET cqrs.produce;
 -- Parked messages.
 CREATE FUNCTION c_fails(c) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$BEGIN RAISE 'secret'; END$$;
 SELECT cqrs_alter('c', '{"serializer": "c_fails", "on_error": "park"}');
-DELETE FROM cqrs.parked;
 INSERT INTO c VALUES (1), (2);
 SELECT * FROM cqrs_check() WHERE item = 'parked';
 DELETE FROM cqrs.parked;

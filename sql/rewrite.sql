@@ -75,6 +75,7 @@ SELECT cqrs_alter('t', '{"fields": ["id", "v"]}');
 COMMIT;
 BEGIN;
 UPDATE t SET v = 'two masters' WHERE id = 1;
+SELECT test_error($q$SELECT cqrs_register('t', 'second', '{id,v}')$q$);
 SELECT cqrs_flush();
 SELECT cqrs_register('t', 'second', '{id,v}');
 COMMIT;
