@@ -34,6 +34,18 @@ COMMIT;
 SELECT test_messages();
 SELECT id, v, cqrs_revision FROM f ORDER BY 1;
 
+-- Nothing is left to be sent of a savepoint that was taken back.
+BEGIN;
+SAVEPOINT s;
+UPDATE f SET v = 'd' WHERE id = 1;
+SAVEPOINT t;
+SELECT cqrs_flush();
+RELEASE t;
+SELECT test_error('SELECT cqrs_wait_published(''0'')');
+ROLLBACK TO s;
+SELECT test_error('SELECT cqrs_wait_published(''0'')');
+COMMIT;
+
 -- Twice in a transaction, in a savepoint that stays, with keys that move.
 BEGIN;
 UPDATE f SET v = 'h' WHERE id = 1;

@@ -46,7 +46,8 @@ PG_FUNCTION_INFO_V1(cqrs_trigger_truncate);
 PG_FUNCTION_INFO_V1(cqrs_trigger_discard);
 PG_FUNCTION_INFO_V1(cqrs_flush);
 
-static bool wrote_messages = false;
+/* The outermost subtransaction that has written messages, or invalid. */
+static SubTransactionId written_in = InvalidSubTransactionId;
 static Snapshot kept_snapshot = NULL;
 
 static TriggerData *trigger_data(FunctionCallInfo fcinfo, TriggerEvent event,
@@ -80,7 +81,10 @@ cqrs_capture_init(void)
 void
 cqrs_capture_has_written(void)
 {
-	wrote_messages = true;
+	SubTransactionId current = GetCurrentSubTransactionId();
+
+	if (written_in == InvalidSubTransactionId || current < written_in)
+		written_in = current;
 }
 
 void
@@ -94,7 +98,8 @@ cqrs_capture_keep_snapshot(void)
 bool
 cqrs_capture_has_unsent(void)
 {
-	return wrote_messages || !cqrs_changeset_is_empty();
+	return written_in != InvalidSubTransactionId ||
+		!cqrs_changeset_is_empty();
 }
 
 void
@@ -176,7 +181,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 									 TRIGGER_EVENT_BEFORE);
 
 	if (cqrs_resolve_truncate(data->tg_relation))
-		wrote_messages = true;
+		cqrs_capture_has_written();
 	return PointerGetDatum(NULL);
 }
 
@@ -199,7 +204,7 @@ cqrs_flush(PG_FUNCTION_ARGS)
 	int64		nmessages = cqrs_resolve_flush();
 
 	if (nmessages > 0)
-		wrote_messages = true;
+		cqrs_capture_has_written();
 	PG_RETURN_INT64(nmessages);
 }
 
@@ -472,7 +477,7 @@ at_transaction_end(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
 			if (cqrs_resolve_all())
-				wrote_messages = true;
+				cqrs_capture_has_written();
 			if (kept_snapshot != NULL)
 				UnregisterSnapshotFromOwner(kept_snapshot,
 											TopTransactionResourceOwner);
@@ -480,13 +485,13 @@ at_transaction_end(XactEvent event, void *arg)
 			break;
 
 		case XACT_EVENT_COMMIT:
-			if (wrote_messages)
+			if (written_in != InvalidSubTransactionId)
 				cqrs_shared_wake_publisher();
 			/* FALLTHROUGH */
 
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
-			wrote_messages = false;
+			written_in = InvalidSubTransactionId;
 			kept_snapshot = NULL;
 			cqrs_changeset_reset();
 			break;
@@ -501,5 +506,11 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
 					  SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
 		cqrs_changeset_abort_sub(subid);
+		if (written_in >= subid)
+			written_in = InvalidSubTransactionId;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB && written_in == subid)
+		written_in = parent;
 }
