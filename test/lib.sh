@@ -112,6 +112,7 @@ build_and_install()
 		-cf - . | tar -C "$src" --no-same-owner -xf -
 
 	make="make -s -C $src PG_CONFIG=$pg_config with_llvm=no WERROR=1"
+	make="$make ${COVERAGE:+COPT=--coverage}"
 	$make -j"$(nproc)" all \
 		test/tools/cqrs_consume test/bench/bare_publisher
 
