@@ -55,6 +55,29 @@ SHOW cqrs.correlation_id;
 RESET ROLE;
 RESET cqrs.correlation_id;
 
+-- An outbox that has got too large.
+CREATE TABLE large (id int PRIMARY KEY, v text);
+SET client_min_messages = error;
+SELECT cqrs_register('large');
+INSERT INTO large SELECT i, (SELECT string_agg(md5(i || ' ' || j), '') FROM generate_series(1, 100) j)
+	FROM generate_series(1, 1000) i;
+SET cqrs.max_pending_bytes = '1MB';
+SET client_min_messages = warning;
+\set VERBOSITY sqlstate
+UPDATE large SET v = 'warned' WHERE id = 1;
+UPDATE large SET v = 'not again so soon' WHERE id = 2;
+SET cqrs.outbox_full = refuse;
+UPDATE large SET v = 'refused' WHERE id = 3;
+SELECT cqrs_sync('large', 'id = 4');
+SET cqrs.max_pending_bytes = '1GB';
+UPDATE large SET v = 'allowed' WHERE id = 3;
+SELECT id, v FROM large WHERE id < 4 ORDER BY id;
+RESET cqrs.max_pending_bytes;
+RESET cqrs.outbox_full;
+SET cqrs.outbox_full = 'perhaps';
+\set VERBOSITY default
+DROP TABLE large;
+
 -- A URL that is set: whole for superusers, masked for readers of settings.
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@127.0.0.1:1/v';
 SELECT pg_reload_conf();

@@ -30,6 +30,8 @@
 #define AMQP_SHORTSTR_BYTES	255
 
 bool		cqrs_produce = true;
+int			cqrs_max_pending_kb;
+int			cqrs_outbox_full;
 char	   *cqrs_correlation_id;
 char	   *cqrs_correlation_function;
 char	   *cqrs_meta_function;
@@ -57,6 +59,12 @@ static const struct config_enum_entry unroutable_options[] = {
 
 static char *url_placeholder;
 static const char *url;
+
+static const struct config_enum_entry outbox_full_options[] = {
+	{"warn", CQRS_OUTBOX_FULL_WARN, false},
+	{"refuse", CQRS_OUTBOX_FULL_REFUSE, false},
+	{NULL, 0, false}
+};
 
 static bool check_url(char **newval, void **extra, GucSource source);
 static void assign_url(const char *newval, void *extra);
@@ -105,6 +113,14 @@ define_capture_settings(void)
 							   PGC_USERSET, 0,
 							   check_shortstr, NULL, NULL);
 
+	DefineCustomIntVariable("cqrs.max_pending_bytes",
+							"Size of the outbox from which on cqrs.outbox_full acts.",
+							"0 means that there is no limit.",
+							&cqrs_max_pending_kb,
+							0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
 	DefineCustomStringVariable("cqrs.meta_function",
 							   "Function that gives the meta object of masters without one of their own.",
 							   "Called as f(cqrs_id text, signal_type text, instance_data jsonb, previous_data jsonb).",
@@ -112,6 +128,15 @@ define_capture_settings(void)
 							   "",
 							   PGC_SUSET, 0,
 							   NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("cqrs.outbox_full",
+							 "What becomes of changes when the outbox has cqrs.max_pending_bytes.",
+							 "warn: they are made, with a warning. refuse: they fail.",
+							 &cqrs_outbox_full,
+							 CQRS_OUTBOX_FULL_WARN,
+							 outbox_full_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("cqrs.produce",
 							 "Produce messages for the changes of a transaction.",

@@ -16,8 +16,16 @@ typedef enum CqrsUnroutable
 	CQRS_UNROUTABLE_KEEP
 }			CqrsUnroutable;
 
+typedef enum CqrsOutboxFull
+{
+	CQRS_OUTBOX_FULL_WARN,
+	CQRS_OUTBOX_FULL_REFUSE
+}			CqrsOutboxFull;
+
 /* Capture */
 extern bool cqrs_produce;
+extern int	cqrs_max_pending_kb;	/* 0: no limit */
+extern int	cqrs_outbox_full;	/* CqrsOutboxFull */
 extern char *cqrs_correlation_id;	/* "": none */
 extern char *cqrs_correlation_function; /* "": none */
 extern char *cqrs_meta_function;	/* "": none */

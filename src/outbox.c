@@ -53,6 +53,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "guc.h"
 #include "outbox.h"
 #include "shared.h"
 
@@ -78,6 +79,9 @@ enum
 /* Rows that are inserted together: enough to fill some pages. */
 #define WRITE_ROWS	256
 #define WRITE_BYTES	(128 * 1024)
+
+/* A session warns of the size of the outbox this often. */
+#define WARN_INTERVAL_MS	60000
 
 /* A segment of this size gives way to the next, if that one is empty. */
 #define SEGMENT_FULL_BLOCKS		(64 * 1024 * 1024 / BLCKSZ)
@@ -117,6 +121,7 @@ struct CqrsOutboxScan
 	MemoryContext message;		/* strings of the message at hand */
 };
 
+static void check_size(void);
 static void insert_rows(CqrsOutboxWriter *writer);
 static uint64 first_batch(void);
 static int64 segment_max_id(Oid segment, Oid index);
@@ -147,6 +152,9 @@ cqrs_outbox_begin(void)
 	CqrsOutboxWriter *writer = palloc(sizeof(CqrsOutboxWriter));
 	const CqrsObjects *objects = cqrs_catalog_objects(false);
 	uint32		segment;
+
+	if (cqrs_max_pending_kb > 0)
+		check_size();
 
 	/* The id of the transaction comes before that of its batch. */
 	(void) GetTopTransactionId();
@@ -212,6 +220,33 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 	writer->bytes += tuple->t_len;
 	if (writer->nrows == WRITE_ROWS || writer->bytes >= WRITE_BYTES)
 		insert_rows(writer);
+}
+
+/*
+ * Act when the outbox has got too large.  That is the size of its files: what
+ * is published but not emptied yet, some 130 MB at the most, counts as well.
+ */
+static void
+check_size(void)
+{
+	static TimestampTz warned_at = 0;
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	bool		refuse = cqrs_outbox_full == CQRS_OUTBOX_FULL_REFUSE;
+	int64		size_kb = 0;
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+		size_kb += segment_blocks(objects->segment[i]) * (int64) (BLCKSZ / 1024);
+	if (size_kb < cqrs_max_pending_kb ||
+		(!refuse && !TimestampDifferenceExceeds(warned_at, GetCurrentTimestamp(),
+												WARN_INTERVAL_MS)))
+		return;
+
+	warned_at = GetCurrentTimestamp();
+	ereport(refuse ? ERROR : WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("outbox has %lld kB, and the limit \"cqrs.max_pending_bytes\" is %d kB",
+					(long long) size_kb, cqrs_max_pending_kb),
+			 errhint("See cqrs_check() or cqrs.stats for why messages are not published.")));
 }
 
 int64
@@ -506,12 +541,16 @@ cqrs_outbox_recycle(int64 watermark, bool idle)
 	return !busy;
 }
 
+/* The size of a segment, with its toasted values. */
 static BlockNumber
 segment_blocks(Oid segment)
 {
 	Relation	rel = table_open(segment, AccessShareLock);
-	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+	Relation	toast = table_open(rel->rd_rel->reltoastrelid, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel) +
+	RelationGetNumberOfBlocks(toast);
 
+	table_close(toast, AccessShareLock);
 	table_close(rel, AccessShareLock);
 	return blocks;
 }
