@@ -80,6 +80,17 @@ SELECT cqrs_alter('f', '{"fields": ["id"]}');
 UPDATE f SET v = 'k' WHERE id = 1;
 COMMIT;
 SELECT test_messages();
+-- Not while two rows may have one key.
+CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text);
+SELECT cqrs_register('deferred');
+INSERT INTO deferred VALUES (1, 'old');
+BEGIN;
+INSERT INTO deferred VALUES (1, 'new');
+SELECT test_error('SELECT cqrs_flush()');
+DELETE FROM deferred WHERE v = 'old';
+COMMIT;
+SELECT test_messages();
+DROP TABLE deferred;
 -- It makes messages of syncs, too, and nothing in a session that is silenced.
 BEGIN;
 SELECT cqrs_sync('f', 'id = 1');

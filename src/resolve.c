@@ -55,9 +55,11 @@
 #include "storage/bufmgr.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -118,6 +120,7 @@ typedef struct Resolver
 	Version		last;
 } Resolver;
 
+static void check_keys_settled(void);
 static int64 resolve_all(void);
 static Resolver *begin_resolver(void);
 static int64 end_resolver(Resolver *resolver);
@@ -158,11 +161,38 @@ cqrs_resolve_flush(void)
 	if (cqrs_changeset_is_empty() || !cqrs_produce)
 		return 0;
 
+	check_keys_settled();
 	nmessages = resolve_all();
 	/* What is changed from now on is told apart by its command id. */
 	CommandCounterIncrement();
 	cqrs_changeset_all_done();
 	return nmessages;
+}
+
+/*
+ * With a primary key that is checked at commit, two rows may have one key for
+ * the time being, and a message of one would be taken for the other's.
+ */
+static void
+check_keys_settled(void)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		Oid			relid = cqrs_changeset_get_target(i)->relid;
+		const CqrsRelation *relation;
+
+		if (!cqrs_changeset_has_notes(relid) ||
+			!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			continue;
+		relation = cqrs_catalog_relation(relid);
+		if (relation != NULL && relation->key_deferrable)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot send changes of table \"%s\" before the end of the transaction",
+							get_rel_name(relid)),
+					 errdetail("Its primary key is deferrable, so keys may not be unique yet."),
+					 errhint("Commit instead.")));
+	}
 }
 
 static int64
