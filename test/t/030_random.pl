@@ -233,7 +233,13 @@ my $DIFFERENCE = <<'END_OF_SQL';
 CREATE FUNCTION replica.difference() RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT format('%s %s: master %s, replica %s', cqrs_id, pk, m.data, r.data)
 	FROM replica.rows m FULL JOIN replica.state r USING (cqrs_id, pk)
-	WHERE m.data IS DISTINCT FROM r.data ORDER BY 1
+		JOIN cqrs.master c USING (cqrs_id)
+	-- A revision that is raised without any other change is passed over.
+	WHERE CASE WHEN c.skip_unchanged
+			THEN m.data - '{cqrs_revision,cqrs_updated}'::text[] IS DISTINCT FROM
+				r.data - '{cqrs_revision,cqrs_updated}'::text[]
+			ELSE m.data IS DISTINCT FROM r.data END
+	ORDER BY 1
 $$;
 END_OF_SQL
 
