@@ -32,7 +32,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -95,8 +94,6 @@ static void serialize_waiting(CqrsComposer *composer, Draft *first);
 static bool serialize_all(CqrsComposer *composer, Draft *first);
 static void write_message(CqrsComposer *composer, const CqrsMessage *message);
 static void park(CqrsComposer *composer, Draft *draft, const char *error);
-static bool same_fields(Relation rel, const CqrsMaster *master,
-						const CqrsRow *before, const CqrsRow *after);
 static void append_deleted(StringInfo out, CqrsComposer *composer,
 						   const Draft *draft);
 static char *with_revision(Relation rel, const CqrsRelation *relation,
@@ -160,7 +157,7 @@ cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
 		CqrsMaster *master = lfirst(lc);
 
 		if (master->skip_unchanged && before != NULL &&
-			same_fields(composer->rel, master, before, after))
+			cqrs_row_same_fields(composer->rel, master, before, after))
 			continue;
 		compose(composer, master, CQRS_SAVE, NULL, before, after);
 	}
@@ -559,27 +556,6 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 									cqrs_hook_row(composer->relation,
 												  draft->row));
 	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
-}
-
-/* Whether the published fields of two versions of a row are the same. */
-static bool
-same_fields(Relation rel, const CqrsMaster *master, const CqrsRow *before,
-			const CqrsRow *after)
-{
-	for (int i = 0; i < master->nfields; i++)
-	{
-		int			att = master->fields[i].attnum - 1;
-		Form_pg_attribute form = TupleDescAttr(RelationGetDescr(rel), att);
-
-		if (master->fields[i].ours)
-			continue;
-		if (before->nulls[att] != after->nulls[att] ||
-			(!before->nulls[att] &&
-			 !datum_image_eq(before->values[att], after->values[att],
-							 form->attbyval, form->attlen)))
-			return false;
-	}
-	return true;
 }
 
 /* django-cqrs calls the key "id" whatever its name is. */

@@ -50,7 +50,6 @@
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -64,7 +63,7 @@
 #include "compose.h"
 #include "guc.h"
 #include "resolve.h"
-#include "serialize.h"
+#include "row.h"
 
 /* Which messages of tables where keys move are made. */
 typedef enum Pass
@@ -111,8 +110,6 @@ static void compose_truncated(Resolver *resolver, const CqrsRow *first,
 							  const CqrsRow *last);
 static void check_truncate_allowed(Relation rel,
 								   const CqrsRelation *relation);
-static bool is_undone(Resolver *resolver);
-static bool same_key(Resolver *resolver);
 
 bool
 cqrs_resolve_all(void)
@@ -401,9 +398,12 @@ resolve_change(Resolver *resolver, const CqrsTarget *target)
 	{
 		cqrs_row_set(&resolver->before, resolver->rel,
 					 &resolver->chain.noted.tuple);
-		if (is_undone(resolver))
+		/* A trigger after ours can take back all, the revision included. */
+		if (cqrs_row_same(resolver->rel, resolver->relation,
+						  &resolver->before, &resolver->after))
 			return;
-		key_changed = !same_key(resolver);
+		key_changed = !cqrs_row_same_key(resolver->rel, resolver->relation,
+										 &resolver->before, &resolver->after);
 	}
 
 	if (key_changed &&
@@ -549,50 +549,4 @@ check_truncate_allowed(Relation rel, const CqrsRelation *relation)
 							   master->cqrs_id),
 					 errhint("Use DELETE, or change the option with cqrs_alter().")));
 	}
-}
-
-/*
- * Whether a later version is the noted one again: a trigger that fires after
- * ours can take back what an update did, the revision included.
- */
-static bool
-is_undone(Resolver *resolver)
-{
-	TupleDesc	desc = RelationGetDescr(resolver->rel);
-	int			revision = resolver->relation->revision - 1;
-
-	if (resolver->before.values[revision] != resolver->after.values[revision])
-		return false;
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (att->attisdropped)
-			continue;
-		if (resolver->before.nulls[i] != resolver->after.nulls[i] ||
-			(!resolver->before.nulls[i] &&
-			 !datum_image_eq(resolver->before.values[i],
-							 resolver->after.values[i],
-							 att->attbyval, att->attlen)))
-			return false;
-	}
-	return true;
-}
-
-static bool
-same_key(Resolver *resolver)
-{
-	TupleDesc	desc = RelationGetDescr(resolver->rel);
-
-	for (int i = 0; i < resolver->relation->nkeys; i++)
-	{
-		int			att = resolver->relation->keys[i].attnum - 1;
-
-		if (!datum_image_eq(resolver->before.values[att],
-							resolver->after.values[att],
-							TupleDescAttr(desc, att)->attbyval,
-							TupleDescAttr(desc, att)->attlen))
-			return false;
-	}
-	return true;
 }

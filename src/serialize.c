@@ -35,7 +35,6 @@
 #include "utils/bytea.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
-#include "utils/datum.h"
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/json.h"
@@ -87,8 +86,6 @@ typedef struct ValueFormat
 typedef struct FieldFormat
 {
 	AttrNumber	attnum;
-	bool		typbyval;
-	int16		typlen;
 	char	   *key;			/* "{" or ",", then the key, then ":" */
 	int			key_length;
 	char	   *mapped_key;		/* tracked fields: the key alone, escaped */
@@ -125,23 +122,6 @@ static void append_array_level(StringInfo out, ValueFormat *element,
 							   const int *dims);
 static void append_composite(StringInfo out, Datum value);
 static void pin_setting(const char *name, const char *value);
-
-void
-cqrs_row_init(CqrsRow *row, Relation rel)
-{
-	int			natts = RelationGetDescr(rel)->natts;
-
-	row->tuple = NULL;
-	row->values = palloc(sizeof(Datum) * natts);
-	row->nulls = palloc(sizeof(bool) * natts);
-}
-
-void
-cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple)
-{
-	row->tuple = tuple;
-	heap_deform_tuple(tuple, RelationGetDescr(rel), row->values, row->nulls);
-}
 
 bool
 cqrs_serialize_uses_settings(Relation rel, const CqrsRelation *relation)
@@ -217,10 +197,7 @@ cqrs_serialize_previous(StringInfo out, Relation rel, CqrsMaster *master,
 		}
 		else
 		{
-			if (before->nulls[att] == after->nulls[att] &&
-				(before->nulls[att] ||
-				 datum_image_eq(before->values[att], after->values[att],
-								field->typbyval, field->typlen)))
+			if (cqrs_row_same_column(rel, field->attnum, before, after))
 				continue;
 			appendStringInfo(out, "%c%s:", separator, field->mapped_key);
 			if (before->nulls[att])
@@ -312,8 +289,6 @@ init_field(FieldFormat *format, Relation rel, const CqrsField *field,
 										  field->attnum - 1);
 
 	format->attnum = field->attnum;
-	format->typbyval = att->attbyval;
-	format->typlen = att->attlen;
 	format->mapped_key = escaped(field->key);
 	format->column_key = escaped(field->column);
 	format->key = psprintf("%c%s:", first ? '{' : ',', format->mapped_key);
