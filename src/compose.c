@@ -41,6 +41,7 @@
 #include "compose.h"
 #include "hook.h"
 #include "parked.h"
+#include "value.h"
 
 /* Rows that a set-wise serializer gets at once. */
 #define BATCH_ROWS	1000
@@ -570,7 +571,7 @@ append_deleted(StringInfo out, CqrsComposer *composer, const Draft *draft)
 	appendStringInfo(out, "{\"id\":%s,\"cqrs_revision\":" INT64_FORMAT
 					 ",\"cqrs_updated\":\"",
 					 draft->message.instance_pk, Max(first + 1, last));
-	cqrs_serialize_timestamptz(out, GetCurrentTimestamp());
+	cqrs_value_append_timestamptz(out, GetCurrentTimestamp());
 	appendStringInfoChar(out, '"');
 	if (custom != NULL)
 		appendStringInfo(out, ",\"custom\":%s", custom);
@@ -599,10 +600,10 @@ with_revision(Relation rel, const CqrsRelation *relation, HeapTuple row,
 					 object[last] == '{' ? "" : ",",
 					 DatumGetInt32(heap_getattr(row, relation->revision, desc,
 												&isnull)));
-	cqrs_serialize_timestamptz(&buf,
-							   DatumGetTimestampTz(heap_getattr(row,
-																relation->updated,
-																desc, &isnull)));
+	cqrs_value_append_timestamptz(&buf,
+								  DatumGetTimestampTz(heap_getattr(row,
+																   relation->updated,
+																   desc, &isnull)));
 	appendStringInfoString(&buf, "\"}");
 	return buf.data;
 }

@@ -43,7 +43,4 @@ extern void cqrs_serialize_key(StringInfo out, Relation rel,
 							   const CqrsRelation *relation,
 							   const CqrsRow *row);
 
-/* Append a point in time as cqrs_updated has it, without quotes. */
-extern void cqrs_serialize_timestamptz(StringInfo out, TimestampTz time);
-
 #endif							/* CQRS_SERIALIZE_H */
