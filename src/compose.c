@@ -5,8 +5,8 @@
  *
  * resolve.c says what has become of a row: changed, deleted, to be sent again.
  * Here each master of the table makes its message of that, or none: sync_when
- * is evaluated, the row serialized, the hooks are called.  Messages go to the
- * outbox in the order of the calls.
+ * is evaluated, the row serialized (instance.c), the hooks are called.
+ * Messages go to the outbox in the order of the calls.
  *
  * A message is made in two steps, with a draft between them: start_draft()
  * finds out whether there is one, and makes instance_data; finish_draft()
@@ -40,8 +40,8 @@
 
 #include "compose.h"
 #include "hook.h"
+#include "instance.h"
 #include "parked.h"
-#include "value.h"
 
 /* Rows that a set-wise serializer gets at once. */
 #define BATCH_ROWS	1000
@@ -95,10 +95,6 @@ static void serialize_waiting(CqrsComposer *composer, Draft *first);
 static bool serialize_all(CqrsComposer *composer, Draft *first);
 static void write_message(CqrsComposer *composer, const CqrsMessage *message);
 static void park(CqrsComposer *composer, Draft *draft, const char *error);
-static void append_deleted(StringInfo out, CqrsComposer *composer,
-						   const Draft *draft);
-static char *with_revision(Relation rel, const CqrsRelation *relation,
-						   HeapTuple row, const char *object);
 
 CqrsComposer *
 cqrs_composer_begin(void)
@@ -193,38 +189,6 @@ cqrs_compose_again(CqrsComposer *composer, const CqrsMessage *message)
 {
 	flush_queue(composer);
 	write_message(composer, message);
-}
-
-void
-cqrs_compose_instance_data(Relation rel, const CqrsRelation *relation,
-						   CqrsMaster *master, HeapTuple *rows, int nrows,
-						   char **results)
-{
-	CqrsHookSubject subject = {relation, master, CQRS_SYNC, NULL};
-	StringInfoData buf;
-	CqrsRow		row;
-
-	cqrs_row_init(&row, rel);
-	if (master->serializer != NULL && nrows > 0)
-	{
-		cqrs_row_set(&row, rel, rows[0]);
-		initStringInfo(&buf);
-		cqrs_serialize_key(&buf, rel, relation, &row);
-		subject.key = buf.data;
-		cqrs_hook_serialize(&subject, rows, nrows, results);
-	}
-	for (int i = 0; i < nrows; i++)
-	{
-		if (master->serializer != NULL)
-		{
-			results[i] = with_revision(rel, relation, rows[i], results[i]);
-			continue;
-		}
-		cqrs_row_set(&row, rel, rows[i]);
-		initStringInfo(&buf);
-		cqrs_serialize_row(&buf, rel, master, &row);
-		results[i] = buf.data;
-	}
 }
 
 /* Make the message of a master, if there is to be one. */
@@ -370,15 +334,13 @@ start_draft(CqrsComposer *composer, Draft *draft)
 static bool
 start_deleted(CqrsComposer *composer, Draft *draft)
 {
-	StringInfoData buf;
-
 	if (!cqrs_hook_matches(&draft->subject, draft->before->tuple) &&
 		(draft->after == draft->before ||
 		 !cqrs_hook_matches(&draft->subject, draft->after->tuple)))
 		return false;
-	initStringInfo(&buf);
-	append_deleted(&buf, composer, draft);
-	draft->message.instance_data = buf.data;
+	draft->message.instance_data =
+		cqrs_instance_deleted(&draft->subject, draft->row, draft->before,
+							  draft->after);
 	return true;
 }
 
@@ -508,11 +470,10 @@ serialize_all(CqrsComposer *composer, Draft *first)
 		drafts[nrows] = draft;
 		rows[nrows++] = draft->row;
 	}
-	cqrs_hook_serialize(&first->subject, rows, nrows, results);
+	cqrs_instance_serialize(&first->subject, composer->rel, rows, nrows,
+							results);
 	for (int i = 0; i < nrows; i++)
-		drafts[i]->message.instance_data =
-			with_revision(composer->rel, composer->relation, rows[i],
-						  results[i]);
+		drafts[i]->message.instance_data = results[i];
 	return true;
 }
 
@@ -521,10 +482,9 @@ serialize_one(CqrsComposer *composer, Draft *draft)
 {
 	char	   *result;
 
-	cqrs_hook_serialize(&draft->subject, &draft->row, 1, &result);
-	draft->message.instance_data = with_revision(composer->rel,
-												 composer->relation,
-												 draft->row, result);
+	cqrs_instance_serialize(&draft->subject, composer->rel, &draft->row, 1,
+							&result);
+	draft->message.instance_data = result;
 	return true;
 }
 
@@ -557,53 +517,4 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 									cqrs_hook_row(composer->relation,
 												  draft->row));
 	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
-}
-
-/* django-cqrs calls the key "id" whatever its name is. */
-static void
-append_deleted(StringInfo out, CqrsComposer *composer, const Draft *draft)
-{
-	int			revision = composer->relation->revision - 1;
-	int64		first = DatumGetInt32(draft->before->values[revision]);
-	int64		last = DatumGetInt32(draft->after->values[revision]);
-	char	   *custom = cqrs_hook_delete_data(&draft->subject, draft->row);
-
-	appendStringInfo(out, "{\"id\":%s,\"cqrs_revision\":" INT64_FORMAT
-					 ",\"cqrs_updated\":\"",
-					 draft->message.instance_pk, Max(first + 1, last));
-	cqrs_value_append_timestamptz(out, GetCurrentTimestamp());
-	appendStringInfoChar(out, '"');
-	if (custom != NULL)
-		appendStringInfo(out, ",\"custom\":%s", custom);
-	appendStringInfoChar(out, '}');
-}
-
-/* An object of a serializer with cqrs_revision and cqrs_updated at its end. */
-static char *
-with_revision(Relation rel, const CqrsRelation *relation, HeapTuple row,
-			  const char *object)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	StringInfoData buf;
-	bool		isnull;
-	int			last = strlen(object) - 1;
-
-	while (object[last] != '}')
-		last--;
-	do
-		last--;
-	while (isspace((unsigned char) object[last]));
-
-	initStringInfo(&buf);
-	appendBinaryStringInfo(&buf, object, last + 1);
-	appendStringInfo(&buf, "%s\"cqrs_revision\":%d,\"cqrs_updated\":\"",
-					 object[last] == '{' ? "" : ",",
-					 DatumGetInt32(heap_getattr(row, relation->revision, desc,
-												&isnull)));
-	cqrs_value_append_timestamptz(&buf,
-								  DatumGetTimestampTz(heap_getattr(row,
-																   relation->updated,
-																   desc, &isnull)));
-	appendStringInfoString(&buf, "\"}");
-	return buf.data;
 }
