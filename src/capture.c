@@ -35,6 +35,7 @@
 
 #include "capture.h"
 #include "catalog.h"
+#include "chain.h"
 #include "changeset.h"
 #include "compat.h"
 #include "resolve.h"
@@ -329,7 +330,7 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
-			cqrs_resolve_updated_by_us(tuple->t_data))
+			cqrs_chain_updated_by_us(tuple->t_data))
 			raised = revision > DatumGetInt32(heap_getattr(tuple,
 														   relation->revision,
 														   desc, &isnull));

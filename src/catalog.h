@@ -73,7 +73,7 @@ typedef struct CqrsMaster
 	char	   *routing_key;	/* NULL: the usual one */
 	int			ttl_s;			/* -1: cqrs.message_ttl */
 	struct CqrsRowFormat *format;	/* owned by serialize.c, NULL until used */
-	struct CqrsHooks *hooks;	/* owned by hook.c, NULL until used */
+	struct CqrsHooks *hooks;	/* owned by function.c, NULL until used */
 } CqrsMaster;
 
 /*

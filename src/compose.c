@@ -5,8 +5,8 @@
  *
  * resolve.c says what has become of a row: changed, deleted, to be sent again.
  * Here each master of the table makes its message of that, or none: sync_when
- * is evaluated, the row serialized, the hooks are called.  Messages go to the
- * outbox in the order of the calls.
+ * is evaluated, the row serialized (instance.c), the hooks are called.
+ * Messages go to the outbox in the order of the calls.
  *
  * A message is made in two steps, with a draft between them: start_draft()
  * finds out whether there is one, and makes instance_data; finish_draft()
@@ -30,17 +30,14 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compose.h"
 #include "hook.h"
+#include "instance.h"
 #include "parked.h"
 
 /* Rows that a set-wise serializer gets at once. */
@@ -95,12 +92,6 @@ static void serialize_waiting(CqrsComposer *composer, Draft *first);
 static bool serialize_all(CqrsComposer *composer, Draft *first);
 static void write_message(CqrsComposer *composer, const CqrsMessage *message);
 static void park(CqrsComposer *composer, Draft *draft, const char *error);
-static bool same_fields(Relation rel, const CqrsMaster *master,
-						const CqrsRow *before, const CqrsRow *after);
-static void append_deleted(StringInfo out, CqrsComposer *composer,
-						   const Draft *draft);
-static char *with_revision(Relation rel, const CqrsRelation *relation,
-						   HeapTuple row, const char *object);
 
 CqrsComposer *
 cqrs_composer_begin(void)
@@ -160,7 +151,7 @@ cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
 		CqrsMaster *master = lfirst(lc);
 
 		if (master->skip_unchanged && before != NULL &&
-			same_fields(composer->rel, master, before, after))
+			cqrs_row_same_fields(composer->rel, master, before, after))
 			continue;
 		compose(composer, master, CQRS_SAVE, NULL, before, after);
 	}
@@ -195,38 +186,6 @@ cqrs_compose_again(CqrsComposer *composer, const CqrsMessage *message)
 {
 	flush_queue(composer);
 	write_message(composer, message);
-}
-
-void
-cqrs_compose_instance_data(Relation rel, const CqrsRelation *relation,
-						   CqrsMaster *master, HeapTuple *rows, int nrows,
-						   char **results)
-{
-	CqrsHookSubject subject = {relation, master, CQRS_SYNC, NULL};
-	StringInfoData buf;
-	CqrsRow		row;
-
-	cqrs_row_init(&row, rel);
-	if (master->serializer != NULL && nrows > 0)
-	{
-		cqrs_row_set(&row, rel, rows[0]);
-		initStringInfo(&buf);
-		cqrs_serialize_key(&buf, rel, relation, &row);
-		subject.key = buf.data;
-		cqrs_hook_serialize(&subject, rows, nrows, results);
-	}
-	for (int i = 0; i < nrows; i++)
-	{
-		if (master->serializer != NULL)
-		{
-			results[i] = with_revision(rel, relation, rows[i], results[i]);
-			continue;
-		}
-		cqrs_row_set(&row, rel, rows[i]);
-		initStringInfo(&buf);
-		cqrs_serialize_row(&buf, rel, master, &row);
-		results[i] = buf.data;
-	}
 }
 
 /* Make the message of a master, if there is to be one. */
@@ -372,15 +331,13 @@ start_draft(CqrsComposer *composer, Draft *draft)
 static bool
 start_deleted(CqrsComposer *composer, Draft *draft)
 {
-	StringInfoData buf;
-
 	if (!cqrs_hook_matches(&draft->subject, draft->before->tuple) &&
 		(draft->after == draft->before ||
 		 !cqrs_hook_matches(&draft->subject, draft->after->tuple)))
 		return false;
-	initStringInfo(&buf);
-	append_deleted(&buf, composer, draft);
-	draft->message.instance_data = buf.data;
+	draft->message.instance_data =
+		cqrs_instance_deleted(&draft->subject, draft->row, draft->before,
+							  draft->after);
 	return true;
 }
 
@@ -510,11 +467,10 @@ serialize_all(CqrsComposer *composer, Draft *first)
 		drafts[nrows] = draft;
 		rows[nrows++] = draft->row;
 	}
-	cqrs_hook_serialize(&first->subject, rows, nrows, results);
+	cqrs_instance_serialize(&first->subject, composer->rel, rows, nrows,
+							results);
 	for (int i = 0; i < nrows; i++)
-		drafts[i]->message.instance_data =
-			with_revision(composer->rel, composer->relation, rows[i],
-						  results[i]);
+		drafts[i]->message.instance_data = results[i];
 	return true;
 }
 
@@ -523,10 +479,9 @@ serialize_one(CqrsComposer *composer, Draft *draft)
 {
 	char	   *result;
 
-	cqrs_hook_serialize(&draft->subject, &draft->row, 1, &result);
-	draft->message.instance_data = with_revision(composer->rel,
-												 composer->relation,
-												 draft->row, result);
+	cqrs_instance_serialize(&draft->subject, composer->rel, &draft->row, 1,
+							&result);
+	draft->message.instance_data = result;
 	return true;
 }
 
@@ -559,74 +514,4 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 									cqrs_hook_row(composer->relation,
 												  draft->row));
 	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
-}
-
-/* Whether the published fields of two versions of a row are the same. */
-static bool
-same_fields(Relation rel, const CqrsMaster *master, const CqrsRow *before,
-			const CqrsRow *after)
-{
-	for (int i = 0; i < master->nfields; i++)
-	{
-		int			att = master->fields[i].attnum - 1;
-		Form_pg_attribute form = TupleDescAttr(RelationGetDescr(rel), att);
-
-		if (master->fields[i].ours)
-			continue;
-		if (before->nulls[att] != after->nulls[att] ||
-			(!before->nulls[att] &&
-			 !datum_image_eq(before->values[att], after->values[att],
-							 form->attbyval, form->attlen)))
-			return false;
-	}
-	return true;
-}
-
-/* django-cqrs calls the key "id" whatever its name is. */
-static void
-append_deleted(StringInfo out, CqrsComposer *composer, const Draft *draft)
-{
-	int			revision = composer->relation->revision - 1;
-	int64		first = DatumGetInt32(draft->before->values[revision]);
-	int64		last = DatumGetInt32(draft->after->values[revision]);
-	char	   *custom = cqrs_hook_delete_data(&draft->subject, draft->row);
-
-	appendStringInfo(out, "{\"id\":%s,\"cqrs_revision\":" INT64_FORMAT
-					 ",\"cqrs_updated\":\"",
-					 draft->message.instance_pk, Max(first + 1, last));
-	cqrs_serialize_timestamptz(out, GetCurrentTimestamp());
-	appendStringInfoChar(out, '"');
-	if (custom != NULL)
-		appendStringInfo(out, ",\"custom\":%s", custom);
-	appendStringInfoChar(out, '}');
-}
-
-/* An object of a serializer with cqrs_revision and cqrs_updated at its end. */
-static char *
-with_revision(Relation rel, const CqrsRelation *relation, HeapTuple row,
-			  const char *object)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	StringInfoData buf;
-	bool		isnull;
-	int			last = strlen(object) - 1;
-
-	while (object[last] != '}')
-		last--;
-	do
-		last--;
-	while (isspace((unsigned char) object[last]));
-
-	initStringInfo(&buf);
-	appendBinaryStringInfo(&buf, object, last + 1);
-	appendStringInfo(&buf, "%s\"cqrs_revision\":%d,\"cqrs_updated\":\"",
-					 object[last] == '{' ? "" : ",",
-					 DatumGetInt32(heap_getattr(row, relation->revision, desc,
-												&isnull)));
-	cqrs_serialize_timestamptz(&buf,
-							   DatumGetTimestampTz(heap_getattr(row,
-																relation->updated,
-																desc, &isnull)));
-	appendStringInfoString(&buf, "\"}");
-	return buf.data;
 }

@@ -58,13 +58,4 @@ extern void cqrs_compose_resent(CqrsComposer *composer, CqrsMaster *master,
 extern void cqrs_compose_again(CqrsComposer *composer,
 							   const CqrsMessage *message);
 
-/*
- * The instance_data of rows, as they are in messages of a master, in results[]:
- * for functions that show them.  Needs the scope of cqrs_hook_enter().
- */
-extern void cqrs_compose_instance_data(Relation rel,
-									   const CqrsRelation *relation,
-									   CqrsMaster *master, HeapTuple *rows,
-									   int nrows, char **results);
-
 #endif							/* CQRS_COMPOSE_H */

@@ -15,7 +15,6 @@
 #include "condition.h"
 #include "definition.h"
 
-static bool list_has_name(List *names, const char *name);
 static void rename_in_list(NullableDatum *option, const char *from,
 						   const char *to);
 static Datum rename_in_map(Datum map, const char *from, const char *to,
@@ -27,7 +26,7 @@ cqrs_definition_use(const CqrsMasterRow *row, const char *name)
 	if (cqrs_definition_is_own(name))
 		return "keeps count of changes in it";
 	if (row->options[CQRS_OPTION_FIELDS].isnull ||
-		list_has_name(cqrs_master_names(row, CQRS_OPTION_FIELDS), name))
+		cqrs_master_has_name(cqrs_master_names(row, CQRS_OPTION_FIELDS), name))
 		return "publishes it";
 	if (cqrs_definition_publishes(row, name))
 		return "publishes its previous values";
@@ -45,9 +44,9 @@ cqrs_definition_publishes(const CqrsMasterRow *row, const char *name)
 
 	return row->options[CQRS_OPTION_FIELDS].isnull ||
 		cqrs_definition_is_own(name) ||
-		list_has_name(cqrs_master_names(row, CQRS_OPTION_FIELDS), name) ||
-		list_has_name(tracked, name) ||
-		(list_length(tracked) == 1 && list_has_name(tracked, "*"));
+		cqrs_master_has_name(cqrs_master_names(row, CQRS_OPTION_FIELDS), name) ||
+		cqrs_master_has_name(tracked, name) ||
+		(list_length(tracked) == 1 && cqrs_master_has_name(tracked, "*"));
 }
 
 bool
@@ -91,19 +90,6 @@ cqrs_definition_rename(CqrsMasterRow *row, const char *from, const char *to)
 	map->isnull = map->value == (Datum) 0;
 	rename_in_list(&row->options[CQRS_OPTION_FIELDS], from, to);
 	rename_in_list(&row->options[CQRS_OPTION_TRACKED_FIELDS], from, to);
-}
-
-static bool
-list_has_name(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
 }
 
 static void

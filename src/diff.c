@@ -34,6 +34,7 @@
 #include "keys.h"
 #include "stream.h"
 #include "sync.h"
+#include "value.h"
 
 PG_FUNCTION_INFO_V1(cqrs_diff_master);
 PG_FUNCTION_INFO_V1(cqrs_diff_sync);
@@ -182,7 +183,7 @@ header_line(const char *cqrs_id)
 
 	initStringInfo(&line);
 	appendStringInfo(&line, "%s,", cqrs_id);
-	cqrs_serialize_timestamptz(&line, GetCurrentTimestamp());
+	cqrs_value_append_timestamptz(&line, GetCurrentTimestamp());
 	return line.data;
 }
 

@@ -52,8 +52,8 @@
 #include "capture.h"
 #include "compat.h"
 #include "definition.h"
+#include "function.h"
 #include "guard.h"
-#include "hook.h"
 #include "master.h"
 
 /* Functions that masters name. */
@@ -516,8 +516,8 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 
 	PG_TRY();
 	{
-		cqrs_hook_check_function(hooks[before->hook], name, row->relid,
-								 owner);
+		cqrs_function_check(hooks[before->hook], name, row->relid,
+							owner);
 	}
 	PG_CATCH();
 	{
@@ -529,7 +529,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot change or drop the %s of master \"%s\"",
-						cqrs_hook_role(hooks[before->hook]), row->cqrs_id),
+						cqrs_function_role(hooks[before->hook]), row->cqrs_id),
 				 errdetail("After the command: %s.", error->message),
 				 errhint("Use cqrs_alter() to give the master another function or none.")));
 	}

@@ -6,14 +6,12 @@
  * They run while the transaction commits, under its active snapshot, with the
  * rights of the owner of the master's table and search_path "pg_catalog,
  * pg_temp": a writer with fewer rights gains nothing by what they do, and
- * objects of its own are not found by them.  They have to be STABLE or
- * IMMUTABLE, so that PostgreSQL itself refuses writes in them: triggers queued
- * this late would never fire.  An error in one has a context line that names
- * the function and the message; what becomes of it is compose.c's business.
+ * objects of its own are not found by them.  An error in one has a context
+ * line that names the function and the message; what becomes of it is
+ * compose.c's business.
  *
- * What the hooks of a master are is looked up once, and again after any change
- * in pg_proc, and kept with the master in the cache of catalog.c.  Those of
- * settings are kept here.
+ * Which functions these are, and what they must be like, is function.c's
+ * business; what is here calls them.
  *
  * Hooks get rows of the type of the table that was registered; the row of a
  * partition is converted when its columns lie differently.
@@ -24,70 +22,25 @@
 
 #include "access/htup_details.h"
 #include "access/tupconvert.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
-#include "compat.h"
 #include "condition.h"
+#include "function.h"
 #include "guc.h"
 #include "hook.h"
 #include "serialize.h"
 
 /* AMQP 0-9-1: the property correlation-id is a short string. */
 #define CORRELATION_ID_BYTES	255
-
-/* A function that has been looked up. */
-typedef struct Hook
-{
-	char	   *name;			/* qualified; NULL: there is none */
-	Oid			result;
-	FmgrInfo	flinfo;
-} Hook;
-
-/* The hooks of a master. */
-struct CqrsHooks
-{
-	MemoryContext context;		/* holds all of this */
-	uint64		generation;
-	Hook		serializer;
-	bool		set_wise;
-	Hook		meta;
-	Hook		delete_data;
-	CqrsCondition *sync_when;	/* or NULL */
-};
-
-/* A function that a setting names, for the owner of the table last used. */
-typedef struct SettingHook
-{
-	MemoryContext context;		/* NULL: not looked up */
-	uint64		generation;
-	Oid			owner;
-	Hook		hook;
-} SettingHook;
-
-/* Signatures that a hook may have. */
-typedef struct Signature
-{
-	int			nargs;
-	Oid			args[4];
-	Oid			result;
-} Signature;
 
 typedef struct ErrorSubject
 {
@@ -96,30 +49,9 @@ typedef struct ErrorSubject
 	int			nrows;
 } ErrorSubject;
 
-/* Changes whenever a function may have. */
-static uint64 generation = 1;
-
-static SettingHook meta_setting;
-static SettingHook correlation_setting;
-
-static struct CqrsHooks *hooks_of(const CqrsRelation *relation,
-								  CqrsMaster *master);
-static void look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
-						  struct CqrsHooks *hooks);
-static int	find_hook(Hook *hook, CqrsOption option, const char *name,
-					  Oid root, Oid owner);
-static void watch_functions(void);
-static void functions_changed(Datum arg, int cacheid, uint32 hashvalue);
-static int	find_function(Hook *hook, const char *name, const char *role,
-						  const Signature *signatures, int nsignatures,
-						  Oid owner);
-static Hook *meta_setting_hook(Oid owner);
-static Hook *correlation_setting_hook(Oid owner);
-static Hook *setting_hook(SettingHook *setting, const char *name,
-						  const char *role, const Signature *signature,
-						  Oid owner);
-static Datum call(Hook *hook, const CqrsHookSubject *subject, int nrows,
-				  NullableDatum *args, int nargs, bool *isnull);
+static struct CqrsHooks *hooks_of(const CqrsHookSubject *subject);
+static Datum call(CqrsFunction *hook, const CqrsHookSubject *subject,
+				  int nrows, NullableDatum *args, int nargs, bool *isnull);
 static void error_context(void *arg);
 static HeapTuple root_tuple(const CqrsRelation *relation, HeapTuple row);
 static NullableDatum row_arg(const CqrsRelation *relation, HeapTuple row);
@@ -128,8 +60,9 @@ static NullableDatum rows_arg(const CqrsRelation *relation, HeapTuple *rows,
 static NullableDatum text_arg(const char *text);
 static NullableDatum jsonb_arg(const char *json);
 static char *json_to_text(const char *json);
-static char *serialized_object(const CqrsHookSubject *subject, Hook *hook,
-							   Datum value, bool isnull, bool is_jsonb);
+static char *serialized_object(const CqrsHookSubject *subject,
+							   CqrsFunction *hook, Datum value, bool isnull,
+							   bool is_jsonb);
 
 void
 cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
@@ -175,7 +108,7 @@ cqrs_hook_leave(CqrsHookScope *scope)
 void
 cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master)
 {
-	(void) hooks_of(relation, master);
+	(void) cqrs_function_hooks(relation, master);
 }
 
 void
@@ -183,16 +116,9 @@ cqrs_hook_check_settings(const CqrsRelation *relation,
 						 const CqrsMaster *master)
 {
 	if (cqrs_meta_function[0] != '\0' && master->meta == NULL)
-		(void) meta_setting_hook(relation->owner);
+		(void) cqrs_function_meta_setting(relation->owner);
 	if (cqrs_correlation_function[0] != '\0')
-		(void) correlation_setting_hook(relation->owner);
-}
-
-char *
-cqrs_hook_qualified_name(Oid function)
-{
-	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
-									  get_func_name(function));
+		(void) cqrs_function_correlation_setting(relation->owner);
 }
 
 bool
@@ -209,8 +135,7 @@ cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row)
 	callback.arg = &error;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	matches = cqrs_condition_holds(hooks_of(subject->relation,
-											subject->master)->sync_when,
+	matches = cqrs_condition_holds(hooks_of(subject)->sync_when,
 								   root_tuple(subject->relation, row));
 	error_context_stack = callback.previous;
 	return matches;
@@ -219,15 +144,16 @@ cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row)
 bool
 cqrs_hook_is_set_wise(const CqrsRelation *relation, CqrsMaster *master)
 {
-	return master->serializer != NULL && hooks_of(relation, master)->set_wise;
+	return master->serializer != NULL &&
+		cqrs_function_hooks(relation, master)->set_wise;
 }
 
 void
 cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
 					int nrows, char **results)
 {
-	struct CqrsHooks *hooks = hooks_of(subject->relation, subject->master);
-	Hook	   *hook = &hooks->serializer;
+	CqrsHooks  *hooks = hooks_of(subject);
+	CqrsFunction *hook = &hooks->serializer;
 	Oid			type = hooks->set_wise ? get_element_type(hook->result) :
 	hook->result;
 	NullableDatum arg;
@@ -276,8 +202,7 @@ cqrs_hook_delete_data(const CqrsHookSubject *subject, HeapTuple row)
 	if (subject->master->delete_data == NULL)
 		return NULL;
 	arg = row_arg(subject->relation, row);
-	value = call(&hooks_of(subject->relation, subject->master)->delete_data,
-				 subject, 1, &arg, 1, &isnull);
+	value = call(&hooks_of(subject)->delete_data, subject, 1, &arg, 1, &isnull);
 	if (isnull)
 		return NULL;
 
@@ -293,18 +218,18 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 			   const CqrsMessage *message)
 {
 	NullableDatum args[4];
-	Hook	   *hook;
+	CqrsFunction *hook;
 	Datum		meta;
 	bool		isnull;
 
 	if (subject->master->meta != NULL)
 	{
-		hook = &hooks_of(subject->relation, subject->master)->meta;
+		hook = &hooks_of(subject)->meta;
 		args[0] = row_arg(subject->relation, row);
 	}
 	else if (cqrs_meta_function[0] != '\0')
 	{
-		hook = meta_setting_hook(subject->relation->owner);
+		hook = cqrs_function_meta_setting(subject->relation->owner);
 		args[0] = text_arg(message->cqrs_id);
 	}
 	else
@@ -335,8 +260,8 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 	args[1] = text_arg(message->cqrs_id);
 	args[2] = text_arg(json_to_text(message->instance_pk));
 	args[3] = text_arg(message->queue);
-	result = call(correlation_setting_hook(subject->relation->owner), subject,
-				  1, args, lengthof(args), &isnull);
+	result = call(cqrs_function_correlation_setting(subject->relation->owner),
+				  subject, 1, args, lengthof(args), &isnull);
 	if (isnull)
 		return NULL;
 
@@ -351,235 +276,15 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 	return correlation_id;
 }
 
-/* The hooks of a master, looked up anew if any function has changed. */
 static struct CqrsHooks *
-hooks_of(const CqrsRelation *relation, CqrsMaster *master)
+hooks_of(const CqrsHookSubject *subject)
 {
-	struct CqrsHooks *hooks = master->hooks;
-	MemoryContext context;
-	MemoryContext caller;
-
-	if (hooks != NULL && hooks->generation == generation)
-		return hooks;
-
-	watch_functions();
-	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs hooks",
-									ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	hooks = palloc0(sizeof(struct CqrsHooks));
-	hooks->context = context;
-	hooks->generation = generation;
-	look_up_hooks(relation, master, hooks);
-	MemoryContextSwitchTo(caller);
-
-	if (master->hooks != NULL)
-		MemoryContextDelete(master->hooks->context);
-	MemoryContextSetParent(context, GetMemoryChunkContext(master));
-	master->hooks = hooks;
-	return hooks;
-}
-
-static void
-look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
-			  struct CqrsHooks *hooks)
-{
-	Oid			root = relation->root;
-	Oid			owner = relation->owner;
-
-	if (master->serializer != NULL)
-		hooks->set_wise = find_hook(&hooks->serializer,
-									CQRS_OPTION_SERIALIZER,
-									master->serializer, root, owner) >= 2;
-	if (master->meta != NULL)
-		(void) find_hook(&hooks->meta, CQRS_OPTION_META, master->meta, root,
-						 owner);
-	if (master->delete_data != NULL)
-		(void) find_hook(&hooks->delete_data, CQRS_OPTION_DELETE_DATA,
-						 master->delete_data, root, owner);
-	if (master->sync_when != NULL)
-		hooks->sync_when = cqrs_condition_compile(root, relation->root_desc,
-												  master->sync_when,
-												  "sync_when");
-}
-
-/*
- * Look up the function of an option; returns which of the signatures that it
- * can have it has.
- */
-static int
-find_hook(Hook *hook, CqrsOption option, const char *name, Oid root, Oid owner)
-{
-	Oid			row = get_rel_type_id(root);
-	Oid			rows = get_array_type(row);
-	const Signature serializers[] = {
-		{1, {row}, JSONBOID}, {1, {row}, JSONOID},
-		{1, {rows}, JSONBARRAYOID}, {1, {rows}, JSONARRAYOID}
-	};
-	const Signature meta = {4, {row, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
-	const Signature delete_data = {1, {row}, JSONBOID};
-
-	if (option == CQRS_OPTION_SERIALIZER)
-		return find_function(hook, name, cqrs_hook_role(option), serializers,
-							 lengthof(serializers), owner);
-	return find_function(hook, name, cqrs_hook_role(option),
-						 option == CQRS_OPTION_META ? &meta : &delete_data, 1,
-						 owner);
-}
-
-void
-cqrs_hook_check_function(CqrsOption option, const char *name, Oid root,
-						 Oid owner)
-{
-	Hook		hook;
-
-	(void) find_hook(&hook, option, name, root, owner);
-}
-
-const char *
-cqrs_hook_role(CqrsOption option)
-{
-	switch (option)
-	{
-		case CQRS_OPTION_SERIALIZER:
-			return "serializer";
-		case CQRS_OPTION_META:
-			return "meta function";
-		case CQRS_OPTION_DELETE_DATA:
-			return "delete_data function";
-		default:
-			elog(ERROR, "option %d names no function", option);
-	}
-}
-
-static void
-watch_functions(void)
-{
-	static bool watching = false;
-
-	if (!watching)
-		CacheRegisterSyscacheCallback(PROCOID, functions_changed, (Datum) 0);
-	watching = true;
-}
-
-static void
-functions_changed(Datum arg, int cacheid, uint32 hashvalue)
-{
-	generation++;
-}
-
-/*
- * Look up a function by its name and one of some exact signatures, whose
- * number is returned.  "role" says in messages what it is for.
- */
-static int
-find_function(Hook *hook, const char *name, const char *role,
-			  const Signature *signatures, int nsignatures, Oid owner)
-{
-	List	   *names = cqrs_qualified_name_list(name);
-	const char *called;
-	Oid			function = InvalidOid;
-	int			i;
-
-	/* Otherwise the session's search_path would choose the function. */
-	if (list_length(names) < 2)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("%s \"%s\" is not qualified with a schema", role, name),
-				 errhint("Write it as schema.function.")));
-
-	for (i = 0; i < nsignatures; i++)
-	{
-		function = LookupFuncName(names, signatures[i].nargs,
-								  signatures[i].args, true);
-		if (OidIsValid(function) &&
-			get_func_rettype(function) == signatures[i].result &&
-			get_func_prokind(function) == PROKIND_FUNCTION)
-			break;
-	}
-	called = func_signature_string(names, signatures[0].nargs, NIL,
-								   signatures[0].args);
-	if (i == nsignatures)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("%s %s does not exist", role, called),
-				 errdetail("It has to be a function with exactly these arguments that returns %s.",
-						   format_type_be(signatures[0].result)),
-				 nsignatures == 1 ? 0 :
-				 errhint("A %s may return json as well, or take an array of rows and return an array.",
-						 role)));
-
-	called = func_signature_string(names, signatures[i].nargs, NIL,
-								   signatures[i].args);
-	if (func_volatile(function) == PROVOLATILE_VOLATILE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s %s is VOLATILE", role, called),
-				 errdetail("It runs while a transaction commits and must not change data."),
-				 errhint("Declare the function STABLE or IMMUTABLE.")));
-	if (cqrs_execute_aclcheck(function, owner) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for %s %s", role, called),
-				 errdetail("It is called with the rights of the table's owner.")));
-
-	hook->name = pstrdup(name);
-	hook->result = signatures[i].result;
-	fmgr_info_cxt(function, &hook->flinfo, CurrentMemoryContext);
-	return i;
-}
-
-static Hook *
-meta_setting_hook(Oid owner)
-{
-	static const Signature signature = {4, {TEXTOID, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
-
-	return setting_hook(&meta_setting, cqrs_meta_function,
-						"function of \"cqrs.meta_function\"", &signature,
-						owner);
-}
-
-static Hook *
-correlation_setting_hook(Oid owner)
-{
-	static const Signature signature = {4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}, TEXTOID};
-
-	return setting_hook(&correlation_setting, cqrs_correlation_function,
-						"function of \"cqrs.correlation_function\"",
-						&signature, owner);
-}
-
-static Hook *
-setting_hook(SettingHook *setting, const char *name, const char *role,
-			 const Signature *signature, Oid owner)
-{
-	MemoryContext context;
-	MemoryContext caller;
-	Hook		hook;
-
-	if (setting->context != NULL && setting->generation == generation &&
-		setting->owner == owner && strcmp(setting->hook.name, name) == 0)
-		return &setting->hook;
-
-	watch_functions();
-	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs hooks",
-									ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	(void) find_function(&hook, name, role, signature, 1, owner);
-	MemoryContextSwitchTo(caller);
-
-	if (setting->context != NULL)
-		MemoryContextDelete(setting->context);
-	MemoryContextSetParent(context, TopMemoryContext);
-	setting->context = context;
-	setting->generation = generation;
-	setting->owner = owner;
-	setting->hook = hook;
-	return &setting->hook;
+	return cqrs_function_hooks(subject->relation, subject->master);
 }
 
 /* Call a hook, about "nrows" rows of which the subject is the first. */
 static Datum
-call(Hook *hook, const CqrsHookSubject *subject, int nrows,
+call(CqrsFunction *hook, const CqrsHookSubject *subject, int nrows,
 	 NullableDatum *args, int nargs, bool *isnull)
 {
 	LOCAL_FCINFO(fcinfo, 4);
@@ -708,8 +413,8 @@ json_to_text(const char *json)
 
 /* The text of what a serializer has returned, which must be an object. */
 static char *
-serialized_object(const CqrsHookSubject *subject, Hook *hook, Datum value,
-				  bool isnull, bool is_jsonb)
+serialized_object(const CqrsHookSubject *subject, CqrsFunction *hook,
+				  Datum value, bool isnull, bool is_jsonb)
 {
 	if (!isnull && is_jsonb && JB_ROOT_IS_OBJECT(DatumGetJsonbP(value)))
 		return JsonbToCString(NULL, &DatumGetJsonbP(value)->root, -1);

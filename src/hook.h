@@ -48,17 +48,6 @@ extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 extern void cqrs_hook_check_settings(const CqrsRelation *relation,
 									 const CqrsMaster *master);
 
-/*
- * The same for one function, by its option, for a table that was registered
- * and its owner; and what the function of an option is called in messages.
- */
-extern void cqrs_hook_check_function(CqrsOption option, const char *name,
-									 Oid root, Oid owner);
-extern const char *cqrs_hook_role(CqrsOption option);
-
-/* The name by which a function is kept. */
-extern char *cqrs_hook_qualified_name(Oid function);
-
 /* A row as a value of the type of the table that was registered. */
 extern Datum cqrs_hook_row(const CqrsRelation *relation, HeapTuple row);
 

@@ -237,6 +237,19 @@ cqrs_master_text_array(List *names)
 										   TYPALIGN_INT));
 }
 
+bool
+cqrs_master_has_name(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
 static HeapTuple
 tuple_from_row(Relation master, const CqrsMasterRow *row)
 {

@@ -61,6 +61,9 @@ extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
 extern List *cqrs_master_text_list(Datum array);
 extern Datum cqrs_master_text_array(List *names);
 
+/* Whether such a list has a name. */
+extern bool cqrs_master_has_name(List *names, const char *name);
+
 /*
  * The master of that name, in the current context.  When there is none: NULL
  * with missing_ok, an error without.

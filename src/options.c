@@ -6,7 +6,7 @@
  * cqrs_register() has them as arguments, cqrs_alter() as a JSON object.  Both
  * end in the same values, those of the columns of cqrs.master, and the same
  * checks.  What an option means for a table is not checked here but when the
- * master is resolved (catalog.c, hook.c).
+ * master is resolved (catalog.c, function.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -17,7 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
-#include "hook.h"
+#include "function.h"
 #include "options.h"
 
 /* AMQP 0-9-1: exchange names and routing keys are short strings. */
@@ -95,7 +95,7 @@ cqrs_option_set(CqrsMasterRow *row, CqrsOption option, NullableDatum argument)
 		case OPTION_FUNCTION:
 			if (!argument.isnull)
 				value->value =
-					CStringGetTextDatum(cqrs_hook_qualified_name(DatumGetObjectId(argument.value)));
+					CStringGetTextDatum(cqrs_function_qualified_name(DatumGetObjectId(argument.value)));
 			break;
 
 		case OPTION_SHORTSTR:

@@ -10,12 +10,13 @@
  *
  * Ids.  A transaction draws a batch of CQRS_BATCH_ROWS consecutive ids from a
  * counter in shared memory when it commits, while it still holds its row
- * locks: so for one row the order of ids is the order of commits.   A transaction has its transaction id
- * before it draws, which lets the reader tell when a batch that it does not
- * see will never come (reader.c).  A counter in shared memory and not a
- * sequence, because nextval() would change what the user's session gets from
- * lastval(), and write WAL.  After a restart it continues above the highest id
- * in the segments, seen or not, and the watermark.
+ * locks: so for one row the order of ids is the order of commits.  A
+ * transaction has its transaction id before it draws, which lets the reader
+ * tell when a batch that it does not see will never come (reader.c).  A
+ * counter in shared memory and not a sequence, because nextval() would change
+ * what the user's session gets from lastval(), and write WAL.  After a restart
+ * it continues above the highest id in the segments, seen or not, and the
+ * watermark.
  *
  * Which segment is written to is a hint in shared memory: writing to another
  * one is never wrong, since readers look at all of them and a segment is only

@@ -3,12 +3,12 @@
  * register.c
  *	  cqrs_register, cqrs_alter, cqrs_unregister.
  *
- * All run with the rights of the caller, who has to own the table.  DDL on the
- * table goes through SPI as the caller; the row in cqrs.master is written
- * directly.  The table is locked against writers until the end of the
- * transaction, so a definition holds for whole transactions: those that have
- * written to the table before see the old one, all others the new one.  The
- * invalidation of the table's relcache entry makes backends read it.
+ * All run with the rights of the caller, who has to own the table.  What the
+ * table gets is added by triggers.c; the row in cqrs.master is written directly.
+ * The table is locked against writers until the end of the transaction, so a
+ * definition holds for whole transactions: those that have written to the table
+ * before see the old one, all others the new one.  The invalidation of the
+ * table's relcache entry makes backends read it.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,10 +21,7 @@
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -43,6 +40,7 @@
 #include "master.h"
 #include "options.h"
 #include "shared.h"
+#include "triggers.h"
 
 /*
  * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the one of a
@@ -60,21 +58,10 @@ static void check_partitions(Oid relid);
 static void check_table(Relation rel);
 static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
-static void add_missing_columns(Oid relid);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
-static void create_triggers(Oid relid);
-static void create_truncate_trigger(Oid relid);
-static void drop_triggers(Oid relid);
-static void drop_trigger(Oid relid, const char *name);
-static void enable_triggers(const CqrsMasterRow *row);
-static void enable_triggers_of(Oid relid, const CqrsMasterRow *row);
-static void enable_trigger(Oid relid, const char *name, const char *mode);
 static void begin_capture(Oid relid);
-static void follow_partition(Oid relid, const CqrsMasterRow *row);
-static void execute(const char *command);
-static char *qualified_name(Oid relid);
 static void warn_if_unconfigured(void);
 static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
 static void refuse_own_changes(Oid relid);
@@ -119,11 +106,11 @@ cqrs_register(PG_FUNCTION_ARGS)
 	table_close(rel, NoLock);
 
 	refuse_own_changes(relid);
-	add_missing_columns(relid);
+	cqrs_triggers_add_columns(relid);
 	check_definition(relid, &row);
 	check_same_replication(&row);
-	create_triggers(relid);
-	enable_triggers(&row);
+	cqrs_triggers_create(relid);
+	cqrs_triggers_enable(&row);
 	cqrs_master_insert(&row);
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
@@ -148,7 +135,7 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 	if (cqrs_master_read_all(relid) == NIL)
-		drop_triggers(relid);
+		cqrs_triggers_drop(relid);
 	PG_RETURN_VOID();
 }
 
@@ -168,7 +155,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	check_definition(relid, row);
 	cqrs_master_update(row);
 	share_replication(row);
-	enable_triggers(row);
+	cqrs_triggers_enable(row);
 	CacheInvalidateRelcacheByRelid(relid);
 	begin_capture(relid);
 	PG_RETURN_VOID();
@@ -300,28 +287,6 @@ check_cqrs_id(const char *cqrs_id)
 	}
 }
 
-static void
-add_missing_columns(Oid relid)
-{
-	bool		revision = get_attnum(relid, "cqrs_revision") > 0;
-	bool		updated = get_attnum(relid, "cqrs_updated") > 0;
-	StringInfoData command;
-
-	if (revision && updated)
-		return;
-
-	initStringInfo(&command);
-	appendStringInfo(&command, "ALTER TABLE %s", qualified_name(relid));
-	if (!revision)
-		appendStringInfoString(&command,
-							   " ADD COLUMN cqrs_revision pg_catalog.int4 NOT NULL DEFAULT 0");
-	if (!updated)
-		appendStringInfo(&command,
-						 "%s ADD COLUMN cqrs_updated pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now()",
-						 revision ? "" : ",");
-	execute(command.data);
-}
-
 /* Check that a master fits its table and functions. */
 static void
 check_definition(Oid relid, const CqrsMasterRow *row)
@@ -378,103 +343,6 @@ share_replication(const CqrsMasterRow *row)
 	}
 }
 
-static void
-create_triggers(Oid relid)
-{
-	const char *table = qualified_name(relid);
-	ListCell   *lc;
-
-	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)))
-		return;
-
-	/* Row triggers are cloned to partitions, those of statements are not. */
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-		create_truncate_trigger(lfirst_oid(lc));
-
-	execute(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
-					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
-					 CQRS_TRIGGER_UPDATE, table));
-	execute(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
-					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
-					 CQRS_TRIGGER_INSERT_DELETE, table));
-}
-
-static void
-create_truncate_trigger(Oid relid)
-{
-	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
-		return;
-	execute(psprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s"
-					 " FOR EACH STATEMENT EXECUTE FUNCTION cqrs.trigger_truncate()",
-					 CQRS_TRIGGER_TRUNCATE, qualified_name(relid)));
-}
-
-static void
-drop_triggers(Oid relid)
-{
-	ListCell   *lc;
-
-	drop_trigger(relid, CQRS_TRIGGER_UPDATE);
-	drop_trigger(relid, CQRS_TRIGGER_INSERT_DELETE);
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-		drop_trigger(lfirst_oid(lc), CQRS_TRIGGER_TRUNCATE);
-}
-
-static void
-drop_trigger(Oid relid, const char *name)
-{
-	if (OidIsValid(get_trigger_oid(relid, name, true)))
-		execute(psprintf("DROP TRIGGER %s ON %s", name,
-						 qualified_name(relid)));
-}
-
-/* Have the triggers fire for the changes that "replication" names. */
-static void
-enable_triggers(const CqrsMasterRow *row)
-{
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(row->relid, NoLock, NULL))
-		enable_triggers_of(lfirst_oid(lc), row);
-}
-
-/* The same for the table of a master, or a partition of it. */
-static void
-enable_triggers_of(Oid relid, const CqrsMasterRow *row)
-{
-	const char *names[] = {
-		CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
-	};
-	const char *mode = "";
-
-	if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "replica"))
-		mode = "REPLICA ";
-	else if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "always"))
-		mode = "ALWAYS ";
-	for (int i = 0; i < lengthof(names); i++)
-		enable_trigger(relid, names[i], mode);
-}
-
-static void
-enable_trigger(Oid relid, const char *name, const char *mode)
-{
-	Relation	rel = table_open(relid, NoLock);
-	char		enabled = mode[0] == '\0' ? TRIGGER_FIRES_ON_ORIGIN : mode[0];
-	bool		differs = false;
-
-	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-	{
-		Trigger    *trigger = &rel->trigdesc->triggers[i];
-
-		if (strcmp(trigger->tgname, name) == 0)
-			differs = trigger->tgenabled != enabled;
-	}
-	table_close(rel, NoLock);
-	if (differs)
-		execute(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
-						 qualified_name(relid), mode, name));
-}
-
 /* Have changes be noted from now on, and none that were made before. */
 static void
 begin_capture(Oid relid)
@@ -514,43 +382,8 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 
 	check_partitions(relid);
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-		follow_partition(lfirst_oid(lc), linitial(masters));
+		cqrs_triggers_follow(lfirst_oid(lc), linitial(masters));
 	PG_RETURN_VOID();
-}
-
-/*
- * Give a partition the trigger that it lacks.  One that has no row triggers is
- * being restored from a dump, which brings all of them; one that is complete
- * may have them disabled on purpose.
- */
-static void
-follow_partition(Oid relid, const CqrsMasterRow *row)
-{
-	if (!OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)) ||
-		OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
-		return;
-	create_truncate_trigger(relid);
-	CommandCounterIncrement();
-	enable_triggers_of(relid, row);
-}
-
-static void
-execute(const char *command)
-{
-	int			result;
-
-	SPI_connect();
-	result = SPI_execute(command, false, 0);
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "unexpected result %d of: %s", result, command);
-	SPI_finish();
-}
-
-static char *
-qualified_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
 }
 
 /* Once in a session: nobody would see that changes only pile up. */

@@ -5,7 +5,7 @@
  *
  * Each note is the place of a version of a row.  From there the update chain
  * leads to the version that is live now, over the versions that this
- * transaction has made and not taken back:
+ * transaction has made and not taken back (chain.c):
  *
  *	  noted as		chain ends at				message
  *	  ------------	--------------------------	-----------------------------
@@ -21,9 +21,7 @@
  *	  resent		a live version				SYNC, read under lock
  *	  resent		a deleted version			none
  *
- * No version on the chain can have been pruned: its predecessor was deleted
- * by a transaction that still runs, ours.  Versions noted for resending are
- * kept by a registered snapshot (sync.c).
+ * Versions noted for resending are kept by a registered snapshot (sync.c).
  *
  * Messages are in the order of first touches, with two exceptions.  Where keys
  * may have passed from one row to another (a key was updated, or the primary
@@ -36,8 +34,8 @@
  * are remembered, and notes of them are skipped.
  *
  * Runs with an active snapshot, for toasted values and hooks.  Memory of one
- * row lives in a context that is reset for each note.  Buffers are pinned
- * while a row is being read, and locked only while its header is.
+ * row lives in a context that is reset for each note.  The versions of the row
+ * at hand are pinned until the next note is followed or the table is left.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,49 +46,23 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
-#include "utils/datum.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "chain.h"
 #include "changeset.h"
 #include "compat.h"
 #include "compose.h"
 #include "guc.h"
 #include "resolve.h"
-#include "serialize.h"
-
-typedef enum Fate
-{
-	FATE_LIVE,
-	FATE_DELETED,
-	FATE_MOVED
-} Fate;
-
-/* A version of a row in a pinned buffer. */
-typedef struct Version
-{
-	Buffer		buffer;
-	HeapTupleData tuple;
-} Version;
-
-typedef struct SeenKey
-{
-	Oid			file;
-	BlockNumber block;
-	OffsetNumber offset;
-	uint16		unused;			/* padding that is zero */
-} SeenKey;
+#include "row.h"
 
 /* Which messages of tables where keys move are made. */
 typedef enum Pass
@@ -107,7 +79,6 @@ typedef struct Resolver
 	MemoryContext context;		/* holds all of this */
 	MemoryContext row_context;	/* reset for each note */
 	CqrsComposer *composer;
-	HTAB	   *seen;			/* NULL until needed */
 	Pass		pass;
 
 	/* The table at hand */
@@ -116,8 +87,7 @@ typedef struct Resolver
 	CqrsRelation *relation;
 	CqrsRow		before;
 	CqrsRow		after;
-	Version		noted;
-	Version		last;
+	CqrsChain	chain;			/* of the note at hand */
 } Resolver;
 
 static void check_keys_settled(void);
@@ -140,12 +110,6 @@ static void compose_truncated(Resolver *resolver, const CqrsRow *first,
 							  const CqrsRow *last);
 static void check_truncate_allowed(Relation rel,
 								   const CqrsRelation *relation);
-static Fate follow_chain(Resolver *resolver, ItemPointer tid, bool remember);
-static void read_version(Relation rel, Version *version, ItemPointer tid);
-static void release_version(Version *version);
-static bool seen(Resolver *resolver, ItemPointer tid, bool remember);
-static bool is_undone(Resolver *resolver);
-static bool same_key(Resolver *resolver);
 
 bool
 cqrs_resolve_all(void)
@@ -273,10 +237,9 @@ begin_resolver(void)
 												  ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
 	resolver->composer = cqrs_composer_begin();
+	cqrs_chain_init(&resolver->chain);
 	MemoryContextSwitchTo(caller);
 	resolver->target = -1;
-	resolver->noted.buffer = InvalidBuffer;
-	resolver->last.buffer = InvalidBuffer;
 	return resolver;
 }
 
@@ -298,11 +261,7 @@ run_pass(Resolver *resolver, Pass pass)
 	const CqrsNote *note;
 
 	resolver->pass = pass;
-	if (resolver->seen != NULL)
-	{
-		hash_destroy(resolver->seen);
-		resolver->seen = NULL;
-	}
+	cqrs_chain_forget(&resolver->chain);
 
 	cqrs_changeset_walk(&walk);
 	while ((note = cqrs_changeset_next(&walk)) != NULL)
@@ -394,8 +353,7 @@ leave_relation(Resolver *resolver)
 	if (resolver->rel == NULL)
 		return;
 	cqrs_composer_leave(resolver->composer);
-	release_version(&resolver->noted);
-	release_version(&resolver->last);
+	cqrs_chain_release(&resolver->chain);
 	if (resolver->target >= 0)
 		relation_close(resolver->rel, NoLock);
 	resolver->rel = NULL;
@@ -413,31 +371,33 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	ItemPointerData tid = note->tid;
 
 	if (target->repeats && target->kind != CQRS_RESENT &&
-		seen(resolver, &tid, false))
+		cqrs_chain_seen(&resolver->chain, resolver->rel, &tid))
 		return;
 
 	caller = MemoryContextSwitchTo(resolver->row_context);
 	if (target->kind == CQRS_RESENT)
 	{
-		if (follow_chain(resolver, &tid, false) == FATE_LIVE)
+		if (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+							  false) == CQRS_FATE_LIVE)
 			resolve_resent(resolver, target);
 	}
 	else
 	{
-		switch (follow_chain(resolver, &tid, target->repeats))
+		switch (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+								  target->repeats))
 		{
-			case FATE_LIVE:
+			case CQRS_FATE_LIVE:
 				resolve_change(resolver, target);
 				break;
-			case FATE_DELETED:
-			case FATE_MOVED:
+			case CQRS_FATE_DELETED:
+			case CQRS_FATE_MOVED:
 				if (target->kind == CQRS_TOUCHED &&
 					(resolver->pass != PASS_OTHERS || !target->keys_move))
 				{
 					cqrs_row_set(&resolver->before, resolver->rel,
-								 &resolver->noted.tuple);
+								 &resolver->chain.noted.tuple);
 					cqrs_row_set(&resolver->after, resolver->rel,
-								 &resolver->last.tuple);
+								 &resolver->chain.last.tuple);
 					cqrs_compose_deleted(resolver->composer,
 										 &resolver->before,
 										 &resolver->after);
@@ -456,17 +416,21 @@ resolve_change(Resolver *resolver, const CqrsTarget *target)
 	bool		key_changed = false;
 
 	if (target->kind == CQRS_TOUCHED &&
-		ItemPointerEquals(&resolver->noted.tuple.t_self,
-						  &resolver->last.tuple.t_self))
+		ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
+						  &resolver->chain.last.tuple.t_self))
 		return;
 
-	cqrs_row_set(&resolver->after, resolver->rel, &resolver->last.tuple);
+	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last.tuple);
 	if (target->kind == CQRS_TOUCHED)
 	{
-		cqrs_row_set(&resolver->before, resolver->rel, &resolver->noted.tuple);
-		if (is_undone(resolver))
+		cqrs_row_set(&resolver->before, resolver->rel,
+					 &resolver->chain.noted.tuple);
+		/* A trigger after ours can take back all, the revision included. */
+		if (cqrs_row_same(resolver->rel, resolver->relation,
+						  &resolver->before, &resolver->after))
 			return;
-		key_changed = !same_key(resolver);
+		key_changed = !cqrs_row_same_key(resolver->rel, resolver->relation,
+										 &resolver->before, &resolver->after);
 	}
 
 	if (key_changed &&
@@ -492,31 +456,16 @@ static void
 resolve_resent(Resolver *resolver, const CqrsTarget *target)
 {
 	TupleTableSlot *slot = NULL;
-	HeapTuple	tuple = &resolver->last.tuple;
-	bool		should_free = false;
-	bool		live = true;
+	HeapTuple	tuple = &resolver->chain.last.tuple;
 	ListCell   *lc;
 
 	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
 	{
-		TM_FailureData failure;
-		ItemPointerData tid = tuple->t_self;
-		TM_Result	result;
-
 		slot = table_slot_create(resolver->rel, NULL);
-		result = table_tuple_lock(resolver->rel, &tid, GetActiveSnapshot(),
-								  slot, GetCurrentCommandId(true),
-								  LockTupleShare, LockWaitBlock,
-								  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
-		live = result == TM_Ok;
-		if (live)
-			tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
-		else if (result != TM_Deleted)
-			elog(ERROR, "unexpected result %d of locking a row of \"%s\"",
-				 result, RelationGetRelationName(resolver->rel));
+		tuple = cqrs_chain_lock(resolver->rel, tuple->t_self, slot);
 	}
 
-	if (live && resolver->pass == PASS_RESENT)
+	if (tuple != NULL && resolver->pass == PASS_RESENT)
 	{
 		cqrs_row_set(&resolver->after, resolver->rel, tuple);
 		foreach(lc, resolver->relation->masters)
@@ -553,15 +502,16 @@ truncate_notes(Resolver *resolver, Relation rel)
 		if (target->relid != RelationGetRelid(rel))
 			continue;
 		check_file(rel, target);
-		if (target->kind == CQRS_RESENT || seen(resolver, &tid, false))
+		if (target->kind == CQRS_RESENT ||
+			cqrs_chain_seen(&resolver->chain, rel, &tid))
 			continue;
 
 		caller = MemoryContextSwitchTo(resolver->row_context);
-		(void) follow_chain(resolver, &tid, true);
+		(void) cqrs_chain_follow(&resolver->chain, rel, &tid, true);
 		if (target->kind == CQRS_TOUCHED)
 		{
-			cqrs_row_set(&resolver->before, rel, &resolver->noted.tuple);
-			cqrs_row_set(&resolver->after, rel, &resolver->last.tuple);
+			cqrs_row_set(&resolver->before, rel, &resolver->chain.noted.tuple);
+			cqrs_row_set(&resolver->after, rel, &resolver->chain.last.tuple);
 			compose_truncated(resolver, &resolver->before, &resolver->after);
 		}
 		MemoryContextSwitchTo(caller);
@@ -581,7 +531,7 @@ truncate_rows(Resolver *resolver, Relation rel)
 		MemoryContext caller;
 
 		CHECK_FOR_INTERRUPTS();
-		if (seen(resolver, &tuple->t_self, false))
+		if (cqrs_chain_seen(&resolver->chain, rel, &tuple->t_self))
 			continue;
 		caller = MemoryContextSwitchTo(resolver->row_context);
 		cqrs_row_set(&resolver->after, rel, tuple);
@@ -626,168 +576,4 @@ check_truncate_allowed(Relation rel, const CqrsRelation *relation)
 							   master->cqrs_id),
 					 errhint("Use DELETE, or change the option with cqrs_alter().")));
 	}
-}
-
-/*
- * Go from the version at "tid" (then in resolver->noted) to the last one of
- * its row (then in resolver->last).  With "remember", all versions on the way
- * are remembered as seen.
- */
-static Fate
-follow_chain(Resolver *resolver, ItemPointer tid, bool remember)
-{
-	Version    *last = &resolver->last;
-
-	read_version(resolver->rel, &resolver->noted, tid);
-	read_version(resolver->rel, last, tid);
-	for (;;)
-	{
-		HeapTupleHeader header = last->tuple.t_data;
-		bool		updated;
-		bool		moved;
-		ItemPointerData next;
-
-		if (remember)
-			(void) seen(resolver, &last->tuple.t_self, true);
-
-		LockBuffer(last->buffer, BUFFER_LOCK_SHARE);
-		updated = cqrs_resolve_updated_by_us(header);
-		moved = HeapTupleHeaderIndicatesMovedPartitions(header);
-		next = header->t_ctid;
-		LockBuffer(last->buffer, BUFFER_LOCK_UNLOCK);
-
-		if (!updated)
-			return FATE_LIVE;
-		if (moved)
-			return FATE_MOVED;
-		if (ItemPointerEquals(&next, &last->tuple.t_self))
-			return FATE_DELETED;
-		read_version(resolver->rel, last, &next);
-	}
-}
-
-/* Pin the buffer of a version and point to it, giving up the one before. */
-static void
-read_version(Relation rel, Version *version, ItemPointer tid)
-{
-	Page		page;
-	ItemId		item;
-
-	version->buffer = ReleaseAndReadBuffer(version->buffer, rel,
-										   ItemPointerGetBlockNumber(tid));
-	LockBuffer(version->buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(version->buffer);
-	if (ItemPointerGetOffsetNumber(tid) > PageGetMaxOffsetNumber(page))
-		elog(ERROR, "changed row (%u,%u) of table \"%s\" is missing",
-			 ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid),
-			 RelationGetRelationName(rel));
-	item = PageGetItemId(page, ItemPointerGetOffsetNumber(tid));
-	if (!ItemIdIsNormal(item))
-		elog(ERROR, "changed row (%u,%u) of table \"%s\" is missing",
-			 ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid),
-			 RelationGetRelationName(rel));
-
-	version->tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
-	version->tuple.t_len = ItemIdGetLength(item);
-	version->tuple.t_tableOid = RelationGetRelid(rel);
-	version->tuple.t_self = *tid;
-	LockBuffer(version->buffer, BUFFER_LOCK_UNLOCK);
-}
-
-/*
- * Whether this transaction has updated or deleted a version, and not taken
- * that back.  The caller holds the buffer's lock, or is in a scan.
- */
-bool
-cqrs_resolve_updated_by_us(HeapTupleHeader header)
-{
-	TransactionId xmax;
-
-	if ((header->t_infomask & HEAP_XMAX_INVALID) ||
-		HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask))
-		return false;
-	xmax = HeapTupleHeaderGetUpdateXid(header);
-	return TransactionIdIsValid(xmax) &&
-		TransactionIdIsCurrentTransactionId(xmax);
-}
-
-static void
-release_version(Version *version)
-{
-	if (BufferIsValid(version->buffer))
-		ReleaseBuffer(version->buffer);
-	version->buffer = InvalidBuffer;
-}
-
-/* Whether a version has been passed; with "remember", it has from now on. */
-static bool
-seen(Resolver *resolver, ItemPointer tid, bool remember)
-{
-	SeenKey		key = {0};
-	bool		found;
-
-	if (resolver->seen == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		if (!remember)
-			return false;
-		ctl.keysize = sizeof(SeenKey);
-		ctl.entrysize = sizeof(SeenKey);
-		ctl.hcxt = resolver->context;
-		resolver->seen = hash_create("cqrs seen versions", 1024, &ctl,
-									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	key.file = cqrs_relation_file(resolver->rel);
-	key.block = ItemPointerGetBlockNumber(tid);
-	key.offset = ItemPointerGetOffsetNumber(tid);
-	(void) hash_search(resolver->seen, &key,
-					   remember ? HASH_ENTER : HASH_FIND, &found);
-	return found;
-}
-
-/*
- * Whether a later version is the noted one again: a trigger that fires after
- * ours can take back what an update did, the revision included.
- */
-static bool
-is_undone(Resolver *resolver)
-{
-	TupleDesc	desc = RelationGetDescr(resolver->rel);
-	int			revision = resolver->relation->revision - 1;
-
-	if (resolver->before.values[revision] != resolver->after.values[revision])
-		return false;
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (att->attisdropped)
-			continue;
-		if (resolver->before.nulls[i] != resolver->after.nulls[i] ||
-			(!resolver->before.nulls[i] &&
-			 !datum_image_eq(resolver->before.values[i],
-							 resolver->after.values[i],
-							 att->attbyval, att->attlen)))
-			return false;
-	}
-	return true;
-}
-
-static bool
-same_key(Resolver *resolver)
-{
-	TupleDesc	desc = RelationGetDescr(resolver->rel);
-
-	for (int i = 0; i < resolver->relation->nkeys; i++)
-	{
-		int			att = resolver->relation->keys[i].attnum - 1;
-
-		if (!datum_image_eq(resolver->before.values[att],
-							resolver->after.values[att],
-							TupleDescAttr(desc, att)->attbyval,
-							TupleDescAttr(desc, att)->attlen))
-			return false;
-	}
-	return true;
 }

@@ -10,7 +10,6 @@
 
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "utils/relcache.h"
 
 /*
@@ -30,8 +29,5 @@ extern int64 cqrs_resolve_flush(void);
  * before this transaction into the outbox.  Returns whether there were any.
  */
 extern bool cqrs_resolve_truncate(Relation rel);
-
-/* Whether this transaction has updated or deleted a version. */
-extern bool cqrs_resolve_updated_by_us(HeapTupleHeader header);
 
 #endif							/* CQRS_RESOLVE_H */

@@ -10,24 +10,10 @@
 
 #include "postgres.h"
 
-#include "access/htup.h"
 #include "lib/stringinfo.h"
 
 #include "catalog.h"
-
-/* A row taken apart.  Owned by the caller's memory context. */
-typedef struct CqrsRow
-{
-	HeapTuple	tuple;
-	Datum	   *values;
-	bool	   *nulls;
-} CqrsRow;
-
-/* Make *row, with room for the columns of "rel". */
-extern void cqrs_row_init(CqrsRow *row, Relation rel);
-
-/* Take "tuple" apart; what it points to must outlive the use of *row. */
-extern void cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple);
+#include "row.h"
 
 /* Whether the text of any column of a table's masters depends on settings. */
 extern bool cqrs_serialize_uses_settings(Relation rel,
@@ -56,8 +42,5 @@ extern void cqrs_serialize_previous(StringInfo out, Relation rel,
 extern void cqrs_serialize_key(StringInfo out, Relation rel,
 							   const CqrsRelation *relation,
 							   const CqrsRow *row);
-
-/* Append a point in time as cqrs_updated has it, without quotes. */
-extern void cqrs_serialize_timestamptz(StringInfo out, TimestampTz time);
 
 #endif							/* CQRS_SERIALIZE_H */

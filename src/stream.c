@@ -23,8 +23,8 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#include "compose.h"
 #include "hook.h"
+#include "instance.h"
 #include "stream.h"
 #include "sync.h"
 
@@ -135,8 +135,8 @@ take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 		taker->take(stream, data.data, data.len, taker->arg);
 		return;
 	}
-	cqrs_compose_instance_data(stream->rel, stream->relation, stream->master,
-							   &stream->row.tuple, 1, &made);
+	cqrs_instance_data(stream->rel, stream->relation, stream->master,
+					   &stream->row.tuple, 1, &made);
 	taker->take(stream, made, strlen(made), taker->arg);
 }
 
@@ -162,8 +162,8 @@ fetch_data_set_wise(CqrsStream *stream, uint64 count, DataTaker *taker)
 		rows[i] = stream->row.tuple;
 	}
 	if (nrows > 0)
-		cqrs_compose_instance_data(stream->rel, stream->relation,
-								   stream->master, rows, nrows, made);
+		cqrs_instance_data(stream->rel, stream->relation,
+						   stream->master, rows, nrows, made);
 	for (uint64 i = 0; i < nrows; i++)
 		taker->take(stream, made[i], strlen(made[i]), taker->arg);
 	MemoryContextSwitchTo(spi_context);

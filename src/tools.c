@@ -22,9 +22,9 @@
 
 #include "capture.h"
 #include "catalog.h"
-#include "compose.h"
 #include "guc.h"
 #include "hook.h"
+#include "instance.h"
 #include "shared.h"
 #include "sync.h"
 
@@ -80,7 +80,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE,
 					   RelationGetRelationName(rel));
 	cqrs_hook_enter(&scope, rel, relation);
-	cqrs_compose_instance_data(rel, relation, master, &row, 1, &json);
+	cqrs_instance_data(rel, relation, master, &row, 1, &json);
 	cqrs_hook_leave(&scope);
 	table_close(rel, AccessShareLock);
 	PG_RETURN_TEXT_P(cstring_to_text(json));
