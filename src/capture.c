@@ -297,7 +297,8 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 	{
 		CqrsMaster *master = lfirst(lc);
 
-		if (fields_differ(desc, master->fields, master->nfields,
+		if (later_trigger_exists(data) ||
+			fields_differ(desc, master->fields, master->nfields,
 						  data->tg_trigtuple, data->tg_newtuple))
 			return first_touch ||
 				(target->skipped && !was_raised(data, relation));
@@ -396,7 +397,10 @@ key_differs(TupleDesc desc, const CqrsRelation *relation, HeapTuple a,
 	return fields_differ(desc, relation->keys, relation->nkeys, a, b);
 }
 
-/* Whether two rows differ in any of some fields, those of ours left aside. */
+/*
+ * Whether two rows differ, or may do so in the end, in any of some fields,
+ * those of ours left aside.
+ */
 static bool
 fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
 			  HeapTuple a, HeapTuple b)
@@ -412,6 +416,9 @@ fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
 
 		if (fields[i].ours)
 			continue;
+		/* It is computed after this trigger. */
+		if (att->attgenerated != '\0')
+			return true;
 		if (a_null != b_null ||
 			(!a_null &&
 			 !datum_image_eq(a_value, b_value, att->attbyval, att->attlen)))

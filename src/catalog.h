@@ -98,6 +98,14 @@ typedef struct CqrsRelation
 	List	   *masters;		/* of CqrsMaster, by cqrs_id */
 } CqrsRelation;
 
+/* Whether anything of the user's takes part in making a master's messages. */
+static inline bool
+cqrs_master_has_hooks(const CqrsMaster *master)
+{
+	return master->meta != NULL || master->serializer != NULL ||
+		master->sync_when != NULL || master->delete_data != NULL;
+}
+
 /* Register for invalidations; called once in each backend, when first used. */
 extern void cqrs_catalog_init(void);
 

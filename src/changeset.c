@@ -45,6 +45,7 @@ static int	targets_capacity = 0;
 
 static bool any_done = false;
 static bool frozen = false;
+static SubTransactionId frozen_in;
 
 static uint16 find_target(CqrsNoteKind kind, Oid relid, Oid file,
 						  const char *cqrs_id, const char *queue);
@@ -77,7 +78,13 @@ cqrs_changeset_has_notes(Oid relid)
 void
 cqrs_changeset_freeze(void)
 {
+	if (frozen)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("messages of this transaction are being made already"),
+				 errdetail("A function that takes part in making them has called cqrs_flush().")));
 	frozen = true;
+	frozen_in = GetCurrentSubTransactionId();
 }
 
 void
@@ -179,6 +186,8 @@ cqrs_changeset_abort_sub(SubTransactionId subid)
 {
 	uint64		before = nnotes;
 
+	if (frozen && subid <= frozen_in)
+		frozen = false;
 	while (nnotes > 0)
 	{
 		Chunk	   *chunk = llast(chunks);

@@ -55,8 +55,9 @@ extern bool cqrs_changeset_is_empty(void);
 extern bool cqrs_changeset_has_notes(Oid relid);
 
 /*
- * Between these two nothing may be noted: an attempt, by a function that a
- * hook calls, is an error.  The end of the transaction allows it again.
+ * Between these two nothing may be noted, nor frozen again: an attempt, by a
+ * function that a hook calls, is an error.  The end of the transaction allows
+ * it again, and so does the failure of the subtransaction.
  */
 extern void cqrs_changeset_freeze(void);
 extern void cqrs_changeset_thaw(void);

@@ -30,7 +30,8 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "utils/fmgroids.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
@@ -53,6 +54,7 @@ typedef struct Draft
 	HeapTuple	row;			/* for hooks */
 	const CqrsRow *before;		/* NULL: new to replicas; while it starts */
 	const CqrsRow *after;
+	bool		unfinished;		/* was not serialized when it was queued */
 	bool		alone;			/* serializing many rows has failed */
 } Draft;
 
@@ -147,14 +149,17 @@ cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
 	ListCell   *lc;
 
 	foreach(lc, composer->relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
+		cqrs_compose_master_saved(composer, lfirst(lc), before, after);
+}
 
-		if (master->skip_unchanged && before != NULL &&
-			cqrs_row_same_fields(composer->rel, master, before, after))
-			continue;
-		compose(composer, master, CQRS_SAVE, NULL, before, after);
-	}
+void
+cqrs_compose_master_saved(CqrsComposer *composer, CqrsMaster *master,
+						  const CqrsRow *before, const CqrsRow *after)
+{
+	if (master->skip_unchanged && before != NULL &&
+		cqrs_row_same_fields(composer->rel, master, before, after))
+		return;
+	compose(composer, master, CQRS_SAVE, NULL, before, after);
 }
 
 void
@@ -367,6 +372,7 @@ enqueue(CqrsComposer *composer, const Draft *draft)
 	copy = palloc(sizeof(Draft));
 	*copy = *draft;
 	copy->before = copy->after = NULL;
+	copy->unfinished = draft->message.instance_data == NULL;
 	copy->row = heap_copytuple(draft->row);
 	copy->message.instance_pk = pstrdup(draft->message.instance_pk);
 	copy->message.instance_data = copy_text(draft->message.instance_data);
@@ -403,14 +409,13 @@ flush_queue(CqrsComposer *composer)
 	foreach(lc, composer->queue)
 	{
 		Draft	   *draft = lfirst(lc);
-		bool		late = draft->message.instance_data == NULL;
 
-		if (late && !draft->alone)
+		if (draft->message.instance_data == NULL && !draft->alone)
 			serialize_waiting(composer, draft);
-		if (late && draft->message.instance_data == NULL &&
+		if (draft->message.instance_data == NULL &&
 			!attempt(composer, draft, serialize_one))
 			continue;
-		if (late && !attempt(composer, draft, finish_draft))
+		if (draft->unfinished && !attempt(composer, draft, finish_draft))
 			continue;
 		write_message(composer, &draft->message);
 	}
@@ -510,8 +515,8 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 
 	draft->message.committed_at = GetCurrentTimestamp();
 	if (draft->message.signal == CQRS_DELETE)
-		row = OidOutputFunctionCall(F_RECORD_OUT,
-									cqrs_hook_row(composer->relation,
-												  draft->row));
+		row = TextDatumGetCString(DirectFunctionCall1(row_to_json,
+													  cqrs_hook_row(composer->relation,
+																	draft->row)));
 	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
 }

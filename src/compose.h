@@ -40,6 +40,12 @@ extern void cqrs_composer_leave(CqrsComposer *composer);
 extern void cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
 							   const CqrsRow *after);
 
+/* The same for one master. */
+extern void cqrs_compose_master_saved(CqrsComposer *composer,
+									  CqrsMaster *master,
+									  const CqrsRow *before,
+									  const CqrsRow *after);
+
 /* DELETE of the row that replicas know as *first and that ended as *last. */
 extern void cqrs_compose_deleted(CqrsComposer *composer, const CqrsRow *first,
 								 const CqrsRow *last);

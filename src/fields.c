@@ -28,6 +28,7 @@ static void resolve_tracked_fields(Relation rel, Relation root,
 static void check_field_map(Relation rel, const CqrsMasterRow *row);
 static void check_names(Relation rel, const char *option, List *names);
 static void check_keys(const CqrsMaster *master);
+static void check_stored(Relation rel, AttrNumber attnum);
 static CqrsField make_field(Relation rel, const char *column,
 							const CqrsMasterRow *row);
 
@@ -204,12 +205,29 @@ check_keys(const CqrsMaster *master)
 	}
 }
 
+/* PostgreSQL 18 has columns that are computed when they are read. */
+static void
+check_stored(Relation rel, AttrNumber attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+
+	if (att->attgenerated == '\0' ||
+		att->attgenerated == ATTRIBUTE_GENERATED_STORED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("column \"%s\" of table \"%s\" is a virtual generated column",
+					NameStr(att->attname), RelationGetRelationName(rel)),
+			 errhint("Make it STORED, or leave it out by \"fields\".")));
+}
+
 static CqrsField
 make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 {
 	CqrsField	field;
 
 	field.attnum = get_attnum(RelationGetRelid(rel), column);
+	check_stored(rel, field.attnum);
 	field.column = pstrdup(column);
 	field.key = unconstify(char *, cqrs_definition_key(row, field.column));
 	field.ours = cqrs_definition_is_own(column);

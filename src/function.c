@@ -82,6 +82,12 @@ cqrs_function_hooks(const CqrsRelation *relation, CqrsMaster *master)
 	if (hooks != NULL && hooks->generation == generation)
 		return hooks;
 
+	/* What is looked up and folded here stays for all who come after. */
+	if (cqrs_master_has_hooks(master) &&
+		(GetUserId() != relation->owner || !InSecurityRestrictedOperation()))
+		elog(ERROR, "hooks of master \"%s\" are looked up without the rights of its owner",
+			 master->cqrs_id);
+
 	watch_functions();
 	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs hooks",
 									ALLOCSET_SMALL_SIZES);
@@ -92,8 +98,9 @@ cqrs_function_hooks(const CqrsRelation *relation, CqrsMaster *master)
 	look_up_hooks(relation, master, hooks);
 	MemoryContextSwitchTo(caller);
 
+	/* A call further up the stack may still use the old ones. */
 	if (master->hooks != NULL)
-		MemoryContextDelete(master->hooks->context);
+		MemoryContextSetParent(master->hooks->context, TopTransactionContext);
 	MemoryContextSetParent(context, GetMemoryChunkContext(master));
 	master->hooks = hooks;
 	return hooks;
@@ -280,7 +287,7 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 	MemoryContextSwitchTo(caller);
 
 	if (setting->context != NULL)
-		MemoryContextDelete(setting->context);
+		MemoryContextSetParent(setting->context, TopTransactionContext);
 	MemoryContextSetParent(context, TopMemoryContext);
 	setting->context = context;
 	setting->generation = generation;

@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -60,6 +61,7 @@ static NullableDatum rows_arg(const CqrsRelation *relation, HeapTuple *rows,
 static NullableDatum text_arg(const char *text);
 static NullableDatum jsonb_arg(const char *json);
 static char *json_to_text(const char *json);
+static Datum without_key(Datum object, const char *key);
 static char *serialized_object(const CqrsHookSubject *subject,
 							   CqrsFunction *hook, Datum value, bool isnull,
 							   bool is_jsonb);
@@ -76,17 +78,24 @@ cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 	{
 		CqrsMaster *master = lfirst(lc);
 
-		any |= master->meta != NULL || master->serializer != NULL ||
-			master->sync_when != NULL || master->delete_data != NULL;
+		any |= cqrs_master_has_hooks(master);
 	}
 
 	scope->guc_level = 0;
-	if (!any && !cqrs_serialize_uses_settings(rel, relation))
-		return;
+	if (any)
+		cqrs_hook_enter_as_owner(scope, relation);
+	else if (cqrs_serialize_uses_settings(rel, relation))
+	{
+		scope->guc_level = cqrs_serialize_pin_settings();
+		GetUserIdAndSecContext(&scope->role, &scope->security);
+	}
+}
+
+void
+cqrs_hook_enter_as_owner(CqrsHookScope *scope, const CqrsRelation *relation)
+{
 	scope->guc_level = cqrs_serialize_pin_settings();
 	GetUserIdAndSecContext(&scope->role, &scope->security);
-	if (!any)
-		return;
 	SetUserIdAndSecContext(relation->owner,
 						   scope->security | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -411,13 +420,29 @@ json_to_text(const char *json)
 	return pnstrdup(value.val.string.val, value.val.string.len);
 }
 
+static Datum
+without_key(Datum object, const char *key)
+{
+	JsonbValue	value;
+
+	if (getKeyJsonValueFromContainer(&DatumGetJsonbP(object)->root, key,
+									 strlen(key), &value) == NULL)
+		return object;
+	return DirectFunctionCall2(jsonb_delete, object, CStringGetTextDatum(key));
+}
+
 /* The text of what a serializer has returned, which must be an object. */
 static char *
 serialized_object(const CqrsHookSubject *subject, CqrsFunction *hook,
 				  Datum value, bool isnull, bool is_jsonb)
 {
 	if (!isnull && is_jsonb && JB_ROOT_IS_OBJECT(DatumGetJsonbP(value)))
+	{
+		/* A serializer may begin with to_jsonb(row). */
+		value = without_key(without_key(value, "cqrs_revision"),
+							"cqrs_updated");
 		return JsonbToCString(NULL, &DatumGetJsonbP(value)->root, -1);
+	}
 	if (!isnull && !is_jsonb &&
 		strcmp(TextDatumGetCString(DirectFunctionCall1(json_typeof, value)),
 			   "object") == 0)

@@ -35,10 +35,12 @@ typedef struct CqrsHookScope
 
 /*
  * Enter the scope in which rows of a table are serialized and its hooks are
- * called.  After an error the end of the (sub)transaction does the leaving.
+ * called; the rights are the owner's where there are any, or in any case.  After an error the end of the (sub)transaction does the leaving.
  */
 extern void cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 							const CqrsRelation *relation);
+extern void cqrs_hook_enter_as_owner(CqrsHookScope *scope,
+									 const CqrsRelation *relation);
 extern void cqrs_hook_leave(CqrsHookScope *scope);
 
 /* Raise the error that a user is to see when hooks of a master do not fit. */

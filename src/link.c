@@ -330,6 +330,8 @@ static void
 connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
 	uint64		sent = cqrs_window_sent_so_far(link->window);
+	const CqrsOutgoing *suspect;
+	bool		gone;
 	bool		resolved;
 	int			nhosts;
 
@@ -339,10 +341,14 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 		return;
 	}
 	link->leased = 0;
+	suspect = cqrs_window_by_tag(link->window,
+								 cqrs_window_first_tag(link->window));
+	/* Its master is held: the rewind takes it out of the window. */
+	gone = suspect != NULL && suspect->withdrawn;
 	resolved = single_out(link, blame, reason);
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
-	if (resolved && blame == CQRS_BLAME_MESSAGE)
+	if (resolved && blame == CQRS_BLAME_MESSAGE && !gone)
 		cqrs_window_refuse(link->window, reason);
 
 	nhosts = cqrs_guc_url() != NULL ? cqrs_url_hosts(cqrs_guc_url()) : 1;

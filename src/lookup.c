@@ -24,6 +24,7 @@
 #include "port/atomics.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 
 #include "lookup.h"
 #include "timing.h"
@@ -150,7 +151,12 @@ wait_for_thread(Lookup *lookup, int timeout_ms)
 								   lookup->pipe[0], rest_ms,
 								   PG_WAIT_EXTENSION);
 		if (events & WL_LATCH_SET)
+		{
 			ResetLatch(MyLatch);
+			/* DROP DATABASE elsewhere waits for all processes. */
+			if (ProcSignalBarrierPending)
+				ProcessProcSignalBarrier();
+		}
 		if (events & WL_SOCKET_READABLE)
 			return true;
 		if (rest_ms == 0)

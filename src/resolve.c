@@ -108,6 +108,8 @@ static void truncate_notes(Resolver *resolver, Relation rel);
 static void truncate_rows(Resolver *resolver, Relation rel);
 static void compose_truncated(Resolver *resolver, const CqrsRow *first,
 							  const CqrsRow *last);
+static void compose_ignored(Resolver *resolver, CqrsNoteKind kind,
+							CqrsFate fate);
 static void check_truncate_allowed(Relation rel,
 								   const CqrsRelation *relation);
 
@@ -497,6 +499,7 @@ truncate_notes(Resolver *resolver, Relation rel)
 		const CqrsTarget *target = cqrs_changeset_get_target(note->target);
 		MemoryContext caller;
 		ItemPointerData tid = note->tid;
+		CqrsFate	fate;
 
 		CHECK_FOR_INTERRUPTS();
 		if (target->relid != RelationGetRelid(rel))
@@ -507,13 +510,12 @@ truncate_notes(Resolver *resolver, Relation rel)
 			continue;
 
 		caller = MemoryContextSwitchTo(resolver->row_context);
-		(void) cqrs_chain_follow(&resolver->chain, rel, &tid, true);
+		fate = cqrs_chain_follow(&resolver->chain, rel, &tid, true);
+		cqrs_row_set(&resolver->before, rel, &resolver->chain.noted.tuple);
+		cqrs_row_set(&resolver->after, rel, &resolver->chain.last.tuple);
 		if (target->kind == CQRS_TOUCHED)
-		{
-			cqrs_row_set(&resolver->before, rel, &resolver->chain.noted.tuple);
-			cqrs_row_set(&resolver->after, rel, &resolver->chain.last.tuple);
 			compose_truncated(resolver, &resolver->before, &resolver->after);
-		}
+		compose_ignored(resolver, target->kind, fate);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(resolver->row_context);
 	}
@@ -555,6 +557,40 @@ compose_truncated(Resolver *resolver, const CqrsRow *first,
 		if (master->on_truncate == CQRS_TRUNCATE_DELETES)
 			cqrs_compose_master_deleted(resolver->composer, master, first,
 										last);
+	}
+}
+
+/*
+ * Masters that ignore the TRUNCATE get what the transaction has changed
+ * before, as if it committed without.
+ */
+static void
+compose_ignored(Resolver *resolver, CqrsNoteKind kind, CqrsFate fate)
+{
+	bool		born = kind == CQRS_BORN;
+	ListCell   *lc;
+
+	if (fate == CQRS_FATE_LIVE ? !born && cqrs_row_same(resolver->rel, resolver->relation,
+														&resolver->before,
+														&resolver->after) : born)
+		return;
+	foreach(lc, resolver->relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+		bool		same = !born && cqrs_row_same_key(resolver->rel,
+													  resolver->relation,
+													  &resolver->before,
+													  &resolver->after);
+
+		if (master->on_truncate != CQRS_TRUNCATE_IGNORED)
+			continue;
+		if (!born && (fate != CQRS_FATE_LIVE || !same))
+			cqrs_compose_master_deleted(resolver->composer, master,
+										&resolver->before, &resolver->after);
+		if (fate == CQRS_FATE_LIVE)
+			cqrs_compose_master_saved(resolver->composer, master,
+									  same ? &resolver->before : NULL,
+									  &resolver->after);
 	}
 }
 

@@ -11,6 +11,9 @@
  * sent as it was, or made from the row that was kept with it, under a lock
  * that keeps others from making the row anew meanwhile.
  *
+ * Everything that touches keys and rows has the rights of the table's owner,
+ * since types can have functions of his: a superuser may be the caller.
+ *
  * Two calls at a time would send twice: the lock on cqrs.parked conflicts with
  * itself, not with those who park.
  *
@@ -30,14 +33,17 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "capture.h"
 #include "catalog.h"
 #include "compat.h"
 #include "compose.h"
+#include "hook.h"
 #include "keys.h"
 #include "master.h"
 #include "parked.h"
@@ -50,8 +56,10 @@ static bool may_retry(const char *cqrs_id, bool must);
 static void retry(CqrsParked *parked);
 static bool note_row(Relation rel, const CqrsRelation *relation,
 					 const CqrsMessage *message);
+static void check_no_row_security(Relation rel);
 static void send_deleted(Relation rel, const CqrsRelation *relation,
 						 CqrsMaster *master, const CqrsParked *parked);
+static HeapTupleHeader row_of_json(Relation rel, const char *json);
 
 /* cqrs_retry_parked(cqrs_id text, ids bigint[]) RETURNS bigint */
 Datum
@@ -140,6 +148,7 @@ retry(CqrsParked *parked)
 	CqrsMaster *master = cqrs_catalog_master(message->cqrs_id, &relation);
 	LOCKMODE	lock = deletes ? ShareRowExclusiveLock : RowShareLock;
 	Relation	rel = table_open(relation->relid, lock);
+	CqrsHookScope scope;
 
 	if (!master->produce)
 		ereport(ERROR,
@@ -148,11 +157,28 @@ retry(CqrsParked *parked)
 						message->cqrs_id),
 				 errhint("Use cqrs_alter() to set \"produce\" to true.")));
 	(void) find_all_inheritors(relation->relid, lock, NULL);
+	cqrs_hook_enter_as_owner(&scope, relation);
+	check_no_row_security(rel);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (!note_row(rel, relation, message) && deletes)
 		send_deleted(rel, relation, master, parked);
 	PopActiveSnapshot();
+	cqrs_hook_leave(&scope);
 	table_close(rel, NoLock);
+}
+
+/* A row that is only hidden would be taken for deleted. */
+static void
+check_no_row_security(Relation rel)
+{
+	if (check_enable_rls(RelationGetRelid(rel), InvalidOid, true) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot send parked messages of table \"%s\", which has row security for its owner",
+					RelationGetRelationName(rel)),
+			 errdetail("Rows that its policies hide would be taken for deleted."),
+			 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY for the time being.")));
 }
 
 /* Note the row of a message for a SYNC; false when there is none. */
@@ -187,7 +213,6 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 			 const CqrsParked *parked)
 {
 	CqrsComposer *composer = cqrs_composer_begin();
-	HeapTupleHeader header;
 	HeapTupleData tuple = {0};
 	CqrsRow		row;
 
@@ -196,16 +221,35 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_compose_again(composer, &parked->message);
 	else
 	{
-		header = DatumGetHeapTupleHeader(OidInputFunctionCall(F_RECORD_IN,
-															  parked->row,
-															  relation->root_desc->tdtypeid,
-															  -1));
-		tuple.t_data = header;
-		tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+		tuple.t_data = row_of_json(rel, parked->row);
+		tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
 		cqrs_row_init(&row, rel);
 		cqrs_row_set(&row, rel, &tuple);
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
 	if (cqrs_composer_end(composer) > 0)
 		cqrs_capture_has_written();
+}
+
+/* The row that was kept, as the table has its columns now. */
+static HeapTupleHeader
+row_of_json(Relation rel, const char *json)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			type = JSONOID;
+	Datum		value = CStringGetTextDatum(json);
+	HeapTupleHeader header;
+	bool		isnull;
+
+	SPI_connect();
+	(void) SPI_execute_with_args(psprintf("SELECT pg_catalog.json_populate_record(NULL::%s, $1)",
+										  quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+																	 RelationGetRelationName(rel))),
+								 1, &type, &value, NULL, true, 1);
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						  &isnull);
+	MemoryContextSwitchTo(caller);
+	header = DatumGetHeapTupleHeaderCopy(value);
+	SPI_finish();
+	return header;
 }

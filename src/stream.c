@@ -114,8 +114,13 @@ cqrs_stream_fetch_data(CqrsStream *stream, uint64 count, CqrsStreamData take,
 					   void *arg)
 {
 	DataTaker	taker = {take, arg};
+	CqrsHookScope scope;
+	bool		set_wise;
 
-	if (!cqrs_hook_is_set_wise(stream->relation, stream->master))
+	cqrs_hook_enter(&scope, stream->rel, stream->relation);
+	set_wise = cqrs_hook_is_set_wise(stream->relation, stream->master);
+	cqrs_hook_leave(&scope);
+	if (!set_wise)
 		return cqrs_stream_fetch(stream, count, take_row_data, &taker);
 	return fetch_data_set_wise(stream, count, &taker);
 }

@@ -22,6 +22,7 @@
 
 #include "capture.h"
 #include "catalog.h"
+#include "compat.h"
 #include "guc.h"
 #include "hook.h"
 #include "instance.h"
@@ -73,11 +74,10 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 				 errhint("See cqrs.master for the masters of a table.")));
 
 	rel = table_open(relation->relid, AccessShareLock);
-	/* A serializer has the owner's rights, for whoever may read the table. */
+	/* A serializer has the owner's rights, and the row may be made up. */
 	if (master->serializer != NULL &&
-		pg_class_aclcheck(relation->relid, GetUserId(),
-						  ACL_SELECT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE,
+		!cqrs_owns_relation(relation->relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 					   RelationGetRelationName(rel));
 	cqrs_hook_enter(&scope, rel, relation);
 	cqrs_instance_data(rel, relation, master, &row, 1, &json);

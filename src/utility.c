@@ -21,6 +21,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -34,6 +35,14 @@
 #include "shared.h"
 #include "utility.h"
 
+typedef enum Followup
+{
+	FOLLOWUP_NONE,
+	FOLLOWUP_WAKE_NOW,			/* the publisher */
+	FOLLOWUP_WAKE_AT_COMMIT,
+	FOLLOWUP_RESCAN				/* the databases, at commit */
+} Followup;
+
 static ProcessUtility_hook_type previous_hook;
 static bool wake_at_commit = false;
 static bool rescan_at_commit = false;
@@ -44,7 +53,9 @@ static void process_utility(PlannedStmt *statement, const char *query,
 							ParamListInfo params, QueryEnvironment *env,
 							DestReceiver *dest, QueryCompletion *completion);
 static void before_utility(Node *parsetree);
-static void after_utility(Node *parsetree);
+static Followup followup_of(Node *parsetree);
+static void after_utility(Followup followup);
+static bool may_create_databases(void);
 static void vacate_database(const char *name);
 static void vacate_template(const char *name);
 static const char *template_database(const CreatedbStmt *create);
@@ -75,6 +86,9 @@ process_utility(PlannedStmt *statement, const char *query,
 	Node	   *parsetree = statement->utilityStmt;
 	CqrsDdlGuard *guard = cqrs_ddl_before(parsetree);
 
+	/* The end of a transaction can free the statement. */
+	Followup	followup = followup_of(parsetree);
+
 	before_utility(parsetree);
 	if (previous_hook)
 		previous_hook(statement, query, read_only_tree, context, params, env,
@@ -82,7 +96,7 @@ process_utility(PlannedStmt *statement, const char *query,
 	else
 		standard_ProcessUtility(statement, query, read_only_tree, context,
 								params, env, dest, completion);
-	after_utility(parsetree);
+	after_utility(followup);
 	cqrs_ddl_after(guard);
 }
 
@@ -96,7 +110,7 @@ before_utility(Node *parsetree)
 			break;
 
 		case T_CreatedbStmt:
-			if (have_createdb_privilege())
+			if (may_create_databases())
 				vacate_template(template_database(castNode(CreatedbStmt, parsetree)));
 			break;
 
@@ -123,31 +137,61 @@ before_utility(Node *parsetree)
 	}
 }
 
-static void
-after_utility(Node *parsetree)
+/* What is to be done when a command has succeeded. */
+static Followup
+followup_of(Node *parsetree)
 {
 	switch (nodeTag(parsetree))
 	{
 		case T_TransactionStmt:
-			if (castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED &&
-				cqrs_shared_slot(MyDatabaseId, false) != NULL)
-				cqrs_shared_wake_publisher();
-			break;
+			if (castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED)
+				return FOLLOWUP_WAKE_NOW;
+			return FOLLOWUP_NONE;
 
 		case T_DropdbStmt:
 		case T_CreatedbStmt:
-			rescan_at_commit = true;
-			break;
+			return FOLLOWUP_RESCAN;
 
 		case T_DropStmt:
-			if (castNode(DropStmt, parsetree)->removeType == OBJECT_EXTENSION &&
-				cqrs_shared_slot(MyDatabaseId, false) != NULL)
-				cqrs_utility_wake_at_commit();
-			break;
+			if (castNode(DropStmt, parsetree)->removeType == OBJECT_EXTENSION)
+				return FOLLOWUP_WAKE_AT_COMMIT;
+			return FOLLOWUP_NONE;
 
 		default:
-			break;
+			return FOLLOWUP_NONE;
 	}
+}
+
+static void
+after_utility(Followup followup)
+{
+	if (followup == FOLLOWUP_NONE)
+		return;
+	if (followup == FOLLOWUP_RESCAN)
+		rescan_at_commit = true;
+	else if (cqrs_shared_slot(MyDatabaseId, false) == NULL)
+		return;
+	else if (followup == FOLLOWUP_WAKE_NOW)
+		cqrs_shared_wake_publisher();
+	else
+		cqrs_utility_wake_at_commit();
+}
+
+/* PostgreSQL's own function is not exported by all versions. */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		may;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+	ReleaseSysCache(tuple);
+	return may;
 }
 
 /* For commands that only the owner may run. */

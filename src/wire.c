@@ -27,6 +27,7 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 #include "utils/memutils.h"
 
 #include "lookup.h"
@@ -225,7 +226,12 @@ wait_for(int fd, int events, TimestampTz deadline)
 												 PG_WAIT_EXTENSION);
 
 		if (occurred & WL_LATCH_SET)
+		{
 			ResetLatch(MyLatch);
+			/* DROP DATABASE elsewhere waits for all processes. */
+			if (ProcSignalBarrierPending)
+				ProcessProcSignalBarrier();
+		}
 		if (occurred & events)
 			return true;
 		if (rest_ms == 0)
