@@ -12,6 +12,7 @@ This process itself is the Django service with the Python master: its models
 write to "python", and under the alias "shared" to "master".
 """
 
+import itertools
 import json
 import os
 import re
@@ -29,7 +30,7 @@ import psycopg2
 HERE = Path(__file__).parent
 WORK = Path(os.environ["INTEROP_WORK"])
 URL = os.environ["INTEROP_URL"]
-TIMEOUT_S = 15
+TIMEOUT_S = 60
 
 os.environ.update(
     DJANGO_SETTINGS_MODULE="project.settings",
@@ -198,10 +199,13 @@ class Tap:
 
 master = Database("master")
 python = Database("python")
+marks = itertools.count(1)
 
 
 def published():
-    master.run("SELECT cqrs_wait_published()")
+    """Waits until the broker has confirmed all that was committed."""
+    wait_for(lambda: master.value("SELECT pending = 0 FROM cqrs.stats"),
+             "the outbox to drain")
 
 
 def empty_tables():
@@ -217,11 +221,13 @@ class ReplicaTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        for queue in (cls.role, f"dead_letter_{cls.role}"):
+            broker.queue_delete(queue)
         cls.replica = Replica(cls.role)
+        cls.replica.database.run("TRUNCATE " + ", ".join([*TABLES, "marker"]))
         cls.replica.start()
         cls.addClassCleanup(
             lambda: cls.replica.process.poll() is None and cls.replica.stop())
-        cls.marks = 0
 
     def setUp(self):
         if self.replica.process.poll() is not None:
@@ -230,15 +236,14 @@ class ReplicaTest(unittest.TestCase):
         self.settle()
         self.replica.complaints()
 
-    def settle(self, database=master):
+    def settle(self):
         """Waits until the replica has taken all that was committed."""
         published()
-        cls = type(self)
-        cls.marks += 1
-        database.run("INSERT INTO marker (id) VALUES (%s)", cls.marks)
+        mark = next(marks)
+        master.run("INSERT INTO marker (id) VALUES (%s)", mark)
         wait_for(
             lambda: self.replica.database.run(
-                "SELECT 1 FROM marker WHERE id = %s", cls.marks),
+                "SELECT 1 FROM marker WHERE id = %s", mark),
             "the replica to take all messages")
 
     def assert_equal(self, tables=TABLES, expected=(), settle=True):

@@ -27,25 +27,30 @@ TIMES = {
 }
 
 
-def undated(pairs):
-    """An object as a list of its keys and values, with the form of times in
-    the place of times."""
-    result = []
-    for key, value in pairs:
-        if key in TIMES and re.fullmatch(TIMES[key], value or ""):
-            value = TIMES[key]
-        result.append((key, value))
-    return ("object", result)
+def undated(data):
+    """The same with the form of times in the place of times."""
+    return {
+        key: TIMES[key]
+        if key in TIMES and re.fullmatch(TIMES[key], value or "") else value
+        for key, value in data.items()
+    }
 
 
 def comparable(message):
     routing_key, properties, text = message
+    data = json.loads(text)
+    # With '__all__', Django does not know yet what it will fill in itself.
+    if isinstance(data["previous_data"], dict):
+        data["previous_data"].pop("cqrs_updated", None)
+        text = json.dumps(data)
     return {
         "routing_key": routing_key,
         "content_type": properties.content_type,
         "delivery_mode": properties.delivery_mode,
         "headers": properties.headers,
-        "body": json.loads(text, object_pairs_hook=undated),
+        "keys": list(data),
+        "keys of instance_data": list(data["instance_data"]),
+        "body": json.loads(text, object_hook=undated),
     }
 
 
@@ -298,8 +303,8 @@ class Differences(Both):
         python, sql = self.bodies(
             lambda: twice("a", "Ada"),
             "BEGIN; UPDATE author SET name = 'a'; UPDATE author SET name = 'Ada'; COMMIT")
-        self.assertEqual(sql[0]["previous_data"], {})
-        self.assertEqual(python[0]["previous_data"], {"name": "Ada"})
+        self.assertNotIn("name", sql[0]["previous_data"])
+        self.assertEqual(python[0]["previous_data"]["name"], "Ada")
 
     def test_create_and_delete(self):
         python, sql = self.bodies(
