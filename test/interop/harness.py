@@ -93,7 +93,7 @@ class Database:
 def environment(role):
     result = {k: v for k, v in os.environ.items() if k != "INTEROP_SHARED_DB"}
     result.update(INTEROP_ROLE=role, INTEROP_EXCHANGE="cqrs",
-                  INTEROP_DB="python" if role == "master" else role)
+                  INTEROP_DB=role)
     return result
 
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import connections
 from master.models import Author, Book, Plain, Types
 
-from harness import (ReplicaTest, Tap, body, master, pipeline, published,
+from harness import (ReplicaTest, Tap, body, manage, master, pipeline, published,
                      wait_for)
 from test_flows import ALL_TYPES
 
@@ -115,20 +115,20 @@ class Moving(ReplicaTest):
         return last
 
     def test_there_and_back(self):
-        # 1: registered, but silent.
+        # Steps 1 and 2: registered, but silent.
         self.produce(False, True)
         master.run("INSERT INTO plain (id, name) SELECT i, 'row'"
                    " FROM generate_series(1, 12) AS i")
         with Writers() as writers:
             writers.go_on()
-            # 2: both publish.
+            # 4: both publish.
             self.produce(True, True)
             writers.go_on()
-            # 3: Django does not any more.
+            # 5: Django does not any more.
             Plain.CQRS_PRODUCE = False
             writers.go_on()
         self.assertEqual(writers.errors, [])
-        # 4: what was changed past Django before, or was lost.
+        # 6: what was changed past Django before, or was lost.
         self.resync()
         self.assert_equal(expected=DUPLICATES + ["downgrade"])
         self.check_revisions(self.tap.read_to_end())
@@ -142,16 +142,26 @@ class Moving(ReplicaTest):
         rows = dict(master.run("SELECT id, cqrs_revision FROM plain"))
         self.assertEqual({key: rows[key] for key in sent}, sent)
 
-        # And back: Django publishes, then this extension does not.
+        # The way back: Django publishes, then this extension does not.
         with Writers() as writers:
             Plain.CQRS_PRODUCE = True
             writers.go_on()
             self.produce(False, True)
             writers.go_on()
         self.assertEqual(writers.errors, [])
-        for row in Plain.objects.using("shared").all():
-            row.cqrs_sync(using="shared")
+        published()
+        manage("master", "cqrs_sync", "--cqrs-id=plain", "--filter={}")
         self.assert_equal(expected=DUPLICATES + ["downgrade"])
+        self.check_without_extension()
+
+    def check_without_extension(self):
+        """Unregistered, Django's master has the table to itself again."""
+        master.run("SELECT cqrs_unregister('plain')")
+        self.addCleanup(master.run, "SELECT cqrs_register('plain')")
+        row = Plain.objects.using("shared").get(pk=1)
+        row.name = "by Django alone"
+        row.save()
+        self.assert_equal()
 
     def resync(self):
         """Both pipelines of differences."""
@@ -170,7 +180,7 @@ SELECT cqrs_deleted_diff_master(string_to_array(:'keys', E'\n'));
 END""")
 
     def test_revisions_of_django_are_left_alone(self):
-        Plain.CQRS_PRODUCE = False
+        self.produce(True, False)
         row = Plain(id=1, name="a")
         row.save(using="shared")
         row.name = "b"
