@@ -30,7 +30,7 @@ import psycopg2
 HERE = Path(__file__).parent
 WORK = Path(os.environ["INTEROP_WORK"])
 URL = os.environ["INTEROP_URL"]
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 os.environ.update(
     DJANGO_SETTINGS_MODULE="project.settings",
@@ -40,8 +40,6 @@ os.environ.update(
     INTEROP_EXCHANGE="python",
 )
 django.setup()
-
-KEPT = "previous, meta"
 
 # Of each table: what it has in a replica, and the same in the master.
 TABLES = {

@@ -1,5 +1,5 @@
 -- Makes the tables that Django has made into masters, as docs/from-django-cqrs.md
--- says; master/models.py says the same to django-cqrs.  :produce is on or off.
+-- says; master/models.py says the same to django-cqrs.
 
 -- Django fills these columns itself, other programs do not.
 SELECT format('ALTER TABLE %I ALTER cqrs_revision SET DEFAULT 0, '
@@ -26,16 +26,16 @@ SELECT format('ALTER DATABASE %I SET cqrs.correlation_function = %L',
               current_database(), 'public.correlation')
 \gexec
 
-SELECT cqrs_register('plain', produce => :'produce'),
-       cqrs_register('author', produce => :'produce', tracked_fields => '{*}',
+SELECT cqrs_register('plain'),
+       cqrs_register('author', tracked_fields => '{*}',
                      meta => 'author_meta'),
-       cqrs_register('book', produce => :'produce', fields => '{id,title,author_id}',
+       cqrs_register('book', fields => '{id,title,author_id}',
                      tracked_fields => '{title,author_id}',
                      field_map => '{"author_id": "author"}',
                      sync_when => $$title <> 'draft'$$, delete_data => 'book_gone'),
-       cqrs_register('shelf', produce => :'produce', serializer => 'shelf_data'),
-       cqrs_register('country', produce => :'produce'),
-       cqrs_register('token', produce => :'produce'),
-       cqrs_register('types', produce => :'produce'),
-       cqrs_register('strange', produce => :'produce'),
-       cqrs_register('marker', produce => :'produce');
+       cqrs_register('shelf', serializer => 'shelf_data'),
+       cqrs_register('country'),
+       cqrs_register('token'),
+       cqrs_register('types'),
+       cqrs_register('strange'),
+       cqrs_register('marker');

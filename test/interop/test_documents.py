@@ -35,7 +35,7 @@ class Consumer(unittest.TestCase):
         self.compare(copy)
 
     def compare(self, copy):
-        expected = master.run("SELECT id::text, cqrs_revision FROM plain ORDER BY id")
+        expected = master.run("SELECT id::text, cqrs_revision FROM plain ORDER BY plain.id")
         with sqlite3.connect(copy) as database:
             wait_for(
                 lambda: database.execute(

@@ -1,7 +1,7 @@
 """The models of a service that has django-cqrs's own master.
 
-Their tables become masters of this extension as well, by TABLES in
-harness.py, which says of each model what it says here.
+Their tables become masters of this extension as well, by masters.sql, which
+says of each what its model says here.
 """
 
 from dj_cqrs.mixins import MasterMixin
