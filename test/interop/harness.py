@@ -135,7 +135,9 @@ class Replica:
             self.process = subprocess.Popen(
                 [sys.executable, HERE / "manage.py", "cqrs_consume"],
                 stdout=log, stderr=log, env=environment(self.role))
-        wait_for(lambda: self.is_consuming() or self.process.poll() is not None, f"{self.role} to consume")
+        wait_for(
+            lambda: self.is_consuming() or self.process.poll() is not None,
+            f"{self.role} to consume")
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)

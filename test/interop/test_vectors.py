@@ -15,7 +15,6 @@ import uuid
 from decimal import Decimal
 
 from django.db import transaction
-from django.db.utils import Error
 from master.models import (Author, Book, Country, Marker, Plain, Shelf,
                            Strange, Token, Types)
 
@@ -130,7 +129,7 @@ def plain():
 PLAIN = "INSERT INTO plain (id, name, number) VALUES (1, 'one', 1)"
 TOKEN = "11111111-2222-3333-4444-55555555555a"
 
-# By name: what is done before in both, in Python, in SQL.
+# By name: steps, each in Python and in SQL.
 VECTORS = {
     "create": ((plain, PLAIN),),
     "create null": ((lambda: Plain.objects.create(id=2, name="two"),
