@@ -79,6 +79,10 @@ soak:
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/demo/run
 
+# INTEROP=require: fail where PyPI cannot be reached, instead of skipping.
+interop:
+	@PG_CONFIG='$(PG_CONFIG)' INTEROP='$(INTEROP)' exec test/interop/run
+
 format:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/tools/format
 
@@ -92,8 +96,10 @@ help:
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
 	@echo 'make soak           long tests under random faults; CQRS_SEED repeats one'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
+	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
 	@echo 'make bench          drain rate and cost of capture, side by side with yardsticks'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench soak test test-regress test-isolation test-tap demo format help
+.PHONY: bench soak test test-regress test-isolation test-tap demo interop format \
+	help

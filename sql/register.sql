@@ -137,6 +137,13 @@ SELECT test_error('SELECT cqrs_register(''refused'', meta => ''m4'')');
 SELECT b.masters = a.masters, b.triggers = a.triggers, b.columns = a.columns
 	FROM state_before b, state a;
 
+-- Columns that an application has made get the defaults that they lack.
+CREATE TABLE django (id int PRIMARY KEY, cqrs_revision int NOT NULL, cqrs_updated timestamptz NOT NULL);
+SELECT cqrs_register('django');
+INSERT INTO django VALUES (1);
+SELECT id, cqrs_revision, cqrs_updated = now() FROM django;
+DROP TABLE django;
+
 -- An owner without other rights may.
 SET ROLE regress_owner;
 SELECT cqrs_register('refused');

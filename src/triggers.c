@@ -20,12 +20,14 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "capture.h"
 #include "triggers.h"
@@ -34,29 +36,58 @@ static void create_truncate_trigger(Oid relid);
 static void drop_trigger(Oid relid, const char *name);
 static void enable_triggers_of(Oid relid, const CqrsMasterRow *row);
 static void enable_trigger(Oid relid, const char *name, const char *mode);
+static void add_column(StringInfo commands, Oid relid, const char *name,
+					   Oid type_oid, const char *type, const char *value);
+static bool has_default(Oid relid, AttrNumber attnum);
 static void execute(const char *command);
 static char *qualified_name(Oid relid);
 
 void
 cqrs_triggers_add_columns(Oid relid)
 {
-	bool		revision = get_attnum(relid, "cqrs_revision") > 0;
-	bool		updated = get_attnum(relid, "cqrs_updated") > 0;
-	StringInfoData command;
+	StringInfoData commands;
 
-	if (revision && updated)
-		return;
+	initStringInfo(&commands);
+	add_column(&commands, relid, "cqrs_revision", INT4OID, "pg_catalog.int4",
+			   "0");
+	add_column(&commands, relid, "cqrs_updated", TIMESTAMPTZOID,
+			   "pg_catalog.timestamptz", "pg_catalog.now()");
+	if (commands.len > 0)
+		execute(psprintf("ALTER TABLE %s%s", qualified_name(relid),
+						 commands.data));
+}
 
-	initStringInfo(&command);
-	appendStringInfo(&command, "ALTER TABLE %s", qualified_name(relid));
-	if (!revision)
-		appendStringInfoString(&command,
-							   " ADD COLUMN cqrs_revision pg_catalog.int4 NOT NULL DEFAULT 0");
-	if (!updated)
-		appendStringInfo(&command,
-						 "%s ADD COLUMN cqrs_updated pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now()",
-						 revision ? "" : ",");
-	execute(command.data);
+/* A column that Django has made has no default, which SQL relies on. */
+static void
+add_column(StringInfo commands, Oid relid, const char *name, Oid type_oid,
+		   const char *type, const char *value)
+{
+	AttrNumber	attnum = get_attnum(relid, name);
+	const char *separator = commands->len > 0 ? "," : "";
+
+	if (attnum <= 0)
+		appendStringInfo(commands,
+						 "%s ADD COLUMN %s %s NOT NULL DEFAULT %s",
+						 separator, name, type, value);
+	else if (get_atttype(relid, attnum) == type_oid &&
+			 !has_default(relid, attnum))
+		appendStringInfo(commands, "%s ALTER COLUMN %s SET DEFAULT %s",
+						 separator, name, value);
+}
+
+static bool
+has_default(Oid relid, AttrNumber attnum)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid),
+										Int16GetDatum(attnum));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for attribute %d of relation %u",
+			 attnum, relid);
+	result = ((Form_pg_attribute) GETSTRUCT(tuple))->atthasdef;
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 void

@@ -1,0 +1,214 @@
+"""A Django application moves its master into the database, and back, while it
+is written to: the steps of docs/from-django-cqrs.md."""
+
+import json
+import random
+import threading
+
+import psycopg2
+import ujson
+from django.conf import settings
+from django.db import connections
+from master.models import Author, Book, Plain, Types
+
+from harness import (ReplicaTest, Tap, body, manage, master, pipeline,
+                     published, wait_for)
+from test_flows import ALL_TYPES
+
+DUPLICATES = ["Received duplicate CQRS data", "Wrong CQRS sync order",
+              "potential creation race condition", "Lost or filtered out"]
+
+
+class Writers:
+    """Threads that go on changing rows, by Django and by SQL, until they are
+    stopped at the end of `with`."""
+
+    def __init__(self):
+        self.stop = threading.Event()
+        self.errors = []
+        self.counts = [0, 0, 0]
+        self.threads = [
+            threading.Thread(target=self.work, args=(i, one))
+            for i, one in enumerate((self.django, self.django, self.sql))
+        ]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+    def work(self, number, one):
+        source = random.Random(number)
+        connection = psycopg2.connect(dbname="master")
+        connection.autocommit = True
+        try:
+            while not self.stop.is_set():
+                one(source, connection.cursor())
+                self.counts[number] += 1
+        except Exception as error:
+            self.errors.append(error)
+        finally:
+            connections.close_all()
+            connection.close()
+
+    def go_on(self):
+        """Waits until each writer has made some more changes."""
+        target = [count + 10 for count in self.counts]
+        wait_for(lambda: self.errors or all(
+            count >= wanted for count, wanted in zip(self.counts, target)),
+            "the writers")
+
+    @staticmethod
+    def django(source, _):
+        key = source.randint(1, 12)
+        row = Plain.objects.using("shared").filter(pk=key).first()
+        if row is None:
+            return
+        row.number = source.randint(1, 1000)
+        row.save()
+
+    @staticmethod
+    def sql(source, cursor):
+        cursor.execute("UPDATE plain SET name = %s WHERE id = %s",
+                       (f"sql {source.random()}", source.randint(1, 12)))
+
+
+class Moving(ReplicaTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.tap = Tap("cqrs")
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(self.produce, True)
+        self.addCleanup(settings.CQRS.update, exchange="python")
+        settings.CQRS["exchange"] = "cqrs"
+        self.tap.read_to_end()
+
+    @staticmethod
+    def produce(by_extension=None, by_django=True):
+        if by_extension is not None:
+            master.run("SELECT cqrs_alter('plain', jsonb_build_object('produce', %s))",
+                       by_extension)
+        Plain.CQRS_PRODUCE = by_django
+
+    def check_revisions(self, messages):
+        """Of each row, this extension's revisions only grow; returns the
+        last ones."""
+        last = {}
+        for message in messages:
+            data = body(message)
+            if message[0] != "plain" or data["signal_type"] != "SAVE":
+                continue
+            if message[1].message_id is None:
+                continue
+            key = data["instance_pk"]
+            revision = data["instance_data"]["cqrs_revision"]
+            self.assertGreater(revision, last.get(key, -1), f"row {key}")
+            last[key] = revision
+        return last
+
+    def test_there_and_back(self):
+        # Steps 1 and 2: registered, but silent.
+        self.produce(False, True)
+        master.run("INSERT INTO plain (id, name) SELECT i, 'row'"
+                   " FROM generate_series(1, 12) AS i")
+        with Writers() as writers:
+            writers.go_on()
+            # 4: both publish.
+            self.produce(True, True)
+            writers.go_on()
+            # 5: Django does not any more.
+            Plain.CQRS_PRODUCE = False
+            writers.go_on()
+        self.assertEqual(writers.errors, [])
+        # 6: what was changed past Django before, or was lost.
+        self.resync()
+        self.assert_equal(expected=DUPLICATES + ["downgrade"])
+        self.check_revisions(self.tap.read_to_end())
+
+        # From here on replicas see one message for each change.
+        with Writers() as writers:
+            writers.go_on()
+        self.assertEqual(writers.errors, [])
+        self.assert_equal()
+        sent = self.check_revisions(self.tap.read_to_end())
+        rows = dict(master.run("SELECT id, cqrs_revision FROM plain"))
+        self.assertEqual({key: rows[key] for key in sent}, sent)
+
+        # The way back: Django publishes, then this extension does not.
+        with Writers() as writers:
+            Plain.CQRS_PRODUCE = True
+            writers.go_on()
+            self.produce(False, True)
+            writers.go_on()
+        self.assertEqual(writers.errors, [])
+        published()
+        manage("master", "cqrs_sync", "--cqrs-id=plain", "--filter={}")
+        self.assert_equal(expected=DUPLICATES + ["downgrade"])
+        self.check_without_extension()
+
+    def check_without_extension(self):
+        """Unregistered, Django's master has the table to itself again."""
+        master.run("SELECT cqrs_unregister('plain')")
+        self.addCleanup(master.run, "SELECT cqrs_register('plain')")
+        row = Plain.objects.using("shared").get(pk=1)
+        row.name = "by Django alone"
+        row.save()
+        self.assert_equal()
+
+    def resync(self):
+        """Both pipelines of differences."""
+        self.settle()
+        pipeline(r"""
+            $psql -c "SELECT cqrs_diff_master('plain')" |
+                $manage cqrs_diff_replica >diff
+            $psql <<'END'
+\set diff `cat diff`
+SELECT cqrs_diff_sync(string_to_array(:'diff', E'\n'));
+END
+            $manage cqrs_deleted_diff_replica --cqrs-id=plain >keys
+            $psql <<'END' | $manage cqrs_deleted_sync_replica
+\set keys `cat keys`
+SELECT cqrs_deleted_diff_master(string_to_array(:'keys', E'\n'));
+END""")
+
+    def test_revisions_of_django_are_left_alone(self):
+        self.produce(True, False)
+        row = Plain(id=1, name="a")
+        row.save(using="shared")
+        row.name = "b"
+        row.save(using="shared")
+        Plain.objects.using("shared").update(name="c")
+        row.number = 1
+        row.save(using="shared", update_fields=["number"])
+        self.assertEqual(master.run("SELECT cqrs_revision FROM plain"), [(3,)])
+        row.refresh_from_db(using="shared")
+        row.delete(using="shared")
+        published()
+        self.assertEqual(
+            [(m["signal_type"], m["instance_data"]["cqrs_revision"])
+             for m in map(body, self.tap.read_to_end())
+             if m["cqrs_id"] == "plain"],
+            [("SAVE", 0), ("SAVE", 1), ("SAVE", 2), ("SAVE", 3), ("DELETE", 4)])
+
+    def test_cqrs_to_json_is_to_cqrs_dict(self):
+        """How the masters are compared before the first message is sent."""
+        master.run(ALL_TYPES.replace("'NaN'", "NULL")
+                   .replace("'-Infinity'", "0"))
+        master.run("INSERT INTO author (id, name) VALUES (1, 'Ada');"
+                   "INSERT INTO book (id, title, author_id) VALUES (1, 'N', 1)")
+        for model in (Author, Book, Types):
+            for row in model.objects.using("shared").all():
+                here = master.value(
+                    f"SELECT cqrs_to_json(t, '{model.CQRS_ID}')::text"
+                    f" FROM {model._meta.db_table} t WHERE"
+                    f" {model._meta.pk.column} = %s", row.pk)
+                self.assertEqual(json.loads(here),
+                                 json.loads(ujson.dumps(row.to_cqrs_dict("shared"))))
