@@ -53,6 +53,7 @@ static Snapshot kept_snapshot = NULL;
 
 static TriggerData *trigger_data(FunctionCallInfo fcinfo, TriggerEvent event,
 								 TriggerEvent level);
+static void check_truncate_allowed(Relation rel);
 static bool any_produces(const CqrsRelation *relation);
 static bool may_be_first_touch(TriggerData *data);
 static uint16 touched_target(TriggerData *data);
@@ -181,9 +182,34 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 	TriggerData *data = trigger_data(fcinfo, TRIGGER_EVENT_TRUNCATE,
 									 TRIGGER_EVENT_BEFORE);
 
+	check_truncate_allowed(data->tg_relation);
 	if (cqrs_resolve_truncate(data->tg_relation))
 		cqrs_capture_has_written();
 	return PointerGetDatum(NULL);
+}
+
+static void
+check_truncate_allowed(Relation rel)
+{
+	const CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	ListCell   *lc;
+
+	if (relation == NULL)
+		return;
+
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (master->on_truncate == CQRS_TRUNCATE_REFUSED)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot truncate table \"%s\"",
+							RelationGetRelationName(rel)),
+					 errdetail("Its master \"%s\" has the option on_truncate \"refuse\".",
+							   master->cqrs_id),
+					 errhint("Use DELETE, or change the option with cqrs_alter().")));
+	}
 }
 
 /*

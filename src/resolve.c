@@ -110,8 +110,6 @@ static void compose_truncated(Resolver *resolver, const CqrsRow *first,
 							  const CqrsRow *last);
 static void compose_ignored(Resolver *resolver, CqrsNoteKind kind,
 							CqrsFate fate);
-static void check_truncate_allowed(Relation rel,
-								   const CqrsRelation *relation);
 
 bool
 cqrs_resolve_all(void)
@@ -203,7 +201,6 @@ cqrs_resolve_truncate(Relation rel)
 	/* A partitioned table holds no rows; its partitions have the trigger. */
 	if (relation == NULL || !RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
 		return false;
-	check_truncate_allowed(rel, relation);
 
 	/* TRUNCATE removes what is committed by now, whatever we could see. */
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -591,25 +588,5 @@ compose_ignored(Resolver *resolver, CqrsNoteKind kind, CqrsFate fate)
 			cqrs_compose_master_saved(resolver->composer, master,
 									  same ? &resolver->before : NULL,
 									  &resolver->after);
-	}
-}
-
-static void
-check_truncate_allowed(Relation rel, const CqrsRelation *relation)
-{
-	ListCell   *lc;
-
-	foreach(lc, relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-
-		if (master->on_truncate == CQRS_TRUNCATE_REFUSED)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot truncate table \"%s\"",
-							RelationGetRelationName(rel)),
-					 errdetail("Its master \"%s\" has the option on_truncate \"refuse\".",
-							   master->cqrs_id),
-					 errhint("Use DELETE, or change the option with cqrs_alter().")));
 	}
 }
