@@ -49,6 +49,8 @@ SELECT test_messages();
 SELECT cqrs_unregister('plain');
 TRUNCATE h;
 INSERT INTO h SELECT i, 'n' FROM generate_series(1, 2500) i;
+SELECT count(*), count(DISTINCT line::jsonb -> 'id'), min(test_undated(line)) FROM cqrs_bulk_dump('h') line WHERE line <> 'h';
+SELECT test_undated(cqrs_to_json(h, 'h')::text) FROM h WHERE id = 7;
 SELECT count(*), count(DISTINCT instance_pk), bool_and(body::json #>> '{instance_data,id}' = instance_pk::text)
 	FROM cqrs.outbox, test_mark WHERE outbox.id > test_mark.id AND signal_type = 'SAVE';
 TRUNCATE h;
@@ -116,6 +118,14 @@ UPDATE h SET status = 'ok' WHERE id = 2;
 SELECT cqrs_sync('h');
 DELETE FROM h;
 SELECT test_messages();
+-- Columns that the condition names stay.
+SELECT cqrs_register('h', 'h_part', fields => '{id}', sync_when => $$coalesce(h.status, name) <> 'x'$$);
+SELECT cqrs_alter('h', '{"fields": ["id"], "sync_when": null}');
+SELECT test_error('ALTER TABLE h DROP COLUMN status');
+SELECT test_error('ALTER TABLE h RENAME COLUMN name TO title');
+SELECT test_error('ALTER TABLE h ALTER COLUMN status TYPE varchar(3)');
+SELECT cqrs_unregister('h_part');
+SELECT cqrs_alter('h', jsonb_build_object('fields', NULL, 'sync_when', $$status <> 'draft'$$));
 SELECT test_error($q$SELECT cqrs_alter('h', '{"sync_when": "nope > 1"}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('h', '{"sync_when": "id"}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('h', '{"sync_when": "id > "}')$q$);
