@@ -27,6 +27,11 @@ SELECT undated(cqrs_diff_master('t'));
 SELECT undated(cqrs_diff_master('t', 'id > 1', 2));
 SELECT undated(cqrs_diff_master('t', batch => 5));
 SELECT cqrs_diff_master('t', 'false');
+-- Rows that replicas do not get are left out; a line is full all the same.
+SELECT cqrs_alter('t', '{"sync_when": "id % 2 = 1"}');
+SELECT undated(cqrs_diff_master('t', batch => 2));
+SELECT undated(cqrs_diff_master('t', 'id = 2'));
+SELECT cqrs_alter('t', '{"sync_when": null}');
 SELECT undated(d) FROM cqrs_diff_master('odd,one') d;
 SELECT undated(d) FROM cqrs_diff_master('u') d LIMIT 1;
 SELECT test_error('SELECT cqrs_diff_master(NULL)');
