@@ -22,6 +22,13 @@ SELECT item, status, detail, remedy FROM cqrs_check() WHERE item IN ('url', 'pro
 SELECT item FROM cqrs_check();
 SELECT * FROM cqrs_check() WHERE item LIKE 'master%';
 
+-- An outbox that is larger than it may be.
+SET cqrs.max_pending_bytes = '1kB';
+SELECT status, detail ~ 'cqrs.max_pending_bytes is 1024 bytes$', remedy FROM cqrs_check() WHERE item = 'outbox';
+SET cqrs.max_pending_bytes = '1TB';
+SELECT status <> 'error', detail ~ 'max_pending' FROM cqrs_check() WHERE item = 'outbox';
+RESET cqrs.max_pending_bytes;
+
 -- Trouble with masters: a function, the definition.
 REVOKE EXECUTE ON FUNCTION a_meta FROM PUBLIC;
 INSERT INTO cqrs.master (cqrs_id, relation, produce, fields) VALUES ('c2', 'c', true, '{id,nope}');

@@ -454,6 +454,7 @@ DECLARE
 	missing boolean;
 	parked record;
 	bytes bigint;
+	allowed bigint;
 	xact record;
 BEGIN
 	SELECT * INTO stats FROM cqrs.stats;
@@ -511,6 +512,12 @@ BEGIN
 	IF stats.oldest_pending_age > '1 minute' THEN
 		status := 'warning';
 		remedy := 'see to publisher and broker, and to open or prepared transactions';
+	END IF;
+	allowed := pg_size_bytes(current_setting('cqrs.max_pending_bytes'));
+	IF allowed > 0 AND bytes > allowed * 0.8 THEN
+		status := CASE WHEN bytes < allowed THEN 'warning' ELSE 'error' END;
+		detail := format('%s, cqrs.max_pending_bytes is %s', detail, pg_size_pretty(allowed));
+		remedy := 'see to publisher and broker, or allow more';
 	END IF;
 	RETURN NEXT;
 
