@@ -203,6 +203,8 @@ CREATE TABLE cqrs.publisher (
 	paused boolean NOT NULL,
 	identity text
 );
+-- For publications of all tables: it has no key.
+ALTER TABLE cqrs.publisher REPLICA IDENTITY FULL;
 INSERT INTO cqrs.publisher VALUES (false);
 COMMENT ON TABLE cqrs.publisher IS 'state of publishing; changed by cqrs_pause, cqrs_resume and cqrs_adopt';
 
