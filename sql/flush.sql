@@ -80,6 +80,19 @@ SELECT cqrs_alter('f', '{"fields": ["id"]}');
 UPDATE f SET v = 'k' WHERE id = 1;
 COMMIT;
 SELECT test_messages();
+-- With skip_unchanged: what counts after the flush raises the revision again.
+CREATE TABLE skips (id int PRIMARY KEY, a text, b text);
+SELECT cqrs_register('skips', fields => '{id,a}', skip_unchanged => true);
+INSERT INTO skips VALUES (1, 'a', 'b');
+BEGIN;
+UPDATE skips SET a = 'x';
+SELECT cqrs_flush();
+UPDATE skips SET b = 'y';
+UPDATE skips SET a = 'z';
+UPDATE skips SET a = 'last';
+COMMIT;
+SELECT test_messages();
+DROP TABLE skips;
 -- Not while two rows may have one key.
 CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text);
 SELECT cqrs_register('deferred');

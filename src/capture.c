@@ -335,7 +335,8 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 
 /*
  * Whether this transaction has raised the revision of a row that it has
- * touched: it is compared with that of the version before, which the index of
+ * touched, since cqrs_flush() if that was called: it is compared with that of
+ * the versions before, which the index of
  * the primary key still leads to.  A row without one was born here.
  */
 static bool
@@ -349,6 +350,7 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 										  SnapshotAny, relation->nkeys, keys);
 	int32		revision;
 	bool		isnull;
+	CommandId	since = cqrs_changeset_get_target(touched_target(data))->since;
 	bool		raised = true;
 	HeapTuple	tuple;
 
@@ -356,9 +358,10 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 										  relation->revision, desc, &isnull));
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
-			cqrs_chain_updated_by_us(tuple->t_data))
-			raised = revision > DatumGetInt32(heap_getattr(tuple,
+		if (cqrs_chain_updated_by_us(tuple->t_data) &&
+			(!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) ||
+			 HeapTupleHeaderGetCmin(tuple->t_data) < since))
+			raised &= revision > DatumGetInt32(heap_getattr(tuple,
 														   relation->revision,
 														   desc, &isnull));
 	}
