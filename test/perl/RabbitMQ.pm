@@ -423,19 +423,39 @@ sub _run_ctl
 {
 	my ($self, @arguments) = @_;
 
-	my $pid = open(my $out, '-|') // croak "could not fork: $!";
+	my $errors = "$self->{dir}/ctl.log";
+	my $pid    = open(my $out, '-|') // croak "could not fork: $!";
 	if (!$pid)
 	{
 		%ENV = (%ENV, $self->_environment);
-		open(STDERR, '>&', \*STDOUT);
+
+		# Not into the output: Elixir may have something to say of the locale.
+		open(STDERR, '>>', $errors);
 		my @command =
 		  ("$BIN/rabbitmqctl", '-q', '-n', $self->{node}, @arguments);
 		chdir($self->{dir}) && exec { $command[0] } @command;
 		POSIX::_exit(127);
 	}
 	my $output = do { local $/; <$out> };
-	close $out or croak "rabbitmqctl @arguments failed: $output";
+	close $out or croak "rabbitmqctl @arguments failed, see $errors: $output";
 	return $output;
+}
+
+=item $broker->queue_length($queue)
+
+How many messages are in a queue, as its process counts them at this moment;
+undefined when there is no such queue.  By name: a publisher's lease is a queue
+as well, and rabbitmqctl lists queues in an order of its own.
+
+=cut
+
+sub queue_length
+{
+	my ($self, $queue) = @_;
+
+	my %length = map { split /\t/ } split /\n/,
+	  $self->ctl('list_queues', '-s', 'name', 'messages');
+	return $length{$queue};
 }
 
 =item RabbitMQ->poll_until($condition, $timeout_s)

@@ -101,14 +101,9 @@ sub steady_flows
 	my $before = $rows{steady} // 0;
 
 	change('steady', 20);
-	my $bound = RabbitMQ->poll_until(
-		sub {
-			my ($count) = $broker->ctl('list_queues', 'name', 'messages') =~
-			  /^steady\s+(\d+)$/m;
-			return $count >= 60;
-		},
-		60);
-	ok($bound, "another master flows: $what");
+	ok( RabbitMQ->poll_until(
+			sub { return $broker->queue_length('steady') >= 60 }, 60),
+		"another master flows: $what");
 	my @messages = drain_queue($broker, 'steady');
 	my @expected;
 	foreach my $row ($before + 1 .. $rows{steady})

@@ -23,18 +23,12 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-# How many messages are in the queue, as the broker sees it.
-sub queued
-{
-	return $broker->ctl('list_queues', '-s', 'messages') + 0;
-}
-
 is( query(
 		q{INSERT INTO author SELECT i, 'x' FROM generate_series(1, 5000) i;
 		SELECT cqrs_wait_published('3 min')}),
 	't',
 	'all is confirmed');
-is(queued(), 5000, 'all is in the queue');
+is($broker->queue_length('replica'), 5000, 'all is in the queue');
 is(query(q{SELECT cqrs_wait_published()}),
 	't', 'a session without changes waits for nothing');
 
@@ -56,7 +50,7 @@ is( query(
 	'and again');
 is(query(q{COMMIT PREPARED 'p'; SELECT cqrs_wait_published('3 min')}),
 	't', 'COMMIT PREPARED counts as well');
-is(queued(), 5012, 'all of it is in the queue');
+is($broker->queue_length('replica'), 5012, 'all of it is in the queue');
 
 # While nothing is published, only the timeout ends it.
 query('SELECT cqrs_pause()');
