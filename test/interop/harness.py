@@ -209,7 +209,7 @@ def published():
 
 
 def empty_tables():
-    names = ", ".join([*TABLES, "marker"])
+    names = ", ".join([*TABLES, "signal", "marker"])
     for database in (master, python):
         database.run(f"TRUNCATE {names}")
 
@@ -235,6 +235,11 @@ class ReplicaTest(unittest.TestCase):
         empty_tables()
         self.settle()
         self.replica.complaints()
+
+    def tearDown(self):
+        """What no test has expected."""
+        self.settle()
+        self.assert_log()
 
     def settle(self):
         """Waits until the replica has taken all that was committed."""

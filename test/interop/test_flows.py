@@ -200,6 +200,32 @@ class Flows(ReplicaTest):
         self.settle()
         self.assertEqual(self.replica.database.rows("country"), [])
 
+    def signals(self):
+        """What the replica that keeps nothing has got."""
+        return [line.partition("signal: ")[2]
+                for line in self.replica.lines()[self.replica.seen:]
+                if "signal: " in line]
+
+    def test_no_db_operations(self):
+        master.run("INSERT INTO signal (id, name) VALUES (1, 'one')")
+        master.run("UPDATE signal SET name = 'two'")
+        master.run("SELECT cqrs_sync('signal')")
+        master.run("DELETE FROM signal")
+        self.settle()
+        self.assertEqual(self.signals(), [
+            "SAVE one {'of': 'SAVE'}", "SAVE two {'of': 'SAVE'}",
+            "SYNC two {'of': 'SYNC'}", "DELETE 1 {'name': 'two'} {'of': 'DELETE'}"])
+        self.assert_log()
+
+    def test_retries_that_the_replica_decides(self):
+        before = queue_state("dead_letter_replica")["messages"]
+        master.run("INSERT INTO signal (id, name) VALUES (1, 'fail')")
+        wait_for(lambda: queue_state("dead_letter_replica")["messages"] > before,
+                 "a dead letter")
+        self.settle()
+        self.assertEqual(self.signals(), ["SAVE fail {'of': 'SAVE'}"] * 2)
+        self.assert_log(FAILURE)
+
     def test_failing_consumer(self):
         master.run("INSERT INTO plain (id, name) VALUES (1, 'fail 2')")
         wait_for(lambda: self.replica.database.rows("plain"), "the third try")

@@ -123,6 +123,27 @@ class Strange(MasterMixin):
         db_table = "strange"
 
 
+class Signal(MasterMixin):
+    CQRS_ID = "signal"
+    name = models.TextField()
+
+    class Meta:
+        db_table = "signal"
+
+
+class PlainAlone(models.Model):
+    """The table of Plain when the model is no master any more."""
+
+    name = models.CharField(max_length=100)
+    number = models.IntegerField(null=True)
+    cqrs_revision = models.IntegerField(default=0, editable=False)
+    cqrs_updated = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        db_table = "plain"
+        managed = False
+
+
 class Marker(MasterMixin):
     CQRS_ID = "marker"
 

@@ -1,6 +1,7 @@
 """The models of a service that has replicas, each using another of their
 features."""
 
+import logging
 from collections import Counter
 
 from dj_cqrs.mixins import ReplicaMixin
@@ -8,6 +9,7 @@ from django.contrib.postgres import fields as pg
 from django.db import models
 
 attempts = Counter()
+logger = logging.getLogger("django-cqrs")
 
 
 class Plain(ReplicaMixin):
@@ -167,6 +169,41 @@ class Strange(ReplicaMixin):
 
     class Meta:
         db_table = "strange"
+
+
+class Signal(ReplicaMixin):
+    """Keeps nothing, and says what it gets; decides itself what is tried
+    again."""
+
+    CQRS_ID = "signal"
+    CQRS_META = True
+    CQRS_NO_DB_OPERATIONS = True
+    id = models.IntegerField(primary_key=True)
+
+    @classmethod
+    def cqrs_save(cls, master_data, previous_data=None, sync=False, meta=None):
+        name = master_data["name"]
+        logger.info("signal: %s %s %s", "SYNC" if sync else "SAVE", name, meta)
+        if name.startswith("fail"):
+            raise RuntimeError("fails on purpose")
+        return True
+
+    @classmethod
+    def cqrs_delete(cls, master_data, meta=None):
+        logger.info("signal: DELETE %s %s %s", master_data["id"],
+                    master_data["custom"], meta)
+        return True
+
+    @staticmethod
+    def should_retry_cqrs(current_retry, exception=None):
+        return isinstance(exception, RuntimeError) and current_retry < 1
+
+    @staticmethod
+    def get_cqrs_retry_delay(current_retry):
+        return current_retry
+
+    class Meta:
+        db_table = "signal"
 
 
 class Marker(ReplicaMixin):
