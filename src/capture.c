@@ -22,10 +22,13 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "common/int.h"
+#include "executor/tuptable.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
@@ -65,6 +68,8 @@ static bool key_differs(TupleDesc desc, const CqrsRelation *relation,
 static bool raises_revision(TriggerData *data, const CqrsRelation *relation,
 							bool first_touch);
 static bool was_raised(TriggerData *data, const CqrsRelation *relation);
+static void copy_header(HeapTupleHeader header, SysScanDesc scan,
+						HeapTuple tuple);
 static bool fields_differ(TupleDesc desc, const CqrsField *fields,
 						  int nfields, HeapTuple a, HeapTuple b);
 static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
@@ -336,8 +341,8 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 /*
  * Whether this transaction has raised the revision of a row that it has
  * touched, since cqrs_flush() if that was called: it is compared with that of
- * the versions before, which the index of
- * the primary key still leads to.  A row without one was born here.
+ * the versions before, which the index of the primary key still leads to.  A
+ * row without one was born here.
  */
 static bool
 was_raised(TriggerData *data, const CqrsRelation *relation)
@@ -358,15 +363,32 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 										  relation->revision, desc, &isnull));
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (cqrs_chain_updated_by_us(tuple->t_data) &&
-			(!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) ||
-			 HeapTupleHeaderGetCmin(tuple->t_data) < since))
+		HeapTupleHeaderData header;
+
+		copy_header(&header, scan, tuple);
+		if (cqrs_chain_updated_by_us(&header) &&
+			(!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(&header)) ||
+			 HeapTupleHeaderGetCmin(&header) < since))
 			raised &= revision > DatumGetInt32(heap_getattr(tuple,
-														   relation->revision,
-														   desc, &isnull));
+															relation->revision,
+															desc, &isnull));
 	}
 	systable_endscan(scan);
 	return raised;
+}
+
+/*
+ * Copy the header of the version that a scan has returned, as it is at one
+ * moment: others may be locking the row.
+ */
+static void
+copy_header(HeapTupleHeader header, SysScanDesc scan, HeapTuple tuple)
+{
+	Buffer		buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	memcpy(header, tuple->t_data, SizeofHeapTupleHeader);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 }
 
 /* Note "old", about to become "new" or, where that is NULL, deleted. */
