@@ -231,14 +231,18 @@ CREATE ROLE regress_hook_writer;
 CREATE TABLE owned (id int PRIMARY KEY, seen text);
 ALTER TABLE owned OWNER TO regress_hook_owner;
 CREATE FUNCTION owned_serializer(r owned) RETURNS jsonb STABLE LANGUAGE sql AS $$
-	SELECT jsonb_build_object('id', r.id, 'as', current_user, 'path', current_setting('search_path'))$$;
+	SELECT jsonb_build_object('id', r.id, 'as', current_user, 'path', current_setting('search_path'),
+		'pinned', current_setting('lc_monetary') <> 'POSIX')$$;
 SELECT cqrs_register('owned', serializer => 'owned_serializer', sync_when => 'length(seen) > 0');
 GRANT INSERT ON owned TO regress_hook_writer;
 SELECT test_skip();
 SET ROLE regress_hook_writer;
 CREATE FUNCTION pg_temp.length(text) RETURNS int IMMUTABLE LANGUAGE sql AS $$SELECT 0$$;
 SET search_path = pg_temp, public;
+SET lc_monetary = 'POSIX';
 INSERT INTO public.owned VALUES (1, 'x');
+SHOW lc_monetary;
+RESET lc_monetary;
 RESET ROLE;
 RESET search_path;
 SELECT test_messages();

@@ -2,7 +2,6 @@
 \pset format unaligned
 \pset tuples_only on
 SET client_min_messages = error;
-SET lc_monetary = 'C';
 CREATE EXTENSION hstore;
 CREATE EXTENSION citext;
 CREATE DOMAIN positive AS int CHECK (VALUE > 0);
@@ -82,13 +81,13 @@ DROP TABLE key_text, key_uuid, key_date, key_two;
 
 -- Settings of the session change nothing, and are as before afterwards.
 CREATE TABLE s (id int PRIMARY KEY, f4 float4, f8 float8, d date, ts timestamp, tz timestamptz,
-	i interval, b bytea, r tstzrange, a timestamptz[], c pair, fa float8[]);
+	i interval, b bytea, r tstzrange, a timestamptz[], c pair, fa float8[], cl regclass, ty regtype[]);
 SELECT cqrs_register('s');
 CREATE TABLE sample AS SELECT 0.1::float4 AS f4, 0.1::float8 + 0.2 AS f8, '2024-02-29'::date AS d,
 	'2024-02-29 01:02:03.5'::timestamp AS ts, '2024-02-29 01:02:03.5+00'::timestamptz AS tz,
 	'-1 year 2 days -3:00'::interval AS i, '\x0001ff'::bytea AS b,
 	tstzrange('2024-02-29 01:02:03+00', 'infinity') AS r, ARRAY['2024-02-29 01:02:03+00'::timestamptz] AS a,
-	ROW(1, '{x}')::pair AS c, ARRAY[0.1::float8 + 0.2] AS fa;
+	ROW(1, '{x}')::pair AS c, ARRAY[0.1::float8 + 0.2] AS fa, 's'::regclass AS cl, '{pair,text}'::regtype[] AS ty;
 INSERT INTO s SELECT 1, * FROM sample;
 SET datestyle = 'SQL, DMY';
 SET intervalstyle = iso_8601;
@@ -100,10 +99,13 @@ SELECT name, setting FROM pg_settings WHERE name IN
 	('DateStyle', 'IntervalStyle', 'TimeZone', 'extra_float_digits', 'bytea_output') ORDER BY name COLLATE "C";
 BEGIN;
 SET LOCAL datestyle = 'German';
-INSERT INTO s SELECT 3, * FROM sample;
-SELECT cqrs_bulk_dump('s') LIMIT 0;
+SET LOCAL search_path = pg_catalog;
+INSERT INTO public.s SELECT 3, * FROM public.sample;
+SELECT public.cqrs_bulk_dump('s') LIMIT 0;
+SHOW search_path;
 COMMIT;
 SHOW datestyle;
+SHOW search_path;
 SELECT count(DISTINCT line) FROM (SELECT test_undated(replace(cqrs_bulk_dump, '"id":' || substr(cqrs_bulk_dump, 7, 1), '')) AS line
 	FROM cqrs_bulk_dump('s') WHERE cqrs_bulk_dump <> 's') d;
 RESET ALL;

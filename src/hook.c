@@ -99,9 +99,6 @@ cqrs_hook_enter_as_owner(CqrsHookScope *scope, const CqrsRelation *relation)
 	SetUserIdAndSecContext(relation->owner,
 						   scope->security | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
 }
 
 void

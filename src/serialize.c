@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "miscadmin.h"
 #include "pgtime.h"
 #include "utils/bytea.h"
@@ -23,6 +24,7 @@
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
+#include "utils/pg_locale.h"
 #include "utils/rel.h"
 
 #include "serialize.h"
@@ -70,7 +72,9 @@ cqrs_serialize_uses_settings(Relation rel, const CqrsRelation *relation)
 int
 cqrs_serialize_pin_settings(void)
 {
+	static const char search_path[] = "pg_catalog, pg_temp";
 	int			level = NewGUCNestLevel();
+	const char *monetary = GetConfigOptionResetString("lc_monetary");
 
 	if (DateStyle != USE_ISO_DATES)
 		pin_setting("datestyle", "ISO");
@@ -82,6 +86,14 @@ cqrs_serialize_pin_settings(void)
 		pin_setting("bytea_output", "hex");
 	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
 		pin_setting("timezone", "UTC");
+
+	/* Not "C": what an amount is worth depends on where it was entered. */
+	if (strcmp(locale_monetary, monetary) != 0)
+		pin_setting("lc_monetary", monetary);
+
+	/* Names of objects then have their schemas. */
+	if (strcmp(namespace_search_path, search_path) != 0)
+		pin_setting("search_path", search_path);
 	return level;
 }
 
