@@ -39,6 +39,7 @@
 /* Room for any integer as text. */
 #define INTEGER_BYTES	24
 
+static bool text_is_fixed(Oid type);
 static bool hstore_output(Oid type, FmgrInfo *output);
 static void append_float(StringInfo out, double value, bool single);
 static void append_numeric(StringInfo out, CqrsValueFormat *format,
@@ -136,6 +137,7 @@ cqrs_value_init(CqrsValueFormat *format, Oid type)
 			return;
 		}
 	}
+	format->text_is_fixed = text_is_fixed(type);
 	getTypeOutputInfo(type, &output, &is_varlena);
 	fmgr_info_cxt(output, &format->output, CurrentMemoryContext);
 }
@@ -143,9 +145,15 @@ cqrs_value_init(CqrsValueFormat *format, Oid type)
 bool
 cqrs_value_uses_settings(const CqrsValueFormat *format)
 {
-	return format->style == CQRS_STYLE_STRING ||
-		format->style == CQRS_STYLE_ARRAY ||
-		format->style == CQRS_STYLE_COMPOSITE;
+	switch (format->style)
+	{
+		case CQRS_STYLE_STRING:
+			return !format->text_is_fixed;
+		case CQRS_STYLE_ARRAY:
+			return cqrs_value_uses_settings(format->element);
+		default:
+			return format->style == CQRS_STYLE_COMPOSITE;
+	}
 }
 
 void
@@ -208,6 +216,25 @@ void
 cqrs_value_append_timestamptz(StringInfo out, TimestampTz time)
 {
 	append_timestamp(out, time, true);
+}
+
+/* Whether the text of a type is known to depend on no setting. */
+static bool
+text_is_fixed(Oid type)
+{
+	switch (type)
+	{
+		case UUIDOID:
+		case INETOID:
+		case CIDROID:
+		case MACADDROID:
+		case NAMEOID:
+		case BITOID:
+		case VARBITOID:
+			return true;
+		default:
+			return type_is_enum(type);
+	}
 }
 
 /* Whether a type is the extension hstore's; if so, find its cast to JSON. */

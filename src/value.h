@@ -39,6 +39,7 @@ typedef struct CqrsValueFormat
 	CqrsStyle	style;
 	FmgrInfo	output;			/* of NUMERIC, JSON and STRING */
 	bool		json_is_text;	/* "output" returns a text, not a cstring */
+	bool		text_is_fixed;	/* STRING: it depends on no setting */
 
 	/* ARRAY */
 	struct CqrsValueFormat *element;
