@@ -77,7 +77,7 @@ sub new
 	$self->{dir} = Cwd::abs_path(_make_directory($name, $params{dir}));
 	for my $use (qw(amqp dist epmd))
 	{
-		$self->{ports}{$use} = _free_port();
+		$self->{ports}{$use} = free_port();
 	}
 	$self->{node} = "cqrs_${name}_$self->{ports}{dist}\@localhost";
 	$self->_write_configuration($params{config} // '');
@@ -100,11 +100,16 @@ sub _make_directory
 	return $dir;
 }
 
-# Outside of the usual range of ephemeral ports: an outgoing connection could
-# take one of those while the node is down.
+=item RabbitMQ::free_port()
+
+A port that nobody listens on, outside of the usual range of ephemeral ports:
+an outgoing connection could take one of those while the node is down.
+
+=cut
+
 my %ports_given;
 
-sub _free_port
+sub free_port
 {
 	for (1 .. 200)
 	{

@@ -85,14 +85,11 @@ is( query(
 $in .= "COMMIT;\n\\q\n";
 $holder->finish;
 
-ok( RabbitMQ->poll_until(
-		sub {
-			query(
-				q{SELECT sum(pg_relation_size(oid)) < 1024 * 1024
-					FROM pg_class WHERE relname ~ '^segment_[0-9]$'
-						AND relnamespace = 'cqrs'::regnamespace}) eq 't';
-		},
-		10),
+ok( $node->poll_query_until(
+		'postgres', q{
+		SELECT sum(pg_relation_size(oid)) < 1024 * 1024
+		FROM pg_class WHERE relname ~ '^segment_[0-9]$'
+			AND relnamespace = 'cqrs'::regnamespace}),
 	'the segments of the outbox are emptied');
 
 # As much memory for large messages as the setting allows, and a little.

@@ -49,7 +49,7 @@ make_certificate('ca',        '/CN=cqrs test authority');
 make_certificate('broker',    '/CN=broker', 'subjectAltName=DNS:localhost');
 make_certificate('publisher', '/CN=publisher', 'keyUsage=digitalSignature');
 
-my $port   = PostgreSQL::Test::Cluster::get_free_port();
+my $port   = RabbitMQ::free_port();
 my $broker = RabbitMQ->new('tls', config => <<"END");
 listeners.ssl.default = 127.0.0.1:$port
 ssl_options.cacertfile = $dir/ca.crt

@@ -11,7 +11,7 @@ use Test::More;
 my $broker = RabbitMQ->new('alive');
 $broker->start;
 my $node = new_master('alive', $broker, conf => <<'END');
-cqrs.heartbeat = '1s'
+cqrs.heartbeat = '2s'
 cqrs.reconnect_delay_max = '300ms'
 END
 $node->safe_psql(
@@ -39,7 +39,7 @@ sub wait_until
 }
 
 # Idle for many heartbeats.
-wait_until(q{clock_timestamp() - connected_at > interval '5 s'});
+wait_until(q{clock_timestamp() - connected_at > interval '10 s'});
 is(query('SELECT state, reconnects FROM cqrs.stats'),
 	'publishing|0', 'an idle connection lasts');
 
@@ -50,7 +50,7 @@ query(
 	FROM generate_series(1, 20)});
 wait_for_state($node, 'blocked');
 my $blocked_at = query('SELECT clock_timestamp()');
-wait_until("clock_timestamp() - '$blocked_at' > interval '5 s'");
+wait_until("clock_timestamp() - '$blocked_at' > interval '10 s'");
 is(query('SELECT state, reconnects FROM cqrs.stats'),
 	'blocked|0', 'so does one that is blocked with a message half sent');
 query(q{INSERT INTO blob (data) VALUES ('after')});
@@ -64,7 +64,7 @@ is(join(',', @keys), join(',', 1 .. 21), 'and arrives in order');
 # Silence.
 $broker->suspend;
 wait_until(
-	q{last_error = 'connection lost: nothing came from the broker for 2 s'});
+	q{last_error = 'connection lost: nothing came from the broker for 4 s'});
 pass('a silent broker is given up');
 query(q{INSERT INTO blob (data) VALUES ('later')});
 $broker->resume;
