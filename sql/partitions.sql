@@ -79,6 +79,12 @@ INSERT INTO p VALUES (1, 'af', 'a');
 RESET session_replication_role;
 SELECT test_messages();
 -- A partition that leaves is no part of the master any more.
+BEGIN;
+UPDATE p_af SET id = id;
+SELECT test_error('ALTER TABLE p DETACH PARTITION p_af');
+SELECT test_error('DROP TABLE p_af');
+SELECT test_error('DROP TABLE p CASCADE');
+ROLLBACK;
 ALTER TABLE p DETACH PARTITION p_af;
 UPDATE p_af SET v = 'x';
 TRUNCATE p_af;

@@ -106,9 +106,36 @@ UPDATE t SET number = 12 WHERE id = 1;
 COMMIT;
 SELECT test_messages();
 
--- Tables that come and go.
+-- A table does not go with changes that are not sent yet.
+BEGIN;
+SELECT cqrs_sync('t');
+SELECT test_error('DROP TABLE t');
+ROLLBACK;
 BEGIN;
 UPDATE t SET number = 0;
+SELECT test_error('DROP TABLE t');
+CREATE SCHEMA other;
+ALTER TABLE t SET SCHEMA other;
+SELECT test_error('DROP SCHEMA other CASCADE');
+ROLLBACK;
+BEGIN;
+SAVEPOINT a;
+DELETE FROM t;
+ROLLBACK TO a;
+INSERT INTO t VALUES (7, 'nobody knows it', 7);
+UPDATE t SET v = 'still nobody' WHERE id = 7;
+DROP TABLE t;
+ROLLBACK;
+BEGIN;
+UPDATE t SET number = 1;
+SET LOCAL cqrs.produce = off;
+DROP TABLE t;
+ROLLBACK;
+SELECT test_messages();
+-- Tables that come and go.
+BEGIN;
+DELETE FROM t;
+SELECT cqrs_flush();
 DROP TABLE t;
 CREATE TABLE t (id int PRIMARY KEY, v text);
 INSERT INTO t VALUES (1, 'not a master');

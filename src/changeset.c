@@ -47,6 +47,7 @@ static bool any_done = false;
 static bool frozen = false;
 static SubTransactionId frozen_in;
 
+static bool has_notes(Oid relid, bool born);
 static uint16 find_target(CqrsNoteKind kind, Oid relid, Oid file,
 						  const char *cqrs_id, const char *queue);
 static const CqrsNote *next_note(CqrsWalk *walk);
@@ -63,13 +64,27 @@ cqrs_changeset_is_empty(void)
 bool
 cqrs_changeset_has_notes(Oid relid)
 {
+	return has_notes(relid, true);
+}
+
+bool
+cqrs_changeset_has_known_notes(Oid relid)
+{
+	return has_notes(relid, false);
+}
+
+static bool
+has_notes(Oid relid, bool born)
+{
 	CqrsWalk	walk;
 	const CqrsNote *note;
 
 	cqrs_changeset_walk(&walk);
 	while ((note = cqrs_changeset_next(&walk)) != NULL)
 	{
-		if (targets[note->target].relid == relid)
+		const CqrsTarget *target = &targets[note->target];
+
+		if (target->relid == relid && (born || target->kind != CQRS_BORN))
 			return true;
 	}
 	return false;

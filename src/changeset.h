@@ -54,6 +54,9 @@ extern bool cqrs_changeset_is_empty(void);
 /* Whether rows of a table have been noted and not been dealt with. */
 extern bool cqrs_changeset_has_notes(Oid relid);
 
+/* The same, but for rows that were born in this transaction. */
+extern bool cqrs_changeset_has_known_notes(Oid relid);
+
 /*
  * Between these two nothing may be noted, nor frozen again: an attempt, by a
  * function that a hook calls, is an error.  The end of the transaction allows

@@ -8,6 +8,10 @@
  * and functions.  With CASCADE, and in DROP OWNED and DROP EXTENSION, nothing
  * is certain, and all masters are looked at.
  *
+ * A table that goes, or that is detached from its master, takes rows along
+ * that the transaction has changed, and whose messages are not made yet: that
+ * is refused, too, as cqrs_unregister() refuses it.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -19,11 +23,14 @@
 #include "nodes/parsenodes.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
+#include "changeset.h"
 #include "compat.h"
 #include "ddl.h"
 #include "guard.h"
+#include "guc.h"
 #include "master.h"
 
 /* What a command may touch. */
@@ -42,6 +49,9 @@ struct CqrsDdlGuard
 	List	   *relids;			/* tables that may be touched */
 	List	   *tables;			/* what is known of each, or NULL */
 	List	   *hooks;			/* of CqrsGuardedHook */
+	List	   *changed;		/* tables with changed rows, where it may take
+								 * some away */
+	List	   *changed_names;	/* and their names */
 };
 
 static bool is_ready(Node *statement);
@@ -52,6 +62,9 @@ static Scope rename_scope(RenameStmt *rename, List **relids);
 static List *add_relation(List *relids, RangeVar *name);
 static List *add_parents(List *relids, CreateStmt *create);
 static void foresee(CqrsDdlGuard *guard, AlterTableStmt *alter);
+static bool takes_tables(Node *statement);
+static void list_changed(CqrsDdlGuard *guard);
+static void check_changed(const CqrsDdlGuard *guard);
 
 CqrsDdlGuard *
 cqrs_ddl_before(Node *statement)
@@ -61,10 +74,14 @@ cqrs_ddl_before(Node *statement)
 	MemoryContext caller;
 	List	   *relids = NIL;
 	Scope		scope;
+	bool		takes;
 	ListCell   *lc;
 
-	scope = is_ready(statement) ? find_scope(statement, &relids) : SCOPE_NONE;
-	if (scope == SCOPE_NONE)
+	if (!is_ready(statement))
+		return NULL;
+	scope = find_scope(statement, &relids);
+	takes = !cqrs_changeset_is_empty() && takes_tables(statement);
+	if (scope == SCOPE_NONE && !takes)
 		return NULL;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs ddl",
@@ -92,6 +109,8 @@ cqrs_ddl_before(Node *statement)
 	}
 	if (IsA(statement, AlterTableStmt))
 		foresee(guard, castNode(AlterTableStmt, statement));
+	if (takes)
+		list_changed(guard);
 
 	MemoryContextSwitchTo(caller);
 	return guard;
@@ -118,6 +137,7 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 		}
 		foreach(lc, guard->hooks)
 			cqrs_guard_check_hook(lfirst(lc));
+		check_changed(guard);
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(guard->context);
@@ -346,5 +366,61 @@ foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
 		if (lfirst_oid(lc) == relid && lfirst(lc2) != NULL &&
 			cqrs_owns_relation(relid, GetUserId()))
 			cqrs_guard_foresee(lfirst(lc2), alter->cmds);
+	}
+}
+
+/* Whether a command may drop tables or detach partitions. */
+static bool
+takes_tables(Node *statement)
+{
+	ListCell   *lc;
+
+	if (IsA(statement, DropStmt) || IsA(statement, DropOwnedStmt))
+		return true;
+	if (!IsA(statement, AlterTableStmt))
+		return false;
+	foreach(lc, castNode(AlterTableStmt, statement)->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DetachPartition)
+			return true;
+	}
+	return false;
+}
+
+static void
+list_changed(CqrsDdlGuard *guard)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		Oid			relid = cqrs_changeset_get_target(i)->relid;
+		char	   *name = get_rel_name(relid);
+
+		if (name == NULL || list_member_oid(guard->changed, relid))
+			continue;
+		guard->changed = lappend_oid(guard->changed, relid);
+		guard->changed_names = lappend(guard->changed_names, name);
+	}
+}
+
+static void
+check_changed(const CqrsDdlGuard *guard)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	forboth(lc, guard->changed, lc2, guard->changed_names)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
+			cqrs_catalog_relation(relid) != NULL)
+			continue;
+		if (cqrs_produce && cqrs_changeset_has_known_notes(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot take table \"%s\" from its masters, because this transaction has changed rows of it",
+							(char *) lfirst(lc2)),
+					 errdetail("Their messages would never be sent."),
+					 errhint("Commit the changes first, or send them with cqrs_flush().")));
 	}
 }
