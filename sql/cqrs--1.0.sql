@@ -339,11 +339,11 @@ CREATE FUNCTION @extschema@.cqrs_register(relation regclass,
 COMMENT ON FUNCTION @extschema@.cqrs_register(regclass, text, text[], text[], jsonb, regproc, boolean, regproc, text, regproc, text, text, boolean, integer, text, text, text, text) IS 'makes a table a master, whose changes are published';
 
 CREATE FUNCTION @extschema@.cqrs_unregister(cqrs_id text) RETURNS void
-	AS 'MODULE_PATHNAME', 'cqrs_unregister' LANGUAGE C STRICT;
+	AS 'MODULE_PATHNAME', 'cqrs_unregister' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_unregister(text) IS 'ends a master; the table and its columns stay';
 
 CREATE FUNCTION @extschema@.cqrs_alter(cqrs_id text, options jsonb) RETURNS void
-	AS 'MODULE_PATHNAME', 'cqrs_alter' LANGUAGE C STRICT;
+	AS 'MODULE_PATHNAME', 'cqrs_alter' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_alter(text, jsonb) IS 'changes options of a master';
 
 CREATE FUNCTION @extschema@.cqrs_sync(cqrs_id text, filter text DEFAULT NULL,
@@ -368,13 +368,13 @@ CREATE FUNCTION @extschema@.cqrs_flush() RETURNS bigint
 COMMENT ON FUNCTION @extschema@.cqrs_flush() IS 'makes the messages of what the transaction has changed so far';
 
 CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text) RETURNS SETOF text
-	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump' LANGUAGE C STRICT;
+	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text) IS 'the rows of a master as the lines that django-cqrs''s cqrs_bulk_load reads';
 
 CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text, filename text,
 		overwrite boolean DEFAULT false)
 	RETURNS bigint
-	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump_file' LANGUAGE C STRICT;
+	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump_file' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text, text, boolean) IS 'writes the lines that django-cqrs''s cqrs_bulk_load reads into a file on the server';
 
 CREATE PROCEDURE @extschema@.cqrs_sync_all(cqrs_id text,

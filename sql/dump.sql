@@ -18,12 +18,15 @@ SELECT pg_read_file(:'file') = string_agg(d, E'\n') FROM cqrs_bulk_dump('t') d;
 DELETE FROM t WHERE id > 1;
 \set VERBOSITY sqlstate
 SELECT cqrs_bulk_dump('t', :'file');
+SELECT cqrs_bulk_dump('t', :'file', NULL);
 \set VERBOSITY default
 SELECT length(pg_read_file(:'file')) > 150;
 SELECT cqrs_bulk_dump('t', :'file', true);
 SELECT test_undated(pg_read_file(:'file'));
 SELECT cqrs_bulk_dump('t', :'file' || '_new', true);
-SELECT cqrs_bulk_dump('t', NULL);
+SELECT test_error('SELECT cqrs_bulk_dump(NULL)');
+SELECT test_error('SELECT cqrs_bulk_dump(''t'', NULL)');
+SELECT test_error('SELECT cqrs_bulk_dump(NULL, ''/tmp/cqrs_nothing'')');
 DELETE FROM t;
 SELECT cqrs_bulk_dump('t', :'file' || '_empty');
 SELECT pg_read_file(:'file' || '_empty');

@@ -72,6 +72,7 @@ SELECT test_skip();
 SELECT test_error($q$SELECT cqrs_alter('o', '{"message_ttl": -1}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"message_ttl": "1h"}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"message_ttl": 99999999999}')$q$);
+SELECT test_error($q$SELECT cqrs_alter('o', '{"message_ttl": 1.5}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": ""}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": 1}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', jsonb_build_object('routing_key', repeat('x', 256)))$q$);

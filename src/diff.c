@@ -90,24 +90,24 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 	if (SRF_IS_FIRSTCALL())
 	{
 		MemoryContext caller;
+		char	   *cqrs_id;
 		char	   *filter = PG_ARGISNULL(1) ? NULL :
 		text_to_cstring(PG_GETARG_TEXT_PP(1));
 
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-		if (PG_ARGISNULL(0))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("cqrs_id must not be null")));
+		cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 		if (PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"batch\" must be at least 1")));
+					 errmsg("\"batch\" must be at least 1"),
+					 errdetail("So many rows are put into a line."),
+					 errhint("Leave it out for the default.")));
 		cqrs_sync_check_filter(filter);
 
 		diff = palloc0(sizeof(DiffMaster));
 		diff->batch = PG_GETARG_INT32(2);
-		diff->stream = cqrs_stream_begin(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+		diff->stream = cqrs_stream_begin(cqrs_id);
 		initStringInfo(&diff->line);
 		cqrs_stream_query(diff->stream,
 						  diff->stream->master->sync_when == NULL ?

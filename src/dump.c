@@ -87,7 +87,7 @@ cqrs_bulk_dump(PG_FUNCTION_ARGS)
 
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-		dump = begin_dump(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+		dump = begin_dump(cqrs_master_id_arg(fcinfo, 0));
 		cqrs_stream_attach(dump->stream, fcinfo);
 		context->user_fctx = dump;
 		MemoryContextSwitchTo(caller);
@@ -147,9 +147,9 @@ append_line(CqrsStream *stream, const char *data, int length, void *arg)
 Datum
 cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 {
-	char	   *cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	bool		overwrite = PG_GETARG_BOOL(2);
+	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+	char	   *name;
+	bool		overwrite = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	CqrsStream *stream;
 	DumpFile	file = {0};
 	int64		nrows;
@@ -161,6 +161,13 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 				 errdetail("Only members of the role \"%s\" may.",
 						   "pg_write_server_files"),
 				 errhint("Anyone can write the rows of cqrs_bulk_dump(cqrs_id) to a file of the client, by psql for instance.")));
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("filename must not be null"),
+				 errdetail("A dump without a file name is one to the client."),
+				 errhint("Give the whole path of a file on the server, or use cqrs_bulk_dump(cqrs_id).")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	canonicalize_path(name);
 	check_file_name(name);
 
@@ -198,7 +205,9 @@ check_file_name(const char *name)
 	if (stat(name, &st) == 0 && !S_ISREG(st.st_mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a regular file", name)));
+				 errmsg("\"%s\" is not a regular file", name),
+				 errdetail("It would be replaced by one."),
+				 errhint("Name another file.")));
 }
 
 /* Write all rows, and the line before them. */

@@ -149,7 +149,9 @@ check_field_map(Relation rel, const CqrsMasterRow *row)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("key of column \"%s\" in \"field_map\" must be a string that is not empty",
-							(char *) llast(columns))));
+							(char *) llast(columns)),
+					 errdetail("It is what the column is called in messages."),
+					 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
 	}
 	if (columns != NIL)
 		check_names(rel, "field_map", columns);
@@ -180,7 +182,9 @@ check_names(Relation rel, const char *option, List *names)
 				ereport(ERROR,
 						(errcode(ERRCODE_DUPLICATE_COLUMN),
 						 errmsg("column \"%s\" is named twice in \"%s\"",
-								name, option)));
+								name, option),
+						 errdetail("A message has each column once."),
+						 errhint("Name it once.")));
 		}
 	}
 }

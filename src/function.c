@@ -224,6 +224,7 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("%s \"%s\" is not qualified with a schema", role, name),
+				 errdetail("The writer's search_path is not to choose it."),
 				 errhint("Write it as schema.function.")));
 
 	for (i = 0; i < nsignatures; i++)
@@ -232,7 +233,8 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 								  signatures[i].args, true);
 		if (OidIsValid(function) &&
 			get_func_rettype(function) == signatures[i].result &&
-			get_func_prokind(function) == PROKIND_FUNCTION)
+			get_func_prokind(function) == PROKIND_FUNCTION &&
+			!get_func_retset(function))
 			break;
 	}
 	called = func_signature_string(names, signatures[0].nargs, NIL,
@@ -241,9 +243,10 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("%s %s does not exist", role, called),
-				 errdetail("It has to be a function with exactly these arguments that returns %s.",
+				 errdetail("It has to be a function with exactly these arguments that returns one %s.",
 						   format_type_be(signatures[0].result)),
-				 nsignatures == 1 ? 0 :
+				 nsignatures == 1 ?
+				 errhint("Create it, or name another one.") :
 				 errhint("A %s may return json as well, or take an array of rows and return an array.",
 						 role)));
 
@@ -259,7 +262,8 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for %s %s", role, called),
-				 errdetail("It is called with the rights of the table's owner.")));
+				 errdetail("It is called with the rights of the table's owner."),
+				 errhint("Grant EXECUTE to the owner of the table.")));
 
 	hook->name = pstrdup(name);
 	hook->result = signatures[i].result;

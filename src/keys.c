@@ -132,7 +132,9 @@ safe_type(Oid type)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot find rows by keys of type %s",
-						format_type_be(type))));
+						format_type_be(type)),
+				 errdetail("To read such a key could call a user's function."),
+				 errhint("Use cqrs_sync() with a filter.")));
 	return base;
 }
 

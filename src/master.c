@@ -57,6 +57,7 @@ cqrs_master_read(const char *cqrs_id, bool missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("master \"%s\" does not exist", cqrs_id),
+				 errdetail("No table of this database has a master of that name."),
 				 errhint("Use cqrs_register() to make a table a master; see cqrs.master for those that exist.")));
 	table_close(master, AccessShareLock);
 	return row;
@@ -203,6 +204,18 @@ cqrs_master_is(const CqrsMasterRow *row, CqrsOption option, const char *choice)
 	return value != NULL && strcmp(value, choice) == 0;
 }
 
+char *
+cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("cqrs_id must not be null"),
+				 errdetail("It says which master is meant."),
+				 errhint("See cqrs.master for those that exist.")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
 List *
 cqrs_master_text_list(Datum array)
 {
@@ -218,7 +231,9 @@ cqrs_master_text_list(Datum array)
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("names of fields must not be null")));
+					 errmsg("names of fields must not be null"),
+					 errdetail("Element %d of the array is.", i + 1),
+					 errhint("Name columns of the table, or use NULL in the place of the array.")));
 		list = lappend(list, TextDatumGetCString(elems[i]));
 	}
 	return list;

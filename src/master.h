@@ -46,6 +46,12 @@ typedef struct CqrsMasterRow
 	NullableDatum options[CQRS_NOPTIONS];
 } CqrsMasterRow;
 
+/*
+ * The cqrs_id that is an argument of a function which is not STRICT: an error
+ * when it is null.
+ */
+extern char *cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg);
+
 /* How many columns cqrs.master has in the version that this library is for. */
 extern const int cqrs_master_natts;
 

@@ -66,9 +66,13 @@ static const OptionInfo infos[CQRS_NOPTIONS] = {
 	.choices = {"origin", "replica", "always"}}
 };
 
+#define SECONDS_EXPECTED \
+	"a whole number of seconds up to 2147483647, 0 for none, or null"
+
 static CqrsOption find_option(const char *name);
 static NullableDatum from_json(const OptionInfo *info, JsonbValue *value);
 static List *json_names(const OptionInfo *info, JsonbValue *value);
+static Datum json_seconds(const OptionInfo *info, Numeric number);
 static void type_error(const OptionInfo *info, const char *expected);
 static void check_names(const OptionInfo *info, Datum names);
 static void check_shortstr(const OptionInfo *info, const char *value);
@@ -117,7 +121,7 @@ cqrs_option_set(CqrsMasterRow *row, CqrsOption option, NullableDatum argument)
 
 		case OPTION_SECONDS:
 			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
-				type_error(info, "a number of seconds, 0 for none, or null");
+				type_error(info, SECONDS_EXPECTED);
 			break;
 	}
 }
@@ -164,6 +168,7 @@ find_option(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unrecognized option \"%s\"", name),
+			 errdetail("Options are the arguments of cqrs_register() after the second."),
 			 errhint("Valid options are: %s.", valid.data)));
 }
 
@@ -212,9 +217,8 @@ from_json(const OptionInfo *info, JsonbValue *value)
 
 		case OPTION_SECONDS:
 			if (value->type != jbvNumeric)
-				type_error(info, "a number of seconds, 0 for none, or null");
-			result.value = DirectFunctionCall1(numeric_int4,
-											   NumericGetDatum(value->val.numeric));
+				type_error(info, SECONDS_EXPECTED);
+			result.value = json_seconds(info, value->val.numeric);
 			break;
 	}
 	return result;
@@ -245,13 +249,29 @@ json_names(const OptionInfo *info, JsonbValue *value)
 	return names;
 }
 
+static Datum
+json_seconds(const OptionInfo *info, Numeric number)
+{
+	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+															 NumericGetDatum(number)));
+	char	   *end;
+	long		value;
+
+	errno = 0;
+	value = strtol(digits, &end, 10);
+	if (errno != 0 || *end != '\0' || value < 0 || value > PG_INT32_MAX)
+		type_error(info, SECONDS_EXPECTED);
+	return Int32GetDatum((int32) value);
+}
+
 static void
 type_error(const OptionInfo *info, const char *expected)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for option \"%s\"", info->name),
-			 errdetail("It must be %s.", expected)));
+			 errdetail("It must be %s.", expected),
+			 errhint("Null stands for the default.")));
 }
 
 /* The names themselves are checked against the table. */
@@ -263,6 +283,7 @@ check_names(const OptionInfo *info, Datum names)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"fields\" must not be empty"),
+				 errdetail("A message needs the primary key, at least."),
 				 errhint("Use NULL for all columns.")));
 }
 
@@ -273,7 +294,8 @@ check_shortstr(const OptionInfo *info, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for option \"%s\"", info->name),
-				 errdetail("It must have 1 to %d bytes.", SHORTSTR_BYTES)));
+				 errdetail("It must have 1 to %d bytes.", SHORTSTR_BYTES),
+				 errhint("Null stands for the default.")));
 }
 
 static Datum
@@ -295,5 +317,6 @@ check_choice(const OptionInfo *info, const char *value)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for option \"%s\": \"%s\"", info->name, value),
+			 errdetail("It is none of the values that the option can have."),
 			 errhint("Valid values are: %s.", valid.data)));
 }

@@ -74,13 +74,16 @@ Datum
 cqrs_register(PG_FUNCTION_ARGS)
 {
 	CqrsMasterRow row = {0};
+	CqrsMasterRow *existing;
 	Oid			relid;
 	Relation	rel;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("relation must not be null")));
+				 errmsg("relation must not be null"),
+				 errdetail("It says which table is to be a master."),
+				 errhint("Name a table, as in cqrs_register('author').")));
 	relid = PG_GETARG_OID(0);
 
 	/* Before the lock, so that only the owner can make writers wait. */
@@ -98,10 +101,13 @@ cqrs_register(PG_FUNCTION_ARGS)
 		cqrs_option_set(&row, (CqrsOption) i, fcinfo->args[2 + i]);
 
 	check_cqrs_id(row.cqrs_id);
-	if (cqrs_master_read(row.cqrs_id, true) != NULL)
+	existing = cqrs_master_read(row.cqrs_id, true);
+	if (existing != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("master \"%s\" already exists", row.cqrs_id),
+				 errdetail("It is one of table \"%s\".",
+						   get_rel_name(existing->relid)),
 				 errhint("Choose another cqrs_id, or use cqrs_alter() to change the master.")));
 	table_close(rel, NoLock);
 
@@ -124,7 +130,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 Datum
 cqrs_unregister(PG_FUNCTION_ARGS)
 {
-	char	   *cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	CqrsMasterRow *row;
 	Relation	rel = lock_master(cqrs_id, &row);
 	Oid			relid = RelationGetRelid(rel);
@@ -143,14 +149,21 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 Datum
 cqrs_alter(PG_FUNCTION_ARGS)
 {
-	char	   *cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Jsonb	   *options = PG_GETARG_JSONB_P(1);
+	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	CqrsMasterRow *row;
-	Relation	rel = lock_master(cqrs_id, &row);
-	Oid			relid = RelationGetRelid(rel);
+	Relation	rel;
+	Oid			relid;
 
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("options must not be null"),
+				 errdetail("They say what of the master is to be changed."),
+				 errhint("Name options with their values, as in {\"meta\": null}.")));
+	rel = lock_master(cqrs_id, &row);
+	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
-	cqrs_options_set_json(row, options);
+	cqrs_options_set_json(row, PG_GETARG_JSONB_P(1));
 	refuse_own_changes(relid);
 	check_definition(relid, row);
 	cqrs_master_update(row);
@@ -261,7 +274,9 @@ check_owner(Oid relid)
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
+				 errmsg("relation with OID %u does not exist", relid),
+				 errdetail("It may have been dropped a moment ago."),
+				 errhint("Name a table that exists.")));
 	if (!cqrs_owns_relation(relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
 }

@@ -135,7 +135,9 @@ may_retry(const char *cqrs_id, bool must)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of the table of master \"%s\"",
-						cqrs_id)));
+						cqrs_id),
+				 errdetail("Parked messages are made again with the rights of the owner."),
+				 errhint("Have the owner or a superuser call it.")));
 	return false;
 }
 

@@ -78,11 +78,7 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	Portal		portal;
 	int64		count = 0;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("cqrs_id must not be null")));
-	cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 
 	PreventCommandIfReadOnly("cqrs_sync()");
 	cqrs_sync_check_queue(queue);
@@ -155,7 +151,8 @@ cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row of type %s is not a row of a master's table",
 						format_type_be(HeapTupleHeaderGetTypeId(header))),
-				 errhint("Use it as in SELECT cqrs_sync(a) FROM author a, with the table's own rows.")));
+				 errdetail("Only the tables in cqrs.master are masters'."),
+				 errhint("Pass the table's own rows, as in SELECT cqrs_sync(a) FROM author a.")));
 	memset(tuple, 0, sizeof(*tuple));
 	tuple->t_data = header;
 	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
@@ -171,7 +168,8 @@ cqrs_sync_check_queue(const char *queue)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid queue \"%s\"", queue),
-				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES)));
+				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES),
+				 errhint("Name the queue of one replica, or use NULL for all.")));
 }
 
 void
@@ -190,7 +188,8 @@ cqrs_sync_check_privilege(Relation rel)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for table %s",
 						RelationGetRelationName(rel)),
-				 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE.")));
+				 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE."),
+				 errhint("Have it granted by the owner of the table.")));
 }
 
 /* A row is found by its key, which anybody can make up. */

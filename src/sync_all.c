@@ -138,15 +138,13 @@ read_arguments(FunctionCallInfo fcinfo)
 {
 	SyncAll    *sync = palloc0(sizeof(SyncAll));
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("cqrs_id must not be null")));
+	sync->cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	if (PG_ARGISNULL(3) || PG_GETARG_INT32(3) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"batch_size\" must be at least 1")));
-	sync->cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+				 errmsg("\"batch_size\" must be at least 1"),
+				 errdetail("So many rows are sent in a transaction."),
+				 errhint("Leave it out for the default.")));
 	if (!PG_ARGISNULL(1))
 		sync->filter = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!PG_ARGISNULL(2))
