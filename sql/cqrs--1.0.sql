@@ -498,6 +498,10 @@ BEGIN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
 		detail := 'not connected' || coalesce(', last error: ' || stats.last_error, '');
 		remedy := 'see to the items above, then to the broker, its address and its user';
+	ELSIF stats.held > 0 THEN
+		status := 'error';
+		detail := format('connected, but %s masters are held, last error: %s', stats.held, stats.last_error);
+		remedy := 'see to exchanges, queues and rights at the broker';
 	ELSIF stats.returned > 0 THEN
 		status := 'warning';
 		detail := format('connected, but for %s messages no queue was bound', stats.returned);

@@ -43,6 +43,14 @@ sub wait_until
 	return;
 }
 
+# What cqrs_check finds of the broker.
+sub broker_finding
+{
+	return query(
+		q{SELECT status || ': ' || detail FROM cqrs_check()
+		WHERE item = 'broker'});
+}
+
 # So many rows, each changed again twice: more than the window holds.
 my %rows;
 
@@ -125,6 +133,10 @@ like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/^master "nobody": no queue is bound/,
 	'last_error says why');
+like(
+	broker_finding(),
+	qr/^error: connected, but 1 masters are held, last error: master "nobody": no queue/,
+	'so does cqrs_check');
 is( scalar(
 		() =
 		  slurp_file($node->logfile, $offset) =~
@@ -186,6 +198,7 @@ like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/publish: broker closed the channel: 403 ACCESS_REFUSED/,
 	'an exchange that is not permitted');
+like(broker_finding(), qr/^error: .*403 ACCESS_REFUSED/, 'cqrs_check says so');
 steady_flows('an exchange is not permitted');
 $broker->ctl('set_permissions', '-p', '/', 'guest', '.*', '.*', '.*');
 wait_until(q{last_error LIKE '%no queue is bound%'});
