@@ -39,7 +39,8 @@ Its other columns, likewise.  Kinds are those of %KINDS.
 
 Hashes with cqrs_id; options, what else cqrs_register() gets; fields, a hash of
 published columns to their keys in messages, by default all columns under their
-names; tracked, a list of columns, by default none.
+names; tracked, a list of columns, by default none; where, its sync_when, if any
+(with leave => 'delete').
 
 =item deferrable
 

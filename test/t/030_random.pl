@@ -86,6 +86,14 @@ my @tables = (
 			{   cqrs_id => 'skipping',
 				options => q(fields => '{id,v}', skip_unchanged => true),
 				fields  => { id => 'id', v => 'v' } } ] },
+	{   name    => 'filtered',
+		create  => 'CREATE TABLE filtered (id int PRIMARY KEY, v int, w text)',
+		key     => { id => 'key' },
+		columns => { v  => 'int', w => 'text' },
+		masters => [
+			{   cqrs_id => 'filtered',
+				options => q(sync_when => 'v > 0', leave => 'delete'),
+				where   => 'v > 0' } ] },
 	{   name    => 'parent',
 		create  => 'CREATE TABLE parent (id int PRIMARY KEY, v int)',
 		key     => { id => 'key' },
@@ -160,7 +168,7 @@ CREATE TABLE replica.line (n bigserial, line text);
 CREATE TABLE replica.message (n bigint, message_id text PRIMARY KEY, body jsonb);
 CREATE TABLE replica.state (cqrs_id text, pk jsonb, data jsonb,
 	saved jsonb, PRIMARY KEY (cqrs_id, pk));
-CREATE TABLE replica.master (cqrs_id text, tracked text[], keys jsonb);
+CREATE TABLE replica.master (cqrs_id text, tracked text[], keys jsonb, filtered boolean);
 
 CREATE FUNCTION replica.previous(m replica.master, old jsonb, new jsonb)
 RETURNS jsonb LANGUAGE sql AS $$
@@ -196,7 +204,8 @@ BEGIN
 			WHERE r.cqrs_id = m.cqrs_id AND pk = b -> 'instance_pk';
 		old := row.saved;
 		wrong := CASE
-			WHEN b ->> 'signal_type' = 'DELETE' AND old IS NULL
+			-- A row that came to fulfil sync_when and went is deleted, too.
+			WHEN b ->> 'signal_type' = 'DELETE' AND old IS NULL AND NOT m.filtered
 				THEN 'DELETE of an unknown row'
 			WHEN (b -> 'instance_data' ->> 'cqrs_revision')::int <
 				(old ->> 'cqrs_revision')::int +
@@ -269,7 +278,7 @@ SELECT '$master->{cqrs_id}' AS cqrs_id, $pk AS pk, jsonb_build_object($data,
 	'cqrs_revision', cqrs_revision,
 	'cqrs_updated', replace(to_char(cqrs_updated AT TIME ZONE 'UTC',
 		'YYYY-MM-DD HH24:MI:SS.US'), '.000000', '') || '+00:00') AS data
-FROM $table->{name}
+FROM $table->{name} WHERE @{[ $master->{where} // 'true' ]}
 END
 		}
 	}
@@ -289,8 +298,9 @@ sub masters_sql
 		  : 'NULL';
 		my %fields = %{ $master->{fields} // {} };
 		my $keys = join ',', map { qq("$_":"$fields{$_}") } sort keys %fields;
+		my $filtered = defined $master->{where} ? 'true' : 'false';
 		push @inserts,
-		  "INSERT INTO replica.master VALUES ('$master->{cqrs_id}', $tracked, '{$keys}');";
+		  "INSERT INTO replica.master VALUES ('$master->{cqrs_id}', $tracked, '{$keys}', $filtered);";
 	}
 	return join "\n", @inserts;
 }
