@@ -68,44 +68,26 @@ SELECT pg_catalog.pg_extension_config_dump('cqrs.master', '');
 --
 -- Outbox
 --
---		id				batch * 100000 + position; a transaction draws a batch
---						when it commits
+--		id				of the first message: batch * 100000 + position; a
+--						transaction draws a batch when it commits
+--		last_id			of the last one; those in between are in this row
 --		committed_at	time of the commit
---		signal_type		S: SAVE, D: DELETE, Y: SYNC
---		cqrs_id			the master
---		instance_pk		primary key, JSON
---		instance_data	JSON
---		previous_data	JSON, NULL for null
---		meta			JSON, NULL for {}
---		queue			of a SYNC to one queue
---		correlation_id
---		exchange		NULL for cqrs.exchange
---		routing_key		NULL for the usual one
---		message_ttl		in seconds, 0 for none, NULL for cqrs.message_ttl
+--		messages		the messages, for cqrs.unpack()
 --
 -- Rows are only inserted, and a segment is emptied as a whole.  So there is
--- nothing for autovacuum to do.
+-- nothing for autovacuum to do.  What fits a page stays in it.
 --
 
 CREATE TABLE cqrs.segment_0 (
 	id bigint NOT NULL,
+	last_id bigint NOT NULL,
 	committed_at timestamptz NOT NULL,
-	signal_type "char" NOT NULL,
-	cqrs_id text NOT NULL,
-	instance_pk text NOT NULL,
-	instance_data text NOT NULL,
-	previous_data text,
-	meta text,
-	queue text,
-	correlation_id text,
-	exchange text,
-	routing_key text,
-	message_ttl integer
-) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+	messages bytea NOT NULL
+) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE TABLE cqrs.segment_1 (LIKE cqrs.segment_0)
-	WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+	WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE TABLE cqrs.segment_2 (LIKE cqrs.segment_0)
-	WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+	WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX segment_0_id_idx ON cqrs.segment_0 (id);
 CREATE INDEX segment_1_id_idx ON cqrs.segment_1 (id);
 CREATE INDEX segment_2_id_idx ON cqrs.segment_2 (id);
@@ -137,26 +119,24 @@ CREATE FUNCTION cqrs.current_watermark() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_sql_watermark' LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION cqrs.current_watermark() IS 'highest id below which nothing is pending';
 
-CREATE FUNCTION cqrs.message_body(signal_type "char", cqrs_id text,
-		instance_pk text, instance_data text, previous_data text, meta text,
-		correlation_id text, message_ttl integer)
-	RETURNS text
-	AS 'MODULE_PATHNAME', 'cqrs_sql_message_body' LANGUAGE C STABLE;
-COMMENT ON FUNCTION cqrs.message_body("char", text, text, text, text, text, text, integer) IS 'body of a message, as it would be published now';
+CREATE FUNCTION cqrs.unpack(first_id bigint, messages bytea, OUT id bigint,
+		OUT signal_type text, OUT cqrs_id text, OUT instance_pk text,
+		OUT queue text, OUT correlation_id text, OUT exchange text,
+		OUT routing_key text, OUT message_ttl integer, OUT body text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'cqrs_sql_unpack' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION cqrs.unpack(bigint, bytea) IS 'messages in a row of a segment, as they would be published now';
 
 CREATE VIEW cqrs.outbox AS
-	SELECT s.id, s.cqrs_id,
-		CASE s.signal_type WHEN 'S' THEN 'SAVE' WHEN 'D' THEN 'DELETE'
-			WHEN 'Y' THEN 'SYNC' END AS signal_type,
-		s.instance_pk::pg_catalog.jsonb AS instance_pk, s.queue,
-		s.correlation_id, s.committed_at,
-		cqrs.message_body(s.signal_type, s.cqrs_id, s.instance_pk,
-			s.instance_data, s.previous_data, s.meta, s.correlation_id,
-			s.message_ttl) AS body
+	SELECT m.id, m.cqrs_id, m.signal_type,
+		m.instance_pk::pg_catalog.jsonb AS instance_pk, m.queue,
+		m.correlation_id, s.committed_at, m.body
 	FROM (SELECT * FROM cqrs.segment_0
 		UNION ALL SELECT * FROM cqrs.segment_1
-		UNION ALL SELECT * FROM cqrs.segment_2) s
-	WHERE s.id > cqrs.current_watermark();
+		UNION ALL SELECT * FROM cqrs.segment_2) s,
+		cqrs.unpack(s.id, s.messages) m
+	WHERE s.last_id > cqrs.current_watermark()
+		AND m.id > cqrs.current_watermark();
 COMMENT ON VIEW cqrs.outbox IS 'messages that are not known to be confirmed yet';
 
 --
@@ -231,11 +211,13 @@ CREATE VIEW cqrs.stats AS
 		pg_catalog.clock_timestamp() - o.oldest AS oldest_pending_age,
 		p.held, k.parked, p.errors, p.last_error, p.last_error_at, p.stats_since
 	FROM cqrs.publisher_stats() p,
-		(SELECT count(*) AS pending, min(s.committed_at) AS oldest
-		 FROM (SELECT id, committed_at FROM cqrs.segment_0
-			UNION ALL SELECT id, committed_at FROM cqrs.segment_1
-			UNION ALL SELECT id, committed_at FROM cqrs.segment_2) s
-		 WHERE s.id > cqrs.current_watermark()) o,
+		(SELECT coalesce(sum(s.last_id - greatest(s.id - 1, w.id)), 0)::bigint AS pending,
+			min(s.committed_at) AS oldest
+		 FROM (SELECT id, last_id, committed_at FROM cqrs.segment_0
+			UNION ALL SELECT id, last_id, committed_at FROM cqrs.segment_1
+			UNION ALL SELECT id, last_id, committed_at FROM cqrs.segment_2) s,
+			cqrs.current_watermark() w(id)
+		 WHERE s.last_id > w.id) o,
 		(SELECT count(*) AS parked FROM cqrs.parked) k;
 COMMENT ON VIEW cqrs.stats IS 'state, counters and backlog of the publisher of this database';
 GRANT SELECT ON cqrs.stats TO pg_monitor;

@@ -12,19 +12,12 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "fmgr.h"
-#include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
 #include "guc.h"
 #include "outbox.h"
-
-PG_FUNCTION_INFO_V1(cqrs_sql_message_body);
-
-static char *optional_text(FunctionCallInfo fcinfo, int arg);
 
 char *
 cqrs_message_routing_key(const CqrsMessage *message)
@@ -93,43 +86,4 @@ cqrs_message_expires(char *buf, TimestampTz time)
 	snprintf(buf, CQRS_EXPIRES_LEN + 1, "%04d-%02d-%02dT%02d:%02d:%02d+00:00",
 			 tm.tm_year, tm.tm_mon, tm.tm_mday,
 			 tm.tm_hour, tm.tm_min, tm.tm_sec);
-}
-
-/*
- * cqrs.message_body(signal_type "char", cqrs_id text, instance_pk text,
- * instance_data text, previous_data text, meta text, correlation_id text,
- * message_ttl integer)
- *
- * The body that a message of the outbox would have if it were published now.
- */
-Datum
-cqrs_sql_message_body(PG_FUNCTION_ARGS)
-{
-	CqrsMessage message = {0};
-	StringInfoData body;
-	int			expires_at;
-
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) ||
-		PG_ARGISNULL(3))
-		PG_RETURN_NULL();
-
-	message.signal = PG_GETARG_CHAR(0);
-	message.cqrs_id = optional_text(fcinfo, 1);
-	message.instance_pk = optional_text(fcinfo, 2);
-	message.instance_data = optional_text(fcinfo, 3);
-	message.previous_data = optional_text(fcinfo, 4);
-	message.meta = optional_text(fcinfo, 5);
-	message.correlation_id = optional_text(fcinfo, 6);
-	message.ttl_s = PG_ARGISNULL(7) ? -1 : PG_GETARG_INT32(7);
-
-	initStringInfo(&body);
-	cqrs_message_body(&body, &message, &expires_at);
-	PG_RETURN_TEXT_P(cstring_to_text_with_len(body.data, body.len));
-}
-
-static char *
-optional_text(FunctionCallInfo fcinfo, int arg)
-{
-	return PG_ARGISNULL(arg) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }

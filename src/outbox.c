@@ -56,29 +56,24 @@
 #include "compat.h"
 #include "guc.h"
 #include "outbox.h"
+#include "pack.h"
 #include "shared.h"
 
 /* Columns of a segment */
 enum
 {
 	SEGMENT_ID = 1,
+	SEGMENT_LAST_ID,
 	SEGMENT_COMMITTED_AT,
-	SEGMENT_SIGNAL_TYPE,
-	SEGMENT_CQRS_ID,
-	SEGMENT_INSTANCE_PK,
-	SEGMENT_INSTANCE_DATA,
-	SEGMENT_PREVIOUS_DATA,
-	SEGMENT_META,
-	SEGMENT_QUEUE,
-	SEGMENT_CORRELATION_ID,
-	SEGMENT_EXCHANGE,
-	SEGMENT_ROUTING_KEY,
-	SEGMENT_MESSAGE_TTL,
-	SEGMENT_NATTS = SEGMENT_MESSAGE_TTL
+	SEGMENT_MESSAGES,
+	SEGMENT_NATTS = SEGMENT_MESSAGES
 };
 
+/* Messages are packed up to this size: what fits a page uncompressed. */
+#define PACK_BYTES	8000
+
 /* Rows that are inserted together: enough to fill some pages. */
-#define WRITE_ROWS	256
+#define WRITE_ROWS	64
 #define WRITE_BYTES	(128 * 1024)
 
 /* A session warns of the size of the outbox this often. */
@@ -97,6 +92,9 @@ struct CqrsOutboxWriter
 	TimestampTz committed_at;
 	int64		next_id;
 	int64		end_id;			/* of the batch */
+	StringInfoData pack;		/* messages that have no row yet */
+	int64		pack_id;		/* the id of the first of them */
+	int			npacked;
 	int			nslots;			/* slots made so far */
 	int			nrows;			/* of them filled */
 	Size		bytes;
@@ -104,30 +102,38 @@ struct CqrsOutboxWriter
 	MemoryContext rows;			/* reset with each insertion */
 };
 
-/* One segment of a scan, with the row that it would give next. */
+/* One segment of a scan, with the message that it would give next. */
 typedef struct SegmentScan
 {
 	Relation	segment;
 	Relation	index;
 	SysScanDesc scan;
-	HeapTuple	tuple;			/* NULL: at its end */
-	int64		id;
+	bool		at_end;
+	CqrsMessage message;
+	TransactionId xid;			/* that wrote it */
+	CqrsPackReader pack;		/* that it is in */
+	MemoryContext context;		/* of the pack; reset with the next one */
 } SegmentScan;
 
 struct CqrsOutboxScan
 {
+	int64		from;
+	int64		to;
 	SegmentScan segments[CQRS_SEGMENTS];
+	SegmentScan *last;			/* that gave the last message, or NULL */
 	TransactionId last_xid;		/* whose commit was looked up last */
 	XLogRecPtr	commit_lsn;		/* the highest one that may not be flushed */
-	MemoryContext message;		/* strings of the message at hand */
 };
 
 static void check_size(void);
+static void finish_pack(CqrsOutboxWriter *writer, int length);
 static void insert_rows(CqrsOutboxWriter *writer);
 static uint64 first_batch(void);
 static int64 segment_max_id(Oid segment, Oid index);
-static void segment_scan_next(SegmentScan *scan);
-static char *text_or_null(Datum value, bool isnull);
+static void segment_scan_begin(CqrsOutboxScan *scan, int segment);
+static void segment_scan_next(const CqrsOutboxScan *scan,
+							  SegmentScan *segment);
+static bool segment_scan_row(SegmentScan *segment);
 static BlockNumber segment_blocks(Oid segment);
 static bool try_truncate(const CqrsObjects *objects, int segment,
 						 int64 watermark, bool *busy);
@@ -168,6 +174,8 @@ cqrs_outbox_begin(void)
 	writer->committed_at = GetCurrentTimestamp();
 	writer->next_id = 0;
 	writer->end_id = 0;
+	initStringInfo(&writer->pack);
+	writer->npacked = 0;
 	writer->nslots = 0;
 	writer->nrows = 0;
 	writer->bytes = 0;
@@ -181,41 +189,54 @@ cqrs_outbox_begin(void)
 void
 cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 {
+	int64		id = cqrs_outbox_draw_id(writer);
+	int			length = writer->pack.len;
+
+	cqrs_pack_append(&writer->pack, message);
+	if (writer->npacked > 0 &&
+		(writer->pack.len > PACK_BYTES ||
+		 writer->npacked == CQRS_PACK_MESSAGES ||
+		 id != writer->pack_id + writer->npacked))
+		finish_pack(writer, length);
+	if (writer->npacked == 0)
+		writer->pack_id = id;
+	writer->npacked++;
+}
+
+/*
+ * Make a row of the messages that are the first "length" bytes of the pack;
+ * what is behind them stays.
+ */
+static void
+finish_pack(CqrsOutboxWriter *writer, int length)
+{
 	TupleDesc	desc = RelationGetDescr(writer->segment);
+	StringInfo	pack = &writer->pack;
 	MemoryContext caller;
 	Datum		values[SEGMENT_NATTS];
-	bool		nulls[SEGMENT_NATTS];
+	bool		nulls[SEGMENT_NATTS] = {false};
 	HeapTuple	tuple;
-	TupleTableSlot *slot;
-	const char *texts[] = {
-		message->cqrs_id, message->instance_pk, message->instance_data,
-		message->previous_data, message->meta, message->queue,
-		message->correlation_id, message->exchange, message->routing_key
-	};
 
+	if (writer->npacked == 0)
+		return;
 	if (writer->nrows == writer->nslots)
 		writer->slots[writer->nslots++] =
 			MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-	slot = writer->slots[writer->nrows];
 
 	caller = MemoryContextSwitchTo(writer->rows);
-	memset(nulls, false, sizeof(nulls));
-	values[SEGMENT_ID - 1] = Int64GetDatum(cqrs_outbox_draw_id(writer));
+	values[SEGMENT_ID - 1] = Int64GetDatum(writer->pack_id);
+	values[SEGMENT_LAST_ID - 1] =
+		Int64GetDatum(writer->pack_id + writer->npacked - 1);
 	values[SEGMENT_COMMITTED_AT - 1] = TimestampTzGetDatum(writer->committed_at);
-	values[SEGMENT_SIGNAL_TYPE - 1] = CharGetDatum(message->signal);
-	for (int i = 0; i < lengthof(texts); i++)
-	{
-		int			att = SEGMENT_CQRS_ID - 1 + i;
-
-		nulls[att] = texts[i] == NULL;
-		values[att] = nulls[att] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
-	}
-	nulls[SEGMENT_MESSAGE_TTL - 1] = message->ttl_s < 0;
-	values[SEGMENT_MESSAGE_TTL - 1] = Int32GetDatum(message->ttl_s);
+	values[SEGMENT_MESSAGES - 1] = cqrs_pack_value(pack->data, length);
 	tuple = heap_form_tuple(desc, values, nulls);
 	tuple->t_tableOid = RelationGetRelid(writer->segment);
-	ExecStoreHeapTuple(tuple, slot, false);
+	ExecStoreHeapTuple(tuple, writer->slots[writer->nrows], false);
 	MemoryContextSwitchTo(caller);
+
+	writer->npacked = 0;
+	pack->len -= length;
+	memmove(pack->data, pack->data + length, pack->len + 1);
 
 	writer->nrows++;
 	writer->bytes += tuple->t_len;
@@ -261,12 +282,14 @@ cqrs_outbox_draw_id(CqrsOutboxWriter *writer)
 void
 cqrs_outbox_end(CqrsOutboxWriter *writer)
 {
+	finish_pack(writer, writer->pack.len);
 	insert_rows(writer);
 	for (int i = 0; i < writer->nslots; i++)
 		ExecDropSingleTupleTableSlot(writer->slots[i]);
 	index_close(writer->index, NoLock);
 	table_close(writer->segment, NoLock);
 	MemoryContextDelete(writer->rows);
+	pfree(writer->pack.data);
 	pfree(writer);
 }
 
@@ -345,7 +368,7 @@ segment_max_id(Oid segment, Oid index)
 	bool		isnull;
 
 	if (HeapTupleIsValid(tuple))
-		id = DatumGetInt64(heap_getattr(tuple, SEGMENT_ID,
+		id = DatumGetInt64(heap_getattr(tuple, SEGMENT_LAST_ID,
 										RelationGetDescr(rel), &isnull));
 	systable_endscan_ordered(scan);
 	index_close(idx, AccessShareLock);
@@ -356,32 +379,12 @@ segment_max_id(Oid segment, Oid index)
 CqrsOutboxScan *
 cqrs_outbox_scan_begin(int64 from, int64 to)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
-	CqrsOutboxScan *scan = palloc(sizeof(CqrsOutboxScan));
+	CqrsOutboxScan *scan = palloc0(sizeof(CqrsOutboxScan));
 
-	scan->last_xid = InvalidTransactionId;
-	scan->commit_lsn = InvalidXLogRecPtr;
-	scan->message = AllocSetContextCreate(CurrentMemoryContext,
-										  "cqrs outbox message",
-										  ALLOCSET_DEFAULT_SIZES);
+	scan->from = from;
+	scan->to = to;
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
-	{
-		SegmentScan *segment = &scan->segments[i];
-		ScanKeyData keys[2];
-
-		segment->segment = table_open(objects->segment[i], AccessShareLock);
-		segment->index = index_open(objects->segment_index[i],
-									AccessShareLock);
-		ScanKeyInit(&keys[0], SEGMENT_ID, BTGreaterEqualStrategyNumber,
-					F_INT8GE, Int64GetDatum(from));
-		ScanKeyInit(&keys[1], SEGMENT_ID, BTLessEqualStrategyNumber,
-					F_INT8LE, Int64GetDatum(to));
-		segment->scan = systable_beginscan_ordered(segment->segment,
-												   segment->index,
-												   GetActiveSnapshot(),
-												   lengthof(keys), keys);
-		segment_scan_next(segment);
-	}
+		segment_scan_begin(scan, i);
 	return scan;
 }
 
@@ -389,56 +392,29 @@ bool
 cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 {
 	SegmentScan *next = NULL;
-	Datum		values[SEGMENT_NATTS];
-	bool		nulls[SEGMENT_NATTS];
-	TransactionId xid;
-	MemoryContext caller;
 
+	/* Only now: this ends the life of the strings of its last message. */
+	if (scan->last != NULL)
+		segment_scan_next(scan, scan->last);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
 		SegmentScan *segment = &scan->segments[i];
 
-		if (segment->tuple != NULL && (next == NULL || segment->id < next->id))
+		if (!segment->at_end &&
+			(next == NULL || segment->message.id < next->message.id))
 			next = segment;
 	}
+	scan->last = next;
 	if (next == NULL)
 		return false;
 
-	xid = HeapTupleHeaderGetXmin(next->tuple->t_data);
-	if (xid != scan->last_xid && TransactionIdIsNormal(xid))
+	if (next->xid != scan->last_xid && TransactionIdIsNormal(next->xid))
 	{
 		scan->commit_lsn = Max(scan->commit_lsn,
-							   TransactionIdGetCommitLSN(xid));
-		scan->last_xid = xid;
+							   TransactionIdGetCommitLSN(next->xid));
+		scan->last_xid = next->xid;
 	}
-
-	MemoryContextReset(scan->message);
-	caller = MemoryContextSwitchTo(scan->message);
-	heap_deform_tuple(next->tuple, RelationGetDescr(next->segment), values,
-					  nulls);
-	message->id = next->id;
-	message->committed_at = DatumGetTimestampTz(values[SEGMENT_COMMITTED_AT - 1]);
-	message->signal = DatumGetChar(values[SEGMENT_SIGNAL_TYPE - 1]);
-	message->cqrs_id = text_or_null(values[SEGMENT_CQRS_ID - 1], false);
-	message->instance_pk = text_or_null(values[SEGMENT_INSTANCE_PK - 1], false);
-	message->instance_data = text_or_null(values[SEGMENT_INSTANCE_DATA - 1],
-										  false);
-	message->previous_data = text_or_null(values[SEGMENT_PREVIOUS_DATA - 1],
-										  nulls[SEGMENT_PREVIOUS_DATA - 1]);
-	message->meta = text_or_null(values[SEGMENT_META - 1],
-								 nulls[SEGMENT_META - 1]);
-	message->queue = text_or_null(values[SEGMENT_QUEUE - 1],
-								  nulls[SEGMENT_QUEUE - 1]);
-	message->correlation_id = text_or_null(values[SEGMENT_CORRELATION_ID - 1],
-										   nulls[SEGMENT_CORRELATION_ID - 1]);
-	message->exchange = text_or_null(values[SEGMENT_EXCHANGE - 1],
-									 nulls[SEGMENT_EXCHANGE - 1]);
-	message->routing_key = text_or_null(values[SEGMENT_ROUTING_KEY - 1],
-										nulls[SEGMENT_ROUTING_KEY - 1]);
-	message->ttl_s = nulls[SEGMENT_MESSAGE_TTL - 1] ? -1 :
-		DatumGetInt32(values[SEGMENT_MESSAGE_TTL - 1]);
-	MemoryContextSwitchTo(caller);
-	segment_scan_next(next);
+	*message = next->message;
 	return true;
 }
 
@@ -452,8 +428,8 @@ cqrs_outbox_scan_end(CqrsOutboxScan *scan)
 		systable_endscan_ordered(segment->scan);
 		index_close(segment->index, AccessShareLock);
 		table_close(segment->segment, AccessShareLock);
+		MemoryContextDelete(segment->context);
 	}
-	MemoryContextDelete(scan->message);
 	pfree(scan);
 }
 
@@ -470,21 +446,73 @@ cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
 }
 
 static void
-segment_scan_next(SegmentScan *scan)
+segment_scan_begin(CqrsOutboxScan *scan, int segment)
 {
-	bool		isnull;
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	SegmentScan *result = &scan->segments[segment];
+	ScanKeyData keys[2];
+	int64		first_id;
 
-	scan->tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
-	if (HeapTupleIsValid(scan->tuple))
-		scan->id = DatumGetInt64(heap_getattr(scan->tuple, SEGMENT_ID,
-											  RelationGetDescr(scan->segment),
-											  &isnull));
+	/* The pack that "from" is in may begin before it, in the same batch. */
+	first_id = Max(scan->from - CQRS_PACK_MESSAGES + 1,
+				   cqrs_batch_first_id(cqrs_batch_of(scan->from)));
+	result->segment = table_open(objects->segment[segment], AccessShareLock);
+	result->index = index_open(objects->segment_index[segment],
+							   AccessShareLock);
+	ScanKeyInit(&keys[0], SEGMENT_ID, BTGreaterEqualStrategyNumber,
+				F_INT8GE, Int64GetDatum(first_id));
+	ScanKeyInit(&keys[1], SEGMENT_ID, BTLessEqualStrategyNumber,
+				F_INT8LE, Int64GetDatum(scan->to));
+	result->scan = systable_beginscan_ordered(result->segment, result->index,
+											  GetActiveSnapshot(),
+											  lengthof(keys), keys);
+	result->context = AllocSetContextCreate(CurrentMemoryContext,
+											"cqrs outbox pack",
+											ALLOCSET_DEFAULT_SIZES);
+	segment_scan_next(scan, result);
 }
 
-static char *
-text_or_null(Datum value, bool isnull)
+/* Go to the next message that the scan is to give. */
+static void
+segment_scan_next(const CqrsOutboxScan *scan, SegmentScan *segment)
 {
-	return isnull ? NULL : TextDatumGetCString(value);
+	do
+	{
+		while (!cqrs_pack_next(&segment->pack, &segment->message))
+		{
+			if (!segment_scan_row(segment))
+			{
+				segment->at_end = true;
+				return;
+			}
+		}
+	} while (segment->message.id < scan->from);
+	segment->at_end = segment->message.id > scan->to;
+}
+
+/* Go to the next row; false at the end of the segment. */
+static bool
+segment_scan_row(SegmentScan *segment)
+{
+	HeapTuple	tuple = systable_getnext_ordered(segment->scan,
+												 ForwardScanDirection);
+	Datum		values[SEGMENT_NATTS];
+	bool		nulls[SEGMENT_NATTS];
+	MemoryContext caller;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	MemoryContextReset(segment->context);
+	caller = MemoryContextSwitchTo(segment->context);
+	heap_deform_tuple(tuple, RelationGetDescr(segment->segment), values,
+					  nulls);
+	segment->xid = HeapTupleHeaderGetXmin(tuple->t_data);
+	segment->message.committed_at =
+		DatumGetTimestampTz(values[SEGMENT_COMMITTED_AT - 1]);
+	cqrs_pack_open(&segment->pack, values[SEGMENT_MESSAGES - 1],
+				   DatumGetInt64(values[SEGMENT_ID - 1]));
+	MemoryContextSwitchTo(caller);
+	return true;
 }
 
 /*

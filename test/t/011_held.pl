@@ -67,17 +67,15 @@ sub change
 	return;
 }
 
-# Exchanges are an option of masters; here they are put into the outbox.
 sub change_with_exchange
 {
 	my ($master, $exchange, $count) = @_;
 
 	query('SELECT cqrs_pause()');
 	wait_for_state($node, 'paused');
+	query(qq{SELECT cqrs_alter('$master', '{"exchange": "$exchange"}')});
 	change($master, $count);
-	query(
-		"UPDATE cqrs.segment_$_ SET exchange = '$exchange' WHERE cqrs_id = '$master'"
-	) foreach 0 .. 2;
+	query(qq{SELECT cqrs_alter('$master', '{"exchange": null}')});
 	query('SELECT cqrs_resume()');
 	return;
 }
