@@ -58,6 +58,7 @@ struct CqrsLink
 	char	   *exchange;
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
+	bool		renew;			/* to be opened anew once all is answered */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
 	int			failures;		/* in a row */
@@ -183,6 +184,12 @@ cqrs_link_receive(CqrsLink *link)
 	}
 	if (link->connection != NULL)
 		check_confirm_timeout(link);
+	if (link->connection != NULL && link->renew &&
+		cqrs_window_unconfirmed(link->window) == 0)
+	{
+		close_connection(link, true);
+		link->connect_at = 0;
+	}
 	pg_atomic_write_u64(&link->slot->held, list_length(link->holds->list));
 }
 
@@ -273,6 +280,7 @@ open_connection(CqrsLink *link)
 	link->url = MemoryContextStrdup(TopMemoryContext, options.url);
 	link->exchange = MemoryContextStrdup(TopMemoryContext, options.exchange);
 	link->blocked = false;
+	link->renew = false;
 	link->confirmed_at = GetCurrentTimestamp();
 	cqrs_window_rewind(link->window);
 
@@ -412,7 +420,7 @@ may_send(const CqrsLink *link)
 	int			window = cqrs_window_done(link->window) < link->suspects_end ?
 	1 : cqrs_confirm_window;
 
-	return cqrs_window_unsent(link->window) > 0 &&
+	return !link->renew && cqrs_window_unsent(link->window) > 0 &&
 		cqrs_window_unconfirmed(link->window) < window;
 }
 
@@ -492,6 +500,11 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 /*
  * A queue refuses more, or has failed.  That is not the messages' fault; they
  * are sent again in their order, later, while other masters flow on.
+ *
+ * When a probe is refused, too, it may be the channel: RabbitMQ 3.10 goes on
+ * looking for the leader of a quorum queue where it was when the channel first
+ * sent there, on a node that is gone.  So a new channel is opened, after all
+ * that is under way has been answered, lest it be sent twice.
  */
 static void
 messages_nacked(CqrsLink *link, const CqrsEvent *event)
@@ -508,8 +521,14 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 
 		pg_atomic_fetch_add_u64(&link->slot->nacked, 1);
 		if (message != NULL && !message->withdrawn)
+		{
+			int			nholds = list_length(link->holds->list);
+
 			hold_master(link, message,
 						"broker refused a message with basic.nack");
+			if (list_length(link->holds->list) == nholds)
+				link->renew = true;
+		}
 	}
 	(void) cqrs_window_confirm(link->window, event->tag, event->multiple);
 	link->confirmed_at = GetCurrentTimestamp();
