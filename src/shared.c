@@ -192,6 +192,7 @@ cqrs_shared_want_publisher(void)
 
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	slot->wanted = true;
+	slot->hold_until = 0;
 	if (slot->latch != NULL)
 		SetLatch(slot->latch);
 	if (cqrs_shared->launcher != NULL)
