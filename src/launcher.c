@@ -129,7 +129,7 @@ cqrs_launcher_main(Datum arg)
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 						 (delay_ms >= 0 ? WL_TIMEOUT : 0),
-						 delay_ms, PG_WAIT_EXTENSION);
+						 delay_ms, cqrs_wait_event(CQRS_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)

@@ -44,6 +44,10 @@
 #define LEASE_INTERVAL_MS	2000
 /* So often it is asked for before that is worth telling. */
 #define LEASE_ATTEMPTS		4
+/* After a connection that has lasted so long, failures are told again. */
+#define LASTING_MS			60000
+/* So many different ones are remembered. */
+#define TOLD_MAX			100
 
 struct CqrsLink
 {
@@ -67,7 +71,9 @@ struct CqrsLink
 	TimestampTz connect_at;		/* not before this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 	List	   *unroutable;		/* masters whose returned messages were logged */
-	char		last_failure[CQRS_TRANSPORT_ERROR_BYTES];
+	List	   *failures_told;	/* reasons that were logged, as strings */
+	bool		tell_connected; /* the next connection is to be logged */
+	TimestampTz connected_at;	/* when the last connection was made */
 };
 
 static void open_connection(CqrsLink *link);
@@ -77,6 +83,7 @@ static void connection_failed(CqrsLink *link, CqrsBlame blame,
 							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static void log_failure(CqrsLink *link, const char *reason);
+static bool is_told(List **told, const char *what);
 static bool may_send(const CqrsLink *link);
 static void send_message(CqrsLink *link, CqrsOutgoing *message);
 static void handle_event(CqrsLink *link, const CqrsEvent *event);
@@ -98,6 +105,7 @@ cqrs_link_create(CqrsSlot *slot, CqrsWindow *window, CqrsHolds *holds)
 	link->window = window;
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
+	link->tell_connected = true;
 	return link;
 }
 
@@ -121,7 +129,9 @@ cqrs_link_reload(CqrsLink *link)
 
 	link->connect_at = 0;
 	link->failures = 0;
-	link->last_failure[0] = '\0';
+	list_free_deep(link->failures_told);
+	link->failures_told = NIL;
+	link->tell_connected = true;
 	list_free_deep(link->unroutable);
 	link->unroutable = NIL;
 	cqrs_holds_retry(link->holds);
@@ -282,15 +292,18 @@ open_connection(CqrsLink *link)
 	link->blocked = false;
 	link->renew = false;
 	link->confirmed_at = GetCurrentTimestamp();
+	link->connected_at = link->confirmed_at;
 	cqrs_window_rewind(link->window);
 
 	pg_atomic_fetch_add_u64(&link->slot->connects, 1);
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	link->slot->connected_at = link->confirmed_at;
 	LWLockRelease(cqrs_shared->lock);
-	ereport(LOG,
-			(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
-					cqrs_url_mask(link->url), link->exchange)));
+	if (link->tell_connected)
+		ereport(LOG,
+				(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
+						cqrs_url_mask(link->url), link->exchange)));
+	link->tell_connected = false;
 }
 
 static void
@@ -354,6 +367,12 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 	/* Its master is held: the rewind takes it out of the window. */
 	gone = suspect != NULL && suspect->withdrawn;
 	resolved = single_out(link, blame, reason);
+	if (link->connection != NULL &&
+		cqrs_until_after_ms(link->connected_at, LASTING_MS) == 0)
+	{
+		list_free_deep(link->failures_told);
+		link->failures_told = NIL;
+	}
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
 	if (resolved && blame == CQRS_BLAME_MESSAGE && !gone)
@@ -399,18 +418,43 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 	return true;
 }
 
-/* The same failure is logged once in a row. */
+/*
+ * Each failure is logged once, until a connection has lasted: hosts that fail
+ * in different ways, or a connection that is lost again and again, would fill
+ * the log.
+ */
 static void
 log_failure(CqrsLink *link, const char *reason)
 {
 	cqrs_shared_set_error(link->slot, reason);
-	if (strcmp(reason, link->last_failure) == 0)
+	if (is_told(&link->failures_told, reason))
 		return;
-	strlcpy(link->last_failure, reason, sizeof(link->last_failure));
+	link->tell_connected = true;
 	ereport(LOG,
 			(errmsg("cqrs publisher has no connection to the broker: %s",
 					reason),
 			 errdetail("Messages wait in the outbox; attempts to connect go on.")));
+}
+
+/* Whether a string is in a list; from now on it is. */
+static bool
+is_told(List **told, const char *what)
+{
+	MemoryContext caller;
+	ListCell   *lc;
+
+	foreach(lc, *told)
+	{
+		if (strcmp(strVal(lfirst(lc)), what) == 0)
+			return true;
+	}
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	/* Reasons could be without number. */
+	if (list_length(*told) >= TOLD_MAX)
+		*told = list_delete_first(*told);
+	*told = lappend(*told, makeString(pstrdup(what)));
+	MemoryContextSwitchTo(caller);
+	return false;
 }
 
 /* Whether there is a message that may be sent now. */
@@ -491,10 +535,7 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	if (cqrs_window_bytes(link->window) == 0)
 		link->failed_at = link->suspects_end = 0;
 	if (cqrs_window_done(link->window) >= link->failed_at)
-	{
 		link->failures = 0;
-		link->last_failure[0] = '\0';
-	}
 }
 
 /*
@@ -556,18 +597,8 @@ message_returned(CqrsLink *link, const char *message_id)
 static void
 log_returned(CqrsLink *link, const CqrsOutgoing *message)
 {
-	MemoryContext caller;
-	ListCell   *lc;
-
-	foreach(lc, link->unroutable)
-	{
-		if (strcmp(strVal(lfirst(lc)), message->cqrs_id) == 0)
-			return;
-	}
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	link->unroutable = lappend(link->unroutable,
-							   makeString(pstrdup(message->cqrs_id)));
-	MemoryContextSwitchTo(caller);
+	if (is_told(&link->unroutable, message->cqrs_id))
+		return;
 	ereport(LOG,
 			(errmsg("no queue is bound for messages with routing key \"%s\"",
 					message->routing_key),

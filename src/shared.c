@@ -133,7 +133,7 @@ cqrs_shared_wait_published(const CqrsMark *mark, TimestampTz deadline)
 				break;
 		}
 		(void) ConditionVariableTimedSleep(&slot->progress, wait_ms,
-										   PG_WAIT_EXTENSION);
+										   cqrs_wait_event(CQRS_WAIT_PUBLISHED));
 	}
 	ConditionVariableCancelSleep();
 	return published;
@@ -232,7 +232,8 @@ cqrs_shared_vacate(Oid dboid)
 												  deadline);
 		if (gone || wait_ms <= 0)
 			break;
-		ConditionVariableTimedSleep(&slot->left, wait_ms, PG_WAIT_EXTENSION);
+		ConditionVariableTimedSleep(&slot->left, wait_ms,
+									cqrs_wait_event(CQRS_WAIT_VACATE));
 	}
 	ConditionVariableCancelSleep();
 }
