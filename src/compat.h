@@ -25,6 +25,7 @@
 #include "utils/guc.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 140000
 #error "cqrs needs PostgreSQL 14 or later"
@@ -173,6 +174,40 @@ cqrs_reserve_guc_prefix(const char *prefix)
 	MarkGUCPrefixReserved(prefix);
 #else
 	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/*
+ * What our processes wait for, as pg_stat_activity shows it.  Before version
+ * 17 extensions share one event.
+ */
+typedef enum CqrsWaitEvent
+{
+	CQRS_WAIT_LAUNCHER,
+	CQRS_WAIT_PUBLISHER,
+	CQRS_WAIT_CONNECT,
+	CQRS_WAIT_LOOKUP,
+	CQRS_WAIT_FINISH,
+	CQRS_WAIT_PUBLISHED,
+	CQRS_WAIT_VACATE,
+	CQRS_NWAITS
+} CqrsWaitEvent;
+
+static inline uint32
+cqrs_wait_event(CqrsWaitEvent event)
+{
+#if PG_VERSION_NUM >= 170000
+	static const char *const names[CQRS_NWAITS] = {
+		"CqrsLauncherMain", "CqrsPublisherMain", "CqrsConnect", "CqrsLookup",
+		"CqrsPublisherFinish", "CqrsWaitPublished", "CqrsPublisherLeave"
+	};
+	static uint32 events[CQRS_NWAITS];
+
+	if (events[event] == 0)
+		events[event] = WaitEventExtensionNew(names[event]);
+	return events[event];
+#else
+	return PG_WAIT_EXTENSION;
 #endif
 }
 

@@ -12,15 +12,21 @@
  * that the transaction has changed, and whose messages are not made yet: that
  * is refused, too, as cqrs_unregister() refuses it.
  *
+ * When the extension itself is dropped, the masters' tables are locked first:
+ * a writer locks his table, and a segment of the outbox when he commits, and
+ * PostgreSQL would do so the other way round.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -54,6 +60,7 @@ struct CqrsDdlGuard
 	List	   *changed_names;	/* and their names */
 };
 
+static void lock_masters(void);
 static bool is_ready(Node *statement);
 static Scope find_scope(Node *statement, List **relids);
 static Scope alter_table_scope(AlterTableStmt *alter, List **relids);
@@ -77,6 +84,8 @@ cqrs_ddl_before(Node *statement)
 	bool		takes;
 	ListCell   *lc;
 
+	if (cqrs_ddl_drops_extension(statement))
+		lock_masters();
 	if (!is_ready(statement))
 		return NULL;
 	scope = find_scope(statement, &relids);
@@ -143,6 +152,39 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 	MemoryContextDelete(guard->context);
 }
 
+bool
+cqrs_ddl_drops_extension(Node *statement)
+{
+	ListCell   *lc;
+
+	if (!IsA(statement, DropStmt) ||
+		castNode(DropStmt, statement)->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(lc, castNode(DropStmt, statement)->objects)
+	{
+		if (strcmp(strVal(lfirst(lc)), "cqrs") == 0)
+			return true;
+	}
+	return false;
+}
+
+/* By who may drop the extension, which drops their triggers. */
+static void
+lock_masters(void)
+{
+	ListCell   *lc;
+
+	if (!superuser() || cqrs_catalog_objects(true) == NULL)
+		return;
+	foreach(lc, cqrs_master_read_all(InvalidOid))
+	{
+		Oid			relid = ((CqrsMasterRow *) lfirst(lc))->relid;
+
+		LockRelationOid(relid, AccessExclusiveLock);
+		(void) find_all_inheritors(relid, AccessExclusiveLock, NULL);
+	}
+}
+
 /*
  * Whether there may be masters to look at.  Not while the extension itself is
  * being made, changed or dropped, piece by piece.
@@ -152,17 +194,8 @@ is_ready(Node *statement)
 {
 	if (IsBinaryUpgrade)
 		return false;
-	if (IsA(statement, DropStmt) &&
-		castNode(DropStmt, statement)->removeType == OBJECT_EXTENSION)
-	{
-		ListCell   *lc;
-
-		foreach(lc, castNode(DropStmt, statement)->objects)
-		{
-			if (strcmp(strVal(lfirst(lc)), "cqrs") == 0)
-				return false;
-		}
-	}
+	if (cqrs_ddl_drops_extension(statement))
+		return false;
 	return !creating_extension ||
 		CurrentExtensionObject != get_extension_oid("cqrs", true);
 }

@@ -14,6 +14,9 @@
 
 typedef struct CqrsDdlGuard CqrsDdlGuard;
 
+/* Whether a command drops the extension. */
+extern bool cqrs_ddl_drops_extension(Node *statement);
+
 /*
  * What masters rely on and a command may take away, as it is before the
  * command; NULL when there is nothing to guard.  An error when the command

@@ -33,7 +33,9 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -45,6 +47,8 @@
 #define RESTART_DELAY_MS	1000
 /* Without a free worker slot, this is waited before the next attempt. */
 #define NO_WORKER_DELAY_MS	5000
+/* A database that takes no connections is looked at again after this. */
+#define CLOSED_DELAY_MS		5000
 /* Databases that are looked into at the same time. */
 #define MAX_PROBES			4
 
@@ -71,6 +75,7 @@ static long start_publishers(void);
 static bool is_probe(const Charge *charge);
 static bool is_running(Charge *charge);
 static long start_delay_ms(const Charge *charge, TimestampTz now);
+static bool is_open(Oid dboid);
 static bool start_publisher(Charge *charge);
 
 void
@@ -124,7 +129,7 @@ cqrs_launcher_main(Datum arg)
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 						 (delay_ms >= 0 ? WL_TIMEOUT : 0),
-						 delay_ms, PG_WAIT_EXTENSION);
+						 delay_ms, cqrs_wait_event(CQRS_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -305,6 +310,8 @@ start_publishers(void)
 			continue;
 		if (is_probe(charge) && nprobes >= MAX_PROBES)
 			delay_ms = RESTART_DELAY_MS;
+		if (delay_ms == 0 && !is_open(charge->dboid))
+			delay_ms = CLOSED_DELAY_MS;
 		if (delay_ms == 0)
 		{
 			if (start_publisher(charge))
@@ -368,6 +375,32 @@ start_delay_ms(const Charge *charge, TimestampTz now)
 	if (!wanted)
 		return -1;
 	return when <= now ? 0 : TimestampDifferenceMilliseconds(now, when);
+}
+
+/* Whether a database is there and takes connections; else none is tried. */
+static bool
+is_open(Oid dboid)
+{
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		open;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(dboid));
+	scan = systable_beginscan(rel, DatabaseOidIndexId,
+							  criticalSharedRelcachesBuilt, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	open = HeapTupleIsValid(tuple) &&
+		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	return open;
 }
 
 static bool

@@ -44,6 +44,10 @@
 #define LEASE_INTERVAL_MS	2000
 /* So often it is asked for before that is worth telling. */
 #define LEASE_ATTEMPTS		4
+/* After a connection that has lasted so long, failures are told again. */
+#define LASTING_MS			60000
+/* So many different ones are remembered. */
+#define TOLD_MAX			100
 
 struct CqrsLink
 {
@@ -58,6 +62,7 @@ struct CqrsLink
 	char	   *exchange;
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
+	bool		renew;			/* to be opened anew once all is answered */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
 	int			failures;		/* in a row */
@@ -66,7 +71,9 @@ struct CqrsLink
 	TimestampTz connect_at;		/* not before this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 	List	   *unroutable;		/* masters whose returned messages were logged */
-	char		last_failure[CQRS_TRANSPORT_ERROR_BYTES];
+	List	   *failures_told;	/* reasons that were logged, as strings */
+	bool		tell_connected; /* the next connection is to be logged */
+	TimestampTz connected_at;	/* when the last connection was made */
 };
 
 static void open_connection(CqrsLink *link);
@@ -76,6 +83,7 @@ static void connection_failed(CqrsLink *link, CqrsBlame blame,
 							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static void log_failure(CqrsLink *link, const char *reason);
+static bool is_told(List **told, const char *what);
 static bool may_send(const CqrsLink *link);
 static void send_message(CqrsLink *link, CqrsOutgoing *message);
 static void handle_event(CqrsLink *link, const CqrsEvent *event);
@@ -97,6 +105,7 @@ cqrs_link_create(CqrsSlot *slot, CqrsWindow *window, CqrsHolds *holds)
 	link->window = window;
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
+	link->tell_connected = true;
 	return link;
 }
 
@@ -120,7 +129,9 @@ cqrs_link_reload(CqrsLink *link)
 
 	link->connect_at = 0;
 	link->failures = 0;
-	link->last_failure[0] = '\0';
+	list_free_deep(link->failures_told);
+	link->failures_told = NIL;
+	link->tell_connected = true;
 	list_free_deep(link->unroutable);
 	link->unroutable = NIL;
 	cqrs_holds_retry(link->holds);
@@ -183,6 +194,12 @@ cqrs_link_receive(CqrsLink *link)
 	}
 	if (link->connection != NULL)
 		check_confirm_timeout(link);
+	if (link->connection != NULL && link->renew &&
+		cqrs_window_unconfirmed(link->window) == 0)
+	{
+		close_connection(link, true);
+		link->connect_at = 0;
+	}
 	pg_atomic_write_u64(&link->slot->held, list_length(link->holds->list));
 }
 
@@ -273,16 +290,20 @@ open_connection(CqrsLink *link)
 	link->url = MemoryContextStrdup(TopMemoryContext, options.url);
 	link->exchange = MemoryContextStrdup(TopMemoryContext, options.exchange);
 	link->blocked = false;
+	link->renew = false;
 	link->confirmed_at = GetCurrentTimestamp();
+	link->connected_at = link->confirmed_at;
 	cqrs_window_rewind(link->window);
 
 	pg_atomic_fetch_add_u64(&link->slot->connects, 1);
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	link->slot->connected_at = link->confirmed_at;
 	LWLockRelease(cqrs_shared->lock);
-	ereport(LOG,
-			(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
-					cqrs_url_mask(link->url), link->exchange)));
+	if (link->tell_connected)
+		ereport(LOG,
+				(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
+						cqrs_url_mask(link->url), link->exchange)));
+	link->tell_connected = false;
 }
 
 static void
@@ -346,6 +367,12 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 	/* Its master is held: the rewind takes it out of the window. */
 	gone = suspect != NULL && suspect->withdrawn;
 	resolved = single_out(link, blame, reason);
+	if (link->connection != NULL &&
+		cqrs_until_after_ms(link->connected_at, LASTING_MS) == 0)
+	{
+		list_free_deep(link->failures_told);
+		link->failures_told = NIL;
+	}
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
 	if (resolved && blame == CQRS_BLAME_MESSAGE && !gone)
@@ -391,18 +418,43 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 	return true;
 }
 
-/* The same failure is logged once in a row. */
+/*
+ * Each failure is logged once, until a connection has lasted: hosts that fail
+ * in different ways, or a connection that is lost again and again, would fill
+ * the log.
+ */
 static void
 log_failure(CqrsLink *link, const char *reason)
 {
 	cqrs_shared_set_error(link->slot, reason);
-	if (strcmp(reason, link->last_failure) == 0)
+	if (is_told(&link->failures_told, reason))
 		return;
-	strlcpy(link->last_failure, reason, sizeof(link->last_failure));
+	link->tell_connected = true;
 	ereport(LOG,
 			(errmsg("cqrs publisher has no connection to the broker: %s",
 					reason),
 			 errdetail("Messages wait in the outbox; attempts to connect go on.")));
+}
+
+/* Whether a string is in a list; from now on it is. */
+static bool
+is_told(List **told, const char *what)
+{
+	MemoryContext caller;
+	ListCell   *lc;
+
+	foreach(lc, *told)
+	{
+		if (strcmp(strVal(lfirst(lc)), what) == 0)
+			return true;
+	}
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	/* Reasons could be without number. */
+	if (list_length(*told) >= TOLD_MAX)
+		*told = list_delete_first(*told);
+	*told = lappend(*told, makeString(pstrdup(what)));
+	MemoryContextSwitchTo(caller);
+	return false;
 }
 
 /* Whether there is a message that may be sent now. */
@@ -412,7 +464,7 @@ may_send(const CqrsLink *link)
 	int			window = cqrs_window_done(link->window) < link->suspects_end ?
 	1 : cqrs_confirm_window;
 
-	return cqrs_window_unsent(link->window) > 0 &&
+	return !link->renew && cqrs_window_unsent(link->window) > 0 &&
 		cqrs_window_unconfirmed(link->window) < window;
 }
 
@@ -483,15 +535,17 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	if (cqrs_window_bytes(link->window) == 0)
 		link->failed_at = link->suspects_end = 0;
 	if (cqrs_window_done(link->window) >= link->failed_at)
-	{
 		link->failures = 0;
-		link->last_failure[0] = '\0';
-	}
 }
 
 /*
  * A queue refuses more, or has failed.  That is not the messages' fault; they
  * are sent again in their order, later, while other masters flow on.
+ *
+ * When a probe is refused, too, it may be the channel: RabbitMQ 3.10 goes on
+ * looking for the leader of a quorum queue where it was when the channel first
+ * sent there, on a node that is gone.  So a new channel is opened, after all
+ * that is under way has been answered, lest it be sent twice.
  */
 static void
 messages_nacked(CqrsLink *link, const CqrsEvent *event)
@@ -508,8 +562,14 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 
 		pg_atomic_fetch_add_u64(&link->slot->nacked, 1);
 		if (message != NULL && !message->withdrawn)
+		{
+			int			nholds = list_length(link->holds->list);
+
 			hold_master(link, message,
 						"broker refused a message with basic.nack");
+			if (list_length(link->holds->list) == nholds)
+				link->renew = true;
+		}
 	}
 	(void) cqrs_window_confirm(link->window, event->tag, event->multiple);
 	link->confirmed_at = GetCurrentTimestamp();
@@ -537,18 +597,8 @@ message_returned(CqrsLink *link, const char *message_id)
 static void
 log_returned(CqrsLink *link, const CqrsOutgoing *message)
 {
-	MemoryContext caller;
-	ListCell   *lc;
-
-	foreach(lc, link->unroutable)
-	{
-		if (strcmp(strVal(lfirst(lc)), message->cqrs_id) == 0)
-			return;
-	}
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	link->unroutable = lappend(link->unroutable,
-							   makeString(pstrdup(message->cqrs_id)));
-	MemoryContextSwitchTo(caller);
+	if (is_told(&link->unroutable, message->cqrs_id))
+		return;
 	ereport(LOG,
 			(errmsg("no queue is bound for messages with routing key \"%s\"",
 					message->routing_key),

@@ -26,6 +26,7 @@
 #include "storage/latch.h"
 #include "storage/procsignal.h"
 
+#include "compat.h"
 #include "lookup.h"
 #include "timing.h"
 
@@ -149,7 +150,7 @@ wait_for_thread(Lookup *lookup, int timeout_ms)
 								   WL_LATCH_SET | WL_TIMEOUT |
 								   WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH,
 								   lookup->pipe[0], rest_ms,
-								   PG_WAIT_EXTENSION);
+								   cqrs_wait_event(CQRS_WAIT_LOOKUP));
 		if (events & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);

@@ -37,6 +37,7 @@
 
 #include "backlog.h"
 #include "catalog.h"
+#include "compat.h"
 #include "hold.h"
 #include "link.h"
 #include "publisher.h"
@@ -283,7 +284,7 @@ finish(Publisher *publisher)
 								 (write ? WL_SOCKET_WRITEABLE : 0) |
 								 WL_EXIT_ON_PM_DEATH,
 								 socket, cqrs_until_ms(deadline),
-								 PG_WAIT_EXTENSION);
+								 cqrs_wait_event(CQRS_WAIT_FINISH));
 		cqrs_link_receive(publisher->link);
 	}
 	cqrs_backlog_finish(publisher->backlog);
@@ -330,7 +331,7 @@ wait_turn(Publisher *publisher)
 	if (connected)
 		wake |= WL_SOCKET_READABLE | (write ? WL_SOCKET_WRITEABLE : 0);
 	if (WaitLatchOrSocket(MyLatch, wake, socket, timeout_ms,
-						  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+						  cqrs_wait_event(CQRS_WAIT_PUBLISHER)) & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
 		cqrs_backlog_look(publisher->backlog);

@@ -133,7 +133,7 @@ cqrs_shared_wait_published(const CqrsMark *mark, TimestampTz deadline)
 				break;
 		}
 		(void) ConditionVariableTimedSleep(&slot->progress, wait_ms,
-										   PG_WAIT_EXTENSION);
+										   cqrs_wait_event(CQRS_WAIT_PUBLISHED));
 	}
 	ConditionVariableCancelSleep();
 	return published;
@@ -192,6 +192,7 @@ cqrs_shared_want_publisher(void)
 
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	slot->wanted = true;
+	slot->hold_until = 0;
 	if (slot->latch != NULL)
 		SetLatch(slot->latch);
 	if (cqrs_shared->launcher != NULL)
@@ -231,7 +232,8 @@ cqrs_shared_vacate(Oid dboid)
 												  deadline);
 		if (gone || wait_ms <= 0)
 			break;
-		ConditionVariableTimedSleep(&slot->left, wait_ms, PG_WAIT_EXTENSION);
+		ConditionVariableTimedSleep(&slot->left, wait_ms,
+									cqrs_wait_event(CQRS_WAIT_VACATE));
 	}
 	ConditionVariableCancelSleep();
 }

@@ -6,7 +6,7 @@
  *
  *	  COMMIT PREPARED			the transaction's messages are now visible, but
  *								no callback of ours has run for them
- *	  DROP EXTENSION and others the publisher leaves
+ *	  DROP EXTENSION			the publisher leaves
  *	  DROP, ALTER DATABASE		need a database without other sessions: the
  *								publisher leaves for some seconds
  *	  CREATE DATABASE			the same for the template; and the new database
@@ -45,6 +45,7 @@ typedef enum Followup
 
 static ProcessUtility_hook_type previous_hook;
 static bool wake_at_commit = false;
+static bool wake_at_abort = false;
 static bool rescan_at_commit = false;
 
 static void process_utility(PlannedStmt *statement, const char *query,
@@ -105,6 +106,15 @@ before_utility(Node *parsetree)
 {
 	switch (nodeTag(parsetree))
 	{
+		case T_DropStmt:
+			if (cqrs_ddl_drops_extension(parsetree) && superuser() &&
+				cqrs_shared_slot(MyDatabaseId, false) != NULL)
+			{
+				wake_at_abort = true;
+				cqrs_shared_vacate(MyDatabaseId);
+			}
+			break;
+
 		case T_DropdbStmt:
 			vacate_database(castNode(DropdbStmt, parsetree)->dbname);
 			break;
@@ -248,10 +258,11 @@ at_transaction_end(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;
-	if (wake_at_commit && event == XACT_EVENT_COMMIT)
+	if ((wake_at_commit && event == XACT_EVENT_COMMIT) ||
+		(wake_at_abort && event == XACT_EVENT_ABORT))
 		cqrs_shared_want_publisher();
 	if (rescan_at_commit && event == XACT_EVENT_COMMIT)
 		cqrs_shared_wake_launcher(true);
-	wake_at_commit = false;
+	wake_at_commit = wake_at_abort = false;
 	rescan_at_commit = false;
 }

@@ -30,6 +30,7 @@
 #include "storage/procsignal.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "lookup.h"
 #include "wire.h"
 #include "timing.h"
@@ -223,7 +224,7 @@ wait_for(int fd, int events, TimestampTz deadline)
 												 WL_TIMEOUT |
 												 WL_EXIT_ON_PM_DEATH,
 												 fd, rest_ms,
-												 PG_WAIT_EXTENSION);
+												 cqrs_wait_event(CQRS_WAIT_CONNECT));
 
 		if (occurred & WL_LATCH_SET)
 		{

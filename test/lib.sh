@@ -127,8 +127,9 @@ build_and_install()
 	$make install DESTDIR="$install" >/dev/null
 
 	if [ "$run_user" != "$(id -un)" ]; then
-		# The extension's scripts: a test adds a version.
+		# The extension: tests add a version, and replace the library.
 		chown -R "$run_user": "$src" "$install$sharedir/extension"
+		chown "$run_user": "$install$pkglibdir"
 		chown "$run_user": "$work"
 	fi
 	pg_bindir=$install$bindir

@@ -20,11 +20,14 @@ RabbitMQ - a private RabbitMQ node for tests
   $broker->resume;                       # SIGCONT
   $broker->stop;
 
+  my @nodes = RabbitMQ->cluster('three', 3);    # they run
+
 =head1 DESCRIPTION
 
 Every node has its own directory, cookie, configuration and Erlang port mapper
 (epmd), and listens on 127.0.0.1 only, so that it meets no other node of the
-machine.  Its ports and its data survive stop, kill9 and start.
+machine; those of a cluster share cookie and port mapper.  Its ports and its
+data survive stop, kill9 and start.
 
 Nodes, and their port mappers, end with the object or with the process that
 created it.  Only processes that were started here are ever signalled.
@@ -58,6 +61,8 @@ my $POLL_INTERVAL_US = 20_000;
 C<dir>: the node's directory, by default one under TESTDIR's F<tmp_check>, or
 a temporary one.  C<schedulers>: the number of Erlang's scheduler threads, 1 by
 default; raise it to measure speed.  C<config>: more lines of rabbitmq.conf.
+C<queue_type>: of the queues that tests declare there.  C<join>: a node whose
+cluster this one joins when it is started for the first time.
 
 =cut
 
@@ -68,6 +73,8 @@ sub new
 	my $self = bless {
 		name       => $name,
 		owner_pid  => $$,
+		queue_type => $params{queue_type},
+		joined     => $params{join},
 		schedulers => $params{schedulers} // 1,
 		pid        => undef,
 		booted     => 0,
@@ -79,9 +86,30 @@ sub new
 	{
 		$self->{ports}{$use} = free_port();
 	}
+	$self->{ports}{epmd} = $self->{joined}{ports}{epmd} if $self->{joined};
 	$self->{node} = "cqrs_${name}_$self->{ports}{dist}\@localhost";
 	$self->_write_configuration($params{config} // '');
 	return $self;
+}
+
+=item RabbitMQ->cluster($name, $count, %params)
+
+Starts a cluster and returns its nodes.  The first one carries the port mapper:
+it has to be there for as long as the others.
+
+=cut
+
+sub cluster
+{
+	my ($class, $name, $count, %params) = @_;
+	my @nodes;
+
+	for my $i (1 .. $count)
+	{
+		push @nodes, $class->new("$name$i", %params, join => $nodes[0]);
+		$nodes[-1]->start;
+	}
+	return @nodes;
 }
 
 sub _make_directory
@@ -131,7 +159,13 @@ sub free_port
 sub _write_configuration
 {
 	my ($self, $more) = @_;
+	my $first = $self->{joined};
 
+	$more .= <<"END" if $first;
+cluster_formation.peer_discovery_backend = classic_config
+cluster_formation.classic_config.nodes.1 = $first->{node}
+cluster_formation.classic_config.nodes.2 = $self->{node}
+END
 	$self->_write_file('rabbitmq.conf', <<"END");
 listeners.tcp.default = 127.0.0.1:$self->{ports}{amqp}
 disk_free_limit.absolute = 1MB
@@ -143,8 +177,11 @@ END
 	$self->_write_file('env.conf',        '');
 	$self->_write_file('enabled_plugins', "[].\n");
 	unlink "$self->{dir}/.erlang.cookie";
-	$self->_write_file('.erlang.cookie',
-		join('', map { chr(65 + int(rand(26))) } 1 .. 20));
+	$self->{cookie} =
+	  $first
+	  ? $first->{cookie}
+	  : join('', map { chr(65 + int(rand(26))) } 1 .. 20);
+	$self->_write_file('.erlang.cookie', $self->{cookie});
 	chmod 0400, "$self->{dir}/.erlang.cookie"
 	  or croak "could not protect the cookie: $!";
 }
@@ -159,7 +196,7 @@ sub _write_file
 	close $fh or croak "could not write $self->{dir}/$file: $!";
 }
 
-=item $broker->name, dir, port, url, pid, log_file
+=item $broker->name, dir, port, url, pid, log_file, queue_type
 
 What they say; pid is undefined while the node is down.
 
@@ -170,6 +207,8 @@ sub dir      { return $_[0]->{dir}; }
 sub port     { return $_[0]->{ports}{amqp}; }
 sub pid      { return $_[0]->{pid}; }
 sub log_file { return "$_[0]->{dir}/rabbitmq.log"; }
+
+sub queue_type { return $_[0]->{queue_type}; }
 
 sub url
 {
@@ -244,7 +283,8 @@ sub start
 	my ($self) = @_;
 
 	croak "node $self->{name} is running" if $self->{pid};
-	$self->_start_epmd unless _is_running($self->{epmd_pid});
+	$self->_start_epmd
+	  unless $self->{joined} || _is_running($self->{epmd_pid});
 	$self->{booted} = 0;
 	$self->{pid}    = $self->_spawn('startup.log', "$BIN/rabbitmq-server");
 	$self->wait_ready;

@@ -157,6 +157,26 @@ $seen{$_} = 1 foreach arrived_keys($broker, 'replica');
 is(join(',', grep { !$seen{$_} } $rows - 59 .. $rows),
 	'', 'everything arrives after the alarm');
 
+# The other alarm.
+$broker->ctl('set_disk_free_limit', '100000GB');
+insert(10, 10);
+wait_for_state($node, 'blocked');
+like(
+	slurp_file($node->logfile),
+	qr/cqrs publisher is blocked by the broker: .*disk/,
+	'the log has the words of the broker');
+restart_node('blocked by a disk alarm');
+$node->start;
+insert(10, 10);
+wait_for_state($node, 'blocked');
+$broker->ctl('set_disk_free_limit', '1MB');
+wait_published($node);
+wait_for_state($node, 'publishing');
+%seen = ();
+$seen{$_} = 1 foreach arrived_keys($broker, 'replica');
+is(join(',', grep { !$seen{$_} } $rows + 1 .. $rows + 20),
+	'', 'everything arrives after the disk alarm');
+
 # No broker.
 $broker->stop;
 wait_for_state($node, 'waiting');
@@ -185,5 +205,40 @@ set_url('amqp://guest:guest@127.0.0.1:' . $full->sockport);
 $node->start;
 wait_until(q{state = 'connecting'});
 restart_node('the address does not accept');
+
+# A name server that does not answer: getaddrinfo() hangs.
+my $shim = "$PostgreSQL::Test::Utils::tmp_check/hang";
+append_to_file("$shim.c", <<'END');
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <string.h>
+#include <unistd.h>
+int
+getaddrinfo(const char *node, const char *service,
+			const struct addrinfo *hints, struct addrinfo **result)
+{
+	int			(*real) (const char *, const char *, const struct addrinfo *,
+						 struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+
+	while (node && strcmp(node, "broker.invalid") == 0 &&
+		   !(hints->ai_flags & AI_NUMERICHOST))
+		pause();
+	return real(node, service, hints, result);
+}
+END
+system_or_bail('cc', '-shared', '-fPIC', '-o', "$shim.so", "$shim.c");
+set_url('amqp://guest:guest@broker.invalid');
+{
+	local $ENV{LD_PRELOAD} = "$shim.so";
+	$node->start;
+}
+wait_until(q{state = 'connecting'});
+is( $node->safe_psql(
+		'postgres', q{SELECT state, query FROM pg_stat_activity
+		WHERE backend_type = 'cqrs publisher'}),
+	'active|connecting to the broker',
+	'pg_stat_activity shows it');
+restart_node('the name server does not answer');
 
 done_testing();

@@ -53,5 +53,21 @@ is($messages[-1]{body}{instance_pk}, 2, 'another host takes over');
 is($node->safe_psql('postgres', 'SELECT parked FROM cqrs.stats'),
 	0, 'nothing is parked');
 
+# Each of them fails, in a way of its own, again and again.
+my $offset = -s $node->logfile;
+my $errors = $node->safe_psql('postgres', 'SELECT errors FROM cqrs.stats');
+$node->append_conf('postgresql.conf',
+	"cqrs.url = 'amqp://does-not-exist.invalid,127.0.0.1:1'");
+$node->reload;
+$node->poll_query_until('postgres',
+	"SELECT errors >= $errors + 8 FROM cqrs.stats")
+  or BAIL_OUT('no further attempts');
+is( scalar(
+		() =
+		  slurp_file($node->logfile, $offset) =~
+		  /cqrs publisher has no connection/g),
+	2,
+	'each failure is logged once');
+
 $node->stop;
 done_testing();

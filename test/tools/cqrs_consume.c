@@ -52,6 +52,7 @@ typedef struct Options
 	const char *url;
 	const char *exchange;
 	const char *queue;
+	const char *queue_type;		/* NULL: the broker's default */
 	const char *bindings[MAX_BINDINGS];
 	int			nbindings;
 	OutputFormat format;
@@ -182,7 +183,17 @@ static long
 declare_all(amqp_connection_state_t conn, const Options *opts)
 {
 	amqp_queue_declare_ok_t *declared;
+	amqp_table_entry_t type = {0};
+	amqp_table_t arguments = {0, &type};
 	long		waiting;
+
+	if (opts->queue_type != NULL)
+	{
+		type.key = as_bytes("x-queue-type");
+		type.value.kind = AMQP_FIELD_KIND_UTF8;
+		type.value.value.bytes = as_bytes(opts->queue_type);
+		arguments.num_entries = 1;
+	}
 
 	amqp_exchange_declare(conn, CHANNEL, as_bytes(opts->exchange),
 						  as_bytes("topic"), 0, 1, 0, 0, amqp_empty_table);
@@ -190,7 +201,7 @@ declare_all(amqp_connection_state_t conn, const Options *opts)
 		return -1;
 
 	declared = amqp_queue_declare(conn, CHANNEL, as_bytes(opts->queue),
-								  0, 1, 0, 0, amqp_empty_table);
+								  0, 1, 0, 0, arguments);
 	if (!check_reply(amqp_get_rpc_reply(conn), "queue"))
 		return -1;
 	waiting = declared->message_count;
@@ -491,6 +502,7 @@ usage(void)
 	fprintf(stderr,
 			"usage: cqrs_consume --url URL --queue QUEUE [OPTION]...\n"
 			"  --exchange NAME    topic exchange, default cqrs\n"
+			"  --queue-type TYPE  classic or quorum\n"
 			"  --bind KEY         bind the queue to KEY; repeatable\n"
 			"  --declare-only     declare exchange, queue and bindings, then exit\n"
 			"  --count N          exit after N messages\n"
@@ -532,6 +544,7 @@ parse_options(int argc, char **argv)
 		{"url", required_argument, NULL, 'u'},
 		{"exchange", required_argument, NULL, 'e'},
 		{"queue", required_argument, NULL, 'q'},
+		{"queue-type", required_argument, NULL, 'T'},
 		{"bind", required_argument, NULL, 'b'},
 		{"declare-only", no_argument, NULL, 'd'},
 		{"count", required_argument, NULL, 'c'},
@@ -559,6 +572,9 @@ parse_options(int argc, char **argv)
 				break;
 			case 'q':
 				opts.queue = optarg;
+				break;
+			case 'T':
+				opts.queue_type = optarg;
 				break;
 			case 'b':
 				if (opts.nbindings == MAX_BINDINGS)
