@@ -20,10 +20,12 @@
  * States of a publisher.  STOPPED: no process.  STARTING → UNCONFIGURED,
  * PAUSED or CONNECTING.  UNCONFIGURED (no cqrs.url) → CONNECTING once a URL is
  * set.  PAUSED → CONNECTING on cqrs_resume().  CONNECTING → PUBLISHING, or
- * WAITING after a failure.  WAITING (for the next attempt) → CONNECTING.
+ * WAITING after a failure.  WAITING (for the next attempt, or for lane 0) →
+ * CONNECTING.
  * PUBLISHING (connected) → BLOCKED while the broker asks for silence, WAITING
  * when the connection is lost, PAUSED, UNCONFIGURED.  BLOCKED → as PUBLISHING.
  * CONNECTING → STANDING_BY while another publisher has the lease → CONNECTING.
+ * Lanes above 0 also get there from PUBLISHING and WAITING, when lane 0 does.
  * Any → STOPPED.
  */
 typedef enum CqrsPublisherState
