@@ -108,8 +108,8 @@ typedef struct CqrsSlot
 	TimestampTz hold_until;		/* but not start one before this */
 	ConditionVariable left;		/* broadcast when a publisher goes */
 
-	pg_atomic_uint32 nlanes;	/* in force, 0: none yet; changes only while no
-								 * publisher runs; readable without a lock */
+	pg_atomic_uint32 nlanes;	/* in force, 0: none yet; changes only while
+								 * no publisher runs; readable without a lock */
 	pg_atomic_uint64 next_batch;	/* next batch of ids, 0: not known yet */
 	pg_atomic_uint64 commits;	/* transactions with messages, so that the
 								 * publishers see if there is anything new */

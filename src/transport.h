@@ -93,8 +93,8 @@ typedef struct CqrsTransport
 {
 	/*
 	 * Connect, take the lease if it and "vacant" are free, and make the
-	 * exchange ready.  Waits for at
-	 * most the timeouts of the options.  NULL on failure.
+	 * exchange ready.  Waits for at most the timeouts of the options.  NULL
+	 * on failure.
 	 */
 	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
 								CqrsFailure *failure);
