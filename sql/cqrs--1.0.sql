@@ -487,7 +487,9 @@ BEGIN
 
 	item := 'publisher'; status := 'ok'; remedy := NULL;
 	SELECT count(l.pid) AS n, count(*) AS lanes, string_agg(l.pid::text, ', ' ORDER BY l.lane) AS pids,
-		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.pid IS NULL) AS missing
+		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.pid IS NULL) AS missing,
+		count(l.connected_at) AS connected,
+		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.connected_at IS NULL) AS waiting
 		INTO running FROM cqrs.lanes l;
 	detail := format('process %s, %s', running.pids, stats.state);
 	IF pg_is_in_recovery() THEN
@@ -511,7 +513,9 @@ BEGIN
 		remedy := 'see to memory and disk of the broker';
 	ELSIF stats.connected_at IS NULL THEN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
-		detail := 'not connected' || coalesce(', last error: ' || stats.last_error, '');
+		detail := CASE running.connected WHEN 0 THEN 'not connected'
+			ELSE format('connected, but not lane %s', running.waiting) END
+			|| coalesce(', last error: ' || stats.last_error, '');
 		remedy := 'see to the items above, then to the broker, its address and its user';
 	ELSIF stats.held > 0 THEN
 		status := 'error';
