@@ -49,17 +49,14 @@ cqrs_lane_attach(CqrsPlace *place, int number)
 {
 	CqrsSlot   *slot = cqrs_shared_my_slot();
 	CqrsLane   *lane = &slot->lanes[number];
+	bool		known;
 	bool		attached;
 
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	/* Nobody knew that the database has the extension. */
+	/* Whether the launcher knows that the database has the extension. */
+	known = slot->wanted && pg_atomic_read_u32(&slot->nlanes) != 0;
 	if (pg_atomic_read_u32(&slot->nlanes) == 0)
-	{
 		cqrs_shared_set_lanes(slot, cqrs_publishers);
-		slot->wanted = true;
-		if (cqrs_shared->launcher != NULL)
-			SetLatch(cqrs_shared->launcher);
-	}
 	place->slot = slot;
 	place->lane = lane;
 	place->number = number;
@@ -72,6 +69,9 @@ cqrs_lane_attach(CqrsPlace *place, int number)
 		lane->started_at = GetCurrentTimestamp();
 		pg_atomic_write_u32(&lane->state, CQRS_STARTING);
 		slot->wanted = true;
+		/* The other lanes are to be started. */
+		if (!known && cqrs_shared->launcher != NULL)
+			SetLatch(cqrs_shared->launcher);
 	}
 	LWLockRelease(cqrs_shared->lock);
 	return attached;

@@ -269,6 +269,16 @@ is($status, 0, 'DROP DATABASE with several publishers') or diag $stderr;
 
 # A copy does not publish while any lane of the original is connected.
 $node->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'copy', has_streaming => 1);
+$standby->start;
+is($standby->safe_psql('postgres', 'SELECT state FROM cqrs.stats'),
+	'stopped', 'a standby has no publisher');
+$standby->promote;
+$standby->poll_query_until('postgres',
+	'SELECT count(pid) = 3 FROM cqrs.lanes')
+  or BAIL_OUT('not all lanes of the promoted standby are started');
+$standby->stop;
 kill 'STOP', my $leader = lane_pid(0);
 RabbitMQ->poll_until(
 	sub {
