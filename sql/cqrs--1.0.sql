@@ -193,16 +193,29 @@ CREATE FUNCTION cqrs.wake_publisher() RETURNS void
 COMMENT ON FUNCTION cqrs.wake_publisher() IS 'has the publisher started, or look at its settings, after the commit';
 REVOKE ALL ON FUNCTION cqrs.wake_publisher() FROM PUBLIC;
 
-CREATE FUNCTION cqrs.publisher_stats(OUT pid integer, OUT state text,
+-- A row for each lane in force, and for those that have been since the start of
+-- the server; "lanes" is how many are in force.
+CREATE FUNCTION cqrs.publisher_stats(OUT lane integer, OUT lanes integer,
+		OUT pid integer, OUT state text,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
-		OUT connects bigint, OUT reconnects bigint, OUT published bigint,
+		OUT connects bigint, OUT published bigint,
 		OUT confirmed bigint, OUT returned bigint, OUT nacked bigint,
 		OUT held bigint, OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
 		OUT stats_since timestamptz)
-	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION cqrs.publisher_stats() IS 'what the publisher of this database has done; see cqrs.stats';
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT ROWS 1;
+COMMENT ON FUNCTION cqrs.publisher_stats() IS 'what the publishers of this database have done; see cqrs.stats and cqrs.lanes';
 REVOKE ALL ON FUNCTION cqrs.publisher_stats() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cqrs.publisher_stats() TO pg_monitor;
+
+CREATE VIEW cqrs.lanes AS
+	SELECT p.lane, p.pid, p.state, p.started_at, p.connected_at, p.connects,
+		p.published, p.confirmed, p.returned, p.nacked, p.held, p.errors,
+		p.last_error, p.last_error_at
+	FROM cqrs.publisher_stats() p
+	WHERE p.lane < p.lanes;
+COMMENT ON VIEW cqrs.lanes IS 'state and counters of each publisher of this database';
+GRANT SELECT ON cqrs.lanes TO pg_monitor;
 
 CREATE VIEW cqrs.stats AS
 	SELECT pg_catalog.current_database() AS datname, p.pid, p.state,
@@ -210,7 +223,21 @@ CREATE VIEW cqrs.stats AS
 		p.confirmed, p.returned, p.nacked, o.pending,
 		pg_catalog.clock_timestamp() - o.oldest AS oldest_pending_age,
 		p.held, k.parked, p.errors, p.last_error, p.last_error_at, p.stats_since
-	FROM cqrs.publisher_stats() p,
+	FROM (SELECT min(l.pid) FILTER (WHERE l.lane = 0) AS pid,
+			(array_agg(l.state ORDER BY pg_catalog.array_position(
+				ARRAY['stopped', 'starting', 'unconfigured', 'paused', 'standing by',
+					'waiting', 'connecting', 'blocked', 'publishing'], l.state))
+				FILTER (WHERE l.lane < l.lanes))[1] AS state,
+			max(l.started_at) FILTER (WHERE l.lane < l.lanes) AS started_at,
+			CASE WHEN count(l.connected_at) = max(l.lanes) THEN max(l.connected_at) END AS connected_at,
+			sum(l.connects)::bigint AS connects,
+			sum(greatest(l.connects - 1, 0))::bigint AS reconnects,
+			sum(l.published)::bigint AS published, sum(l.confirmed)::bigint AS confirmed,
+			sum(l.returned)::bigint AS returned, sum(l.nacked)::bigint AS nacked,
+			max(l.held) AS held, sum(l.errors)::bigint AS errors,
+			(array_agg(l.last_error ORDER BY l.last_error_at DESC NULLS LAST))[1] AS last_error,
+			max(l.last_error_at) AS last_error_at, max(l.stats_since) AS stats_since
+		 FROM cqrs.publisher_stats() l) p,
 		(SELECT coalesce(sum(s.last_id - greatest(s.id - 1, w.id)), 0)::bigint AS pending,
 			min(s.committed_at) AS oldest
 		 FROM (SELECT id, last_id, committed_at FROM cqrs.segment_0
@@ -219,7 +246,7 @@ CREATE VIEW cqrs.stats AS
 			cqrs.current_watermark() w(id)
 		 WHERE s.last_id > w.id) o,
 		(SELECT count(*) AS parked FROM cqrs.parked) k;
-COMMENT ON VIEW cqrs.stats IS 'state, counters and backlog of the publisher of this database';
+COMMENT ON VIEW cqrs.stats IS 'state, counters and backlog of the publishers of this database';
 GRANT SELECT ON cqrs.stats TO pg_monitor;
 
 CREATE FUNCTION @extschema@.cqrs_pause() RETURNS void
@@ -433,6 +460,7 @@ CREATE FUNCTION @extschema@.cqrs_check(OUT item text, OUT status text,
 	AS $$
 DECLARE
 	stats record;
+	running record;
 	master record;
 	trouble text;
 	missing boolean;
@@ -458,12 +486,19 @@ BEGIN
 	RETURN NEXT;
 
 	item := 'publisher'; status := 'ok'; remedy := NULL;
-	detail := format('process %s, %s', stats.pid, stats.state);
+	SELECT count(l.pid) AS n, count(*) AS lanes, string_agg(l.pid::text, ', ' ORDER BY l.lane) AS pids,
+		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.pid IS NULL) AS missing,
+		count(l.connected_at) AS connected,
+		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.connected_at IS NULL) AS waiting
+		INTO running FROM cqrs.lanes l;
+	detail := format('process %s, %s', running.pids, stats.state);
 	IF pg_is_in_recovery() THEN
 		detail := 'nothing publishes on a standby';
-	ELSIF stats.pid IS NULL THEN
+	ELSIF running.n < running.lanes THEN
 		status := 'error';
-		detail := 'no publisher runs' || coalesce(', last error: ' || stats.last_error, '');
+		detail := CASE running.n WHEN 0 THEN 'no publisher runs'
+			ELSE format('publishers run, but not that of lane %s', running.missing) END
+			|| coalesce(', last error: ' || stats.last_error, '');
 		remedy := format('look into the server''s log; is max_worker_processes (%s) large enough?',
 			current_setting('max_worker_processes'));
 	ELSIF stats.state = 'paused' THEN
@@ -478,7 +513,9 @@ BEGIN
 		remedy := 'see to memory and disk of the broker';
 	ELSIF stats.connected_at IS NULL THEN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
-		detail := 'not connected' || coalesce(', last error: ' || stats.last_error, '');
+		detail := CASE running.connected WHEN 0 THEN 'not connected'
+			ELSE format('connected, but not lane %s', running.waiting) END
+			|| coalesce(', last error: ' || stats.last_error, '');
 		remedy := 'see to the items above, then to the broker, its address and its user';
 	ELSIF stats.held > 0 THEN
 		status := 'error';

@@ -53,6 +53,7 @@ INSERT INTO probe (object, what, command) VALUES
 	('public.cqrs_pause', 'cqrs_pause', 'SELECT cqrs_pause()'),
 	('public.cqrs_resume', 'cqrs_resume', 'SELECT cqrs_resume()'),
 	('cqrs.stats', 'SELECT cqrs.stats', 'TABLE cqrs.stats'),
+	('cqrs.lanes', 'SELECT cqrs.lanes', 'TABLE cqrs.lanes'),
 	('cqrs.publisher_stats', 'cqrs.publisher_stats', 'SELECT cqrs.publisher_stats()'),
 	('cqrs.progress_sync', 'SELECT cqrs.progress_sync', 'TABLE cqrs.progress_sync'),
 	('cqrs.parked', 'SELECT cqrs.parked', 'TABLE cqrs.parked'),

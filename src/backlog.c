@@ -12,6 +12,9 @@
  * before the watermark may pass it: a crash in between leaves it both parked
  * and pending, and the reader then passes it over.
  *
+ * Of several publishers, lane 0 saves the watermark of all and recycles.  Any
+ * of them saves it at its end, so that the last one leaves nothing unsaved.
+ *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
  *-------------------------------------------------------------------------
@@ -26,6 +29,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -48,7 +52,7 @@
 
 struct CqrsBacklog
 {
-	CqrsSlot   *slot;
+	const CqrsPlace *place;
 	Oid			extension;		/* that it publishes for */
 	CqrsWindow *window;
 	CqrsHolds  *holds;
@@ -61,7 +65,7 @@ struct CqrsBacklog
 	uint64		commits;		/* of the slot, when the outbox was last read */
 	TimestampTz read_at;		/* when the outbox was last read */
 
-	int64		saved_watermark;
+	int64		saved_watermark;	/* of all lanes; by lane 0 only */
 	TimestampTz saved_at;
 	bool		recycle;		/* the watermark has moved since segments were
 								 * last looked at */
@@ -71,6 +75,7 @@ struct CqrsBacklog
 static bool read_is_due(const CqrsBacklog *backlog, bool connected);
 static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
+static int64 unsaved_watermark(const CqrsBacklog *backlog);
 static void park_refused(CqrsBacklog *backlog);
 static void check_extension(CqrsBacklog *backlog);
 static void read_settings(CqrsBacklog *backlog);
@@ -80,18 +85,21 @@ static bool recycle_is_due(const CqrsBacklog *backlog);
 static void recycle_segments(CqrsBacklog *backlog);
 
 CqrsBacklog *
-cqrs_backlog_create(CqrsSlot *slot, Oid extension, CqrsWindow *window,
-					CqrsHolds *holds)
+cqrs_backlog_create(const CqrsPlace *place, Oid extension,
+					CqrsWindow *window, CqrsHolds *holds)
 {
 	CqrsBacklog *backlog = MemoryContextAllocZero(TopMemoryContext,
 												  sizeof(CqrsBacklog));
 
-	backlog->slot = slot;
+	backlog->place = place;
 	backlog->extension = extension;
 	backlog->window = window;
 	backlog->holds = holds;
 	backlog->saved_watermark = cqrs_outbox_watermark();
-	backlog->reader = cqrs_reader_create(backlog->saved_watermark, holds);
+	backlog->reader = cqrs_reader_create(place,
+										 cqrs_lane_begin(place, extension,
+														 backlog->saved_watermark),
+										 holds);
 	backlog->look = true;
 	backlog->more = true;
 	return backlog;
@@ -169,7 +177,7 @@ cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
 		wait_ms = cqrs_sooner_ms(wait_ms, HOLE_INTERVAL_MS);
 	if (connected)
 		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_holds_wait_ms(backlog->holds));
-	if (watermark(backlog) != backlog->saved_watermark)
+	if (unsaved_watermark(backlog) != backlog->saved_watermark)
 		wait_ms = cqrs_sooner_ms(wait_ms, SAVE_INTERVAL_MS);
 	return wait_ms;
 }
@@ -184,17 +192,36 @@ cqrs_backlog_show_progress(const CqrsBacklog *backlog)
 	if (!backlog->more)
 		unconfirmed = min_id == PG_INT64_MAX ? PG_UINT64_MAX :
 			cqrs_batch_of(min_id);
-	cqrs_shared_set_progress(backlog->slot, unconfirmed, backlog->commits,
+	cqrs_shared_set_progress(backlog->place->slot, backlog->place->lane,
+							 unconfirmed, backlog->commits,
 							 cqrs_batch_of(watermark(backlog) + 1));
+	cqrs_lane_set_watermark(backlog->place, watermark(backlog));
 }
 
 void
 cqrs_backlog_finish(CqrsBacklog *backlog)
 {
-	if (watermark(backlog) == backlog->saved_watermark)
+	const CqrsObjects *objects;
+
+	cqrs_lane_set_watermark(backlog->place, watermark(backlog));
+	if (backlog->place->nlanes == 1 &&
+		watermark(backlog) == backlog->saved_watermark)
 		return;
+
 	StartTransactionCommand();
-	cqrs_outbox_set_watermark(watermark(backlog));
+	objects = cqrs_catalog_objects(true);
+	if (objects != NULL && objects->extension == backlog->extension)
+	{
+		int64		saved;
+		int64		reached;
+
+		/* Lanes that end at the same time: the last one has the highest. */
+		LockRelationOid(objects->watermark, ShareUpdateExclusiveLock);
+		saved = cqrs_outbox_watermark();
+		reached = cqrs_lane_watermark(backlog->place, saved);
+		if (reached > saved)
+			cqrs_outbox_set_watermark(reached);
+	}
 	CommitTransactionCommand();
 }
 
@@ -207,27 +234,39 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 		return false;
 	return backlog->more ||
 		cqrs_holds_are_due(backlog->holds, backlog->window) ||
-		backlog->commits != pg_atomic_read_u64(&backlog->slot->commits) ||
+		backlog->commits != pg_atomic_read_u64(&backlog->place->slot->commits) ||
 		(cqrs_reader_has_holes(backlog->reader) &&
 		 cqrs_until_after_ms(backlog->read_at,
 							 HOLE_INTERVAL_MS) == 0);
 }
 
+/* A lane does not know whether the others are at rest. */
 static bool
 save_is_due(const CqrsBacklog *backlog)
 {
-	if (cqrs_window_bytes(backlog->window) > 0 &&
+	if ((cqrs_window_bytes(backlog->window) > 0 ||
+		 backlog->place->nlanes > 1) &&
 		cqrs_until_after_ms(backlog->saved_at,
 							SAVE_INTERVAL_MS) > 0)
 		return false;
-	return watermark(backlog) !=
-		backlog->saved_watermark;
+	return unsaved_watermark(backlog) != backlog->saved_watermark;
 }
 
+/* Of this lane. */
 static int64
 watermark(const CqrsBacklog *backlog)
 {
 	return cqrs_reader_watermark(backlog->reader, backlog->window);
+}
+
+/* What is to be saved by this lane: of lane 0, how far all of them are. */
+static int64
+unsaved_watermark(const CqrsBacklog *backlog)
+{
+	if (backlog->place->number != 0)
+		return backlog->saved_watermark;
+	return backlog->place->nlanes == 1 ? watermark(backlog) :
+		cqrs_lane_watermark(backlog->place, backlog->saved_watermark);
 }
 
 static void
@@ -257,7 +296,7 @@ check_extension(CqrsBacklog *backlog)
 	if (objects == NULL)
 	{
 		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-		backlog->slot->wanted = false;
+		backlog->place->slot->wanted = false;
 		LWLockRelease(cqrs_shared->lock);
 	}
 	proc_exit(1);
@@ -302,7 +341,7 @@ static void
 read_outbox(CqrsBacklog *backlog)
 {
 	/* Before reading: what commits meanwhile is read next time. */
-	backlog->commits = pg_atomic_read_u64(&backlog->slot->commits);
+	backlog->commits = pg_atomic_read_u64(&backlog->place->slot->commits);
 	backlog->read_at = GetCurrentTimestamp();
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -312,11 +351,12 @@ read_outbox(CqrsBacklog *backlog)
 static void
 save_watermark(CqrsBacklog *backlog)
 {
-	int64		reached = watermark(backlog);
+	int64		reached = unsaved_watermark(backlog);
 
 	if (reached != backlog->saved_watermark)
 		cqrs_outbox_set_watermark(reached);
 	backlog->saved_watermark = reached;
+	cqrs_lane_has_saved(backlog->place, reached);
 	backlog->saved_at = GetCurrentTimestamp();
 	backlog->recycle = true;
 }
@@ -334,7 +374,7 @@ static void
 recycle_segments(CqrsBacklog *backlog)
 {
 	bool		idle = cqrs_window_bytes(backlog->window) == 0 &&
-	!backlog->more;
+	!backlog->more && backlog->saved_watermark == watermark(backlog);
 
 	backlog->recycled_at = GetCurrentTimestamp();
 	backlog->recycle = !cqrs_outbox_recycle(backlog->saved_watermark, idle);

@@ -11,16 +11,16 @@
 #include "postgres.h"
 
 #include "hold.h"
-#include "shared.h"
+#include "lane.h"
 #include "window.h"
 
 typedef struct CqrsBacklog CqrsBacklog;
 
 /*
- * Publish for "extension" what is above the watermark, by way of "window"; in
- * a transaction.
+ * Publish for "extension" what is above the watermark and belongs to "place",
+ * by way of "window"; in a transaction.
  */
-extern CqrsBacklog *cqrs_backlog_create(CqrsSlot *slot, Oid extension,
+extern CqrsBacklog *cqrs_backlog_create(const CqrsPlace *place, Oid extension,
 										CqrsWindow *window, CqrsHolds *holds);
 
 /* Have the next turn look at the catalog, whatever else is due. */
@@ -44,7 +44,7 @@ extern bool cqrs_backlog_paused(const CqrsBacklog *backlog);
  */
 extern const char *cqrs_backlog_identity(const CqrsBacklog *backlog);
 
-/* Show those who wait for their messages what is confirmed. */
+/* Show what is confirmed, to those who wait for it and to the other lanes. */
 extern void cqrs_backlog_show_progress(const CqrsBacklog *backlog);
 
 /* Save what is confirmed, at the end. */

@@ -23,6 +23,7 @@
 
 #include "compat.h"
 #include "guc.h"
+#include "shared.h"
 #include "url.h"
 
 /* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
@@ -45,6 +46,7 @@ int			cqrs_confirm_timeout_ms;
 int			cqrs_reconnect_delay_ms;
 int			cqrs_reconnect_delay_max_ms;
 int			cqrs_max_databases;
+int			cqrs_publishers;
 char	   *cqrs_ssl_ca_file;
 char	   *cqrs_ssl_cert_file;
 char	   *cqrs_ssl_key_file;
@@ -234,6 +236,14 @@ define_publisher_settings(void)
 							&cqrs_max_databases,
 							64, 1, 10000,
 							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.publishers",
+							"Number of publishers of each database, each with a connection to the broker.",
+							"The messages of one row are always published by the same one.",
+							&cqrs_publishers,
+							1, 1, CQRS_MAX_LANES,
+							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.reconnect_delay",

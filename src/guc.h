@@ -41,6 +41,7 @@ extern int	cqrs_confirm_timeout_ms;	/* 0: wait for ever */
 extern int	cqrs_reconnect_delay_ms;
 extern int	cqrs_reconnect_delay_max_ms;
 extern int	cqrs_max_databases;
+extern int	cqrs_publishers;	/* per database */
 extern char *cqrs_ssl_ca_file;	/* "": the system's */
 extern char *cqrs_ssl_cert_file;	/* "": none */
 extern char *cqrs_ssl_key_file; /* "": none */

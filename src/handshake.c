@@ -19,6 +19,8 @@ static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer
 				 int heartbeat_s);
 static bool take_lease(CqrsConnection *connection, const char *name,
 					   CqrsFailure *failure);
+static bool check_vacant(CqrsConnection *connection, List *names,
+						 CqrsFailure *failure);
 
 bool
 cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s,
@@ -121,7 +123,8 @@ cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *opt
 						   AMQP_CHANNEL_OPEN_METHOD, &open);
 	if (!cqrs_amqp_await(connection, AMQP_CHANNEL_OPEN_OK_METHOD, "open a channel",
 						 &frame, failure) ||
-		!take_lease(connection, options->lease, failure))
+		!take_lease(connection, options->lease, failure) ||
+		!check_vacant(connection, options->vacant, failure))
 		return false;
 
 	cqrs_amqp_declare_exchange(connection, options->exchange);
@@ -151,6 +154,31 @@ take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 						   AMQP_QUEUE_DECLARE_METHOD, &declare);
 	return cqrs_amqp_await(connection, AMQP_QUEUE_DECLARE_OK_METHOD,
 						   "declare the queue of the lease", &frame, failure);
+}
+
+/*
+ * Deleting a queue that does not exist succeeds; one that is exclusive to
+ * another connection is refused, and the channel closed.  Only the last one is
+ * waited for: the broker deals with them in their order.
+ */
+static bool
+check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
+{
+	amqp_frame_t frame;
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		amqp_queue_delete_t delete = {0};
+
+		delete.queue = amqp_cstring_bytes(lfirst(lc));
+		delete.nowait = lnext(names, lc) != NULL;
+		cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+							   AMQP_QUEUE_DELETE_METHOD, &delete);
+	}
+	return names == NIL ||
+		cqrs_amqp_await(connection, AMQP_QUEUE_DELETE_OK_METHOD,
+						"take the lease of all lanes", &frame, failure);
 }
 
 bool

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * launcher.c
- *	  The process that keeps a publisher in each database that needs one.
+ *	  The process that keeps publishers in each database that needs them.
  *
  * It is connected to no database, so it pins none.  Only a process in a
  * database can tell whether that has the extension: when the launcher starts,
@@ -9,6 +9,11 @@
  * that it does not know; one that finds no extension leaves at once.  From
  * then on backends ask for a publisher (CREATE EXTENSION, or a commit that
  * finds none) by a flag in the database's slot and the launcher's latch.
+ *
+ * A database has cqrs.publishers publishers, its lanes.  Their number decides
+ * whose message is whose, so it must be one for all: when the setting has
+ * changed they are told to end, and only when none is left the new number comes
+ * into force, in the database's slot, and new ones are started.
  *
  * A publisher that ends is started again after RESTART_DELAY_MS, unless it
  * has said that it is not wanted any more.  The postmaster tells the launcher
@@ -40,6 +45,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "guc.h"
 #include "launcher.h"
 #include "shared.h"
 
@@ -57,8 +63,10 @@ typedef struct Charge
 {
 	Oid			dboid;
 	bool		probe;			/* not known yet to have the extension */
-	TimestampTz started_at;		/* last attempt, 0: none */
-	BackgroundWorkerHandle *worker; /* what was started last, or NULL */
+	bool		settled;		/* it has as many lanes as it is to have */
+	TimestampTz started_at[CQRS_MAX_LANES]; /* last attempt, 0: none */
+	BackgroundWorkerHandle *workers[CQRS_MAX_LANES];	/* what was started
+														 * last, or NULL */
 } Charge;
 
 static List *charges = NIL;
@@ -72,11 +80,15 @@ static void adopt_slots(void);
 static Charge *find_charge(Oid dboid);
 static Charge *add_charge(Oid dboid, bool probe);
 static long start_publishers(void);
+static int	settle_charges(void);
+static bool settle(Charge *charge);
 static bool is_probe(const Charge *charge);
-static bool is_running(Charge *charge);
-static long start_delay_ms(const Charge *charge, TimestampTz now);
+static bool has_publishers(Charge *charge);
+static bool is_running(Charge *charge, int lane);
+static long start_delay_ms(const Charge *charge, int lane, TimestampTz now);
 static bool is_open(Oid dboid);
-static bool start_publisher(Charge *charge);
+static bool start_publisher(Charge *charge, int lane);
+static void warn_no_worker(int lane);
 
 void
 cqrs_launcher_init(void)
@@ -116,6 +128,12 @@ cqrs_launcher_main(Datum arg)
 		long		delay_ms;
 		bool		rescan;
 
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
 		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 		rescan = cqrs_shared->rescan;
 		cqrs_shared->rescan = false;
@@ -132,11 +150,6 @@ cqrs_launcher_main(Datum arg)
 						 delay_ms, cqrs_wait_event(CQRS_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
 	}
 
 	/* Not 0: the postmaster would not start it again. */
@@ -218,7 +231,7 @@ forget_databases(List *existing)
 	{
 		Charge	   *charge = lfirst(lc);
 
-		if (list_member_oid(existing, charge->dboid) || is_running(charge))
+		if (list_member_oid(existing, charge->dboid) || has_publishers(charge))
 			continue;
 		charges = foreach_delete_current(charges, lc);
 		pfree(charge);
@@ -229,7 +242,7 @@ forget_databases(List *existing)
 	{
 		CqrsSlot   *slot = &cqrs_shared->slots[i];
 
-		if (OidIsValid(slot->dboid) && slot->pid == 0 &&
+		if (OidIsValid(slot->dboid) && !cqrs_shared_is_occupied(slot) &&
 			!list_member_oid(existing, slot->dboid))
 			slot->dboid = InvalidOid;
 	}
@@ -280,13 +293,54 @@ add_charge(Oid dboid, bool probe)
 
 /*
  * Start what has to be started now.  Returns the time until the next start in
- * milliseconds, or -1 when there is none to wait for.
+ * milliseconds, or -1 when there is none to wait for.  Where workers are few,
+ * each database has its lane 0 before any has another one.
  */
 static long
 start_publishers(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	long		wait_ms = -1;
+	int			nprobes = settle_charges();
+
+	for (int lane = 0; lane < cqrs_publishers; lane++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, charges)
+		{
+			Charge	   *charge = lfirst(lc);
+			long		delay_ms;
+
+			if (is_running(charge, lane))
+				continue;
+			delay_ms = start_delay_ms(charge, lane, now);
+			if (delay_ms < 0)
+				continue;
+			if (is_probe(charge) && nprobes >= MAX_PROBES)
+				delay_ms = RESTART_DELAY_MS;
+			if (delay_ms == 0 && !is_open(charge->dboid))
+				delay_ms = CLOSED_DELAY_MS;
+			if (delay_ms == 0)
+			{
+				if (start_publisher(charge, lane))
+				{
+					nprobes += is_probe(charge) ? 1 : 0;
+					continue;
+				}
+				delay_ms = NO_WORKER_DELAY_MS;
+			}
+			if (wait_ms < 0 || delay_ms < wait_ms)
+				wait_ms = delay_ms;
+		}
+	}
+	return wait_ms;
+}
+
+/* See to the number of lanes; returns how many probes are under way. */
+static int
+settle_charges(void)
+{
 	int			nprobes = 0;
 	ListCell   *lc;
 
@@ -294,37 +348,48 @@ start_publishers(void)
 	{
 		Charge	   *charge = lfirst(lc);
 
-		if (is_probe(charge) && is_running(charge))
+		charge->settled = settle(charge);
+		if (is_probe(charge) && is_running(charge, 0))
 			nprobes++;
 	}
+	return nprobes;
+}
 
-	foreach(lc, charges)
+/*
+ * Whether a database has as many lanes in force as it is to have.  If not, they
+ * are told to end, and if none is left, the number is changed.
+ */
+static bool
+settle(Charge *charge)
+{
+	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
+	uint32		nlanes;
+
+	if (slot == NULL)
+		return false;
+	nlanes = pg_atomic_read_u32(&slot->nlanes);
+	if (nlanes == cqrs_publishers)
+		return true;
+	if (!has_publishers(charge))
 	{
-		Charge	   *charge = lfirst(lc);
-		long		delay_ms;
-
-		if (is_running(charge))
-			continue;
-		delay_ms = start_delay_ms(charge, now);
-		if (delay_ms < 0)
-			continue;
-		if (is_probe(charge) && nprobes >= MAX_PROBES)
-			delay_ms = RESTART_DELAY_MS;
-		if (delay_ms == 0 && !is_open(charge->dboid))
-			delay_ms = CLOSED_DELAY_MS;
-		if (delay_ms == 0)
-		{
-			if (start_publisher(charge))
-			{
-				nprobes += is_probe(charge) ? 1 : 0;
-				continue;
-			}
-			delay_ms = NO_WORKER_DELAY_MS;
-		}
-		if (wait_ms < 0 || delay_ms < wait_ms)
-			wait_ms = delay_ms;
+		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+		/* There may be one that an earlier launcher has started. */
+		if (!cqrs_shared_is_occupied(slot))
+			cqrs_shared_set_lanes(slot, cqrs_publishers);
+		nlanes = pg_atomic_read_u32(&slot->nlanes);
+		LWLockRelease(cqrs_shared->lock);
 	}
-	return wait_ms;
+	/* A first one that is about to start decides the number itself. */
+	if (nlanes != cqrs_publishers && nlanes > 0)
+	{
+		for (int lane = 0; lane < CQRS_MAX_LANES; lane++)
+		{
+			if (charge->workers[lane] != NULL)
+				TerminateBackgroundWorker(charge->workers[lane]);
+		}
+		cqrs_shared_end_publishers(slot);
+	}
+	return nlanes == cqrs_publishers;
 }
 
 /* Whether a database has not shown yet that it has the extension. */
@@ -336,21 +401,32 @@ is_probe(const Charge *charge)
 	return charge->probe && (slot == NULL || !*(volatile bool *) &slot->wanted);
 }
 
+static bool
+has_publishers(Charge *charge)
+{
+	for (int lane = 0; lane < CQRS_MAX_LANES; lane++)
+	{
+		if (is_running(charge, lane))
+			return true;
+	}
+	return false;
+}
+
 /* Whether a publisher runs, or is about to, in a database. */
 static bool
-is_running(Charge *charge)
+is_running(Charge *charge, int lane)
 {
 	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
 	pid_t		pid;
 
-	if (charge->worker != NULL)
+	if (charge->workers[lane] != NULL)
 	{
-		if (GetBackgroundWorkerPid(charge->worker, &pid) != BGWH_STOPPED)
+		if (GetBackgroundWorkerPid(charge->workers[lane], &pid) != BGWH_STOPPED)
 			return true;
-		pfree(charge->worker);
-		charge->worker = NULL;
+		pfree(charge->workers[lane]);
+		charge->workers[lane] = NULL;
 	}
-	return slot != NULL && *(volatile pid_t *) &slot->pid != 0;
+	return slot != NULL && *(volatile pid_t *) &slot->lanes[lane].pid != 0;
 }
 
 /*
@@ -358,17 +434,18 @@ is_running(Charge *charge)
  * wanted.  A probe is made once.
  */
 static long
-start_delay_ms(const Charge *charge, TimestampTz now)
+start_delay_ms(const Charge *charge, int lane, TimestampTz now)
 {
 	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
-	bool		wanted = charge->probe && charge->started_at == 0;
-	TimestampTz when = charge->started_at == 0 ? 0 :
-	TimestampTzPlusMilliseconds(charge->started_at, RESTART_DELAY_MS);
+	TimestampTz started_at = charge->started_at[lane];
+	bool		wanted = lane == 0 && charge->probe && started_at == 0;
+	TimestampTz when = started_at == 0 ? 0 :
+	TimestampTzPlusMilliseconds(started_at, RESTART_DELAY_MS);
 
 	if (slot != NULL)
 	{
 		LWLockAcquire(cqrs_shared->lock, LW_SHARED);
-		wanted = wanted || slot->wanted;
+		wanted = (wanted || slot->wanted) && charge->settled;
 		when = Max(when, slot->hold_until);
 		LWLockRelease(cqrs_shared->lock);
 	}
@@ -404,7 +481,7 @@ is_open(Oid dboid)
 }
 
 static bool
-start_publisher(Charge *charge)
+start_publisher(Charge *charge, int lane)
 {
 	BackgroundWorker worker = {0};
 	MemoryContext caller;
@@ -414,29 +491,42 @@ start_publisher(Charge *charge)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(charge->dboid);
 	worker.bgw_notify_pid = MyProcPid;
+	memcpy(worker.bgw_extra, &lane, sizeof(lane));
 	strlcpy(worker.bgw_library_name, "cqrs", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "cqrs_publisher_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "cqrs publisher for database %u",
-			 charge->dboid);
+	snprintf(worker.bgw_name, BGW_MAXLEN,
+			 cqrs_publishers == 1 ? "cqrs publisher for database %u" :
+			 "cqrs publisher for database %u lane %d", charge->dboid, lane);
 	strlcpy(worker.bgw_type, "cqrs publisher", BGW_MAXLEN);
 
 	caller = MemoryContextSwitchTo(TopMemoryContext);
-	charge->started_at = GetCurrentTimestamp();
-	if (!RegisterDynamicBackgroundWorker(&worker, &charge->worker))
+	charge->started_at[lane] = GetCurrentTimestamp();
+	if (!RegisterDynamicBackgroundWorker(&worker, &charge->workers[lane]))
 	{
-		charge->worker = NULL;
+		charge->workers[lane] = NULL;
 		if (charge->probe)
-			charge->started_at = 0;
+			charge->started_at[lane] = 0;
 		if (!out_of_workers)
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("no background worker is free for a cqrs publisher"),
-					 errdetail("Messages wait in the outbox until there is one."),
-					 errhint("Increase \"max_worker_processes\" and restart the server.")));
+			warn_no_worker(lane);
 		out_of_workers = true;
 	}
 	else
 		out_of_workers = false;
 	MemoryContextSwitchTo(caller);
-	return charge->worker != NULL;
+	return charge->workers[lane] != NULL;
+}
+
+static void
+warn_no_worker(int lane)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 lane == 0 ?
+			 errmsg("no background worker is free for a cqrs publisher") :
+			 errmsg("no background worker is free for lane %d of the cqrs publishers",
+					lane),
+			 lane == 0 ?
+			 errdetail("Messages wait in the outbox until there is one.") :
+			 errdetail("The messages of this lane wait in the outbox until there is one."),
+			 errhint("Increase \"max_worker_processes\" and restart the server.")));
 }

@@ -51,7 +51,8 @@
 
 struct CqrsLink
 {
-	CqrsSlot   *slot;
+	const CqrsPlace *place;
+	CqrsLane   *lane;
 	char	   *identity;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
@@ -65,6 +66,7 @@ struct CqrsLink
 	bool		renew;			/* to be opened anew once all is answered */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
+	TimestampTz leased_at;		/* the first of these times */
 	int			failures;		/* in a row */
 	uint64		failed_at;		/* they are over when so many are done */
 	uint64		suspects_end;	/* until so many are done, one at a time */
@@ -76,7 +78,9 @@ struct CqrsLink
 	TimestampTz connected_at;	/* when the last connection was made */
 };
 
+static bool may_connect(const CqrsLink *link, bool paused);
 static void open_connection(CqrsLink *link);
+static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
 static void connection_failed(CqrsLink *link, CqrsBlame blame,
@@ -96,12 +100,13 @@ static void hold_master(CqrsLink *link, const CqrsOutgoing *message,
 static void check_confirm_timeout(CqrsLink *link);
 
 CqrsLink   *
-cqrs_link_create(CqrsSlot *slot, CqrsWindow *window, CqrsHolds *holds)
+cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
 {
 	CqrsLink   *link = MemoryContextAllocZero(TopMemoryContext,
 											  sizeof(CqrsLink));
 
-	link->slot = slot;
+	link->place = place;
+	link->lane = place->lane;
 	link->window = window;
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
@@ -146,12 +151,13 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 {
 	if (link->connection != NULL)
 	{
-		if (paused)
+		if (paused ||
+			(link->place->number != 0 &&
+			 cqrs_lane_lease(link->place) == CQRS_LEASE_LOST))
 			close_connection(link, true);
 		return false;
 	}
-	if (paused || cqrs_guc_url() == NULL ||
-		cqrs_until_ms(link->connect_at) > 0)
+	if (!may_connect(link, paused) || cqrs_until_ms(link->connect_at) > 0)
 		return false;
 	open_connection(link);
 	return true;
@@ -172,7 +178,7 @@ cqrs_link_send(CqrsLink *link)
 			break;
 		send_message(link, cqrs_window_next_unsent(link->window));
 		cqrs_window_sent(link->window);
-		pg_atomic_fetch_add_u64(&link->slot->published, 1);
+		pg_atomic_fetch_add_u64(&link->lane->published, 1);
 	}
 }
 
@@ -200,7 +206,7 @@ cqrs_link_receive(CqrsLink *link)
 		close_connection(link, true);
 		link->connect_at = 0;
 	}
-	pg_atomic_write_u64(&link->slot->held, list_length(link->holds->list));
+	pg_atomic_write_u64(&link->lane->held, list_length(link->holds->list));
 }
 
 void
@@ -231,8 +237,7 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 	long		wait_ms;
 
 	if (link->connection == NULL)
-		return paused || cqrs_guc_url() == NULL ? -1 :
-			cqrs_until_ms(link->connect_at);
+		return may_connect(link, paused) ? cqrs_until_ms(link->connect_at) : -1;
 
 	(void) link->transport->socket(link->connection, &write);
 	if (!link->blocked && !write && may_send(link))
@@ -252,8 +257,19 @@ cqrs_link_state(const CqrsLink *link)
 	if (cqrs_guc_url() == NULL)
 		return CQRS_UNCONFIGURED;
 	if (link->connection == NULL)
-		return link->leased > 0 ? CQRS_STANDING_BY : CQRS_WAITING;
+		return link->leased > 0 ||
+			cqrs_lane_lease(link->place) == CQRS_LEASE_LOST ?
+			CQRS_STANDING_BY : CQRS_WAITING;
 	return link->blocked ? CQRS_BLOCKED : CQRS_PUBLISHING;
+}
+
+/* Whether there is a reason to be connected; lanes above 0 follow lane 0. */
+static bool
+may_connect(const CqrsLink *link, bool paused)
+{
+	return !paused && cqrs_guc_url() != NULL &&
+		(link->place->number == 0 ||
+		 cqrs_lane_lease(link->place) == CQRS_LEASE_HELD);
 }
 
 static void
@@ -265,7 +281,8 @@ open_connection(CqrsLink *link)
 	options.url = cqrs_guc_url();
 	options.host = link->host % cqrs_url_hosts(options.url);
 	options.exchange = cqrs_exchange;
-	options.lease = psprintf("cqrs.lease.%s", link->identity);
+	options.lease = cqrs_lane_lease_name(link->identity, link->place->number);
+	options.vacant = vacant_leases(link);
 	options.heartbeat_s = cqrs_heartbeat_s;
 	options.connect_timeout_ms = cqrs_connect_timeout_ms;
 	options.tls.ca_file = cqrs_ssl_ca_file;
@@ -273,7 +290,7 @@ open_connection(CqrsLink *link)
 	options.tls.key_file = cqrs_ssl_key_file;
 	options.tls.verify = cqrs_ssl_verify;
 
-	pg_atomic_write_u32(&link->slot->state, CQRS_CONNECTING);
+	pg_atomic_write_u32(&link->lane->state, CQRS_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
 	link->connection = link->transport->connect(&options, &failure);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -283,6 +300,13 @@ open_connection(CqrsLink *link)
 			lease_refused(link, failure.text);
 		else
 			connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
+		return;
+	}
+	/* It may have taken its time. */
+	if (!may_connect(link, false))
+	{
+		link->transport->close(link->connection, true);
+		link->connection = NULL;
 		return;
 	}
 	link->leased = 0;
@@ -295,15 +319,38 @@ open_connection(CqrsLink *link)
 	link->connected_at = link->confirmed_at;
 	cqrs_window_rewind(link->window);
 
-	pg_atomic_fetch_add_u64(&link->slot->connects, 1);
+	pg_atomic_fetch_add_u64(&link->lane->connects, 1);
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	link->slot->connected_at = link->confirmed_at;
+	link->lane->connected_at = link->confirmed_at;
 	LWLockRelease(cqrs_shared->lock);
+	cqrs_lane_set_lease(link->place, CQRS_LEASE_HELD);
 	if (link->tell_connected)
 		ereport(LOG,
 				(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
 						cqrs_url_mask(link->url), link->exchange)));
 	link->tell_connected = false;
+}
+
+/*
+ * The leases that nobody may have when this lane connects: for lane 0, those
+ * of all lanes that are not connected here.  Who has one is a copy of this
+ * database, or a lane of ours whose end the broker has not noticed yet; what
+ * that has sent has to arrive first, since its messages may now be another
+ * lane's.
+ */
+static List *
+vacant_leases(const CqrsLink *link)
+{
+	List	   *leases = NIL;
+
+	if (link->place->number != 0)
+		return NIL;
+	for (int i = 1; i < CQRS_MAX_LANES; i++)
+	{
+		if (!cqrs_lane_is_connected(link->place, i))
+			leases = lappend(leases, cqrs_lane_lease_name(link->identity, i));
+	}
+	return leases;
 }
 
 static void
@@ -316,8 +363,9 @@ close_connection(CqrsLink *link, bool politely)
 	pfree(link->exchange);
 	cqrs_window_rewind(link->window);
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	link->slot->connected_at = 0;
+	link->lane->connected_at = 0;
 	LWLockRelease(cqrs_shared->lock);
+	cqrs_lane_set_lease(link->place, CQRS_LEASE_NONE);
 }
 
 /*
@@ -329,14 +377,19 @@ close_connection(CqrsLink *link, bool politely)
 static void
 lease_refused(CqrsLink *link, const char *reason)
 {
-	link->leased++;
+	if (link->leased++ == 0)
+		link->leased_at = GetCurrentTimestamp();
+	/* Longer than the broker takes to miss a lost connection of this lane. */
+	else if (cqrs_until_after_ms(link->leased_at,
+								 2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
+		cqrs_lane_set_lease(link->place, CQRS_LEASE_LOST);
 	link->connect_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									Min(cqrs_backoff_ms(link->leased - 1),
 										LEASE_INTERVAL_MS));
 	if (link->leased != LEASE_ATTEMPTS)
 		return;
-	cqrs_shared_set_error(link->slot, reason);
+	cqrs_shared_set_error(link->lane, reason);
 	ereport(LOG,
 			(errmsg("cqrs publisher stands by, because another publisher of this database is connected to the broker"),
 			 errdetail("The broker says: %s", reason),
@@ -362,6 +415,7 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 		return;
 	}
 	link->leased = 0;
+	cqrs_lane_set_lease(link->place, CQRS_LEASE_NONE);
 	suspect = cqrs_window_by_tag(link->window,
 								 cqrs_window_first_tag(link->window));
 	/* Its master is held: the rewind takes it out of the window. */
@@ -426,7 +480,7 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 static void
 log_failure(CqrsLink *link, const char *reason)
 {
-	cqrs_shared_set_error(link->slot, reason);
+	cqrs_shared_set_error(link->lane, reason);
 	if (is_told(&link->failures_told, reason))
 		return;
 	link->tell_connected = true;
@@ -527,7 +581,7 @@ handle_event(CqrsLink *link, const CqrsEvent *event)
 static void
 messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 {
-	pg_atomic_fetch_add_u64(&link->slot->confirmed,
+	pg_atomic_fetch_add_u64(&link->lane->confirmed,
 							cqrs_window_confirm(link->window, event->tag,
 												event->multiple));
 	link->confirmed_at = GetCurrentTimestamp();
@@ -560,7 +614,7 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 	{
 		CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
 
-		pg_atomic_fetch_add_u64(&link->slot->nacked, 1);
+		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
 		if (message != NULL && !message->withdrawn)
 		{
 			int			nholds = list_length(link->holds->list);
@@ -582,7 +636,7 @@ message_returned(CqrsLink *link, const char *message_id)
 	const char *dash = strrchr(message_id, '-');
 	CqrsOutgoing *message = NULL;
 
-	pg_atomic_fetch_add_u64(&link->slot->returned, 1);
+	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
 	if (dash != NULL)
 		message = cqrs_window_find(link->window, strtoll(dash + 1, NULL, 10));
 	if (message == NULL || message->withdrawn)
@@ -617,7 +671,7 @@ hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
 
 	/* From here on the message may be gone. */
 	if (cqrs_holds_add(link->holds, cqrs_id, id))
-		cqrs_shared_set_error(link->slot,
+		cqrs_shared_set_error(link->lane,
 							  psprintf("master \"%s\": %s", cqrs_id, reason));
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 	if (list_length(link->holds->list) > nholds)

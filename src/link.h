@@ -11,13 +11,13 @@
 #include "postgres.h"
 
 #include "hold.h"
-#include "shared.h"
+#include "lane.h"
 #include "window.h"
 
 typedef struct CqrsLink CqrsLink;
 
-/* Send what is in "window". */
-extern CqrsLink *cqrs_link_create(CqrsSlot *slot, CqrsWindow *window,
+/* Send what is in "window", as that lane. */
+extern CqrsLink *cqrs_link_create(const CqrsPlace *place, CqrsWindow *window,
 								  CqrsHolds *holds);
 
 /*
@@ -30,8 +30,9 @@ extern void cqrs_link_identify(CqrsLink *link, const char *identity);
 extern void cqrs_link_reload(CqrsLink *link);
 
 /*
- * Connect when it is time to, or with "paused" disconnect.  Returns whether
- * it has taken so long that the latch may have been set meanwhile.
+ * Connect when it is time to; disconnect with "paused", or when a copy of the
+ * database has taken over.  Returns whether it has taken so long that the
+ * latch may have been set meanwhile.
  */
 extern bool cqrs_link_turn(CqrsLink *link, bool paused);
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * publisher.c
- *	  The process that publishes the outbox of a database.
+ *	  The process that publishes the outbox of a database, or one of several
+ *	  that share it (lane.c).
  *
  * One loop, whose turns do what is due and then wait for the latch, the
  * socket, or the next thing that is due:
@@ -39,6 +40,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "hold.h"
+#include "lane.h"
 #include "link.h"
 #include "publisher.h"
 #include "shared.h"
@@ -50,7 +52,7 @@
 
 typedef struct Publisher
 {
-	CqrsSlot   *slot;
+	CqrsPlace	place;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
 	CqrsBacklog *backlog;
@@ -59,7 +61,7 @@ typedef struct Publisher
 
 static void override_settings(void);
 static void handle_sigterm(SIGNAL_ARGS);
-static bool attach(Publisher *publisher);
+static bool attach(Publisher *publisher, int lane);
 static Oid	look_up(void);
 static void set_up(Publisher *publisher, Oid extension);
 static void detach(int code, Datum arg);
@@ -74,7 +76,9 @@ cqrs_publisher_main(Datum arg)
 {
 	Oid			dboid = DatumGetObjectId(arg);
 	Publisher  *publisher;
+	int			lane;
 
+	memcpy(&lane, MyBgworkerEntry->bgw_extra, sizeof(lane));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
@@ -83,7 +87,7 @@ cqrs_publisher_main(Datum arg)
 	override_settings();
 
 	publisher = MemoryContextAllocZero(TopMemoryContext, sizeof(Publisher));
-	if (!attach(publisher))
+	if (!attach(publisher, lane))
 		proc_exit(0);
 
 	PG_TRY();
@@ -95,7 +99,7 @@ cqrs_publisher_main(Datum arg)
 		MemoryContext error_context = MemoryContextSwitchTo(TopMemoryContext);
 		ErrorData  *error = CopyErrorData();
 
-		cqrs_shared_set_error(publisher->slot, error->message);
+		cqrs_shared_set_error(publisher->place.lane, error->message);
 		MemoryContextSwitchTo(error_context);
 		PG_RE_THROW();
 	}
@@ -142,42 +146,29 @@ handle_sigterm(SIGNAL_ARGS)
 }
 
 /*
- * Become the publisher of the database; false when it does not have the
- * extension, or has a publisher.
+ * Become that lane of the database; false when it does not have the extension,
+ * or has that lane.
  */
 static bool
-attach(Publisher *publisher)
+attach(Publisher *publisher, int lane)
 {
 	Oid			extension = look_up();
-	bool		first;
 
 	if (!OidIsValid(extension))
 	{
-		publisher->slot = cqrs_shared_slot(MyDatabaseId, false);
-		if (publisher->slot != NULL)
+		CqrsSlot   *slot = cqrs_shared_slot(MyDatabaseId, false);
+
+		if (slot != NULL)
 		{
 			LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-			publisher->slot->wanted = false;
+			slot->wanted = false;
 			LWLockRelease(cqrs_shared->lock);
 		}
 		return false;
 	}
 
-	publisher->slot = cqrs_shared_my_slot();
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	first = publisher->slot->pid == 0;
-	if (first)
-	{
-		publisher->slot->pid = MyProcPid;
-		publisher->slot->latch = MyLatch;
-		publisher->slot->wanted = true;
-		publisher->slot->started_at = GetCurrentTimestamp();
-		pg_atomic_write_u32(&publisher->slot->state, CQRS_STARTING);
-	}
-	LWLockRelease(cqrs_shared->lock);
-	if (!first)
+	if (!cqrs_lane_attach(&publisher->place, lane))
 		return false;
-
 	before_shmem_exit(detach, PointerGetDatum(publisher));
 	set_up(publisher, extension);
 	return true;
@@ -205,31 +196,19 @@ set_up(Publisher *publisher, Oid extension)
 	publisher->holds = cqrs_holds_create();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	publisher->backlog = cqrs_backlog_create(publisher->slot, extension,
+	publisher->backlog = cqrs_backlog_create(&publisher->place, extension,
 											 publisher->window,
 											 publisher->holds);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	publisher->link = cqrs_link_create(publisher->slot, publisher->window,
+	publisher->link = cqrs_link_create(&publisher->place, publisher->window,
 									   publisher->holds);
 }
 
 static void
 detach(int code, Datum arg)
 {
-	Publisher  *publisher = (Publisher *) DatumGetPointer(arg);
-	CqrsSlot   *slot = publisher->slot;
-
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	slot->pid = 0;
-	slot->latch = NULL;
-	slot->connected_at = 0;
-	pg_atomic_write_u32(&slot->state, CQRS_STOPPED);
-	pg_atomic_write_u64(&slot->held, 0);
-	if (cqrs_shared->launcher != NULL)
-		SetLatch(cqrs_shared->launcher);
-	LWLockRelease(cqrs_shared->lock);
-	ConditionVariableBroadcast(&slot->left);
+	cqrs_lane_detach(&((Publisher *) DatumGetPointer(arg))->place);
 }
 
 static void
@@ -302,7 +281,7 @@ reload_settings(Publisher *publisher)
 static void
 show_state(Publisher *publisher)
 {
-	pg_atomic_write_u32(&publisher->slot->state,
+	pg_atomic_write_u32(&publisher->place.lane->state,
 						cqrs_backlog_paused(publisher->backlog) ? CQRS_PAUSED :
 						cqrs_link_state(publisher->link));
 }

@@ -10,7 +10,10 @@
 
 #include "postgres.h"
 
-/* Entry point of the background worker; the argument is the database. */
+/*
+ * Entry point of the background worker; the argument is the database, and
+ * bgw_extra has the number of the lane, an int.
+ */
 extern PGDLLEXPORT void cqrs_publisher_main(Datum arg);
 
 #endif							/* CQRS_PUBLISHER_H */

@@ -22,6 +22,8 @@
  * locked until that one ends; so a later message of the row has a higher
  * batch and can be visible only when the hole's is, and is read after it.
  *
+ * Messages of other lanes are passed over; frontier and holes are of all.
+ *
  * Messages of held masters are passed over, and read when the hold's probe or
  * its end asks for them (hold.c); the watermark stays below them.  Messages
  * that were parked before, by a process that ended before the watermark got
@@ -51,6 +53,8 @@
 #define AMQP_SHORTSTR_BYTES	255
 /* RabbitMQ takes no larger message, whatever its settings. */
 #define MAX_BODY_BYTES		(512 * 1024 * 1024)
+/* Other lanes' messages that are passed over before the broker is heard. */
+#define PASS_TURN			20000
 
 typedef struct Hole
 {
@@ -61,6 +65,8 @@ typedef struct Hole
 
 struct CqrsReader
 {
+	const CqrsPlace *place;
+	int			npassed;		/* messages of other lanes, in this turn */
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
 	CqrsHolds  *holds;
@@ -77,6 +83,8 @@ static bool read_hole(CqrsReader *reader, CqrsWindow *window,
 static bool read_held(CqrsReader *reader, CqrsWindow *window);
 static bool read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold);
 static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
+static bool may_read(CqrsReader *reader, const CqrsWindow *window,
+					 const CqrsMessage *message);
 static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
@@ -91,11 +99,12 @@ static char *append_string(char **next, const char *string);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
-cqrs_reader_create(int64 watermark, CqrsHolds *holds)
+cqrs_reader_create(const CqrsPlace *place, int64 watermark, CqrsHolds *holds)
 {
 	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsReader));
 
+	reader->place = place;
 	reader->frontier = watermark;
 	reader->holds = holds;
 	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
@@ -109,6 +118,7 @@ cqrs_reader_create(int64 watermark, CqrsHolds *holds)
 bool
 cqrs_reader_read(CqrsReader *reader, CqrsWindow *window)
 {
+	reader->npassed = 0;
 	return !(read_holes(reader, window) && read_held(reader, window) &&
 			 read_frontier(reader, window));
 }
@@ -181,7 +191,7 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 		CHECK_FOR_INTERRUPTS();
 		if (!settled && cqrs_batch_of(unseen) < batch)
 			add_hole(reader, unseen, batch - 1, hole->barrier);
-		if (!cqrs_window_has_room(window))
+		if (!may_read(reader, window, &message))
 		{
 			add_hole(reader, message.id, hole->last_batch, hole->barrier);
 			complete = false;
@@ -237,7 +247,8 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0)
+		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
+			!cqrs_lane_has(reader->place, &message))
 			continue;
 		if (!cqrs_window_has_room(window))
 		{
@@ -280,7 +291,7 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 		int64		next_batch = cqrs_batch_of(reader->frontier) + 1;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!cqrs_window_has_room(window))
+		if (!may_read(reader, window, &message))
 		{
 			complete = false;
 			break;
@@ -295,6 +306,16 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 	cqrs_outbox_scan_flush_wal(scan);
 	cqrs_outbox_scan_end(scan);
 	return complete;
+}
+
+/* Whether a message can be dealt with in this turn. */
+static bool
+may_read(CqrsReader *reader, const CqrsWindow *window,
+		 const CqrsMessage *message)
+{
+	if (cqrs_lane_has(reader->place, message))
+		return cqrs_window_has_room(window);
+	return ++reader->npassed <= PASS_TURN;
 }
 
 static void
@@ -312,8 +333,8 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 }
 
 /*
- * Put a message into the window, unless its master is held, or park it when
- * it cannot be sent.
+ * Put a message into the window, unless it is another lane's or its master is
+ * held, or park it when it cannot be sent.
  */
 static void
 push_message(CqrsReader *reader, CqrsWindow *window,
@@ -323,7 +344,8 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	CqrsOutgoing *outgoing = NULL;
 	char	   *error;
 
-	if (cqrs_holds_keep(reader->holds, message->cqrs_id, message->id) ||
+	if (!cqrs_lane_has(reader->place, message) ||
+		cqrs_holds_keep(reader->holds, message->cqrs_id, message->id) ||
 		is_parked(reader, message->id))
 		return;
 

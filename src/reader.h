@@ -11,15 +11,18 @@
 #include "postgres.h"
 
 #include "hold.h"
+#include "lane.h"
 #include "window.h"
 
 typedef struct CqrsReader CqrsReader;
 
 /*
- * Start reading above "watermark"; in a transaction.  Messages of masters in
- * "holds" are put into the window only as the holds allow.
+ * Start reading above "watermark" what belongs to "place"; in a transaction.
+ * Messages of masters in "holds" are put into the window only as the holds
+ * allow.
  */
-extern CqrsReader *cqrs_reader_create(int64 watermark, CqrsHolds *holds);
+extern CqrsReader *cqrs_reader_create(const CqrsPlace *place, int64 watermark,
+									  CqrsHolds *holds);
 
 /*
  * Put what is visible to the active snapshot and has not been read yet into

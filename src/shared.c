@@ -3,12 +3,13 @@
  * shared.c
  *	  What backends, publishers and the launcher share in memory.
  *
- * A fixed array of slots, one for a database with the extension.  Taking and
- * giving back slots, the processes' pids and latches, and the last error are
- * protected by one LWLock; it is held for a few instructions, never while
- * waiting, and never on the way of a commit.  What a commit needs (drawing
- * ids, waking the publisher) is atomics, and latches that stay valid memory
- * for the life of the server.
+ * A fixed array of slots, one for a database with the extension, each with a
+ * fixed array of lanes, one for a publisher (lane.c).  Taking and giving back
+ * slots, the number of lanes, the processes' pids and latches, and the last
+ * error are protected by one LWLock; it is held for a few instructions, never
+ * while waiting, and never on the way of a commit.  What a commit needs
+ * (drawing ids, waking the publishers) is atomics, and latches that stay valid
+ * memory for the life of the server.
  *
  * Nothing here survives a restart and nothing has to: ids are derived from
  * the outbox again, and publishers read everything above their watermark.
@@ -31,7 +32,7 @@
 
 /* How long a database is left alone after a command that needs it empty. */
 #define VACATE_HOLD_MS	10000
-/* How long such a command waits for the publisher at the most. */
+/* How long such a command waits for the publishers at the most. */
 #define VACATE_WAIT_MS	5000
 
 CqrsShared *cqrs_shared;
@@ -43,10 +44,14 @@ static shmem_startup_hook_type previous_shmem_startup_hook;
 
 static void request_memory(void);
 static void startup(void);
+static void init_slot(CqrsSlot *slot);
 static Size memory_size(void);
+static bool wake_lanes(CqrsSlot *slot);
 static bool is_published(CqrsSlot *slot, const CqrsMark *mark);
+static bool lane_has_published(CqrsLane *lane, const CqrsMark *mark);
 static CqrsSlot *find_slot(Oid dboid);
 static CqrsSlot *take_slot(Oid dboid);
+static void reset_statistics(CqrsLane *lane);
 
 void
 cqrs_shared_init(void)
@@ -93,18 +98,33 @@ cqrs_shared_wake_publisher(void)
 {
 	CqrsSlot   *slot = cqrs_shared_my_slot();
 	uint64		next_batch;
-	Latch	   *latch;
 
 	my_mark.commits = pg_atomic_fetch_add_u64(&slot->commits, 1) + 1;
 	next_batch = pg_atomic_read_u64(&slot->next_batch);
 	my_mark.end_batch = next_batch == 0 ? PG_UINT64_MAX : next_batch;
 
-	/* Reading a pointer needs no lock; a stale latch is set in vain. */
-	latch = *(Latch *volatile *) &slot->latch;
-	if (latch != NULL)
-		SetLatch(latch);
-	else if (!*(volatile bool *) &slot->wanted)
+	if (!wake_lanes(slot) && !*(volatile bool *) &slot->wanted)
 		cqrs_shared_want_publisher();
+}
+
+/* Returns whether there is any to be woken. */
+static bool
+wake_lanes(CqrsSlot *slot)
+{
+	uint32		nlanes = pg_atomic_read_u32(&slot->nlanes);
+	bool		found = false;
+
+	for (uint32 i = 0; i < nlanes; i++)
+	{
+		/* Reading a pointer needs no lock; a stale latch is set in vain. */
+		Latch	   *latch = *(Latch *volatile *) &slot->lanes[i].latch;
+
+		if (latch == NULL)
+			continue;
+		SetLatch(latch);
+		found = true;
+	}
+	return found;
 }
 
 CqrsMark
@@ -139,6 +159,26 @@ cqrs_shared_wait_published(const CqrsMark *mark, TimestampTz deadline)
 	return published;
 }
 
+/* Every lane has to have come so far; which of them has what nobody knows. */
+static bool
+is_published(CqrsSlot *slot, const CqrsMark *mark)
+{
+	uint32		nlanes;
+	bool		published;
+
+	if (mark->commits == 0)
+		return true;
+
+	/* The lock keeps the number of lanes. */
+	LWLockAcquire(cqrs_shared->lock, LW_SHARED);
+	nlanes = pg_atomic_read_u32(&slot->nlanes);
+	published = nlanes > 0;
+	for (uint32 i = 0; i < nlanes && published; i++)
+		published = lane_has_published(&slot->lanes[i], mark);
+	LWLockRelease(cqrs_shared->lock);
+	return published;
+}
+
 /*
  * Either everything below the mark is settled, or it has all been read since
  * it was committed and what was read is confirmed.  The second way does not
@@ -146,31 +186,31 @@ cqrs_shared_wait_published(const CqrsMark *mark, TimestampTz deadline)
  * first one works while there is always more to read.
  */
 static bool
-is_published(CqrsSlot *slot, const CqrsMark *mark)
+lane_has_published(CqrsLane *lane, const CqrsMark *mark)
 {
 	uint64		read_commits;
 
-	if (mark->commits == 0 ||
-		pg_atomic_read_u64(&slot->unsettled_batch) >= mark->end_batch)
+	if (pg_atomic_read_u64(&lane->unsettled_batch) >= mark->end_batch)
 		return true;
-	read_commits = pg_atomic_read_u64(&slot->read_commits);
+	read_commits = pg_atomic_read_u64(&lane->read_commits);
 	pg_read_barrier();
 	return read_commits >= mark->commits &&
-		pg_atomic_read_u64(&slot->unconfirmed_batch) >= mark->end_batch;
+		pg_atomic_read_u64(&lane->unconfirmed_batch) >= mark->end_batch;
 }
 
 void
-cqrs_shared_set_progress(CqrsSlot *slot, uint64 unconfirmed_batch,
-						 uint64 read_commits, uint64 unsettled_batch)
+cqrs_shared_set_progress(CqrsSlot *slot, CqrsLane *lane,
+						 uint64 unconfirmed_batch, uint64 read_commits,
+						 uint64 unsettled_batch)
 {
-	if (pg_atomic_read_u64(&slot->unconfirmed_batch) == unconfirmed_batch &&
-		pg_atomic_read_u64(&slot->read_commits) == read_commits &&
-		pg_atomic_read_u64(&slot->unsettled_batch) == unsettled_batch)
+	if (pg_atomic_read_u64(&lane->unconfirmed_batch) == unconfirmed_batch &&
+		pg_atomic_read_u64(&lane->read_commits) == read_commits &&
+		pg_atomic_read_u64(&lane->unsettled_batch) == unsettled_batch)
 		return;
-	pg_atomic_write_u64(&slot->unconfirmed_batch, unconfirmed_batch);
+	pg_atomic_write_u64(&lane->unconfirmed_batch, unconfirmed_batch);
 	pg_write_barrier();
-	pg_atomic_write_u64(&slot->read_commits, read_commits);
-	pg_atomic_write_u64(&slot->unsettled_batch, unsettled_batch);
+	pg_atomic_write_u64(&lane->read_commits, read_commits);
+	pg_atomic_write_u64(&lane->unsettled_batch, unsettled_batch);
 	ConditionVariableBroadcast(&slot->progress);
 }
 
@@ -193,8 +233,7 @@ cqrs_shared_want_publisher(void)
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	slot->wanted = true;
 	slot->hold_until = 0;
-	if (slot->latch != NULL)
-		SetLatch(slot->latch);
+	(void) wake_lanes(slot);
 	if (cqrs_shared->launcher != NULL)
 		SetLatch(cqrs_shared->launcher);
 	LWLockRelease(cqrs_shared->lock);
@@ -212,9 +251,8 @@ cqrs_shared_vacate(Oid dboid)
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	slot->hold_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   VACATE_HOLD_MS);
-	if (slot->pid != 0)
-		kill(slot->pid, SIGTERM);
 	LWLockRelease(cqrs_shared->lock);
+	cqrs_shared_end_publishers(slot);
 
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   VACATE_WAIT_MS);
@@ -225,7 +263,7 @@ cqrs_shared_vacate(Oid dboid)
 		long		wait_ms;
 
 		LWLockAcquire(cqrs_shared->lock, LW_SHARED);
-		gone = slot->dboid != dboid || slot->pid == 0;
+		gone = slot->dboid != dboid || !cqrs_shared_is_occupied(slot);
 		LWLockRelease(cqrs_shared->lock);
 
 		wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
@@ -238,13 +276,55 @@ cqrs_shared_vacate(Oid dboid)
 	ConditionVariableCancelSleep();
 }
 
-void
-cqrs_shared_set_error(CqrsSlot *slot, const char *message)
+bool
+cqrs_shared_is_occupied(const CqrsSlot *slot)
 {
-	pg_atomic_fetch_add_u64(&slot->errors, 1);
+	for (int i = 0; i < CQRS_MAX_LANES; i++)
+	{
+		if (slot->lanes[i].pid != 0)
+			return true;
+	}
+	return false;
+}
+
+void
+cqrs_shared_end_publishers(CqrsSlot *slot)
+{
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	strlcpy(slot->last_error, message, CQRS_ERROR_BYTES);
-	slot->last_error_at = GetCurrentTimestamp();
+	for (int i = 0; i < CQRS_MAX_LANES; i++)
+	{
+		if (slot->lanes[i].pid != 0)
+			kill(slot->lanes[i].pid, SIGTERM);
+	}
+	LWLockRelease(cqrs_shared->lock);
+}
+
+void
+cqrs_shared_set_lanes(CqrsSlot *slot, int nlanes)
+{
+	Assert(!cqrs_shared_is_occupied(slot));
+	for (int i = 0; i < CQRS_MAX_LANES; i++)
+	{
+		CqrsLane   *lane = &slot->lanes[i];
+
+		/* Messages are other lanes' now; nothing of this holds any more. */
+		lane->extension = InvalidOid;
+		pg_atomic_write_u64(&lane->watermark, 0);
+		pg_atomic_write_u64(&lane->unconfirmed_batch, 0);
+		pg_atomic_write_u64(&lane->read_commits, 0);
+		pg_atomic_write_u64(&lane->unsettled_batch, 0);
+	}
+	pg_atomic_write_u32(&slot->lease, CQRS_LEASE_NONE);
+	pg_atomic_write_u32(&slot->nlanes, nlanes);
+}
+
+void
+cqrs_shared_set_error(CqrsLane *lane, const char *message)
+{
+	pg_atomic_fetch_add_u64(&lane->errors, 1);
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	strlcpy(lane->last_error, message, CQRS_ERROR_BYTES);
+	lane->last_error_at = GetCurrentTimestamp();
 	LWLockRelease(cqrs_shared->lock);
 }
 
@@ -300,28 +380,39 @@ startup(void)
 		cqrs_shared->since = GetCurrentTimestamp();
 		cqrs_shared->nslots = cqrs_max_databases;
 		for (int i = 0; i < cqrs_shared->nslots; i++)
-		{
-			CqrsSlot   *slot = &cqrs_shared->slots[i];
-
-			ConditionVariableInit(&slot->left);
-			ConditionVariableInit(&slot->progress);
-			pg_atomic_init_u64(&slot->next_batch, 0);
-			pg_atomic_init_u64(&slot->commits, 0);
-			pg_atomic_init_u64(&slot->unconfirmed_batch, 0);
-			pg_atomic_init_u64(&slot->read_commits, 0);
-			pg_atomic_init_u64(&slot->unsettled_batch, 0);
-			pg_atomic_init_u32(&slot->segment, 0);
-			pg_atomic_init_u32(&slot->state, CQRS_STOPPED);
-			pg_atomic_init_u64(&slot->published, 0);
-			pg_atomic_init_u64(&slot->confirmed, 0);
-			pg_atomic_init_u64(&slot->returned, 0);
-			pg_atomic_init_u64(&slot->nacked, 0);
-			pg_atomic_init_u64(&slot->connects, 0);
-			pg_atomic_init_u64(&slot->errors, 0);
-			pg_atomic_init_u64(&slot->held, 0);
-		}
+			init_slot(&cqrs_shared->slots[i]);
 	}
 	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+init_slot(CqrsSlot *slot)
+{
+	ConditionVariableInit(&slot->left);
+	ConditionVariableInit(&slot->progress);
+	pg_atomic_init_u32(&slot->nlanes, 0);
+	pg_atomic_init_u64(&slot->next_batch, 0);
+	pg_atomic_init_u64(&slot->commits, 0);
+	pg_atomic_init_u32(&slot->segment, 0);
+	pg_atomic_init_u64(&slot->saved_watermark, 0);
+	pg_atomic_init_u32(&slot->lease, CQRS_LEASE_NONE);
+	for (int i = 0; i < CQRS_MAX_LANES; i++)
+	{
+		CqrsLane   *lane = &slot->lanes[i];
+
+		pg_atomic_init_u64(&lane->watermark, 0);
+		pg_atomic_init_u64(&lane->unconfirmed_batch, 0);
+		pg_atomic_init_u64(&lane->read_commits, 0);
+		pg_atomic_init_u64(&lane->unsettled_batch, 0);
+		pg_atomic_init_u32(&lane->state, CQRS_STOPPED);
+		pg_atomic_init_u64(&lane->published, 0);
+		pg_atomic_init_u64(&lane->confirmed, 0);
+		pg_atomic_init_u64(&lane->returned, 0);
+		pg_atomic_init_u64(&lane->nacked, 0);
+		pg_atomic_init_u64(&lane->connects, 0);
+		pg_atomic_init_u64(&lane->errors, 0);
+		pg_atomic_init_u64(&lane->held, 0);
+	}
 }
 
 static Size
@@ -356,27 +447,31 @@ take_slot(Oid dboid)
 		return NULL;
 
 	slot->dboid = dboid;
-	slot->pid = 0;
-	slot->latch = NULL;
 	slot->wanted = false;
 	slot->hold_until = 0;
-	slot->started_at = 0;
-	slot->connected_at = 0;
-	slot->last_error_at = 0;
-	slot->last_error[0] = '\0';
 	pg_atomic_write_u64(&slot->next_batch, 0);
 	pg_atomic_write_u64(&slot->commits, 0);
-	pg_atomic_write_u64(&slot->unconfirmed_batch, 0);
-	pg_atomic_write_u64(&slot->read_commits, 0);
-	pg_atomic_write_u64(&slot->unsettled_batch, 0);
 	pg_atomic_write_u32(&slot->segment, 0);
-	pg_atomic_write_u32(&slot->state, CQRS_STOPPED);
-	pg_atomic_write_u64(&slot->published, 0);
-	pg_atomic_write_u64(&slot->confirmed, 0);
-	pg_atomic_write_u64(&slot->returned, 0);
-	pg_atomic_write_u64(&slot->nacked, 0);
-	pg_atomic_write_u64(&slot->connects, 0);
-	pg_atomic_write_u64(&slot->errors, 0);
-	pg_atomic_write_u64(&slot->held, 0);
+	pg_atomic_write_u64(&slot->saved_watermark, 0);
+	cqrs_shared_set_lanes(slot, 0);
+	for (int i = 0; i < CQRS_MAX_LANES; i++)
+		reset_statistics(&slot->lanes[i]);
 	return slot;
+}
+
+static void
+reset_statistics(CqrsLane *lane)
+{
+	lane->started_at = 0;
+	lane->connected_at = 0;
+	lane->last_error_at = 0;
+	lane->last_error[0] = '\0';
+	pg_atomic_write_u32(&lane->state, CQRS_STOPPED);
+	pg_atomic_write_u64(&lane->published, 0);
+	pg_atomic_write_u64(&lane->confirmed, 0);
+	pg_atomic_write_u64(&lane->returned, 0);
+	pg_atomic_write_u64(&lane->nacked, 0);
+	pg_atomic_write_u64(&lane->connects, 0);
+	pg_atomic_write_u64(&lane->errors, 0);
+	pg_atomic_write_u64(&lane->held, 0);
 }

@@ -20,10 +20,12 @@
  * States of a publisher.  STOPPED: no process.  STARTING → UNCONFIGURED,
  * PAUSED or CONNECTING.  UNCONFIGURED (no cqrs.url) → CONNECTING once a URL is
  * set.  PAUSED → CONNECTING on cqrs_resume().  CONNECTING → PUBLISHING, or
- * WAITING after a failure.  WAITING (for the next attempt) → CONNECTING.
+ * WAITING after a failure.  WAITING (for the next attempt, or for lane 0) →
+ * CONNECTING.
  * PUBLISHING (connected) → BLOCKED while the broker asks for silence, WAITING
  * when the connection is lost, PAUSED, UNCONFIGURED.  BLOCKED → as PUBLISHING.
  * CONNECTING → STANDING_BY while another publisher has the lease → CONNECTING.
+ * Lanes above 0 also get there from PUBLISHING and WAITING, when lane 0 does.
  * Any → STOPPED.
  */
 typedef enum CqrsPublisherState
@@ -40,29 +42,35 @@ typedef enum CqrsPublisherState
 } CqrsPublisherState;
 
 #define CQRS_ERROR_BYTES 512
+#define CQRS_MAX_LANES 16
+
+/* What the lanes of a database know of their lease at the broker. */
+typedef enum CqrsLease
+{
+	CQRS_LEASE_NONE,			/* lane 0 is not connected */
+	CQRS_LEASE_HELD,			/* it is */
+	CQRS_LEASE_LOST				/* a copy of the database has taken over */
+} CqrsLease;
 
 /*
- * One database.  A slot is taken on the first use of the extension there and
- * given back when the database is gone; it survives its publisher.  Fields
- * without a note are protected by the lock of CqrsShared.
+ * One publisher of a database.  Written by that process alone.  Fields without
+ * a note are protected by the lock of CqrsShared.
  */
-typedef struct CqrsSlot
+typedef struct CqrsLane
 {
-	Oid			dboid;			/* InvalidOid: the slot is free */
-
-	pid_t		pid;			/* of the publisher, 0 when there is none */
-	Latch	   *latch;			/* of the publisher; it lives in its PGPROC */
-	bool		wanted;			/* the launcher shall keep a publisher there */
-	TimestampTz hold_until;		/* but not start one before this */
-	ConditionVariable left;		/* broadcast when the publisher goes */
-
-	pg_atomic_uint64 next_batch;	/* next batch of ids, 0: not known yet */
-	pg_atomic_uint64 commits;	/* transactions with messages, so that the
-								 * publisher sees if there is anything new */
+	pid_t		pid;			/* 0 when there is no process */
+	Latch	   *latch;			/* it lives in the process's PGPROC */
 
 	/*
-	 * How far the publisher is; see cqrs_shared_wait_published().  Written by
-	 * the publisher alone, in this order.
+	 * What is confirmed or void, of the messages of this lane; see lane.c.
+	 * Outlives the process.
+	 */
+	Oid			extension;		/* whose messages; read without the lock */
+	pg_atomic_uint64 watermark; /* 0: not known */
+
+	/*
+	 * How far the lane is; see cqrs_shared_wait_published().  Written in this
+	 * order.
 	 */
 	pg_atomic_uint64 unconfirmed_batch; /* the first one with a message that
 										 * was read and is not confirmed;
@@ -70,11 +78,8 @@ typedef struct CqrsSlot
 										 * more to read */
 	pg_atomic_uint64 read_commits;	/* "commits" when that was read */
 	pg_atomic_uint64 unsettled_batch;	/* all before it are confirmed or void */
-	ConditionVariable progress; /* broadcast when one of them moves */
 
-	pg_atomic_uint32 segment;	/* the segment to write to; a hint */
-
-	/* Statistics; written by the publisher alone, readable without a lock. */
+	/* Statistics; readable without a lock. */
 	pg_atomic_uint32 state;		/* CqrsPublisherState */
 	pg_atomic_uint64 published; /* messages sent, resends included */
 	pg_atomic_uint64 confirmed;
@@ -88,6 +93,35 @@ typedef struct CqrsSlot
 	TimestampTz connected_at;	/* 0: not connected */
 	TimestampTz last_error_at;	/* 0: none */
 	char		last_error[CQRS_ERROR_BYTES];
+} CqrsLane;
+
+/*
+ * One database.  A slot is taken on the first use of the extension there and
+ * given back when the database is gone; it survives its publishers.  Fields
+ * without a note are protected by the lock of CqrsShared.
+ */
+typedef struct CqrsSlot
+{
+	Oid			dboid;			/* InvalidOid: the slot is free */
+
+	bool		wanted;			/* the launcher shall keep publishers there */
+	TimestampTz hold_until;		/* but not start one before this */
+	ConditionVariable left;		/* broadcast when a publisher goes */
+
+	pg_atomic_uint32 nlanes;	/* in force, 0: none yet; changes only while
+								 * no publisher runs; readable without a lock */
+	pg_atomic_uint64 next_batch;	/* next batch of ids, 0: not known yet */
+	pg_atomic_uint64 commits;	/* transactions with messages, so that the
+								 * publishers see if there is anything new */
+	pg_atomic_uint32 segment;	/* the segment to write to; a hint */
+
+	/* Written by lane 0. */
+	pg_atomic_uint64 saved_watermark;
+	pg_atomic_uint32 lease;		/* CqrsLease */
+
+	ConditionVariable progress; /* broadcast when that of a lane moves */
+	CqrsLane	lanes[CQRS_MAX_LANES];	/* those not in force keep their
+										 * statistics */
 } CqrsSlot;
 
 typedef struct CqrsShared
@@ -111,7 +145,7 @@ extern CqrsSlot *cqrs_shared_slot(Oid dboid, bool create);
 /* The slot of the current database, taken if need be. */
 extern CqrsSlot *cqrs_shared_my_slot(void);
 
-/* A transaction with messages has committed here: wake the publisher. */
+/* A transaction with messages has committed here: wake the publishers. */
 extern void cqrs_shared_wake_publisher(void);
 
 /*
@@ -134,22 +168,39 @@ extern CqrsMark cqrs_shared_mark(void);
 extern bool cqrs_shared_wait_published(const CqrsMark *mark,
 									   TimestampTz deadline);
 
-/* The publisher tells how far it is. */
-extern void cqrs_shared_set_progress(CqrsSlot *slot, uint64 unconfirmed_batch,
+/* A lane tells how far it is. */
+extern void cqrs_shared_set_progress(CqrsSlot *slot, CqrsLane *lane,
+									 uint64 unconfirmed_batch,
 									 uint64 read_commits,
 									 uint64 unsettled_batch);
 
 /* Have the launcher look at all databases again. */
 extern void cqrs_shared_wake_launcher(bool rescan);
 
-/* Have the launcher start a publisher for the current database. */
+/*
+ * Have the launcher start publishers for the current database, and those that
+ * run look around.
+ */
 extern void cqrs_shared_want_publisher(void);
 
-/* Make the publisher leave a database for some seconds; wait until it has. */
+/* Make the publishers leave a database for some seconds; wait until they have. */
 extern void cqrs_shared_vacate(Oid dboid);
 
-/* Note an error of the publisher of "slot". */
-extern void cqrs_shared_set_error(CqrsSlot *slot, const char *message);
+/*
+ * Whether a database has a publisher; the caller holds the lock.  Tell them all
+ * to end.
+ */
+extern bool cqrs_shared_is_occupied(const CqrsSlot *slot);
+extern void cqrs_shared_end_publishers(CqrsSlot *slot);
+
+/*
+ * Have so many lanes from now on; the caller holds the lock exclusively, and
+ * the database has no publisher.
+ */
+extern void cqrs_shared_set_lanes(CqrsSlot *slot, int nlanes);
+
+/* Note an error of a publisher. */
+extern void cqrs_shared_set_error(CqrsLane *lane, const char *message);
 
 extern const char *cqrs_shared_state_name(CqrsPublisherState state);
 

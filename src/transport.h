@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "wire.h"
 
 /* What a connection needs to know.  Strings are not kept. */
@@ -23,6 +24,7 @@ typedef struct CqrsConnectOptions
 	int			host;			/* which of its hosts, from 0 */
 	const char *exchange;		/* made ready at once */
 	const char *lease;			/* a name that one connection can have */
+	List	   *vacant;			/* such names that no connection may have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
 	CqrsTlsOptions tls;
@@ -90,8 +92,9 @@ typedef struct CqrsConnection CqrsConnection;
 typedef struct CqrsTransport
 {
 	/*
-	 * Connect, take the lease, and make the exchange ready.  Waits for at
-	 * most the timeouts of the options.  NULL on failure.
+	 * Connect, take the lease if it and "vacant" are free, and make the
+	 * exchange ready.  Waits for at most the timeouts of the options.  NULL
+	 * on failure.
 	 */
 	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
 								CqrsFailure *failure);

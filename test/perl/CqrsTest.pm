@@ -69,7 +69,8 @@ Returns a started PostgreSQL node that has the extension in its database
 postgres and publishes to the broker; without one, messages stay in the
 outbox.  C<conf>: more lines of postgresql.conf.  C<init>: a list of arguments
 for the node's init.  C<extension>: false when the extension is not to be
-created.
+created.  With CQRS_LANES in the environment, that many publishers share each
+database; tests that count them or their connections fail then.
 
 =cut
 
@@ -85,6 +86,9 @@ max_prepared_transactions = 10
 END
 	$node->append_conf('postgresql.conf', "cqrs.url = '" . $broker->url . "'")
 	  if $broker;
+	$node->append_conf('postgresql.conf',
+		"cqrs.publishers = $ENV{CQRS_LANES}")
+	  if $ENV{CQRS_LANES};
 	$node->append_conf('postgresql.conf', $params{conf}) if $params{conf};
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION cqrs')

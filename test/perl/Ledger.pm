@@ -14,11 +14,12 @@ Ledger - writers and faults at random, and whether every change has arrived
 
 Several sessions insert, update and delete rows in random transactions, some
 of which are rolled back or prepared, while the broker, the publisher and the
-server are stopped, killed and frozen in a random order.  Afterwards each
+server are stopped, killed and frozen in a random order, and their number changed.  Afterwards each
 committed change must have arrived, nothing that was rolled back, and of each
 row the first arrivals in the order of its changes.
 
-The seed is CQRS_SEED, or a random one; it is shown.
+The seed is CQRS_SEED, or a random one; it is shown.  It decides whether there
+is one publisher or three, unless CQRS_LANES says how many.
 
 =cut
 
@@ -42,7 +43,7 @@ my $WRITERS = 4;
 # Messages that have to be confirmed between two faults.
 my $PROGRESS = 150;
 
-my ($broker, $node, %faults, $longest_stall_s);
+my ($broker, $node, $lanes, %faults, $longest_stall_s);
 
 my %fault = (
 	'broker killed'    => sub { $broker->kill9; $broker->start },
@@ -65,19 +66,42 @@ my %fault = (
 			WHERE backend_type = 'cqrs publisher'});
 	},
 	'publisher killed' => sub {
-		my $pid = _query('SELECT pid FROM cqrs.stats');
+		my $pid = _random_publisher();
 		kill 'KILL', $pid if $pid;
+	},
+	'publisher frozen' => sub {
+		my $pid = _random_publisher() or return;
+		kill 'STOP', $pid;
+		_wait_for_stall(2);
+		kill 'CONT', $pid;
+	},
+	'lanes changed' => sub {
+		$node->append_conf('postgresql.conf',
+			'cqrs.publishers = ' . (1 + int(rand(2 * $lanes - 1))));
+		$node->reload;
 	},
 	'server crashed'    => sub { $node->stop('immediate'); $node->start },
 	'server restarted'  => sub { $node->restart },
 	'settings reloaded' => sub { $node->reload });
 
-# A query that may fail, because the server is starting.
+# A query that may fail, because the server is starting, or wait for a lock that
+# a frozen process has.
 sub _query
 {
 	my ($sql) = @_;
-	my ($status, $result) = $node->psql('postgres', $sql);
-	return $status == 0 ? $result : undef;
+	my $timed_out;
+	my ($status, $result) = $node->psql(
+		'postgres', $sql,
+		timeout   => 20,
+		timed_out => \$timed_out);
+	return $status == 0 && !$timed_out ? $result : undef;
+}
+
+sub _random_publisher
+{
+	return _query(
+		'SELECT pid FROM cqrs.lanes WHERE pid IS NOT NULL ORDER BY random() LIMIT 1'
+	);
 }
 
 sub _wait_for_stall
@@ -255,12 +279,14 @@ sub run_ledger
 	my (%params) = @_;
 	my $seed = $ENV{CQRS_SEED} // int(rand(1_000_000));
 
-	diag("CQRS_SEED=$seed");
 	srand($seed);
+	$lanes = $ENV{CQRS_LANES} // (rand() < 0.5 ? 1 : 3);
+	diag("CQRS_SEED=$seed, lanes: $lanes");
 	$longest_stall_s = 0;
 	$broker          = RabbitMQ->new('ledger');
 	$broker->start;
-	$node = new_master('ledger', $broker, conf => <<'END');
+	$node = new_master('ledger', $broker, conf => <<"END");
+cqrs.publishers = $lanes
 cqrs.reconnect_delay_max = '1s'
 cqrs.heartbeat = '5s'
 restart_after_crash = on
