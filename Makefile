@@ -46,7 +46,7 @@ endif
 $(OBJS): $(wildcard src/*.h)
 
 $(TEST_TOOLS): %: %.c
-	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
 
 # A list given on the command line runs that list alone; the others are run
 # only when none is given.
@@ -71,7 +71,7 @@ test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
 bench:
-	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/bench/*.pl)'
+	@PG_CONFIG='$(PG_CONFIG)' QUICK='$(QUICK)' exec test/bench/run
 
 soak:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/soak/*.pl)'

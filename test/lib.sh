@@ -7,6 +7,9 @@
 # caller exits, for whatever reason, every process that was started for the
 # run is ended and $work is removed.
 
+# An older release of django-cqrs that is still to be got along with, of 2023.
+old_django_cqrs=2.5.0
+
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-pg_config}
 
@@ -137,4 +140,25 @@ build_and_install()
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
+}
+
+# Runs a TAP file with PostgreSQL's framework, in a directory of its own.
+run_prove()
+{
+	local dir=$1 file=$2
+
+	interruptibly as_run_user env -C "$dir" TESTDIR="$dir" \
+		TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" \
+		PG_TEST_PORT_DIR="$work/portlock" \
+		PG_REGRESS="$pgxs_dir/src/test/regress/pg_regress" \
+		prove -v -I "$pgxs_dir/src/test/perl" -I "$src/test/perl" "$file" 2>&1
+}
+
+# Installs a release of django-cqrs ("==2.5.0", or nothing for the newest) and
+# what it needs into a virtual environment; its pins decide.
+install_django_cqrs()
+{
+	local release=$1 dir=$2
+	python3 -m venv "$dir" && "$dir/bin/pip" install --quiet --no-cache-dir \
+		--disable-pip-version-check "django-cqrs$release" psycopg2-binary
 }
