@@ -155,10 +155,11 @@ run_prove()
 }
 
 # Installs a release of django-cqrs ("==2.5.0", or nothing for the newest) and
-# what it needs into a virtual environment; its pins decide.
+# what it needs into a virtual environment; its pins decide.  A third argument
+# is what runs the commands: as_run_user.
 install_django_cqrs()
 {
-	local release=$1 dir=$2
-	python3 -m venv "$dir" && "$dir/bin/pip" install --quiet --no-cache-dir \
+	local release=$1 dir=$2 with=${3:-}
+	$with python3 -m venv "$dir" && $with "$dir/bin/pip" install --quiet --no-cache-dir \
 		--disable-pip-version-check "django-cqrs$release" psycopg2-binary
 }

@@ -25,7 +25,11 @@ settings.configure(
                            "HOST": os.environ["PGHOST"],
                            "PORT": os.environ["PGPORT"]}},
     CQRS={"transport": "dj_cqrs.transport.RabbitMQTransport", "url": URL,
-          "exchange": "cqrs"})
+          "exchange": "cqrs",
+          # The defaults, which are filled in only for apps with models.
+          "master": {"CQRS_AUTO_UPDATE_FIELDS": False,
+                     "CQRS_MESSAGE_TTL": 86400,
+                     "correlation_function": None, "meta_function": None}})
 django.setup()
 
 from dj_cqrs.mixins import MasterMixin  # noqa: E402
