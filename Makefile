@@ -97,7 +97,8 @@ help:
 	@echo 'make soak           long tests under random faults; CQRS_SEED repeats one'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
-	@echo 'make bench          drain rate and cost of capture, side by side with yardsticks'
+	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
+	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 

@@ -763,7 +763,7 @@ sub bench_dump
 
 sub bench_django
 {
-	my $rows    = 50_000;
+	my $rows    = 40_000;
 	my @pythons = split ' ', $ENV{BENCH_DJANGO} // '';
 
 	if (!@pythons)
@@ -793,7 +793,7 @@ sub bench_django
 			my $output;
 			IPC::Run::run(
 				[   $python, dirname(__FILE__) . '/django_master.py',
-					$broker->url, 'bench', 300, 2000 ],
+					$broker->url, 'bench', 200, 1000 ],
 				'>', \$output)
 			  or die 'django_master.py failed';
 			my ($saves, $save_s, $syncs, $sync_s) = split ' ', $output;

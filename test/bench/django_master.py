@@ -8,6 +8,7 @@ both, the number of messages and the seconds until the queue had them.  The
 database is what libpq's environment says.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -80,12 +81,15 @@ def save():
         item(i).save(force_insert=True)
 
 
+def sync():
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        call_command("cqrs_sync", cqrs_id="django", filter="{}")
+
+
 Item.objects.all().delete()
 item(-1).save(force_insert=True)
 measure(save, SAVES)
 Item.objects.all().delete()
 Item.objects.bulk_create(map(item, range(SYNCS)))
-devnull = open(os.devnull, "w")
-measure(lambda: call_command("cqrs_sync", cqrs_id="django", filter="{}",
-                             stdout=devnull), SYNCS)
+measure(sync, SYNCS)
 broker.queue_purge(QUEUE)
