@@ -96,8 +96,8 @@ sub interleaved
 			$values{ $sides[$i] } = $sides[ $i + 1 ]->();
 		}
 		push @result, \%values;
-		note sprintf('%4d s  %s, round %d of %d: %s',
-			time - $begun, $what, $round, $rounds, _values(\%values));
+		_progress(sprintf '%s, round %d of %d: %s',
+			$what, $round, $rounds, _values(\%values));
 	}
 	return @result;
 }
@@ -110,8 +110,7 @@ sub _values
 	foreach my $side (sort keys %$values)
 	{
 		push @text,
-		  join ' ', $side,
-		  map { sprintf '%s %.5g', $_, $values->{$side}{$_} }
+		  join ' ', $side, map { sprintf '%s %.5g', $_, $values->{$side}{$_} }
 		  sort keys %{ $values->{$side} };
 	}
 	return join ', ', @text;
@@ -138,7 +137,7 @@ sub goal
 		goal     => $goal,
 		measured => $measured,
 		context  => $context };
-	note sprintf('%4d s  %s', time - $begun, _line($goals[-1]));
+	_progress(_line($goals[-1]));
 	return;
 }
 
@@ -148,8 +147,16 @@ sub figure
 
 	push @figures,
 	  { name => $name, measured => $measured, context => $context };
-	note sprintf('%4d s  %s: %s (%s)',
-		time - $begun, $name, _number($measured), $context);
+	_progress(sprintf '%s: %s (%s)', $name, _number($measured), $context);
+	return;
+}
+
+# What a full run tells while it goes on.
+sub _progress
+{
+	my ($text) = @_;
+
+	note sprintf('%4d s  %s', time - $begun, $text) unless $ENV{QUICK};
 	return;
 }
 
@@ -192,7 +199,7 @@ The rows that are more than a third short of their goal.
 sub short_of_goal
 {
 	return map { _line($_) } grep {
-		$_->{sense} eq '>='
+			$_->{sense} eq '>='
 		  ? $_->{measured} < $_->{goal} * 2 / 3
 		  : $_->{measured} > $_->{goal} * 4 / 3
 	} @goals;
@@ -225,7 +232,6 @@ sub report
 {
 	my ($directory, $about) = @_;
 
-	note '';
 	note $about;
 	note _line($_) foreach @goals;
 	_write("$directory/results.md", _markdown($about));
@@ -250,8 +256,9 @@ sub _write
 sub _markdown
 {
 	my ($about) = @_;
-	my $met     = grep { _met($_) } @goals;
-	my $text    = "# Results\n\n$about.\nMade by `make bench`; see"
+	my $met = grep { _met($_) } @goals;
+	my $text =
+		"# Results\n\n$about.\nMade by `make bench`; see"
 	  . " [README](README.md) for what the rows mean.\n"
 	  . sprintf("%d of %d goals are met.\n\n", $met, scalar @goals)
 	  . "| what | measured | goal | | figures |\n|---|---|---|---|---|\n";
@@ -260,17 +267,19 @@ sub _markdown
 	{
 		$text .= sprintf "| %s | %s | %s %s | %s | %s |\n", $row->{name},
 		  _number($row->{measured}), $row->{sense} eq '>=' ? '≥' : '≤',
-		  _number($row->{goal}), _met($row) ? 'met' : '**missed**',
+		  _number($row->{goal}),     _met($row) ? 'met' : '**missed**',
 		  $row->{context};
 	}
-	$text .= "\nWithout a goal:\n\n| what | measured | figures |\n|---|---|---|\n"
+	$text .=
+	  "\nWithout a goal:\n\n| what | measured | figures |\n|---|---|---|\n"
 	  if @figures;
 	foreach my $row (@figures)
 	{
 		$text .= sprintf "| %s | %s | %s |\n", $row->{name},
 		  _number($row->{measured}), $row->{context};
 	}
-	$text .= "\n" . join '', map { "![$_->{title}]($_->{file}.svg)\n" } @charts
+	$text .= "\n" . join '',
+	  map { "![$_->{title}]($_->{file}.svg)\n" } @charts
 	  if @charts;
 	return $text;
 }
@@ -296,8 +305,8 @@ END
 		my $y      = 40 + $height * $i;
 		my $length = $value > 0 ? $value * $scale : 0;
 
-		$text .= sprintf
-		  qq{<text x="%d" y="%d" text-anchor="end">%s</text>\n}
+		$text .=
+			sprintf qq{<text x="%d" y="%d" text-anchor="end">%s</text>\n}
 		  . qq{<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>\n}
 		  . qq{<text x="%.1f" y="%d">%s</text>\n},
 		  $left - 8, $y + 15, _xml($label), $left, $y, $length, $height - 6,
@@ -356,9 +365,8 @@ sub new
 	my ($class, $node, $dbname) = @_;
 	my $self = bless {}, $class;
 
-	$self->{process} = open2(
-		$self->{out}, $self->{in}, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1',
-		'-d', $node->connstr($dbname));
+	$self->{process} = open2($self->{out}, $self->{in}, 'psql', '-XAtq', '-v',
+		'ON_ERROR_STOP=1', '-d', $node->connstr($dbname));
 	$self->{in}->autoflush(1);
 	$self->{pid} = $self->sql('SELECT pg_backend_pid()');
 	return $self;
