@@ -1,4 +1,4 @@
-# What test/run and test/demo/run share; to be sourced by bash.
+# What test/run, test/demo/run and others share; to be sourced by bash.
 #
 # Everything happens in one new directory, $work: a copy of the sources, what
 # is built from them, and a private installation of PostgreSQL that is made of
