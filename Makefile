@@ -46,7 +46,7 @@ endif
 $(OBJS): $(wildcard src/*.h)
 
 $(TEST_TOOLS): %: %.c
-	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
 
 # A list given on the command line runs that list alone; the others are run
 # only when none is given.
@@ -71,7 +71,7 @@ test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
 bench:
-	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/bench/*.pl)'
+	@PG_CONFIG='$(PG_CONFIG)' QUICK='$(QUICK)' exec test/bench/run
 
 soak:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/soak/*.pl)'
@@ -98,7 +98,8 @@ help:
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
-	@echo 'make bench          drain rate and cost of capture, side by side with yardsticks'
+	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
+	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 

@@ -1,4 +1,4 @@
-# What test/run and test/demo/run share; to be sourced by bash.
+# What test/run, test/demo/run and others share; to be sourced by bash.
 #
 # Everything happens in one new directory, $work: a copy of the sources, what
 # is built from them, and a private installation of PostgreSQL that is made of
@@ -6,6 +6,9 @@
 # postgres when the caller is root, because initdb refuses root.  When the
 # caller exits, for whatever reason, every process that was started for the
 # run is ended and $work is removed.
+
+# An older release of django-cqrs that is still to be got along with, of 2023.
+old_django_cqrs=2.5.0
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-pg_config}
@@ -138,4 +141,26 @@ build_and_install()
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
+}
+
+# Runs a TAP file with PostgreSQL's framework, in a directory of its own.
+run_prove()
+{
+	local dir=$1 file=$2
+
+	interruptibly as_run_user env -C "$dir" TESTDIR="$dir" \
+		TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" \
+		PG_TEST_PORT_DIR="$work/portlock" \
+		PG_REGRESS="$pgxs_dir/src/test/regress/pg_regress" \
+		prove -v -I "$pgxs_dir/src/test/perl" -I "$src/test/perl" "$file" 2>&1
+}
+
+# Installs a release of django-cqrs ("==2.5.0", or nothing for the newest) and
+# what it needs into a virtual environment; its pins decide.  A third argument
+# is what runs the commands: as_run_user.
+install_django_cqrs()
+{
+	local release=$1 dir=$2 with=${3:-}
+	$with python3 -m venv "$dir" && $with "$dir/bin/pip" install --quiet --no-cache-dir \
+		--disable-pip-version-check "django-cqrs$release" psycopg2-binary
 }

@@ -4,18 +4,24 @@
  *	  The least that publishing with librabbitmq takes: the yardstick for the
  *	  publisher of cqrs.
  *
- * Usage: bare_publisher HOST PORT EXCHANGE ROUTING_KEY WINDOW < BODIES
+ * Usage: bare_publisher HOST PORT EXCHANGE ROUTING_KEY WINDOW [RATE] < BODIES
  *
  * Publishes the lines of its standard input, which it reads before it starts
  * the clock, as persistent messages to a durable topic exchange, with at most
- * WINDOW of them unconfirmed, and prints messages, seconds and messages per
- * second.
+ * WINDOW of them unconfirmed, and prints messages, seconds, and seconds of
+ * processor time.
+ *
+ * With RATE, messages are sent one at a time at random moments, so many in a
+ * second on average (as pgbench's --rate does), and before each its time is
+ * printed: microseconds since 1970.
  *
  *-------------------------------------------------------------------------
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <time.h>
 
@@ -49,6 +55,30 @@ now_s(void)
 	return time.tv_sec + time.tv_nsec / 1e9;
 }
 
+/* Processor time of this process. */
+static double
+cpu_s(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
+		(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+static struct timeval
+as_timeval(double seconds)
+{
+	struct timeval result = {0, 0};
+
+	if (seconds > 0)
+	{
+		result.tv_sec = (time_t) seconds;
+		result.tv_usec = (suseconds_t) ((seconds - result.tv_sec) * 1e6);
+	}
+	return result;
+}
+
 /* Read confirms, waiting for at most "wait"; returns the last one known. */
 static uint64_t
 read_confirms(amqp_connection_state_t connection, uint64_t confirmed,
@@ -79,79 +109,117 @@ read_confirms(amqp_connection_state_t connection, uint64_t confirmed,
 	}
 }
 
-int
-main(int argc, char **argv)
+/* Read the lines of standard input; returns their number. */
+static size_t
+read_bodies(char ***bodies)
 {
-	amqp_connection_state_t connection;
-	amqp_socket_t *socket;
-	amqp_basic_properties_t properties = {0};
-	char	  **bodies = NULL;
 	char	   *line = NULL;
 	size_t		size = 0;
+	size_t		n = 0;
 	ssize_t		length;
-	size_t		nbodies = 0;
-	uint64_t	sent = 0;
-	uint64_t	confirmed = 0;
-	uint64_t	window;
-	double		start;
-
-	if (argc != 6)
-	{
-		fprintf(stderr, "usage: bare_publisher HOST PORT EXCHANGE ROUTING_KEY WINDOW < BODIES\n");
-		return 2;
-	}
-	window = strtoull(argv[5], NULL, 10);
 
 	while ((length = getline(&line, &size, stdin)) > 0)
 	{
 		if (line[length - 1] == '\n')
 			line[length - 1] = '\0';
-		if ((nbodies & (nbodies - 1)) == 0)
-			bodies = realloc(bodies, (nbodies == 0 ? 1 : nbodies * 2) * sizeof(char *));
-		bodies[nbodies++] = strdup(line);
+		if ((n & (n - 1)) == 0)
+			*bodies = realloc(*bodies, (n == 0 ? 1 : n * 2) * sizeof(char *));
+		(*bodies)[n++] = strdup(line);
 	}
+	free(line);
+	return n;
+}
 
-	connection = amqp_new_connection();
-	socket = amqp_tcp_socket_new(connection);
-	if (amqp_socket_open(socket, argv[1], atoi(argv[2])) != AMQP_STATUS_OK)
+/* A connection that confirms, with the exchange declared. */
+static amqp_connection_state_t
+connect_to_broker(const char *host, int port, const char *exchange)
+{
+	amqp_connection_state_t connection = amqp_new_connection();
+	amqp_socket_t *socket = amqp_tcp_socket_new(connection);
+
+	if (amqp_socket_open(socket, host, port) != AMQP_STATUS_OK)
 		fail("connecting");
 	if (amqp_login(connection, "/", 0, 131072, 0, AMQP_SASL_METHOD_PLAIN,
 				   "guest", "guest").reply_type != AMQP_RESPONSE_NORMAL)
 		fail("logging in");
 	amqp_channel_open(connection, 1);
 	check(connection, "opening a channel");
-	amqp_exchange_declare(connection, 1, amqp_cstring_bytes(argv[3]),
+	amqp_exchange_declare(connection, 1, amqp_cstring_bytes(exchange),
 						  amqp_cstring_bytes("topic"), 0, 1, 0, 0,
 						  amqp_empty_table);
 	check(connection, "declaring the exchange");
 	amqp_confirm_select(connection, 1);
 	check(connection, "enabling confirms");
+	return connection;
+}
+
+static void
+publish(amqp_connection_state_t connection, const char *exchange,
+		const char *routing_key, const char *body)
+{
+	amqp_basic_properties_t properties = {0};
 
 	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
 		AMQP_BASIC_DELIVERY_MODE_FLAG;
 	properties.content_type = amqp_cstring_bytes("text/plain");
 	properties.delivery_mode = 2;
+	if (amqp_basic_publish(connection, 1, amqp_cstring_bytes(exchange),
+						   amqp_cstring_bytes(routing_key), 1, 0, &properties,
+						   amqp_cstring_bytes(body)) != AMQP_STATUS_OK)
+		fail("publishing");
+}
 
-	start = now_s();
+int
+main(int argc, char **argv)
+{
+	amqp_connection_state_t connection;
+	char	  **bodies = NULL;
+	size_t		nbodies;
+	uint64_t	sent = 0;
+	uint64_t	confirmed = 0;
+	uint64_t	window;
+	double		rate;
+	double		start;
+	double		start_cpu;
+	double		due;
+
+	if (argc < 6 || argc > 7)
+	{
+		fprintf(stderr, "usage: bare_publisher HOST PORT EXCHANGE ROUTING_KEY WINDOW [RATE] < BODIES\n");
+		return 2;
+	}
+	window = strtoull(argv[5], NULL, 10);
+	rate = argc == 7 ? atof(argv[6]) : 0;
+
+	nbodies = read_bodies(&bodies);
+	connection = connect_to_broker(argv[1], atoi(argv[2]), argv[3]);
+
+	start = due = now_s();
+	start_cpu = cpu_s();
 	while (confirmed < nbodies)
 	{
 		struct timeval wait = {0, 0};
 
-		for (int i = 0; i < SEND_TURN && sent < nbodies && sent - confirmed < window; i++)
+		for (int i = 0; i < SEND_TURN && sent < nbodies &&
+			 sent - confirmed < window && now_s() >= due; i++)
 		{
-			if (amqp_basic_publish(connection, 1, amqp_cstring_bytes(argv[3]),
-								   amqp_cstring_bytes(argv[4]), 1, 0,
-								   &properties,
-								   amqp_cstring_bytes(bodies[sent])) != AMQP_STATUS_OK)
-				fail("publishing");
-			sent++;
+			if (rate > 0)
+			{
+				struct timespec now;
+
+				due += -log(1 - drand48()) / rate;
+				clock_gettime(CLOCK_REALTIME, &now);
+				printf("%lld\n", (long long) now.tv_sec * 1000000 + now.tv_nsec / 1000);
+			}
+			publish(connection, argv[3], argv[4], bodies[sent++]);
 		}
 		if (sent == nbodies || sent - confirmed >= window)
 			wait.tv_sec = 10;
+		else if (rate > 0)
+			wait = as_timeval(due - now_s());
 		confirmed = read_confirms(connection, confirmed, wait);
 	}
-	printf("%zu %.3f %.0f\n", nbodies, now_s() - start,
-		   nbodies / (now_s() - start));
+	printf("%zu %.3f %.3f\n", nbodies, now_s() - start, cpu_s() - start_cpu);
 	amqp_destroy_connection(connection);
 	return 0;
 }

@@ -44,7 +44,9 @@ typedef enum OutputFormat
 	FORMAT_BODY,				/* the body and a newline */
 	FORMAT_TSV,					/* routing key, message id, redelivered, body
 								 * as in the text format of COPY */
-	FORMAT_JSON					/* one object a line */
+	FORMAT_JSON,				/* one object a line */
+	FORMAT_TIMED				/* time of arrival, in microseconds since
+								 * 1970, a blank, and the body */
 } OutputFormat;
 
 typedef struct Options
@@ -95,6 +97,15 @@ now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static int64_t
+epoch_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
 static amqp_bytes_t
@@ -327,6 +338,11 @@ put_message(const amqp_envelope_t *envelope, OutputFormat format)
 			fwrite(message->body.bytes, 1, message->body.len, stdout);
 			break;
 
+		case FORMAT_TIMED:
+			printf("%" PRId64 " ", epoch_us());
+			fwrite(message->body.bytes, 1, message->body.len, stdout);
+			break;
+
 		case FORMAT_TSV:
 			put_tsv_column(envelope->routing_key.bytes,
 						   envelope->routing_key.len);
@@ -510,7 +526,7 @@ usage(void)
 			"  --idle-ms MS       exit after MS without a message\n"
 			"  --timeout-ms MS    exit after MS in any case\n"
 			"  --reconnect        on a lost connection, connect again\n"
-			"  --format FORMAT    body (default), tsv or json\n");
+			"  --format FORMAT    body (default), tsv, json or timed\n");
 	exit(1);
 }
 
@@ -532,6 +548,8 @@ parse_format(const char *arg)
 		return FORMAT_TSV;
 	if (strcmp(arg, "json") == 0)
 		return FORMAT_JSON;
+	if (strcmp(arg, "timed") == 0)
+		return FORMAT_TIMED;
 	if (strcmp(arg, "body") != 0)
 		usage();
 	return FORMAT_BODY;
