@@ -58,7 +58,8 @@ struct CqrsBacklog
 	CqrsHolds  *holds;
 	CqrsReader *reader;
 
-	bool		look;			/* woken: look at the catalog and the outbox */
+	uint32		calls;			/* of the slot, when the catalog was last
+								 * looked at */
 	bool		paused;
 	char	   *identity;
 	bool		more;			/* the window was full before the outbox ended */
@@ -72,6 +73,7 @@ struct CqrsBacklog
 	TimestampTz recycled_at;
 };
 
+static bool look_is_due(const CqrsBacklog *backlog);
 static bool read_is_due(const CqrsBacklog *backlog, bool connected);
 static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
@@ -100,15 +102,10 @@ cqrs_backlog_create(const CqrsPlace *place, Oid extension,
 										 cqrs_lane_begin(place, extension,
 														 backlog->saved_watermark),
 										 holds);
-	backlog->look = true;
+	/* Look at once. */
+	backlog->calls = pg_atomic_read_u32(&place->slot->calls) - 1;
 	backlog->more = true;
 	return backlog;
-}
-
-void
-cqrs_backlog_look(CqrsBacklog *backlog)
-{
-	backlog->look = true;
 }
 
 bool
@@ -131,10 +128,11 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	bool		save = save_is_due(backlog);
 	bool		recycle = recycle_is_due(backlog);
 	bool		park = cqrs_window_refused(backlog->window) != NULL;
+	uint32		calls = pg_atomic_read_u32(&backlog->place->slot->calls);
+	bool		look = calls != backlog->calls;
 
-	if (!backlog->look && !read && !save && !recycle && !park)
+	if (!look && !read && !save && !recycle && !park)
 		return;
-	backlog->look = false;
 
 	pgstat_report_activity(STATE_RUNNING, "reading the outbox");
 	SetCurrentStatementStartTimestamp();
@@ -142,7 +140,9 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	PushActiveSnapshot(GetTransactionSnapshot());
 
 	check_extension(backlog);
-	read_settings(backlog);
+	if (look)
+		read_settings(backlog);
+	backlog->calls = calls;
 	if (save)
 		save_watermark(backlog);
 	if (recycle)
@@ -166,8 +166,8 @@ cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
 {
 	long		wait_ms = -1;
 
-	if (read_is_due(backlog, connected) || save_is_due(backlog) ||
-		recycle_is_due(backlog) ||
+	if (look_is_due(backlog) || read_is_due(backlog, connected) ||
+		save_is_due(backlog) || recycle_is_due(backlog) ||
 		cqrs_window_refused(backlog->window) != NULL)
 		return 0;
 	if (backlog->recycle)
@@ -178,7 +178,9 @@ cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
 	if (connected)
 		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_holds_wait_ms(backlog->holds));
 	if (unsaved_watermark(backlog) != backlog->saved_watermark)
-		wait_ms = cqrs_sooner_ms(wait_ms, SAVE_INTERVAL_MS);
+		wait_ms = cqrs_sooner_ms(wait_ms,
+								 cqrs_until_after_ms(backlog->saved_at,
+													 SAVE_INTERVAL_MS));
 	return wait_ms;
 }
 
@@ -225,12 +227,25 @@ cqrs_backlog_finish(CqrsBacklog *backlog)
 	CommitTransactionCommand();
 }
 
+bool
+cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog, bool connected)
+{
+	return connected &&
+		cqrs_window_unsent(backlog->window) <= cqrs_confirm_window / 2 &&
+		cqrs_window_has_room(backlog->window);
+}
+
+/* Whether somebody has asked to look at the catalog. */
+static bool
+look_is_due(const CqrsBacklog *backlog)
+{
+	return backlog->calls != pg_atomic_read_u32(&backlog->place->slot->calls);
+}
+
 static bool
 read_is_due(const CqrsBacklog *backlog, bool connected)
 {
-	if (!connected ||
-		cqrs_window_unsent(backlog->window) > cqrs_confirm_window / 2 ||
-		!cqrs_window_has_room(backlog->window))
+	if (!cqrs_backlog_waits_for_commits(backlog, connected))
 		return false;
 	return backlog->more ||
 		cqrs_holds_are_due(backlog->holds, backlog->window) ||
@@ -240,16 +255,11 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 							 HOLE_INTERVAL_MS) == 0);
 }
 
-/* A lane does not know whether the others are at rest. */
 static bool
 save_is_due(const CqrsBacklog *backlog)
 {
-	if ((cqrs_window_bytes(backlog->window) > 0 ||
-		 backlog->place->nlanes > 1) &&
-		cqrs_until_after_ms(backlog->saved_at,
-							SAVE_INTERVAL_MS) > 0)
-		return false;
-	return unsaved_watermark(backlog) != backlog->saved_watermark;
+	return unsaved_watermark(backlog) != backlog->saved_watermark &&
+		cqrs_until_after_ms(backlog->saved_at, SAVE_INTERVAL_MS) == 0;
 }
 
 /* Of this lane. */

@@ -23,9 +23,6 @@ typedef struct CqrsBacklog CqrsBacklog;
 extern CqrsBacklog *cqrs_backlog_create(const CqrsPlace *place, Oid extension,
 										CqrsWindow *window, CqrsHolds *holds);
 
-/* Have the next turn look at the catalog, whatever else is due. */
-extern void cqrs_backlog_look(CqrsBacklog *backlog);
-
 /*
  * Do what is due in the database, in a transaction of its own.  Messages are
  * read only when "connected": before, they would only fill memory.
@@ -34,6 +31,10 @@ extern void cqrs_backlog_turn(CqrsBacklog *backlog, bool connected);
 
 /* How long nothing has to be done: 0 for not at all, -1 for ever. */
 extern long cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected);
+
+/* Whether a commit would give it anything to do. */
+extern bool cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog,
+										   bool connected);
 
 /* Whether publishing is paused by cqrs_pause(). */
 extern bool cqrs_backlog_paused(const CqrsBacklog *backlog);

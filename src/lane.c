@@ -87,6 +87,7 @@ cqrs_lane_detach(const CqrsPlace *place)
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	lane->pid = 0;
 	lane->latch = NULL;
+	pg_atomic_write_u32(&lane->listens, 0);
 	lane->connected_at = 0;
 	pg_atomic_write_u32(&lane->state, CQRS_STOPPED);
 	pg_atomic_write_u64(&lane->held, 0);

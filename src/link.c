@@ -146,7 +146,7 @@ cqrs_link_reload(CqrsLink *link)
 		close_connection(link, true);
 }
 
-bool
+void
 cqrs_link_turn(CqrsLink *link, bool paused)
 {
 	if (link->connection != NULL)
@@ -155,12 +155,9 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 			(link->place->number != 0 &&
 			 cqrs_lane_lease(link->place) == CQRS_LEASE_LOST))
 			close_connection(link, true);
-		return false;
 	}
-	if (!may_connect(link, paused) || cqrs_until_ms(link->connect_at) > 0)
-		return false;
-	open_connection(link);
-	return true;
+	else if (may_connect(link, paused) && cqrs_until_ms(link->connect_at) == 0)
+		open_connection(link);
 }
 
 void

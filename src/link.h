@@ -31,10 +31,9 @@ extern void cqrs_link_reload(CqrsLink *link);
 
 /*
  * Connect when it is time to; disconnect with "paused", or when a copy of the
- * database has taken over.  Returns whether it has taken so long that the
- * latch may have been set meanwhile.
+ * database has taken over.  May take notice of the latch.
  */
-extern bool cqrs_link_turn(CqrsLink *link, bool paused);
+extern void cqrs_link_turn(CqrsLink *link, bool paused);
 
 /* Send some messages; receive all that has come. */
 extern void cqrs_link_send(CqrsLink *link);

@@ -223,15 +223,16 @@ run(Publisher *publisher)
 		MemoryContextSwitchTo(turn);
 		MemoryContextReset(turn);
 
+		/* Barriers, too: DROP DATABASE waits for everybody. */
+		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload_settings(publisher);
 		cqrs_backlog_turn(publisher->backlog,
 						  cqrs_link_is_open(publisher->link));
 		cqrs_link_identify(publisher->link,
 						   cqrs_backlog_identity(publisher->backlog));
-		if (cqrs_link_turn(publisher->link,
-						   cqrs_backlog_paused(publisher->backlog)))
-			cqrs_backlog_look(publisher->backlog);
+		cqrs_link_turn(publisher->link,
+					   cqrs_backlog_paused(publisher->backlog));
 		cqrs_link_send(publisher->link);
 		cqrs_link_receive(publisher->link);
 		show_state(publisher);
@@ -296,23 +297,24 @@ wait_turn(Publisher *publisher)
 	bool		write;
 	pgsocket	socket = cqrs_link_socket(publisher->link, &write);
 	long		timeout_ms;
+	pg_atomic_uint32 *listens = &publisher->place.lane->listens;
 
+	/* First this, and then see whether there is anything to do. */
+	pg_atomic_write_u32(listens,
+						cqrs_backlog_waits_for_commits(publisher->backlog,
+													   connected));
+	pg_memory_barrier();
 	timeout_ms = cqrs_sooner_ms(cqrs_backlog_wait_ms(publisher->backlog,
 													 connected),
 								cqrs_link_wait_ms(publisher->link, paused));
 	if (timeout_ms == 0 || ShutdownRequestPending || ConfigReloadPending)
-	{
-		CHECK_FOR_INTERRUPTS();
 		return;
-	}
 	if (timeout_ms > 0)
 		wake |= WL_TIMEOUT;
 	if (connected)
 		wake |= WL_SOCKET_READABLE | (write ? WL_SOCKET_WRITEABLE : 0);
 	if (WaitLatchOrSocket(MyLatch, wake, socket, timeout_ms,
 						  cqrs_wait_event(CQRS_WAIT_PUBLISHER)) & WL_LATCH_SET)
-	{
 		ResetLatch(MyLatch);
-		cqrs_backlog_look(publisher->backlog);
-	}
+	pg_atomic_write_u32(listens, 0);
 }

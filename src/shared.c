@@ -46,7 +46,7 @@ static void request_memory(void);
 static void startup(void);
 static void init_slot(CqrsSlot *slot);
 static Size memory_size(void);
-static bool wake_lanes(CqrsSlot *slot);
+static bool wake_lanes(CqrsSlot *slot, bool all);
 static bool is_published(CqrsSlot *slot, const CqrsMark *mark);
 static bool lane_has_published(CqrsLane *lane, const CqrsMark *mark);
 static CqrsSlot *find_slot(Oid dboid);
@@ -103,25 +103,31 @@ cqrs_shared_wake_publisher(void)
 	next_batch = pg_atomic_read_u64(&slot->next_batch);
 	my_mark.end_batch = next_batch == 0 ? PG_UINT64_MAX : next_batch;
 
-	if (!wake_lanes(slot) && !*(volatile bool *) &slot->wanted)
+	if (!wake_lanes(slot, false) && !*(volatile bool *) &slot->wanted)
 		cqrs_shared_want_publisher();
 }
 
-/* Returns whether there is any to be woken. */
+/*
+ * Wake all publishers, or those that wait for commits.  One that does not will
+ * look at "commits" before it waits for them.  Returns whether there is any.
+ */
 static bool
-wake_lanes(CqrsSlot *slot)
+wake_lanes(CqrsSlot *slot, bool all)
 {
 	uint32		nlanes = pg_atomic_read_u32(&slot->nlanes);
 	bool		found = false;
 
 	for (uint32 i = 0; i < nlanes; i++)
 	{
+		CqrsLane   *lane = &slot->lanes[i];
+
 		/* Reading a pointer needs no lock; a stale latch is set in vain. */
-		Latch	   *latch = *(Latch *volatile *) &slot->lanes[i].latch;
+		Latch	   *latch = *(Latch *volatile *) &lane->latch;
 
 		if (latch == NULL)
 			continue;
-		SetLatch(latch);
+		if (all || pg_atomic_read_u32(&lane->listens) != 0)
+			SetLatch(latch);
 		found = true;
 	}
 	return found;
@@ -233,7 +239,8 @@ cqrs_shared_want_publisher(void)
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	slot->wanted = true;
 	slot->hold_until = 0;
-	(void) wake_lanes(slot);
+	pg_atomic_fetch_add_u32(&slot->calls, 1);
+	(void) wake_lanes(slot, true);
 	if (cqrs_shared->launcher != NULL)
 		SetLatch(cqrs_shared->launcher);
 	LWLockRelease(cqrs_shared->lock);
@@ -393,6 +400,7 @@ init_slot(CqrsSlot *slot)
 	pg_atomic_init_u32(&slot->nlanes, 0);
 	pg_atomic_init_u64(&slot->next_batch, 0);
 	pg_atomic_init_u64(&slot->commits, 0);
+	pg_atomic_init_u32(&slot->calls, 0);
 	pg_atomic_init_u32(&slot->segment, 0);
 	pg_atomic_init_u64(&slot->saved_watermark, 0);
 	pg_atomic_init_u32(&slot->lease, CQRS_LEASE_NONE);
@@ -400,6 +408,7 @@ init_slot(CqrsSlot *slot)
 	{
 		CqrsLane   *lane = &slot->lanes[i];
 
+		pg_atomic_init_u32(&lane->listens, 0);
 		pg_atomic_init_u64(&lane->watermark, 0);
 		pg_atomic_init_u64(&lane->unconfirmed_batch, 0);
 		pg_atomic_init_u64(&lane->read_commits, 0);

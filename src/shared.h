@@ -60,6 +60,7 @@ typedef struct CqrsLane
 {
 	pid_t		pid;			/* 0 when there is no process */
 	Latch	   *latch;			/* it lives in the process's PGPROC */
+	pg_atomic_uint32 listens;	/* 1: a commit is to set the latch */
 
 	/*
 	 * What is confirmed or void, of the messages of this lane; see lane.c.
@@ -113,6 +114,8 @@ typedef struct CqrsSlot
 	pg_atomic_uint64 next_batch;	/* next batch of ids, 0: not known yet */
 	pg_atomic_uint64 commits;	/* transactions with messages, so that the
 								 * publishers see if there is anything new */
+	pg_atomic_uint32 calls;		/* how often the publishers were asked to look
+								 * at the catalog */
 	pg_atomic_uint32 segment;	/* the segment to write to; a hint */
 
 	/* Written by lane 0. */
@@ -145,7 +148,7 @@ extern CqrsSlot *cqrs_shared_slot(Oid dboid, bool create);
 /* The slot of the current database, taken if need be. */
 extern CqrsSlot *cqrs_shared_my_slot(void);
 
-/* A transaction with messages has committed here: wake the publishers. */
+/* A transaction with messages has committed here: wake who waits for that. */
 extern void cqrs_shared_wake_publisher(void);
 
 /*

@@ -36,7 +36,9 @@ is($err, '', 'a snapshot is held');
 foreach my $round (1 .. 4)
 {
 	$node->safe_psql('postgres',
-		"INSERT INTO item SELECT i, repeat('x', 500) FROM generate_series($round * 10000, $round * 10000 + 4999) i"
+		"INSERT INTO item SELECT i, (SELECT string_agg(md5(i || '.' || j), '')
+			FROM generate_series(1, 16) j)
+		FROM generate_series($round * 10000, $round * 10000 + 4999) i"
 	);
 	wait_published($node);
 }

@@ -29,7 +29,8 @@ $reader->pump until $out =~ /read/ || $err;
 is($err, '', 'the outbox is being read');
 
 $node->safe_psql('postgres',
-	q{INSERT INTO item SELECT i, repeat('x', 500) FROM generate_series(1, 5000) i}
+	q{INSERT INTO item SELECT i, (SELECT string_agg(md5(i || '.' || j), '')
+		FROM generate_series(1, 16) j) FROM generate_series(1, 5000) i}
 );
 
 # Not wait_published(): it would read the outbox, too.

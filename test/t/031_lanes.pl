@@ -232,7 +232,8 @@ is(join("\n", ledger_errors(\@messages, \@saves)),
 
 # Segments are recycled, whichever lane is the last to be done.
 query(
-	q{INSERT INTO item SELECT i, repeat(md5(i::text), 20) FROM generate_series(10001, 20000) i}
+	q{INSERT INTO item SELECT i, (SELECT string_agg(md5(i || '.' || j), '')
+		FROM generate_series(1, 20) j) FROM generate_series(10001, 20000) i}
 );
 wait_published($node);
 wait_until(
