@@ -34,8 +34,10 @@ INSERT INTO p VALUES (2016, 'small');
 SELECT max(length(v)) FROM p;
 SELECT test_packed(), test_skip();
 
--- More than a batch of ids.
-INSERT INTO p SELECT 10000 + i, 'x' FROM generate_series(1, 150000) i;
+-- More than a batch of ids; a pack is of one batch.
+INSERT INTO p SELECT 10000 + i, repeat('x', i % 100) FROM generate_series(1, 150000) i;
+SELECT count(*) FROM (TABLE cqrs.segment_0 UNION ALL TABLE cqrs.segment_1 UNION ALL TABLE cqrs.segment_2) s
+WHERE id / 100000 <> last_id / 100000;
 SELECT count(DISTINCT id / 100000) FROM cqrs.outbox WHERE id > (SELECT id FROM test_mark);
 SELECT test_packed(), test_skip();
 

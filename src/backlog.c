@@ -286,8 +286,11 @@ park_refused(CqrsBacklog *backlog)
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(refused->id, refused->id);
 	CqrsMessage message;
 
-	if (cqrs_outbox_scan_next(scan, &message))
-		cqrs_parked_insert(&message, CQRS_PARK_REFUSED, refused->refusal, NULL);
+	/* Or the message would be gone. */
+	if (!cqrs_outbox_scan_next(scan, &message))
+		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
+			 refused->id);
+	cqrs_parked_insert(&message, CQRS_PARK_REFUSED, refused->refusal, NULL);
 	cqrs_outbox_scan_end(scan);
 	ForceSyncCommit();
 	ereport(LOG,

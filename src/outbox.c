@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * outbox.c
- *	  The messages that wait: writing, reading and recycling of segments.
+ *	  The messages that wait: writing and recycling of segments.
  *
  * The outbox is CQRS_SEGMENTS tables of one shape.  Rows are only ever
  * inserted; a segment is emptied as a whole, by TRUNCATE, once all its ids are
@@ -34,9 +34,7 @@
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/transam.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/index.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
@@ -45,7 +43,6 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -58,16 +55,6 @@
 #include "outbox.h"
 #include "pack.h"
 #include "shared.h"
-
-/* Columns of a segment */
-enum
-{
-	SEGMENT_ID = 1,
-	SEGMENT_LAST_ID,
-	SEGMENT_COMMITTED_AT,
-	SEGMENT_MESSAGES,
-	SEGMENT_NATTS = SEGMENT_MESSAGES
-};
 
 /* Messages are packed up to this size: what fits a page uncompressed. */
 #define PACK_BYTES	8000
@@ -102,38 +89,11 @@ struct CqrsOutboxWriter
 	MemoryContext rows;			/* reset with each insertion */
 };
 
-/* One segment of a scan, with the message that it would give next. */
-typedef struct SegmentScan
-{
-	Relation	segment;
-	Relation	index;
-	SysScanDesc scan;
-	bool		at_end;
-	CqrsMessage message;
-	TransactionId xid;			/* that wrote it */
-	CqrsPackReader pack;		/* that it is in */
-	MemoryContext context;		/* of the pack; reset with the next one */
-} SegmentScan;
-
-struct CqrsOutboxScan
-{
-	int64		from;
-	int64		to;
-	SegmentScan segments[CQRS_SEGMENTS];
-	SegmentScan *last;			/* that gave the last message, or NULL */
-	TransactionId last_xid;		/* whose commit was looked up last */
-	XLogRecPtr	commit_lsn;		/* the highest one that may not be flushed */
-};
-
 static void check_size(void);
 static void finish_pack(CqrsOutboxWriter *writer, int length);
 static void insert_rows(CqrsOutboxWriter *writer);
 static uint64 first_batch(void);
 static int64 segment_max_id(Oid segment, Oid index);
-static void segment_scan_begin(CqrsOutboxScan *scan, int segment);
-static void segment_scan_next(const CqrsOutboxScan *scan,
-							  SegmentScan *segment);
-static bool segment_scan_row(SegmentScan *segment);
 static BlockNumber segment_blocks(Oid segment);
 static bool try_truncate(const CqrsObjects *objects, int segment,
 						 int64 watermark, bool *busy);
@@ -196,7 +156,8 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 	if (writer->npacked > 0 &&
 		(writer->pack.len > PACK_BYTES ||
 		 writer->npacked == CQRS_PACK_MESSAGES ||
-		 id != writer->pack_id + writer->npacked))
+		 id != writer->pack_id + writer->npacked ||
+		 cqrs_batch_of(id) != cqrs_batch_of(writer->pack_id)))
 		finish_pack(writer, length);
 	if (writer->npacked == 0)
 		writer->pack_id = id;
@@ -374,145 +335,6 @@ segment_max_id(Oid segment, Oid index)
 	index_close(idx, AccessShareLock);
 	table_close(rel, AccessShareLock);
 	return id;
-}
-
-CqrsOutboxScan *
-cqrs_outbox_scan_begin(int64 from, int64 to)
-{
-	CqrsOutboxScan *scan = palloc0(sizeof(CqrsOutboxScan));
-
-	scan->from = from;
-	scan->to = to;
-	for (int i = 0; i < CQRS_SEGMENTS; i++)
-		segment_scan_begin(scan, i);
-	return scan;
-}
-
-bool
-cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
-{
-	SegmentScan *next = NULL;
-
-	/* Only now: this ends the life of the strings of its last message. */
-	if (scan->last != NULL)
-		segment_scan_next(scan, scan->last);
-	for (int i = 0; i < CQRS_SEGMENTS; i++)
-	{
-		SegmentScan *segment = &scan->segments[i];
-
-		if (!segment->at_end &&
-			(next == NULL || segment->message.id < next->message.id))
-			next = segment;
-	}
-	scan->last = next;
-	if (next == NULL)
-		return false;
-
-	if (next->xid != scan->last_xid && TransactionIdIsNormal(next->xid))
-	{
-		scan->commit_lsn = Max(scan->commit_lsn,
-							   TransactionIdGetCommitLSN(next->xid));
-		scan->last_xid = next->xid;
-	}
-	*message = next->message;
-	return true;
-}
-
-void
-cqrs_outbox_scan_end(CqrsOutboxScan *scan)
-{
-	for (int i = 0; i < CQRS_SEGMENTS; i++)
-	{
-		SegmentScan *segment = &scan->segments[i];
-
-		systable_endscan_ordered(segment->scan);
-		index_close(segment->index, AccessShareLock);
-		table_close(segment->segment, AccessShareLock);
-		MemoryContextDelete(segment->context);
-	}
-	pfree(scan);
-}
-
-/*
- * With synchronous_commit off a transaction is visible before its commit is
- * on disk.  A message must not leave before: a crash would undo the change
- * that it tells of.
- */
-void
-cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
-{
-	if (!XLogRecPtrIsInvalid(scan->commit_lsn))
-		XLogFlush(scan->commit_lsn);
-}
-
-static void
-segment_scan_begin(CqrsOutboxScan *scan, int segment)
-{
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
-	SegmentScan *result = &scan->segments[segment];
-	ScanKeyData keys[2];
-	int64		first_id;
-
-	/* The pack that "from" is in may begin before it, in the same batch. */
-	first_id = Max(scan->from - CQRS_PACK_MESSAGES + 1,
-				   cqrs_batch_first_id(cqrs_batch_of(scan->from)));
-	result->segment = table_open(objects->segment[segment], AccessShareLock);
-	result->index = index_open(objects->segment_index[segment],
-							   AccessShareLock);
-	ScanKeyInit(&keys[0], SEGMENT_ID, BTGreaterEqualStrategyNumber,
-				F_INT8GE, Int64GetDatum(first_id));
-	ScanKeyInit(&keys[1], SEGMENT_ID, BTLessEqualStrategyNumber,
-				F_INT8LE, Int64GetDatum(scan->to));
-	result->scan = systable_beginscan_ordered(result->segment, result->index,
-											  GetActiveSnapshot(),
-											  lengthof(keys), keys);
-	result->context = AllocSetContextCreate(CurrentMemoryContext,
-											"cqrs outbox pack",
-											ALLOCSET_DEFAULT_SIZES);
-	segment_scan_next(scan, result);
-}
-
-/* Go to the next message that the scan is to give. */
-static void
-segment_scan_next(const CqrsOutboxScan *scan, SegmentScan *segment)
-{
-	do
-	{
-		while (!cqrs_pack_next(&segment->pack, &segment->message))
-		{
-			if (!segment_scan_row(segment))
-			{
-				segment->at_end = true;
-				return;
-			}
-		}
-	} while (segment->message.id < scan->from);
-	segment->at_end = segment->message.id > scan->to;
-}
-
-/* Go to the next row; false at the end of the segment. */
-static bool
-segment_scan_row(SegmentScan *segment)
-{
-	HeapTuple	tuple = systable_getnext_ordered(segment->scan,
-												 ForwardScanDirection);
-	Datum		values[SEGMENT_NATTS];
-	bool		nulls[SEGMENT_NATTS];
-	MemoryContext caller;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	MemoryContextReset(segment->context);
-	caller = MemoryContextSwitchTo(segment->context);
-	heap_deform_tuple(tuple, RelationGetDescr(segment->segment), values,
-					  nulls);
-	segment->xid = HeapTupleHeaderGetXmin(tuple->t_data);
-	segment->message.committed_at =
-		DatumGetTimestampTz(values[SEGMENT_COMMITTED_AT - 1]);
-	cqrs_pack_open(&segment->pack, values[SEGMENT_MESSAGES - 1],
-				   DatumGetInt64(values[SEGMENT_ID - 1]));
-	MemoryContextSwitchTo(caller);
-	return true;
 }
 
 /*

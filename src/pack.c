@@ -21,8 +21,8 @@
  *
  * Compression is PostgreSQL's own, by LZ4, into the form that compressed
  * columns have: it is undone wherever the value is looked at.  A server that
- * was built without LZ4 stores packs as they are, since pglz would cost the
- * writer more than it saves.
+ * was built without LZ4 stores packs that fit a page as they are, since pglz
+ * would cost the writer more than it saves.
  *
  * cqrs.unpack() can be called by anybody with any bytes, so that nothing is
  * taken for granted when reading.
@@ -139,6 +139,9 @@ cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 	check_length(reader, 2 + sizeof(message->ttl_s));
 	message->id = reader->next_id++;
 	message->signal = *reader->next++;
+	if (message->signal != CQRS_SAVE && message->signal != CQRS_DELETE &&
+		message->signal != CQRS_SYNC)
+		malformed();
 	parts = *reader->next++;
 	memcpy(&message->ttl_s, reader->next, sizeof(message->ttl_s));
 	reader->next += sizeof(message->ttl_s);

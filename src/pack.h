@@ -14,6 +14,16 @@
 
 #include "outbox.h"
 
+/* Columns of a segment */
+enum
+{
+	SEGMENT_ID = 1,
+	SEGMENT_LAST_ID,
+	SEGMENT_COMMITTED_AT,
+	SEGMENT_MESSAGES,
+	SEGMENT_NATTS = SEGMENT_MESSAGES
+};
+
 /* A pack holds at most so many messages, all of one batch. */
 #define CQRS_PACK_MESSAGES	200
 

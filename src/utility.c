@@ -45,7 +45,7 @@ typedef enum Followup
 
 static ProcessUtility_hook_type previous_hook;
 static bool wake_at_commit = false;
-static bool wake_at_abort = false;
+static bool vacated = false;
 static bool rescan_at_commit = false;
 
 static void process_utility(PlannedStmt *statement, const char *query,
@@ -110,7 +110,7 @@ before_utility(Node *parsetree)
 			if (cqrs_ddl_drops_extension(parsetree) && superuser() &&
 				cqrs_shared_slot(MyDatabaseId, false) != NULL)
 			{
-				wake_at_abort = true;
+				vacated = true;
 				cqrs_shared_vacate(MyDatabaseId);
 			}
 			break;
@@ -182,7 +182,11 @@ after_utility(Followup followup)
 	else if (cqrs_shared_slot(MyDatabaseId, false) == NULL)
 		return;
 	else if (followup == FOLLOWUP_WAKE_NOW)
+	{
 		cqrs_shared_wake_publisher();
+		/* It may be the transaction of a cqrs_pause(). */
+		cqrs_shared_want_publisher();
+	}
 	else
 		cqrs_utility_wake_at_commit();
 }
@@ -258,11 +262,11 @@ at_transaction_end(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;
-	if ((wake_at_commit && event == XACT_EVENT_COMMIT) ||
-		(wake_at_abort && event == XACT_EVENT_ABORT))
+	/* Also when what made it leave was undone, as a whole or in part. */
+	if (vacated || (wake_at_commit && event == XACT_EVENT_COMMIT))
 		cqrs_shared_want_publisher();
 	if (rescan_at_commit && event == XACT_EVENT_COMMIT)
 		cqrs_shared_wake_launcher(true);
-	wake_at_commit = wake_at_abort = false;
+	wake_at_commit = vacated = false;
 	rescan_at_commit = false;
 }
