@@ -41,19 +41,38 @@ my $columns = q{(id int PRIMARY KEY, a int, b text, c text, d numeric,
 	cqrs_revision int NOT NULL DEFAULT 0,
 	cqrs_updated timestamptz NOT NULL DEFAULT now())};
 
+# Rows come from a table, because to make them takes longer than to write them.
+# Text and uuid are such that do not compress, as the outbox is compressed.
+sub create_source
+{
+	my ($session, $rows) = @_;
+
+	$session->sql(
+		qq{CREATE TABLE source $columns;
+		INSERT INTO source
+			SELECT i, i * 2, 'name ' || i, left(md5(i || 'a') || md5(i || 'b')
+				|| md5(i || 'c') || md5(i || 'd'), 120), i / 8.0, now(), true,
+				md5(i::text)::uuid
+			FROM generate_series(1, $rows) i;
+		VACUUM ANALYZE source});
+	return;
+}
+
+# Copies the rows with these ids, under ids that are so much higher.
 sub insert
 {
-	my ($table, $first, $last) = @_;
-	return qq{INSERT INTO $table
-		SELECT i, i * 2, 'name ' || i, repeat('x', 120), i / 8.0, now(), true,
-			'11111111-2222-3333-4444-555555555555'
-		FROM generate_series($first, $last) i};
+	my ($table, $first, $last, $more) = @_;
+	my $id = $more ? "id + $more" : 'id';
+
+	return qq{INSERT INTO $table SELECT $id, a, b, c, d, e, f, g FROM source
+		WHERE id BETWEEN $first AND $last};
 }
 
 $session->sql(
 	qq{CREATE TABLE plain $columns;
 	CREATE TABLE master $columns;
 	SELECT cqrs_register('master')});
+create_source($session, $QUICK ? 100_000 : 1_000_000);
 wait_published($node);
 
 # Publishing stops, and the connection is closed.
@@ -109,12 +128,17 @@ sub bench_capture
 		CREATE TABLE pgq $columns;
 		CREATE TRIGGER capture AFTER INSERT OR UPDATE ON pgq
 			FOR EACH ROW EXECUTE FUNCTION pgq.jsontriga('bench');
-		CREATE TABLE bytes (LIKE cqrs.segment_0);
-		CREATE TABLE bytes_outbox (LIKE cqrs.segment_0, PRIMARY KEY (id))});
+		CREATE TABLE bytes (id bigint, committed_at timestamptz,
+			signal_type "char", cqrs_id text, instance_pk text,
+			instance_data text);
+		CREATE TABLE bytes_outbox (LIKE bytes, PRIMARY KEY (id))});
 	pause();
 	empty($session, 'master');
 	$session->sql(insert('master', 1, $ROWS));
-	$session->sql('INSERT INTO bytes SELECT * FROM cqrs.segment_0');
+	$session->sql(
+		q{INSERT INTO bytes
+		SELECT id, now(), 'S', 'master', id, cqrs_to_json(m, 'master')
+		FROM master m});
 	my $size = $session->sql('SELECT avg(length(instance_data)) FROM bytes');
 	empty($session, 'master');
 	discard_outbox($session);
@@ -347,7 +371,7 @@ sub private_kb
 
 sub publisher_pid
 {
-	return $session->sql('SELECT pid FROM cqrs.publisher_stats()');
+	return $session->sql('SELECT pid FROM cqrs.lanes');
 }
 
 # Fills the outbox while publishing is paused, in transactions of at most 50,000.
@@ -379,7 +403,7 @@ sub drain
 		q{SELECT cqrs_resume();
 		SELECT cqrs_wait_published();
 		SELECT extract(epoch FROM clock_timestamp() - connected_at)
-			FROM cqrs.publisher_stats()},
+			FROM cqrs.lanes},
 		sub {
 			my $kb = private_kb($pid);
 			$peak = $kb if $kb > $peak;
@@ -522,21 +546,21 @@ sub bench_snapshot
 		$session{$dbname}->sql(
 			"CREATE EXTENSION cqrs; CREATE TABLE master $columns;
 			SELECT cqrs_register('master')");
+		create_source($session{$dbname}, $ROWS);
 		wait_for_state($node, 'publishing', $dbname);
 	}
 	my $holder = Bench::Session->new($node, 'held');
 	$holder->sql(
 		'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current()');
 
-	my %last;
+	my %done    = (free => 0, held => 0);
 	my $measure = sub {
 		my ($dbname) = @_;
-		my $first    = ($last{$dbname} // 0) + 1;
-		my $session  = $session{$dbname};
+		my $session = $session{$dbname};
 
-		$last{$dbname} = $first + $ROWS - 1;
 		$session->sql('CHECKPOINT');
-		$session->sql(insert('master', $first, $last{$dbname}));
+		$session->sql(insert('master', 1, $ROWS, $done{$dbname}));
+		$done{$dbname} += $ROWS;
 		return {
 			rate => $ROWS / $session->seconds('SELECT cqrs_wait_published()')
 		};
@@ -558,15 +582,15 @@ sub bench_snapshot
 
 	# Statistics come when a process is idle, at the latest when it ends.
 	$session{held}->end;
-	my $query = q{FROM pg_stat_all_tables WHERE schemaname = 'cqrs'};
-	$node->poll_query_until('held',
-		"SELECT sum(n_tup_ins) >= $ROWS * $ROUNDS $query")
-	  or die 'no statistics';
+	$node->poll_query_until(
+		'held', "SELECT n_tup_ins = $done{held}
+		FROM pg_stat_user_tables WHERE relid = 'master'::regclass") or die 'no statistics';
 	goal(
 		'dead rows in the tables of cqrs after that',
-		'<=',
-		0,
-		$node->safe_psql('held', "SELECT sum(n_dead_tup) $query"),
+		'<=', 0,
+		$node->safe_psql(
+			'held', q{SELECT sum(n_dead_tup) FROM pg_stat_all_tables
+			WHERE schemaname = 'cqrs'}),
 		'n_dead_tup of pg_stat_all_tables');
 	$_->end foreach $holder, $session{free};
 	foreach my $dbname (qw(free held))
@@ -716,21 +740,24 @@ sub bench_memory
 	  new_master('memory', undef, conf => "$conf\nshared_buffers = 8MB");
 	my %kb;
 
-	foreach my $table (qw(plain master))
+	foreach my $side (qw(plain master))
 	{
 		my $filler = Bench::Session->new($small, 'postgres');
-		$filler->sql("CREATE TABLE $table $columns");
-		$filler->sql(insert($table, 1, $rows));
-		$filler->sql(q{SELECT cqrs_register('master')})
-		  if $table eq 'master';
+		if ($side eq 'plain')
+		{
+			create_source($filler, $rows);
+		}
+		else
+		{
+			$filler->sql(q{SELECT cqrs_register('source'); VACUUM source});
+		}
 		$filler->end;
 
 		my $session = Bench::Session->new($small, 'postgres');
-		$session->sql("UPDATE $table SET a = a + 1");
-		($kb{$table}) = slurp_file('/proc/' . $session->pid . '/status') =~
+		$session->sql('UPDATE source SET a = a + 1');
+		($kb{$side}) = slurp_file('/proc/' . $session->pid . '/status') =~
 		  /^VmHWM:\s+(\d+)/m;
 		$session->end;
-		$small->safe_psql('postgres', "CHECKPOINT");
 	}
 	$small->stop('immediate');
 
