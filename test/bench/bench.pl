@@ -641,7 +641,7 @@ sub arrivals
 
 sub bench_latency
 {
-	my $count   = $QUICK ? 1000 : 4000;
+	my $count   = $QUICK ? 600 : 4000;
 	my $clients = 4;
 	my $rate    = 500;
 	my $sides;
