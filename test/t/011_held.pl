@@ -159,7 +159,8 @@ foreach my $line ('held:', 'published again')
 {
 	cmp_ok(
 		scalar(
-			() = slurp_file($node->logfile, $offset) =~
+			() =
+			  slurp_file($node->logfile, $offset) =~
 			  /messages of master "nobody" are $line/g),
 		'<=',
 		1 + int((time - $began) / 60),
@@ -214,7 +215,8 @@ like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/publish: broker closed the channel: 403 ACCESS_REFUSED/,
 	'an exchange that is not permitted');
-like(broker_finding(), qr/^error: .*403 ACCESS_REFUSED/, 'cqrs_check says so');
+like(broker_finding(), qr/^error: .*403 ACCESS_REFUSED/,
+	'cqrs_check says so');
 steady_flows('an exchange is not permitted');
 $broker->ctl('set_permissions', '-p', '/', 'guest', '.*', '.*', '.*');
 wait_until(q{last_error LIKE '%no queue is bound%'});

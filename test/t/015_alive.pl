@@ -68,12 +68,14 @@ wait_for_state($node, 'blocked');
 $broker->ctl('set_vm_memory_high_watermark', '0.4');
 wait_published($node);
 my $minutes =
-  query("SELECT extract(epoch FROM clock_timestamp() - '$blocked_at')::int / 60");
+  query(
+	"SELECT extract(epoch FROM clock_timestamp() - '$blocked_at')::int / 60");
 foreach my $line ('is blocked', 'is no longer blocked')
 {
 	cmp_ok(
 		scalar(
-			() = slurp_file($node->logfile) =~
+			() =
+			  slurp_file($node->logfile) =~
 			  /cqrs publisher $line by the broker/g),
 		'<=',
 		1 + $minutes,

@@ -34,7 +34,7 @@ my %FAULTS = (
 	'empty method'   => sub { return frame(1, '') },
 	'unknown method' => sub { return frame(1, pack('nn', 999, 99)) },
 	'no arguments'   => sub { return frame(1, substr($_[0], 7, 4)) },
-	'few arguments' =>
+	'few arguments'  =>
 	  sub { return frame(1, substr($_[0], 7, (length($_[0]) - 8) / 2)) },
 	'random arguments' => sub {
 		return frame(1, substr($_[0], 7, 4) . random_bytes(60));
@@ -46,7 +46,8 @@ my %FAULTS = (
 		return frame(2, pack('nnNNn', 60, 0, 0x7fffffff, 0xffffffff, 0)) x 3;
 	},
 	'returned without end' => sub {
-		return frame(1, pack('nnnC', 60, 50, 312, 0) . "\0\0")
+		return
+			frame(1, pack('nnnC', 60, 50, 312, 0) . "\0\0")
 		  . frame(2, pack('nnNNn', 60, 0, 0x7fffffff, 0xffffffff, 0))
 		  . frame(3, random_bytes(100));
 	});
@@ -54,8 +55,7 @@ my %FAULTS = (
 sub frame
 {
 	my ($type, $payload) = @_;
-	return
-	  pack('CnN', $type, 1, length $payload) . $payload . "\xce";
+	return pack('CnN', $type, 1, length $payload) . $payload . "\xce";
 }
 
 sub random_bytes
@@ -188,8 +188,10 @@ unlike(
 	qr/terminating any other active|was terminated by signal|PANIC|reinitializing/,
 	'so has the server');
 my %arrived = map { $_ => 1 } arrived_keys($broker, 'replica');
-is(join(',', grep { !$arrived{$_} } split /\n/, query('SELECT id FROM item')),
-	'', 'every message arrives');
+is( join(
+		',', grep { !$arrived{$_} } split /\n/, query('SELECT id FROM item')),
+	'',
+	'every message arrives');
 is(query('SELECT count(*) FROM cqrs.parked'), 0, 'nothing is parked');
 
 # Transactions without end in one session, with savepoints and errors.
@@ -226,8 +228,8 @@ my ($before, $after) = query(
 	CALL burn($rest);
 	$rss") =~ /^RssAnon:\s+(\d+) kB/mg;
 note "RssAnon: $before kB, then $after kB";
-cmp_ok($after - $before, '<=', $GROWTH,
-	"a session does not grow with $TRANSACTIONS transactions");
+cmp_ok($after - $before,
+	'<=', $GROWTH, "a session does not grow with $TRANSACTIONS transactions");
 
 # The schema is ours alone.
 query('CREATE DATABASE taken');

@@ -206,9 +206,12 @@ sub monitoring_queries
 
 	foreach my $line (split /\n/, slurp_file($file))
 	{
-		if ($line =~ /^#/) { next }
+		if    ($line =~ /^#/)       { next }
 		elsif ($line =~ /^(\w+):$/) { $query = $queries{$1} = {}; $part = '' }
-		elsif ($query && $line =~ /^  (query|metrics):(?: \|)?$/) { $part = $1 }
+		elsif ($query && $line =~ /^  (query|metrics):(?: \|)?$/)
+		{
+			$part = $1;
+		}
 		elsif ($part eq 'query' && $line =~ /^ {4}(\S.*|  \S.*)$/)
 		{
 			$query->{query} .= "$1\n";
@@ -233,20 +236,25 @@ sub expressions
 
 	if (ref $value eq 'HASH')
 	{
-		@found = ($value->{expr} // (), map { expressions($_) } values %$value);
+		@found =
+		  ($value->{expr} // (), map { expressions($_) } values %$value);
 	}
-	elsif (ref $value eq 'ARRAY') { @found = map { expressions($_) } @$value }
+	elsif (ref $value eq 'ARRAY')
+	{
+		@found = map { expressions($_) } @$value;
+	}
 	return @found;
 }
 
-my %queries   = monitoring_queries("$TOP/docs/prometheus-queries.yaml");
-my $alerts    = slurp_file("$TOP/docs/prometheus-alerts.yaml");
-my $dashboard = JSON::PP->new->decode(
-	slurp_file("$TOP/docs/grafana-dashboard.json"));
+my %queries = monitoring_queries("$TOP/docs/prometheus-queries.yaml");
+my $alerts  = slurp_file("$TOP/docs/prometheus-alerts.yaml");
+my $dashboard =
+  JSON::PP->new->decode(slurp_file("$TOP/docs/grafana-dashboard.json"));
 my %metrics;
 $node->safe_psql(
 	'postgres', q{
-	CREATE EXTENSION cqrs; CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher});
+	CREATE EXTENSION cqrs; CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher}
+);
 foreach my $name (sort keys %queries)
 {
 	my ($query, $columns) = @{ $queries{$name} }{qw(query metrics)};
@@ -258,17 +266,16 @@ foreach my $name (sort keys %queries)
 		stdout       => \$output,
 		stderr       => \$errors);
 	my ($header, @rows) = grep { $_ ne 'SET' } split /\n/, $output;
-	is(join(',', sort split(/\|/, $header // '')),
+	is( join(',', sort split(/\|/, $header // '')),
 		join(',', sort keys %$columns),
-		"$name: columns are as described")
-	  or diag($errors);
+		"$name: columns are as described") or diag($errors);
 	cmp_ok(scalar(@rows), '>=', 1, "$name: there are values");
 	$metrics{"${name}_$_"} = 1
 	  foreach grep { $columns->{$_} ne 'LABEL' } keys %$columns;
 }
 my @uses = ($alerts =~ /^ +expr: (.*)$/mg, expressions($dashboard));
-foreach my $use (@uses,
-	map { $_->{query} } @{ $dashboard->{templating}{list} })
+foreach
+  my $use (@uses, map { $_->{query} } @{ $dashboard->{templating}{list} })
 {
 	my @unknown = grep { !$metrics{$_} } $use =~ /\b(cqrs_\w+)/g;
 	is("@unknown", '', "$use: its metrics are there");
