@@ -173,7 +173,9 @@ $node->poll_query_until('postgres', 'SELECT pid IS NOT NULL FROM cqrs.stats')
 my $pid = query('SELECT pid FROM cqrs.stats');
 my $all = RabbitMQ->poll_until(
 	sub {
-		query(q{INSERT INTO item (v) SELECT 'x' FROM generate_series(1, 5)});
+		# not safe_psql: after a crash the checks below say what was wrong
+		$node->psql('postgres',
+			q{INSERT INTO item (v) SELECT 'x' FROM generate_series(1, 5)});
 		return (() = slurp_file($made) =~ /\n/g) == @faults;
 	},
 	180);
