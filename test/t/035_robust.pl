@@ -15,8 +15,10 @@ my $TRANSACTIONS = 100_000;
 my $WARM_UP      = 10_000;
 my $GROWTH       = 1024;      # kB, at most, after the warming up
 
-# After so many frames of the broker: all of the handshake, and some confirms.
-my @MOMENTS = (0 .. 6, 12, 18 .. 26);
+# After so many frames of the broker: in its handshake, which has many for the
+# leases; and at its end and among confirms, where each fault takes every second.
+my @EARLY = (0 .. 6, 12);
+my @LATE  = (18 .. 26);
 
 # What the proxy makes of a frame of the broker: type, channel, size, payload,
 # end.  It closes the connection after that.
@@ -122,9 +124,12 @@ my $listener = IO::Socket::INET->new(
 my $made = "$PostgreSQL::Test::Utils::tmp_check/faults";
 append_to_file($made, '');
 my @faults;
+my $odd = 0;
 foreach my $fault (sort keys %FAULTS)
 {
-	push @faults, map { [ $_, $fault ] } @MOMENTS;
+	$odd = 1 - $odd;
+	push @faults, map { [ $_, $fault ] } @EARLY,
+	  grep { $_ % 2 == $odd } @LATE;
 }
 my $seed  = srand;
 my $proxy = fork // BAIL_OUT("could not fork: $!");
