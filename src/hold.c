@@ -24,7 +24,11 @@
 #include "hold.h"
 #include "timing.h"
 
+/* It is logged once in this time that a master is held. */
+#define TELL_INTERVAL_MS	60000
+
 static CqrsHold *find(const CqrsHolds *holds, const char *cqrs_id);
+static TimestampTz forget_ended(CqrsHolds *holds, const char *cqrs_id);
 
 CqrsHolds  *
 cqrs_holds_create(void)
@@ -48,6 +52,7 @@ cqrs_holds_add(CqrsHolds *holds, const char *cqrs_id, int64 id)
 
 		hold = palloc0(offsetof(CqrsHold, cqrs_id) + strlen(cqrs_id) + 1);
 		strcpy(hold->cqrs_id, cqrs_id);
+		hold->told_at = forget_ended(holds, cqrs_id);
 		hold->next_id = id;
 		holds->list = lappend(holds->list, hold);
 		MemoryContextSwitchTo(caller);
@@ -57,6 +62,19 @@ cqrs_holds_add(CqrsHolds *holds, const char *cqrs_id, int64 id)
 	hold->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 cqrs_backoff_ms(hold->failures));
 	hold->failures++;
+	return true;
+}
+
+bool
+cqrs_holds_tell(CqrsHolds *holds, const char *cqrs_id)
+{
+	CqrsHold   *hold = find(holds, cqrs_id);
+
+	if (hold == NULL || hold->told ||
+		cqrs_until_after_ms(hold->told_at, TELL_INTERVAL_MS) > 0)
+		return false;
+	hold->told = true;
+	hold->told_at = GetCurrentTimestamp();
 	return true;
 }
 
@@ -71,8 +89,11 @@ cqrs_holds_keep(const CqrsHolds *holds, const char *cqrs_id, int64 id)
 void
 cqrs_holds_remove(CqrsHolds *holds, CqrsHold *hold)
 {
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
 	holds->list = list_delete_ptr(holds->list, hold);
-	pfree(hold);
+	holds->ended = lappend(holds->ended, hold);
+	MemoryContextSwitchTo(caller);
 }
 
 bool
@@ -155,4 +176,29 @@ find(const CqrsHolds *holds, const char *cqrs_id)
 			return lfirst(lc);
 	}
 	return NULL;
+}
+
+/*
+ * When it was last logged that a master is held, as far as that still matters.
+ * Forgets that hold, and those for which it does not matter any more.
+ */
+static TimestampTz
+forget_ended(CqrsHolds *holds, const char *cqrs_id)
+{
+	TimestampTz told_at = 0;
+	ListCell   *lc;
+
+	foreach(lc, holds->ended)
+	{
+		CqrsHold   *hold = lfirst(lc);
+		bool		same = strcmp(hold->cqrs_id, cqrs_id) == 0;
+
+		if (!same && cqrs_until_after_ms(hold->told_at, TELL_INTERVAL_MS) > 0)
+			continue;
+		if (same)
+			told_at = Max(told_at, hold->told_at);
+		holds->ended = foreach_delete_current(holds->ended, lc);
+		pfree(hold);
+	}
+	return told_at;
 }

@@ -29,12 +29,16 @@ typedef struct CqrsHold
 	int64		probe_id;		/* PROBING: the message under way */
 	int			failures;		/* probes that have failed */
 	TimestampTz retry_at;		/* WAITING: not before this */
+	bool		told;			/* logged; then its end is logged, too */
+	TimestampTz told_at;		/* when it, or an earlier one of this master,
+								 * was logged last; 0: never */
 	char		cqrs_id[FLEXIBLE_ARRAY_MEMBER];
 } CqrsHold;
 
 typedef struct CqrsHolds
 {
 	List	   *list;			/* of CqrsHold, in TopMemoryContext */
+	List	   *ended;			/* those that are over, for their told_at */
 } CqrsHolds;
 
 extern CqrsHolds *cqrs_holds_create(void);
@@ -44,6 +48,12 @@ extern CqrsHolds *cqrs_holds_create(void);
  * false when it is waiting already.
  */
 extern bool cqrs_holds_add(CqrsHolds *holds, const char *cqrs_id, int64 id);
+
+/*
+ * Whether it is to be logged, now, that a master is held: each hold once, and
+ * each master once a minute at most.  The caller then does so.
+ */
+extern bool cqrs_holds_tell(CqrsHolds *holds, const char *cqrs_id);
 
 /* Whether a message has to stay out of the window. */
 extern bool cqrs_holds_keep(const CqrsHolds *holds, const char *cqrs_id,

@@ -48,6 +48,7 @@
 #include "guc.h"
 #include "launcher.h"
 #include "shared.h"
+#include "timing.h"
 
 /* A publisher that ends is not started again before this. */
 #define RESTART_DELAY_MS	1000
@@ -55,6 +56,8 @@
 #define NO_WORKER_DELAY_MS	5000
 /* A database that takes no connections is looked at again after this. */
 #define CLOSED_DELAY_MS		5000
+/* It is logged once in this time that there is no free worker slot. */
+#define WARN_INTERVAL_MS	60000
 /* Databases that are looked into at the same time. */
 #define MAX_PROBES			4
 
@@ -70,7 +73,8 @@ typedef struct Charge
 } Charge;
 
 static List *charges = NIL;
-static bool out_of_workers = false;
+static bool out_of_workers = false; /* which was logged */
+static TimestampTz warned_at = 0;	/* when that was logged last */
 
 static void detach(int code, Datum arg);
 static void look_at_databases(void);
@@ -506,9 +510,7 @@ start_publisher(Charge *charge, int lane)
 		charge->workers[lane] = NULL;
 		if (charge->probe)
 			charge->started_at[lane] = 0;
-		if (!out_of_workers)
-			warn_no_worker(lane);
-		out_of_workers = true;
+		warn_no_worker(lane);
 	}
 	else
 		out_of_workers = false;
@@ -516,9 +518,14 @@ start_publisher(Charge *charge, int lane)
 	return charge->workers[lane] != NULL;
 }
 
+/* Once until a start succeeds, and not again and again where some do. */
 static void
 warn_no_worker(int lane)
 {
+	if (out_of_workers || cqrs_until_after_ms(warned_at, WARN_INTERVAL_MS) > 0)
+		return;
+	out_of_workers = true;
+	warned_at = GetCurrentTimestamp();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 lane == 0 ?

@@ -63,6 +63,8 @@ struct CqrsLink
 	char	   *exchange;
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
+	bool		blocked_told;	/* which was logged */
+	TimestampTz blocked_told_at;	/* when that was logged last */
 	bool		renew;			/* to be opened anew once all is answered */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
@@ -91,6 +93,7 @@ static bool is_told(List **told, const char *what);
 static bool may_send(const CqrsLink *link);
 static void send_message(CqrsLink *link, CqrsOutgoing *message);
 static void handle_event(CqrsLink *link, const CqrsEvent *event);
+static void log_blocked(CqrsLink *link, const char *reason);
 static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
 static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
 static void message_returned(CqrsLink *link, const char *message_id);
@@ -557,22 +560,37 @@ handle_event(CqrsLink *link, const CqrsEvent *event)
 
 		case CQRS_EVENT_BLOCKED:
 			link->blocked = true;
-			ereport(LOG,
-					(errmsg("cqrs publisher is blocked by the broker: %s",
-							event->text)));
+			log_blocked(link, event->text);
 			break;
 
 		case CQRS_EVENT_UNBLOCKED:
 			link->blocked = false;
 			link->confirmed_at = GetCurrentTimestamp();
-			ereport(LOG,
-					(errmsg("cqrs publisher is no longer blocked by the broker")));
+			if (link->blocked_told)
+				ereport(LOG,
+						(errmsg("cqrs publisher is no longer blocked by the broker")));
 			break;
 
 		case CQRS_EVENT_NONE:
 		case CQRS_EVENT_FAILED:
 			break;
 	}
+}
+
+/*
+ * Once a minute at most, and its end where the beginning was: a broker at the
+ * limit of its memory blocks and unblocks again and again.
+ */
+static void
+log_blocked(CqrsLink *link, const char *reason)
+{
+	link->blocked_told =
+		cqrs_until_after_ms(link->blocked_told_at, LASTING_MS) == 0;
+	if (!link->blocked_told)
+		return;
+	link->blocked_told_at = GetCurrentTimestamp();
+	ereport(LOG,
+			(errmsg("cqrs publisher is blocked by the broker: %s", reason)));
 }
 
 static void
@@ -664,14 +682,13 @@ hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
 {
 	char	   *cqrs_id = pstrdup(message->cqrs_id);
 	int64		id = message->id;
-	int			nholds = list_length(link->holds->list);
 
 	/* From here on the message may be gone. */
 	if (cqrs_holds_add(link->holds, cqrs_id, id))
 		cqrs_shared_set_error(link->lane,
 							  psprintf("master \"%s\": %s", cqrs_id, reason));
 	cqrs_window_withdraw(link->window, cqrs_id, id);
-	if (list_length(link->holds->list) > nholds)
+	if (cqrs_holds_tell(link->holds, cqrs_id))
 		ereport(LOG,
 				(errmsg("messages of master \"%s\" are held: %s", cqrs_id,
 						reason),

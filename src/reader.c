@@ -269,9 +269,10 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 
 	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
 	{
-		ereport(LOG,
-				(errmsg("messages of master \"%s\" are published again",
-						hold->cqrs_id)));
+		if (hold->told)
+			ereport(LOG,
+					(errmsg("messages of master \"%s\" are published again",
+							hold->cqrs_id)));
 		cqrs_holds_remove(reader->holds, hold);
 	}
 	return complete;

@@ -230,15 +230,20 @@ wait_for_progress();
 stop_load();
 check('after a crash of the publisher');
 
-# The server.
-start_load();
-fill_window();
-$node->stop('immediate');
-$broker->resume;
-$node->start;
-wait_for_progress();
-stop_load();
-check('after a crash of the server');
+# The server, also where commits do not wait for the disk: what was sent has
+# to survive.
+foreach my $commit (qw(on off off))
+{
+	local $ENV{PGOPTIONS} = "-c synchronous_commit=$commit";
+	start_load();
+	fill_window();
+	$node->stop('immediate');
+	$broker->resume;
+	$node->start;
+	wait_for_progress();
+	stop_load();
+	check("after a crash of the server, synchronous_commit = $commit");
+}
 
 # The broker.
 start_load();

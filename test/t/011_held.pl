@@ -123,6 +123,7 @@ sub steady_flows
 
 # No queue.
 my $offset = -s $node->logfile;
+my $began  = time;
 change('nobody', 100);
 wait_until('held = 1');
 steady_flows('no queue is bound');
@@ -147,6 +148,24 @@ is(query('SELECT held, parked FROM cqrs.stats'),
 	'0|0', 'nothing is held once a queue is bound');
 is(arrives('nobody', 'all of it arrives, in order'), 300,
 	'each message once');
+
+# Again at once: it is held, and the log says nothing new.
+$broker->ctl('delete_queue', 'nobody');
+change('nobody', 1);
+wait_until('held = 1');
+declare_queue($broker, 'nobody', 'nobody');
+wait_published($node);
+foreach my $line ('held:', 'published again')
+{
+	cmp_ok(
+		scalar(
+			() =
+			  slurp_file($node->logfile, $offset) =~
+			  /messages of master "nobody" are $line/g),
+		'<=',
+		1 + int((time - $began) / 60),
+		"once a minute at most: $line");
+}
 
 # A full queue.
 declare_queue($broker, 'filled', 'filled');
@@ -196,7 +215,8 @@ like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/publish: broker closed the channel: 403 ACCESS_REFUSED/,
 	'an exchange that is not permitted');
-like(broker_finding(), qr/^error: .*403 ACCESS_REFUSED/, 'cqrs_check says so');
+like(broker_finding(), qr/^error: .*403 ACCESS_REFUSED/,
+	'cqrs_check says so');
 steady_flows('an exchange is not permitted');
 $broker->ctl('set_permissions', '-p', '/', 'guest', '.*', '.*', '.*');
 wait_until(q{last_error LIKE '%no queue is bound%'});

@@ -61,6 +61,27 @@ is(query('SELECT state, reconnects, published FROM cqrs.stats'),
 my @keys = arrived_keys($broker, 'replica');
 is(join(',', @keys), join(',', 1 .. 21), 'and arrives in order');
 
+# An alarm that comes and goes fills no log.
+$broker->ctl('set_vm_memory_high_watermark', '0.0000001');
+query(q{INSERT INTO blob (data) VALUES ('again')});
+wait_for_state($node, 'blocked');
+$broker->ctl('set_vm_memory_high_watermark', '0.4');
+wait_published($node);
+my $minutes =
+  query(
+	"SELECT extract(epoch FROM clock_timestamp() - '$blocked_at')::int / 60");
+foreach my $line ('is blocked', 'is no longer blocked')
+{
+	cmp_ok(
+		scalar(
+			() =
+			  slurp_file($node->logfile) =~
+			  /cqrs publisher $line by the broker/g),
+		'<=',
+		1 + $minutes,
+		"once a minute at most: $line");
+}
+
 # Silence.
 $broker->suspend;
 wait_until(
@@ -70,7 +91,7 @@ query(q{INSERT INTO blob (data) VALUES ('later')});
 $broker->resume;
 wait_published($node);
 is((arrived_keys($broker, 'replica'))[-1],
-	22, 'and found again when it is back');
+	23, 'and found again when it is back');
 
 $node->stop;
 done_testing();

@@ -12,7 +12,11 @@
 #				document began; times may differ
 #	sql norun, sh norun		is not run, but counted
 #
-# Anything else is not looked at.  The URL of the documents' broker is replaced
+# Anything else is not looked at.  Then, what is made for Prometheus and Grafana:
+# the queries run, have the columns that they name, and alerts and dashboard use
+# no metric that there is not.
+#
+# The URL of the documents' broker is replaced
 # by that of the test's.
 use strict;
 use warnings;
@@ -22,6 +26,7 @@ use CqrsTest;
 use File::Basename;
 use File::Temp ();
 use IPC::Run;
+use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -190,6 +195,101 @@ foreach my $file (@DOCUMENTS)
 	$node->safe_psql('postgres', 'DROP DATABASE shop');
 	$node->safe_psql('postgres', 'ALTER SYSTEM RESET ALL');
 	$node->reload;
+}
+
+# The queries by name, each with its text and metrics: a hash of column and
+# usage.  The file has a strict form, which this reads and no other.
+sub monitoring_queries
+{
+	my ($file) = @_;
+	my (%queries, $query, $part);
+
+	foreach my $line (split /\n/, slurp_file($file))
+	{
+		if    ($line =~ /^#/)       { next }
+		elsif ($line =~ /^(\w+):$/) { $query = $queries{$1} = {}; $part = '' }
+		elsif ($query && $line =~ /^  (query|metrics):(?: \|)?$/)
+		{
+			$part = $1;
+		}
+		elsif ($part eq 'query' && $line =~ /^ {4}(\S.*|  \S.*)$/)
+		{
+			$query->{query} .= "$1\n";
+		}
+		elsif ($part eq 'metrics'
+			&& $line =~
+			/^ {4}- (\w+): \{usage: (LABEL|GAUGE|COUNTER), description: "[^"]+"\}$/
+		  )
+		{
+			$query->{metrics}{$1} = $2;
+		}
+		else { fail("$file: not understood: $line") }
+	}
+	return %queries;
+}
+
+# All "expr" of a decoded JSON document.
+sub expressions
+{
+	my ($value) = @_;
+	my @found;
+
+	if (ref $value eq 'HASH')
+	{
+		@found =
+		  ($value->{expr} // (), map { expressions($_) } values %$value);
+	}
+	elsif (ref $value eq 'ARRAY')
+	{
+		@found = map { expressions($_) } @$value;
+	}
+	return @found;
+}
+
+my %queries = monitoring_queries("$TOP/docs/prometheus-queries.yaml");
+my $alerts  = slurp_file("$TOP/docs/prometheus-alerts.yaml");
+my $dashboard =
+  JSON::PP->new->decode(slurp_file("$TOP/docs/grafana-dashboard.json"));
+my %metrics;
+$node->safe_psql(
+	'postgres', q{
+	CREATE EXTENSION cqrs; CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher}
+);
+foreach my $name (sort keys %queries)
+{
+	my ($query, $columns) = @{ $queries{$name} }{qw(query metrics)};
+	my ($output, $errors);
+
+	$node->psql(
+		'postgres', "SET ROLE watcher; $query",
+		extra_params => [ '-P', 'tuples_only=off', '-P', 'footer=off' ],
+		stdout       => \$output,
+		stderr       => \$errors);
+	my ($header, @rows) = grep { $_ ne 'SET' } split /\n/, $output;
+	is( join(',', sort split(/\|/, $header // '')),
+		join(',', sort keys %$columns),
+		"$name: columns are as described") or diag($errors);
+	cmp_ok(scalar(@rows), '>=', 1, "$name: there are values");
+	$metrics{"${name}_$_"} = 1
+	  foreach grep { $columns->{$_} ne 'LABEL' } keys %$columns;
+}
+my @uses = ($alerts =~ /^ +expr: (.*)$/mg, expressions($dashboard));
+foreach
+  my $use (@uses, map { $_->{query} } @{ $dashboard->{templating}{list} })
+{
+	my @unknown = grep { !$metrics{$_} } $use =~ /\b(cqrs_\w+)/g;
+	is("@unknown", '', "$use: its metrics are there");
+}
+cmp_ok(scalar(@uses), '>=', 15, 'alerts and dashboard use metrics');
+unlike($alerts, qr/\t/, 'no tabs in YAML');
+foreach my $line (split /\n/, $alerts)
+{
+	like(
+		$line,
+		qr/^(?:\#.*|groups:|\ {2}-\ name:\ \w+|\ {4}rules:
+		|\ {6}-\ alert:\ \w+|\ {8}expr:\ [^:]+|\ {8}for:\ \d+m
+		|\ {8}annotations:|\ {10}summary:\ "[^"]+")$/x,
+		"alerts: $line");
 }
 
 note("$count{run} blocks run, $count{norun} not");
