@@ -215,7 +215,7 @@ cqrs_lane_is_connected(const CqrsPlace *place, int number)
 static void
 wake(CqrsLane *lane)
 {
-	/* As in cqrs_shared_wake_publisher(). */
+	/* Without the lock: a stale latch is set in vain. */
 	Latch	   *latch = *(Latch *volatile *) &lane->latch;
 
 	if (latch != NULL)

@@ -27,7 +27,6 @@
 
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
-#include "nodes/value.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "utils/memutils.h"
@@ -64,7 +63,8 @@ struct CqrsLink
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
 	bool		blocked_told;	/* which was logged */
-	TimestampTz blocked_told_at;	/* when that was logged last */
+	List	   *blocks_told;	/* reasons that were logged */
+	TimestampTz blocks_told_at; /* when the first of them was */
 	bool		renew;			/* to be opened anew once all is answered */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
@@ -379,7 +379,11 @@ lease_refused(CqrsLink *link, const char *reason)
 {
 	if (link->leased++ == 0)
 		link->leased_at = GetCurrentTimestamp();
-	/* Longer than the broker takes to miss a lost connection of this lane. */
+	/*
+	 * Longer than the broker takes to miss one lost connection.  Lanes that
+	 * are cut off one after another can take longer still; those that are not
+	 * then close as well, which repeats messages and loses none.
+	 */
 	else if (cqrs_until_after_ms(link->leased_at,
 								 2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
 		cqrs_lane_set_lease(link->place, CQRS_LEASE_LOST);
@@ -499,14 +503,17 @@ is_told(List **told, const char *what)
 
 	foreach(lc, *told)
 	{
-		if (strcmp(strVal(lfirst(lc)), what) == 0)
+		if (strcmp(lfirst(lc), what) == 0)
 			return true;
 	}
 	caller = MemoryContextSwitchTo(TopMemoryContext);
 	/* Reasons could be without number. */
 	if (list_length(*told) >= TOLD_MAX)
+	{
+		pfree(linitial(*told));
 		*told = list_delete_first(*told);
-	*told = lappend(*told, makeString(pstrdup(what)));
+	}
+	*told = lappend(*told, pstrdup(what));
 	MemoryContextSwitchTo(caller);
 	return false;
 }
@@ -578,17 +585,21 @@ handle_event(CqrsLink *link, const CqrsEvent *event)
 }
 
 /*
- * Once a minute at most, and its end where the beginning was: a broker at the
- * limit of its memory blocks and unblocks again and again.
+ * Each reason once a minute at most, and the end where the beginning was: a
+ * broker at the limit of its memory blocks and unblocks again and again.
  */
 static void
 log_blocked(CqrsLink *link, const char *reason)
 {
-	link->blocked_told =
-		cqrs_until_after_ms(link->blocked_told_at, LASTING_MS) == 0;
+	if (cqrs_until_after_ms(link->blocks_told_at, LASTING_MS) == 0)
+	{
+		list_free_deep(link->blocks_told);
+		link->blocks_told = NIL;
+		link->blocks_told_at = GetCurrentTimestamp();
+	}
+	link->blocked_told = !is_told(&link->blocks_told, reason);
 	if (!link->blocked_told)
 		return;
-	link->blocked_told_at = GetCurrentTimestamp();
 	ereport(LOG,
 			(errmsg("cqrs publisher is blocked by the broker: %s", reason)));
 }

@@ -53,7 +53,8 @@ typedef enum CqrsLease
 } CqrsLease;
 
 /*
- * One publisher of a database.  Written by that process alone.  Fields without
+ * One publisher of a database.  Written by that process alone, except for what
+ * cqrs_shared_set_lanes() resets while there is none.  Fields without
  * a note are protected by the lock of CqrsShared.
  */
 typedef struct CqrsLane
