@@ -47,14 +47,15 @@ static CqrsObjects objects;
 static bool objects_valid = false;
 
 static void invalidate(Datum arg, Oid relid);
-static Oid	lookup_object(Oid schema, const char *name);
+static bool find_objects(const char **problem);
+static Oid	lookup_object(Oid schema, const char *name,
+						  const char **problem);
 static Oid	root_of(Relation rel);
 static void describe(Relation rel, CqrsRelation *relation);
 static CqrsMaster *resolve(Relation rel, Relation root,
 						   const CqrsRelation *relation,
 						   const CqrsMasterRow *row);
 static int	column_count(Oid relid);
-static void objects_do_not_fit(const char *problem);
 static void build_relation(CqrsRelation *entry);
 static AttrNumber require_column(Relation rel, const char *name, Oid type);
 static Oid	primary_key(Relation rel);
@@ -78,49 +79,80 @@ cqrs_catalog_init(void)
 const CqrsObjects *
 cqrs_catalog_objects(bool missing_ok)
 {
+	const char *problem = NULL;
+
+	if (find_objects(&problem))
+		return &objects;
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("%s", problem),
+				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+				 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"cqrs\" is not installed in this database"),
+				 errhint("Use CREATE EXTENSION cqrs.")));
+	return NULL;
+}
+
+bool
+cqrs_catalog_is_usable(void)
+{
+	const char *problem;
+
+	return find_objects(&problem);
+}
+
+/*
+ * Fill in "objects".  False when the extension is not there, or is and does
+ * not fit the library; then *problem says why.
+ */
+static bool
+find_objects(const char **problem)
+{
 	Oid			extension;
 	Oid			schema;
 	CqrsObjects found;
 
 	cqrs_catalog_init();
 	if (objects_valid)
-		return &objects;
+		return true;
 
+	*problem = NULL;
 	extension = get_extension_oid("cqrs", true);
 	schema = get_namespace_oid("cqrs", true);
 	if (!OidIsValid(extension) || !OidIsValid(schema) ||
 		getExtensionOfObject(NamespaceRelationId, schema) != extension)
-	{
-		if (missing_ok)
-			return NULL;
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"cqrs\" is not installed in this database"),
-				 errhint("Use CREATE EXTENSION cqrs.")));
-	}
+		return false;
 
 	found.extension = extension;
-	found.master = lookup_object(schema, "master");
-	if (column_count(found.master) != cqrs_master_natts)
-		objects_do_not_fit("table \"cqrs.master\" has other columns");
-	found.master_by_id = lookup_object(schema, "master_pkey");
-	found.master_by_relation = lookup_object(schema, "master_relation_idx");
-	found.parked = lookup_object(schema, "parked");
-	found.publisher = lookup_object(schema, "publisher");
-	found.watermark = lookup_object(schema, "watermark");
+	found.master = lookup_object(schema, "master", problem);
+	if (OidIsValid(found.master) &&
+		column_count(found.master) != cqrs_master_natts)
+		*problem = "table \"cqrs.master\" has other columns";
+	found.master_by_id = lookup_object(schema, "master_pkey", problem);
+	found.master_by_relation = lookup_object(schema, "master_relation_idx",
+											 problem);
+	found.parked = lookup_object(schema, "parked", problem);
+	found.publisher = lookup_object(schema, "publisher", problem);
+	found.watermark = lookup_object(schema, "watermark", problem);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
 		char		name[NAMEDATALEN];
 
 		snprintf(name, sizeof(name), "segment_%d", i);
-		found.segment[i] = lookup_object(schema, name);
+		found.segment[i] = lookup_object(schema, name, problem);
 		snprintf(name, sizeof(name), "segment_%d_id_idx", i);
-		found.segment_index[i] = lookup_object(schema, name);
+		found.segment_index[i] = lookup_object(schema, name, problem);
 	}
+	if (*problem != NULL)
+		return false;
 
 	objects = found;
 	objects_valid = true;
-	return &objects;
+	return true;
 }
 
 CqrsRelation *
@@ -208,14 +240,14 @@ invalidate(Datum arg, Oid relid)
 		objects_valid = false;
 }
 
+/* Where it is missing, *problem says so, unless that says something already. */
 static Oid
-lookup_object(Oid schema, const char *name)
+lookup_object(Oid schema, const char *name, const char **problem)
 {
 	Oid			relid = get_relname_relid(name, schema);
 
-	if (!OidIsValid(relid))
-		objects_do_not_fit(psprintf("relation \"cqrs.%s\" does not exist",
-									name));
+	if (!OidIsValid(relid) && *problem == NULL)
+		*problem = psprintf("relation \"cqrs.%s\" does not exist", name);
 	return relid;
 }
 
@@ -231,16 +263,6 @@ column_count(Oid relid)
 	count = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
 	ReleaseSysCache(tuple);
 	return count;
-}
-
-static void
-objects_do_not_fit(const char *problem)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("%s", problem),
-			 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
-			 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
 }
 
 ScanKeyData *

@@ -115,6 +115,9 @@ extern void cqrs_catalog_init(void);
  */
 extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
 
+/* Whether they are there, and of the version that this library is for. */
+extern bool cqrs_catalog_is_usable(void);
+
 /*
  * The masters of a table, NULL when it has none.  What is returned stays
  * valid until the end of the transaction.

@@ -168,13 +168,17 @@ cqrs_ddl_drops_extension(Node *statement)
 	return false;
 }
 
-/* By who may drop the extension, which drops their triggers. */
+/*
+ * By who may drop the extension, which drops their triggers.  While extension
+ * and library do not fit, nothing is written to masters, and it has to be
+ * possible to drop it.
+ */
 static void
 lock_masters(void)
 {
 	ListCell   *lc;
 
-	if (!superuser() || cqrs_catalog_objects(true) == NULL)
+	if (!superuser() || !cqrs_catalog_is_usable())
 		return;
 	foreach(lc, cqrs_master_read_all(InvalidOid))
 	{
