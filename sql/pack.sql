@@ -39,12 +39,13 @@ INSERT INTO p SELECT 10000 + i, repeat('x', i % 100) FROM generate_series(1, 150
 SELECT count(*) FROM (TABLE cqrs.segment_0 UNION ALL TABLE cqrs.segment_1 UNION ALL TABLE cqrs.segment_2) s
 WHERE id / 100000 <> last_id / 100000;
 SELECT count(DISTINCT id / 100000) FROM cqrs.outbox WHERE id > (SELECT id FROM test_mark);
-SELECT test_packed(), test_skip();
+SELECT test_packed();
 
 -- cqrs.stats counts messages, not rows.
 SELECT s.pending = (SELECT count(*) FROM cqrs.outbox) FROM cqrs.stats s;
 SELECT setval('cqrs.watermark', (SELECT max(id) - 100 FROM cqrs.outbox)) IS NOT NULL;
 SELECT s.pending, (SELECT count(*) FROM cqrs.outbox) FROM cqrs.stats s;
+SELECT test_skip();
 
 -- All parts of a message.
 SELECT cqrs_alter('p', '{"exchange": "e", "routing_key": "k", "message_ttl": 0}');
@@ -81,7 +82,6 @@ SELECT test_error($q$SELECT cqrs.unpack(1, '\x5800ffffffff610031007b7d00')$q$);
 SELECT test_error($q$SELECT cqrs.unpack(1, '\x5300ffffffffff0031007b7d00')$q$);
 SELECT id, signal_type, cqrs_id, instance_pk, message_ttl, message_ttl IS NULL FROM cqrs.unpack(7, '\x5300ffffffff610031007b7d0044000100000062003232007b7d00');
 
--- Spares the tests that follow the reading of all this.
-SELECT setval('cqrs.watermark', (SELECT max(id) FROM cqrs.outbox)) IS NOT NULL;
+SELECT test_skip();
 DROP TABLE p CASCADE;
 DROP FUNCTION test_packed, test_rows;

@@ -32,9 +32,12 @@ BEGIN
 END
 $$;
 
--- Forget the messages so far.
+-- Forget the messages so far: as if they had been published, which spares later
+-- looks at the outbox to unpack them.
 CREATE FUNCTION test_skip() RETURNS void LANGUAGE sql AS $$
-	UPDATE test_mark SET id = coalesce((SELECT max(id) FROM cqrs.outbox), 0)
+	UPDATE test_mark SET id = coalesce((SELECT max(id) FROM cqrs.outbox), id);
+	SELECT setval('cqrs.watermark', id) FROM test_mark;
+	SELECT
 $$;
 
 -- The error that a command raises.

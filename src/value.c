@@ -45,7 +45,9 @@ static void append_float(StringInfo out, double value, bool single);
 static void append_numeric(StringInfo out, CqrsValueFormat *format,
 						   Datum value);
 static void append_date(StringInfo out, DateADT date);
+static void append_text(StringInfo out, Datum value);
 static void append_timestamp(StringInfo out, Timestamp time, bool zone);
+static bool append_second(StringInfo out, Timestamp second);
 static void append_json(StringInfo out, CqrsValueFormat *format, Datum value);
 static void append_array(StringInfo out, CqrsValueFormat *format, Datum value);
 static void append_array_level(StringInfo out, CqrsValueFormat *element,
@@ -195,7 +197,7 @@ cqrs_value_append(StringInfo out, CqrsValueFormat *format, Datum value)
 			appendStringInfoChar(out, '"');
 			break;
 		case CQRS_STYLE_TEXT:
-			escape_json(out, TextDatumGetCString(value));
+			append_text(out, value);
 			break;
 		case CQRS_STYLE_JSON:
 			append_json(out, format, value);
@@ -322,6 +324,27 @@ append_date(StringInfo out, DateADT date)
 	}
 }
 
+/* Most texts have nothing to escape, and are copied as a whole. */
+static void
+append_text(StringInfo out, Datum value)
+{
+	text	   *string = DatumGetTextPP(value);
+	const char *data = VARDATA_ANY(string);
+	int			length = VARSIZE_ANY_EXHDR(string);
+
+	for (int i = 0; i < length; i++)
+	{
+		if ((unsigned char) data[i] < ' ' || data[i] == '"' || data[i] == '\\')
+		{
+			escape_json(out, text_to_cstring(string));
+			return;
+		}
+	}
+	appendStringInfoChar(out, '"');
+	appendBinaryStringInfo(out, data, length);
+	appendStringInfoChar(out, '"');
+}
+
 /*
  * YYYY-MM-DD HH:MM:SS[.ffffff][+00:00], in UTC where there is a zone: six
  * digits or no fraction, as Python's str() of a datetime.
@@ -329,8 +352,7 @@ append_date(StringInfo out, DateADT date)
 static void
 append_timestamp(StringInfo out, Timestamp time, bool zone)
 {
-	struct pg_tm tm;
-	fsec_t		fsec;
+	bool		bc = false;
 
 	if (TIMESTAMP_IS_NOBEGIN(time))
 		appendStringInfoString(out, "0001-01-01 00:00:00");
@@ -338,27 +360,54 @@ append_timestamp(StringInfo out, Timestamp time, bool zone)
 		appendStringInfoString(out, "9999-12-31 23:59:59.999999");
 	else
 	{
-		bool		bc;
+		int			fraction = time % USECS_PER_SEC;
+		char		digits[MAXDATELEN + 1] = ".";
 
-		if (timestamp2tm(time, NULL, &tm, &fsec, NULL, NULL) != 0)
+		if (fraction < 0)
+			fraction += USECS_PER_SEC;
+		bc = append_second(out, time - fraction);
+		if (fraction != 0)
+			appendBinaryStringInfo(out, digits,
+								   pg_ultostr_zeropad(digits + 1, fraction,
+													  6) - digits);
+	}
+	if (zone)
+		appendStringInfoString(out, "+00:00");
+	if (bc)
+		appendStringInfoString(out, " BC");
+}
+
+/*
+ * A timestamp without a fraction; returns whether that is before the year 1.
+ * The text is kept, since the timestamps of a transaction's rows are often of
+ * one second.
+ */
+static bool
+append_second(StringInfo out, Timestamp second)
+{
+	static Timestamp last = DT_NOEND;
+	static char text[MAXDATELEN + 1];
+	static int	length;
+	static bool bc;
+
+	if (second != last)
+	{
+		struct pg_tm tm;
+		fsec_t		fsec;
+
+		if (timestamp2tm(second, NULL, &tm, &fsec, NULL, NULL) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 					 errmsg("timestamp out of range")));
 		bc = tm.tm_year <= 0;
-		appendStringInfo(out, "%04d-%02d-%02d %02d:%02d:%02d",
-						 bc ? 1 - tm.tm_year : tm.tm_year,
-						 tm.tm_mon, tm.tm_mday,
-						 tm.tm_hour, tm.tm_min, tm.tm_sec);
-		if (fsec != 0)
-			appendStringInfo(out, ".%06d", fsec);
-		if (bc)
-		{
-			appendStringInfoString(out, zone ? "+00:00 BC" : " BC");
-			return;
-		}
+		length = snprintf(text, sizeof(text), "%04d-%02d-%02d %02d:%02d:%02d",
+						  bc ? 1 - tm.tm_year : tm.tm_year,
+						  tm.tm_mon, tm.tm_mday,
+						  tm.tm_hour, tm.tm_min, tm.tm_sec);
+		last = second;
 	}
-	if (zone)
-		appendStringInfoString(out, "+00:00");
+	appendBinaryStringInfo(out, text, length);
+	return bc;
 }
 
 /* A line break in a json value can only be white space between tokens. */
