@@ -136,6 +136,7 @@ check_field_map(Relation rel, const CqrsMasterRow *row)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"field_map\" must be a JSON object"),
+				 errdetail("It is an array or a scalar."),
 				 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
 
 	it = JsonbIteratorInit(&map->root);
@@ -204,6 +205,7 @@ check_keys(const CqrsMaster *master)
 								master->fields[j].column,
 								master->fields[i].column,
 								master->cqrs_id, master->fields[i].key),
+						 errdetail("The key of a column is its name, unless \"field_map\" gives another one."),
 						 errhint("Give them different keys in \"field_map\".")));
 		}
 	}

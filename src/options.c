@@ -138,6 +138,7 @@ cqrs_options_set_json(CqrsMasterRow *row, Jsonb *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options must be a JSON object"),
+				 errdetail("They are an array or a scalar."),
 				 errhint("For example {\"tracked_fields\": [\"name\"], \"meta\": null}.")));
 
 	it = JsonbIteratorInit(&options->root);

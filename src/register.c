@@ -335,6 +335,7 @@ check_same_replication(const CqrsMasterRow *row)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("option \"replication\" differs from that of master \"%s\" of the same table",
 							other->cqrs_id),
+					 errdetail("Masters of one table share its triggers, which fire by this option."),
 					 errhint("Use \"%s\"; cqrs_alter() changes it for all masters of a table.",
 							 cqrs_master_text(other, CQRS_OPTION_REPLICATION))));
 	}

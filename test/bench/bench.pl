@@ -741,12 +741,16 @@ sub bench_memory
 	  new_master('memory', undef, conf => "$conf\nshared_buffers = 8MB");
 	my %kb;
 
-	foreach my $side (qw(plain master))
+	foreach my $side (qw(plain trigger master))
 	{
 		my $filler = Bench::Session->new($small, 'postgres');
 		create_source($filler, $rows);
 		$filler->sql(q{SELECT cqrs_register('source')})
 		  if $side eq 'master';
+		$filler->sql(
+			q{CREATE TRIGGER t BEFORE UPDATE ON source FOR EACH ROW
+			EXECUTE FUNCTION suppress_redundant_updates_trigger()})
+		  if $side eq 'trigger';
 		$filler->end;
 
 		my $session = Bench::Session->new($small, 'postgres');
@@ -770,6 +774,12 @@ sub bench_memory
 		sprintf 'backend %.0f MB, plain %.0f MB',
 		$kb{master} / 1024,
 		$kb{plain} / 1024);
+	figure(
+		"the same, above a table with PostgreSQL's own BEFORE UPDATE trigger",
+		($kb{master} - $kb{trigger}) * 1024 / $rows,
+		sprintf 'backend %.0f MB, with suppress_redundant_updates_trigger %.0f MB',
+		$kb{master} / 1024,
+		$kb{trigger} / 1024);
 	return;
 }
 
