@@ -79,6 +79,15 @@ DELETE FROM key_two;
 SELECT test_messages();
 DROP TABLE key_text, key_uuid, key_date, key_two;
 
+-- What has to be escaped is found wherever it stands, in a text of any length.
+CREATE TABLE escaped (id int PRIMARY KEY, t text);
+SELECT cqrs_register('escaped');
+SELECT count(*), count(*) FILTER (WHERE cqrs_to_json(ROW(1, t, 0, now())::escaped, 'escaped')::jsonb ->> 't' = t)
+FROM generate_series(0, 40) before, generate_series(0, 40) after,
+	unnest(ARRAY[E'\x01', E'\n', E'\x1f', ' ', '"', '!', '\', 'é']) c,
+	concat(repeat('x', before), c, repeat('y', after)) t;
+DROP TABLE escaped;
+
 -- Settings of the session change nothing, and are as before afterwards.
 CREATE TABLE s (id int PRIMARY KEY, f4 float4, f8 float8, d date, ts timestamp, tz timestamptz,
 	i interval, b bytea, r tstzrange, a timestamptz[], c pair, fa float8[], cl regclass, ty regtype[]);

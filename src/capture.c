@@ -486,7 +486,6 @@ fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
 static HeapTuple
 bump(TriggerData *data, const CqrsRelation *relation, bool raise)
 {
-	TupleDesc	desc = RelationGetDescr(data->tg_relation);
 	int			columns[2] = {relation->revision, relation->updated};
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
@@ -497,10 +496,10 @@ bump(TriggerData *data, const CqrsRelation *relation, bool raise)
 	TimestampTz new_updated;
 	TimestampTz now;
 
-	old_revision = DatumGetInt32(heap_getattr(data->tg_trigtuple, relation->revision,
-											  desc, &isnull));
-	new_revision = DatumGetInt32(heap_getattr(data->tg_newtuple, relation->revision,
-											  desc, &isnull));
+	old_revision = DatumGetInt32(slot_getattr(data->tg_trigslot,
+											  relation->revision, &isnull));
+	new_revision = DatumGetInt32(slot_getattr(data->tg_newslot,
+											  relation->revision, &isnull));
 	if (isnull || new_revision < old_revision)
 		new_revision = old_revision;
 	else if (new_revision > old_revision)
@@ -514,18 +513,19 @@ bump(TriggerData *data, const CqrsRelation *relation, bool raise)
 				 errmsg("cqrs_revision of a row in table \"%s\" is out of range",
 						RelationGetRelationName(data->tg_relation))));
 
-	old_updated = DatumGetTimestampTz(heap_getattr(data->tg_trigtuple, relation->updated,
-												   desc, &isnull));
-	new_updated = DatumGetTimestampTz(heap_getattr(data->tg_newtuple, relation->updated,
-												   desc, &isnull));
+	old_updated = DatumGetTimestampTz(slot_getattr(data->tg_trigslot,
+											  relation->updated, &isnull));
+	new_updated = DatumGetTimestampTz(slot_getattr(data->tg_newslot,
+											  relation->updated, &isnull));
 	now = GetCurrentTimestamp();
 	if (isnull || new_updated <= old_updated)
 		new_updated = now;
 
 	values[0] = Int32GetDatum(new_revision);
 	values[1] = TimestampTzGetDatum(new_updated);
-	return heap_modify_tuple_by_cols(data->tg_newtuple, desc, 2, columns,
-									 values, nulls);
+	return heap_modify_tuple_by_cols(data->tg_newtuple,
+									 RelationGetDescr(data->tg_relation), 2,
+									 columns, values, nulls);
 }
 
 static void

@@ -319,7 +319,7 @@ describe(Relation rel, CqrsRelation *relation)
 	index = index_open(pkey, AccessShareLock);
 	relation->key_index = pkey;
 	relation->nkeys = index->rd_index->indnkeyatts;
-	relation->keys = palloc(sizeof(CqrsField) * relation->nkeys);
+	relation->keys = palloc0(sizeof(CqrsField) * relation->nkeys);
 	relation->key_deferrable = !index->rd_index->indimmediate;
 	for (int i = 0; i < relation->nkeys; i++)
 	{
@@ -330,7 +330,6 @@ describe(Relation rel, CqrsRelation *relation)
 		relation->keys[i].attnum = attnum;
 		relation->keys[i].column = pstrdup(NameStr(att->attname));
 		relation->keys[i].key = relation->keys[i].column;
-		relation->keys[i].ours = false;
 	}
 	index_close(index, AccessShareLock);
 }

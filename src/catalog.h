@@ -41,6 +41,8 @@ typedef struct CqrsField
 	char	   *column;
 	char	   *key;			/* its name in messages */
 	bool		ours;			/* cqrs_revision or cqrs_updated */
+	struct CqrsValueFormat *format; /* of a key: owned by serialize.c, NULL
+									 * until used */
 } CqrsField;
 
 typedef enum CqrsOnTruncate

@@ -4,13 +4,15 @@
  *	  The update chain of a row, from a version that was noted to the last.
  *
  * The walk is over the versions that the current transaction has made and not
- * taken back; cqrs_chain_lock() goes on over those of others.  No version on the way can have been pruned: its predecessor was
- * deleted by a transaction that still runs, ours.  So one that is missing is
- * an internal error.
+ * taken back; cqrs_chain_lock() goes on over those of others.  No version on
+ * the way can have been pruned: its predecessor was deleted by a transaction
+ * that still runs, ours.  So one that is missing is an internal error.
  *
  * The two ends of the chain followed last stay pinned, until another one is
  * followed or the table is left; after an ERROR the resource owner unpins
- * them.  A buffer is locked only while the header of a version is read.
+ * them.  The notes of a statement lead from page to page in order, on both
+ * ends, so that most reads find their page pinned.  A buffer is locked only
+ * while the header of a version is read.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +45,8 @@ cqrs_chain_init(CqrsChain *chain)
 {
 	chain->context = CurrentMemoryContext;
 	chain->noted.buffer = InvalidBuffer;
-	chain->last.buffer = InvalidBuffer;
+	chain->last = NULL;
+	chain->later.buffer = InvalidBuffer;
 	chain->seen = NULL;
 }
 
@@ -51,33 +54,22 @@ CqrsFate
 cqrs_chain_follow(CqrsChain *chain, Relation rel, ItemPointer tid,
 				  bool remember)
 {
-	CqrsVersion *last = &chain->last;
+	CqrsVersion *version = &chain->noted;
 
-	read_version(rel, &chain->noted, tid);
-	read_version(rel, last, tid);
+	read_version(rel, version, tid);
 	for (;;)
 	{
-		HeapTupleHeader header = last->tuple.t_data;
-		bool		updated;
-		bool		moved;
-		ItemPointerData next;
-
 		if (remember)
-			(void) look_up_seen(chain, rel, &last->tuple.t_self, true);
-
-		LockBuffer(last->buffer, BUFFER_LOCK_SHARE);
-		updated = cqrs_chain_updated_by_us(header);
-		moved = HeapTupleHeaderIndicatesMovedPartitions(header);
-		next = header->t_ctid;
-		LockBuffer(last->buffer, BUFFER_LOCK_UNLOCK);
-
-		if (!updated)
+			(void) look_up_seen(chain, rel, &version->tuple.t_self, true);
+		chain->last = version;
+		if (!version->updated)
 			return CQRS_FATE_LIVE;
-		if (moved)
+		if (version->moved)
 			return CQRS_FATE_MOVED;
-		if (ItemPointerEquals(&next, &last->tuple.t_self))
+		if (ItemPointerEquals(&version->next, &version->tuple.t_self))
 			return CQRS_FATE_DELETED;
-		read_version(rel, last, &next);
+		read_version(rel, &chain->later, &version->next);
+		version = &chain->later;
 	}
 }
 
@@ -103,7 +95,7 @@ void
 cqrs_chain_release(CqrsChain *chain)
 {
 	release_version(&chain->noted);
-	release_version(&chain->last);
+	release_version(&chain->later);
 }
 
 bool
@@ -133,13 +125,19 @@ cqrs_chain_updated_by_us(HeapTupleHeader header)
 		TransactionIdIsCurrentTransactionId(xmax);
 }
 
-/* Pin the buffer of a version and point to it, giving up the one before. */
+/*
+ * Pin the buffer of a version and describe it, giving up the one before.
+ * "tid" may be part of what is given up.
+ */
 static void
 read_version(Relation rel, CqrsVersion *version, ItemPointer tid)
 {
 	Page		page;
 	ItemId		item;
+	HeapTupleHeader header;
 
+	version->tuple.t_self = *tid;
+	tid = &version->tuple.t_self;
 	version->buffer = ReleaseAndReadBuffer(version->buffer, rel,
 										   ItemPointerGetBlockNumber(tid));
 	LockBuffer(version->buffer, BUFFER_LOCK_SHARE);
@@ -154,10 +152,13 @@ read_version(Relation rel, CqrsVersion *version, ItemPointer tid)
 			 ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid),
 			 RelationGetRelationName(rel));
 
-	version->tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+	header = (HeapTupleHeader) PageGetItem(page, item);
+	version->tuple.t_data = header;
 	version->tuple.t_len = ItemIdGetLength(item);
 	version->tuple.t_tableOid = RelationGetRelid(rel);
-	version->tuple.t_self = *tid;
+	version->updated = cqrs_chain_updated_by_us(header);
+	version->moved = HeapTupleHeaderIndicatesMovedPartitions(header);
+	version->next = header->t_ctid;
 	LockBuffer(version->buffer, BUFFER_LOCK_UNLOCK);
 }
 

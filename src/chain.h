@@ -24,18 +24,22 @@ typedef enum CqrsFate
 	CQRS_FATE_MOVED				/* to another partition */
 } CqrsFate;
 
-/* A version of a row in a pinned buffer. */
+/* A version of a row in a pinned buffer, and what this transaction did to it. */
 typedef struct CqrsVersion
 {
 	Buffer		buffer;
 	HeapTupleData tuple;
+	bool		updated;		/* or deleted */
+	bool		moved;			/* to another partition */
+	ItemPointerData next;		/* of an updated one; itself when deleted */
 } CqrsVersion;
 
 typedef struct CqrsChain
 {
 	MemoryContext context;		/* holds what is remembered */
 	CqrsVersion noted;			/* the ends of the chain followed last */
-	CqrsVersion last;
+	CqrsVersion *last;			/* the noted version itself, or "later" */
+	CqrsVersion later;
 	HTAB	   *seen;			/* versions passed; NULL until needed */
 } CqrsChain;
 

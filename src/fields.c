@@ -230,7 +230,7 @@ check_stored(Relation rel, AttrNumber attnum)
 static CqrsField
 make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 {
-	CqrsField	field;
+	CqrsField	field = {0};
 
 	field.attnum = get_attnum(RelationGetRelid(rel), column);
 	check_stored(rel, field.attnum);

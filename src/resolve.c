@@ -396,7 +396,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 					cqrs_row_set(&resolver->before, resolver->rel,
 								 &resolver->chain.noted.tuple);
 					cqrs_row_set(&resolver->after, resolver->rel,
-								 &resolver->chain.last.tuple);
+								 &resolver->chain.last->tuple);
 					cqrs_compose_deleted(resolver->composer,
 										 &resolver->before,
 										 &resolver->after);
@@ -416,10 +416,10 @@ resolve_change(Resolver *resolver, const CqrsTarget *target)
 
 	if (target->kind == CQRS_TOUCHED &&
 		ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
-						  &resolver->chain.last.tuple.t_self))
+						  &resolver->chain.last->tuple.t_self))
 		return;
 
-	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last.tuple);
+	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last->tuple);
 	if (target->kind == CQRS_TOUCHED)
 	{
 		cqrs_row_set(&resolver->before, resolver->rel,
@@ -455,7 +455,7 @@ static void
 resolve_resent(Resolver *resolver, const CqrsTarget *target)
 {
 	TupleTableSlot *slot = NULL;
-	HeapTuple	tuple = &resolver->chain.last.tuple;
+	HeapTuple	tuple = &resolver->chain.last->tuple;
 	ListCell   *lc;
 
 	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
@@ -509,7 +509,7 @@ truncate_notes(Resolver *resolver, Relation rel)
 		caller = MemoryContextSwitchTo(resolver->row_context);
 		fate = cqrs_chain_follow(&resolver->chain, rel, &tid, true);
 		cqrs_row_set(&resolver->before, rel, &resolver->chain.noted.tuple);
-		cqrs_row_set(&resolver->after, rel, &resolver->chain.last.tuple);
+		cqrs_row_set(&resolver->after, rel, &resolver->chain.last->tuple);
 		if (target->kind == CQRS_TOUCHED)
 			compose_truncated(resolver, &resolver->before, &resolver->after);
 		compose_ignored(resolver, target->kind, fate);

@@ -48,6 +48,8 @@ struct CqrsRowFormat
 };
 
 static struct CqrsRowFormat *row_format(Relation rel, CqrsMaster *master);
+static CqrsValueFormat *key_format(Relation rel, CqrsField *keys,
+								   CqrsField *key);
 static FieldFormat *make_fields(Relation rel, const CqrsField *fields,
 								int nfields);
 static bool any_uses_settings(const FieldFormat *fields, int nfields);
@@ -161,17 +163,34 @@ cqrs_serialize_key(StringInfo out, Relation rel, const CqrsRelation *relation,
 		appendStringInfoChar(out, '[');
 	for (int i = 0; i < relation->nkeys; i++)
 	{
-		AttrNumber	attnum = relation->keys[i].attnum;
-		CqrsValueFormat format;
+		CqrsField  *key = &relation->keys[i];
 
-		cqrs_value_init(&format, TupleDescAttr(RelationGetDescr(rel),
-											   attnum - 1)->atttypid);
 		if (i > 0)
 			appendStringInfoChar(out, ',');
-		cqrs_value_append(out, &format, row->values[attnum - 1]);
+		cqrs_value_append(out, key_format(rel, relation->keys, key),
+						  row->values[key->attnum - 1]);
 	}
 	if (relation->nkeys > 1)
 		appendStringInfoChar(out, ']');
+}
+
+static CqrsValueFormat *
+key_format(Relation rel, CqrsField *keys, CqrsField *key)
+{
+	CqrsValueFormat *format;
+	MemoryContext caller;
+
+	if (likely(key->format != NULL))
+		return key->format;
+
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(keys));
+	format = palloc(sizeof(CqrsValueFormat));
+	cqrs_value_init(format, TupleDescAttr(RelationGetDescr(rel),
+										  key->attnum - 1)->atttypid);
+	MemoryContextSwitchTo(caller);
+
+	key->format = format;
+	return format;
 }
 
 static struct CqrsRowFormat *

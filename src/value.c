@@ -33,6 +33,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
+#include "utils/uuid.h"
 
 #include "value.h"
 
@@ -46,8 +47,10 @@ static void append_numeric(StringInfo out, CqrsValueFormat *format,
 						   Datum value);
 static void append_date(StringInfo out, DateADT date);
 static void append_text(StringInfo out, Datum value);
+static void append_string(StringInfo out, const char *string, int length);
+static bool needs_escapes(const char *string, int length);
+static void append_uuid(StringInfo out, Datum value);
 static void append_timestamp(StringInfo out, Timestamp time, bool zone);
-static bool append_second(StringInfo out, Timestamp second);
 static void append_json(StringInfo out, CqrsValueFormat *format, Datum value);
 static void append_array(StringInfo out, CqrsValueFormat *format, Datum value);
 static void append_array_level(StringInfo out, CqrsValueFormat *element,
@@ -96,6 +99,9 @@ cqrs_value_init(CqrsValueFormat *format, Oid type)
 			return;
 		case TIMESTAMPTZOID:
 			format->style = CQRS_STYLE_TIMESTAMPTZ;
+			return;
+		case UUIDOID:
+			format->style = CQRS_STYLE_UUID;
 			return;
 		case TEXTOID:
 		case VARCHAROID:
@@ -162,6 +168,7 @@ void
 cqrs_value_append(StringInfo out, CqrsValueFormat *format, Datum value)
 {
 	char		buf[INTEGER_BYTES];
+	char	   *text;
 
 	switch (format->style)
 	{
@@ -199,6 +206,9 @@ cqrs_value_append(StringInfo out, CqrsValueFormat *format, Datum value)
 		case CQRS_STYLE_TEXT:
 			append_text(out, value);
 			break;
+		case CQRS_STYLE_UUID:
+			append_uuid(out, value);
+			break;
 		case CQRS_STYLE_JSON:
 			append_json(out, format, value);
 			break;
@@ -209,7 +219,8 @@ cqrs_value_append(StringInfo out, CqrsValueFormat *format, Datum value)
 			append_composite(out, value);
 			break;
 		case CQRS_STYLE_STRING:
-			escape_json(out, OutputFunctionCall(&format->output, value));
+			text = OutputFunctionCall(&format->output, value);
+			append_string(out, text, strlen(text));
 			break;
 	}
 }
@@ -226,7 +237,6 @@ text_is_fixed(Oid type)
 {
 	switch (type)
 	{
-		case UUIDOID:
 		case INETOID:
 		case CIDROID:
 		case MACADDROID:
@@ -324,25 +334,75 @@ append_date(StringInfo out, DateADT date)
 	}
 }
 
-/* Most texts have nothing to escape, and are copied as a whole. */
 static void
 append_text(StringInfo out, Datum value)
 {
 	text	   *string = DatumGetTextPP(value);
-	const char *data = VARDATA_ANY(string);
-	int			length = VARSIZE_ANY_EXHDR(string);
 
-	for (int i = 0; i < length; i++)
+	append_string(out, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
+}
+
+/* Most strings have nothing to escape, and are copied as a whole. */
+static void
+append_string(StringInfo out, const char *string, int length)
+{
+	if (needs_escapes(string, length))
+		escape_json(out, pnstrdup(string, length));
+	else
 	{
-		if ((unsigned char) data[i] < ' ' || data[i] == '"' || data[i] == '\\')
-		{
-			escape_json(out, text_to_cstring(string));
-			return;
-		}
+		appendStringInfoChar(out, '"');
+		appendBinaryStringInfo(out, string, length);
+		appendStringInfoChar(out, '"');
 	}
-	appendStringInfoChar(out, '"');
-	appendBinaryStringInfo(out, data, length);
-	appendStringInfoChar(out, '"');
+}
+
+static inline bool
+needs_escape(unsigned char c)
+{
+	return (c < ' ') | (c == '"') | (c == '\\');
+}
+
+/* In blocks of a fixed size, which compilers make vectors of. */
+static bool
+needs_escapes(const char *string, int length)
+{
+	const unsigned char *next = (const unsigned char *) string;
+	const unsigned char *end = next + length;
+
+	for (; end - next >= 16; next += 16)
+	{
+		unsigned char found = 0;
+
+		for (int i = 0; i < 16; i++)
+			found |= needs_escape(next[i]);
+		if (found)
+			return true;
+	}
+	for (; next < end; next++)
+	{
+		if (needs_escape(*next))
+			return true;
+	}
+	return false;
+}
+
+/* As uuid_out(), without a call for each digit. */
+static void
+append_uuid(StringInfo out, Datum value)
+{
+	static const int groups[] = {4, 2, 2, 2, 6};
+	const char *bytes = (const char *) DatumGetUUIDP(value)->data;
+	char		buf[2 * UUID_LEN + lengthof(groups) + 1];
+	char	   *next = buf;
+
+	for (int i = 0; i < lengthof(groups); i++)
+	{
+		*next++ = i == 0 ? '"' : '-';
+		next += hex_encode(bytes, groups[i], next);
+		bytes += groups[i];
+	}
+	*next++ = '"';
+	appendBinaryStringInfo(out, buf, next - buf);
 }
 
 /*
@@ -360,54 +420,31 @@ append_timestamp(StringInfo out, Timestamp time, bool zone)
 		appendStringInfoString(out, "9999-12-31 23:59:59.999999");
 	else
 	{
-		int			fraction = time % USECS_PER_SEC;
-		char		digits[MAXDATELEN + 1] = ".";
+		struct pg_tm tm;
+		fsec_t		fraction;
+		char		buf[MAXDATELEN + 1];
+		char	   *end;
 
-		if (fraction < 0)
-			fraction += USECS_PER_SEC;
-		bc = append_second(out, time - fraction);
+		if (timestamp2tm(time, NULL, &tm, &fraction, NULL, NULL) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					 errmsg("timestamp out of range")));
+		bc = tm.tm_year <= 0;
+		if (bc)
+			tm.tm_year = 1 - tm.tm_year;
+		EncodeDateTime(&tm, 0, false, 0, NULL, USE_ISO_DATES, buf);
+		end = buf + strlen(buf);
 		if (fraction != 0)
-			appendBinaryStringInfo(out, digits,
-								   pg_ultostr_zeropad(digits + 1, fraction,
-													  6) - digits);
+		{
+			*end++ = '.';
+			end = pg_ultostr_zeropad(end, fraction, 6);
+		}
+		appendBinaryStringInfo(out, buf, end - buf);
 	}
 	if (zone)
 		appendStringInfoString(out, "+00:00");
 	if (bc)
 		appendStringInfoString(out, " BC");
-}
-
-/*
- * A timestamp without a fraction; returns whether that is before the year 1.
- * The text is kept, since the timestamps of a transaction's rows are often of
- * one second.
- */
-static bool
-append_second(StringInfo out, Timestamp second)
-{
-	static Timestamp last = DT_NOEND;
-	static char text[MAXDATELEN + 1];
-	static int	length;
-	static bool bc;
-
-	if (second != last)
-	{
-		struct pg_tm tm;
-		fsec_t		fsec;
-
-		if (timestamp2tm(second, NULL, &tm, &fsec, NULL, NULL) != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-					 errmsg("timestamp out of range")));
-		bc = tm.tm_year <= 0;
-		length = snprintf(text, sizeof(text), "%04d-%02d-%02d %02d:%02d:%02d",
-						  bc ? 1 - tm.tm_year : tm.tm_year,
-						  tm.tm_mon, tm.tm_mday,
-						  tm.tm_hour, tm.tm_min, tm.tm_sec);
-		last = second;
-	}
-	appendBinaryStringInfo(out, text, length);
-	return bc;
 }
 
 /* A line break in a json value can only be white space between tokens. */

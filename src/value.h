@@ -28,6 +28,7 @@ typedef enum CqrsStyle
 	CQRS_STYLE_TIMESTAMP,
 	CQRS_STYLE_TIMESTAMPTZ,
 	CQRS_STYLE_TEXT,			/* a varlena string */
+	CQRS_STYLE_UUID,
 	CQRS_STYLE_JSON,			/* the output function gives JSON */
 	CQRS_STYLE_ARRAY,
 	CQRS_STYLE_COMPOSITE,
