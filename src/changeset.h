@@ -36,6 +36,7 @@ typedef struct CqrsTarget
 								 * ones can have been noted */
 	CommandId	first;			/* the same, when nothing has been dealt with */
 	bool		begun;			/* "first" is known */
+	CommandId	noted_by;		/* CQRS_BORN: the command of the last note */
 	uint64		done;			/* notes before this position are dealt with */
 	char	   *cqrs_id;		/* CQRS_RESENT */
 	char	   *queue;			/* CQRS_RESENT; NULL: all */
