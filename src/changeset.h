@@ -93,8 +93,14 @@ extern void cqrs_changeset_note_done(uint16 target);
  */
 extern void cqrs_changeset_begin(uint16 target, CommandId since);
 
-/* The same of all targets. */
+/* The same of all targets, except for the notes that are kept. */
 extern void cqrs_changeset_all_done(void);
+
+/*
+ * Keep a note, whose row has not changed, while all are dealt with: where a
+ * trigger calls cqrs_flush() the update that it was made for is still to come.
+ */
+extern void cqrs_changeset_keep(const CqrsNote *note);
 
 /* A subtransaction fails: drop what it and those within it have noted. */
 extern void cqrs_changeset_abort_sub(SubTransactionId subid);
