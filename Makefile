@@ -17,7 +17,7 @@ REGRESS = setup extension register alter pack capture merge paths triggers rewri
 	partitions flush tools diff dump check ddl grants abuse
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
-	sync-before-save
+	sync-before-save detach-concurrently
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)

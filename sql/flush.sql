@@ -124,3 +124,29 @@ DELETE FROM f WHERE id = 3;
 COMMIT;
 SELECT test_messages();
 DROP TABLE f, late;
+-- By a trigger between ours and the UPDATE: the row has been noted, and is not
+-- changed yet.
+CREATE TABLE g (id int PRIMARY KEY, v text);
+SELECT cqrs_register('g');
+INSERT INTO g VALUES (1, 'a'), (2, 'a'), (3, 'a');
+SELECT test_skip();
+CREATE FUNCTION flushes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM cqrs_flush();
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER zzz BEFORE UPDATE ON g FOR EACH ROW EXECUTE FUNCTION flushes();
+UPDATE g SET v = 'changed' WHERE id < 3;
+SELECT test_messages();
+BEGIN;
+UPDATE g SET v = 'changed twice' WHERE id < 3;
+UPDATE g SET v = 'changed thrice' WHERE id = 1;
+SAVEPOINT a;
+UPDATE g SET v = 'not' WHERE id = 3;
+ROLLBACK TO a;
+DELETE FROM g WHERE id = 2;
+COMMIT;
+SELECT test_messages();
+DROP TABLE g;
+DROP FUNCTION flushes;

@@ -95,6 +95,33 @@ SELECT test_messages() ORDER BY 1;
 DROP TRIGGER after_statement ON t;
 DROP FUNCTION after_row, after_statement;
 
+-- A row that an AFTER trigger inserts gets the key of one that is deleted by the
+-- same command: the DELETE comes first.
+CREATE TABLE p (id int PRIMARY KEY, v text);
+SELECT cqrs_register('p');
+CREATE FUNCTION rise() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF OLD.v = 'phoenix' THEN
+		INSERT INTO p VALUES (OLD.id, 'risen'), (OLD.id + 1, 'risen');
+	END IF;
+	RETURN NULL;
+END
+$$;
+CREATE TRIGGER rise AFTER DELETE ON p FOR EACH ROW EXECUTE FUNCTION rise();
+INSERT INTO p VALUES (1, 'phoenix'), (2, 'x');
+SELECT test_skip();
+DELETE FROM p;
+SELECT test_messages();
+-- An INSERT by a command before does not change the order.
+BEGIN;
+INSERT INTO p VALUES (3, 'x');
+DELETE FROM p WHERE id = 1;
+INSERT INTO p VALUES (1, 'again');
+COMMIT;
+SELECT test_messages();
+DROP TABLE p;
+DROP FUNCTION rise;
+
 -- Constraint triggers that write at commit, and have others write after them.
 CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -169,6 +169,8 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 			cqrs_changeset_get_target(target)->repeats = true;
 			(void) touched_target(data);
 		}
+		cqrs_changeset_get_target(target)->noted_by =
+			GetCurrentCommandId(false);
 		cqrs_changeset_note(target, &data->tg_trigtuple->t_self);
 	}
 	else if (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
@@ -176,7 +178,16 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 		/* It was noted before the update that moves it. */
 	}
 	else if (may_be_first_touch(data))
+	{
+		uint16		target = cqrs_changeset_target(CQRS_BORN,
+												   data->tg_relation);
+		CommandId	inserted = cqrs_changeset_get_target(target)->noted_by;
+
 		note_touch(data, relation, data->tg_trigtuple, NULL);
+		/* A trigger of the DELETE's may have given the key to a new row. */
+		if (inserted > HeapTupleHeaderGetCmax(data->tg_trigtuple->t_data))
+			cqrs_changeset_get_target(touched_target(data))->keys_move = true;
+	}
 	return PointerGetDatum(NULL);
 }
 

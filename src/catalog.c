@@ -50,7 +50,6 @@ static void invalidate(Datum arg, Oid relid);
 static bool find_objects(const char **problem);
 static Oid	lookup_object(Oid schema, const char *name,
 						  const char **problem);
-static Oid	root_of(Relation rel);
 static void describe(Relation rel, CqrsRelation *relation);
 static CqrsMaster *resolve(Relation rel, Relation root,
 						   const CqrsRelation *relation,
@@ -103,6 +102,18 @@ cqrs_catalog_is_usable(void)
 	const char *problem;
 
 	return find_objects(&problem);
+}
+
+/*
+ * get_partition_ancestors() has no parent of one that is being detached.  What
+ * a transaction has changed there before it is to be published.
+ */
+Oid
+cqrs_catalog_root(Oid relid)
+{
+	while (get_rel_relispartition(relid))
+		relid = get_partition_parent(relid, true);
+	return relid;
 }
 
 /*
@@ -207,7 +218,7 @@ cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
 void
 cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
 {
-	Relation	root = table_open(root_of(rel), AccessShareLock);
+	Relation	root = table_open(cqrs_catalog_root(RelationGetRelid(rel)), AccessShareLock);
 	ListCell   *lc;
 
 	relation->root = RelationGetRelid(root);
@@ -287,14 +298,6 @@ cqrs_catalog_key_scan(Relation rel, const CqrsRelation *relation,
 							   type->eq_opr_finfo.fn_oid, value);
 	}
 	return keys;
-}
-
-/* The topmost table of the partition tree that a table is in. */
-static Oid
-root_of(Relation rel)
-{
-	return !rel->rd_rel->relispartition ? RelationGetRelid(rel) :
-		llast_oid(get_partition_ancestors(RelationGetRelid(rel)));
 }
 
 /* Fill in the part of *relation that does not depend on its masters. */
@@ -388,7 +391,7 @@ build_relation(CqrsRelation *entry)
 	PG_TRY();
 	{
 		/* For invalidate(). */
-		fresh.root = entry->root = root_of(rel);
+		fresh.root = entry->root = cqrs_catalog_root(RelationGetRelid(rel));
 		rows = cqrs_catalog_objects(true) == NULL ? NIL :
 			cqrs_master_read_all(fresh.root);
 		if (rows != NIL)

@@ -126,6 +126,12 @@ extern bool cqrs_catalog_is_usable(void);
  */
 extern CqrsRelation *cqrs_catalog_relation(Oid relid);
 
+/*
+ * The topmost table of the partition tree that a table is in, also where it is
+ * being detached by DETACH ... CONCURRENTLY; else the table itself.
+ */
+extern Oid	cqrs_catalog_root(Oid relid);
+
 /* Scan keys for the index of the primary key: where it is that of a row. */
 extern ScanKeyData *cqrs_catalog_key_scan(Relation rel,
 										  const CqrsRelation *relation,

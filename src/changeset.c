@@ -43,6 +43,7 @@ static CqrsTarget *targets = NULL;
 static int	ntargets = 0;
 static int	targets_capacity = 0;
 
+static List *kept = NIL;		/* CqrsNote of rows that were found unchanged */
 static bool any_done = false;
 static bool frozen = false;
 static SubTransactionId frozen_in;
@@ -98,6 +99,7 @@ cqrs_changeset_freeze(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("messages of this transaction are being made already"),
 				 errdetail("A function that takes part in making them has called cqrs_flush().")));
+	kept = NIL;
 	frozen = true;
 	frozen_in = GetCurrentSubTransactionId();
 }
@@ -184,6 +186,7 @@ void
 cqrs_changeset_all_done(void)
 {
 	int			n = ntargets;
+	ListCell   *lc;
 
 	/* Rows that were born have been touched by nobody yet, but may be. */
 	for (int i = 0; i < n; i++)
@@ -194,6 +197,26 @@ cqrs_changeset_all_done(void)
 	}
 	for (int i = 0; i < ntargets; i++)
 		cqrs_changeset_note_done(i);
+
+	/* The version that the update makes is noted, too, when it is touched. */
+	foreach(lc, kept)
+	{
+		CqrsNote   *note = lfirst(lc);
+
+		targets[note->target].repeats = true;
+		cqrs_changeset_note(note->target, &note->tid);
+	}
+}
+
+void
+cqrs_changeset_keep(const CqrsNote *note)
+{
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	CqrsNote   *copy = palloc(sizeof(CqrsNote));
+
+	*copy = *note;
+	kept = lappend(kept, copy);
+	MemoryContextSwitchTo(caller);
 }
 
 void
@@ -231,6 +254,7 @@ cqrs_changeset_reset(void)
 	targets = NULL;
 	ntargets = 0;
 	targets_capacity = 0;
+	kept = NIL;
 	any_done = false;
 	frozen = false;
 }

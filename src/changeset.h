@@ -36,6 +36,7 @@ typedef struct CqrsTarget
 								 * ones can have been noted */
 	CommandId	first;			/* the same, when nothing has been dealt with */
 	bool		begun;			/* "first" is known */
+	CommandId	noted_by;		/* CQRS_BORN: the command of the last note */
 	uint64		done;			/* notes before this position are dealt with */
 	char	   *cqrs_id;		/* CQRS_RESENT */
 	char	   *queue;			/* CQRS_RESENT; NULL: all */
@@ -92,8 +93,14 @@ extern void cqrs_changeset_note_done(uint16 target);
  */
 extern void cqrs_changeset_begin(uint16 target, CommandId since);
 
-/* The same of all targets. */
+/* The same of all targets, except for the notes that are kept. */
 extern void cqrs_changeset_all_done(void);
+
+/*
+ * Keep a note, whose row has not changed, while all are dealt with: where a
+ * trigger calls cqrs_flush() the update that it was made for is still to come.
+ */
+extern void cqrs_changeset_keep(const CqrsNote *note);
 
 /* A subtransaction fails: drop what it and those within it have noted. */
 extern void cqrs_changeset_abort_sub(SubTransactionId subid);

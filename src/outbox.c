@@ -15,8 +15,8 @@
  * tell when a batch that it does not see will never come (reader.c).  A
  * counter in shared memory and not a sequence, because nextval() would change
  * what the user's session gets from lastval(), and write WAL.  After a restart
- * it continues above the highest id in the segments, seen or not, and the
- * watermark.
+ * it continues above the highest id in the segments or parked, seen or not, and
+ * the watermark.
  *
  * Which segment is written to is a hint in shared memory: writing to another
  * one is never wrong, since readers look at all of them and a segment is only
@@ -54,6 +54,7 @@
 #include "guc.h"
 #include "outbox.h"
 #include "pack.h"
+#include "parked.h"
 #include "shared.h"
 
 /* Messages are packed up to this size: what fits a page uncompressed. */
@@ -302,14 +303,16 @@ insert_rows(CqrsOutboxWriter *writer)
 }
 
 /*
- * The first batch above everything that the segments hold, rows of
- * transactions that still run, are prepared or have failed included.
+ * The first batch above everything that the segments hold and that is parked,
+ * rows of transactions that still run, are prepared or have failed included.
+ * A message that was parked when it was made is in no segment, and the reader
+ * passes over another one with its id.
  */
 static uint64
 first_batch(void)
 {
 	const CqrsObjects *objects = cqrs_catalog_objects(false);
-	int64		highest = cqrs_outbox_watermark();
+	int64		highest = Max(cqrs_outbox_watermark(), cqrs_parked_max_id());
 
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 		highest = Max(highest, segment_max_id(objects->segment[i],

@@ -151,6 +151,31 @@ compare_id(const ListCell *a, const ListCell *b)
 	return x < y ? -1 : x > y;
 }
 
+/* With those of transactions that still run, are prepared or have failed. */
+int64
+cqrs_parked_max_id(void)
+{
+	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+									AccessShareLock);
+	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false,
+										  SnapshotAny, 0, NULL);
+	int64		highest = -1;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
+													RelationGetDescr(parked),
+													&isnull));
+
+		highest = Max(highest, id);
+	}
+	systable_endscan(scan);
+	table_close(parked, AccessShareLock);
+	return highest;
+}
+
 int
 cqrs_parked_above(int64 id, int64 **ids)
 {

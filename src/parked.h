@@ -43,6 +43,9 @@ typedef struct CqrsParked
  */
 extern List *cqrs_parked_read_all(void);
 
+/* The highest id of a parked message, whoever parked it; -1: there is none. */
+extern int64 cqrs_parked_max_id(void);
+
 /*
  * The ids above "id" of messages that are parked, in TopMemoryContext; returns
  * their number.

@@ -18,7 +18,6 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -184,7 +183,7 @@ check_not_partition(Relation rel)
 			 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
 			 errdetail("It is a partition."),
 			 errhint("Register the partitioned table \"%s\", whose masters all its partitions are part of.",
-					 get_rel_name(llast_oid(get_partition_ancestors(RelationGetRelid(rel)))))));
+					 get_rel_name(cqrs_catalog_root(RelationGetRelid(rel))))));
 }
 
 /* Lock the partitions of a table against writers, and check each. */
@@ -380,16 +379,10 @@ Datum
 cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
-	List	   *ancestors;
 	List	   *masters;
-	Oid			root = relid;
+	Oid			root = cqrs_catalog_root(relid);
 	ListCell   *lc;
 
-	if (get_rel_relispartition(relid))
-	{
-		ancestors = get_partition_ancestors(relid);
-		root = llast_oid(ancestors);
-	}
 	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
 		PG_RETURN_VOID();
 	masters = cqrs_master_read_all(root);

@@ -102,7 +102,8 @@ static void check_file(Relation rel, const CqrsTarget *target);
 static void use_relation(Resolver *resolver, Relation rel);
 static void leave_relation(Resolver *resolver);
 static void resolve_note(Resolver *resolver, const CqrsNote *note);
-static void resolve_change(Resolver *resolver, const CqrsTarget *target);
+static bool keep_unchanged(Resolver *resolver, const CqrsNote *note);
+static void resolve_change(Resolver *resolver, const CqrsNote *note);
 static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
 static void truncate_notes(Resolver *resolver, Relation rel);
 static void truncate_rows(Resolver *resolver, Relation rel);
@@ -371,7 +372,12 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 
 	if (target->repeats && target->kind != CQRS_RESENT &&
 		cqrs_chain_seen(&resolver->chain, resolver->rel, &tid))
+	{
+		if (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+							  false) == CQRS_FATE_LIVE)
+			(void) keep_unchanged(resolver, note);
 		return;
+	}
 
 	caller = MemoryContextSwitchTo(resolver->row_context);
 	if (target->kind == CQRS_RESENT)
@@ -386,7 +392,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 								  target->repeats))
 		{
 			case CQRS_FATE_LIVE:
-				resolve_change(resolver, target);
+				resolve_change(resolver, note);
 				break;
 			case CQRS_FATE_DELETED:
 			case CQRS_FATE_MOVED:
@@ -408,15 +414,27 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	MemoryContextReset(resolver->row_context);
 }
 
+/* Whether the version that was noted is still the last one of its row. */
+static bool
+keep_unchanged(Resolver *resolver, const CqrsNote *note)
+{
+	if (cqrs_changeset_get_target(note->target)->kind != CQRS_TOUCHED ||
+		!ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
+						   &resolver->chain.last->tuple.t_self))
+		return false;
+	if (resolver->pass != PASS_DELETES)
+		cqrs_changeset_keep(note);
+	return true;
+}
+
 /* The row is live: a SAVE, and before it perhaps the DELETE of its old key. */
 static void
-resolve_change(Resolver *resolver, const CqrsTarget *target)
+resolve_change(Resolver *resolver, const CqrsNote *note)
 {
+	const CqrsTarget *target = cqrs_changeset_get_target(note->target);
 	bool		key_changed = false;
 
-	if (target->kind == CQRS_TOUCHED &&
-		ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
-						  &resolver->chain.last->tuple.t_self))
+	if (keep_unchanged(resolver, note))
 		return;
 
 	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last->tuple);
