@@ -306,6 +306,7 @@ REVOKE ALL ON FUNCTION cqrs.follow_created() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
 	EXECUTE FUNCTION cqrs.follow_created();
+COMMENT ON EVENT TRIGGER cqrs_follow_created IS 'gives partitions of masters their triggers';
 
 -- Rows that a dump brings; fired by no function of ours.
 CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
@@ -330,6 +331,7 @@ COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters
 REVOKE ALL ON FUNCTION cqrs.forget_dropped() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 	EXECUTE FUNCTION cqrs.forget_dropped();
+COMMENT ON EVENT TRIGGER cqrs_forget_dropped IS 'removes the masters of dropped tables';
 
 --
 -- Functions for users
