@@ -511,11 +511,11 @@ BEGIN
 	RETURN NEXT;
 
 	item := 'broker'; status := 'ok'; remedy := NULL;
-	detail := 'connected since ' || stats.connected_at;
+	detail := coalesce('connected since ' || stats.connected_at, 'not connected');
 	IF stats.state = 'blocked' THEN
 		status := 'warning'; detail := 'the broker has asked to send nothing';
 		remedy := 'see to memory and disk of the broker';
-	ELSIF stats.connected_at IS NULL THEN
+	ELSIF stats.connected_at IS NULL AND NOT pg_is_in_recovery() THEN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
 		detail := CASE running.connected WHEN 0 THEN 'not connected'
 			ELSE format('connected, but not lane %s', running.waiting) END
