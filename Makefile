@@ -37,7 +37,7 @@ PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
 else
-all install uninstall clean installcheck $(TEST_TOOLS):
+all install uninstall clean installcheck:
 	@echo "PostgreSQL's server development files are missing." >&2
 	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
 	@false

@@ -306,6 +306,7 @@ REVOKE ALL ON FUNCTION cqrs.follow_created() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
 	EXECUTE FUNCTION cqrs.follow_created();
+COMMENT ON EVENT TRIGGER cqrs_follow_created IS 'gives partitions of masters their triggers';
 
 -- Rows that a dump brings; fired by no function of ours.
 CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
@@ -330,6 +331,7 @@ COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters
 REVOKE ALL ON FUNCTION cqrs.forget_dropped() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 	EXECUTE FUNCTION cqrs.forget_dropped();
+COMMENT ON EVENT TRIGGER cqrs_forget_dropped IS 'removes the masters of dropped tables';
 
 --
 -- Functions for users
@@ -509,11 +511,11 @@ BEGIN
 	RETURN NEXT;
 
 	item := 'broker'; status := 'ok'; remedy := NULL;
-	detail := 'connected since ' || stats.connected_at;
+	detail := coalesce('connected since ' || stats.connected_at, 'not connected');
 	IF stats.state = 'blocked' THEN
 		status := 'warning'; detail := 'the broker has asked to send nothing';
 		remedy := 'see to memory and disk of the broker';
-	ELSIF stats.connected_at IS NULL THEN
+	ELSIF stats.connected_at IS NULL AND NOT pg_is_in_recovery() THEN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
 		detail := CASE running.connected WHEN 0 THEN 'not connected'
 			ELSE format('connected, but not lane %s', running.waiting) END

@@ -13,7 +13,7 @@ SELECT i.type, i.identity
 	FROM pg_depend, pg_identify_object(classid, objid, 0) AS i
 	WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
 		AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'cqrs')
-		AND i.type NOT LIKE '%type' AND i.type <> 'event trigger'
+		AND i.type NOT LIKE '%type'
 		AND obj_description(objid, classid::regclass::text::name) IS NULL
 	ORDER BY 1, 2;
 SELECT name FROM pg_settings

@@ -332,7 +332,7 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot change table \"%s\" while messages are made",
 						get_rel_name(relid)),
-				 errdetail("A function that gives meta data or correlation ids, or one that it calls, has changed the table.")));
+				 errdetail("A function that takes part in making them, or one that it calls, has changed the table.")));
 
 	/* From the end: what was used last is likely to be used again. */
 	for (int i = ntargets - 1; i >= 0; i--)

@@ -10,6 +10,11 @@
 
 #include "postgres.h"
 
+#if defined(__has_include)
+#if !__has_include(<amqp.h>)
+#error librabbitmq is missing, on Debian: apt-get install librabbitmq-dev
+#endif
+#endif
 #include <amqp.h>
 #include <amqp_framing.h>
 

@@ -74,6 +74,10 @@ is( $standby->safe_psql(
 	'no publisher on a standby');
 is($standby->safe_psql('postgres', 'SELECT state FROM cqrs.stats'),
 	'stopped', 'and its state says so');
+is( $standby->safe_psql(
+		'postgres', q{SELECT * FROM cqrs_check() WHERE status <> 'ok'}),
+	'',
+	'which is as it should be');
 
 $broker->stop;
 $node->safe_psql('postgres',

@@ -12,12 +12,13 @@
 #				document began; times may differ
 #	sql norun, sh norun		is not run, but counted
 #
-# Anything else is not looked at.  Then, what is made for Prometheus and Grafana:
-# the queries run, have the columns that they name, and alerts and dashboard use
-# no metric that there is not.
-#
-# The URL of the documents' broker is replaced
+# Anything else is not looked at.  The URL of the documents' broker is replaced
 # by that of the test's.
+#
+# Links lead somewhere.  The reference has each function, column and setting, and
+# none that there is not.  What is made for Prometheus and Grafana: the queries
+# run, have the columns that they name, and alerts and dashboard use no metric
+# that there is not.
 use strict;
 use warnings;
 
@@ -197,6 +198,36 @@ foreach my $file (@DOCUMENTS)
 	$node->reload;
 }
 
+# The text of a document without its blocks.
+sub prose
+{
+	return slurp_file($_[0]) =~ s/^\s*```.*?^\s*```//gmsr;
+}
+
+# The anchors of a document's headings, as a hash.
+sub anchors
+{
+	return
+	  map { (lc s/[^\w -]//gr =~ tr/ /-/r) => 1 }
+	  prose($_[0]) =~ /^#+ (.*)$/mg;
+}
+
+foreach my $file (@DOCUMENTS, "$TOP/CHANGELOG.md", glob("$TOP/docs/*/*.md"))
+{
+	my @dead;
+
+	foreach my $link (prose($file) =~ /\]\(([^)]+)\)/g)
+	{
+		next if $link =~ /^https:/;
+		my ($path, $anchor) = split /#/, $link;
+		my $target  = $path eq '' ? $file : dirname($file) . "/$path";
+		my %anchors = -f $target && defined $anchor ? anchors($target) : ();
+		push @dead, $link
+		  unless -e $target && (!defined $anchor || $anchors{$anchor});
+	}
+	is("@dead", '', basename($file) . ': links lead somewhere');
+}
+
 # The queries by name, each with its text and metrics: a hash of column and
 # usage.  The file has a strict form, which this reads and no other.
 sub monitoring_queries
@@ -255,6 +286,43 @@ $node->safe_psql(
 	'postgres', q{
 	CREATE EXTENSION cqrs; CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher}
 );
+
+# What the reference describes, against the catalogs.
+my $reference = slurp_file("$TOP/docs/reference.md");
+my %section   = $reference =~ /^### (\S+)\n(.*?)(?=^##)/gms;
+
+# Names that a query returns, as a sorted list.
+sub names
+{
+	return sort split /\n/, $node->safe_psql('postgres', $_[0]);
+}
+
+is_deeply(
+	[ sort $reference =~ /^(?:CALL )?(cqrs_\w+)\(/mg ],
+	[   names(
+			q{SELECT proname FROM pg_proc WHERE proname ^@ 'cqrs_'
+				AND pronamespace = 'public'::regnamespace}) ],
+	'functions are described');
+foreach my $view (qw(stats lanes progress_sync outbox parked))
+{
+	is_deeply(
+		[   sort map { /`(\w+)`/g }
+			  $section{"cqrs.$view"} =~ /^\| (`.*?) \|/mg ],
+		[   names(
+				qq{SELECT attname FROM pg_attribute
+					WHERE attrelid = 'cqrs.$view'::regclass AND attnum > 0}) ],
+		"columns of cqrs.$view are described");
+}
+my ($settings) = $reference =~ /^## Settings\n(.*?)^## /ms;
+my %described = map {
+	map { $_ => 1 } /`(cqrs\.\w+)`/g
+} $settings =~ /^(?:\| `.*? \||\*\*`.*)$/mg;
+is_deeply(
+	[ sort keys %described ],
+	[   sort 'cqrs.url',
+		names(q{SELECT name FROM pg_settings WHERE name ^@ 'cqrs.'}) ],
+	'settings are described');
+
 foreach my $name (sort keys %queries)
 {
 	my ($query, $columns) = @{ $queries{$name} }{qw(query metrics)};
