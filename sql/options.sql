@@ -89,6 +89,16 @@ SELECT test_error($q$SELECT cqrs_register('o', 'o2', leave => 'x')$q$);
 SELECT cqrs_register('o', 'ignores', on_truncate => 'ignore');
 TRUNCATE o;
 SELECT test_messages();
+-- Also where keys have passed from row to row: DELETEs first.
+INSERT INTO o VALUES (1, 'a'), (2, 'b');
+SELECT test_skip();
+BEGIN;
+UPDATE o SET a = 'c' WHERE id = 2;
+UPDATE o SET id = 3 WHERE id = 1;
+UPDATE o SET id = 1 WHERE id = 2;
+TRUNCATE o;
+COMMIT;
+SELECT test_messages();
 SELECT cqrs_alter('ignores', '{"on_truncate": "refuse"}');
 SELECT test_error('TRUNCATE o');
 SELECT cqrs_unregister('ignores');

@@ -4,8 +4,8 @@
  *	  The publisher's dealings with the database.
  *
  * A turn is one short transaction: see whether the extension is still there
- * and publishing paused, save the watermark, recycle segments, read messages
- * into the window.  What is not due is left out, and when nothing is, there is
+ * and publishing paused, save the watermark, read messages into the window,
+ * recycle segments.  What is not due is left out, and when nothing is, there is
  * no transaction.
  *
  * A message that the broker refuses is parked here, by a synchronous commit,
@@ -79,7 +79,7 @@ static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
 static int64 unsaved_watermark(const CqrsBacklog *backlog);
 static void park_refused(CqrsBacklog *backlog);
-static void check_extension(CqrsBacklog *backlog);
+static void check_extension(CqrsBacklog *backlog, uint32 calls);
 static void read_settings(CqrsBacklog *backlog);
 static void read_outbox(CqrsBacklog *backlog);
 static void save_watermark(CqrsBacklog *backlog);
@@ -139,18 +139,19 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 
-	check_extension(backlog);
+	check_extension(backlog, calls);
 	if (look)
 		read_settings(backlog);
 	backlog->calls = calls;
 	if (save)
 		save_watermark(backlog);
-	if (recycle)
-		recycle_segments(backlog);
 	if (park)
 		park_refused(backlog);
 	if (read)
 		read_outbox(backlog);
+	/* Last, since its locks are kept to the end. */
+	if (recycle)
+		recycle_segments(backlog);
 
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -298,20 +299,19 @@ park_refused(CqrsBacklog *backlog)
 					refused->cqrs_id, refused->refusal)));
 }
 
-/* Leave when the extension is gone, or has been created anew. */
+/*
+ * Leave when the extension is gone, or has been created anew.  "calls" was read
+ * before.
+ */
 static void
-check_extension(CqrsBacklog *backlog)
+check_extension(CqrsBacklog *backlog, uint32 calls)
 {
 	const CqrsObjects *objects = cqrs_catalog_objects(true);
 
 	if (objects != NULL && objects->extension == backlog->extension)
 		return;
 	if (objects == NULL)
-	{
-		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-		backlog->place->slot->wanted = false;
-		LWLockRelease(cqrs_shared->lock);
-	}
+		cqrs_shared_unwant_publisher(backlog->place->slot, calls);
 	proc_exit(1);
 }
 

@@ -211,6 +211,18 @@ cqrs_wait_event(CqrsWaitEvent event)
 #endif
 }
 
+/* The timeline that is written to; not during recovery. */
+static inline TimeLineID
+cqrs_timeline(void)
+{
+#if PG_VERSION_NUM >= 150000
+	return GetWALInsertionTimeLine();
+#else
+	(void) RecoveryInProgress();	/* sets it */
+	return ThisTimeLineID;
+#endif
+}
+
 /*
  * Arrange for "request" to be called at the moment when shared memory may be
  * asked for.

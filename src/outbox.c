@@ -16,7 +16,7 @@
  * counter in shared memory and not a sequence, because nextval() would change
  * what the user's session gets from lastval(), and write WAL.  After a restart
  * it continues above the highest id in the segments or parked, seen or not, and
- * the watermark.
+ * the watermark; on another timeline, far above.
  *
  * Which segment is written to is a hint in shared memory: writing to another
  * one is never wrong, since readers look at all of them and a segment is only
@@ -71,6 +71,9 @@
 #define SEGMENT_FULL_BLOCKS		(64 * 1024 * 1024 / BLCKSZ)
 /* With nothing pending, the one in use is emptied from this size on. */
 #define SEGMENT_IDLE_BLOCKS		(1024 * 1024 / BLCKSZ)
+
+/* The first batch of a timeline is its number, from 0, times 2 to that power. */
+#define TIMELINE_SHIFT	31
 
 struct CqrsOutboxWriter
 {
@@ -307,6 +310,9 @@ insert_rows(CqrsOutboxWriter *writer)
  * rows of transactions that still run, are prepared or have failed included.
  * A message that was parked when it was made is in no segment, and the reader
  * passes over another one with its id.
+ *
+ * Each timeline has batches of its own: the server that was promoted, or
+ * recovered to a point in time, does not know all that have been drawn.
  */
 static uint64
 first_batch(void)
@@ -317,7 +323,8 @@ first_batch(void)
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 		highest = Max(highest, segment_max_id(objects->segment[i],
 											  objects->segment_index[i]));
-	return cqrs_batch_of(highest) + 1;
+	return Max((uint64) cqrs_batch_of(highest) + 1,
+			   (uint64) (cqrs_timeline() - 1) << TIMELINE_SHIFT);
 }
 
 /* The highest id in a segment, whoever wrote it; -1 when there is none. */

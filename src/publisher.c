@@ -152,18 +152,14 @@ handle_sigterm(SIGNAL_ARGS)
 static bool
 attach(Publisher *publisher, int lane)
 {
+	CqrsSlot   *slot = cqrs_shared_slot(MyDatabaseId, false);
+	uint32		calls = slot == NULL ? 0 : pg_atomic_read_u32(&slot->calls);
 	Oid			extension = look_up();
 
 	if (!OidIsValid(extension))
 	{
-		CqrsSlot   *slot = cqrs_shared_slot(MyDatabaseId, false);
-
 		if (slot != NULL)
-		{
-			LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-			slot->wanted = false;
-			LWLockRelease(cqrs_shared->lock);
-		}
+			cqrs_shared_unwant_publisher(slot, calls);
 		return false;
 	}
 

@@ -27,7 +27,8 @@
  * Messages of held masters are passed over, and read when the hold's probe or
  * its end asks for them (hold.c); the watermark stays below them.  Messages
  * that were parked before, by a process that ended before the watermark got
- * past them, are passed over for good.
+ * past them, or by this one before an earlier message held their master, are
+ * passed over for good.
  *
  * Belongs to the publisher alone.
  *
@@ -70,8 +71,8 @@ struct CqrsReader
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
 	CqrsHolds  *holds;
-	int64	   *parked;			/* ids above the watermark of the start that
-								 * are parked */
+	int64	   *parked;			/* ids above the watermark that are parked, in
+								 * order */
 	int			nparked;
 	MemoryContext context;		/* holes, and messages for the window */
 	MemoryContext scratch;		/* reset for each message */
@@ -89,7 +90,9 @@ static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
+static void read_parked(CqrsReader *reader, int64 watermark);
 static bool is_parked(const CqrsReader *reader, int64 id);
+static int	compare_ids(const void *a, const void *b);
 static bool is_too_large(const CqrsMessage *message, char **error);
 static CqrsOutgoing *try_to_build(CqrsReader *reader,
 								  const CqrsMessage *message, char **error);
@@ -107,7 +110,7 @@ cqrs_reader_create(const CqrsPlace *place, int64 watermark, CqrsHolds *holds)
 	reader->place = place;
 	reader->frontier = watermark;
 	reader->holds = holds;
-	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
+	read_parked(reader, watermark);
 	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
 											ALLOCSET_DEFAULT_SIZES);
 	reader->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs message",
@@ -243,6 +246,9 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 												  reader->frontier);
 	CqrsMessage message;
 
+	/* What this process has parked since is passed over, too. */
+	read_parked(reader, cqrs_reader_watermark(reader, window));
+
 	hold->state = CQRS_HOLD_CATCHING_UP;
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
@@ -368,15 +374,30 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	MemoryContextReset(reader->scratch);
 }
 
+static void
+read_parked(CqrsReader *reader, int64 watermark)
+{
+	if (reader->parked != NULL)
+		pfree(reader->parked);
+	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
+	qsort(reader->parked, reader->nparked, sizeof(int64), compare_ids);
+}
+
 static bool
 is_parked(const CqrsReader *reader, int64 id)
 {
-	for (int i = 0; i < reader->nparked; i++)
-	{
-		if (reader->parked[i] == id)
-			return true;
-	}
-	return false;
+	return reader->nparked > 0 &&
+		bsearch(&id, reader->parked, reader->nparked, sizeof(int64),
+				compare_ids) != NULL;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
 }
 
 static bool

@@ -80,6 +80,7 @@ typedef struct Resolver
 	MemoryContext row_context;	/* reset for each note */
 	CqrsComposer *composer;
 	Pass		pass;
+	bool		flush;			/* changes may follow */
 
 	/* The table at hand */
 	int			target;			/* -1: none */
@@ -91,7 +92,7 @@ typedef struct Resolver
 } Resolver;
 
 static void check_keys_settled(void);
-static int64 resolve_all(void);
+static int64 resolve_all(bool flush);
 static Resolver *begin_resolver(void);
 static int64 end_resolver(Resolver *resolver);
 static void run_pass(Resolver *resolver, Pass pass);
@@ -105,7 +106,7 @@ static void resolve_note(Resolver *resolver, const CqrsNote *note);
 static bool keep_unchanged(Resolver *resolver, const CqrsNote *note);
 static void resolve_change(Resolver *resolver, const CqrsNote *note);
 static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
-static void truncate_notes(Resolver *resolver, Relation rel);
+static void truncate_notes(Resolver *resolver, Relation rel, Pass pass);
 static void truncate_rows(Resolver *resolver, Relation rel);
 static void compose_truncated(Resolver *resolver, const CqrsRow *first,
 							  const CqrsRow *last);
@@ -115,7 +116,8 @@ static void compose_ignored(Resolver *resolver, CqrsNoteKind kind,
 bool
 cqrs_resolve_all(void)
 {
-	return !cqrs_changeset_is_empty() && cqrs_produce && resolve_all() > 0;
+	return !cqrs_changeset_is_empty() && cqrs_produce &&
+		resolve_all(false) > 0;
 }
 
 int64
@@ -127,7 +129,7 @@ cqrs_resolve_flush(void)
 		return 0;
 
 	check_keys_settled();
-	nmessages = resolve_all();
+	nmessages = resolve_all(true);
 	/* What is changed from now on is told apart by its command id. */
 	CommandCounterIncrement();
 	cqrs_changeset_all_done();
@@ -161,7 +163,7 @@ check_keys_settled(void)
 }
 
 static int64
-resolve_all(void)
+resolve_all(bool flush)
 {
 	Resolver   *resolver;
 	int64		nmessages;
@@ -170,6 +172,7 @@ resolve_all(void)
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	resolver = begin_resolver();
+	resolver->flush = flush;
 	cqrs_changeset_freeze();
 
 	if (any_keys_move())
@@ -209,7 +212,14 @@ cqrs_resolve_truncate(Relation rel)
 	if (cqrs_produce)
 	{
 		use_relation(resolver, rel);
-		truncate_notes(resolver, rel);
+		if (any_keys_move())
+		{
+			truncate_notes(resolver, rel, PASS_DELETES);
+			cqrs_chain_forget(&resolver->chain);
+			truncate_notes(resolver, rel, PASS_OTHERS);
+		}
+		else
+			truncate_notes(resolver, rel, PASS_ALL);
 		truncate_rows(resolver, rel);
 	}
 	any = end_resolver(resolver) > 0;
@@ -373,7 +383,8 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	if (target->repeats && target->kind != CQRS_RESENT &&
 		cqrs_chain_seen(&resolver->chain, resolver->rel, &tid))
 	{
-		if (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+		if (resolver->flush &&
+			cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
 							  false) == CQRS_FATE_LIVE)
 			(void) keep_unchanged(resolver, note);
 		return;
@@ -414,7 +425,10 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	MemoryContextReset(resolver->row_context);
 }
 
-/* Whether the version that was noted is still the last one of its row. */
+/*
+ * Whether the version that was noted is still the last one of its row; then its
+ * update may be still to come.
+ */
 static bool
 keep_unchanged(Resolver *resolver, const CqrsNote *note)
 {
@@ -422,7 +436,7 @@ keep_unchanged(Resolver *resolver, const CqrsNote *note)
 		!ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
 						   &resolver->chain.last->tuple.t_self))
 		return false;
-	if (resolver->pass != PASS_DELETES)
+	if (resolver->flush && resolver->pass != PASS_DELETES)
 		cqrs_changeset_keep(note);
 	return true;
 }
@@ -503,11 +517,12 @@ resolve_resent(Resolver *resolver, const CqrsTarget *target)
  * gone before the TRUNCATE, rows that it has made need no DELETE.
  */
 static void
-truncate_notes(Resolver *resolver, Relation rel)
+truncate_notes(Resolver *resolver, Relation rel, Pass pass)
 {
 	CqrsWalk	walk;
 	const CqrsNote *note;
 
+	resolver->pass = pass;
 	cqrs_changeset_walk(&walk);
 	while ((note = cqrs_changeset_next(&walk)) != NULL)
 	{
@@ -528,7 +543,7 @@ truncate_notes(Resolver *resolver, Relation rel)
 		fate = cqrs_chain_follow(&resolver->chain, rel, &tid, true);
 		cqrs_row_set(&resolver->before, rel, &resolver->chain.noted.tuple);
 		cqrs_row_set(&resolver->after, rel, &resolver->chain.last->tuple);
-		if (target->kind == CQRS_TOUCHED)
+		if (target->kind == CQRS_TOUCHED && pass != PASS_OTHERS)
 			compose_truncated(resolver, &resolver->before, &resolver->after);
 		compose_ignored(resolver, target->kind, fate);
 		MemoryContextSwitchTo(caller);
@@ -599,10 +614,11 @@ compose_ignored(Resolver *resolver, CqrsNoteKind kind, CqrsFate fate)
 
 		if (master->on_truncate != CQRS_TRUNCATE_IGNORED)
 			continue;
-		if (!born && (fate != CQRS_FATE_LIVE || !same))
+		if (!born && (fate != CQRS_FATE_LIVE || !same) &&
+			resolver->pass != PASS_OTHERS)
 			cqrs_compose_master_deleted(resolver->composer, master,
 										&resolver->before, &resolver->after);
-		if (fate == CQRS_FATE_LIVE)
+		if (fate == CQRS_FATE_LIVE && resolver->pass != PASS_DELETES)
 			cqrs_compose_master_saved(resolver->composer, master,
 									  same ? &resolver->before : NULL,
 									  &resolver->after);

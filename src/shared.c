@@ -247,6 +247,15 @@ cqrs_shared_want_publisher(void)
 }
 
 void
+cqrs_shared_unwant_publisher(CqrsSlot *slot, uint32 calls)
+{
+	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&slot->calls) == calls)
+		slot->wanted = false;
+	LWLockRelease(cqrs_shared->lock);
+}
+
+void
 cqrs_shared_vacate(Oid dboid)
 {
 	CqrsSlot   *slot = cqrs_shared_slot(dboid, false);

@@ -187,6 +187,13 @@ extern void cqrs_shared_wake_launcher(bool rescan);
  */
 extern void cqrs_shared_want_publisher(void);
 
+/*
+ * There is nothing to publish in a database, as somebody has found who read
+ * slot->calls before he looked: unless they are wanted since then, publishers
+ * are not started any more.
+ */
+extern void cqrs_shared_unwant_publisher(CqrsSlot *slot, uint32 calls);
+
 /* Make the publishers leave a database for some seconds; wait until they have. */
 extern void cqrs_shared_vacate(Oid dboid);
 

@@ -74,6 +74,30 @@ is(query('SELECT count(*), sum(errors) FROM cqrs.parked, cqrs.stats'),
   map { $_->{body}{instance_pk} => 1 } drain_queue($broker, 'replica');
 is(join(',', sort keys %seen), '20001,20003', 'the others arrive');
 
+# A master that is held is read again from an earlier message on, when a
+# transaction that was prepared before commits.
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE late (id int PRIMARY KEY, data text);
+	SELECT cqrs_register('late')});
+$node->append_conf('postgresql.conf', "cqrs.unroutable = 'keep'\n");
+$node->reload;
+query(q{BEGIN; INSERT INTO late VALUES (1, 'x'); PREPARE TRANSACTION 'p'});
+query(q{INSERT INTO late VALUES (2, repeat('x', 600000))});
+$node->poll_query_until('postgres', 'SELECT parked = 6 FROM cqrs.stats')
+  or BAIL_OUT('not parked');
+query(q{INSERT INTO late VALUES (3, 'x')});
+$node->poll_query_until('postgres', 'SELECT held = 1 FROM cqrs.stats')
+  or BAIL_OUT('not held');
+query(q{COMMIT PREPARED 'p'});
+declare_queue($broker, 'late', 'late');
+wait_published($node);
+is(join(',', map { $_->{body}{instance_pk} } drain_queue($broker, 'late')),
+	'1,3', 'messages of a held master are read again');
+is(query('SELECT count(*) FROM cqrs.parked'), 6, 'but those that are parked');
+unlike(slurp_file($node->logfile),
+	qr/duplicate key/, 'which are not parked twice');
+
 # Characters that UTF-8 does not have.
 query(
 	q{CREATE DATABASE western TEMPLATE template0 ENCODING 'WIN1252'
@@ -106,7 +130,7 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('no further attempts');
 $broker->start;
 wait_published($node);
-is(query('SELECT parked FROM cqrs.stats'), 5, 'an outage parks nothing');
+is(query('SELECT parked FROM cqrs.stats'), 6, 'an outage parks nothing');
 
 $node->stop;
 done_testing();

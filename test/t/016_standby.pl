@@ -83,6 +83,19 @@ $broker->stop;
 $node->safe_psql('postgres',
 	q{INSERT INTO item SELECT i, 'x' FROM generate_series(100001, 100500) i});
 $node->wait_for_catchup($standby);
+
+# What the standby never gets to know: its ids are not used again.
+$standby->safe_psql('postgres', q{ALTER SYSTEM SET primary_conninfo = ''});
+$standby->reload;
+$standby->poll_query_until('postgres',
+	'SELECT count(*) = 0 FROM pg_stat_wal_receiver')
+  or BAIL_OUT('still streaming');
+$node->safe_psql('postgres', "INSERT INTO item VALUES ($_, 'lost')")
+  foreach 200001 .. 200005;
+my %lost = map { $_ => 1 } split /\n/,
+  $node->safe_psql('postgres',
+	'SELECT id FROM cqrs.outbox WHERE instance_pk::int > 200000');
+is(scalar(keys %lost), 5, 'messages that are not replicated');
 is($standby->safe_psql('postgres', 'SELECT pending FROM cqrs.stats'),
 	500, 'the outbox is replicated');
 $node->stop('immediate');
@@ -92,6 +105,17 @@ wait_published($standby);
 my %seen = map { $_ => 1 } arrived_keys($broker, 'replica');
 is(scalar(grep { $seen{$_} } 100001 .. 100500),
 	500, 'after the promotion everything is published');
+
+$broker->stop;
+$standby->safe_psql('postgres', "INSERT INTO item VALUES ($_, 'new')")
+  foreach 300001 .. 300005;
+my @new = split /\n/, $standby->safe_psql('postgres',
+	'SELECT id FROM cqrs.outbox WHERE instance_pk::int > 300000');
+is(scalar(grep { !$lost{$_} } @new),
+	5, 'new messages have ids that nobody has used');
+$broker->start;
+wait_published($standby);
+is(scalar(arrived_keys($broker, 'replica')), 5, 'and are published');
 
 $standby->stop;
 done_testing();
