@@ -81,6 +81,7 @@ static void lease_refused(CqrsLink *link, const char *reason);
 static void connection_failed(CqrsLink *link, CqrsBlame blame,
 							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
+static long confirm_wait_ms(const CqrsLink *link);
 static bool may_send(const CqrsLink *link);
 static void send_message(CqrsLink *link, CqrsOutgoing *message);
 static void handle_event(CqrsLink *link, const CqrsEvent *event);
@@ -89,7 +90,6 @@ static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
 static void message_returned(CqrsLink *link, const char *message_id);
 static void hold_master(CqrsLink *link, const CqrsOutgoing *message,
 						const char *reason);
-static void check_confirm_timeout(CqrsLink *link);
 
 CqrsLink   *
 cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
@@ -183,8 +183,9 @@ cqrs_link_receive(CqrsLink *link)
 		else
 			handle_event(link, &event);
 	}
-	if (link->connection != NULL)
-		check_confirm_timeout(link);
+	if (link->connection != NULL && confirm_wait_ms(link) == 0)
+		connection_failed(link, CQRS_BLAME_TRANSPORT,
+						  "no confirm within \"cqrs.confirm_timeout\"");
 	if (link->connection != NULL && link->renew &&
 		cqrs_window_unconfirmed(link->window) == 0)
 	{
@@ -219,7 +220,6 @@ long
 cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 {
 	bool		write;
-	long		wait_ms;
 
 	if (link->connection == NULL)
 		return may_connect(link, paused) ? cqrs_until_ms(link->connect_at) : -1;
@@ -227,13 +227,8 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 	(void) link->transport->socket(link->connection, &write);
 	if (!link->blocked && !write && may_send(link))
 		return 0;
-	wait_ms = link->transport->wait_ms(link->connection);
-	if (cqrs_window_unconfirmed(link->window) > 0 &&
-		cqrs_confirm_timeout_ms > 0 && !link->blocked)
-		wait_ms = cqrs_sooner_ms(wait_ms,
-								 cqrs_until_after_ms(link->confirmed_at,
-													 cqrs_confirm_timeout_ms));
-	return wait_ms;
+	return cqrs_sooner_ms(link->transport->wait_ms(link->connection),
+						  confirm_wait_ms(link));
 }
 
 CqrsPublisherState
@@ -445,6 +440,16 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 	return true;
 }
 
+/* How long a confirm may still take; 0 when it is overdue, -1 for ever. */
+static long
+confirm_wait_ms(const CqrsLink *link)
+{
+	if (cqrs_confirm_timeout_ms == 0 || link->blocked ||
+		cqrs_window_unconfirmed(link->window) == 0)
+		return -1;
+	return cqrs_until_after_ms(link->confirmed_at, cqrs_confirm_timeout_ms);
+}
+
 /* Whether there is a message that may be sent now. */
 static bool
 may_send(const CqrsLink *link)
@@ -591,15 +596,4 @@ hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 	if (cqrs_holds_tell(link->holds, cqrs_id))
 		cqrs_link_log_held(cqrs_id, reason);
-}
-
-static void
-check_confirm_timeout(CqrsLink *link)
-{
-	if (cqrs_confirm_timeout_ms == 0 || link->blocked ||
-		cqrs_window_unconfirmed(link->window) == 0 ||
-		cqrs_until_after_ms(link->confirmed_at, cqrs_confirm_timeout_ms) > 0)
-		return;
-	connection_failed(link, CQRS_BLAME_TRANSPORT,
-					  "no confirm within \"cqrs.confirm_timeout\"");
 }
