@@ -354,6 +354,7 @@ lease_refused(CqrsLink *link, const char *reason)
 {
 	if (link->leased++ == 0)
 		link->leased_at = GetCurrentTimestamp();
+
 	/*
 	 * Longer than the broker takes to miss one lost connection.  Lanes that
 	 * are cut off one after another can take longer still; those that are not
