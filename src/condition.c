@@ -32,32 +32,31 @@ struct CqrsCondition
 	TupleTableSlot *slot;
 };
 
+/* While an expression is parsed: where errors in it point to. */
 typedef struct ParseContext
 {
+	ErrorContextCallback callback;
 	const char *query;
 	const char *what;
 } ParseContext;
 
 static Node *only_expression(List *statements);
 static bool names_column(Node *node, void *column);
+static void enter_parsing(ParseContext *context, const char *text,
+						  const char *what);
+static void leave_parsing(const ParseContext *context);
 static void parse_error_context(void *arg);
 
 Node *
 cqrs_condition_parse(const char *text, const char *what)
 {
-	ErrorContextCallback callback;
 	ParseContext context;
 	Node	   *expression;
 
-	context.query = psprintf("SELECT %s\n", text);
-	context.what = what;
-	callback.callback = parse_error_context;
-	callback.arg = &context;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
+	enter_parsing(&context, text, what);
 	expression = only_expression(raw_parser(context.query,
 											RAW_PARSE_DEFAULT));
-	error_context_stack = callback.previous;
+	leave_parsing(&context);
 
 	if (expression == NULL)
 		ereport(ERROR,
@@ -96,18 +95,12 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 {
 	CqrsCondition *condition = palloc(sizeof(CqrsCondition));
 	Node	   *raw = cqrs_condition_parse(text, what);
-	ErrorContextCallback callback;
 	ParseContext context;
 	ParseState *pstate = make_parsestate(NULL);
 	Relation	rel = table_open(relid, AccessShareLock);
 	Node	   *expression;
 
-	context.query = psprintf("SELECT %s\n", text);
-	context.what = what;
-	callback.callback = parse_error_context;
-	callback.arg = &context;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
+	enter_parsing(&context, text, what);
 
 	/* As for a CHECK constraint: no subqueries and no aggregates. */
 	pstate->p_sourcetext = context.query;
@@ -126,7 +119,7 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 				 errdetail("It is evaluated while a transaction commits and must not change data."),
 				 errhint("Declare the function STABLE or IMMUTABLE.")));
 	expression = (Node *) expression_planner((Expr *) expression);
-	error_context_stack = callback.previous;
+	leave_parsing(&context);
 
 	condition->state = ExecInitExpr((Expr *) expression, NULL);
 	condition->econtext = CreateStandaloneExprContext();
@@ -171,6 +164,23 @@ only_expression(List *statements)
 		select->lockingClause != NIL || select->withClause != NULL)
 		return NULL;
 	return linitial_node(ResTarget, select->targetList)->val;
+}
+
+static void
+enter_parsing(ParseContext *context, const char *text, const char *what)
+{
+	context->query = psprintf("SELECT %s\n", text);
+	context->what = what;
+	context->callback.callback = parse_error_context;
+	context->callback.arg = context;
+	context->callback.previous = error_context_stack;
+	error_context_stack = &context->callback;
+}
+
+static void
+leave_parsing(const ParseContext *context)
+{
+	error_context_stack = context->callback.previous;
 }
 
 /* Have an error point into the expression and not into the caller's query. */

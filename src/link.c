@@ -19,6 +19,8 @@
  * that is refused for what it is gets parked.  For a route that is missing or
  * not permitted, and for a queue that refuses more, its master is held.
  *
+ * What is told of all that is in link_log.c.
+ *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
  *-------------------------------------------------------------------------
@@ -33,6 +35,7 @@
 
 #include "guc.h"
 #include "link.h"
+#include "link_log.h"
 #include "timing.h"
 #include "transport.h"
 #include "url.h"
@@ -43,10 +46,6 @@
 #define LEASE_INTERVAL_MS	2000
 /* So often it is asked for before that is worth telling. */
 #define LEASE_ATTEMPTS		4
-/* After a connection that has lasted so long, failures are told again. */
-#define LASTING_MS			60000
-/* So many different ones are remembered. */
-#define TOLD_MAX			100
 
 struct CqrsLink
 {
@@ -55,6 +54,7 @@ struct CqrsLink
 	char	   *identity;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
+	CqrsLinkLog *log;
 
 	const CqrsTransport *transport;
 	CqrsConnection *connection; /* NULL: none */
@@ -62,9 +62,6 @@ struct CqrsLink
 	char	   *exchange;
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
-	bool		blocked_told;	/* which was logged */
-	List	   *blocks_told;	/* reasons that were logged */
-	TimestampTz blocks_told_at; /* when the first of them was */
 	bool		renew;			/* to be opened anew once all is answered */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
@@ -74,10 +71,6 @@ struct CqrsLink
 	uint64		suspects_end;	/* until so many are done, one at a time */
 	TimestampTz connect_at;		/* not before this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
-	List	   *unroutable;		/* masters whose returned messages were logged */
-	List	   *failures_told;	/* reasons that were logged, as strings */
-	bool		tell_connected; /* the next connection is to be logged */
-	TimestampTz connected_at;	/* when the last connection was made */
 };
 
 static bool may_connect(const CqrsLink *link, bool paused);
@@ -88,19 +81,15 @@ static void lease_refused(CqrsLink *link, const char *reason);
 static void connection_failed(CqrsLink *link, CqrsBlame blame,
 							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
-static void log_failure(CqrsLink *link, const char *reason);
-static bool is_told(List **told, const char *what);
+static long confirm_wait_ms(const CqrsLink *link);
 static bool may_send(const CqrsLink *link);
 static void send_message(CqrsLink *link, CqrsOutgoing *message);
 static void handle_event(CqrsLink *link, const CqrsEvent *event);
-static void log_blocked(CqrsLink *link, const char *reason);
 static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
 static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
 static void message_returned(CqrsLink *link, const char *message_id);
-static void log_returned(CqrsLink *link, const CqrsOutgoing *message);
 static void hold_master(CqrsLink *link, const CqrsOutgoing *message,
 						const char *reason);
-static void check_confirm_timeout(CqrsLink *link);
 
 CqrsLink   *
 cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
@@ -113,7 +102,7 @@ cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
 	link->window = window;
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
-	link->tell_connected = true;
+	link->log = cqrs_link_log_create(place->lane);
 	return link;
 }
 
@@ -137,11 +126,7 @@ cqrs_link_reload(CqrsLink *link)
 
 	link->connect_at = 0;
 	link->failures = 0;
-	list_free_deep(link->failures_told);
-	link->failures_told = NIL;
-	link->tell_connected = true;
-	list_free_deep(link->unroutable);
-	link->unroutable = NIL;
+	cqrs_link_log_reload(link->log);
 	cqrs_holds_retry(link->holds);
 	if (link->connection != NULL &&
 		(url == NULL || strcmp(url, link->url) != 0 ||
@@ -198,8 +183,9 @@ cqrs_link_receive(CqrsLink *link)
 		else
 			handle_event(link, &event);
 	}
-	if (link->connection != NULL)
-		check_confirm_timeout(link);
+	if (link->connection != NULL && confirm_wait_ms(link) == 0)
+		connection_failed(link, CQRS_BLAME_TRANSPORT,
+						  "no confirm within \"cqrs.confirm_timeout\"");
 	if (link->connection != NULL && link->renew &&
 		cqrs_window_unconfirmed(link->window) == 0)
 	{
@@ -234,7 +220,6 @@ long
 cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 {
 	bool		write;
-	long		wait_ms;
 
 	if (link->connection == NULL)
 		return may_connect(link, paused) ? cqrs_until_ms(link->connect_at) : -1;
@@ -242,13 +227,8 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 	(void) link->transport->socket(link->connection, &write);
 	if (!link->blocked && !write && may_send(link))
 		return 0;
-	wait_ms = link->transport->wait_ms(link->connection);
-	if (cqrs_window_unconfirmed(link->window) > 0 &&
-		cqrs_confirm_timeout_ms > 0 && !link->blocked)
-		wait_ms = cqrs_sooner_ms(wait_ms,
-								 cqrs_until_after_ms(link->confirmed_at,
-													 cqrs_confirm_timeout_ms));
-	return wait_ms;
+	return cqrs_sooner_ms(link->transport->wait_ms(link->connection),
+						  confirm_wait_ms(link));
 }
 
 CqrsPublisherState
@@ -316,7 +296,6 @@ open_connection(CqrsLink *link)
 	link->blocked = false;
 	link->renew = false;
 	link->confirmed_at = GetCurrentTimestamp();
-	link->connected_at = link->confirmed_at;
 	cqrs_window_rewind(link->window);
 
 	pg_atomic_fetch_add_u64(&link->lane->connects, 1);
@@ -324,11 +303,7 @@ open_connection(CqrsLink *link)
 	link->lane->connected_at = link->confirmed_at;
 	LWLockRelease(cqrs_shared->lock);
 	cqrs_lane_set_lease(link->place, CQRS_LEASE_HELD);
-	if (link->tell_connected)
-		ereport(LOG,
-				(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
-						cqrs_url_mask(link->url), link->exchange)));
-	link->tell_connected = false;
+	cqrs_link_log_connected(link->log, link->url, link->exchange);
 }
 
 /*
@@ -379,6 +354,7 @@ lease_refused(CqrsLink *link, const char *reason)
 {
 	if (link->leased++ == 0)
 		link->leased_at = GetCurrentTimestamp();
+
 	/*
 	 * Longer than the broker takes to miss one lost connection.  Lanes that
 	 * are cut off one after another can take longer still; those that are not
@@ -391,13 +367,8 @@ lease_refused(CqrsLink *link, const char *reason)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									Min(cqrs_backoff_ms(link->leased - 1),
 										LEASE_INTERVAL_MS));
-	if (link->leased != LEASE_ATTEMPTS)
-		return;
-	cqrs_shared_set_error(link->lane, reason);
-	ereport(LOG,
-			(errmsg("cqrs publisher stands by, because another publisher of this database is connected to the broker"),
-			 errdetail("The broker says: %s", reason),
-			 errhint("Where this is a copy that is to publish as well, call cqrs_adopt().")));
+	if (link->leased == LEASE_ATTEMPTS)
+		cqrs_link_log_standby(link->log, reason);
 }
 
 /*
@@ -425,12 +396,7 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 	/* Its master is held: the rewind takes it out of the window. */
 	gone = suspect != NULL && suspect->withdrawn;
 	resolved = single_out(link, blame, reason);
-	if (link->connection != NULL &&
-		cqrs_until_after_ms(link->connected_at, LASTING_MS) == 0)
-	{
-		list_free_deep(link->failures_told);
-		link->failures_told = NIL;
-	}
+	cqrs_link_log_failure(link->log, reason, link->connection != NULL);
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
 	if (resolved && blame == CQRS_BLAME_MESSAGE && !gone)
@@ -448,7 +414,6 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 		link->failures++;
 	if (blame == CQRS_BLAME_TRANSPORT)
 		link->host = (link->host + 1) % nhosts;
-	log_failure(link, reason);
 }
 
 /*
@@ -476,46 +441,14 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 	return true;
 }
 
-/*
- * Each failure is logged once, until a connection has lasted: hosts that fail
- * in different ways, or a connection that is lost again and again, would fill
- * the log.
- */
-static void
-log_failure(CqrsLink *link, const char *reason)
+/* How long a confirm may still take; 0 when it is overdue, -1 for ever. */
+static long
+confirm_wait_ms(const CqrsLink *link)
 {
-	cqrs_shared_set_error(link->lane, reason);
-	if (is_told(&link->failures_told, reason))
-		return;
-	link->tell_connected = true;
-	ereport(LOG,
-			(errmsg("cqrs publisher has no connection to the broker: %s",
-					reason),
-			 errdetail("Messages wait in the outbox; attempts to connect go on.")));
-}
-
-/* Whether a string is in a list; from now on it is. */
-static bool
-is_told(List **told, const char *what)
-{
-	MemoryContext caller;
-	ListCell   *lc;
-
-	foreach(lc, *told)
-	{
-		if (strcmp(lfirst(lc), what) == 0)
-			return true;
-	}
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	/* Reasons could be without number. */
-	if (list_length(*told) >= TOLD_MAX)
-	{
-		pfree(linitial(*told));
-		*told = list_delete_first(*told);
-	}
-	*told = lappend(*told, pstrdup(what));
-	MemoryContextSwitchTo(caller);
-	return false;
+	if (cqrs_confirm_timeout_ms == 0 || link->blocked ||
+		cqrs_window_unconfirmed(link->window) == 0)
+		return -1;
+	return cqrs_until_after_ms(link->confirmed_at, cqrs_confirm_timeout_ms);
 }
 
 /* Whether there is a message that may be sent now. */
@@ -567,41 +500,19 @@ handle_event(CqrsLink *link, const CqrsEvent *event)
 
 		case CQRS_EVENT_BLOCKED:
 			link->blocked = true;
-			log_blocked(link, event->text);
+			cqrs_link_log_blocked(link->log, event->text);
 			break;
 
 		case CQRS_EVENT_UNBLOCKED:
 			link->blocked = false;
 			link->confirmed_at = GetCurrentTimestamp();
-			if (link->blocked_told)
-				ereport(LOG,
-						(errmsg("cqrs publisher is no longer blocked by the broker")));
+			cqrs_link_log_unblocked(link->log);
 			break;
 
 		case CQRS_EVENT_NONE:
 		case CQRS_EVENT_FAILED:
 			break;
 	}
-}
-
-/*
- * Each reason once a minute at most, and the end where the beginning was: a
- * broker at the limit of its memory blocks and unblocks again and again.
- */
-static void
-log_blocked(CqrsLink *link, const char *reason)
-{
-	if (cqrs_until_after_ms(link->blocks_told_at, LASTING_MS) == 0)
-	{
-		list_free_deep(link->blocks_told);
-		link->blocks_told = NIL;
-		link->blocks_told_at = GetCurrentTimestamp();
-	}
-	link->blocked_told = !is_told(&link->blocks_told, reason);
-	if (!link->blocked_told)
-		return;
-	ereport(LOG,
-			(errmsg("cqrs publisher is blocked by the broker: %s", reason)));
 }
 
 static void
@@ -670,22 +581,7 @@ message_returned(CqrsLink *link, const char *message_id)
 	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
 		hold_master(link, message, "no queue is bound for a message");
 	else
-		log_returned(link, message);
-}
-
-/* As with django-cqrs, it is gone; say so, once for each master. */
-static void
-log_returned(CqrsLink *link, const CqrsOutgoing *message)
-{
-	if (is_told(&link->unroutable, message->cqrs_id))
-		return;
-	ereport(LOG,
-			(errmsg("no queue is bound for messages with routing key \"%s\"",
-					message->routing_key),
-			 errdetail("The broker has dropped them; cqrs.stats counts them as returned."),
-			 errhint("Start a replica that binds its queue to exchange \"%s\", or set \"cqrs.unroutable\" to \"keep\".",
-					 message->exchange != NULL ? message->exchange :
-					 link->exchange)));
+		cqrs_link_log_returned(link->log, message, link->exchange);
 }
 
 static void
@@ -700,19 +596,5 @@ hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
 							  psprintf("master \"%s\": %s", cqrs_id, reason));
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 	if (cqrs_holds_tell(link->holds, cqrs_id))
-		ereport(LOG,
-				(errmsg("messages of master \"%s\" are held: %s", cqrs_id,
-						reason),
-				 errdetail("They wait in the outbox and are tried again; other masters are published.")));
-}
-
-static void
-check_confirm_timeout(CqrsLink *link)
-{
-	if (cqrs_confirm_timeout_ms == 0 || link->blocked ||
-		cqrs_window_unconfirmed(link->window) == 0 ||
-		cqrs_until_after_ms(link->confirmed_at, cqrs_confirm_timeout_ms) > 0)
-		return;
-	connection_failed(link, CQRS_BLAME_TRANSPORT,
-					  "no confirm within \"cqrs.confirm_timeout\"");
+		cqrs_link_log_held(cqrs_id, reason);
 }

@@ -295,7 +295,11 @@ wait_turn(Publisher *publisher)
 	long		timeout_ms;
 	pg_atomic_uint32 *listens = &publisher->place.lane->listens;
 
-	/* First this, and then see whether there is anything to do. */
+	/*
+	 * First listen, then see whether there is anything to do: a commit counts
+	 * itself before it looks who listens (shared.c), so one of the two
+	 * notices the other.
+	 */
 	pg_atomic_write_u32(listens,
 						cqrs_backlog_waits_for_commits(publisher->backlog,
 													   connected));

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * publisher.h
- *	  The process that publishes the outbox of a database.
+ *	  The process that publishes the outbox of a database, or one of several
+ *	  that share it.
  *
  *-------------------------------------------------------------------------
  */

@@ -90,7 +90,6 @@ Datum
 cqrs_sync_all(PG_FUNCTION_ARGS)
 {
 	SyncAll    *sync;
-	CqrsMark	before_last = {0};
 	CqrsMark	last = {0};
 	int64		nrows;
 
@@ -101,13 +100,14 @@ cqrs_sync_all(PG_FUNCTION_ARGS)
 	begin(sync, PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4));
 	do
 	{
+		CqrsMark	before_last = last;
+
 		CHECK_FOR_INTERRUPTS();
 		nrows = sync_batch(sync);
 		sync->rows += nrows;
 		SPI_commit();
 		SPI_start_transaction();
 
-		before_last = last;
 		last = cqrs_shared_mark();
 		cqrs_progress_update(&sync->progress, CQRS_PROGRESS_READING,
 							 sync->rows, 0, sync->key_text);

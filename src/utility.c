@@ -6,14 +6,14 @@
  *
  *	  COMMIT PREPARED			the transaction's messages are now visible, but
  *								no callback of ours has run for them
- *	  DROP EXTENSION			the publisher leaves
+ *	  DROP EXTENSION			the publishers leave
  *	  DROP, ALTER DATABASE		need a database without other sessions: the
- *								publisher leaves for some seconds
+ *								publishers leave for some seconds
  *	  CREATE DATABASE			the same for the template; and the new database
  *								may have the extension from it
  *
- * The publisher is only asked to leave by who may run the command; when the
- * command fails all the same, the launcher starts the publisher again.
+ * Publishers are only asked to leave by who may run the command; when the
+ * command fails all the same, the launcher starts them again.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,7 @@
 typedef enum Followup
 {
 	FOLLOWUP_NONE,
-	FOLLOWUP_WAKE_NOW,			/* the publisher */
+	FOLLOWUP_WAKE_NOW,			/* the publishers */
 	FOLLOWUP_WAKE_AT_COMMIT,
 	FOLLOWUP_RESCAN				/* the databases, at commit */
 } Followup;

@@ -48,6 +48,7 @@ our @EXPORT = qw(
   new_master
   wait_published
   wait_for_state
+  open_psql
   declare_queue
   start_consumer
   stop_consumer
@@ -128,6 +129,25 @@ sub wait_for_state
 		"SELECT state = '$state' FROM cqrs.stats")
 	  or BAIL_OUT("the publisher did not get into state \"$state\"");
 	return;
+}
+
+=item open_psql($node, \$in, \$out, \$err)
+
+Begins a session of psql that lasts, as IPC::Run does: what is appended to $in
+is run when the caller pumps.  An error ends it.  (PostgreSQL's own
+background_psql has other arguments in each version.)
+
+=cut
+
+sub open_psql
+{
+	my ($node, $in, $out, $err) = @_;
+
+	return IPC::Run::start(
+		[   'psql', '-XAtq',
+			'-v',   'ON_ERROR_STOP=1',
+			'-d',   $node->connstr('postgres') ],
+		'<', $in, '>', $out, '2>', $err);
 }
 
 =item declare_queue($broker, $queue, @cqrs_ids)

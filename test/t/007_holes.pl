@@ -69,16 +69,7 @@ sub highest_id
 
 # An open transaction with a transaction id, that has drawn no ids yet.
 my ($in, $out, $err) = ('', '', '');
-my $idle = IPC::Run::start(
-	[   'psql', '-XAtq',
-		'-v',   'ON_ERROR_STOP=1',
-		'-d',   $node->connstr('postgres') ],
-	'<',
-	\$in,
-	'>',
-	\$out,
-	'2>',
-	\$err);
+my $idle = open_psql($node, \$in, \$out, \$err);
 $in .= "BEGIN; INSERT INTO author VALUES (1, 'late'); SELECT 'open';\n";
 $idle->pump until $out =~ /open/ or $err;
 is($err, '', 'a transaction is open');

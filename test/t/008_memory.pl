@@ -4,7 +4,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -41,16 +40,7 @@ sub private_kb
 
 # A session that holds a snapshot all the time.
 my ($in, $out, $err) = ('', '', '');
-my $holder = IPC::Run::start(
-	[   'psql', '-XAtq',
-		'-v',   'ON_ERROR_STOP=1',
-		'-d',   $node->connstr('postgres') ],
-	'<',
-	\$in,
-	'>',
-	\$out,
-	'2>',
-	\$err);
+my $holder = open_psql($node, \$in, \$out, \$err);
 $in .=
   "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) || ' held' FROM author;\n";
 $holder->pump until $out =~ /held/ or $err;

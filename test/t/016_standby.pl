@@ -4,7 +4,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
@@ -26,16 +25,15 @@ wait_for_state($node, 'publishing');
 
 # Somebody holds a snapshot, and a transaction id.
 my ($in, $out, $err) = ('', '', '');
-my $holder =
-  IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
-	'<', \$in, '>', \$out, '2>', \$err);
+my $holder = open_psql($node, \$in, \$out, \$err);
 $in .=
   "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current() > 0, 'held';\n";
 $holder->pump until $out =~ /held/ || $err;
 is($err, '', 'a snapshot is held');
 foreach my $round (1 .. 4)
 {
-	$node->safe_psql('postgres',
+	$node->safe_psql(
+		'postgres',
 		"INSERT INTO item SELECT i, (SELECT string_agg(md5(i || '.' || j), '')
 			FROM generate_series(1, 16) j)
 		FROM generate_series($round * 10000, $round * 10000 + 4999) i"

@@ -4,7 +4,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -21,14 +20,13 @@ wait_for_state($node, 'publishing');
 my $size = q{SELECT sum(pg_relation_size(s)) FROM unnest(ARRAY[
 	'cqrs.segment_0', 'cqrs.segment_1', 'cqrs.segment_2']::regclass[]) s};
 my ($in, $out, $err) = ('', '', '');
-my $reader =
-  IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
-	'<', \$in, '>', \$out, '2>', \$err);
+my $reader = open_psql($node, \$in, \$out, \$err);
 $in .= "BEGIN; SELECT count(*), 'read' FROM cqrs.outbox;\n";
 $reader->pump until $out =~ /read/ || $err;
 is($err, '', 'the outbox is being read');
 
-$node->safe_psql('postgres',
+$node->safe_psql(
+	'postgres',
 	q{INSERT INTO item SELECT i, (SELECT string_agg(md5(i || '.' || j), '')
 		FROM generate_series(1, 16) j) FROM generate_series(1, 5000) i}
 );

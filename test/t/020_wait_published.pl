@@ -3,7 +3,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -61,16 +60,7 @@ is( query(
 	'f',
 	'not while publishing is paused');
 my ($in, $out, $err) = ('', '', '');
-my $waiter = IPC::Run::start(
-	[   'psql', '-XAtq',
-		'-v',   'ON_ERROR_STOP=1',
-		'-d',   $node->connstr('postgres') ],
-	'<',
-	\$in,
-	'>',
-	\$out,
-	'2>',
-	\$err);
+my $waiter = open_psql($node, \$in, \$out, \$err);
 $in .=
   "SET application_name = 'waiter'; UPDATE author SET name = 'w' WHERE id = 2;\n"
   . "SELECT cqrs_wait_published();\n";
