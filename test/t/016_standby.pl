@@ -113,7 +113,8 @@ is(scalar(grep { !$lost{$_} } @new),
 	5, 'new messages have ids that nobody has used');
 $broker->start;
 wait_published($standby);
-is(scalar(arrived_keys($broker, 'replica')), 5, 'and are published');
+%seen = map { $_ => 1 } arrived_keys($broker, 'replica');
+is(scalar(grep { $seen{$_} } 300001 .. 300005), 5, 'and are published');
 
 $standby->stop;
 done_testing();
