@@ -207,10 +207,10 @@ my @hot;
 RabbitMQ->poll_until(
 	sub {
 		push @hot, drain_queue($broker, 'hot');
-		return query("SELECT nacked >= $nacked + 1000 FROM cqrs.stats") eq 't';
+		return query("SELECT nacked >= $nacked + 300 FROM cqrs.stats") eq 't';
 	},
 	60) or BAIL_OUT('the queue does not refuse enough');
-$writers->signal('INT');
+$writers->signal('TERM');
 $writers->finish;
 wait_until(
 	q{(SELECT count(*) = 0 FROM pg_stat_activity
