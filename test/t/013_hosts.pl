@@ -55,17 +55,20 @@ is($node->safe_psql('postgres', 'SELECT parked FROM cqrs.stats'),
 
 # A vhost, whose name needs to be escaped, on a broker elsewhere: what waits for
 # the old one is published there.
-$first->stop;
-wait_for_state($node, 'waiting');
+$node->safe_psql('postgres', 'SELECT cqrs_pause()');
+wait_for_state($node, 'paused');
 $node->safe_psql('postgres', 'INSERT INTO item VALUES (3)');
+$first->stop;
 $second->start;
 $second->ctl('add_vhost', 'a/b c');
 $second->ctl('set_permissions', '-p', 'a/b c', 'guest', '.*', '.*', '.*');
+$second->ctl('clear_permissions', '-p', '/', 'guest');
 my $url = $second->url . '/a%2Fb%20c';
 system_or_bail($ENV{CQRS_CONSUME}, '--url', $url, '--queue', 'moved',
 	'--bind', 'item', '--declare-only');
 $node->append_conf('postgresql.conf', "cqrs.url = '$url'");
 $node->reload;
+$node->safe_psql('postgres', 'SELECT cqrs_resume()');
 wait_published($node);
 like(
 	$second->ctl('list_queues', '-s', '-p', 'a/b c', 'name', 'messages'),
