@@ -1,4 +1,4 @@
-# Several hosts in the URL are tried in turn.
+# Several hosts in the URL are tried in turn; the URL can become another one.
 use strict;
 use warnings;
 
@@ -52,6 +52,28 @@ my @messages = drain_queue($first, 'replica');
 is($messages[-1]{body}{instance_pk}, 2, 'another host takes over');
 is($node->safe_psql('postgres', 'SELECT parked FROM cqrs.stats'),
 	0, 'nothing is parked');
+
+# A vhost, whose name needs to be escaped, on a broker elsewhere: what waits for
+# the old one is published there.
+$node->safe_psql('postgres', 'SELECT cqrs_pause()');
+wait_for_state($node, 'paused');
+$node->safe_psql('postgres', 'INSERT INTO item VALUES (3)');
+$first->stop;
+$second->start;
+$second->ctl('add_vhost', 'a/b c');
+$second->ctl('set_permissions', '-p', 'a/b c', 'guest', '.*', '.*', '.*');
+$second->ctl('clear_permissions', '-p', '/', 'guest');
+my $url = $second->url . '/a%2Fb%20c';
+system_or_bail($ENV{CQRS_CONSUME}, '--url', $url, '--queue', 'moved',
+	'--bind', 'item', '--declare-only');
+$node->append_conf('postgresql.conf', "cqrs.url = '$url'");
+$node->reload;
+$node->safe_psql('postgres', 'SELECT cqrs_resume()');
+wait_published($node);
+like(
+	$second->ctl('list_queues', '-s', '-p', 'a/b c', 'name', 'messages'),
+	qr/^moved\s+1$/m,
+	'the broker has moved, to another vhost');
 
 # Each of them fails, in a way of its own, again and again.
 my $offset = -s $node->logfile;

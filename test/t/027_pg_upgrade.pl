@@ -50,6 +50,7 @@ $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
 command_ok(
 	[   'pg_upgrade', '--no-sync',
+		'--retain',
 		'-d',         $old->data_dir,
 		'-D',         $new->data_dir,
 		'-b',         $old->config_data('--bindir'),
@@ -58,6 +59,14 @@ command_ok(
 		'-p',         $old->port,
 		'-P',         $new->port ],
 	'pg_upgrade');
+
+# Where it keeps that depends on its version.
+my ($log) = grep { -e } 'pg_upgrade_server.log',
+  glob($new->data_dir . '/pg_upgrade_output.d/*/log/pg_upgrade_server.log');
+unlike(
+	slurp_file($log // BAIL_OUT('pg_upgrade has left no log')),
+	qr/cqrs (launcher|publisher)/,
+	'meanwhile no process of ours runs in either server');
 
 $new->start;
 is($new->safe_psql('postgres', $MASTERS), $masters, 'masters');

@@ -212,7 +212,7 @@ foreach my $count (1, 3, 2, 5, 3)
 	my $confirmed = query('SELECT confirmed FROM cqrs.stats');
 	wait_until("SELECT confirmed > $confirmed + 200 FROM cqrs.stats");
 }
-$writers->signal('INT');
+$writers->signal('TERM');
 $writers->finish;
 wait_until(
 	q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'}

@@ -14,6 +14,8 @@ my $ROUNDS     = 5;
 my $RATIO      = 0.5;        # of transactions a second, at least
 my $BACKLOG    = 1_000_000;
 my $RSS_LIMIT  = 64 * 1024;  # kB
+my $NOTE_BYTES = 13;         # a row, while the transaction runs
+my $COMMIT_KB  = 8 * 1024;
 my $LATENCIES  = 40;
 my $LATENCY_MS = 200;        # of a single message, median
 
@@ -31,7 +33,7 @@ $node->safe_psql(
 	CREATE EXTENSION pgstattuple;
 	CREATE TABLE item (id serial PRIMARY KEY, n int);
 	SELECT cqrs_register('item')});
-declare_queue($broker, 'replica', 'item');
+declare_queue($broker, 'replica', 'item', 'bulk');
 wait_for_state($node, 'publishing');
 
 sub query
@@ -169,7 +171,11 @@ pass('segments are emptied under a held snapshot');
 $holder->query_safe('COMMIT');
 $holder->quit;
 
-# A million.
+# A million, changed by one transaction.
+query(
+	qq{CREATE TABLE bulk (id int PRIMARY KEY, n int);
+	INSERT INTO bulk SELECT i FROM generate_series(1, $BACKLOG) i;
+	SELECT cqrs_register('bulk')});
 $broker->ctl('set_policy', 'short', '^replica$', '{"max-length":1}',
 	'--apply-to', 'queues');
 $broker->stop;
@@ -182,11 +188,17 @@ sub peak_kb
 	my ($kb) = slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m;
 	return $kb;
 }
+$writer->query_safe('BEGIN; UPDATE bulk SET n = 4');
+my $notes = $writer->query_safe(
+	q{SELECT sum(total_bytes) FROM pg_backend_memory_contexts
+	WHERE name = 'cqrs changes'});
+cmp_ok($notes / $BACKLOG, '<', $NOTE_BYTES,
+	"memory of a transaction that changes $BACKLOG rows: $notes bytes");
 my $before_kb = peak_kb($writer_pid);
-$writer->query_safe(
-	"INSERT INTO item (n) SELECT 4 FROM generate_series(1, $BACKLOG)");
-my $writer_kb = peak_kb($writer_pid);
-note "writer: $before_kb kB, $writer_kb kB with $BACKLOG rows";
+$writer->query_safe('COMMIT');
+my $commit_kb = peak_kb($writer_pid) - $before_kb;
+cmp_ok($commit_kb, '<', $COMMIT_KB,
+	"and that of its commit: $commit_kb kB");
 $writer->quit;
 query(
 	q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
