@@ -10,10 +10,9 @@
 
 #include "postgres.h"
 
-#include <amqp.h>
-#include <amqp_framing.h>
-
 #include "datatype/timestamp.h"
+
+#include "rabbitmq.h"
 #include "wire.h"
 
 typedef struct CqrsFrames CqrsFrames;
