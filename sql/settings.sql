@@ -27,8 +27,11 @@ SELECT count(*) FROM pg_file_settings WHERE name = 'cqrs.url';
 CREATE ROLE regress_other;
 CREATE ROLE regress_reader IN ROLE pg_read_all_settings;
 SET ROLE regress_other;
+-- Texts of errors depend on the version.
+\set VERBOSITY sqlstate
 SHOW cqrs.url;
 SELECT current_setting('cqrs.url');
+\set VERBOSITY default
 SELECT count(*) FROM pg_settings WHERE name = 'cqrs.url';
 SET ROLE regress_reader;
 SHOW cqrs.url;
@@ -38,13 +41,14 @@ RESET ROLE;
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
 	WHERE name LIKE 'cqrs.%' ORDER BY name COLLATE "C";
 ALTER SYSTEM SET cqrs.exchange = '';
+\set VERBOSITY sqlstate
 ALTER SYSTEM SET cqrs.message_ttl = -1;
 ALTER SYSTEM SET cqrs.confirm_window = 0;
 ALTER SYSTEM SET cqrs.confirm_window_size = '1kB';
 ALTER SYSTEM SET cqrs.heartbeat = '2h';
 ALTER SYSTEM SET cqrs.connect_timeout = 1;
 ALTER SYSTEM SET cqrs.reconnect_delay = 0;
-SET cqrs.nope = 1;
+\set VERBOSITY default
 SET cqrs.max_databases = 2;
 SET ROLE regress_other;
 SET cqrs.produce = off;
@@ -90,7 +94,9 @@ SELECT count(*) FROM pg_settings WHERE name = 'cqrs.url' OR setting LIKE '%secre
 SET ROLE regress_reader;
 SHOW cqrs.url;
 SET ROLE regress_other;
+\set VERBOSITY sqlstate
 SHOW cqrs.url;
+\set VERBOSITY default
 RESET ROLE;
 ALTER SYSTEM RESET cqrs.url;
 SELECT pg_reload_conf();

@@ -6,8 +6,8 @@ CREATE TABLE test_mark (id bigint NOT NULL);
 INSERT INTO test_mark VALUES (0);
 
 -- JSON without cqrs_updated.
-CREATE FUNCTION test_undated(json text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-	SELECT regexp_replace(json,
+CREATE FUNCTION test_undated(data text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT regexp_replace(data,
 		',"cqrs_updated":"[^"]*"|"cqrs_updated":"[^"]*",', '', 'g')
 $$;
 

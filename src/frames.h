@@ -10,15 +10,9 @@
 
 #include "postgres.h"
 
-#if defined(__has_include)
-#if !__has_include(<amqp.h>)
-#error librabbitmq is missing, on Debian: apt-get install librabbitmq-dev
-#endif
-#endif
-#include <amqp.h>
-#include <amqp_framing.h>
-
 #include "datatype/timestamp.h"
+
+#include "rabbitmq.h"
 #include "wire.h"
 
 typedef struct CqrsFrames CqrsFrames;

@@ -24,7 +24,6 @@
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
-#include "utils/pg_locale.h"
 #include "utils/rel.h"
 
 #include "serialize.h"
@@ -90,7 +89,7 @@ cqrs_serialize_pin_settings(void)
 		pin_setting("timezone", "UTC");
 
 	/* Not "C": what an amount is worth depends on where it was entered. */
-	if (strcmp(locale_monetary, monetary) != 0)
+	if (strcmp(GetConfigOption("lc_monetary", false, false), monetary) != 0)
 		pin_setting("lc_monetary", monetary);
 
 	/* Names of objects then have their schemas. */

@@ -13,8 +13,7 @@
  */
 #include "postgres.h"
 
-#include <amqp.h>
-
+#include "rabbitmq.h"
 #include "url.h"
 
 #define CQRS_URL_MAX_BYTES	2048

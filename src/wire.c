@@ -59,7 +59,7 @@ CqrsWire   *
 cqrs_wire_open(const char *host, int port, const CqrsTlsOptions *tls,
 			   int timeout_ms, char *error)
 {
-	const char *reason;
+	const char *reason = "";	/* keep compiler quiet */
 	struct addrinfo *addresses = cqrs_lookup(host, port, timeout_ms, &reason);
 	CqrsWire   *stream;
 	int			on = 1;

@@ -25,9 +25,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#include <amqp.h>
-#include <amqp_framing.h>
-#include <amqp_tcp_socket.h>
+#include "../../src/rabbitmq.h"
 
 /* Messages that are sent before confirms are looked at, as in publisher.c. */
 #define SEND_TURN	200

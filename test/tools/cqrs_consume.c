@@ -29,9 +29,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#include <amqp.h>
-#include <amqp_framing.h>
-#include <amqp_tcp_socket.h>
+#include "../../src/rabbitmq.h"
 
 #define CHANNEL 1
 #define PREFETCH 1000

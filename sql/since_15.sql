@@ -1,4 +1,4 @@
--- MERGE, which PostgreSQL has from 15 on.
+-- What PostgreSQL has from 15 on: MERGE, SET ACCESS METHOD, reserved prefixes.
 \pset format unaligned
 \pset tuples_only on
 SELECT current_setting('server_version_num')::int < 150000 AS skip_test \gset
@@ -34,4 +34,10 @@ SELECT test_messages();
 MERGE INTO t USING (VALUES (3, 'x'), (3, 'y')) s (id, v) ON t.id = s.id
 	WHEN MATCHED THEN UPDATE SET v = s.v;
 SELECT test_messages();
+-- Versions of rows are read as heap has them.
+CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler;
+SELECT test_error('ALTER TABLE t SET ACCESS METHOD heap2');
+SELECT test_error('ALTER TABLE t SET ACCESS METHOD nope');
+DROP ACCESS METHOD heap2;
 DROP TABLE t;
+SET cqrs.nope = 1;
