@@ -43,6 +43,7 @@
 #include "compat.h"
 #include "resolve.h"
 #include "shared.h"
+#include "truncate.h"
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_update);
 PG_FUNCTION_INFO_V1(cqrs_trigger_insert_delete);
@@ -199,7 +200,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 									 TRIGGER_EVENT_BEFORE);
 
 	check_truncate_allowed(data->tg_relation);
-	if (cqrs_resolve_truncate(data->tg_relation))
+	if (cqrs_truncate_rows(data->tg_relation))
 		cqrs_capture_has_written();
 	return PointerGetDatum(NULL);
 }
@@ -525,9 +526,9 @@ bump(TriggerData *data, const CqrsRelation *relation, bool raise)
 						RelationGetRelationName(data->tg_relation))));
 
 	old_updated = DatumGetTimestampTz(slot_getattr(data->tg_trigslot,
-											  relation->updated, &isnull));
+												   relation->updated, &isnull));
 	new_updated = DatumGetTimestampTz(slot_getattr(data->tg_newslot,
-											  relation->updated, &isnull));
+												   relation->updated, &isnull));
 	now = GetCurrentTimestamp();
 	if (isnull || new_updated <= old_updated)
 		new_updated = now;

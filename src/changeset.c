@@ -142,6 +142,29 @@ cqrs_changeset_get_target(uint16 target)
 	return &targets[target];
 }
 
+bool
+cqrs_changeset_keys_move(void)
+{
+	for (int i = 0; i < ntargets; i++)
+	{
+		if (targets[i].keys_move)
+			return true;
+	}
+	return false;
+}
+
+void
+cqrs_changeset_check_file(const CqrsTarget *target, Relation rel)
+{
+	if (target->file != cqrs_relation_file(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",
+						RelationGetRelationName(rel)),
+				 errdetail("The rewrite by ALTER TABLE or CLUSTER has moved the changed rows."),
+				 errhint("Commit the changes before the table is rewritten, send them with cqrs_flush(), or rewrite it first.")));
+}
+
 int
 cqrs_changeset_ntargets(void)
 {

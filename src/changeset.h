@@ -77,6 +77,15 @@ extern uint16 cqrs_changeset_resent_target(Relation rel, const char *cqrs_id,
 extern CqrsTarget *cqrs_changeset_get_target(uint16 target);
 extern int	cqrs_changeset_ntargets(void);
 
+/* Whether keys may have passed from row to row, in any table. */
+extern bool cqrs_changeset_keys_move(void);
+
+/*
+ * Raise an error when the table has another file than the one that notes of a
+ * target are of: they lead nowhere.
+ */
+extern void cqrs_changeset_check_file(const CqrsTarget *target, Relation rel);
+
 /* Note that a version of a row was touched. */
 extern void cqrs_changeset_note(uint16 target, ItemPointer tid);
 

@@ -134,6 +134,7 @@ segment_scan_begin(CqrsOutboxScan *scan, int segment)
 	const CqrsObjects *objects = cqrs_catalog_objects(false);
 	SegmentScan *result = &scan->segments[segment];
 	ScanKeyData keys[2];
+
 	/* The pack that "from" is in may begin so much before it. */
 	int64		first_id = scan->from - CQRS_PACK_MESSAGES + 1;
 

@@ -41,10 +41,8 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "executor/tuptable.h"
@@ -96,22 +94,14 @@ static int64 resolve_all(bool flush);
 static Resolver *begin_resolver(void);
 static int64 end_resolver(Resolver *resolver);
 static void run_pass(Resolver *resolver, Pass pass);
-static bool any_keys_move(void);
 static bool any_resent(void);
 static bool use_target(Resolver *resolver, int index);
-static void check_file(Relation rel, const CqrsTarget *target);
 static void use_relation(Resolver *resolver, Relation rel);
 static void leave_relation(Resolver *resolver);
 static void resolve_note(Resolver *resolver, const CqrsNote *note);
 static bool keep_unchanged(Resolver *resolver, const CqrsNote *note);
 static void resolve_change(Resolver *resolver, const CqrsNote *note);
 static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
-static void truncate_notes(Resolver *resolver, Relation rel, Pass pass);
-static void truncate_rows(Resolver *resolver, Relation rel);
-static void compose_truncated(Resolver *resolver, const CqrsRow *first,
-							  const CqrsRow *last);
-static void compose_ignored(Resolver *resolver, CqrsNoteKind kind,
-							CqrsFate fate);
 
 bool
 cqrs_resolve_all(void)
@@ -175,7 +165,7 @@ resolve_all(bool flush)
 	resolver->flush = flush;
 	cqrs_changeset_freeze();
 
-	if (any_keys_move())
+	if (cqrs_changeset_keys_move())
 	{
 		run_pass(resolver, PASS_DELETES);
 		run_pass(resolver, PASS_OTHERS);
@@ -193,44 +183,6 @@ resolve_all(bool flush)
 	cqrs_changeset_thaw();
 	PopActiveSnapshot();
 	return nmessages;
-}
-
-bool
-cqrs_resolve_truncate(Relation rel)
-{
-	Resolver   *resolver;
-	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
-	bool		any;
-
-	/* A partitioned table holds no rows; its partitions have the trigger. */
-	if (relation == NULL || !RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
-		return false;
-
-	/* TRUNCATE removes what is committed by now, whatever we could see. */
-	PushActiveSnapshot(GetLatestSnapshot());
-	resolver = begin_resolver();
-	if (cqrs_produce)
-	{
-		use_relation(resolver, rel);
-		if (any_keys_move())
-		{
-			truncate_notes(resolver, rel, PASS_DELETES);
-			cqrs_chain_forget(&resolver->chain);
-			truncate_notes(resolver, rel, PASS_OTHERS);
-		}
-		else
-			truncate_notes(resolver, rel, PASS_ALL);
-		truncate_rows(resolver, rel);
-	}
-	any = end_resolver(resolver) > 0;
-	PopActiveSnapshot();
-
-	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
-	{
-		if (cqrs_changeset_get_target(i)->relid == RelationGetRelid(rel))
-			cqrs_changeset_note_done(i);
-	}
-	return any;
 }
 
 static Resolver *
@@ -283,17 +235,6 @@ run_pass(Resolver *resolver, Pass pass)
 }
 
 static bool
-any_keys_move(void)
-{
-	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
-	{
-		if (cqrs_changeset_get_target(i)->keys_move)
-			return true;
-	}
-	return false;
-}
-
-static bool
 any_resent(void)
 {
 	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
@@ -325,21 +266,8 @@ use_target(Resolver *resolver, int index)
 	if (resolver->rel == NULL || resolver->relation == NULL)
 		return false;
 
-	check_file(resolver->rel, target);
+	cqrs_changeset_check_file(target, resolver->rel);
 	return resolver->pass != PASS_DELETES || target->keys_move;
-}
-
-/* Notes of a file that the table no longer has lead nowhere. */
-static void
-check_file(Relation rel, const CqrsTarget *target)
-{
-	if (target->file != cqrs_relation_file(rel))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",
-						RelationGetRelationName(rel)),
-				 errdetail("The rewrite by ALTER TABLE or CLUSTER has moved the changed rows."),
-				 errhint("Commit the changes before the table is rewritten, send them with cqrs_flush(), or rewrite it first.")));
 }
 
 static void
@@ -364,8 +292,7 @@ leave_relation(Resolver *resolver)
 		return;
 	cqrs_composer_leave(resolver->composer);
 	cqrs_chain_release(&resolver->chain);
-	if (resolver->target >= 0)
-		relation_close(resolver->rel, NoLock);
+	relation_close(resolver->rel, NoLock);
 	resolver->rel = NULL;
 	pfree(resolver->before.values);
 	pfree(resolver->before.nulls);
@@ -510,117 +437,4 @@ resolve_resent(Resolver *resolver, const CqrsTarget *target)
 	}
 	if (slot != NULL)
 		ExecDropSingleTupleTableSlot(slot);
-}
-
-/*
- * What this transaction has already changed: rows that it has deleted are
- * gone before the TRUNCATE, rows that it has made need no DELETE.
- */
-static void
-truncate_notes(Resolver *resolver, Relation rel, Pass pass)
-{
-	CqrsWalk	walk;
-	const CqrsNote *note;
-
-	resolver->pass = pass;
-	cqrs_changeset_walk(&walk);
-	while ((note = cqrs_changeset_next(&walk)) != NULL)
-	{
-		const CqrsTarget *target = cqrs_changeset_get_target(note->target);
-		MemoryContext caller;
-		ItemPointerData tid = note->tid;
-		CqrsFate	fate;
-
-		CHECK_FOR_INTERRUPTS();
-		if (target->relid != RelationGetRelid(rel))
-			continue;
-		check_file(rel, target);
-		if (target->kind == CQRS_RESENT ||
-			cqrs_chain_seen(&resolver->chain, rel, &tid))
-			continue;
-
-		caller = MemoryContextSwitchTo(resolver->row_context);
-		fate = cqrs_chain_follow(&resolver->chain, rel, &tid, true);
-		cqrs_row_set(&resolver->before, rel, &resolver->chain.noted.tuple);
-		cqrs_row_set(&resolver->after, rel, &resolver->chain.last->tuple);
-		if (target->kind == CQRS_TOUCHED && pass != PASS_OTHERS)
-			compose_truncated(resolver, &resolver->before, &resolver->after);
-		compose_ignored(resolver, target->kind, fate);
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(resolver->row_context);
-	}
-}
-
-/* The rows that this transaction has not touched. */
-static void
-truncate_rows(Resolver *resolver, Relation rel)
-{
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
-	HeapTuple	tuple;
-
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		MemoryContext caller;
-
-		CHECK_FOR_INTERRUPTS();
-		if (cqrs_chain_seen(&resolver->chain, rel, &tuple->t_self))
-			continue;
-		caller = MemoryContextSwitchTo(resolver->row_context);
-		cqrs_row_set(&resolver->after, rel, tuple);
-		compose_truncated(resolver, &resolver->after, &resolver->after);
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(resolver->row_context);
-	}
-	table_endscan(scan);
-}
-
-static void
-compose_truncated(Resolver *resolver, const CqrsRow *first,
-				  const CqrsRow *last)
-{
-	ListCell   *lc;
-
-	foreach(lc, resolver->relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-
-		if (master->on_truncate == CQRS_TRUNCATE_DELETES)
-			cqrs_compose_master_deleted(resolver->composer, master, first,
-										last);
-	}
-}
-
-/*
- * Masters that ignore the TRUNCATE get what the transaction has changed
- * before, as if it committed without.
- */
-static void
-compose_ignored(Resolver *resolver, CqrsNoteKind kind, CqrsFate fate)
-{
-	bool		born = kind == CQRS_BORN;
-	ListCell   *lc;
-
-	if (fate == CQRS_FATE_LIVE ? !born && cqrs_row_same(resolver->rel, resolver->relation,
-														&resolver->before,
-														&resolver->after) : born)
-		return;
-	foreach(lc, resolver->relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-		bool		same = !born && cqrs_row_same_key(resolver->rel,
-													  resolver->relation,
-													  &resolver->before,
-													  &resolver->after);
-
-		if (master->on_truncate != CQRS_TRUNCATE_IGNORED)
-			continue;
-		if (!born && (fate != CQRS_FATE_LIVE || !same) &&
-			resolver->pass != PASS_OTHERS)
-			cqrs_compose_master_deleted(resolver->composer, master,
-										&resolver->before, &resolver->after);
-		if (fate == CQRS_FATE_LIVE && resolver->pass != PASS_DELETES)
-			cqrs_compose_master_saved(resolver->composer, master,
-									  same ? &resolver->before : NULL,
-									  &resolver->after);
-	}
 }

@@ -10,8 +10,6 @@
 
 #include "postgres.h"
 
-#include "utils/relcache.h"
-
 /*
  * Put the messages of all noted changes into the outbox.  Called while the
  * transaction commits or is being prepared; returns whether there were any.
@@ -23,11 +21,5 @@ extern bool cqrs_resolve_all(void);
  * messages of their own.  Returns the number of messages.
  */
 extern int64 cqrs_resolve_flush(void);
-
-/*
- * "rel" is about to be truncated: put a DELETE for each row that was there
- * before this transaction into the outbox.  Returns whether there were any.
- */
-extern bool cqrs_resolve_truncate(Relation rel);
 
 #endif							/* CQRS_RESOLVE_H */

@@ -168,7 +168,7 @@ void
 cqrs_value_append(StringInfo out, CqrsValueFormat *format, Datum value)
 {
 	char		buf[INTEGER_BYTES];
-	char	   *text;
+	char	   *string;
 
 	switch (format->style)
 	{
@@ -219,8 +219,8 @@ cqrs_value_append(StringInfo out, CqrsValueFormat *format, Datum value)
 			append_composite(out, value);
 			break;
 		case CQRS_STYLE_STRING:
-			text = OutputFunctionCall(&format->output, value);
-			append_string(out, text, strlen(text));
+			string = OutputFunctionCall(&format->output, value);
+			append_string(out, string, strlen(string));
 			break;
 	}
 }

@@ -749,8 +749,8 @@ sub bench_memory
 		  if $side eq 'master';
 		$filler->sql(
 			q{CREATE TRIGGER t BEFORE UPDATE ON source FOR EACH ROW
-			EXECUTE FUNCTION suppress_redundant_updates_trigger()})
-		  if $side eq 'trigger';
+			EXECUTE FUNCTION suppress_redundant_updates_trigger()}
+		) if $side eq 'trigger';
 		$filler->end;
 
 		my $session = Bench::Session->new($small, 'postgres');
@@ -777,7 +777,8 @@ sub bench_memory
 	figure(
 		"the same, above a table with PostgreSQL's own BEFORE UPDATE trigger",
 		($kb{master} - $kb{trigger}) * 1024 / $rows,
-		sprintf 'backend %.0f MB, with suppress_redundant_updates_trigger %.0f MB',
+		sprintf
+		  'backend %.0f MB, with suppress_redundant_updates_trigger %.0f MB',
 		$kb{master} / 1024,
 		$kb{trigger} / 1024);
 	return;

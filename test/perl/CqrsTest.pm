@@ -180,7 +180,12 @@ sub _consume
 {
 	my ($broker, $queue, @cqrs_ids) = @_;
 
-	return ($CONSUME, '--url', $broker->url, '--queue', $queue,
+	return (
+		$CONSUME,
+		'--url',
+		$broker->url,
+		'--queue',
+		$queue,
 		($broker->queue_type ? ('--queue-type', $broker->queue_type) : ()),
 		map { ('--bind', $_, '--bind', "cqrs.$queue.$_") } @cqrs_ids);
 }

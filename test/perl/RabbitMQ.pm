@@ -178,7 +178,7 @@ END
 	$self->_write_file('enabled_plugins', "[].\n");
 	unlink "$self->{dir}/.erlang.cookie";
 	$self->{cookie} =
-	  $first
+		$first
 	  ? $first->{cookie}
 	  : join('', map { chr(65 + int(rand(26))) } 1 .. 20);
 	$self->_write_file('.erlang.cookie', $self->{cookie});

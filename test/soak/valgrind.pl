@@ -39,10 +39,11 @@ $node->stop;
 # All processes are forked from the one that valgrind starts.
 my $postgres = `pg_config --bindir` =~ s/\n\z//r . '/postgres';
 my $server   = IPC::Run::start(
-	[   'valgrind',             '--leak-check=full',
-		'--show-leak-kinds=definite', '--num-callers=40',
+	[   'valgrind',                    '--leak-check=full',
+		'--show-leak-kinds=definite',  '--num-callers=40',
 		"--log-file=$TMP/valgrind.%p", '-q',
-		$postgres, '-D', $node->data_dir ],
+		$postgres,                     '-D',
+		$node->data_dir ],
 	'<',
 	'/dev/null',
 	'>&',
@@ -57,11 +58,13 @@ RabbitMQ->poll_until(
 
 my @loss = (
 	sub { $broker->ctl('close_all_connections', 'test') },
-	sub { $broker->kill9;   $broker->start },
+	sub { $broker->kill9; $broker->start },
 	sub { $broker->restart; },
-	sub { $node->safe_psql('postgres', 'SELECT cqrs_pause()');
+	sub {
+		$node->safe_psql('postgres', 'SELECT cqrs_pause()');
 		wait_for_state($node, 'paused');
-		$node->safe_psql('postgres', 'SELECT cqrs_resume()'); },
+		$node->safe_psql('postgres', 'SELECT cqrs_resume()');
+	},
 	sub { $node->safe_psql('postgres', 'SELECT pg_reload_conf()') });
 wait_for_state($node, 'publishing');
 my $pid = $node->safe_psql('postgres', 'SELECT pid FROM cqrs.stats');
@@ -88,7 +91,8 @@ $server->finish;
 
 # Whether a report is about us: of its frames in the server, the extension or
 # the libraries that we call, the innermost one is not the server's.
-my %sources = map { basename($_) => 1 } glob dirname(__FILE__) . '/../../src/*.c';
+my %sources =
+  map { basename($_) => 1 } glob dirname(__FILE__) . '/../../src/*.c';
 
 sub is_ours
 {
@@ -97,7 +101,8 @@ sub is_ours
 	foreach my $frame ($report =~ /(?:at|by) 0x\w+: (.*)$/mg)
 	{
 		return 1 if $frame =~ /\((\w+\.c):\d+\)$/ && $sources{$1};
-		return 1 if $frame =~ /\(in \S*(?:cqrs\.so|librabbitmq|libssl|libcrypto)/;
+		return 1
+		  if $frame =~ /\(in \S*(?:cqrs\.so|librabbitmq|libssl|libcrypto)/;
 		return 0 if $frame =~ /\(in \S*\/postgres\)$/;
 	}
 	return 0;

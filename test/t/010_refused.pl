@@ -95,8 +95,10 @@ wait_published($node);
 is(join(',', map { $_->{body}{instance_pk} } drain_queue($broker, 'late')),
 	'1,3', 'messages of a held master are read again');
 is(query('SELECT count(*) FROM cqrs.parked'), 6, 'but those that are parked');
-unlike(slurp_file($node->logfile),
-	qr/duplicate key/, 'which are not parked twice');
+unlike(
+	slurp_file($node->logfile),
+	qr/duplicate key/,
+	'which are not parked twice');
 
 # Characters that UTF-8 does not have.
 query(

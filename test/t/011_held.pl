@@ -225,7 +225,9 @@ $last{ $hot[$_]{body}{instance_data}{cqrs_revision} } = $_ foreach 0 .. $#hot;
 is( join(',', sort { $last{$a} <=> $last{$b} } keys %last),
 	join(',', 0 .. query('SELECT cqrs_revision FROM hot')),
 	'a hot row under refusals: all of it arrives, in the end in order');
-cmp_ok(scalar(@hot), '>', scalar(keys %last),
+cmp_ok(
+	scalar(@hot), '>',
+	scalar(keys %last),
 	'what was taken behind a refused message has come again');
 
 # An exchange of another type.

@@ -60,9 +60,9 @@ wait_for_state($node, 'paused');
 $node->safe_psql('postgres', 'INSERT INTO item VALUES (3)');
 $first->stop;
 $second->start;
-$second->ctl('add_vhost', 'a/b c');
-$second->ctl('set_permissions', '-p', 'a/b c', 'guest', '.*', '.*', '.*');
-$second->ctl('clear_permissions', '-p', '/', 'guest');
+$second->ctl('add_vhost',         'a/b c');
+$second->ctl('set_permissions',   '-p', 'a/b c', 'guest', '.*', '.*', '.*');
+$second->ctl('clear_permissions', '-p', '/',     'guest');
 my $url = $second->url . '/a%2Fb%20c';
 system_or_bail($ENV{CQRS_CONSUME}, '--url', $url, '--queue', 'moved',
 	'--bind', 'item', '--declare-only');
@@ -70,10 +70,8 @@ $node->append_conf('postgresql.conf', "cqrs.url = '$url'");
 $node->reload;
 $node->safe_psql('postgres', 'SELECT cqrs_resume()');
 wait_published($node);
-like(
-	$second->ctl('list_queues', '-s', '-p', 'a/b c', 'name', 'messages'),
-	qr/^moved\s+1$/m,
-	'the broker has moved, to another vhost');
+like($second->ctl('list_queues', '-s', '-p', 'a/b c', 'name', 'messages'),
+	qr/^moved\s+1$/m, 'the broker has moved, to another vhost');
 
 # Each of them fails, in a way of its own, again and again.
 my $offset = -s $node->logfile;

@@ -107,7 +107,8 @@ is(scalar(grep { $seen{$_} } 100001 .. 100500),
 $broker->stop;
 $standby->safe_psql('postgres', "INSERT INTO item VALUES ($_, 'new')")
   foreach 300001 .. 300005;
-my @new = split /\n/, $standby->safe_psql('postgres',
+my @new = split /\n/,
+  $standby->safe_psql('postgres',
 	'SELECT id FROM cqrs.outbox WHERE instance_pk::int > 300000');
 is(scalar(grep { !$lost{$_} } @new),
 	5, 'new messages have ids that nobody has used');

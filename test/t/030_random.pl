@@ -86,8 +86,8 @@ my @tables = (
 			{   cqrs_id => 'skipping',
 				options => q(fields => '{id,v}', skip_unchanged => true),
 				fields  => { id => 'id', v => 'v' } } ] },
-	{   name    => 'filtered',
-		create  => 'CREATE TABLE filtered (id int PRIMARY KEY, v int, w text)',
+	{   name   => 'filtered',
+		create => 'CREATE TABLE filtered (id int PRIMARY KEY, v int, w text)',
 		key     => { id => 'key' },
 		columns => { v  => 'int', w => 'text' },
 		masters => [

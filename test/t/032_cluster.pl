@@ -57,7 +57,8 @@ sub wait_for_progress
 {
 	my ($what) = @_;
 	my $start = time;
-	my $base = $node->safe_psql('postgres', 'SELECT confirmed FROM cqrs.stats');
+	my $base =
+	  $node->safe_psql('postgres', 'SELECT confirmed FROM cqrs.stats');
 
 	$node->poll_query_until('postgres',
 		"SELECT confirmed >= $base + $PROGRESS FROM cqrs.stats")
@@ -109,8 +110,7 @@ $node->poll_query_until(
 	q{SELECT count(*) = 0 FROM pg_stat_activity
 	WHERE application_name = 'pgbench'}) or BAIL_OUT('the load does not end');
 wait_published($node);
-my @expected = map { [ 'item', split /\|/ ] } split /\n/,
-  $node->safe_psql(
+my @expected = map { [ 'item', split /\|/ ] } split /\n/, $node->safe_psql(
 	'postgres',
 	'SELECT id, revision FROM item,
 		generate_series(0, cqrs_revision) revision');

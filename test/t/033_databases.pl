@@ -15,7 +15,7 @@ use Time::HiRes qw(time);
 
 my $DATABASES = 20;
 my $LOOPS     = 6;
-my $LIMIT_S   = 5;     # of a command that makes a publisher leave
+my $LIMIT_S   = 5;    # of a command that makes a publisher leave
 
 my $broker = RabbitMQ->new('databases');
 $broker->start;
@@ -28,7 +28,7 @@ declare_queue($broker, 'replica', 'item');
 
 my $offset = -s $node->logfile;
 my $began  = time;
-my $SETUP = q{
+my $SETUP  = q{
 	CREATE EXTENSION cqrs;
 	CREATE TABLE item (id serial PRIMARY KEY, data text);
 	GRANT SELECT, INSERT, UPDATE, DELETE ON item TO public;
@@ -102,7 +102,7 @@ sub refused
 # A template that has the extension, and databases made of it.
 query('CREATE DATABASE pattern IS_TEMPLATE true');
 query($SETUP, 'pattern');
-my @names  = map { "d$_" } 1 .. $DATABASES;
+my @names = map { "d$_" } 1 .. $DATABASES;
 command("CREATE DATABASE $_ TEMPLATE pattern") foreach @names;
 
 # One slot is the launcher's, another one that of logical replication.
@@ -117,9 +117,11 @@ query(q{INSERT INTO item (data) VALUES ('x')}, $_) foreach @names;
 my (@with, @without);
 foreach my $name (@names)
 {
-	push @{ query('SELECT pid IS NULL FROM cqrs.stats', $name) eq 't'
+	push @{
+		query('SELECT pid IS NULL FROM cqrs.stats', $name) eq 't'
 		? \@without
-		: \@with }, $name;
+		: \@with },
+	  $name;
 }
 cmp_ok(scalar(@with),    '>=', 4,  'some databases have a publisher');
 cmp_ok(scalar(@without), '>=', 14, 'others have none');
@@ -139,7 +141,8 @@ while (@without)
 
 	RabbitMQ->poll_until(
 		sub {
-			@done = grep { query('SELECT pending = 0 FROM cqrs.stats', $_) eq 't' }
+			@done =
+			  grep { query('SELECT pending = 0 FROM cqrs.stats', $_) eq 't' }
 			  @without;
 		},
 		60) or BAIL_OUT("@without: no publisher");
@@ -161,7 +164,8 @@ cmp_ok(
 	'the log says it once a minute at most, though some were started meanwhile'
 );
 command("DROP DATABASE $_")
-  foreach split /\n/, query(q{SELECT datname FROM pg_database WHERE datname ~ '^d\d'});
+  foreach split /\n/,
+  query(q{SELECT datname FROM pg_database WHERE datname ~ '^d\d'});
 
 # Databases come, are renamed, copied and dropped, while others write.
 sub start_load
@@ -207,7 +211,7 @@ $slowest = 0;
 foreach my $i (1 .. $LOOPS)
 {
 	command('CREATE DATABASE w');
-	command($SETUP,                            'w');
+	command($SETUP,                                  'w');
 	command(q{INSERT INTO item (data) VALUES ('w')}, 'w');
 	wait_published($node, 'w') if $i % 2;
 	command('ALTER DATABASE w RENAME TO v');
@@ -225,12 +229,12 @@ my %seen;
 $seen{"$_->{body}{instance_pk} $_->{body}{instance_data}{cqrs_revision}"} = 1
   foreach grep { $_->{body}{instance_data}{data} eq 'load' }
   drain_queue($broker, 'replica');
-my @lost = grep { !$seen{$_} } split /\n/,
-  query(
+my @lost = grep { !$seen{$_} } split /\n/, query(
 	q{SELECT concat_ws(' ', id, revision)
 	FROM item, generate_series(0, cqrs_revision) revision});
 is(join(',', @lost), '', 'meanwhile nothing of the others is lost');
-is(scalar(keys %seen), query('SELECT sum(cqrs_revision + 1) FROM item'),
+is( scalar(keys %seen),
+	query('SELECT sum(cqrs_revision + 1) FROM item'),
 	'or invented');
 
 no_errors('databases come and go');
@@ -242,7 +246,7 @@ $load = start_load('busy');
 foreach my $i (1 .. $LOOPS)
 {
 	wait_until(q{SELECT confirmed > 0 FROM cqrs.stats}, 'busy');
-	command('DROP EXTENSION cqrs CASCADE',                         'busy');
+	command('DROP EXTENSION cqrs CASCADE',                          'busy');
 	command(q{CREATE EXTENSION cqrs; SELECT cqrs_register('item')}, 'busy');
 }
 stop_load($load, 'busy');
@@ -252,8 +256,7 @@ query('DROP DATABASE busy');
 
 # The default template with the extension.
 query($SETUP, 'template1');
-wait_until(
-	"SELECT EXISTS ($PUBLISHERS AND datname = 'template1')" =~
+wait_until("SELECT EXISTS ($PUBLISHERS AND datname = 'template1')" =~
 	  s/count\(\*\)/1/r);
 foreach my $name (qw(t1 t2 t3))
 {
@@ -275,8 +278,7 @@ foreach my $command (
 	'CREATE DATABASE t0 TEMPLATE t1',
 	'DROP EXTENSION cqrs CASCADE')
 {
-	my $role =
-	  $command =~ /^CREATE/ ? 'creator' : 'nobody_special';
+	my $role = $command =~ /^CREATE/ ? 'creator' : 'nobody_special';
 	refused(
 		"SET ROLE $role; $command",
 		qr/permission denied|must be owner/,
@@ -325,7 +327,8 @@ SKIP:
 
 	# Of the same length, and to be seen in pg_stat_activity.
 	my ($before, $after) = ('reading the outbox', 'READING THE OUTBOX');
-	$content =~ s/$before/$after/ or BAIL_OUT('the library cannot be changed');
+	$content =~ s/$before/$after/
+	  or BAIL_OUT('the library cannot be changed');
 	copy($library, $old) or BAIL_OUT("could not keep the library: $!");
 	append_to_file("$library.new", $content);
 	rename "$library.new", $library or BAIL_OUT("not replaced: $!");
@@ -334,9 +337,10 @@ SKIP:
 	query(
 		q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE backend_type LIKE 'cqrs%'});
-	wait_until("SELECT state = 'publishing' AND confirmed > 0 FROM cqrs.stats");
+	wait_until(
+		"SELECT state = 'publishing' AND confirmed > 0 FROM cqrs.stats");
 	command('CREATE DATABASE t4 TEMPLATE template0');
-	command($SETUP,                                  't4');
+	command($SETUP,                                   't4');
 	command(q{INSERT INTO item (data) VALUES ('t4')}, 't4');
 	wait_published($node, 't4');
 	stop_load($load, 'postgres');
@@ -349,7 +353,8 @@ SKIP:
 	is( query(
 			qq{SELECT DISTINCT query FROM pg_stat_activity
 			WHERE backend_type = 'cqrs publisher' AND datname = 't4'}),
-		$after, 'a restart brings the new one');
+		$after,
+		'a restart brings the new one');
 	rename $old, $library or BAIL_OUT("the library is not back: $!");
 }
 

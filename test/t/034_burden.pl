@@ -11,13 +11,13 @@ use RabbitMQ;
 use Test::More;
 
 my $ROUNDS     = 5;
-my $RATIO      = 0.5;        # of transactions a second, at least
+my $RATIO      = 0.5;          # of transactions a second, at least
 my $BACKLOG    = 1_000_000;
-my $RSS_LIMIT  = 64 * 1024;  # kB
-my $NOTE_BYTES = 13;         # a row, while the transaction runs
+my $RSS_LIMIT  = 64 * 1024;    # kB
+my $NOTE_BYTES = 13;           # a row, while the transaction runs
 my $COMMIT_KB  = 8 * 1024;
 my $LATENCIES  = 40;
-my $LATENCY_MS = 200;        # of a single message, median
+my $LATENCY_MS = 200;          # of a single message, median
 
 my $broker = RabbitMQ->new('burden');
 $broker->start;
@@ -67,7 +67,8 @@ sub rate
 		\$errors);
 	foreach my $sample (1 .. 5)
 	{
-		$waits{$_}++ foreach split /\n/, query(
+		$waits{$_}++
+		  foreach split /\n/, query(
 			q{SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity
 			WHERE application_name = 'pgbench' AND wait_event IS NOT NULL});
 	}
@@ -96,7 +97,10 @@ my %states = (
 		},
 		sub { set_url($broker->url) } ],
 	'refused' => [
-		sub { set_url('amqp://127.0.0.1:1'); wait_for_state($node, 'waiting') },
+		sub {
+			set_url('amqp://127.0.0.1:1');
+			wait_for_state($node, 'waiting');
+		},
 		sub { set_url($broker->url) } ]);
 my %rates;
 foreach my $round (1 .. $ROUNDS)
@@ -116,7 +120,8 @@ foreach my $state (sort keys %states)
 {
 	my ($with, $before) =
 	  map { median(@{ $rates{$_} }) } $state, "$state before";
-	cmp_ok($with / $before,
+	cmp_ok(
+		$with / $before,
 		'>', $RATIO,
 		sprintf 'a broker that is %s: %.0f transactions/s, %.0f with it',
 		$state, $with, $before);
@@ -131,8 +136,10 @@ wait_published($node);
 # How long a message takes until it is confirmed.
 sub latency_ms
 {
-	my @ms = split /\n/, query("\\timing on\n" . join '',
-		(   q{INSERT INTO item (n) VALUES (2);}
+	my @ms = split /\n/,
+	  query(
+		"\\timing on\n" . join '',
+		(       q{INSERT INTO item (n) VALUES (2);}
 			  . "\nSELECT cqrs_wait_published();\n") x $LATENCIES);
 	my @pairs;
 	foreach my $line (grep { /^Time: ([\d.]+)/ } @ms)
@@ -176,29 +183,30 @@ query(
 	qq{CREATE TABLE bulk (id int PRIMARY KEY, n int);
 	INSERT INTO bulk SELECT i FROM generate_series(1, $BACKLOG) i;
 	SELECT cqrs_register('bulk')});
-$broker->ctl('set_policy', 'short', '^replica$', '{"max-length":1}',
+$broker->ctl(
+	'set_policy', 'short', '^replica$', '{"max-length":1}',
 	'--apply-to', 'queues');
 $broker->stop;
-my $writer = $node->background_psql('postgres');
+my $writer     = $node->background_psql('postgres');
 my $writer_pid = $writer->query_safe('SELECT pg_backend_pid()');
 
 sub peak_kb
 {
 	my ($pid) = @_;
-	my ($kb) = slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m;
+	my ($kb)  = slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m;
 	return $kb;
 }
 $writer->query_safe('BEGIN; UPDATE bulk SET n = 4');
 my $notes = $writer->query_safe(
 	q{SELECT sum(total_bytes) FROM pg_backend_memory_contexts
 	WHERE name = 'cqrs changes'});
-cmp_ok($notes / $BACKLOG, '<', $NOTE_BYTES,
+cmp_ok($notes / $BACKLOG,
+	'<', $NOTE_BYTES,
 	"memory of a transaction that changes $BACKLOG rows: $notes bytes");
 my $before_kb = peak_kb($writer_pid);
 $writer->query_safe('COMMIT');
 my $commit_kb = peak_kb($writer_pid) - $before_kb;
-cmp_ok($commit_kb, '<', $COMMIT_KB,
-	"and that of its commit: $commit_kb kB");
+cmp_ok($commit_kb, '<', $COMMIT_KB, "and that of its commit: $commit_kb kB");
 $writer->quit;
 query(
 	q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -209,8 +217,7 @@ $node->reload;
 $node->poll_query_until('postgres',
 	"SELECT confirmed >= $confirmed + $BACKLOG FROM cqrs.publisher_stats()")
   or BAIL_OUT('not drained');
-my $peak_kb =
-  peak_kb(query('SELECT pid FROM cqrs.publisher_stats()'));
+my $peak_kb = peak_kb(query('SELECT pid FROM cqrs.publisher_stats()'));
 cmp_ok($peak_kb, '<', $RSS_LIMIT,
 	"the publisher of a backlog of $BACKLOG: $peak_kb kB");
 note "publisher: $peak_kb kB";

@@ -33,15 +33,17 @@ query(
 
 # As if all up to there, a little behind the end of the first batch, had been
 # confirmed already.
-my $watermark = query(
-	'SELECT min(id) / 100000 * 100000 + 100007 FROM cqrs.segment_0');
+my $watermark =
+  query('SELECT min(id) / 100000 * 100000 + 100007 FROM cqrs.segment_0');
 my @expected =
   split /\n/,
-  query("SELECT instance_pk FROM cqrs.outbox WHERE id > $watermark ORDER BY id");
+  query(
+	"SELECT instance_pk FROM cqrs.outbox WHERE id > $watermark ORDER BY id");
 cmp_ok(scalar(@expected), '>', 2000, 'there is more than one batch');
 my $pid = query('SELECT pid FROM cqrs.stats');
 query(
-	"SELECT setval('cqrs.watermark', $watermark), pg_terminate_backend($pid)");
+	"SELECT setval('cqrs.watermark', $watermark), pg_terminate_backend($pid)"
+);
 query('SELECT cqrs_resume()');
 wait_published($node);
 is_deeply([ arrived_keys($broker, 'replica') ],

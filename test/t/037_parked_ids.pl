@@ -38,13 +38,11 @@ foreach my $mode ('fast', 'immediate')
 	wait_for_state($node, 'publishing');
 	$node->safe_psql('postgres', "INSERT INTO item VALUES ($pk, 1)");
 	wait_published($node);
-	is( join(
-			',',
+	is( join(',',
 			map { $_->{body}{instance_pk} } drain_queue($broker, 'replica')),
 		$pk,
 		"after a restart ($mode) the next one arrives");
-	$node->safe_psql('postgres',
-		"INSERT INTO item VALUES ($pk + 1, 0)");
+	$node->safe_psql('postgres', "INSERT INTO item VALUES ($pk + 1, 0)");
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM cqrs.parked'),
 	3, 'and others can be parked');

@@ -315,7 +315,8 @@ foreach my $view (qw(stats lanes progress_sync outbox parked))
 }
 my ($settings) = $reference =~ /^## Settings\n(.*?)^## /ms;
 my %described = map {
-	map { $_ => 1 } /`(cqrs\.\w+)`/g
+	map { $_ => 1 }
+	  /`(cqrs\.\w+)`/g
 } $settings =~ /^(?:\| `.*? \||\*\*`.*)$/mg;
 is_deeply(
 	[ sort keys %described ],
