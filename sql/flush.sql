@@ -148,5 +148,17 @@ ROLLBACK TO a;
 DELETE FROM g WHERE id = 2;
 COMMIT;
 SELECT test_messages();
+-- Where the update was cancelled the row is noted twice.
+CREATE FUNCTION cancels() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN CASE WHEN NEW.v <> 'no' THEN NEW END;
+END
+$$;
+CREATE TRIGGER zzzz BEFORE UPDATE ON g FOR EACH ROW EXECUTE FUNCTION cancels();
+BEGIN;
+UPDATE g SET v = 'no';
+UPDATE g SET v = 'yes';
+COMMIT;
+SELECT test_messages();
 DROP TABLE g;
-DROP FUNCTION flushes;
+DROP FUNCTION flushes, cancels;

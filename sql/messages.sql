@@ -45,6 +45,19 @@ SET cqrs.correlation_id = 'wins';
 DELETE FROM t;
 RESET cqrs.correlation_id;
 SELECT test_messages();
+-- Keys that are texts come without quotes; a strict function is not called
+-- where there is no queue.
+CREATE TABLE k (id text PRIMARY KEY);
+SELECT cqrs_register('k');
+INSERT INTO k VALUES ('a "key"');
+CREATE FUNCTION correlate_strict(text, text, text, text) RETURNS text LANGUAGE sql STABLE STRICT
+	AS $$SELECT 'called'$$;
+SET cqrs.correlation_function = 'public.correlate_strict';
+SELECT cqrs_sync('k');
+SELECT cqrs_sync('k', NULL, 'replica');
+SELECT test_messages();
+SET cqrs.correlation_function = 'public.correlate';
+DROP TABLE k;
 CREATE OR REPLACE FUNCTION correlate(text, text, text, text) RETURNS text LANGUAGE sql STABLE
 	AS $$SELECT repeat('x', 256)$$;
 INSERT INTO t VALUES (2, 'lost');

@@ -61,6 +61,8 @@ SELECT count(*) FROM cqrs_sync('p');
 SELECT test_messages();
 SELECT cqrs_sync('p', 'region = ''us''', 'queue');
 SELECT cqrs_sync(p) FROM p WHERE id = 2;
+SELECT cqrs_sync(p) FROM p WHERE region = 'us';
+SELECT cqrs_sync(ROW(99, 'eu', 'not there', 0, now())::p);
 SELECT cqrs_sync(p_us) FROM p_us WHERE id = 200;
 SELECT test_messages();
 SELECT test_undated(line) FROM cqrs_bulk_dump('p') line;

@@ -18,6 +18,8 @@ SELECT test_skip();
 INSERT INTO author VALUES (2, 'after', 'x');
 SELECT test_messages();
 
+SELECT cqrs_register(4294967295::regclass);
+
 -- Every option; columns that exist are kept, also at other places.
 CREATE TABLE book (cqrs_updated timestamptz NOT NULL DEFAULT '2000-01-01 00:00:00+00',
 	title text, author_id int, id int PRIMARY KEY, secret text,

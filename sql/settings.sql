@@ -14,6 +14,9 @@ ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:0/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:65536/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:port/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret%zz@h/';
+\set ECHO none
+SELECT format('ALTER SYSTEM SET cqrs.url = %L', 'amqp://u:secret@h/' || repeat('x', 2048)) \gexec
+\set ECHO all
 DO $$
 BEGIN
 	PERFORM set_config('cqrs.url', 'amqp://u:secret@h/', false);

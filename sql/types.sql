@@ -79,6 +79,17 @@ DELETE FROM key_two;
 SELECT test_messages();
 DROP TABLE key_text, key_uuid, key_date, key_two;
 
+-- Composites without some of their attributes, and without any.
+CREATE TYPE rest AS (a int, b int);
+ALTER TYPE rest DROP ATTRIBUTE a;
+CREATE TYPE nothing AS ();
+CREATE TABLE composed (id int PRIMARY KEY, r rest, n nothing);
+SELECT cqrs_register('composed', fields => '{id,r,n}');
+INSERT INTO composed VALUES (1, ROW(2), ROW());
+SELECT test_messages();
+DROP TABLE composed;
+DROP TYPE rest, nothing;
+
 -- What has to be escaped is found wherever it stands, in a text of any length.
 CREATE TABLE escaped (id int PRIMARY KEY, t text);
 SELECT cqrs_register('escaped');

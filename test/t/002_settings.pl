@@ -206,5 +206,24 @@ wait_published($node);
 @messages = drain_queue($broker, 'replica');
 like($messages[0]{raw}, qr/"expires":null,"meta"/, 'no TTL, no expiry');
 
+# More databases than the server has been made for.
+$node->append_conf('postgresql.conf', 'cqrs.max_databases = 1');
+$node->restart;
+wait_for_state($node, 'publishing');
+$node->safe_psql('postgres', 'CREATE DATABASE second');
+my ($ret, $out, $err) = $node->psql(
+	'second', q{
+	CREATE EXTENSION cqrs;
+	CREATE TABLE author (id int PRIMARY KEY);
+	SELECT cqrs_register('author');
+	INSERT INTO author VALUES (1)});
+like(
+	$err,
+	qr/too many databases .*room for 1\..*Increase "cqrs.max_databases"/s,
+	'one database too many');
+$node->safe_psql('postgres', 'INSERT INTO author VALUES (6)');
+wait_published($node);
+is(scalar(drain_queue($broker, 'replica')), 1, 'harms no other one');
+
 $node->stop;
 done_testing();

@@ -140,6 +140,30 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('the hole of ROLLBACK PREPARED is not settled');
 pass('the hole of ROLLBACK PREPARED is settled');
 
+# Two holes, each with more messages than the window has room for.
+$node->append_conf('postgresql.conf', 'cqrs.confirm_window = 100');
+$node->reload;
+foreach my $hole (1, 2)
+{
+	query(
+		qq{BEGIN; INSERT INTO author
+			SELECT i, 'many' FROM generate_series(${hole}0001, ${hole}1000) i;
+		PREPARE TRANSACTION 'hole$hole'});
+}
+publishes_at_once(22, 'beside two large holes');
+query(qq{COMMIT PREPARED 'hole$_'}) foreach 1, 2;
+wait_published($node);
+my @keys = map { $_->{body}{instance_pk} }
+  (wait_for_messages($consumer, $seen + 2000))[ $seen .. $seen + 1999 ];
+foreach my $hole (1, 2)
+{
+	is( join(',', grep { /^${hole}/ } @keys),
+		join(',', "${hole}0001" .. "${hole}1000"),
+		"hole $hole: all its messages, once, in order");
+}
+$seen += 2000;
+cmp_ok(watermark(), '>=', highest_id(), 'the watermark goes on');
+
 # Many writers that commit in any order; every fifth rolls back, some of them
 # after they have drawn ids.
 my $script = "$PostgreSQL::Test::Utils::tmp_check/writer.sql";

@@ -119,6 +119,19 @@ like(
 is(join(',', map { $_->{body}{instance_data}{data} } @messages),
 	"\x{e9},\x{20ac}", 'its neighbours arrive');
 
+
+# Nobody knows what characters a database of no encoding has.
+query(
+	q{CREATE DATABASE nameless TEMPLATE template0 ENCODING 'SQL_ASCII'
+		LOCALE 'C'});
+my ($ret, $out, $err) = $node->psql(
+	'nameless', q{
+	CREATE EXTENSION cqrs;
+	CREATE TABLE item (id int PRIMARY KEY);
+	SELECT cqrs_register('item')});
+like($err, qr/The encoding of the database is SQL_ASCII/,
+	'which is refused');
+
 # A transport that fails is not the message's fault, however often.
 query(q{INSERT INTO item VALUES (30001, repeat('x', 400000))});
 wait_published($node);
