@@ -321,6 +321,9 @@ $node->safe_psql(
 my $consumer = start_consumer($broker, 'replica',
 	map { $_->{cqrs_id} } map { @{ $_->{masters} } } @tables);
 
+my $has_merge =
+  $node->safe_psql('postgres', 'SHOW server_version_num') >= 150000;
+
 # Runs a script in each session, at the same time.
 sub run_round
 {
@@ -335,7 +338,7 @@ sub run_round
 			$SEED + 100 * $round + $n,
 			name         => "r${round}_$n",
 			transactions => $TRANSACTIONS,
-			merge        => $node->pg_version >= 15);
+			merge        => $has_merge);
 
 		open my $fh, '>', $file or BAIL_OUT("could not create $file: $!");
 		print $fh $script;
