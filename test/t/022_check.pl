@@ -51,7 +51,7 @@ like(
 	qr/^warning\|1 messages pending, the oldest for 01:00:0\d; /,
 	'a message that has waited long');
 
-$node->adjust_conf('postgresql.conf', 'cqrs.url', undef);
+$node->append_conf('postgresql.conf', "cqrs.url = ''");
 $node->reload;
 wait_for_state($node, 'paused');
 $node->poll_query_until('postgres',

@@ -48,16 +48,12 @@ $old->stop;
 my $new = new_master('new', undef, @init, extension => 0);
 $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
+my $bindir = `pg_config --bindir` =~ s/\n\z//r;
 command_ok(
-	[   'pg_upgrade',                  '--no-sync',
-		'--retain',                    '-d',
-		$old->data_dir,                '-D',
-		$new->data_dir,                '-b',
-		$old->config_data('--bindir'), '-B',
-		$new->config_data('--bindir'), '-s',
-		$new->host,                    '-p',
-		$old->port,                    '-P',
-		$new->port ],
+	[   'pg_upgrade', '--retain',     '-d', $old->data_dir,
+		'-D',         $new->data_dir, '-b', $bindir,
+		'-B',         $bindir,        '-s', $new->host,
+		'-p',         $old->port,     '-P', $new->port ],
 	'pg_upgrade');
 
 # Where it keeps that depends on its version.
