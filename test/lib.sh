@@ -138,6 +138,9 @@ build_and_install()
 	pg_bindir=$install$bindir
 	pgxs_dir=$(dirname "$("$pg_config" --pgxs)")/../..
 	export PATH="$pg_bindir:$PATH"
+	# PostgreSQL 14's pg_config names the system's directories even here.
+	export CQRS_BINDIR=$pg_bindir CQRS_PKGLIBDIR=$install$pkglibdir
+	export CQRS_SHAREDIR=$install$sharedir
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
