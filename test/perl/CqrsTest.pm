@@ -49,6 +49,7 @@ our @EXPORT = qw(
   wait_published
   wait_for_state
   open_psql
+  try_query
   declare_queue
   start_consumer
   stop_consumer
@@ -94,7 +95,52 @@ END
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION cqrs')
 	  if $params{extension} // 1;
-	return $node;
+	@CqrsTest::Node::ISA = (ref $node);
+	return bless $node, 'CqrsTest::Node';
+}
+
+# Its own poll_query_until() writes the query to psql, which has ended by then
+# when it cannot connect, because the server starts anew after a crash; IPC::Run
+# dies of that.
+sub CqrsTest::Node::poll_query_until
+{
+	my ($node, $dbname, $sql, $expected) = @_;
+
+	return RabbitMQ->poll_until(
+		sub {
+			my $result = try_query($node, $sql, $dbname);
+			return defined $result && $result eq ($expected // 't');
+		},
+		$TIMEOUT_S);
+}
+
+=item try_query($node, $sql, $dbname)
+
+The result of a query, undef when it fails, because the server is starting for
+instance, or takes more than 20 seconds.
+
+=cut
+
+sub try_query
+{
+	my ($node, $sql, $dbname) = @_;
+	my ($result, $errors);
+	my $done = eval {
+		IPC::Run::run(
+			[   'psql', '-XAtq', '-d', $node->connstr($dbname // 'postgres'),
+				'-c',   $sql ],
+			'<',
+			'/dev/null',
+			'>',
+			\$result,
+			'2>',
+			\$errors,
+			IPC::Run::timeout(20));
+	};
+
+	return undef unless $done;
+	chomp $result;
+	return $result;
 }
 
 =item wait_published($node, $dbname)

@@ -61,7 +61,8 @@ my %fault = (
 	'connections closed' =>
 	  sub { $broker->ctl('close_all_connections', 'test') },
 	'publisher terminated' => sub {
-		_query(
+		try_query(
+			$node,
 			q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE backend_type = 'cqrs publisher'});
 	},
@@ -84,22 +85,9 @@ my %fault = (
 	'server restarted'  => sub { $node->restart },
 	'settings reloaded' => sub { $node->reload });
 
-# A query that may fail, because the server is starting, or wait for a lock that
-# a frozen process has.
-sub _query
-{
-	my ($sql) = @_;
-	my $timed_out;
-	my ($status, $result) = $node->psql(
-		'postgres', $sql,
-		timeout   => 20,
-		timed_out => \$timed_out);
-	return $status == 0 && !$timed_out ? $result : undef;
-}
-
 sub _random_publisher
 {
-	return _query(
+	return try_query($node,
 		'SELECT pid FROM cqrs.lanes WHERE pid IS NOT NULL ORDER BY random() LIMIT 1'
 	);
 }
@@ -110,7 +98,7 @@ sub _wait_for_stall
 
 	RabbitMQ->poll_until(
 		sub {
-			my $age = _query(
+			my $age = try_query($node,
 				"SELECT oldest_pending_age > interval '$seconds s' FROM cqrs.stats"
 			);
 			return defined $age && $age eq 't';
@@ -126,7 +114,8 @@ sub _wait_for_progress
 	my $base;
 	my $moved = RabbitMQ->poll_until(
 		sub {
-			my $confirmed = _query('SELECT confirmed FROM cqrs.stats');
+			my $confirmed =
+			  try_query($node, 'SELECT confirmed FROM cqrs.stats');
 			return 0 unless defined $confirmed && $confirmed ne '';
 
 			# The counter begins anew with the server.
@@ -135,7 +124,7 @@ sub _wait_for_progress
 		},
 		120);
 	BAIL_OUT('nothing is published any more: '
-		  . (_query('SELECT * FROM cqrs.stats') // ''))
+		  . (try_query($node, 'SELECT * FROM cqrs.stats') // ''))
 	  unless $moved;
 	my $stall = time - $start;
 	$longest_stall_s = $stall if $stall > $longest_stall_s;

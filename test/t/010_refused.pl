@@ -129,8 +129,7 @@ my ($ret, $out, $err) = $node->psql(
 	CREATE EXTENSION cqrs;
 	CREATE TABLE item (id int PRIMARY KEY);
 	SELECT cqrs_register('item')});
-like($err, qr/The encoding of the database is SQL_ASCII/,
-	'which is refused');
+like($err, qr/The encoding of the database is SQL_ASCII/, 'which is refused');
 
 # A transport that fails is not the message's fault, however often.
 query(q{INSERT INTO item VALUES (30001, repeat('x', 400000))});

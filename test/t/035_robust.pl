@@ -179,7 +179,7 @@ my $pid = query('SELECT pid FROM cqrs.stats');
 my $all = RabbitMQ->poll_until(
 	sub {
 		# not safe_psql: after a crash the checks below say what was wrong
-		$node->psql('postgres',
+		try_query($node,
 			q{INSERT INTO item (v) SELECT 'x' FROM generate_series(1, 5)});
 		return (() = slurp_file($made) =~ /\n/g) == @faults;
 	},
