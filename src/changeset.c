@@ -372,7 +372,8 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many tables of masters changed in one transaction"),
-				 errdetail("The limit is %d.", PG_UINT16_MAX + 1)));
+				 errdetail("The limit is %d.", PG_UINT16_MAX + 1),
+				 errhint("Change fewer tables in a transaction.")));
 
 	if (context == NULL)
 		context = AllocSetContextCreate(TopTransactionContext,

@@ -178,7 +178,9 @@ malformed(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("malformed pack of messages")));
+			 errmsg("malformed pack of messages"),
+			 errdetail("Only what a segment has in its column \"messages\" is one."),
+			 errhint("See cqrs.outbox for the messages that are pending.")));
 }
 
 /*

@@ -429,7 +429,9 @@ lock_master(const char *cqrs_id, CqrsMasterRow **row)
 	if ((*row)->relid != relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("master \"%s\" was changed concurrently", cqrs_id)));
+				 errmsg("master \"%s\" was changed concurrently", cqrs_id),
+				 errdetail("It is one of another table now."),
+				 errhint("Call the function again.")));
 	return rel;
 }
 
