@@ -287,6 +287,19 @@ CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for each row that TRUNCATE removes';
 
+-- No rows.  Its trigger is what makes the messages of a transaction, in events
+-- that the library queues; it fires whatever session_replication_role is.
+CREATE FUNCTION cqrs.trigger_at_commit() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_at_commit' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_at_commit() IS 'makes the messages of a transaction, at its end';
+REVOKE ALL ON FUNCTION cqrs.trigger_at_commit() FROM PUBLIC;
+CREATE TABLE cqrs.at_commit ();
+COMMENT ON TABLE cqrs.at_commit IS 'stays empty: its deferred trigger makes the messages of a transaction';
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit();
+ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
+
 -- Partitions that are added later get what those before them have.
 CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;

@@ -29,6 +29,7 @@ typedef struct CqrsObjects
 	Oid			master_by_relation;
 	Oid			parked;			/* table cqrs.parked */
 	Oid			publisher;		/* table cqrs.publisher */
+	Oid			at_commit;		/* table cqrs.at_commit, see commit.c */
 	Oid			watermark;		/* sequence cqrs.watermark */
 	Oid			segment[CQRS_SEGMENTS];
 	Oid			segment_index[CQRS_SEGMENTS];

@@ -14,7 +14,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "capture.h"
+#include "commit.h"
 #include "guc.h"
 #include "launcher.h"
 #include "shared.h"
@@ -35,7 +35,7 @@ _PG_init(void)
 
 	cqrs_guc_init();
 	cqrs_shared_init();
-	cqrs_capture_init();
+	cqrs_commit_init();
 	cqrs_utility_init();
 	cqrs_launcher_init();
 }

@@ -66,23 +66,27 @@ static char *serialized_object(const CqrsHookSubject *subject,
 							   CqrsFunction *hook, Datum value, bool isnull,
 							   bool is_jsonb);
 
+bool
+cqrs_hook_any(const CqrsRelation *relation)
+{
+	ListCell   *lc;
+
+	if (cqrs_meta_function[0] != '\0' || cqrs_correlation_function[0] != '\0')
+		return true;
+	foreach(lc, relation->masters)
+	{
+		if (cqrs_master_has_hooks(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
 void
 cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 				const CqrsRelation *relation)
 {
-	bool		any = cqrs_meta_function[0] != '\0' ||
-	cqrs_correlation_function[0] != '\0';
-	ListCell   *lc;
-
-	foreach(lc, relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-
-		any |= cqrs_master_has_hooks(master);
-	}
-
 	scope->guc_level = 0;
-	if (any)
+	if (cqrs_hook_any(relation))
 		cqrs_hook_enter_as_owner(scope, relation);
 	else if (cqrs_serialize_uses_settings(rel, relation))
 	{

@@ -43,6 +43,9 @@ extern void cqrs_hook_enter_as_owner(CqrsHookScope *scope,
 									 const CqrsRelation *relation);
 extern void cqrs_hook_leave(CqrsHookScope *scope);
 
+/* Whether functions or expressions of users take part, for any master. */
+extern bool cqrs_hook_any(const CqrsRelation *relation);
+
 /* Raise the error that a user is to see when hooks of a master do not fit. */
 extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 

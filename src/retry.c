@@ -39,8 +39,8 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
-#include "capture.h"
 #include "catalog.h"
+#include "commit.h"
 #include "compat.h"
 #include "compose.h"
 #include "hook.h"
@@ -230,7 +230,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
 	if (cqrs_composer_end(composer) > 0)
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 }
 
 /* The row that was kept, as the table has its columns now. */

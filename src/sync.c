@@ -34,9 +34,9 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
-#include "capture.h"
 #include "catalog.h"
 #include "changeset.h"
+#include "commit.h"
 #include "condition.h"
 #include "sync.h"
 
@@ -130,7 +130,8 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 
 		if (!found || !master->produce)
 			continue;
-		cqrs_capture_keep_snapshot();
+		cqrs_commit_keep_snapshot();
+		cqrs_commit_schedule();
 		cqrs_changeset_note(resent_target(place.relid, master->cqrs_id, queue),
 							&place.tid);
 		any = true;
@@ -236,7 +237,7 @@ cqrs_sync_note_rows(const char *cqrs_id, const char *queue, Portal portal,
 	uint16		target = 0;
 	int64		count = 0;
 
-	cqrs_capture_keep_snapshot();
+	cqrs_commit_keep_snapshot();
 	for (;;)
 	{
 		SPITupleTable *rows;
@@ -257,6 +258,7 @@ cqrs_sync_note_rows(const char *cqrs_id, const char *queue, Portal portal,
 			if (relid != last_relid)
 				target = resent_target(relid, cqrs_id, queue);
 			last_relid = relid;
+			cqrs_commit_schedule();
 			cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
 		}
 		count += SPI_processed;

@@ -20,8 +20,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "capture.h"
 #include "catalog.h"
+#include "commit.h"
 #include "compat.h"
 #include "guc.h"
 #include "hook.h"
@@ -159,7 +159,7 @@ cqrs_wait_published(PG_FUNCTION_ARGS)
 	TimestampTz deadline = DT_NOEND;
 	CqrsMark	mark = cqrs_shared_mark();
 
-	if (cqrs_capture_has_unsent())
+	if (cqrs_commit_has_unsent())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for messages of the current transaction"),
