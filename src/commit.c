@@ -47,9 +47,9 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "nodes/makefuncs.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
@@ -222,37 +222,34 @@ queue_event(void)
 {
 	Relation	rel = table_open(cqrs_catalog_objects(false)->at_commit,
 								 AccessShareLock);
-	EState	   *estate = CreateExecutorState();
-	MemoryContext caller = MemoryContextSwitchTo(estate->es_query_cxt);
 	ResultRelInfo *info = makeNode(ResultRelInfo);
 	TupleTableSlot *no_row = MakeSingleTupleTableSlot(RelationGetDescr(rel),
 													  &TTSOpsVirtual);
 	Oid			role;
 	int			security;
 
-	InitResultRelInfo(info, rel, 0, NULL, 0);
-	if (!has_trigger(info->ri_TrigDesc))
+	if (!has_trigger(rel->trigdesc))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("trigger \"at_commit\" of table \"cqrs.at_commit\" is missing or disabled"),
-				 errdetail("It makes the messages of a transaction."),
+				 errdetail("The trigger makes the messages of a transaction."),
 				 errhint("Use ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit.")));
+	info->ri_RelationDesc = rel;
+	info->ri_TrigDesc = rel->trigdesc;
 
 	queueing = true;
 	fired_at_once = false;
 	GetUserIdAndSecContext(&role, &security);
 	SetUserIdAndSecContext(role, security & ~SECURITY_RESTRICTED_OPERATION);
 	AfterTriggerBeginQuery();
-	ExecARInsertTriggers(estate, info, no_row, NIL, NULL);
-	AfterTriggerEndQuery(estate);
+	/* Without a WHEN of the trigger's, no executor state is needed. */
+	ExecARInsertTriggers(NULL, info, no_row, NIL, NULL);
+	AfterTriggerEndQuery(NULL);
 	SetUserIdAndSecContext(role, security);
 	queueing = false;
 
 	ExecDropSingleTupleTableSlot(no_row);
-	ExecCloseResultRelations(estate);
-	ExecResetTupleTable(estate->es_tupleTable, false);
-	MemoryContextSwitchTo(caller);
-	FreeExecutorState(estate);
+	pfree(info);
 	/* The lock stays: PostgreSQL expects it when the trigger fires. */
 	table_close(rel, NoLock);
 	return !fired_at_once;
