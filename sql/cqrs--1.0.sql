@@ -596,7 +596,7 @@ BEGIN
 			INTO trouble, missing
 			FROM (SELECT master.relation AS relid
 				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
-				CROSS JOIN unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
+				CROSS JOIN unnest(ARRAY['00_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
 				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
 			WHERE t.oid IS NULL
 				OR t.tgenabled <> CASE master.replication WHEN 'replica' THEN 'R' WHEN 'always' THEN 'A' ELSE 'O' END;
