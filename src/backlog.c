@@ -36,9 +36,10 @@
 #include "utils/snapmgr.h"
 
 #include "backlog.h"
-#include "catalog.h"
 #include "guc.h"
+#include "objects.h"
 #include "outbox.h"
+#include "outbox_scan.h"
 #include "parked.h"
 #include "reader.h"
 #include "timing.h"

@@ -13,14 +13,6 @@
 #include "storage/itemptr.h"
 #include "utils/relcache.h"
 
-/*
- * Names of the triggers on a master's table.  Triggers fire in the order of
- * their names: after the user's, so that what these decide is known.
- */
-#define CQRS_TRIGGER_UPDATE			"zz_cqrs_update"
-#define CQRS_TRIGGER_INSERT_DELETE	"zz_cqrs_insert_delete"
-#define CQRS_TRIGGER_TRUNCATE		"zz_cqrs_truncate"
-
 /* Register the callbacks; called once, while the library is preloaded. */
 extern void cqrs_capture_init(void);
 

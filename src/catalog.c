@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * catalog.c
- *	  Masters, and the extension's own objects, as a backend knows them.
+ *	  Masters, as a backend knows them.
  *
  * Masters are rows of cqrs.master, which names columns and functions by their
  * names so that a dump restores them.  A backend keeps them resolved in a
@@ -21,46 +21,37 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/dependency.h"
 #include "catalog/index.h"
-#include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_extension.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "catalog.h"
 #include "fields.h"
 #include "master.h"
+#include "objects.h"
 #include "restore.h"
 
 static HTAB *relations = NULL;
-static CqrsObjects objects;
-static bool objects_valid = false;
 
+static void make_cache(void);
 static void invalidate(Datum arg, Oid relid);
-static bool find_objects(const char **problem);
-static Oid	lookup_object(Oid schema, const char *name,
-						  const char **problem);
 static void describe(Relation rel, CqrsRelation *relation);
 static CqrsMaster *resolve(Relation rel, Relation root,
 						   const CqrsRelation *relation,
 						   const CqrsMasterRow *row);
-static int	column_count(Oid relid);
 static void build_relation(CqrsRelation *entry);
 static AttrNumber require_column(Relation rel, const char *name, Oid type);
 static Oid	primary_key(Relation rel);
 
-void
-cqrs_catalog_init(void)
+/* Register for invalidations, too, when first called. */
+static void
+make_cache(void)
 {
 	HASHCTL		ctl = {0};
 
@@ -75,35 +66,6 @@ cqrs_catalog_init(void)
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-const CqrsObjects *
-cqrs_catalog_objects(bool missing_ok)
-{
-	const char *problem = NULL;
-
-	if (find_objects(&problem))
-		return &objects;
-	if (problem != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("%s", problem),
-				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
-				 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
-	if (!missing_ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"cqrs\" is not installed in this database"),
-				 errhint("Use CREATE EXTENSION cqrs.")));
-	return NULL;
-}
-
-bool
-cqrs_catalog_is_usable(void)
-{
-	const char *problem;
-
-	return find_objects(&problem);
-}
-
 /*
  * get_partition_ancestors() has no parent of one that is being detached.  What
  * a transaction has changed there before it is to be published.
@@ -116,56 +78,6 @@ cqrs_catalog_root(Oid relid)
 	return relid;
 }
 
-/*
- * Fill in "objects".  False when the extension is not there, or is and does
- * not fit the library; then *problem says why.
- */
-static bool
-find_objects(const char **problem)
-{
-	Oid			extension;
-	Oid			schema;
-	CqrsObjects found;
-
-	cqrs_catalog_init();
-	if (objects_valid)
-		return true;
-
-	*problem = NULL;
-	extension = get_extension_oid("cqrs", true);
-	schema = get_namespace_oid("cqrs", true);
-	if (!OidIsValid(extension) || !OidIsValid(schema) ||
-		getExtensionOfObject(NamespaceRelationId, schema) != extension)
-		return false;
-
-	found.extension = extension;
-	found.master = lookup_object(schema, "master", problem);
-	if (OidIsValid(found.master) &&
-		column_count(found.master) != cqrs_master_natts)
-		*problem = "table \"cqrs.master\" has other columns";
-	found.master_by_id = lookup_object(schema, "master_pkey", problem);
-	found.master_by_relation = lookup_object(schema, "master_relation_idx",
-											 problem);
-	found.parked = lookup_object(schema, "parked", problem);
-	found.publisher = lookup_object(schema, "publisher", problem);
-	found.watermark = lookup_object(schema, "watermark", problem);
-	for (int i = 0; i < CQRS_SEGMENTS; i++)
-	{
-		char		name[NAMEDATALEN];
-
-		snprintf(name, sizeof(name), "segment_%d", i);
-		found.segment[i] = lookup_object(schema, name, problem);
-		snprintf(name, sizeof(name), "segment_%d_id_idx", i);
-		found.segment_index[i] = lookup_object(schema, name, problem);
-	}
-	if (*problem != NULL)
-		return false;
-
-	objects = found;
-	objects_valid = true;
-	return true;
-}
-
 CqrsRelation *
 cqrs_catalog_relation(Oid relid)
 {
@@ -173,7 +85,7 @@ cqrs_catalog_relation(Oid relid)
 	CqrsRelation *entry;
 	bool		found;
 
-	cqrs_catalog_init();
+	make_cache();
 	if (last != NULL && last->relid == relid && last->valid)
 		return last->masters != NIL ? last : NULL;
 
@@ -247,33 +159,6 @@ invalidate(Datum arg, Oid relid)
 		if (!OidIsValid(relid) || relid == entry->relid || relid == entry->root)
 			entry->valid = false;
 	}
-	if (!OidIsValid(relid) || relid == objects.master)
-		objects_valid = false;
-}
-
-/* Where it is missing, *problem says so, unless that says something already. */
-static Oid
-lookup_object(Oid schema, const char *name, const char **problem)
-{
-	Oid			relid = get_relname_relid(name, schema);
-
-	if (!OidIsValid(relid) && *problem == NULL)
-		*problem = psprintf("relation \"cqrs.%s\" does not exist", name);
-	return relid;
-}
-
-/* Columns of a table, dropped ones included. */
-static int
-column_count(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	int			count;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	count = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
-	ReleaseSysCache(tuple);
-	return count;
 }
 
 ScanKeyData *

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * catalog.h
- *	  Masters, and the extension's own objects, as a backend knows them.
+ *	  Masters, as a backend knows them.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,22 +17,6 @@
 #include "utils/relcache.h"
 
 #include "master.h"
-
-#define CQRS_SEGMENTS	3
-
-/* The extension's objects in the current database. */
-typedef struct CqrsObjects
-{
-	Oid			extension;
-	Oid			master;			/* table cqrs.master */
-	Oid			master_by_id;	/* its indexes */
-	Oid			master_by_relation;
-	Oid			parked;			/* table cqrs.parked */
-	Oid			publisher;		/* table cqrs.publisher */
-	Oid			watermark;		/* sequence cqrs.watermark */
-	Oid			segment[CQRS_SEGMENTS];
-	Oid			segment_index[CQRS_SEGMENTS];
-} CqrsObjects;
 
 /* One published column. */
 typedef struct CqrsField
@@ -107,18 +91,6 @@ cqrs_master_has_hooks(const CqrsMaster *master)
 	return master->meta != NULL || master->serializer != NULL ||
 		master->sync_when != NULL || master->delete_data != NULL;
 }
-
-/* Register for invalidations; called once in each backend, when first used. */
-extern void cqrs_catalog_init(void);
-
-/*
- * The extension's objects.  NULL when the current database does not have the
- * extension and missing_ok is set, an error when not.  Needs a transaction.
- */
-extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
-
-/* Whether they are there, and of the version that this library is for. */
-extern bool cqrs_catalog_is_usable(void);
 
 /*
  * The masters of a table, NULL when it has none.  What is returned stays

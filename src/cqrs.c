@@ -19,6 +19,7 @@
 #include "launcher.h"
 #include "shared.h"
 #include "utility.h"
+#include "wake.h"
 
 PG_MODULE_MAGIC;
 
@@ -37,5 +38,6 @@ _PG_init(void)
 	cqrs_shared_init();
 	cqrs_capture_init();
 	cqrs_utility_init();
+	cqrs_wake_init();
 	cqrs_launcher_init();
 }

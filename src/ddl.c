@@ -38,6 +38,7 @@
 #include "guard.h"
 #include "guc.h"
 #include "master.h"
+#include "objects.h"
 
 /* What a command may touch. */
 typedef enum Scope

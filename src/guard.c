@@ -49,7 +49,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "capture.h"
+#include "triggers.h"
 #include "compat.h"
 #include "definition.h"
 #include "function.h"

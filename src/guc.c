@@ -23,7 +23,7 @@
 
 #include "compat.h"
 #include "guc.h"
-#include "shared.h"
+#include "limits.h"
 #include "url.h"
 
 /* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
@@ -68,6 +68,7 @@ static const struct config_enum_entry outbox_full_options[] = {
 	{NULL, 0, false}
 };
 
+static bool has_transport(const char *scheme);
 static bool check_url(char **newval, void **extra, GucSource source);
 static void assign_url(const char *newval, void *extra);
 static const char *show_url(void);
@@ -295,6 +296,13 @@ define_file(const char *name, const char *description, char **variable)
 							   NULL, NULL, NULL);
 }
 
+/* Whether messages can be published to URLs of a scheme. */
+static bool
+has_transport(const char *scheme)
+{
+	return strcmp(scheme, "amqp") == 0 || strcmp(scheme, "amqps") == 0;
+}
+
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
@@ -315,6 +323,11 @@ check_url(char **newval, void **extra, GucSource source)
 		if (scratch == NULL)
 			return false;
 		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
+		if (valid && !has_transport(parsed.scheme))
+		{
+			valid = false;
+			reason = "The URL must start with \"amqp://\" or \"amqps://\".";
+		}
 		free(scratch);
 		if (!valid)
 		{

@@ -45,7 +45,7 @@ cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s
 		return false;
 	}
 
-	open.virtual_host = amqp_cstring_bytes(url->vhost);
+	open.virtual_host = amqp_cstring_bytes(url->path);
 	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
 						   &open);
 	return cqrs_amqp_await(connection, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,

@@ -14,7 +14,7 @@
 #include "utils/relcache.h"
 
 #include "catalog.h"
-#include "outbox.h"
+#include "message.h"
 
 /* What hooks are called for; errors in them name it. */
 typedef struct CqrsHookSubject

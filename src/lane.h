@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "outbox.h"
+#include "message.h"
 #include "shared.h"
 
 /* Which of the publishers of a database this process is. */

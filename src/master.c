@@ -24,8 +24,8 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
-#include "catalog.h"
 #include "master.h"
+#include "objects.h"
 
 /* Columns of cqrs.master; the options follow in the order of CqrsOption */
 enum
@@ -36,7 +36,8 @@ enum
 	MASTER_NATTS = MASTER_FIRST_OPTION + CQRS_NOPTIONS - 1
 };
 
-const int	cqrs_master_natts = MASTER_NATTS;
+StaticAssertDecl(MASTER_NATTS == CQRS_MASTER_NATTS,
+				 "cqrs.master has as many columns as objects.h says");
 
 static HeapTuple find_tuple(Relation master, const char *cqrs_id);
 static CqrsMasterRow *row_from_tuple(Relation master, HeapTuple tuple);

@@ -52,9 +52,6 @@ typedef struct CqrsMasterRow
  */
 extern char *cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg);
 
-/* How many columns cqrs.master has in the version that this library is for. */
-extern const int cqrs_master_natts;
-
 /* The values of options in the types of C: NULL, NIL and -1 for null. */
 extern char *cqrs_master_text(const CqrsMasterRow *row, CqrsOption option);
 extern List *cqrs_master_names(const CqrsMasterRow *row, CqrsOption option);

@@ -39,6 +39,7 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/tuptable.h"
+#include "fmgr.h"
 #include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -49,9 +50,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "catalog.h"
 #include "compat.h"
 #include "guc.h"
+#include "objects.h"
 #include "outbox.h"
 #include "pack.h"
 #include "parked.h"
@@ -93,6 +94,8 @@ struct CqrsOutboxWriter
 	MemoryContext rows;			/* reset with each insertion */
 };
 
+PG_FUNCTION_INFO_V1(cqrs_sql_watermark);
+
 static void check_size(void);
 static void finish_pack(CqrsOutboxWriter *writer, int length);
 static void insert_rows(CqrsOutboxWriter *writer);
@@ -101,21 +104,6 @@ static int64 segment_max_id(Oid segment, Oid index);
 static BlockNumber segment_blocks(Oid segment);
 static bool try_truncate(const CqrsObjects *objects, int segment,
 						 int64 watermark, bool *busy);
-
-const char *
-cqrs_signal_name(CqrsSignal signal)
-{
-	switch (signal)
-	{
-		case CQRS_SAVE:
-			return "SAVE";
-		case CQRS_DELETE:
-			return "DELETE";
-		case CQRS_SYNC:
-			return "SYNC";
-	}
-	elog(ERROR, "unknown signal type %d", signal);
-}
 
 CqrsOutboxWriter *
 cqrs_outbox_begin(void)
@@ -358,6 +346,13 @@ cqrs_outbox_watermark(void)
 
 	return DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
 											 ObjectIdGetDatum(objects->watermark)));
+}
+
+/* cqrs.current_watermark() RETURNS bigint */
+Datum
+cqrs_sql_watermark(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(cqrs_outbox_watermark());
 }
 
 void

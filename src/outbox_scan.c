@@ -27,8 +27,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "catalog.h"
-#include "outbox.h"
+#include "objects.h"
+#include "outbox_scan.h"
 #include "pack.h"
 
 /* One segment of a scan, with the message that it would give next. */

@@ -12,7 +12,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "outbox.h"
+#include "message.h"
 
 /* Columns of a segment */
 enum

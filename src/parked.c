@@ -23,7 +23,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "catalog.h"
+#include "objects.h"
 #include "parked.h"
 
 /* Columns of cqrs.parked */

@@ -13,7 +13,7 @@
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 
-#include "outbox.h"
+#include "message.h"
 
 /* Why a message is parked. */
 typedef enum CqrsParkReason

@@ -37,11 +37,11 @@
 #include "utils/snapmgr.h"
 
 #include "backlog.h"
-#include "catalog.h"
 #include "compat.h"
 #include "hold.h"
 #include "lane.h"
 #include "link.h"
+#include "objects.h"
 #include "publisher.h"
 #include "shared.h"
 #include "timing.h"

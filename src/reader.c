@@ -47,7 +47,7 @@
 #include "utils/snapmgr.h"
 
 #include "guc.h"
-#include "outbox.h"
+#include "outbox_scan.h"
 #include "parked.h"
 #include "reader.h"
 

@@ -46,6 +46,7 @@
 #include "hook.h"
 #include "keys.h"
 #include "master.h"
+#include "objects.h"
 #include "parked.h"
 #include "sync.h"
 

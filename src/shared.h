@@ -16,6 +16,8 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
+#include "limits.h"
+
 /*
  * States of a publisher.  STOPPED: no process.  STARTING → UNCONFIGURED,
  * PAUSED or CONNECTING.  UNCONFIGURED (no cqrs.url) → CONNECTING once a URL is
@@ -42,7 +44,6 @@ typedef enum CqrsPublisherState
 } CqrsPublisherState;
 
 #define CQRS_ERROR_BYTES 512
-#define CQRS_MAX_LANES 16
 
 /* What the lanes of a database know of their lease at the broker. */
 typedef enum CqrsLease

@@ -17,12 +17,10 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "outbox.h"
 #include "shared.h"
-#include "utility.h"
+#include "wake.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_publisher_stats);
-PG_FUNCTION_INFO_V1(cqrs_sql_watermark);
 PG_FUNCTION_INFO_V1(cqrs_sql_wake_publisher);
 
 #define STATS_NATTS		16
@@ -118,18 +116,11 @@ lane_stats(CqrsSlot *slot, int number, int nlanes, TupleDesc desc)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* cqrs.current_watermark() RETURNS bigint */
-Datum
-cqrs_sql_watermark(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(cqrs_outbox_watermark());
-}
-
 /* cqrs.wake_publisher() RETURNS void: start it, or have it look around. */
 Datum
 cqrs_sql_wake_publisher(PG_FUNCTION_ARGS)
 {
-	cqrs_utility_wake_at_commit();
+	cqrs_wake_at_commit();
 	PG_RETURN_VOID();
 }
 

@@ -29,7 +29,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "capture.h"
 #include "triggers.h"
 
 static void create_truncate_trigger(Oid relid);

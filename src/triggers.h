@@ -12,6 +12,14 @@
 
 #include "master.h"
 
+/*
+ * Names of the triggers on a master's table.  Triggers fire in the order of
+ * their names: after the user's, so that what these decide is known.
+ */
+#define CQRS_TRIGGER_UPDATE			"zz_cqrs_update"
+#define CQRS_TRIGGER_INSERT_DELETE	"zz_cqrs_insert_delete"
+#define CQRS_TRIGGER_TRUNCATE		"zz_cqrs_truncate"
+
 /* Add those of cqrs_revision and cqrs_updated that a table does not have. */
 extern void cqrs_triggers_add_columns(Oid relid);
 

@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
@@ -34,6 +33,7 @@
 #include "ddl.h"
 #include "shared.h"
 #include "utility.h"
+#include "wake.h"
 
 typedef enum Followup
 {
@@ -44,9 +44,6 @@ typedef enum Followup
 } Followup;
 
 static ProcessUtility_hook_type previous_hook;
-static bool wake_at_commit = false;
-static bool vacated = false;
-static bool rescan_at_commit = false;
 
 static void process_utility(PlannedStmt *statement, const char *query,
 							bool read_only_tree,
@@ -60,22 +57,12 @@ static bool may_create_databases(void);
 static void vacate_database(const char *name);
 static void vacate_template(const char *name);
 static const char *template_database(const CreatedbStmt *create);
-static void at_transaction_end(XactEvent event, void *arg);
 
 void
 cqrs_utility_init(void)
 {
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
-	RegisterXactCallback(at_transaction_end, NULL);
-}
-
-void
-cqrs_utility_wake_at_commit(void)
-{
-	/* Taking a slot can fail, and must not once the transaction is committed. */
-	(void) cqrs_shared_my_slot();
-	wake_at_commit = true;
 }
 
 static void
@@ -109,10 +96,7 @@ before_utility(Node *parsetree)
 		case T_DropStmt:
 			if (cqrs_ddl_drops_extension(parsetree) && superuser() &&
 				cqrs_shared_slot(MyDatabaseId, false) != NULL)
-			{
-				vacated = true;
-				cqrs_shared_vacate(MyDatabaseId);
-			}
+				cqrs_wake_vacate();
 			break;
 
 		case T_DropdbStmt:
@@ -178,7 +162,7 @@ after_utility(Followup followup)
 	if (followup == FOLLOWUP_NONE)
 		return;
 	if (followup == FOLLOWUP_RESCAN)
-		rescan_at_commit = true;
+		cqrs_wake_rescan_at_commit();
 	else if (cqrs_shared_slot(MyDatabaseId, false) == NULL)
 		return;
 	else if (followup == FOLLOWUP_WAKE_NOW)
@@ -188,7 +172,7 @@ after_utility(Followup followup)
 		cqrs_shared_want_publisher();
 	}
 	else
-		cqrs_utility_wake_at_commit();
+		cqrs_wake_at_commit();
 }
 
 /* PostgreSQL's own function is not exported by all versions. */
@@ -254,19 +238,4 @@ template_database(const CreatedbStmt *create)
 			return defGetString(option);
 	}
 	return "template1";
-}
-
-static void
-at_transaction_end(XactEvent event, void *arg)
-{
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE)
-		return;
-	/* Also when what made it leave was undone, as a whole or in part. */
-	if (vacated || (wake_at_commit && event == XACT_EVENT_COMMIT))
-		cqrs_shared_want_publisher();
-	if (rescan_at_commit && event == XACT_EVENT_COMMIT)
-		cqrs_shared_wake_launcher(true);
-	wake_at_commit = vacated = false;
-	rescan_at_commit = false;
 }

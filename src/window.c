@@ -31,7 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "guc.h"
-#include "outbox.h"
+#include "message.h"
 #include "window.h"
 
 /* Messages at most: two windows of the largest setting, a power of two. */
