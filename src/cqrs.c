@@ -14,12 +14,12 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "capture.h"
-#include "guc.h"
-#include "launcher.h"
-#include "shared.h"
-#include "utility.h"
-#include "wake.h"
+#include "base/guc.h"
+#include "base/shared.h"
+#include "capture/capture.h"
+#include "schema/utility_hook.h"
+#include "worker/launcher.h"
+#include "worker/wake.h"
 
 PG_MODULE_MAGIC;
 
