@@ -75,7 +75,7 @@ extern char *cqrs_hook_delete_data(const CqrsHookSubject *subject,
 extern char *cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 							const CqrsMessage *message);
 
-/* The correlation id: the setting's, the function's, or NULL. */
+/* The correlation id of the setting's function, or NULL. */
 extern char *cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 									  const CqrsMessage *message);
 
