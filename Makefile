@@ -27,7 +27,8 @@ PROVE_TESTS = $(wildcard test/t/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
-EXTRA_CLEAN = $(TEST_TOOLS) test-output
+TEST_MODULES = test/tools/late_change.so
+EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
@@ -56,6 +57,9 @@ endif
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
+
+$(TEST_MODULES): %.so: %.c
+	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $<
 
 # A list given on the command line runs that list alone; the others are run
 # only when none is given.

@@ -117,7 +117,8 @@ build_and_install()
 	make="make -s -C $src PG_CONFIG=$pg_config with_llvm=no WERROR=1"
 	make="$make ${COVERAGE:+COPT=--coverage}"
 	$make -j"$(nproc)" all \
-		test/tools/cqrs_consume test/bench/bare_publisher
+		test/tools/cqrs_consume test/tools/late_change.so \
+		test/bench/bare_publisher
 
 	# Programs find the rest of their installation from where they lie, through
 	# links: so they are copied, and all else is linked.
@@ -142,6 +143,7 @@ build_and_install()
 	export CQRS_BINDIR=$pg_bindir CQRS_PKGLIBDIR=$install$pkglibdir
 	export CQRS_SHAREDIR=$install$sharedir
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
+	export CQRS_LATE_CHANGE=$src/test/tools/late_change.so
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
 }
