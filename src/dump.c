@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #include "catalog/pg_authid.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -221,7 +220,7 @@ write_rows(CqrsStream *stream, DumpFile *file)
 	initStringInfo(&file->buffer);
 	cqrs_progress_begin(&progress, CQRS_PROGRESS_DUMP,
 						stream->master->cqrs_id, stream->relation->relid,
-						stream->estimate);
+						stream->query->estimate);
 	appendStringInfoString(&file->buffer,
 						   pg_server_to_any(stream->master->cqrs_id,
 											strlen(stream->master->cqrs_id),

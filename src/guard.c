@@ -103,7 +103,6 @@ struct CqrsGuardedHook
 static List *masters_above(Oid relid, bool *own);
 static List *read_key(Oid relid);
 static void read_triggers(CqrsGuardedTable *facts);
-static List *usable_functions(const char *name);
 static CqrsGuardedTable *predict(const CqrsGuardedTable *before, List *commands);
 static void check_table(bool disables_trigger, const CqrsGuardedTable *before,
 						const CqrsGuardedTable *after);
@@ -278,27 +277,11 @@ cqrs_guard_hooks(List *rows)
 			facts = palloc(sizeof(CqrsGuardedHook));
 			facts->cqrs_id = row->cqrs_id;
 			facts->hook = i;
-			facts->functions = usable_functions(name);
+			facts->functions = cqrs_function_candidates(name);
 			result = lappend(result, facts);
 		}
 	}
 	return result;
-}
-
-static List *
-usable_functions(const char *name)
-{
-	List	   *functions = NIL;
-	FuncCandidateList candidate;
-
-	for (candidate = FuncnameGetCandidates(cqrs_qualified_name_list(name), -1,
-										   NIL, false, false, false, true);
-		 candidate != NULL; candidate = candidate->next)
-	{
-		if (func_volatile(candidate->oid) != PROVOLATILE_VOLATILE)
-			functions = lappend_oid(functions, candidate->oid);
-	}
-	return functions;
 }
 
 /* A table as it would be after those commands that rewrite it. */
@@ -506,7 +489,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 		return;
 	name = cqrs_master_text(row, hooks[before->hook]);
 	if (name == NULL ||
-		list_difference_oid(before->functions, usable_functions(name)) == NIL)
+		list_difference_oid(before->functions, cqrs_function_candidates(name)) == NIL)
 		return;
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(row->relid));
 	if (!HeapTupleIsValid(tuple))

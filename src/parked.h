@@ -38,8 +38,8 @@ typedef struct CqrsParked
 } CqrsParked;
 
 /*
- * All parked messages, CqrsParked, by id, in the current context.  The caller
- * has a lock that keeps others from removing them.
+ * All parked messages, CqrsParked, by id, in the current context.  A caller
+ * who removes some has locked others out.
  */
 extern List *cqrs_parked_read_all(void);
 

@@ -59,12 +59,14 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 	HeapTupleData tuple;
 	HeapTuple	row = &tuple;
 	CqrsRelation *relation;
-	CqrsMaster *master = cqrs_catalog_master(cqrs_id, &relation);
+	CqrsMaster *master;
+	Relation	rel = cqrs_catalog_open(cqrs_id, AccessShareLock, &relation,
+										&master);
 	CqrsHookScope scope;
-	Relation	rel;
+	CqrsRow		values;
 	char	   *json;
 
-	if (cqrs_sync_record(header, &tuple) != relation)
+	if (cqrs_sync_record(header, &tuple) != relation->relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row is not of the table of master \"%s\"", cqrs_id),
@@ -73,12 +75,14 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 						   get_rel_name(relation->relid)),
 				 errhint("See cqrs.master for the masters of a table.")));
 
-	rel = table_open(relation->relid, AccessShareLock);
 	/* A serializer has the owner's rights, and the row may be made up. */
 	if (master->serializer != NULL &&
 		!cqrs_owns_relation(relation->relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 					   RelationGetRelationName(rel));
+	cqrs_row_init(&values, rel);
+	cqrs_row_set(&values, rel, row);
+	cqrs_row_check(rel, relation, &values);
 	cqrs_hook_enter(&scope, rel, relation);
 	cqrs_instance_data(rel, relation, master, &row, 1, &json);
 	cqrs_hook_leave(&scope);
@@ -91,12 +95,12 @@ Datum
 cqrs_is_initial_save(PG_FUNCTION_ARGS)
 {
 	HeapTupleData tuple;
-	CqrsRelation *relation = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0),
-											  &tuple);
-	Relation	rel = table_open(relation->relid, AccessShareLock);
+	Oid			relid = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0),
+										 &tuple);
+	Relation	rel = table_open(relid, AccessShareLock);
 	bool		initial = true;
 
-	(void) cqrs_sync_find(rel, &tuple, find_initial, &initial);
+	(void) cqrs_sync_find(rel, &tuple, true, find_initial, &initial);
 
 	table_close(rel, AccessShareLock);
 	PG_RETURN_BOOL(initial);
@@ -106,7 +110,8 @@ cqrs_is_initial_save(PG_FUNCTION_ARGS)
  * Whether the current transaction has saved the row with the key of "tuple"
  * once at the most.  A row that comes out of a query has no xmin, so the row
  * is looked up, with all that the transaction has done so far.  This tells
- * nothing about other transactions, and so needs no rights.
+ * nothing about other transactions, and so needs no rights.  For want of them,
+ * it keeps no lock either.
  */
 static bool
 find_initial(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
@@ -180,9 +185,9 @@ Datum
 cqrs_sql_check_master(PG_FUNCTION_ARGS)
 {
 	CqrsRelation *relation;
-	CqrsMaster *master = cqrs_catalog_master(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-											 &relation);
-	Relation	rel = table_open(relation->relid, AccessShareLock);
+	CqrsMaster *master;
+	Relation	rel = cqrs_catalog_open(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+										AccessShareLock, &relation, &master);
 	CqrsHookScope scope;
 
 	cqrs_hook_enter(&scope, rel, relation);
