@@ -144,3 +144,86 @@ SELECT cqrs_alter('c', '{"serializer": null}');
 
 DROP TABLE alice.o;
 RESET ROLE;
+
+-- Functions and operators that fit the calls of the install script better than
+-- those of pg_catalog, in the schema of the extension and in the path of its
+-- creator, before it is created.
+DROP EXTENSION cqrs CASCADE;
+GRANT CREATE ON SCHEMA public TO regress_bob;
+SET ROLE regress_bob;
+CREATE FUNCTION bob.runs(anyelement) RETURNS anyelement LANGUAGE plpgsql
+	AS $$BEGIN RAISE EXCEPTION 'running as %', current_user; END$$;
+DO $do$
+DECLARE
+	schema text;
+	type text;
+	name text;
+BEGIN
+	FOREACH schema IN ARRAY '{public,bob}'::text[] LOOP
+		FOREACH type IN ARRAY '{text,bigint,integer,boolean,timestamptz,numeric,oid}'::text[] LOOP
+			EXECUTE format($$CREATE FUNCTION %1$s.step(%2$s[], %2$s) RETURNS %2$s[] LANGUAGE sql
+				AS 'SELECT bob.runs($1)'$$, schema, type);
+			FOREACH name IN ARRAY '{array_agg,count,sum,min,max,bool_or}'::text[] LOOP
+				EXECUTE format('CREATE AGGREGATE %1$s.%2$s(%3$s) (SFUNC = %1$s.step, STYPE = %3$s[])',
+					schema, name, type);
+			END LOOP;
+			EXECUTE format($$CREATE FUNCTION %1$s.compare(%2$s, %2$s) RETURNS boolean LANGUAGE sql
+				AS 'SELECT bob.runs(true)'$$, schema, type);
+			FOREACH name IN ARRAY '{>,<,=,<>,~}'::text[] LOOP
+				EXECUTE format('CREATE OPERATOR %1$s.%2$s (LEFTARG = %3$s, RIGHTARG = %3$s, FUNCTION = %1$s.compare)',
+					schema, name, type);
+			END LOOP;
+		END LOOP;
+		EXECUTE format($$CREATE FUNCTION %s.array_position(text[], text) RETURNS integer LANGUAGE sql
+			AS 'SELECT bob.runs(1)'$$, schema);
+	END LOOP;
+END
+$do$;
+RESET ROLE;
+SET search_path = bob, pg_catalog, public;
+CREATE EXTENSION cqrs SCHEMA public;
+RESET search_path;
+
+-- What the extension's objects use that is not its own or PostgreSQL's: none.
+-- The bodies of functions do not show here, so each has a path of its own.
+WITH RECURSIVE own (classid, objid) AS (
+	SELECT classid, objid FROM pg_depend
+		WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+			AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'cqrs')
+	UNION SELECT d.classid, d.objid FROM pg_depend d
+		JOIN own o ON d.refclassid = o.classid AND d.refobjid = o.objid
+		WHERE d.deptype IN ('i', 'a', 'P', 'S'))
+SELECT pg_describe_object(d.classid, d.objid, d.objsubid), pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
+	FROM pg_depend d JOIN own USING (classid, objid)
+	WHERE d.refobjid >= 16384 AND d.deptype <> 'e'
+		AND (d.refclassid, d.refobjid) NOT IN (SELECT classid, objid FROM own);
+SELECT p.oid::regprocedure, p.proconfig
+	FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+	WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+		AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'cqrs')
+		AND p.prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c')
+		AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}';
+
+-- They work in the path of anybody, and with temporary tables in it.
+CREATE TABLE alice.i (id int PRIMARY KEY);
+SELECT cqrs_register('alice.i', 'i');
+GRANT pg_monitor TO regress_bob;
+SET ROLE regress_bob;
+SET search_path = bob, public, pg_catalog;
+CREATE TEMP TABLE pg_class (oid oid, relname text);
+CREATE TEMP TABLE pg_trigger (oid oid);
+SELECT count(*) FROM cqrs_check();
+SELECT pending, parked, confirmed FROM cqrs.stats;
+SELECT pg_catalog.count(pid) FROM cqrs.lanes;
+RESET search_path;
+DROP TABLE pg_temp.pg_class, pg_temp.pg_trigger;
+RESET ROLE;
+SELECT pg_catalog.count(*) FROM cqrs_check();
+SELECT pending, parked, confirmed FROM cqrs.stats;
+INSERT INTO alice.i VALUES (1);
+SELECT pg_catalog.count(*) FROM cqrs.outbox;
+UPDATE test_mark SET id = 0;
+
+DROP SCHEMA alice CASCADE;
+DROP OWNED BY regress_alice, regress_bob CASCADE;
+DROP ROLE regress_alice, regress_bob;
