@@ -8,8 +8,8 @@
  * pg_proc.  The hooks of a master are kept with it in the cache of catalog.c,
  * those of settings here.
  *
- * They have to be STABLE or IMMUTABLE, so that PostgreSQL itself refuses
- * writes in them: triggers queued this late would never fire.  They have to
+ * They have to be STABLE or IMMUTABLE, which is what they are called for; that
+ * they do not write is ensured while they run (hook.c).  They have to
  * have one of some exact signatures, and the owner of the table has to be
  * allowed to call them.
  *
