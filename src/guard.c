@@ -55,6 +55,7 @@
 #include "function.h"
 #include "guard.h"
 #include "master.h"
+#include "parked.h"
 
 /* Functions that masters name. */
 static const CqrsOption hooks[] = {
@@ -116,6 +117,8 @@ static void check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *a
 					   const CqrsMasterRow *row);
 static void refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 				   const char *reason, const char *hint);
+static void follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+						  const CqrsMasterRow *row);
 static void follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 						   CqrsMasterRow *row);
 
@@ -338,6 +341,7 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 		if (!own)
 			continue;
 		check_columns(before, after, row);
+		follow_parked(before, after, row);
 		follow_renames(before, after, row);
 		check_keys(before, after, row);
 	}
@@ -528,6 +532,21 @@ refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 			 errmsg("cannot %s of table \"%s\"", action, get_rel_name(relid)),
 			 errdetail("Master \"%s\" %s.", row->cqrs_id, reason),
 			 errhint("%s", hint)));
+}
+
+/* Parked messages of deleted rows keep the rows, which name all columns. */
+static void
+follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+			  const CqrsMasterRow *row)
+{
+	for (int i = 0; i < before->ncolumns; i++)
+	{
+		const char *from = before->columns[i].name;
+		const char *to = after->columns[i].name;
+
+		if (from != NULL && (to == NULL || strcmp(from, to) != 0))
+			cqrs_parked_follow(row->cqrs_id, from, to);
+	}
 }
 
 /* Have a master name renamed columns anew, so that its messages stay. */

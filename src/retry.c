@@ -121,12 +121,21 @@ lock_tables(const char *cqrs_id, ArrayType *ids)
 
 	MemoryContextSwitchTo(caller);
 	foreach(lc, messages)
-		tables = list_append_unique_oid(tables, table_of(lfirst(lc)));
+	{
+		Oid			relid = table_of(lfirst(lc));
+
+		if (OidIsValid(relid))
+			tables = list_append_unique_oid(tables, relid);
+	}
 	MemoryContextDelete(context);
 
 	list_sort(tables, list_oid_cmp);
 	foreach(lc, tables)
+	{
 		LockDatabaseObject(class, lfirst_oid(lc), 0, AccessExclusiveLock);
+		/* Renamed columns are renamed in parked messages as well. */
+		LockRelationOid(lfirst_oid(lc), RowShareLock);
+	}
 	return tables;
 }
 
