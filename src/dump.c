@@ -29,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "instance.h"
 #include "progress.h"
 #include "stream.h"
 
@@ -111,6 +112,7 @@ begin_dump(const char *cqrs_id)
 	Dump	   *dump = palloc0(sizeof(Dump));
 
 	dump->stream = cqrs_stream_begin(cqrs_id);
+	cqrs_instance_check_owner(dump->stream->relation, dump->stream->master);
 	dump->lines_context = AllocSetContextCreate(CurrentMemoryContext,
 												"cqrs dump lines",
 												ALLOCSET_DEFAULT_SIZES);
@@ -171,6 +173,7 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	check_file_name(name);
 
 	stream = cqrs_stream_begin(cqrs_id);
+	cqrs_instance_check_owner(stream->relation, stream->master);
 	cqrs_stream_query(stream, cqrs_stream_row_query(stream, NULL));
 	file.name = name;
 	file.temporary = psprintf("%s.cqrs_%d", name, MyProcPid);

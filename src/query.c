@@ -60,7 +60,7 @@ static void enter_error_context(ErrorContextCallback *callback,
 								const char *text);
 static void error_context(void *arg);
 
-CqrsQuery *
+CqrsQuery  *
 cqrs_query_begin(const char *text, int nparams, const Oid *types,
 				 const Datum *values)
 {
@@ -79,6 +79,7 @@ cqrs_query_begin(const char *text, int nparams, const Oid *types,
 												ALLOCSET_DEFAULT_SIZES);
 	state->context = context;
 	text = pstrdup(text);
+
 	state->receiver.receiver.receiveSlot = receive_row;
 	state->receiver.receiver.rStartup = start_receiver;
 	state->receiver.receiver.rShutdown = no_action;

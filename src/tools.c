@@ -13,7 +13,6 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -22,7 +21,6 @@
 
 #include "capture.h"
 #include "catalog.h"
-#include "compat.h"
 #include "guc.h"
 #include "hook.h"
 #include "instance.h"
@@ -75,11 +73,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 						   get_rel_name(relation->relid)),
 				 errhint("See cqrs.master for the masters of a table.")));
 
-	/* A serializer has the owner's rights, and the row may be made up. */
-	if (master->serializer != NULL &&
-		!cqrs_owns_relation(relation->relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
-					   RelationGetRelationName(rel));
+	cqrs_instance_check_owner(relation, master);
 	cqrs_row_init(&values, rel);
 	cqrs_row_set(&values, rel, row);
 	cqrs_row_check(rel, relation, &values);
