@@ -145,6 +145,261 @@ SELECT cqrs_alter('c', '{"serializer": null}');
 DROP TABLE alice.o;
 RESET ROLE;
 
+-- Columns that are renamed or dropped are so in the rows of parked DELETEs.
+SET ROLE regress_alice;
+CREATE TABLE alice.r (id int, "a ""b" int, n text, PRIMARY KEY (id, "a ""b"));
+CREATE FUNCTION alice.r_data(r alice.r) RETURNS jsonb STABLE LANGUAGE plpgsql
+	AS $$BEGIN RETURN to_jsonb(r) - '{cqrs_revision,cqrs_updated}'::text[] || jsonb_build_object('x', 1 / current_setting('intrusion.divisor')::int); END$$;
+SELECT cqrs_register('alice.r', 'r', delete_data => 'alice.r_data', on_error => 'park');
+INSERT INTO alice.r VALUES (1, 2, '{"a \"b": ",}'), (3, 4, NULL);
+RESET ROLE;
+SELECT test_skip();
+SET intrusion.divisor = 0;
+DELETE FROM alice.r;
+SET intrusion.divisor = 1;
+ALTER TABLE alice.r RENAME "a ""b" TO "n""";
+ALTER TABLE alice.r RENAME id TO key;
+ALTER TABLE alice.r RENAME n TO id;
+SELECT test_undated(row_data) FROM cqrs.parked ORDER BY id;
+SELECT cqrs_alter('r', '{"fields": ["key", "n\""], "field_map": null}');
+ALTER TABLE alice.r DROP COLUMN id;
+ALTER TABLE alice.r ADD COLUMN id timestamptz;
+SELECT test_undated(row_data) FROM cqrs.parked ORDER BY id;
+-- What an administrator has written is left alone, unless it is an object.
+UPDATE cqrs.parked SET row_data = CASE instance_pk WHEN '[1,2]' THEN replace(row_data, ',"', E' ,\n "') ELSE '["key"]' END;
+ALTER TABLE alice.r RENAME key TO k;
+SELECT test_undated(replace(row_data, E' ,\n ', ',')) FROM cqrs.parked ORDER BY id;
+DELETE FROM cqrs.parked WHERE row_data = '["key"]';
+SELECT cqrs_retry_parked('r');
+SELECT test_messages();
+-- A row without its key is none.
+SET intrusion.divisor = 0;
+INSERT INTO alice.r VALUES (5, 6);
+DELETE FROM alice.r;
+UPDATE cqrs.parked SET row_data = '{"n": 1, "cqrs_revision": 0, "cqrs_updated": "today"}';
+SELECT test_error($$SELECT cqrs_retry_parked('r')$$);
+DELETE FROM cqrs.parked;
+DROP TABLE alice.r CASCADE;
+
+-- What is sent must be readable by the role that has it sent.
+GRANT UPDATE ON alice.c TO regress_bob;
+REVOKE SELECT ON alice.c FROM regress_bob;
+GRANT SELECT (id, n) ON alice.c TO regress_bob;
+SELECT test_skip();
+SET ROLE regress_bob;
+SELECT test_error($$SELECT cqrs_sync(ROW(1, '', 0, now())::alice.c, 'bobs_queue')$$);
+SELECT test_error($$SELECT cqrs_sync('c', NULL, 'bobs_queue')$$);
+SELECT test_error($$SELECT cqrs_diff_sync(ARRAY['c,2026-11-23 06:01:02+00:00,bobs_queue', '[1]'])$$);
+CALL cqrs_sync_all('c', queue => 'bobs_queue');
+RESET ROLE;
+SELECT test_messages();
+GRANT SELECT ON alice.c TO regress_bob;
+SET ROLE regress_bob;
+SELECT cqrs_sync(ROW(1, '', 0, now())::alice.c, 'bobs_queue');
+RESET ROLE;
+SELECT test_messages();
+-- A serializer reads with the rights of the owner, so what it makes is his.
+SET ROLE regress_alice;
+CREATE TABLE alice.secret (s text);
+INSERT INTO alice.secret VALUES ('of alice');
+CREATE FUNCTION alice.c_secret(alice.c) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT jsonb_build_object('id', $1.id, 's', s) FROM alice.secret$$;
+SELECT cqrs_alter('c', '{"serializer": "alice.c_secret"}');
+SET ROLE regress_bob;
+SELECT test_error($$SELECT cqrs_bulk_dump('c')$$);
+SELECT test_error($$SELECT cqrs_to_json(x, 'c') FROM alice.c x LIMIT 1$$);
+RESET ROLE;
+SELECT cqrs_alter('c', '{"serializer": null}');
+
+-- Texts that are not valid in the encoding of the database.
+CREATE EXTENSION dblink;
+CREATE FUNCTION connect_with(option text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	detail text;
+BEGIN
+	PERFORM dblink_connect('encoding', format('postgresql:///%s?host=%s&port=%s&options=-c%%20%s',
+		current_database(), replace(split_part(current_setting('unix_socket_directories'), ',', 1), '/', '%2F'),
+		current_setting('port'), option));
+	SELECT setting INTO detail FROM dblink('encoding',
+		format('SHOW %s', split_part(option, '%', 1))) AS t (setting text);
+	PERFORM dblink_disconnect('encoding');
+	RETURN detail;
+EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN substring(detail FROM 'FATAL:.*');
+END
+$$;
+SELECT connect_with('cqrs.correlation_id%3D%C3%BC');
+SELECT connect_with('cqrs.correlation_id%3D%FF%FE');
+SELECT connect_with('cqrs.correlation_id%3Dabc%C3');
+SELECT connect_with('cqrs.meta_function%3D%FF.f');
+SELECT connect_with('cqrs.correlation_function%3D%FF.f');
+DROP FUNCTION connect_with;
+DROP EXTENSION dblink;
+
+-- A function in a schema that others must not use is not their business.
+CREATE SCHEMA hidden AUTHORIZATION regress_alice;
+SET ROLE regress_alice;
+CREATE FUNCTION hidden.c_json(alice.c) RETURNS jsonb STABLE LANGUAGE sql AS $$SELECT to_jsonb($1)$$;
+SELECT cqrs_alter('c', '{"serializer": "hidden.c_json"}');
+SET ROLE regress_bob;
+CREATE FUNCTION bob.x() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE OR REPLACE FUNCTION bob.x() RETURNS int LANGUAGE sql AS 'SELECT 2';
+ALTER FUNCTION bob.x() STABLE;
+ALTER FUNCTION bob.x() RENAME TO y;
+ALTER FUNCTION bob.y() SET SCHEMA bob;
+DROP FUNCTION bob.y();
+CREATE TABLE bob.t (id int PRIMARY KEY, n text);
+CREATE VIEW bob.v AS SELECT n FROM bob.t;
+SELECT cqrs_register('bob.t', 'bt', fields => '{id}');
+ALTER TABLE bob.t DROP COLUMN n CASCADE;
+DROP TABLE bob.t CASCADE;
+CREATE TABLE bob.t (id int);
+DROP OWNED BY regress_bob;
+SELECT to_regclass('bob.t');
+RESET ROLE;
+CREATE SCHEMA bob AUTHORIZATION regress_bob;
+GRANT USAGE ON SCHEMA alice TO regress_bob;
+SET ROLE regress_alice;
+SELECT test_error('ALTER FUNCTION hidden.c_json(alice.c) VOLATILE');
+SELECT test_error('ALTER FUNCTION hidden.c_json(alice.c) RENAME TO gone');
+SELECT test_error('DROP SCHEMA hidden CASCADE');
+RESET ROLE;
+-- The owner must be able to use it, whoever writes.
+ALTER SCHEMA hidden OWNER TO CURRENT_USER;
+GRANT INSERT ON alice.c TO regress_bob;
+SET ROLE regress_bob;
+INSERT INTO alice.c VALUES (50);
+RESET ROLE;
+SELECT test_error($$SELECT cqrs_alter('c', '{"serializer": "hidden.c_json"}')$$);
+GRANT USAGE ON SCHEMA hidden TO regress_alice;
+SELECT cqrs_alter('c', '{"serializer": "hidden.c_json"}');
+SELECT cqrs_alter('c', '{"serializer": null}');
+DROP SCHEMA hidden CASCADE;
+
+-- Calls of a role without rights keep no locks, in a session that has to look
+-- everything up.
+REVOKE ALL ON alice.c, alice.p FROM regress_bob;
+CREATE VIEW locks AS
+	SELECT locktype, coalesce(relation::regclass::text, classid::regclass::text) AS object, mode FROM pg_locks
+		WHERE pid = pg_backend_pid() AND locktype NOT IN ('virtualxid', 'transactionid')
+			AND coalesce(relation, 16384) >= 16384
+			AND relation::regclass::text IS DISTINCT FROM 'locks'
+		ORDER BY 1, 2, 3;
+GRANT SELECT ON locks TO PUBLIC;
+\c -
+SET client_min_messages = error;
+SET ROLE regress_bob;
+BEGIN;
+SELECT cqrs_retry_parked();
+SELECT cqrs_retry_parked(NULL, '{1}');
+SELECT cqrs_is_initial_save(ROW(1, 'x', 0, now())::alice.c), cqrs_is_initial_save(ROW(1, 'x', 0, now())::alice.p);
+SELECT cqrs_to_json(ROW(1, 'x', 0, '2026-11-23 06:01:02+00')::alice.c, 'c');
+SELECT cqrs_to_json(ROW(1, 'x', 0, '2026-11-23 06:01:02+00')::alice.p, 'p');
+SELECT cqrs_deleted_diff_master('{"c,2026-11-23 06:01:02+00:00"}');
+SELECT cqrs_relation('c'), cqrs_flush(), cqrs_sync(NULL::alice.c);
+SELECT * FROM locks;
+COMMIT;
+-- Who may retry locks others out of his tables only.
+RESET ROLE;
+INSERT INTO cqrs.parked SELECT 1, now(), 'refused', 'e', now(), 'S', 'c', '1', '{}';
+SET ROLE regress_alice;
+BEGIN;
+SELECT cqrs_retry_parked();
+SELECT * FROM locks WHERE locktype = 'object' OR object LIKE 'alice.%' OR object = 'cqrs.parked';
+ROLLBACK;
+RESET ROLE;
+DELETE FROM cqrs.parked;
+-- In what the transaction has written, rows are found, in partitions as well.
+BEGIN;
+INSERT INTO alice.p VALUES (7, 'x');
+SELECT cqrs_is_initial_save(p) FROM alice.p;
+UPDATE alice.p SET n = 'y';
+SELECT cqrs_is_initial_save(p) FROM alice.p;
+SELECT cqrs_is_initial_save(p) FROM alice.p1 p;
+ROLLBACK;
+
+-- Exchanges that owners may choose.
+SET ROLE regress_alice;
+CREATE TABLE alice.e (id int PRIMARY KEY);
+SELECT test_error($$SELECT cqrs_register('alice.e', 'e', exchange => 'billing')$$);
+SELECT cqrs_register('alice.e', 'e', exchange => 'cqrs', routing_key => 'any.key');
+SELECT test_error($$SELECT cqrs_alter('e', '{"exchange": "billing"}')$$);
+SELECT test_error('SET cqrs.allowed_exchanges = billing');
+RESET ROLE;
+SELECT test_error($$SET cqrs.allowed_exchanges = '"'$$);
+SET cqrs.allowed_exchanges = 'other, "Bill,ing"';
+SET ROLE regress_alice;
+SELECT test_error($$SELECT cqrs_alter('e', '{"exchange": "Bill"}')$$);
+SELECT cqrs_alter('e', '{"exchange": "Bill,ing"}');
+SELECT cqrs_alter('e', '{"exchange": "other"}');
+RESET ROLE;
+SET cqrs.allowed_exchanges = '*';
+SET ROLE regress_alice;
+SELECT cqrs_alter('e', '{"exchange": "anything"}');
+RESET ROLE;
+RESET cqrs.allowed_exchanges;
+-- A superuser may give any, and what a master has stays.
+SELECT cqrs_alter('e', '{"exchange": "billing"}');
+SET ROLE regress_alice;
+SELECT cqrs_alter('e', '{"exchange": "billing", "produce": false}');
+SELECT cqrs_alter('e', '{"produce": true}');
+SELECT cqrs_alter('e', '{"exchange": null}');
+SELECT test_error($$SELECT cqrs_alter('e', '{"exchange": "billing"}')$$);
+RESET ROLE;
+-- One role may be allowed more.
+ALTER ROLE regress_alice SET cqrs.allowed_exchanges = 'billing';
+SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'regress_alice'::regrole;
+ALTER ROLE regress_alice RESET ALL;
+
+-- Functions of masters do not write, not through others either.
+SET ROLE regress_alice;
+CREATE TABLE alice.log (n bigint);
+CREATE SEQUENCE alice.numbers;
+CREATE FUNCTION alice.writes() RETURNS bigint VOLATILE LANGUAGE plpgsql
+	AS $$BEGIN INSERT INTO alice.log VALUES (1); RETURN 1; END$$;
+CREATE FUNCTION alice.e_json(alice.e) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT jsonb_build_object('id', $1.id, 'n', alice.writes())$$;
+CREATE FUNCTION alice.e_number(alice.e) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT jsonb_build_object('id', $1.id, 'n', nextval('alice.numbers'))$$;
+CREATE FUNCTION alice.e_sync(alice.e) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT jsonb_build_object('id', $1.id, 'n', public.cqrs_sync('c'::text))$$;
+CREATE FUNCTION alice.e_set(alice.e) RETURNS jsonb STABLE LANGUAGE plpgsql
+	AS $$BEGIN PERFORM set_config('transaction_read_only', 'off', true); RETURN alice.e_json($1); END$$;
+CREATE FUNCTION alice.e_when(int) RETURNS boolean STABLE LANGUAGE sql AS $$SELECT alice.writes() > 0$$;
+SELECT cqrs_alter('e', '{"serializer": "alice.e_json"}');
+BEGIN;
+INSERT INTO alice.e VALUES (1);
+COMMIT;
+SELECT cqrs_alter('e', '{"serializer": "alice.e_number"}');
+INSERT INTO alice.e VALUES (1);
+SELECT cqrs_alter('e', '{"serializer": "alice.e_sync"}');
+INSERT INTO alice.e VALUES (1);
+SELECT cqrs_alter('e', '{"serializer": "alice.e_set"}');
+INSERT INTO alice.e VALUES (1);
+SELECT cqrs_alter('e', '{"serializer": null, "sync_when": "alice.e_when(id)"}');
+INSERT INTO alice.e VALUES (1);
+SELECT cqrs_alter('e', '{"sync_when": null}');
+SELECT count(*) FROM alice.log;
+SELECT is_called FROM alice.numbers;
+-- The session writes as before, after an error and after a message was parked.
+SELECT cqrs_alter('e', '{"serializer": "alice.e_json", "on_error": "park"}');
+BEGIN;
+INSERT INTO alice.e VALUES (1);
+SELECT cqrs_flush();
+SHOW transaction_read_only;
+INSERT INTO alice.log VALUES (2);
+SAVEPOINT s;
+SELECT cqrs_to_json(e, 'e') FROM alice.e;
+ROLLBACK TO s;
+SHOW transaction_read_only;
+INSERT INTO alice.log VALUES (3);
+COMMIT;
+SELECT count(*) FROM alice.log;
+RESET ROLE;
+SELECT error FROM cqrs.parked;
+DELETE FROM cqrs.parked;
+
 -- Functions and operators that fit the calls of the install script better than
 -- those of pg_catalog, in the schema of the extension and in the path of its
 -- creator, before it is created.
