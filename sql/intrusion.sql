@@ -375,6 +375,10 @@ SELECT cqrs_alter('e', '{"serializer": "alice.e_number"}');
 INSERT INTO alice.e VALUES (1);
 SELECT cqrs_alter('e', '{"serializer": "alice.e_sync"}');
 INSERT INTO alice.e VALUES (1);
+CREATE FUNCTION alice.e_alter(alice.e) RETURNS jsonb STABLE LANGUAGE sql
+	AS $$SELECT jsonb_build_object('id', $1.id, 'n', public.cqrs_alter('e', '{"serializer": null}')::text)$$;
+SELECT cqrs_alter('e', '{"serializer": "alice.e_alter"}');
+INSERT INTO alice.e VALUES (1);
 SELECT cqrs_alter('e', '{"serializer": "alice.e_set"}');
 INSERT INTO alice.e VALUES (1);
 SELECT cqrs_alter('e', '{"serializer": null, "sync_when": "alice.e_when(id)"}');
@@ -382,6 +386,11 @@ INSERT INTO alice.e VALUES (1);
 SELECT cqrs_alter('e', '{"sync_when": null}');
 SELECT count(*) FROM alice.log;
 SELECT is_called FROM alice.numbers;
+BEGIN READ ONLY;
+SELECT test_error($$SELECT cqrs_register('alice.log')$$);
+SELECT test_error($$SELECT cqrs_alter('e', '{}')$$);
+SELECT test_error($$SELECT cqrs_unregister('e')$$);
+COMMIT;
 -- The session writes as before, after an error and after a message was parked.
 SELECT cqrs_alter('e', '{"serializer": "alice.e_json", "on_error": "park"}');
 BEGIN;

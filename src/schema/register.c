@@ -78,6 +78,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	Oid			relid;
 	Relation	rel;
 
+	PreventCommandIfReadOnly("cqrs_register()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -133,9 +134,12 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 {
 	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	CqrsMasterRow *row;
-	Relation	rel = lock_master(cqrs_id, &row);
-	Oid			relid = RelationGetRelid(rel);
+	Relation	rel;
+	Oid			relid;
 
+	PreventCommandIfReadOnly("cqrs_unregister()");
+	rel = lock_master(cqrs_id, &row);
+	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
 	refuse_own_changes(relid);
 	cqrs_master_delete(cqrs_id);
@@ -156,6 +160,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	Oid			relid;
 	char	   *exchange;
 
+	PreventCommandIfReadOnly("cqrs_alter()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
