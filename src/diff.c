@@ -70,8 +70,8 @@ static void append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc,
 static char *header_line(const char *cqrs_id);
 static DiffLines read_lines(ArrayType *array, bool with_queue);
 static char *cut_last(char *line);
-static Datum keys_of_line(const char *line, int number,
-						  const CqrsRelation *relation);
+static Jsonb *keys_of_line(const char *line, int number, Relation rel,
+						   const CqrsRelation *relation);
 static void line_error(void *arg);
 static void check_no_row_security(Relation rel);
 static List *missing_keys(const DiffLines *lines, MemoryContext context);
@@ -207,30 +207,30 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 	rel = table_open(relation->relid, RowShareLock);
 	cqrs_sync_check_privilege(rel);
 
-	query = psprintf("SELECT r.tableoid, r.ctid FROM (SELECT DISTINCT k.* FROM %s) k, %s AS r WHERE %s",
-					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
+	query = psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s "
+					 "GROUP BY r.tableoid, r.ctid ORDER BY pg_catalog.min(k.n)",
+					 cqrs_sync_table(rel),
 					 cqrs_keys_condition(rel, relation));
 	SPI_connect();
 	for (int i = 1; i < list_length(lines.lines) && master->produce; i++)
 	{
-		Oid			type = JSONBOID;
 		ErrorContextCallback callback;
-		Datum		keys;
+		Jsonb	   *keys;
 		Portal		portal;
 
 		callback.callback = line_error;
 		callback.arg = &i;
 		callback.previous = error_context_stack;
 		error_context_stack = &callback;
-		keys = keys_of_line(list_nth(lines.lines, i), i + 1, relation);
-		if (keys != (Datum) 0)
+		keys = keys_of_line(list_nth(lines.lines, i), i + 1, rel, relation);
+		if (keys != NULL)
 		{
-			portal = SPI_cursor_open_with_args(NULL, query, 1, &type, &keys,
-											   NULL, true,
-											   CURSOR_OPT_NO_SCROLL);
+			cqrs_keys_offer(keys, rel, relation);
+			portal = cqrs_sync_open_cursor(NULL, query);
 			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue,
 										 portal, NULL, NULL);
 			SPI_cursor_close(portal);
+			cqrs_keys_withdraw();
 		}
 		error_context_stack = callback.previous;
 	}
@@ -284,9 +284,9 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 	(void) cqrs_catalog_master(lines->cqrs_id, &relation);
 	rel = table_open(relation->relid, AccessShareLock);
 	check_no_row_security(rel);
-	query = psprintf("SELECT pg_catalog.string_agg(e.key::pg_catalog.text, ',' ORDER BY e.n) "
-					 "FROM %s WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",
-					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
+	query = psprintf("SELECT pg_catalog.string_agg(k.key::pg_catalog.text, ',' ORDER BY k.n) "
+					 "FROM " CQRS_KEYS_SOURCE " WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",
+					 cqrs_sync_table(rel),
 					 cqrs_keys_condition(rel, relation));
 	answer = lappend(answer, pstrdup(linitial(lines->lines)));
 
@@ -298,19 +298,19 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 	SPI_connect();
 	for (int i = 1; i < list_length(lines->lines); i++)
 	{
-		Oid			type = JSONBOID;
 		ErrorContextCallback callback;
-		Datum		keys;
+		Jsonb	   *keys;
 		char	   *missing;
 
 		callback.callback = line_error;
 		callback.arg = &i;
 		callback.previous = error_context_stack;
 		error_context_stack = &callback;
-		keys = keys_of_line(list_nth(lines->lines, i), i + 1, relation);
-		if (keys != (Datum) 0)
+		keys = keys_of_line(list_nth(lines->lines, i), i + 1, rel, relation);
+		if (keys != NULL)
 		{
-			(void) SPI_execute_with_args(query, 1, &type, &keys, NULL, true, 0);
+			cqrs_keys_offer(keys, rel, relation);
+			(void) SPI_execute(query, true, 0);
 			missing = SPI_getvalue(SPI_tuptable->vals[0],
 								   SPI_tuptable->tupdesc, 1);
 			if (missing != NULL)
@@ -321,6 +321,7 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 				MemoryContextSwitchTo(caller);
 			}
 			SPI_freetuptable(SPI_tuptable);
+			cqrs_keys_withdraw();
 		}
 		error_context_stack = callback.previous;
 	}
@@ -404,16 +405,17 @@ cut_last(char *line)
 	return comma + 1;
 }
 
-/* The keys of a line as jsonb, or 0 when it is empty. */
-static Datum
-keys_of_line(const char *line, int number, const CqrsRelation *relation)
+/* The keys of a line, or NULL when it is empty. */
+static Jsonb *
+keys_of_line(const char *line, int number, Relation rel,
+			 const CqrsRelation *relation)
 {
-	Datum		keys;
+	Jsonb	   *keys;
 
 	if (line[0] == '\0')
-		return (Datum) 0;
-	keys = DirectFunctionCall1(jsonb_in, CStringGetDatum(line));
-	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), relation))
+		return NULL;
+	keys = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(line)));
+	if (!cqrs_keys_are_valid(keys, rel, relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("line %d is not an array of keys", number),

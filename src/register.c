@@ -36,6 +36,7 @@
 #include "compat.h"
 #include "guc.h"
 #include "hook.h"
+#include "keys.h"
 #include "master.h"
 #include "options.h"
 #include "shared.h"
@@ -58,6 +59,7 @@ static void check_table(Relation rel);
 static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
+static void check_key(Oid relid, const CqrsMasterRow *row);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
@@ -113,6 +115,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	refuse_own_changes(relid);
 	cqrs_triggers_add_columns(relid);
 	check_definition(relid, &row);
+	check_key(relid, &row);
 	check_same_replication(&row);
 	cqrs_triggers_create(relid);
 	cqrs_triggers_enable(&row);
@@ -315,6 +318,19 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 	cqrs_hook_enter(&scope, rel, &relation);
 	cqrs_hook_check(&relation, linitial(relation.masters));
 	cqrs_hook_leave(&scope);
+	table_close(rel, NoLock);
+}
+
+/* Functions that look for rows get keys as messages have them. */
+static void
+check_key(Oid relid, const CqrsMasterRow *row)
+{
+	Relation	rel = table_open(relid, NoLock);
+	CqrsRelation relation = {0};
+
+	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
+						 &relation);
+	cqrs_keys_check(rel, &relation);
 	table_close(rel, NoLock);
 }
 

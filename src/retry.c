@@ -188,7 +188,6 @@ static bool
 note_row(Relation rel, const CqrsRelation *relation,
 		 const CqrsMessage *message)
 {
-	Oid			type = JSONBOID;
 	Datum		keys = DirectFunctionCall1(jsonb_in,
 										   CStringGetDatum(psprintf("[%s]",
 																	message->instance_pk)));
@@ -196,13 +195,11 @@ note_row(Relation rel, const CqrsRelation *relation,
 	int64		found;
 
 	SPI_connect();
-	portal = SPI_cursor_open_with_args(NULL,
-									   psprintf("SELECT r.tableoid, r.ctid FROM %s, %s AS r WHERE %s",
-												cqrs_keys_source(rel, relation),
-												cqrs_sync_table(rel),
-												cqrs_keys_condition(rel, relation)),
-									   1, &type, &keys, NULL, true,
-									   CURSOR_OPT_NO_SCROLL);
+	cqrs_keys_offer(DatumGetJsonbP(keys), rel, relation);
+	portal = cqrs_sync_open_cursor(NULL,
+								   psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s",
+											cqrs_sync_table(rel),
+											cqrs_keys_condition(rel, relation)));
 	found = cqrs_sync_note_rows(message->cqrs_id, message->queue, portal, NULL,
 								NULL);
 	SPI_cursor_close(portal);

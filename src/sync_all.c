@@ -186,25 +186,26 @@ static void
 read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 		   Jsonb *after)
 {
-	Oid			type = JSONBOID;
-	Datum		keys;
+	Jsonb	   *keys;
 	char	   *text = JsonbToCString(NULL, &after->root, VARSIZE(after));
 
-	keys = DirectFunctionCall1(jsonb_in,
-							   CStringGetDatum(psprintf("[%s]", text)));
-	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), relation))
+	keys = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											  CStringGetDatum(psprintf("[%s]", text))));
+	if (!cqrs_keys_are_valid(keys, rel, relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"after\" is not a key of master \"%s\"",
 						sync->cqrs_id),
 				 errdetail("It is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
-	(void) SPI_execute_with_args(psprintf("SELECT k.* FROM %s",
-										  cqrs_keys_source(rel, relation)),
-								 1, &type, &keys, NULL, true, 0);
+	cqrs_keys_offer(keys, rel, relation);
+	/* Of rows that have the same JSON, none may be left out. */
+	(void) SPI_execute(psprintf("SELECT %s FROM " CQRS_KEYS_SOURCE,
+								cqrs_keys_lowest(relation)), true, 0);
 	set_key(sync, rel, relation, SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 			1);
 	SPI_freetuptable(SPI_tuptable);
+	cqrs_keys_withdraw();
 }
 
 /* Note the next rows; returns how many there are. */
