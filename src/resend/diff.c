@@ -17,10 +17,10 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -74,7 +74,7 @@ static Jsonb *keys_of_line(const char *line, int number, Relation rel,
 						   const CqrsRelation *relation);
 static void line_error(void *arg);
 static void check_no_row_security(Relation rel);
-static List *missing_keys(const DiffLines *lines, MemoryContext context);
+static List *missing_keys(const DiffLines *lines);
 
 /*
  * cqrs_diff_master(cqrs_id text, filter text, batch integer)
@@ -203,20 +203,17 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 	if (lines.lines == NIL)
 		PG_RETURN_INT64(0);
 	cqrs_sync_check_queue(lines.queue);
-	master = cqrs_catalog_master(lines.cqrs_id, &relation);
-	rel = table_open(relation->relid, RowShareLock);
-	cqrs_sync_check_privilege(rel);
-
+	rel = cqrs_sync_open(lines.cqrs_id, &relation, &master);
 	query = psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s "
 					 "GROUP BY r.tableoid, r.ctid ORDER BY pg_catalog.min(k.n)",
 					 cqrs_sync_table(rel),
 					 cqrs_keys_condition(rel, relation));
-	SPI_connect();
 	for (int i = 1; i < list_length(lines.lines) && master->produce; i++)
 	{
 		ErrorContextCallback callback;
 		Jsonb	   *keys;
-		Portal		portal;
+		QueryEnvironment *env;
+		CqrsQuery  *rows;
 
 		callback.callback = line_error;
 		callback.arg = &i;
@@ -225,16 +222,15 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 		keys = keys_of_line(list_nth(lines.lines, i), i + 1, rel, relation);
 		if (keys != NULL)
 		{
-			cqrs_keys_offer(keys, rel, relation);
-			portal = cqrs_sync_open_cursor(NULL, query);
-			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue,
-										 portal, NULL, NULL);
-			SPI_cursor_close(portal);
-			cqrs_keys_withdraw();
+			env = cqrs_keys_offer(keys, rel, relation);
+			rows = cqrs_query_begin_env(query, 0, NULL, NULL, env);
+			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue, rows,
+										 NULL, NULL);
+			cqrs_query_end(rows);
+			cqrs_keys_withdraw(env);
 		}
 		error_context_stack = callback.previous;
 	}
-	SPI_finish();
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(count);
 }
@@ -255,7 +251,7 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
 		lines = read_lines(PG_GETARG_ARRAYTYPE_P(0), false);
-		context->user_fctx = missing_keys(&lines, CurrentMemoryContext);
+		context->user_fctx = missing_keys(&lines);
 		MemoryContextSwitchTo(caller);
 	}
 
@@ -272,17 +268,18 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
  * does not have, unless it has all.
  */
 static List *
-missing_keys(const DiffLines *lines, MemoryContext context)
+missing_keys(const DiffLines *lines)
 {
 	CqrsRelation *relation;
+	CqrsMaster *master;
 	Relation	rel;
 	List	   *answer = NIL;
 	char	   *query;
 
 	if (lines->lines == NIL)
 		return NIL;
-	(void) cqrs_catalog_master(lines->cqrs_id, &relation);
-	rel = table_open(relation->relid, AccessShareLock);
+	rel = cqrs_catalog_open(lines->cqrs_id, AccessShareLock, &relation,
+							&master);
 	check_no_row_security(rel);
 	query = psprintf("SELECT pg_catalog.string_agg(k.key::pg_catalog.text, ',' ORDER BY k.n) "
 					 "FROM " CQRS_KEYS_SOURCE " WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",
@@ -295,12 +292,14 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 	 * transaction was taken: such a row is not gone.
 	 */
 	PushActiveSnapshot(GetLatestSnapshot());
-	SPI_connect();
 	for (int i = 1; i < list_length(lines->lines); i++)
 	{
 		ErrorContextCallback callback;
 		Jsonb	   *keys;
-		char	   *missing;
+		QueryEnvironment *env;
+		CqrsQuery  *row;
+		Datum		missing;
+		bool		isnull;
 
 		callback.callback = line_error;
 		callback.arg = &i;
@@ -309,23 +308,18 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 		keys = keys_of_line(list_nth(lines->lines, i), i + 1, rel, relation);
 		if (keys != NULL)
 		{
-			cqrs_keys_offer(keys, rel, relation);
-			(void) SPI_execute(query, true, 0);
-			missing = SPI_getvalue(SPI_tuptable->vals[0],
-								   SPI_tuptable->tupdesc, 1);
-			if (missing != NULL)
-			{
-				MemoryContext caller = MemoryContextSwitchTo(context);
-
-				answer = lappend(answer, psprintf("[%s]", missing));
-				MemoryContextSwitchTo(caller);
-			}
-			SPI_freetuptable(SPI_tuptable);
-			cqrs_keys_withdraw();
+			env = cqrs_keys_offer(keys, rel, relation);
+			row = cqrs_query_begin_env(query, 0, NULL, NULL, env);
+			(void) cqrs_query_fetch(row, 1);
+			missing = heap_getattr(row->rows[0], 1, row->desc, &isnull);
+			if (!isnull)
+				answer = lappend(answer,
+								 psprintf("[%s]", TextDatumGetCString(missing)));
+			cqrs_query_end(row);
+			cqrs_keys_withdraw(env);
 		}
 		error_context_stack = callback.previous;
 	}
-	SPI_finish();
 	PopActiveSnapshot();
 	table_close(rel, AccessShareLock);
 	return answer;

@@ -21,14 +21,13 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/queryenvironment.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/tuplestore.h"
 #include "utils/typcache.h"
 
 #include "compose/key_type.h"
@@ -106,9 +105,10 @@ value_is_valid(const JsonbValue *value, Oid type)
 	return value->type != jbvNull || getBaseType(type) == JSONBOID;
 }
 
-void
+QueryEnvironment *
 cqrs_keys_offer(const Jsonb *keys, Relation rel, const CqrsRelation *relation)
 {
+	QueryEnvironment *env = create_queryEnv();
 	EphemeralNamedRelation source = palloc0(sizeof(EphemeralNamedRelationData));
 	TupleDesc	desc;
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
@@ -138,13 +138,16 @@ cqrs_keys_offer(const Jsonb *keys, Relation rel, const CqrsRelation *relation)
 	source->md.enrtype = ENR_NAMED_TUPLESTORE;
 	source->md.enrtuples = number;
 	source->reldata = store;
-	(void) SPI_register_relation(source);
+	register_ENR(env, source);
+	return env;
 }
 
 void
-cqrs_keys_withdraw(void)
+cqrs_keys_withdraw(QueryEnvironment *env)
 {
-	(void) SPI_unregister_relation(KEYS_NAME);
+	tuplestore_end(get_ENR(env, KEYS_NAME)->reldata);
+	unregister_ENR(env, KEYS_NAME);
+	pfree(env);
 }
 
 static TupleDesc

@@ -12,6 +12,7 @@
 
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
+#include "utils/queryenvironment.h"
 
 #include "master/relation.h"
 
@@ -23,13 +24,12 @@ extern bool cqrs_keys_are_valid(const Jsonb *keys, Relation rel,
 								const CqrsRelation *relation);
 
 /*
- * Make valid keys known to the queries of the current connection to SPI, as
- * CQRS_KEYS_SOURCE; and the opposite, which SPI_finish() does as well.  They
- * are called k, with k.key, the key as JSON, and k.n, its number.
+ * An environment in which a query knows valid keys as CQRS_KEYS_SOURCE; and its
+ * end.  They are called k, with k.key, the key as JSON, and k.n, its number.
  */
-extern void cqrs_keys_offer(const Jsonb *keys, Relation rel,
-							const CqrsRelation *relation);
-extern void cqrs_keys_withdraw(void);
+extern QueryEnvironment *cqrs_keys_offer(const Jsonb *keys, Relation rel,
+										 const CqrsRelation *relation);
+extern void cqrs_keys_withdraw(QueryEnvironment *env);
 
 /* What is to stand after FROM for the keys. */
 #define CQRS_KEYS_SOURCE	"cqrs_keys AS k"
