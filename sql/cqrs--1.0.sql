@@ -307,6 +307,12 @@ CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit();
 ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
 
+-- For queries that look for rows by the keys of messages, with the rights of
+-- the caller: a value of a key column as messages have it.
+CREATE FUNCTION cqrs.key_json(value anyelement) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'cqrs_sql_key_json' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION cqrs.key_json(anyelement) IS 'value of a key column as messages have it';
+
 -- Partitions that are added later get what those before them have.
 CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;
