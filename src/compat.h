@@ -60,6 +60,11 @@ cqrs_relation_rewritten(Relation rel)
 #define AT_SetAccessMethod ((AlterTableType) -1)
 #endif
 
+/* ALTER COLUMN ... SET EXPRESSION, likewise. */
+#if PG_VERSION_NUM < 170000
+#define AT_SetExpression ((AlterTableType) -2)
+#endif
+
 /* Whether this transaction keeps others from changing a table's schema. */
 static inline bool
 cqrs_relation_locked(Oid relid)

@@ -24,6 +24,8 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -58,6 +60,7 @@ static void check_table(Relation rel);
 static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
+static void check_revision_default(Oid relid);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
@@ -113,6 +116,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	refuse_own_changes(relid);
 	cqrs_triggers_add_columns(relid);
 	check_definition(relid, &row);
+	check_revision_default(relid);
 	check_same_replication(&row);
 	cqrs_triggers_create(relid);
 	cqrs_triggers_enable(&row);
@@ -315,6 +319,27 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 	cqrs_hook_enter(&scope, rel, &relation);
 	cqrs_hook_check(&relation, linitial(relation.masters));
 	cqrs_hook_leave(&scope);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The revision of a new row has to be the same for all rows: what nextval() or
+ * random() gives is no count of changes.
+ */
+static void
+check_revision_default(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	Node	   *value = build_column_default(rel,
+											 get_attnum(relid, "cqrs_revision"));
+
+	if (value != NULL && contain_volatile_functions(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_DEFINITION),
+				 errmsg("column \"cqrs_revision\" of table \"%s\" has a VOLATILE default",
+						RelationGetRelationName(rel)),
+				 errdetail("The revision of a new row is its default, and grows with each change."),
+				 errhint("Use ALTER TABLE ... ALTER COLUMN cqrs_revision SET DEFAULT 0.")));
 	table_close(rel, NoLock);
 }
 
