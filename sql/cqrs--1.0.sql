@@ -143,11 +143,12 @@ COMMENT ON VIEW cqrs.outbox IS 'messages that are not known to be confirmed yet'
 
 --
 -- Parked messages: those that could not be made, because a function failed,
--- or that the broker has refused for themselves.
+-- that the broker has refused for themselves, or whose route does not work.
 --
 --		id				as in the outbox
 --		parked_at
---		reason			hook: a function failed; refused: by the broker
+--		reason			hook: a function failed; refused: by the broker; held:
+--						the broker takes no messages of the master
 --		error			in words
 --		committed_at ... message_ttl	as in the outbox; data, previous_data
 --						and meta only where the message was made
@@ -375,6 +376,10 @@ CREATE FUNCTION @extschema@.cqrs_retry_parked(cqrs_id text DEFAULT NULL,
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_retry_parked' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_retry_parked(text, bigint[]) IS 'sends again what parked messages tell of';
+
+CREATE FUNCTION @extschema@.cqrs_park_held(cqrs_id text) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_park_held' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_park_held(text) IS 'parks the pending messages of a master whose route does not work';
 
 CREATE FUNCTION @extschema@.cqrs_flush() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_flush' LANGUAGE C STRICT;

@@ -22,13 +22,13 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "exchange.h"
 #include "guc.h"
 #include "shared.h"
 #include "url.h"
 
 /* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
  * are short strings. */
-#define AMQP_SHORTSTR_BYTES	255
 
 bool		cqrs_produce = true;
 int			cqrs_max_pending_kb;
@@ -358,10 +358,10 @@ show_url(void)
 static bool
 check_shortstr(char **newval, void **extra, GucSource source)
 {
-	if (*newval != NULL && strlen(*newval) > AMQP_SHORTSTR_BYTES)
+	if (*newval != NULL && strlen(*newval) > CQRS_SHORTSTR_BYTES)
 	{
 		GUC_check_errdetail("The value is longer than %d bytes.",
-							AMQP_SHORTSTR_BYTES);
+							CQRS_SHORTSTR_BYTES);
 		return false;
 	}
 	return true;
@@ -370,10 +370,10 @@ check_shortstr(char **newval, void **extra, GucSource source)
 static bool
 check_exchange(char **newval, void **extra, GucSource source)
 {
-	if (*newval == NULL || (*newval)[0] == '\0')
-	{
-		GUC_check_errdetail("The name of the exchange is empty.");
-		return false;
-	}
-	return check_shortstr(newval, extra, source);
+	const char *problem = cqrs_exchange_problem(*newval != NULL ? *newval : "");
+
+	if (problem == NULL)
+		return true;
+	GUC_check_errdetail("%s", problem);
+	return false;
 }
