@@ -65,6 +65,7 @@ struct CqrsDdlGuard
 	List	   *meanings;		/* of CqrsMeaning */
 	Oid			type;			/* whose values the command gives another
 								 * form, or InvalidOid */
+	Oid			renamed;		/* table that it renames, or InvalidOid */
 	List	   *changed;		/* tables with changed rows, where it may take
 								 * some away */
 	List	   *changed_names;	/* and their names */
@@ -79,6 +80,7 @@ static Scope rename_scope(RenameStmt *rename, List **relids);
 static List *add_relation(List *relids, RangeVar *name);
 static List *add_parents(List *relids, CreateStmt *create);
 static void foresee(CqrsDdlGuard *guard, AlterTableStmt *alter);
+static void foresee_attach(Oid relid, RangeVar *name);
 static bool takes_tables(Node *statement);
 static bool changes_meanings(Node *statement);
 static Oid	retyped(Node *statement);
@@ -139,6 +141,10 @@ cqrs_ddl_before(Node *statement)
 	{
 		guard->meanings = cqrs_meaning_read(cqrs_master_read_all(InvalidOid));
 		guard->type = retyped(statement);
+		if (IsA(statement, RenameStmt) &&
+			castNode(RenameStmt, statement)->renameType == OBJECT_TABLE)
+			guard->renamed = RangeVarGetRelid(castNode(RenameStmt, statement)->relation,
+											  NoLock, true);
 	}
 
 	MemoryContextSwitchTo(caller);
@@ -170,6 +176,8 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 			cqrs_meaning_check(lfirst(lc));
 		if (OidIsValid(guard->type))
 			cqrs_guard_check_type(guard->type);
+		if (OidIsValid(guard->renamed))
+			cqrs_guard_tell_renamed(guard->renamed);
 		check_changed(guard);
 	}
 	MemoryContextSwitchTo(caller);
@@ -419,8 +427,12 @@ foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
 
 	foreach(lc, alter->cmds)
 	{
-		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DisableTrig)
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, lc);
+
+		if (command->subtype == AT_DisableTrig)
 			guard->disables_trigger = true;
+		else if (command->subtype == AT_AttachPartition)
+			foresee_attach(relid, castNode(PartitionCmd, command->def)->name);
 	}
 	forboth(lc, guard->relids, lc2, guard->tables)
 	{
@@ -428,6 +440,18 @@ foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
 			cqrs_owns_relation(relid, GetUserId()))
 			cqrs_guard_foresee(lfirst(lc2), alter->cmds);
 	}
+}
+
+static void
+foresee_attach(Oid relid, RangeVar *name)
+{
+	Oid			partition = RangeVarGetRelid(name, NoLock, true);
+
+	if (OidIsValid(relid) && OidIsValid(partition) &&
+		cqrs_catalog_is_usable() &&
+		cqrs_owns_relation(relid, GetUserId()) &&
+		cqrs_owns_relation(partition, GetUserId()))
+		cqrs_guard_foresee_attach(relid, partition);
 }
 
 /* Whether a command may drop tables or detach partitions. */

@@ -48,6 +48,7 @@
 #include "schema/facts.h"
 #include "schema/guard.h"
 #include "schema/retype.h"
+#include "schema/triggers.h"
 
 /* Functions that masters name. */
 static const CqrsOption hooks[] = {
@@ -456,6 +457,52 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 				 errhint("Use cqrs_alter() to give the master another function or none.")));
 	}
 	PG_END_TRY();
+}
+
+void
+cqrs_guard_foresee_attach(Oid relid, Oid partition)
+{
+	List	   *rows = cqrs_master_read_all(partition);
+	CqrsTableFacts *facts = cqrs_facts_table(partition);
+	bool		own;
+
+	if (rows != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot attach table \"%s\" as a partition",
+						get_rel_name(partition)),
+				 errdetail("Master \"%s\" stands for this table alone.",
+						   ((CqrsMasterRow *) linitial(rows))->cqrs_id),
+				 errhint("Use cqrs_unregister() to end the master. A master of the partitioned table has the rows of all partitions.")));
+
+	if (facts == NULL || masters_above(relid, &own) == NIL)
+		return;
+	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+	{
+		/* The one for TRUNCATE is not cloned, and stays when it is there. */
+		if (OidIsValid(facts->triggers[i].function) &&
+			strcmp(cqrs_facts_triggers[i], CQRS_TRIGGER_TRUNCATE) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot attach table \"%s\" as a partition",
+							get_rel_name(partition)),
+					 errdetail("The table has a trigger \"%s\", of a master that is gone.",
+							   cqrs_facts_triggers[i]),
+					 errhint("Use DROP TRIGGER to drop this and all other triggers \"zz_cqrs_...\" of the table.")));
+	}
+}
+
+void
+cqrs_guard_tell_renamed(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(relid))
+		ereport(NOTICE,
+				(errmsg("master \"%s\" stays with its table, which is named \"%s\" now",
+						((CqrsMasterRow *) lfirst(lc))->cqrs_id,
+						get_rel_name(relid)),
+				 errhint("To have another table take its place, use cqrs_unregister() and cqrs_register().")));
 }
 
 void

@@ -27,6 +27,12 @@ extern List *cqrs_guard_hooks(List *rows);
 extern void cqrs_guard_foresee(const CqrsTableFacts *before, List *commands);
 
 /*
+ * An error when a table cannot become a partition of another one, because
+ * either of them has masters.
+ */
+extern void cqrs_guard_foresee_attach(Oid relid, Oid partition);
+
+/*
  * An error when a master has lost something since then; masters follow what
  * else has changed.  The table is locked against other changes of its schema.
  * "disables_trigger": the command was to disable a trigger of that name.
@@ -34,6 +40,9 @@ extern void cqrs_guard_foresee(const CqrsTableFacts *before, List *commands);
 extern void cqrs_guard_check_table(const CqrsTableFacts *before,
 								   bool disables_trigger);
 extern void cqrs_guard_check_hook(const CqrsGuardedHook *before);
+
+/* Say which masters a table has that was renamed. */
+extern void cqrs_guard_tell_renamed(Oid relid);
 
 /* An error when a master publishes values of a type whose form has changed. */
 extern void cqrs_guard_check_type(Oid type);
