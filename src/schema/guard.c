@@ -488,7 +488,7 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 							get_rel_name(partition)),
 					 errdetail("The table has a trigger \"%s\", of a master that is gone.",
 							   cqrs_facts_triggers[i]),
-					 errhint("Use DROP TRIGGER to drop this and all other triggers \"zz_cqrs_...\" of the table.")));
+					 errhint("Use DROP TRIGGER to drop this trigger, and the others of the table that call functions in the schema \"cqrs\".")));
 	}
 }
 
