@@ -20,7 +20,7 @@ REGRESS = setup extension register alter pack capture since_15 paths triggers re
 	partitions flush tools diff dump check ddl retype meaning grants abuse
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
-	sync-before-save detach-concurrently
+	sync-before-save detach-concurrently meaning-locks
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)
