@@ -138,7 +138,7 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 	condition->econtext = CreateStandaloneExprContext();
 	condition->slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	condition->econtext->ecxt_scantuple = condition->slot;
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return condition;
 }
 
