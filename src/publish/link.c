@@ -42,6 +42,8 @@
 
 /* Messages that are sent before confirms are looked at. */
 #define SEND_TURN			200
+/* Events that are taken before something else has its turn. */
+#define RECEIVE_TURN		500
 /* While another publisher has the lease, it is asked for this often. */
 #define LEASE_INTERVAL_MS	2000
 /* So often it is asked for before that is worth telling. */
@@ -167,10 +169,10 @@ cqrs_link_send(CqrsLink *link)
 	}
 }
 
-void
+bool
 cqrs_link_receive(CqrsLink *link)
 {
-	while (link->connection != NULL)
+	for (int i = 0; i < RECEIVE_TURN && link->connection != NULL; i++)
 	{
 		CqrsEvent	event;
 		CqrsFailure failure;
@@ -193,6 +195,8 @@ cqrs_link_receive(CqrsLink *link)
 		link->connect_at = 0;
 	}
 	pg_atomic_write_u64(&link->lane->held, list_length(link->holds->list));
+	return link->connection != NULL &&
+		link->transport->wait_ms(link->connection) == 0;
 }
 
 void
@@ -426,7 +430,8 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
 	int			nsuspects = cqrs_window_unconfirmed(link->window);
 
-	if (blame == CQRS_BLAME_TRANSPORT || nsuspects == 0)
+	if ((blame != CQRS_BLAME_ROUTE && blame != CQRS_BLAME_MESSAGE) ||
+		nsuspects == 0)
 		return false;
 	if (nsuspects > 1)
 	{
@@ -518,9 +523,13 @@ handle_event(CqrsLink *link, const CqrsEvent *event)
 static void
 messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 {
-	pg_atomic_fetch_add_u64(&link->lane->confirmed,
-							cqrs_window_confirm(link->window, event->tag,
-												event->multiple));
+	int			nconfirmed = cqrs_window_confirm(link->window, event->tag,
+												 event->multiple);
+
+	/* To say again what is known is no progress. */
+	if (nconfirmed == 0)
+		return;
+	pg_atomic_fetch_add_u64(&link->lane->confirmed, nconfirmed);
 	link->confirmed_at = GetCurrentTimestamp();
 	/* Messages that were taken out of the window do not get done. */
 	if (cqrs_window_bytes(link->window) == 0)
@@ -542,17 +551,17 @@ static void
 messages_nacked(CqrsLink *link, const CqrsEvent *event)
 {
 	uint64		first = cqrs_window_first_tag(link->window);
-	uint64		last = event->tag != 0 ? event->tag :
-	first + cqrs_window_unconfirmed(link->window) - 1;
 
-	if (!event->multiple && event->tag != 0)
-		first = last;
-	for (uint64 tag = first; tag <= last; tag++)
+	if (!event->multiple)
+		first = event->tag;
+	for (uint64 tag = first; tag <= event->tag; tag++)
 	{
 		CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
 
+		if (message == NULL)
+			continue;
 		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
-		if (message != NULL && !message->withdrawn)
+		if (!message->withdrawn)
 		{
 			int			nholds = list_length(link->holds->list);
 
@@ -562,8 +571,8 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 				link->renew = true;
 		}
 	}
-	(void) cqrs_window_confirm(link->window, event->tag, event->multiple);
-	link->confirmed_at = GetCurrentTimestamp();
+	if (cqrs_window_confirm(link->window, event->tag, event->multiple) > 0)
+		link->confirmed_at = GetCurrentTimestamp();
 }
 
 /* No queue is bound for a message; its confirm follows. */
@@ -573,10 +582,17 @@ message_returned(CqrsLink *link, const char *message_id)
 	const char *dash = strrchr(message_id, '-');
 	CqrsOutgoing *message = NULL;
 
-	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
 	if (dash != NULL)
-		message = cqrs_window_find(link->window, strtoll(dash + 1, NULL, 10));
-	if (message == NULL || message->withdrawn)
+		message = cqrs_window_find_sent(link->window,
+										strtoll(dash + 1, NULL, 10));
+	if (message == NULL)
+	{
+		connection_failed(link, CQRS_BLAME_TRANSPORT,
+						  "could not publish: protocol violation by the broker: return of a message that was not sent");
+		return;
+	}
+	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
+	if (message->withdrawn)
 		return;
 	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
 		hold_master(link, message, "no queue is bound for a message");
