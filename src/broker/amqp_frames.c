@@ -202,6 +202,12 @@ cqrs_frames_pending(const CqrsFrames *frames)
 }
 
 int
+cqrs_frames_body_channel(const CqrsFrames *frames)
+{
+	return frames->body_rest > 0 ? frames->body_channel : 0;
+}
+
+int
 cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 {
 	for (;;)

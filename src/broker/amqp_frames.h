@@ -47,6 +47,9 @@ extern void cqrs_frames_put_heartbeat(CqrsFrames *frames);
 extern bool cqrs_frames_flush(CqrsFrames *frames);
 extern bool cqrs_frames_pending(const CqrsFrames *frames);
 
+/* The channel of the body that is being sent, 0 when there is none. */
+extern int	cqrs_frames_body_channel(const CqrsFrames *frames);
+
 /*
  * The next frame, valid until the next call: 1, or 0 when none is there yet,
  * or -1 when the connection is gone.

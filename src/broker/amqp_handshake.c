@@ -15,6 +15,8 @@
 #define FRAME_MAX		131072
 
 static void put_start_ok(CqrsConnection *connection, const CqrsUrl *url);
+static bool has_channels(const amqp_connection_tune_t *offer,
+						 CqrsFailure *failure);
 static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 				 int heartbeat_s);
 static bool take_lease(CqrsConnection *connection, const char *name,
@@ -39,6 +41,8 @@ cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s
 						 failure))
 		return false;
 	cqrs_frames_forget(connection->frames);
+	if (!has_channels(frame.payload.method.decoded, failure))
+		return false;
 	if (!tune(connection, frame.payload.method.decoded, heartbeat_s))
 	{
 		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not log in: out of memory");
@@ -93,6 +97,19 @@ put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
 	pfree(response);
 }
 
+/* False when the broker has less channels than are needed; 0 is no limit. */
+static bool
+has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
+{
+	if (offer->channel_max == 0 ||
+		offer->channel_max >= CQRS_AMQP_PROBE_CHANNEL)
+		return true;
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "could not log in: the broker allows %d channels in a connection, and %d are needed",
+				   offer->channel_max, CQRS_AMQP_PROBE_CHANNEL);
+	return false;
+}
+
 /* Agree on the limits that the broker offers, or lower ones. */
 static bool
 tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
@@ -100,7 +117,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 {
 	amqp_connection_tune_ok_t tune_ok = {0};
 
-	tune_ok.channel_max = CQRS_AMQP_CHANNEL;
+	tune_ok.channel_max = CQRS_AMQP_PROBE_CHANNEL;
 	tune_ok.frame_max = offer->frame_max == 0 ? FRAME_MAX :
 		Min(offer->frame_max, FRAME_MAX);
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
@@ -127,7 +144,8 @@ cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *opt
 		!check_vacant(connection, options->vacant, failure))
 		return false;
 
-	cqrs_amqp_declare_exchange(connection, options->exchange);
+	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_CHANNEL,
+							   options->exchange);
 	if (!cqrs_amqp_await(connection, AMQP_EXCHANGE_DECLARE_OK_METHOD,
 						 "declare the exchange", &frame, failure))
 		return false;

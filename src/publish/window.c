@@ -205,21 +205,16 @@ cqrs_window_find(const CqrsWindow *window, int64 id)
 	return NULL;
 }
 
-bool
-cqrs_window_has_master(const CqrsWindow *window, const char *cqrs_id)
-{
-	for (uint64 i = window->head; i < window->tail; i++)
-	{
-		if (strcmp(ITEM(window, i)->cqrs_id, cqrs_id) == 0)
-			return true;
-	}
-	return false;
-}
-
 uint64
 cqrs_window_done(const CqrsWindow *window)
 {
 	return window->head;
+}
+
+uint64
+cqrs_window_end(const CqrsWindow *window)
+{
+	return window->tail;
 }
 
 uint64
