@@ -17,7 +17,7 @@
  * is a pause.  Masters that have not been refused yet have their turn first,
  * and among all others who has waited longest.
  *
- * Order per row.
+ * Order per row (test/unit/order.c plays it with random schedules).
  *
  *	  1. A master is on one way at a time: its probe begins when none of its
  *		 messages is in the window (clear_at), and they are put there again

@@ -135,7 +135,8 @@ cqrs_link_receive(CqrsLink *link)
 		connection_failed(link, CQRS_BLAME_TRANSPORT,
 						  "no confirm within \"cqrs.confirm_timeout\"");
 	if (link->connection != NULL && link->renew &&
-		cqrs_window_unconfirmed(link->window) == 0)
+		cqrs_window_unconfirmed(link->window) == 0 &&
+		link->probe != CQRS_STEP_SENT)
 	{
 		close_connection(link, true);
 		link->connect_at = 0;

@@ -13,7 +13,7 @@
 #include "publish/link_parts.h"
 
 /* A connection that may have gone stale is not opened anew more often. */
-#define RENEW_INTERVAL_MS	10000
+#define RENEW_INTERVAL_MS	2000
 
 /* Why masters are held. */
 #define NACKED		"broker refused a message with basic.nack"
