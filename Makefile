@@ -23,7 +23,7 @@ ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	sync-before-save detach-concurrently retry-parked
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
-PROVE_TESTS = $(wildcard test/t/*.pl)
+PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
@@ -116,6 +116,8 @@ help:
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
 	@echo 'make test-unit      parts of the library without a server; UNIT_SECONDS=N for'
 	@echo '                    longer, UNIT_SEED=N repeats a schedule'
+	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
+	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'

@@ -86,7 +86,8 @@ typedef struct CqrsEvent
 	CqrsEventKind kind;
 	bool		probe;			/* ACK, NACK, RETURNED: it is the probe, and
 								 * the next three say nothing */
-	uint64		tag;			/* ACK, NACK: which message */
+	uint64		tag;			/* ACK, NACK: which message, of those that all
+								 * has been sent of */
 	bool		multiple;		/* ACK, NACK: and all before it */
 	char text[	256];			/* RETURNED: message id; BLOCKED: reason */
 } CqrsEvent;
@@ -136,8 +137,9 @@ typedef struct CqrsTransport
 						  const CqrsEnvelope *envelope);
 
 	/*
-	 * Go on sending, and see what has come: one event a call.  Has to be
-	 * called when the socket is ready, and in time for heartbeats.
+	 * Go on sending, and see what has come: one event a call, after a bounded
+	 * amount of work.  Has to be called when the socket is ready, and when
+	 * wait_ms() says so: for heartbeats, and for what has not been seen yet.
 	 */
 	void		(*poll) (CqrsConnection *connection, CqrsEvent *event,
 						 CqrsFailure *failure);
@@ -145,7 +147,7 @@ typedef struct CqrsTransport
 	/* The socket, to wait on, and whether for room to write as well. */
 	pgsocket	(*socket) (CqrsConnection *connection, bool *write);
 
-	/* Milliseconds until the next heartbeat is due, -1 for never. */
+	/* Milliseconds until poll() is due, whatever the socket; -1 for never. */
 	long		(*wait_ms) (CqrsConnection *connection);
 
 	/*

@@ -40,6 +40,8 @@
 #include "publish/link.h"
 #include "publish/link_parts.h"
 
+/* Events that are taken before something else has its turn. */
+#define RECEIVE_TURN		500
 /* While another publisher has the lease, it is asked for this often. */
 #define LEASE_INTERVAL_MS	2000
 /* So often it is asked for before that is worth telling. */
@@ -50,8 +52,6 @@ static void open_connection(CqrsLink *link);
 static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
-static void connection_failed(CqrsLink *link, CqrsBlame blame,
-							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static long confirm_wait_ms(const CqrsLink *link);
 
@@ -115,10 +115,10 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 		open_connection(link);
 }
 
-void
+bool
 cqrs_link_receive(CqrsLink *link)
 {
-	while (link->connection != NULL)
+	for (int i = 0; i < RECEIVE_TURN && link->connection != NULL; i++)
 	{
 		CqrsEvent	event;
 		CqrsFailure failure;
@@ -127,13 +127,13 @@ cqrs_link_receive(CqrsLink *link)
 		if (event.kind == CQRS_EVENT_NONE)
 			break;
 		if (event.kind == CQRS_EVENT_FAILED)
-			connection_failed(link, failure.blame, failure.text);
+			cqrs_link_connection_failed(link, failure.blame, failure.text);
 		else
 			cqrs_link_handle_event(link, &event, &failure);
 	}
 	if (link->connection != NULL && confirm_wait_ms(link) == 0)
-		connection_failed(link, CQRS_BLAME_TRANSPORT,
-						  "no confirm within \"cqrs.confirm_timeout\"");
+		cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
+									"no confirm within \"cqrs.confirm_timeout\"");
 	if (link->connection != NULL && link->renew &&
 		cqrs_window_unconfirmed(link->window) == 0 &&
 		link->probe != CQRS_STEP_SENT)
@@ -142,6 +142,8 @@ cqrs_link_receive(CqrsLink *link)
 		link->connect_at = 0;
 	}
 	pg_atomic_write_u64(&link->lane->held, link->holds->nrefused);
+	return link->connection != NULL &&
+		link->transport->wait_ms(link->connection) == 0;
 }
 
 void
@@ -228,7 +230,7 @@ open_connection(CqrsLink *link)
 		if (failure.blame == CQRS_BLAME_LEASE)
 			lease_refused(link, failure.text);
 		else
-			connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
+			cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
 		return;
 	}
 	/* It may have taken its time. */
@@ -328,8 +330,8 @@ lease_refused(CqrsLink *link, const char *reason)
  * Give up the connection, if there is one, and put the next attempt off; it
  * is made with the next host, and the delay grows with each round of hosts.
  */
-static void
-connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
+void
+cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
 	uint64		sent = cqrs_window_sent_so_far(link->window);
 	const CqrsOutgoing *suspect;
@@ -380,7 +382,7 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
 	int			nsuspects = cqrs_window_unconfirmed(link->window);
 
-	if (blame == CQRS_BLAME_TRANSPORT)
+	if (blame != CQRS_BLAME_ROUTE && blame != CQRS_BLAME_MESSAGE)
 		return false;
 	if (nsuspects == 0)
 	{

@@ -114,9 +114,13 @@ probe_refused(CqrsLink *link, CqrsBlame blame, const char *reason)
 static void
 messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 {
-	pg_atomic_fetch_add_u64(&link->lane->confirmed,
-							cqrs_window_confirm(link->window, event->tag,
-												event->multiple));
+	int			nconfirmed = cqrs_window_confirm(link->window, event->tag,
+												 event->multiple);
+
+	/* To say again what is known is no progress. */
+	if (nconfirmed == 0)
+		return;
+	pg_atomic_fetch_add_u64(&link->lane->confirmed, nconfirmed);
 	link->confirmed_at = GetCurrentTimestamp();
 	/* Messages that were taken out of the window do not get done. */
 	if (cqrs_window_bytes(link->window) == 0)
@@ -139,17 +143,17 @@ static void
 messages_nacked(CqrsLink *link, const CqrsEvent *event)
 {
 	uint64		first = cqrs_window_first_tag(link->window);
-	uint64		last = event->tag != 0 ? event->tag :
-	first + cqrs_window_unconfirmed(link->window) - 1;
 
-	if (!event->multiple && event->tag != 0)
-		first = last;
-	for (uint64 tag = first; tag <= last; tag++)
+	if (!event->multiple)
+		first = event->tag;
+	for (uint64 tag = first; tag <= event->tag; tag++)
 	{
 		CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
 
+		if (message == NULL)
+			continue;
 		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
-		if (message != NULL && !message->withdrawn)
+		if (!message->withdrawn)
 		{
 			int			nholds = list_length(link->holds->list);
 
@@ -162,8 +166,8 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 			}
 		}
 	}
-	(void) cqrs_window_confirm(link->window, event->tag, event->multiple);
-	link->confirmed_at = GetCurrentTimestamp();
+	if (cqrs_window_confirm(link->window, event->tag, event->multiple) > 0)
+		link->confirmed_at = GetCurrentTimestamp();
 }
 
 /* No queue is bound for a message; its confirm follows. */
@@ -172,7 +176,6 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 {
 	CqrsOutgoing *message = NULL;
 
-	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
 	if (event->probe)
 		message = link->holds->probe;
 	else
@@ -180,10 +183,17 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 		const char *dash = strrchr(event->text, '-');
 
 		if (dash != NULL)
-			message = cqrs_window_find(link->window,
-									   strtoll(dash + 1, NULL, 10));
+			message = cqrs_window_find_sent(link->window,
+											strtoll(dash + 1, NULL, 10));
 	}
-	if (message == NULL || (!event->probe && message->withdrawn))
+	if (message == NULL)
+	{
+		cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
+									"could not publish: protocol violation by the broker: return of a message that was not sent");
+		return;
+	}
+	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
+	if (!event->probe && message->withdrawn)
 		return;
 	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
 	{

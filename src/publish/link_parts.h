@@ -59,6 +59,12 @@ struct CqrsLink
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 };
 
+/* in link.c */
+
+/* Give up the connection, and put the next attempt off. */
+extern void cqrs_link_connection_failed(struct CqrsLink *link,
+										CqrsBlame blame, const char *reason);
+
 /* in link_send.c */
 
 /* Whether there is something that may be sent now. */

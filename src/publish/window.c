@@ -60,6 +60,7 @@ struct CqrsWindow
 #define ITEM(window, position)	((window)->ring[(position) % RING_SIZE])
 #define MINIMUM(window, place)	((window)->minima[(place) % RING_SIZE])
 
+static CqrsOutgoing *find(const CqrsWindow *window, int64 id, uint64 end);
 static void move_head(CqrsWindow *window);
 static void append_minimum(CqrsWindow *window, uint64 position);
 static void compact(CqrsWindow *window, uint64 from,
@@ -151,12 +152,13 @@ cqrs_window_sent(CqrsWindow *window)
 int
 cqrs_window_confirm(CqrsWindow *window, uint64 tag, bool multiple)
 {
-	/* AMQP 0-9-1: tag 0 with "multiple" means all. */
-	uint64		end = tag == 0 ? window->sent : window->base + tag;
-	uint64		first = multiple || tag == 0 ? window->head : end - 1;
+	uint64		end = window->base + tag;
+	uint64		first = multiple ? window->head : end - 1;
 	int			nconfirmed = 0;
 
-	for (uint64 i = Max(first, window->head); i < Min(end, window->sent); i++)
+	if (tag == 0 || tag > window->sent - window->base)
+		return 0;
+	for (uint64 i = Max(first, window->head); i < end; i++)
 	{
 		if (!ITEM(window, i)->confirmed)
 			nconfirmed++;
@@ -172,7 +174,8 @@ cqrs_window_by_tag(const CqrsWindow *window, uint64 tag)
 {
 	uint64		position = window->base + tag - 1;
 
-	if (tag == 0 || position < window->head || position >= window->sent ||
+	if (tag == 0 || tag > window->sent - window->base ||
+		position < window->head ||
 		ITEM(window, position)->confirmed)
 		return NULL;
 	return ITEM(window, position);
@@ -210,12 +213,13 @@ cqrs_window_withdraw(CqrsWindow *window, const char *cqrs_id, int64 id)
 CqrsOutgoing *
 cqrs_window_find(const CqrsWindow *window, int64 id)
 {
-	for (uint64 i = window->head; i < window->tail; i++)
-	{
-		if (ITEM(window, i)->id == id)
-			return ITEM(window, i);
-	}
-	return NULL;
+	return find(window, id, window->tail);
+}
+
+CqrsOutgoing *
+cqrs_window_find_sent(const CqrsWindow *window, int64 id)
+{
+	return find(window, id, window->sent);
 }
 
 uint64
@@ -271,6 +275,18 @@ cqrs_window_min_id(const CqrsWindow *window)
 	return window->minima_start < window->minima_end ?
 		window->ring[MINIMUM(window, window->minima_start)]->id :
 		PG_INT64_MAX;
+}
+
+/* The message with that id before a position, or NULL. */
+static CqrsOutgoing *
+find(const CqrsWindow *window, int64 id, uint64 end)
+{
+	for (uint64 i = window->head; i < end; i++)
+	{
+		if (ITEM(window, i)->id == id)
+			return ITEM(window, i);
+	}
+	return NULL;
 }
 
 /* Forget the messages at the head that are confirmed. */

@@ -57,7 +57,8 @@ extern void cqrs_window_sent(CqrsWindow *window);
 
 /*
  * A confirm for the message that was the tag-th to be sent since the last
- * rewind, or with "multiple" for all up to it.  Returns how many were news.
+ * rewind, or with "multiple" for all up to it.  Returns how many were news: 0
+ * for a tag that was never given.
  */
 extern int	cqrs_window_confirm(CqrsWindow *window, uint64 tag, bool multiple);
 
@@ -77,8 +78,9 @@ extern void cqrs_window_rewind(CqrsWindow *window);
 extern void cqrs_window_withdraw(CqrsWindow *window, const char *cqrs_id,
 								 int64 id);
 
-/* The message with that id, or NULL. */
+/* The message with that id, or NULL; one that is under way, or NULL. */
 extern CqrsOutgoing *cqrs_window_find(const CqrsWindow *window, int64 id);
+extern CqrsOutgoing *cqrs_window_find_sent(const CqrsWindow *window, int64 id);
 
 /*
  * Messages that have ever left the window by confirms, and how many have been
