@@ -27,7 +27,9 @@ PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
-EXTRA_CLEAN = $(TEST_TOOLS) test-output
+# Parts of the library, tested without a server.
+UNIT_TESTS = test/unit/order
+EXTRA_CLEAN = $(TEST_TOOLS) $(UNIT_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
@@ -53,6 +55,15 @@ $(OBJS): $(wildcard $(here)src/*/*.h)
 ifneq ($(here),./)
 $(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
 endif
+
+test/unit/order: test/unit/order.c src/publish/window.c src/publish/hold.c
+	$(CC) $(CFLAGS) -DUSE_ASSERT_CHECKING=1 $(CPPFLAGS) $(LDFLAGS) -o $@ $^ \
+		-Wl,--defsym=ExceptionalCondition=assertion_failed \
+		-L$(shell $(PG_CONFIG) --pkglibdir) \
+		-L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm
+
+test-unit: $(UNIT_TESTS)
+	test/unit/order $(or $(UNIT_SECONDS),2) $(UNIT_SEED)
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
@@ -103,6 +114,8 @@ help:
 	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo 'make test-unit      parts of the library without a server; UNIT_SECONDS=N for'
+	@echo '                    longer, UNIT_SEED=N repeats a schedule'
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
@@ -114,5 +127,5 @@ help:
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench soak test test-regress test-isolation test-tap demo interop format \
+.PHONY: bench soak test test-unit test-regress test-isolation test-tap demo interop format \
 	help
