@@ -32,6 +32,19 @@ ifeq ($(WERROR),1)
 PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
 endif
 
+# ASSERT=1: with the Asserts of cqrs, and those in PostgreSQL's headers.
+ifeq ($(ASSERT),1)
+PG_CPPFLAGS += -DUSE_ASSERT_CHECKING
+endif
+
+# SANITIZE=1: with AddressSanitizer and UndefinedBehaviorSanitizer.  The server,
+# which is built without, has to preload their libraries: see test/lib.sh.
+ifeq ($(SANITIZE),1)
+SANITIZERS = -fsanitize=address,undefined
+PG_CFLAGS += $(SANITIZERS)
+SHLIB_LINK += $(SANITIZERS)
+endif
+
 PG_CONFIG ?= pg_config
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
@@ -41,6 +54,11 @@ all install uninstall clean installcheck:
 	@echo "PostgreSQL's server development files are missing." >&2
 	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
 	@false
+endif
+
+# Checks of libc's that would come before the sanitizer's, and say less.
+ifeq ($(SANITIZE),1)
+override CPPFLAGS += -U_FORTIFY_SOURCE
 endif
 
 $(OBJS): $(wildcard src/*.h)
@@ -57,7 +75,8 @@ CHOSEN = $(if $(strip $(GIVEN)),$(GIVEN),$(LISTS))
 chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
 
 test:
-	@PG_CONFIG='$(PG_CONFIG)' exec test/run $(if $(strip $(GIVEN)),,--whole) \
+	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' ASSERT='$(ASSERT)' \
+		exec test/run $(if $(strip $(GIVEN)),,--whole) \
 		--regress='$(call chosen,REGRESS)' \
 		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
 
@@ -94,6 +113,8 @@ help:
 	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
+	@echo '                    ASSERT=1: with assertions'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
