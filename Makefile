@@ -7,8 +7,11 @@
 EXTENSION = cqrs
 MODULE_big = cqrs
 PGFILEDESC = "cqrs - publishes the changes of tables to RabbitMQ"
-OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
-DATA = $(wildcard sql/cqrs--*.sql)
+# Where this file lies; elsewhere than the build with make -f DIR/Makefile.
+here := $(dir $(lastword $(MAKEFILE_LIST)))
+OBJS = $(patsubst $(here)%.c,%.o,$(wildcard $(here)src/*.c $(here)src/*/*.c))
+DATA = $(patsubst $(here)%,%,$(wildcard $(here)sql/cqrs--*.sql))
+PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
@@ -20,7 +23,7 @@ ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	sync-before-save detach-concurrently
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
-PROVE_TESTS = $(wildcard test/t/*.pl)
+PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
@@ -61,7 +64,13 @@ ifeq ($(SANITIZE),1)
 override CPPFLAGS += -U_FORTIFY_SOURCE
 endif
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard $(here)src/*/*.h)
+
+# Folders of sources are no folders for objects where the two lie apart; make
+# would find the former by VPATH.
+ifneq ($(here),./)
+$(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
+endif
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm

@@ -14,6 +14,26 @@ ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:0/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:65536/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:port/';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret%zz@h/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret%4@h/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret%00@h/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/%FF';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/%ED%A0%80';
+ALTER SYSTEM SET cqrs.url = 'amqp://u%C3:secret@h/%BC';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:sec:ret@h/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:sec/ret@h/';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/a/b';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@[::1/v';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h[::1]/v';
+ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:+1/v';
+ALTER SYSTEM SET cqrs.url = 'redis://h:6379/0';
+ALTER SYSTEM SET cqrs.url = '://h/';
+-- All of these are accepted.
+ALTER SYSTEM SET cqrs.url = 'amqp://%D0%BF:%C3%BC%40@h/%D0%BF%2Fv';
+ALTER SYSTEM SET cqrs.url = 'amqp://п:ü@h/п';
+ALTER SYSTEM SET cqrs.url = 'amqps://u:@[::1]:5671,h2,[fe80::1]';
+ALTER SYSTEM SET cqrs.url = 'amqp://:5673';
+ALTER SYSTEM SET cqrs.url = 'amqp://';
+ALTER SYSTEM RESET cqrs.url;
 \set ECHO none
 SELECT format('ALTER SYSTEM SET cqrs.url = %L', 'amqp://u:secret@h/' || repeat('x', 2048)) \gexec
 \set ECHO all

@@ -14,11 +14,12 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "capture.h"
-#include "guc.h"
-#include "launcher.h"
-#include "shared.h"
-#include "utility.h"
+#include "base/guc.h"
+#include "base/shared.h"
+#include "capture/capture.h"
+#include "schema/utility_hook.h"
+#include "worker/launcher.h"
+#include "worker/wake.h"
 
 PG_MODULE_MAGIC;
 
@@ -37,5 +38,6 @@ _PG_init(void)
 	cqrs_shared_init();
 	cqrs_capture_init();
 	cqrs_utility_init();
+	cqrs_wake_init();
 	cqrs_launcher_init();
 }

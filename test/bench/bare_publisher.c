@@ -25,7 +25,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#include "../../src/rabbitmq.h"
+#include "../../src/broker/rabbitmq.h"
 
 /* Messages that are sent before confirms are looked at, as in publisher.c. */
 #define SEND_TURN	200

@@ -92,7 +92,7 @@ $server->finish;
 # Whether a report is about us: of its frames in the server, the extension or
 # the libraries that we call, the innermost one is not the server's.
 my %sources =
-  map { basename($_) => 1 } glob dirname(__FILE__) . '/../../src/*.c';
+  map { basename($_) => 1 } glob dirname(__FILE__) . '/../../src/{,*/}*.c';
 
 sub is_ours
 {

@@ -29,7 +29,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#include "../../src/rabbitmq.h"
+#include "../../src/broker/rabbitmq.h"
 
 #define CHANNEL 1
 #define PREFETCH 1000

@@ -1,0 +1,392 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *	  The settings of cqrs.
+ *
+ * cqrs.url carries a password, and PostgreSQL has several places that print
+ * the value of a setting: the log line about a changed parameter, the error
+ * about an invalid one, pg_settings, SHOW.  So the string that the GUC
+ * machinery holds is always empty; the URL lives in the "extra" data that the
+ * check hook hands to the assign hook.  A show hook answers SHOW and
+ * current_setting(): the URL for a superuser, with the password masked for
+ * others who may see it (pg_read_all_settings).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+#include "base/limits.h"
+#include "base/url.h"
+
+/* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
+ * are short strings. */
+#define AMQP_SHORTSTR_BYTES	255
+
+bool		cqrs_produce = true;
+int			cqrs_max_pending_kb;
+int			cqrs_outbox_full;
+char	   *cqrs_correlation_id;
+char	   *cqrs_correlation_function;
+char	   *cqrs_meta_function;
+char	   *cqrs_exchange;
+int			cqrs_message_ttl_s;
+int			cqrs_confirm_window;
+int			cqrs_confirm_window_kb;
+int			cqrs_heartbeat_s;
+int			cqrs_connect_timeout_ms;
+int			cqrs_confirm_timeout_ms;
+int			cqrs_reconnect_delay_ms;
+int			cqrs_reconnect_delay_max_ms;
+int			cqrs_max_databases;
+int			cqrs_publishers;
+char	   *cqrs_ssl_ca_file;
+char	   *cqrs_ssl_cert_file;
+char	   *cqrs_ssl_key_file;
+bool		cqrs_ssl_verify;
+int			cqrs_unroutable;
+
+static const struct config_enum_entry unroutable_options[] = {
+	{"drop", CQRS_UNROUTABLE_DROP, false},
+	{"keep", CQRS_UNROUTABLE_KEEP, false},
+	{NULL, 0, false}
+};
+
+static char *url_placeholder;
+static const char *url;
+
+static const struct config_enum_entry outbox_full_options[] = {
+	{"warn", CQRS_OUTBOX_FULL_WARN, false},
+	{"refuse", CQRS_OUTBOX_FULL_REFUSE, false},
+	{NULL, 0, false}
+};
+
+static bool has_transport(const char *scheme);
+static bool check_url(char **newval, void **extra, GucSource source);
+static void assign_url(const char *newval, void *extra);
+static const char *show_url(void);
+static bool check_shortstr(char **newval, void **extra, GucSource source);
+static bool check_exchange(char **newval, void **extra, GucSource source);
+static void define_capture_settings(void);
+static void define_message_settings(void);
+static void define_publisher_settings(void);
+static void define_tls_settings(void);
+static void define_file(const char *name, const char *description,
+						char **variable);
+
+const char *
+cqrs_guc_url(void)
+{
+	return url;
+}
+
+void
+cqrs_guc_init(void)
+{
+	define_capture_settings();
+	define_message_settings();
+	define_publisher_settings();
+	define_tls_settings();
+	cqrs_reserve_guc_prefix("cqrs");
+}
+
+static void
+define_capture_settings(void)
+{
+	DefineCustomStringVariable("cqrs.correlation_function",
+							   "Function that gives the correlation id of a message.",
+							   "Called as f(signal_type text, cqrs_id text, instance_pk text, queue text) where cqrs.correlation_id is empty.",
+							   &cqrs_correlation_function,
+							   "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+
+	DefineCustomStringVariable("cqrs.correlation_id",
+							   "Correlation id of the messages of the current transaction.",
+							   "The value in force at commit is used.",
+							   &cqrs_correlation_id,
+							   "",
+							   PGC_USERSET, 0,
+							   check_shortstr, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.max_pending_bytes",
+							"Size of the outbox from which on cqrs.outbox_full acts.",
+							"0 means that there is no limit.",
+							&cqrs_max_pending_kb,
+							0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomStringVariable("cqrs.meta_function",
+							   "Function that gives the meta object of masters without one of their own.",
+							   "Called as f(cqrs_id text, signal_type text, instance_data jsonb, previous_data jsonb).",
+							   &cqrs_meta_function,
+							   "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("cqrs.outbox_full",
+							 "What becomes of changes when the outbox has cqrs.max_pending_bytes.",
+							 "warn: they are made, with a warning. refuse: they fail.",
+							 &cqrs_outbox_full,
+							 CQRS_OUTBOX_FULL_WARN,
+							 outbox_full_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("cqrs.produce",
+							 "Produce messages for the changes of a transaction.",
+							 "The value in force at commit is used.",
+							 &cqrs_produce,
+							 true,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
+define_message_settings(void)
+{
+	DefineCustomStringVariable("cqrs.exchange",
+							   "Exchange that messages are published to.",
+							   "It is declared as a durable topic exchange.",
+							   &cqrs_exchange,
+							   "cqrs",
+							   PGC_SIGHUP, 0,
+							   check_exchange, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.message_ttl",
+							"Time after which consumers no longer apply a message.",
+							"Counted from its publishing. 0 means never.",
+							&cqrs_message_ttl_s,
+							86400, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("cqrs.unroutable",
+							 "What becomes of messages for which no queue is bound.",
+							 "drop: they are counted and gone. keep: they wait until a queue is bound.",
+							 &cqrs_unroutable,
+							 CQRS_UNROUTABLE_DROP,
+							 unroutable_options,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomStringVariable("cqrs.url",
+							   "Address of the broker, amqp://user:password@host:port/vhost; amqps:// for TLS.",
+							   "Empty means that changes wait in the outbox.",
+							   &url_placeholder,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   check_url, assign_url, show_url);
+}
+
+static void
+define_publisher_settings(void)
+{
+	DefineCustomIntVariable("cqrs.confirm_timeout",
+							"Time to wait for any confirm before the connection is given up.",
+							"0 means for ever.",
+							&cqrs_confirm_timeout_ms,
+							60000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.confirm_window",
+							"Maximum number of messages sent and not yet confirmed.",
+							NULL,
+							&cqrs_confirm_window,
+							2000, 1, 65536,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.confirm_window_size",
+							"Maximum size of the messages that the publisher holds in memory.",
+							"A single larger message is published alone.",
+							&cqrs_confirm_window_kb,
+							16384, 64, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.connect_timeout",
+							"Time allowed for connecting to the broker, and again for the handshake.",
+							NULL,
+							&cqrs_connect_timeout_ms,
+							10000, 100, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.heartbeat",
+							"Interval of heartbeats between publisher and broker.",
+							"0 disables them.",
+							&cqrs_heartbeat_s,
+							10, 0, 3600,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.max_databases",
+							"Maximum number of databases with the extension.",
+							"Sets the size of the shared memory.",
+							&cqrs_max_databases,
+							64, 1, 10000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.publishers",
+							"Number of publishers of each database, each with a connection to the broker.",
+							"The messages of one row are always published by the same one.",
+							&cqrs_publishers,
+							1, 1, CQRS_MAX_LANES,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.reconnect_delay",
+							"Time before the first attempt to reconnect.",
+							"It doubles with each failed attempt, up to cqrs.reconnect_delay_max.",
+							&cqrs_reconnect_delay_ms,
+							100, 10, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.reconnect_delay_max",
+							"Longest time between attempts to reconnect.",
+							NULL,
+							&cqrs_reconnect_delay_max_ms,
+							30000, 10, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+static void
+define_tls_settings(void)
+{
+	define_file("cqrs.ssl_ca_file",
+				"Certificates of the authorities that the broker's certificate may be signed by.",
+				&cqrs_ssl_ca_file);
+	define_file("cqrs.ssl_cert_file",
+				"Certificate that the publisher shows to the broker.",
+				&cqrs_ssl_cert_file);
+	define_file("cqrs.ssl_key_file",
+				"Private key of cqrs.ssl_cert_file.",
+				&cqrs_ssl_key_file);
+	DefineCustomBoolVariable("cqrs.ssl_verify",
+							 "Verify the broker's certificate and that it is for its host.",
+							 NULL,
+							 &cqrs_ssl_verify,
+							 true,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
+define_file(const char *name, const char *description, char **variable)
+{
+	DefineCustomStringVariable(name, description,
+							   "A file in PEM format; relative to the data directory.",
+							   variable,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+}
+
+/* Whether messages can be published to URLs of a scheme. */
+static bool
+has_transport(const char *scheme)
+{
+	return strcmp(scheme, "amqp") == 0 || strcmp(scheme, "amqps") == 0;
+}
+
+static bool
+check_url(char **newval, void **extra, GucSource source)
+{
+	CqrsUrl		parsed;
+	const char *reason;
+	char	   *kept;
+
+	*extra = NULL;
+	if (*newval == NULL || (*newval)[0] == '\0')
+		return true;
+
+	/* Each host has to be one. */
+	for (int host = 0; host < cqrs_url_hosts(*newval); host++)
+	{
+		char	   *scratch = strdup(*newval);
+		bool		valid;
+
+		if (scratch == NULL)
+			return false;
+		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
+		if (valid && !has_transport(parsed.scheme))
+		{
+			valid = false;
+			reason = "The URL must start with \"amqp://\" or \"amqps://\".";
+		}
+		free(scratch);
+		if (!valid)
+		{
+			GUC_check_errmsg("invalid value for parameter \"cqrs.url\"");
+			GUC_check_errdetail("%s", reason);
+			return false;
+		}
+	}
+
+	kept = cqrs_guc_strdup(*newval);
+	if (kept == NULL)
+		return false;
+	cqrs_guc_free(*newval);
+	*newval = cqrs_guc_strdup("");
+	if (*newval == NULL)
+	{
+		cqrs_guc_free(kept);
+		return false;
+	}
+	*extra = kept;
+	return true;
+}
+
+static void
+assign_url(const char *newval, void *extra)
+{
+	url = extra;
+}
+
+static const char *
+show_url(void)
+{
+	if (url == NULL)
+		return "";
+	if (IsTransactionState() && superuser())
+		return url;
+	return cqrs_url_mask(url);
+}
+
+/* At most as long as an AMQP short string. */
+static bool
+check_shortstr(char **newval, void **extra, GucSource source)
+{
+	if (*newval != NULL && strlen(*newval) > AMQP_SHORTSTR_BYTES)
+	{
+		GUC_check_errdetail("The value is longer than %d bytes.",
+							AMQP_SHORTSTR_BYTES);
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_exchange(char **newval, void **extra, GucSource source)
+{
+	if (*newval == NULL || (*newval)[0] == '\0')
+	{
+		GUC_check_errdetail("The name of the exchange is empty.");
+		return false;
+	}
+	return check_shortstr(newval, extra, source);
+}

@@ -1,0 +1,151 @@
+/*-------------------------------------------------------------------------
+ *
+ * objects.c
+ *	  The extension's own objects, as a backend knows them.
+ *
+ * Tables, indexes and sequences of the schema "cqrs" are looked up by their
+ * names once, and again after an invalidation of cqrs.master: DROP EXTENSION
+ * sends one, as does ALTER EXTENSION UPDATE where it changes the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "commands/extension.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "base/objects.h"
+
+static CqrsObjects objects;
+static bool objects_valid = false;
+static bool registered = false;
+
+static bool find_objects(const char **problem);
+static void invalidate(Datum arg, Oid relid);
+static Oid	lookup_object(Oid schema, const char *name,
+						  const char **problem);
+static int	column_count(Oid relid);
+
+const CqrsObjects *
+cqrs_catalog_objects(bool missing_ok)
+{
+	const char *problem = NULL;
+
+	if (find_objects(&problem))
+		return &objects;
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("%s", problem),
+				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+				 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"cqrs\" is not installed in this database"),
+				 errhint("Use CREATE EXTENSION cqrs.")));
+	return NULL;
+}
+
+bool
+cqrs_catalog_is_usable(void)
+{
+	const char *problem;
+
+	return find_objects(&problem);
+}
+
+/*
+ * Fill in "objects".  False when the extension is not there, or is and does
+ * not fit the library; then *problem says why.
+ */
+static bool
+find_objects(const char **problem)
+{
+	Oid			extension;
+	Oid			schema;
+	CqrsObjects found;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+		registered = true;
+	}
+	if (objects_valid)
+		return true;
+
+	*problem = NULL;
+	extension = get_extension_oid("cqrs", true);
+	schema = get_namespace_oid("cqrs", true);
+	if (!OidIsValid(extension) || !OidIsValid(schema) ||
+		getExtensionOfObject(NamespaceRelationId, schema) != extension)
+		return false;
+
+	found.extension = extension;
+	found.master = lookup_object(schema, "master", problem);
+	if (OidIsValid(found.master) &&
+		column_count(found.master) != CQRS_MASTER_NATTS)
+		*problem = "table \"cqrs.master\" has other columns";
+	found.master_by_id = lookup_object(schema, "master_pkey", problem);
+	found.master_by_relation = lookup_object(schema, "master_relation_idx",
+											 problem);
+	found.parked = lookup_object(schema, "parked", problem);
+	found.publisher = lookup_object(schema, "publisher", problem);
+	found.watermark = lookup_object(schema, "watermark", problem);
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		char		name[NAMEDATALEN];
+
+		snprintf(name, sizeof(name), "segment_%d", i);
+		found.segment[i] = lookup_object(schema, name, problem);
+		snprintf(name, sizeof(name), "segment_%d_id_idx", i);
+		found.segment_index[i] = lookup_object(schema, name, problem);
+	}
+	if (*problem != NULL)
+		return false;
+
+	objects = found;
+	objects_valid = true;
+	return true;
+}
+
+/* Relcache callback: nothing may be freed or looked up here. */
+static void
+invalidate(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == objects.master)
+		objects_valid = false;
+}
+
+/* Where it is missing, *problem says so, unless that says something already. */
+static Oid
+lookup_object(Oid schema, const char *name, const char **problem)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid) && *problem == NULL)
+		*problem = psprintf("relation \"cqrs.%s\" does not exist", name);
+	return relid;
+}
+
+/* Columns of a table, dropped ones included. */
+static int
+column_count(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	int			count;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	count = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	return count;
+}

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * objects.h
+ *	  The extension's own objects, as a backend knows them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_OBJECTS_H
+#define CQRS_OBJECTS_H
+
+#include "postgres.h"
+
+/*
+ * Columns of cqrs.master in the version that this library is for: cqrs_id, the
+ * table, and the options (master.h).
+ */
+#define CQRS_MASTER_NATTS	18
+
+#define CQRS_SEGMENTS	3
+
+/* The extension's objects in the current database. */
+typedef struct CqrsObjects
+{
+	Oid			extension;
+	Oid			master;			/* table cqrs.master */
+	Oid			master_by_id;	/* its indexes */
+	Oid			master_by_relation;
+	Oid			parked;			/* table cqrs.parked */
+	Oid			publisher;		/* table cqrs.publisher */
+	Oid			watermark;		/* sequence cqrs.watermark */
+	Oid			segment[CQRS_SEGMENTS];
+	Oid			segment_index[CQRS_SEGMENTS];
+} CqrsObjects;
+
+/*
+ * The extension's objects.  NULL when the current database does not have the
+ * extension and missing_ok is set, an error when not.  Needs a transaction.
+ */
+extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
+
+/* Whether they are there, and of the version that this library is for. */
+extern bool cqrs_catalog_is_usable(void);
+
+#endif							/* CQRS_OBJECTS_H */

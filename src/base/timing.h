@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * timing.h
+ *	  Arithmetic of what is due when.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_TIMING_H
+#define CQRS_TIMING_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+
+/* Milliseconds from now, 0 when it has passed. */
+static inline long
+cqrs_until_ms(TimestampTz when)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
+}
+
+/* Milliseconds until so long after "start", 0 when that has passed. */
+static inline long
+cqrs_until_after_ms(TimestampTz start, int64 ms)
+{
+	return cqrs_until_ms(TimestampTzPlusMilliseconds(start, ms));
+}
+
+/* The shorter of two times to wait, where -1 means for ever. */
+static inline long
+cqrs_sooner_ms(long a, long b)
+{
+	if (a < 0)
+		return b;
+	return b < 0 ? a : Min(a, b);
+}
+
+/*
+ * How long to wait after so many failures in a row: a delay that doubles with
+ * each of them up to a limit, less a random quarter.
+ */
+static inline int64
+cqrs_backoff_ms(int failures)
+{
+	double		delay_ms = cqrs_reconnect_delay_ms *
+	(double) (UINT64CONST(1) << Min(failures, 30));
+
+	delay_ms = Min(delay_ms, cqrs_reconnect_delay_max_ms);
+	return (int64) (delay_ms * (1.0 - 0.25 * cqrs_random()));
+}
+
+#endif							/* CQRS_TIMING_H */

@@ -1,0 +1,222 @@
+/*-------------------------------------------------------------------------
+ *
+ * amqp_handshake.c
+ *	  The beginning of a connection by AMQP 0-9-1.
+ *
+ * Each step sends a method and waits for its answer, until the deadline of the
+ * connection; the process's latch is looked at meanwhile (socket.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "broker/amqp.h"
+
+#define FRAME_MAX		131072
+
+static void put_start_ok(CqrsConnection *connection, const CqrsUrl *url);
+static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
+				 int heartbeat_s);
+static bool take_lease(CqrsConnection *connection, const char *name,
+					   CqrsFailure *failure);
+static bool check_vacant(CqrsConnection *connection, List *names,
+						 CqrsFailure *failure);
+
+bool
+cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s,
+				 CqrsFailure *failure)
+{
+	amqp_frame_t frame;
+	amqp_connection_open_t open = {0};
+
+	cqrs_frames_put_protocol(connection->frames);
+	if (!cqrs_amqp_await(connection, AMQP_CONNECTION_START_METHOD, "log in", &frame,
+						 failure))
+		return false;
+
+	put_start_ok(connection, url);
+	if (!cqrs_amqp_await(connection, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
+						 failure))
+		return false;
+	cqrs_frames_forget(connection->frames);
+	if (!tune(connection, frame.payload.method.decoded, heartbeat_s))
+	{
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not log in: out of memory");
+		return false;
+	}
+
+	open.virtual_host = amqp_cstring_bytes(url->path);
+	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
+						   &open);
+	return cqrs_amqp_await(connection, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
+						   failure);
+}
+
+static void
+put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
+{
+	const char *capabilities[] = {
+		"authentication_failure_close", "connection.blocked",
+		"publisher_confirms"
+	};
+	amqp_table_entry_t entries[lengthof(capabilities)];
+	amqp_table_entry_t properties[2];
+	amqp_connection_start_ok_t start_ok = {0};
+	char	   *response = psprintf("%c%s%c%s", '\0', url->user, '\0',
+									url->password);
+
+	memset(entries, 0, sizeof(entries));
+	for (int i = 0; i < lengthof(capabilities); i++)
+	{
+		entries[i].key = amqp_cstring_bytes(capabilities[i]);
+		entries[i].value.kind = AMQP_FIELD_KIND_BOOLEAN;
+		entries[i].value.value.boolean = 1;
+	}
+	memset(properties, 0, sizeof(properties));
+	properties[0].key = amqp_cstring_bytes("capabilities");
+	properties[0].value.kind = AMQP_FIELD_KIND_TABLE;
+	properties[0].value.value.table.num_entries = lengthof(entries);
+	properties[0].value.value.table.entries = entries;
+	properties[1].key = amqp_cstring_bytes("connection_name");
+	properties[1].value.kind = AMQP_FIELD_KIND_UTF8;
+	properties[1].value.value.bytes = amqp_cstring_bytes("cqrs publisher");
+
+	start_ok.client_properties.num_entries = lengthof(properties);
+	start_ok.client_properties.entries = properties;
+	start_ok.mechanism = amqp_cstring_bytes("PLAIN");
+	start_ok.response.len = strlen(url->user) + strlen(url->password) + 2;
+	start_ok.response.bytes = response;
+	start_ok.locale = amqp_cstring_bytes("en_US");
+	cqrs_frames_put_method(connection->frames, 0,
+						   AMQP_CONNECTION_START_OK_METHOD, &start_ok);
+	explicit_bzero(response, start_ok.response.len);
+	pfree(response);
+}
+
+/* Agree on the limits that the broker offers, or lower ones. */
+static bool
+tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
+	 int heartbeat_s)
+{
+	amqp_connection_tune_ok_t tune_ok = {0};
+
+	tune_ok.channel_max = CQRS_AMQP_CHANNEL;
+	tune_ok.frame_max = offer->frame_max == 0 ? FRAME_MAX :
+		Min(offer->frame_max, FRAME_MAX);
+	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
+		Min(offer->heartbeat, heartbeat_s);
+	connection->heartbeat_s = tune_ok.heartbeat;
+	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_TUNE_OK_METHOD,
+						   &tune_ok);
+	return cqrs_frames_tune(connection->frames, tune_ok.frame_max);
+}
+
+bool
+cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *options,
+					   CqrsFailure *failure)
+{
+	amqp_channel_open_t open = {0};
+	amqp_confirm_select_t select = {0};
+	amqp_frame_t frame;
+
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+						   AMQP_CHANNEL_OPEN_METHOD, &open);
+	if (!cqrs_amqp_await(connection, AMQP_CHANNEL_OPEN_OK_METHOD, "open a channel",
+						 &frame, failure) ||
+		!take_lease(connection, options->lease, failure) ||
+		!check_vacant(connection, options->vacant, failure))
+		return false;
+
+	cqrs_amqp_declare_exchange(connection, options->exchange);
+	if (!cqrs_amqp_await(connection, AMQP_EXCHANGE_DECLARE_OK_METHOD,
+						 "declare the exchange", &frame, failure))
+		return false;
+
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+						   AMQP_CONFIRM_SELECT_METHOD, &select);
+	return cqrs_amqp_await(connection, AMQP_CONFIRM_SELECT_OK_METHOD, "enable confirms",
+						   &frame, failure);
+}
+
+/*
+ * An exclusive queue, which nobody else can declare as long as the connection
+ * lives in the eyes of the broker.  Nothing is ever bound to it.
+ */
+static bool
+take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
+{
+	amqp_queue_declare_t declare = {0};
+	amqp_frame_t frame;
+
+	declare.queue = amqp_cstring_bytes(name);
+	declare.exclusive = 1;
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+						   AMQP_QUEUE_DECLARE_METHOD, &declare);
+	return cqrs_amqp_await(connection, AMQP_QUEUE_DECLARE_OK_METHOD,
+						   "declare the queue of the lease", &frame, failure);
+}
+
+/*
+ * Deleting a queue that does not exist succeeds; one that is exclusive to
+ * another connection is refused, and the channel closed.  Only the last one is
+ * waited for: the broker deals with them in their order.
+ */
+static bool
+check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
+{
+	amqp_frame_t frame;
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		amqp_queue_delete_t delete = {0};
+
+		delete.queue = amqp_cstring_bytes(lfirst(lc));
+		delete.nowait = lnext(names, lc) != NULL;
+		cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+							   AMQP_QUEUE_DELETE_METHOD, &delete);
+	}
+	return names == NIL ||
+		cqrs_amqp_await(connection, AMQP_QUEUE_DELETE_OK_METHOD,
+						"take the lease of all lanes", &frame, failure);
+}
+
+bool
+cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
+				const char *action, amqp_frame_t *frame, CqrsFailure *failure)
+{
+	for (;;)
+	{
+		int			result = -1;
+
+		if (cqrs_frames_flush(connection->frames))
+			result = cqrs_frames_read(connection->frames, frame);
+		if (result < 0)
+		{
+			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s", action,
+						   cqrs_frames_error(connection->frames));
+			return false;
+		}
+		if (result > 0 && frame->frame_type == AMQP_FRAME_METHOD)
+		{
+			if (frame->payload.method.id == expected)
+				return true;
+			cqrs_amqp_handle_method(connection, &frame->payload.method,
+									&connection->early, failure);
+			if (connection->early.kind == CQRS_EVENT_FAILED)
+			{
+				cqrs_amqp_describe_close(failure, action, &frame->payload.method);
+				return false;
+			}
+		}
+		if (result == 0 &&
+			!cqrs_wire_wait(cqrs_frames_stream(connection->frames),
+							cqrs_frames_pending(connection->frames),
+							connection->deadline))
+		{
+			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+						   "could not %s: no answer in time", action);
+			return false;
+		}
+	}
+}

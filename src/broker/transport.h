@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * transport.h
+ *	  The way to a broker, as the publisher sees it.
+ *
+ * A transport carries out; it decides nothing.  Whether to try again, to wait
+ * or to complain is the publisher's business.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_TRANSPORT_H
+#define CQRS_TRANSPORT_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "broker/socket.h"
+
+/* What a connection needs to know.  Strings are not kept. */
+typedef struct CqrsConnectOptions
+{
+	const char *url;
+	int			host;			/* which of its hosts, from 0 */
+	const char *exchange;		/* made ready at once */
+	const char *lease;			/* a name that one connection can have */
+	List	   *vacant;			/* such names that no connection may have */
+	int			heartbeat_s;	/* 0: none */
+	int			connect_timeout_ms; /* for connecting, and for the handshake */
+	CqrsTlsOptions tls;
+} CqrsConnectOptions;
+
+/*
+ * A message as it goes out.  Strings are UTF-8.  The body is not copied: it
+ * must stay until the message is confirmed or the connection closed.
+ */
+typedef struct CqrsEnvelope
+{
+	const char *exchange;
+	const char *routing_key;
+	const char *message_id;
+	const char *correlation_id; /* or NULL */
+	TimestampTz timestamp;
+	const char *body;
+	Size		body_length;
+} CqrsEnvelope;
+
+/* Who is to blame for a failure. */
+typedef enum CqrsBlame
+{
+	CQRS_BLAME_TRANSPORT,		/* the network, the broker, the login */
+	CQRS_BLAME_ROUTE,			/* an exchange is missing, of another type, or
+								 * not permitted */
+	CQRS_BLAME_MESSAGE,			/* a message is refused for what it is */
+	CQRS_BLAME_LEASE			/* another connection has the lease */
+} CqrsBlame;
+
+#define CQRS_TRANSPORT_ERROR_BYTES 480
+
+typedef struct CqrsFailure
+{
+	CqrsBlame	blame;
+	char text[	CQRS_TRANSPORT_ERROR_BYTES];	/* without a password */
+} CqrsFailure;
+
+typedef enum CqrsEventKind
+{
+	CQRS_EVENT_NONE,			/* nothing has come */
+	CQRS_EVENT_FAILED,			/* the connection is of no use any more */
+	CQRS_EVENT_ACK,				/* the broker has taken charge of a message */
+	CQRS_EVENT_NACK,			/* it has not */
+	CQRS_EVENT_RETURNED,		/* no queue for it; its ACK follows */
+	CQRS_EVENT_BLOCKED,			/* the broker asks to send nothing */
+	CQRS_EVENT_UNBLOCKED
+} CqrsEventKind;
+
+typedef struct CqrsEvent
+{
+	CqrsEventKind kind;
+	uint64		tag;			/* ACK, NACK: which message */
+	bool		multiple;		/* ACK, NACK: and all before it */
+	char text[	256];			/* RETURNED: message id; BLOCKED: reason */
+} CqrsEvent;
+
+typedef struct CqrsConnection CqrsConnection;
+
+/*
+ * None of these raises an error, and those that are not said to wait do not.
+ * A wait ends soon after ShutdownRequestPending has been set together with the
+ * latch, and may take notice of the latch.
+ */
+typedef struct CqrsTransport
+{
+	/*
+	 * Connect, take the lease if it and "vacant" are free, and make the
+	 * exchange ready.  Waits for at most the timeouts of the options.  NULL
+	 * on failure.
+	 */
+	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
+								CqrsFailure *failure);
+
+	/* Whether there is room for another message. */
+	bool		(*can_publish) (CqrsConnection *connection);
+
+	/*
+	 * Send a message, for which there has to be room.  The first one of a
+	 * connection has the tag 1, each further one the next number.  Declares
+	 * the exchange before the first message to it.
+	 */
+	void		(*publish) (CqrsConnection *connection,
+							const CqrsEnvelope *envelope);
+
+	/*
+	 * Go on sending, and see what has come: one event a call.  Has to be
+	 * called when the socket is ready, and in time for heartbeats.
+	 */
+	void		(*poll) (CqrsConnection *connection, CqrsEvent *event,
+						 CqrsFailure *failure);
+
+	/* The socket, to wait on, and whether for room to write as well. */
+	pgsocket	(*socket) (CqrsConnection *connection, bool *write);
+
+	/* Milliseconds until the next heartbeat is due, -1 for never. */
+	long		(*wait_ms) (CqrsConnection *connection);
+
+	/*
+	 * Give the connection and all its memory back, after telling the broker
+	 * so with "politely", which waits a little for its answer.
+	 */
+	void		(*close) (CqrsConnection *connection, bool politely);
+} CqrsTransport;
+
+extern const CqrsTransport cqrs_transport_amqp;
+
+#endif							/* CQRS_TRANSPORT_H */

@@ -1,0 +1,587 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.c
+ *	  Triggers and transaction callbacks: where changes are seen.
+ *
+ * A row trigger does as little as it can: BEFORE UPDATE bumps cqrs_revision
+ * and cqrs_updated and notes the version that is about to be replaced; AFTER
+ * INSERT notes the new version, AFTER DELETE the deleted one.  Only the first
+ * touch of a row by a transaction needs a note, and no list of rows is needed
+ * to tell: a version that the transaction itself has made has been noted, or
+ * comes from one that has.  Its xmin says so, and its command: what the
+ * transaction has made before the table became a master, before cqrs_flush()
+ * or by a rewrite of the table has not been noted (changeset.h, "since").
+ *
+ * When the transaction commits or is prepared, with all deferred triggers
+ * done, the notes become messages (resolve.c).  An error there fails the
+ * transaction.  After the commit the publisher is woken; that cannot fail.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/xact.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "common/int.h"
+#include "executor/tuptable.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/shared.h"
+#include "capture/capture.h"
+#include "capture/chain.h"
+#include "capture/changeset.h"
+#include "capture/resolve.h"
+#include "capture/truncate.h"
+#include "master/relation.h"
+
+PG_FUNCTION_INFO_V1(cqrs_trigger_update);
+PG_FUNCTION_INFO_V1(cqrs_trigger_insert_delete);
+PG_FUNCTION_INFO_V1(cqrs_trigger_truncate);
+PG_FUNCTION_INFO_V1(cqrs_trigger_discard);
+PG_FUNCTION_INFO_V1(cqrs_flush);
+
+/* The outermost subtransaction that has written messages, or invalid. */
+static SubTransactionId written_in = InvalidSubTransactionId;
+static Snapshot kept_snapshot = NULL;
+
+static TriggerData *trigger_data(FunctionCallInfo fcinfo, TriggerEvent event,
+								 TriggerEvent level);
+static void check_truncate_allowed(Relation rel);
+static bool any_produces(const CqrsRelation *relation);
+static bool may_be_first_touch(TriggerData *data);
+static uint16 touched_target(TriggerData *data);
+static void note_touch(TriggerData *data, const CqrsRelation *relation,
+					   HeapTuple old, HeapTuple new);
+static bool later_trigger_exists(TriggerData *data);
+static bool key_differs(TupleDesc desc, const CqrsRelation *relation,
+						HeapTuple a, HeapTuple b);
+static bool raises_revision(TriggerData *data, const CqrsRelation *relation,
+							bool first_touch);
+static bool was_raised(TriggerData *data, const CqrsRelation *relation);
+static void copy_header(HeapTupleHeader header, SysScanDesc scan,
+						HeapTuple tuple);
+static bool fields_differ(TupleDesc desc, const CqrsField *fields,
+						  int nfields, HeapTuple a, HeapTuple b);
+static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
+					  bool raise);
+static void at_transaction_end(XactEvent event, void *arg);
+static void at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
+								  SubTransactionId parent, void *arg);
+
+void
+cqrs_capture_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+}
+
+void
+cqrs_capture_has_written(void)
+{
+	SubTransactionId current = GetCurrentSubTransactionId();
+
+	if (written_in == InvalidSubTransactionId || current < written_in)
+		written_in = current;
+}
+
+void
+cqrs_capture_keep_snapshot(void)
+{
+	if (kept_snapshot == NULL)
+		kept_snapshot = RegisterSnapshotOnOwner(GetActiveSnapshot(),
+												TopTransactionResourceOwner);
+}
+
+bool
+cqrs_capture_has_unsent(void)
+{
+	return written_in != InvalidSubTransactionId ||
+		!cqrs_changeset_is_empty();
+}
+
+void
+cqrs_capture_begin_late(Relation rel)
+{
+	/* What is changed from now on is told apart by its command id. */
+	CommandCounterIncrement();
+	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_BORN, rel));
+	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_TOUCHED, rel));
+}
+
+/* BEFORE UPDATE FOR EACH ROW */
+Datum
+cqrs_trigger_update(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, TRIGGER_EVENT_UPDATE,
+									 TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
+	bool		first_touch;
+	bool		raise;
+
+	if (relation == NULL)
+		return PointerGetDatum(data->tg_newtuple);
+
+	first_touch = may_be_first_touch(data);
+	raise = raises_revision(data, relation, first_touch);
+	if (first_touch && any_produces(relation))
+		note_touch(data, relation, data->tg_trigtuple, data->tg_newtuple);
+	else if (!first_touch &&
+			 (key_differs(RelationGetDescr(data->tg_relation), relation,
+						  data->tg_trigtuple, data->tg_newtuple) ||
+			  later_trigger_exists(data)))
+	{
+		uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
+												   data->tg_relation);
+
+		cqrs_changeset_get_target(target)->keys_move = true;
+	}
+	return PointerGetDatum(bump(data, relation, raise));
+}
+
+/* AFTER INSERT OR DELETE FOR EACH ROW */
+Datum
+cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, 0,
+									 TRIGGER_EVENT_AFTER | TRIGGER_EVENT_ROW);
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
+
+	if (relation == NULL || !any_produces(relation))
+		return PointerGetDatum(NULL);
+
+	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
+	{
+		uint16		target = cqrs_changeset_target(CQRS_BORN,
+												   data->tg_relation);
+
+		if (cqrs_relation_rewritten(data->tg_relation))
+		{
+			cqrs_changeset_get_target(target)->repeats = true;
+			(void) touched_target(data);
+		}
+		cqrs_changeset_get_target(target)->noted_by =
+			GetCurrentCommandId(false);
+		cqrs_changeset_note(target, &data->tg_trigtuple->t_self);
+	}
+	else if (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
+	{
+		/* It was noted before the update that moves it. */
+	}
+	else if (may_be_first_touch(data))
+	{
+		uint16		target = cqrs_changeset_target(CQRS_BORN,
+												   data->tg_relation);
+		CommandId	inserted = cqrs_changeset_get_target(target)->noted_by;
+
+		note_touch(data, relation, data->tg_trigtuple, NULL);
+		/* A trigger of the DELETE's may have given the key to a new row. */
+		if (inserted > HeapTupleHeaderGetCmax(data->tg_trigtuple->t_data))
+			cqrs_changeset_get_target(touched_target(data))->keys_move = true;
+	}
+	return PointerGetDatum(NULL);
+}
+
+/* BEFORE TRUNCATE FOR EACH STATEMENT */
+Datum
+cqrs_trigger_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, TRIGGER_EVENT_TRUNCATE,
+									 TRIGGER_EVENT_BEFORE);
+
+	check_truncate_allowed(data->tg_relation);
+	if (cqrs_truncate_rows(data->tg_relation))
+		cqrs_capture_has_written();
+	return PointerGetDatum(NULL);
+}
+
+static void
+check_truncate_allowed(Relation rel)
+{
+	const CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	ListCell   *lc;
+
+	if (relation == NULL)
+		return;
+
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (master->on_truncate == CQRS_TRUNCATE_REFUSED)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot truncate table \"%s\"",
+							RelationGetRelationName(rel)),
+					 errdetail("Its master \"%s\" has the option on_truncate \"refuse\".",
+							   master->cqrs_id),
+					 errhint("Use DELETE, or change the option with cqrs_alter().")));
+	}
+}
+
+/*
+ * BEFORE INSERT on the segments, enabled for replicas only: rows that logical
+ * replication brings are another server's, which publishes them itself.
+ */
+Datum
+cqrs_trigger_discard(PG_FUNCTION_ARGS)
+{
+	(void) trigger_data(fcinfo, TRIGGER_EVENT_INSERT,
+						TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
+	return PointerGetDatum(NULL);
+}
+
+/* cqrs_flush() RETURNS bigint: the number of messages. */
+Datum
+cqrs_flush(PG_FUNCTION_ARGS)
+{
+	int64		nmessages = cqrs_resolve_flush();
+
+	if (nmessages > 0)
+		cqrs_capture_has_written();
+	PG_RETURN_INT64(nmessages);
+}
+
+/* Check that a function is called as the trigger that it is made for. */
+static TriggerData *
+trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		(data->tg_event & (TRIGGER_EVENT_TIMINGMASK | TRIGGER_EVENT_ROW)) != level ||
+		(event != 0 && (data->tg_event & TRIGGER_EVENT_OPMASK) != event) ||
+		(event == 0 && TRIGGER_FIRED_BY_UPDATE(data->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function is not called as the trigger that it is made for"),
+				 errhint("Use cqrs_register() to create the triggers of a master.")));
+	return data;
+}
+
+static bool
+any_produces(const CqrsRelation *relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		if (((CqrsMaster *) lfirst(lc))->produce)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether the old version may not have been noted: it was not made by this
+ * transaction, or it was but that proves nothing.
+ */
+static bool
+may_be_first_touch(TriggerData *data)
+{
+	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(data->tg_trigtuple->t_data)))
+		return true;
+	return HeapTupleHeaderGetCmin(data->tg_trigtuple->t_data) <
+		cqrs_changeset_get_target(touched_target(data))->since;
+}
+
+/*
+ * The target for touched rows.  In a file that this transaction has made,
+ * versions that are older than the first command that a trigger fires for
+ * come from the rewrite.
+ */
+static uint16
+touched_target(TriggerData *data)
+{
+	uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
+											   data->tg_relation);
+
+	if (!cqrs_changeset_get_target(target)->begun)
+		cqrs_changeset_begin(target,
+							 cqrs_relation_rewritten(data->tg_relation) ?
+							 GetActiveSnapshot()->curcid : FirstCommandId);
+	return target;
+}
+
+/*
+ * Whether an update raises the revision: the first one of the row does, unless
+ * all masters skip updates that leave their fields as they are.  Then it is
+ * the first one that does not.
+ */
+static bool
+raises_revision(TriggerData *data, const CqrsRelation *relation,
+				bool first_touch)
+{
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	CqrsTarget *target = NULL;
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (!master->skip_unchanged)
+			return first_touch;
+	}
+
+	target = cqrs_changeset_get_target(cqrs_changeset_target(CQRS_TOUCHED,
+															 data->tg_relation));
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (later_trigger_exists(data) ||
+			fields_differ(desc, master->fields, master->nfields,
+						  data->tg_trigtuple, data->tg_newtuple))
+			return first_touch ||
+				(target->skipped && !was_raised(data, relation));
+	}
+	target->skipped = true;
+	return false;
+}
+
+/*
+ * Whether this transaction has raised the revision of a row that it has
+ * touched, since cqrs_flush() if that was called: it is compared with that of
+ * the versions before, which the index of the primary key still leads to.  A
+ * row without one was born here.
+ */
+static bool
+was_raised(TriggerData *data, const CqrsRelation *relation)
+{
+	Relation	rel = data->tg_relation;
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData *keys = cqrs_catalog_key_scan(rel, relation,
+											  data->tg_trigtuple);
+	SysScanDesc scan = systable_beginscan(rel, relation->key_index, true,
+										  SnapshotAny, relation->nkeys, keys);
+	int32		revision;
+	bool		isnull;
+	CommandId	since = cqrs_changeset_get_target(touched_target(data))->since;
+	bool		raised = true;
+	HeapTuple	tuple;
+
+	revision = DatumGetInt32(heap_getattr(data->tg_trigtuple,
+										  relation->revision, desc, &isnull));
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		HeapTupleHeaderData header;
+
+		copy_header(&header, scan, tuple);
+		if (cqrs_chain_updated_by_us(&header) &&
+			(!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(&header)) ||
+			 HeapTupleHeaderGetCmin(&header) < since))
+			raised &= revision > DatumGetInt32(heap_getattr(tuple,
+															relation->revision,
+															desc, &isnull));
+	}
+	systable_endscan(scan);
+	return raised;
+}
+
+/*
+ * Copy the header of the version that a scan has returned, as it is at one
+ * moment: others may be locking the row.
+ */
+static void
+copy_header(HeapTupleHeader header, SysScanDesc scan, HeapTuple tuple)
+{
+	Buffer		buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	memcpy(header, tuple->t_data, SizeofHeapTupleHeader);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+}
+
+/* Note "old", about to become "new" or, where that is NULL, deleted. */
+static void
+note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
+		   HeapTuple new)
+{
+	Relation	rel = data->tg_relation;
+	uint16		index = touched_target(data);
+	CqrsTarget *target = cqrs_changeset_get_target(index);
+
+	if (relation->key_deferrable ||
+		(new != NULL && !target->keys_move &&
+		 key_differs(RelationGetDescr(rel), relation, old, new)))
+		target->keys_move = true;
+
+	/*
+	 * The version may be noted again when a later trigger cancels the update,
+	 * after a rewrite, and when COPY FREEZE has hidden that the row is new.
+	 */
+	if (new != NULL && later_trigger_exists(data))
+		target->keys_move = target->repeats = true;
+	if (cqrs_relation_rewritten(rel) ||
+		rel->rd_createSubid != InvalidSubTransactionId)
+	{
+		target->repeats = true;
+		index = cqrs_changeset_target(CQRS_BORN, rel);
+		cqrs_changeset_get_target(index)->repeats = true;
+		index = cqrs_changeset_target(CQRS_TOUCHED, rel);
+	}
+	cqrs_changeset_note(index, &old->t_self);
+}
+
+/* Whether another BEFORE UPDATE trigger fires after this one. */
+static bool
+later_trigger_exists(TriggerData *data)
+{
+	TriggerDesc *triggers = data->tg_relation->trigdesc;
+
+	for (int i = triggers->numtriggers - 1; i >= 0; i--)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (trigger->tgoid == data->tg_trigger->tgoid)
+			return false;
+		if (TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW,
+								 TRIGGER_TYPE_BEFORE, TRIGGER_TYPE_UPDATE))
+			return true;
+	}
+	return false;
+}
+
+static bool
+key_differs(TupleDesc desc, const CqrsRelation *relation, HeapTuple a,
+			HeapTuple b)
+{
+	return fields_differ(desc, relation->keys, relation->nkeys, a, b);
+}
+
+/*
+ * Whether two rows differ, or may do so in the end, in any of some fields,
+ * those of ours left aside.
+ */
+static bool
+fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
+			  HeapTuple a, HeapTuple b)
+{
+	for (int i = 0; i < nfields; i++)
+	{
+		AttrNumber	attnum = fields[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		bool		a_null;
+		bool		b_null;
+		Datum		a_value = heap_getattr(a, attnum, desc, &a_null);
+		Datum		b_value = heap_getattr(b, attnum, desc, &b_null);
+
+		if (fields[i].ours)
+			continue;
+		/* It is computed after this trigger. */
+		if (att->attgenerated != '\0')
+			return true;
+		if (a_null != b_null ||
+			(!a_null &&
+			 !datum_image_eq(a_value, b_value, att->attbyval, att->attlen)))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The new version with its revision and time of change: with "raise" the
+ * revision grows by one, and it never falls.  An application that raises the
+ * revision by itself, as django-cqrs does, is left alone.
+ */
+static HeapTuple
+bump(TriggerData *data, const CqrsRelation *relation, bool raise)
+{
+	int			columns[2] = {relation->revision, relation->updated};
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	bool		isnull;
+	int32		old_revision;
+	int32		new_revision;
+	TimestampTz old_updated;
+	TimestampTz new_updated;
+	TimestampTz now;
+
+	old_revision = DatumGetInt32(slot_getattr(data->tg_trigslot,
+											  relation->revision, &isnull));
+	new_revision = DatumGetInt32(slot_getattr(data->tg_newslot,
+											  relation->revision, &isnull));
+	if (isnull || new_revision < old_revision)
+		new_revision = old_revision;
+	else if (new_revision > old_revision)
+		raise = false;
+	else if (!raise)
+		return data->tg_newtuple;
+
+	if (raise && pg_add_s32_overflow(new_revision, 1, &new_revision))
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("cqrs_revision of a row in table \"%s\" is out of range",
+						RelationGetRelationName(data->tg_relation))));
+
+	old_updated = DatumGetTimestampTz(slot_getattr(data->tg_trigslot,
+												   relation->updated, &isnull));
+	new_updated = DatumGetTimestampTz(slot_getattr(data->tg_newslot,
+												   relation->updated, &isnull));
+	now = GetCurrentTimestamp();
+	if (isnull || new_updated <= old_updated)
+		new_updated = now;
+
+	values[0] = Int32GetDatum(new_revision);
+	values[1] = TimestampTzGetDatum(new_updated);
+	return heap_modify_tuple_by_cols(data->tg_newtuple,
+									 RelationGetDescr(data->tg_relation), 2,
+									 columns, values, nulls);
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			if (cqrs_resolve_all())
+				cqrs_capture_has_written();
+			if (kept_snapshot != NULL)
+				UnregisterSnapshotFromOwner(kept_snapshot,
+											TopTransactionResourceOwner);
+			kept_snapshot = NULL;
+			break;
+
+		case XACT_EVENT_COMMIT:
+			if (written_in != InvalidSubTransactionId)
+				cqrs_shared_wake_publisher();
+			/* FALLTHROUGH */
+
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			written_in = InvalidSubTransactionId;
+			kept_snapshot = NULL;
+			cqrs_changeset_reset();
+			break;
+
+		default:
+			break;
+	}
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		cqrs_changeset_abort_sub(subid);
+		if (written_in >= subid)
+			written_in = InvalidSubTransactionId;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB && written_in == subid)
+		written_in = parent;
+}

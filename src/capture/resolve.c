@@ -1,0 +1,440 @@
+/*-------------------------------------------------------------------------
+ *
+ * resolve.c
+ *	  From what a transaction has touched to its messages.
+ *
+ * Each note is the place of a version of a row.  From there the update chain
+ * leads to the version that is live now, over the versions that this
+ * transaction has made and not taken back (chain.c):
+ *
+ *	  noted as		chain ends at				message
+ *	  ------------	--------------------------	-----------------------------
+ *	  born			a live version				SAVE, new
+ *	  born			a deleted or moved version	none
+ *	  touched		the noted version, live		none: the change was undone
+ *	  touched		a later version, live		SAVE; with another key: DELETE
+ *												of the old one, SAVE of the new
+ *	  touched		a deleted version			DELETE
+ *	  touched		a version moved to another	DELETE: its key is another one
+ *					partition					there, since every primary key
+ *												contains the partition key
+ *	  resent		a live version				SYNC, read under lock
+ *	  resent		a deleted version			none
+ *
+ * Versions noted for resending are kept by a registered snapshot (sync.c).
+ *
+ * Messages are in the order of first touches, with two exceptions.  Where keys
+ * may have passed from one row to another (a key was updated, or the primary
+ * key is deferrable) all DELETEs of the table come before anything else, lest
+ * the DELETE of a key follows the SAVE of its new owner.  And SYNCs come last,
+ * lest one has the revision of a SAVE that follows.
+ *
+ * Where a version can have been noted twice (after a rewrite of the table the
+ * xmin of a row no longer tells if it is new) all versions that a chain passed
+ * are remembered, and notes of them are skipped.
+ *
+ * Runs with an active snapshot, for toasted values and hooks.  Memory of one
+ * row lives in a context that is reset for each note.  The versions of the row
+ * at hand are pinned until the next note is followed or the table is left.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+#include "capture/chain.h"
+#include "capture/changeset.h"
+#include "capture/resolve.h"
+#include "compose/compose.h"
+#include "master/relation.h"
+#include "master/row.h"
+
+/* Which messages of tables where keys move are made. */
+typedef enum Pass
+{
+	PASS_ALL,
+	PASS_DELETES,
+	PASS_OTHERS,
+	PASS_LOCK,					/* no messages: rows to send again are locked */
+	PASS_RESENT
+} Pass;
+
+typedef struct Resolver
+{
+	MemoryContext context;		/* holds all of this */
+	MemoryContext row_context;	/* reset for each note */
+	CqrsComposer *composer;
+	Pass		pass;
+	bool		flush;			/* changes may follow */
+
+	/* The table at hand */
+	int			target;			/* -1: none */
+	Relation	rel;			/* NULL: the table is gone */
+	CqrsRelation *relation;
+	CqrsRow		before;
+	CqrsRow		after;
+	CqrsChain	chain;			/* of the note at hand */
+} Resolver;
+
+static void check_keys_settled(void);
+static int64 resolve_all(bool flush);
+static Resolver *begin_resolver(void);
+static int64 end_resolver(Resolver *resolver);
+static void run_pass(Resolver *resolver, Pass pass);
+static bool any_resent(void);
+static bool use_target(Resolver *resolver, int index);
+static void use_relation(Resolver *resolver, Relation rel);
+static void leave_relation(Resolver *resolver);
+static void resolve_note(Resolver *resolver, const CqrsNote *note);
+static bool keep_unchanged(Resolver *resolver, const CqrsNote *note);
+static void resolve_change(Resolver *resolver, const CqrsNote *note);
+static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
+
+bool
+cqrs_resolve_all(void)
+{
+	return !cqrs_changeset_is_empty() && cqrs_produce &&
+		resolve_all(false) > 0;
+}
+
+int64
+cqrs_resolve_flush(void)
+{
+	int64		nmessages;
+
+	if (cqrs_changeset_is_empty() || !cqrs_produce)
+		return 0;
+
+	check_keys_settled();
+	nmessages = resolve_all(true);
+	/* What is changed from now on is told apart by its command id. */
+	CommandCounterIncrement();
+	cqrs_changeset_all_done();
+	return nmessages;
+}
+
+/*
+ * With a primary key that is checked at commit, two rows may have one key for
+ * the time being, and a message of one would be taken for the other's.
+ */
+static void
+check_keys_settled(void)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		Oid			relid = cqrs_changeset_get_target(i)->relid;
+		const CqrsRelation *relation;
+
+		if (!cqrs_changeset_has_notes(relid) ||
+			!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			continue;
+		relation = cqrs_catalog_relation(relid);
+		if (relation != NULL && relation->key_deferrable)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot send changes of table \"%s\" before the end of the transaction",
+							get_rel_name(relid)),
+					 errdetail("Its primary key is deferrable, so keys may not be unique yet."),
+					 errhint("Commit instead.")));
+	}
+}
+
+static int64
+resolve_all(bool flush)
+{
+	Resolver   *resolver;
+	int64		nmessages;
+
+	/* Make the last command's changes visible. */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	resolver = begin_resolver();
+	resolver->flush = flush;
+	cqrs_changeset_freeze();
+
+	if (cqrs_changeset_keys_move())
+	{
+		run_pass(resolver, PASS_DELETES);
+		run_pass(resolver, PASS_OTHERS);
+	}
+	else
+		run_pass(resolver, PASS_ALL);
+	if (any_resent())
+	{
+		run_pass(resolver, PASS_LOCK);
+		cqrs_composer_draw_batch(resolver->composer);
+		run_pass(resolver, PASS_RESENT);
+	}
+
+	nmessages = end_resolver(resolver);
+	cqrs_changeset_thaw();
+	PopActiveSnapshot();
+	return nmessages;
+}
+
+static Resolver *
+begin_resolver(void)
+{
+	MemoryContext context = AllocSetContextCreate(CurTransactionContext,
+												  "cqrs resolver",
+												  ALLOCSET_SMALL_SIZES);
+	Resolver   *resolver = MemoryContextAllocZero(context, sizeof(Resolver));
+	MemoryContext caller;
+
+	resolver->context = context;
+	resolver->row_context = AllocSetContextCreate(context, "cqrs row",
+												  ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	resolver->composer = cqrs_composer_begin();
+	cqrs_chain_init(&resolver->chain);
+	MemoryContextSwitchTo(caller);
+	resolver->target = -1;
+	return resolver;
+}
+
+static int64
+end_resolver(Resolver *resolver)
+{
+	int64		nmessages;
+
+	leave_relation(resolver);
+	nmessages = cqrs_composer_end(resolver->composer);
+	MemoryContextDelete(resolver->context);
+	return nmessages;
+}
+
+static void
+run_pass(Resolver *resolver, Pass pass)
+{
+	CqrsWalk	walk;
+	const CqrsNote *note;
+
+	resolver->pass = pass;
+	cqrs_chain_forget(&resolver->chain);
+
+	cqrs_changeset_walk(&walk);
+	while ((note = cqrs_changeset_next(&walk)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (use_target(resolver, note->target))
+			resolve_note(resolver, note);
+	}
+}
+
+static bool
+any_resent(void)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		if (cqrs_changeset_get_target(i)->kind == CQRS_RESENT)
+			return true;
+	}
+	return false;
+}
+
+/* Open the table of a target; false when there is nothing to send for it. */
+static bool
+use_target(Resolver *resolver, int index)
+{
+	CqrsTarget *target = cqrs_changeset_get_target(index);
+	Relation	rel;
+
+	if ((target->kind == CQRS_RESENT) !=
+		(resolver->pass == PASS_LOCK || resolver->pass == PASS_RESENT))
+		return false;
+	if (resolver->target != index)
+	{
+		leave_relation(resolver);
+		resolver->target = index;
+		rel = try_relation_open(target->relid, AccessShareLock);
+		if (rel != NULL)
+			use_relation(resolver, rel);
+	}
+	if (resolver->rel == NULL || resolver->relation == NULL)
+		return false;
+
+	cqrs_changeset_check_file(target, resolver->rel);
+	return resolver->pass != PASS_DELETES || target->keys_move;
+}
+
+static void
+use_relation(Resolver *resolver, Relation rel)
+{
+	MemoryContext caller = MemoryContextSwitchTo(resolver->context);
+
+	resolver->rel = rel;
+	resolver->relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	cqrs_row_init(&resolver->before, rel);
+	cqrs_row_init(&resolver->after, rel);
+	MemoryContextSwitchTo(caller);
+
+	if (resolver->relation != NULL)
+		cqrs_composer_enter(resolver->composer, rel, resolver->relation);
+}
+
+static void
+leave_relation(Resolver *resolver)
+{
+	if (resolver->rel == NULL)
+		return;
+	cqrs_composer_leave(resolver->composer);
+	cqrs_chain_release(&resolver->chain);
+	relation_close(resolver->rel, NoLock);
+	resolver->rel = NULL;
+	pfree(resolver->before.values);
+	pfree(resolver->before.nulls);
+	pfree(resolver->after.values);
+	pfree(resolver->after.nulls);
+}
+
+static void
+resolve_note(Resolver *resolver, const CqrsNote *note)
+{
+	const CqrsTarget *target = cqrs_changeset_get_target(note->target);
+	MemoryContext caller;
+	ItemPointerData tid = note->tid;
+
+	if (target->repeats && target->kind != CQRS_RESENT &&
+		cqrs_chain_seen(&resolver->chain, resolver->rel, &tid))
+	{
+		if (resolver->flush &&
+			cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+							  false) == CQRS_FATE_LIVE)
+			(void) keep_unchanged(resolver, note);
+		return;
+	}
+
+	caller = MemoryContextSwitchTo(resolver->row_context);
+	if (target->kind == CQRS_RESENT)
+	{
+		if (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+							  false) == CQRS_FATE_LIVE)
+			resolve_resent(resolver, target);
+	}
+	else
+	{
+		switch (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
+								  target->repeats))
+		{
+			case CQRS_FATE_LIVE:
+				resolve_change(resolver, note);
+				break;
+			case CQRS_FATE_DELETED:
+			case CQRS_FATE_MOVED:
+				if (target->kind == CQRS_TOUCHED &&
+					(resolver->pass != PASS_OTHERS || !target->keys_move))
+				{
+					cqrs_row_set(&resolver->before, resolver->rel,
+								 &resolver->chain.noted.tuple);
+					cqrs_row_set(&resolver->after, resolver->rel,
+								 &resolver->chain.last->tuple);
+					cqrs_compose_deleted(resolver->composer,
+										 &resolver->before,
+										 &resolver->after);
+				}
+				break;
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(resolver->row_context);
+}
+
+/*
+ * Whether the version that was noted is still the last one of its row; then its
+ * update may be still to come.
+ */
+static bool
+keep_unchanged(Resolver *resolver, const CqrsNote *note)
+{
+	if (cqrs_changeset_get_target(note->target)->kind != CQRS_TOUCHED ||
+		!ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
+						   &resolver->chain.last->tuple.t_self))
+		return false;
+	if (resolver->flush && resolver->pass != PASS_DELETES)
+		cqrs_changeset_keep(note);
+	return true;
+}
+
+/* The row is live: a SAVE, and before it perhaps the DELETE of its old key. */
+static void
+resolve_change(Resolver *resolver, const CqrsNote *note)
+{
+	const CqrsTarget *target = cqrs_changeset_get_target(note->target);
+	bool		key_changed = false;
+
+	if (keep_unchanged(resolver, note))
+		return;
+
+	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last->tuple);
+	if (target->kind == CQRS_TOUCHED)
+	{
+		cqrs_row_set(&resolver->before, resolver->rel,
+					 &resolver->chain.noted.tuple);
+		/* A trigger after ours can take back all, the revision included. */
+		if (cqrs_row_same(resolver->rel, resolver->relation,
+						  &resolver->before, &resolver->after))
+			return;
+		key_changed = !cqrs_row_same_key(resolver->rel, resolver->relation,
+										 &resolver->before, &resolver->after);
+	}
+
+	if (key_changed &&
+		(resolver->pass != PASS_OTHERS || !target->keys_move))
+		cqrs_compose_deleted(resolver->composer, &resolver->before,
+							 &resolver->before);
+	if (resolver->pass != PASS_DELETES)
+		cqrs_compose_saved(resolver->composer,
+						   target->kind == CQRS_TOUCHED && !key_changed ?
+						   &resolver->before : NULL, &resolver->after);
+}
+
+/*
+ * Replicas apply a SYNC whatever its revision, so it has to carry the last
+ * state that anybody has committed, and nobody may commit another one before
+ * us: take the row's lock, and follow what others have done to it meanwhile.
+ * What this transaction itself has written is locked already.
+ *
+ * All rows are locked before any message is made, and then a batch of ids is
+ * drawn: the messages of those who have been waited for come first.
+ */
+static void
+resolve_resent(Resolver *resolver, const CqrsTarget *target)
+{
+	TupleTableSlot *slot = NULL;
+	HeapTuple	tuple = &resolver->chain.last->tuple;
+	ListCell   *lc;
+
+	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+	{
+		slot = table_slot_create(resolver->rel, NULL);
+		tuple = cqrs_chain_lock(resolver->rel, tuple->t_self, slot);
+	}
+
+	if (tuple != NULL && resolver->pass == PASS_RESENT)
+	{
+		cqrs_row_set(&resolver->after, resolver->rel, tuple);
+		foreach(lc, resolver->relation->masters)
+		{
+			CqrsMaster *master = lfirst(lc);
+
+			if (strcmp(master->cqrs_id, target->cqrs_id) == 0)
+				cqrs_compose_resent(resolver->composer, master, target->queue,
+									&resolver->after);
+		}
+	}
+	if (slot != NULL)
+		ExecDropSingleTupleTableSlot(slot);
+}

@@ -1,0 +1,231 @@
+/*-------------------------------------------------------------------------
+ *
+ * truncate.c
+ *	  Messages of the rows that TRUNCATE removes.
+ *
+ * Masters get a DELETE for each row that was there before the transaction, at
+ * once, while the rows can still be read: TRUNCATE has the ACCESS EXCLUSIVE lock
+ * that keeps others from adding to them.  What the transaction has changed
+ * before is found by its notes, all else by a scan; versions that the notes lead
+ * over are remembered, so that the scan passes over them.  All notes of the
+ * table are marked as dealt with.
+ *
+ * Masters that ignore the TRUNCATE get what was changed before, as if the
+ * transaction committed without it.
+ *
+ * As at a commit (resolve.c), DELETEs come first where keys have moved, and
+ * memory of one row lives in a context that is reset for each.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/guc.h"
+#include "capture/chain.h"
+#include "capture/changeset.h"
+#include "capture/truncate.h"
+#include "compose/compose.h"
+#include "master/relation.h"
+#include "master/row.h"
+
+typedef struct Truncation
+{
+	MemoryContext row_context;	/* reset for each row */
+	CqrsComposer *composer;
+	Relation	rel;
+	CqrsRelation *relation;
+	CqrsRow		before;
+	CqrsRow		after;
+	CqrsChain	chain;			/* of the note at hand */
+	bool		deletes;		/* the messages that are made now */
+	bool		saves;
+} Truncation;
+
+static int64 compose_all(Relation rel, CqrsRelation *relation);
+static void walk_notes(Truncation *truncation, bool deletes, bool saves);
+static void scan_rows(Truncation *truncation);
+static void compose_truncated(Truncation *truncation, const CqrsRow *first,
+							  const CqrsRow *last);
+static void compose_ignored(Truncation *truncation, CqrsNoteKind kind,
+							CqrsFate fate);
+
+bool
+cqrs_truncate_rows(Relation rel)
+{
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	bool		any;
+
+	/* A partitioned table holds no rows; its partitions have the trigger. */
+	if (relation == NULL || !RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+		return false;
+
+	any = cqrs_produce && compose_all(rel, relation) > 0;
+	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
+	{
+		if (cqrs_changeset_get_target(i)->relid == RelationGetRelid(rel))
+			cqrs_changeset_note_done(i);
+	}
+	return any;
+}
+
+/* Returns the number of messages. */
+static int64
+compose_all(Relation rel, CqrsRelation *relation)
+{
+	MemoryContext context = AllocSetContextCreate(CurTransactionContext,
+												  "cqrs truncate",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	Truncation *truncation = palloc0(sizeof(Truncation));
+	int64		nmessages;
+
+	/* TRUNCATE removes what is committed by now, whatever we could see. */
+	PushActiveSnapshot(GetLatestSnapshot());
+	truncation->row_context = AllocSetContextCreate(context, "cqrs row",
+													ALLOCSET_DEFAULT_SIZES);
+	truncation->rel = rel;
+	truncation->relation = relation;
+	truncation->composer = cqrs_composer_begin();
+	cqrs_chain_init(&truncation->chain);
+	cqrs_row_init(&truncation->before, rel);
+	cqrs_row_init(&truncation->after, rel);
+	MemoryContextSwitchTo(caller);
+
+	cqrs_composer_enter(truncation->composer, rel, relation);
+	if (cqrs_changeset_keys_move())
+	{
+		walk_notes(truncation, true, false);
+		walk_notes(truncation, false, true);
+	}
+	else
+		walk_notes(truncation, true, true);
+	scan_rows(truncation);
+	cqrs_composer_leave(truncation->composer);
+
+	cqrs_chain_release(&truncation->chain);
+	nmessages = cqrs_composer_end(truncation->composer);
+	PopActiveSnapshot();
+	MemoryContextDelete(context);
+	return nmessages;
+}
+
+/*
+ * What this transaction has already changed: rows that it has deleted are
+ * gone before the TRUNCATE, rows that it has made need no DELETE.
+ */
+static void
+walk_notes(Truncation *truncation, bool deletes, bool saves)
+{
+	Relation	rel = truncation->rel;
+	CqrsWalk	walk;
+	const CqrsNote *note;
+
+	truncation->deletes = deletes;
+	truncation->saves = saves;
+	cqrs_chain_forget(&truncation->chain);
+	cqrs_changeset_walk(&walk);
+	while ((note = cqrs_changeset_next(&walk)) != NULL)
+	{
+		const CqrsTarget *target = cqrs_changeset_get_target(note->target);
+		MemoryContext caller;
+		ItemPointerData tid = note->tid;
+		CqrsFate	fate;
+
+		CHECK_FOR_INTERRUPTS();
+		if (target->relid != RelationGetRelid(rel))
+			continue;
+		cqrs_changeset_check_file(target, rel);
+		if (target->kind == CQRS_RESENT ||
+			cqrs_chain_seen(&truncation->chain, rel, &tid))
+			continue;
+
+		caller = MemoryContextSwitchTo(truncation->row_context);
+		fate = cqrs_chain_follow(&truncation->chain, rel, &tid, true);
+		cqrs_row_set(&truncation->before, rel, &truncation->chain.noted.tuple);
+		cqrs_row_set(&truncation->after, rel, &truncation->chain.last->tuple);
+		if (target->kind == CQRS_TOUCHED && deletes)
+			compose_truncated(truncation, &truncation->before, &truncation->after);
+		compose_ignored(truncation, target->kind, fate);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(truncation->row_context);
+	}
+}
+
+/* The rows that this transaction has not touched. */
+static void
+scan_rows(Truncation *truncation)
+{
+	Relation	rel = truncation->rel;
+	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		MemoryContext caller;
+
+		CHECK_FOR_INTERRUPTS();
+		if (cqrs_chain_seen(&truncation->chain, rel, &tuple->t_self))
+			continue;
+		caller = MemoryContextSwitchTo(truncation->row_context);
+		cqrs_row_set(&truncation->after, rel, tuple);
+		compose_truncated(truncation, &truncation->after, &truncation->after);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(truncation->row_context);
+	}
+	table_endscan(scan);
+}
+
+static void
+compose_truncated(Truncation *truncation, const CqrsRow *first,
+				  const CqrsRow *last)
+{
+	ListCell   *lc;
+
+	foreach(lc, truncation->relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (master->on_truncate == CQRS_TRUNCATE_DELETES)
+			cqrs_compose_master_deleted(truncation->composer, master, first,
+										last);
+	}
+}
+
+/* What a change before the TRUNCATE is to masters that ignore it. */
+static void
+compose_ignored(Truncation *truncation, CqrsNoteKind kind, CqrsFate fate)
+{
+	bool		born = kind == CQRS_BORN;
+	ListCell   *lc;
+
+	if (fate == CQRS_FATE_LIVE ? !born && cqrs_row_same(truncation->rel, truncation->relation,
+														&truncation->before,
+														&truncation->after) : born)
+		return;
+	foreach(lc, truncation->relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+		bool		same = !born && cqrs_row_same_key(truncation->rel,
+													  truncation->relation,
+													  &truncation->before,
+													  &truncation->after);
+
+		if (master->on_truncate != CQRS_TRUNCATE_IGNORED)
+			continue;
+		if (!born && (fate != CQRS_FATE_LIVE || !same) &&
+			truncation->deletes)
+			cqrs_compose_master_deleted(truncation->composer, master,
+										&truncation->before, &truncation->after);
+		if (fate == CQRS_FATE_LIVE && truncation->saves)
+			cqrs_compose_master_saved(truncation->composer, master,
+									  same ? &truncation->before : NULL,
+									  &truncation->after);
+	}
+}

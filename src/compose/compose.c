@@ -1,0 +1,522 @@
+/*-------------------------------------------------------------------------
+ *
+ * compose.c
+ *	  From what has become of a row to the messages of its masters.
+ *
+ * resolve.c says what has become of a row: changed, deleted, to be sent again.
+ * Here each master of the table makes its message of that, or none: sync_when
+ * is evaluated, the row serialized (instance_data.c), the hooks are called.
+ * Messages go to the outbox in the order of the calls.
+ *
+ * A message is made in two steps, with a draft between them: start_draft()
+ * finds out whether there is one, and makes instance_data; finish_draft()
+ * makes what is derived from that.  A serializer that takes many rows at once
+ * comes between the two: its drafts wait in a queue, and whatever is made
+ * after them waits behind, until there are BATCH_ROWS of them, or the rows of
+ * another table come.
+ *
+ * An error of a hook fails the transaction, unless the master has on_error
+ * "park".  Then the hook runs in a subtransaction, and the message is parked
+ * when it fails.  (Nothing is written within that subtransaction, since hooks
+ * cannot, so it costs no transaction id.)  Errors that doom the transaction as
+ * a whole are passed on.
+ *
+ * Memory: a draft that does not have to wait lives in the caller's context,
+ * which is reset for each row; those that wait in "cqrs drafts".
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "compose/compose.h"
+#include "compose/hook.h"
+#include "compose/instance_data.h"
+#include "outbox/parked.h"
+
+/* Rows that a set-wise serializer gets at once. */
+#define BATCH_ROWS	1000
+#define BATCH_BYTES	(4 * 1024 * 1024)
+
+/* A message that is being made. */
+typedef struct Draft
+{
+	CqrsMaster *master;
+	CqrsHookSubject subject;
+	CqrsMessage message;		/* instance_data NULL: not serialized yet */
+	HeapTuple	row;			/* for hooks */
+	const CqrsRow *before;		/* NULL: new to replicas; while it starts */
+	const CqrsRow *after;
+	bool		unfinished;		/* was not serialized when it was queued */
+	bool		alone;			/* serializing many rows has failed */
+} Draft;
+
+struct CqrsComposer
+{
+	MemoryContext context;		/* holds all of this */
+	CqrsOutboxWriter *writer;	/* NULL until the first message */
+	int64		nmessages;
+
+	Relation	rel;			/* NULL: none entered */
+	const CqrsRelation *relation;
+	CqrsHookScope scope;
+
+	MemoryContext queue_context;	/* NULL until the first draft waits */
+	List	   *queue;			/* of Draft */
+	Size		queue_bytes;	/* of rows */
+};
+
+/* A step in which hooks are called. */
+typedef bool (*Step) (CqrsComposer *composer, Draft *draft);
+
+static void compose(CqrsComposer *composer, CqrsMaster *master,
+					CqrsSignal signal, const char *queue,
+					const CqrsRow *before, const CqrsRow *after);
+static bool attempt(CqrsComposer *composer, Draft *draft, Step step);
+static bool attempt_or_error(CqrsComposer *composer, Draft *draft, Step step,
+							 char **error);
+static bool make_draft(CqrsComposer *composer, Draft *draft);
+static bool start_draft(CqrsComposer *composer, Draft *draft);
+static bool start_deleted(CqrsComposer *composer, Draft *draft);
+static bool finish_draft(CqrsComposer *composer, Draft *draft);
+static void enqueue(CqrsComposer *composer, const Draft *draft);
+static const char *copy_text(const char *text);
+static void flush_queue(CqrsComposer *composer);
+static bool serialize_one(CqrsComposer *composer, Draft *draft);
+static void serialize_waiting(CqrsComposer *composer, Draft *first);
+static bool serialize_all(CqrsComposer *composer, Draft *first);
+static void write_message(CqrsComposer *composer, const CqrsMessage *message);
+static void park(CqrsComposer *composer, Draft *draft, const char *error);
+
+CqrsComposer *
+cqrs_composer_begin(void)
+{
+	CqrsComposer *composer = palloc0(sizeof(CqrsComposer));
+
+	composer->context = CurrentMemoryContext;
+	return composer;
+}
+
+int64
+cqrs_composer_end(CqrsComposer *composer)
+{
+	cqrs_composer_leave(composer);
+	if (composer->writer != NULL)
+		cqrs_outbox_end(composer->writer);
+	return composer->nmessages;
+}
+
+void
+cqrs_composer_draw_batch(CqrsComposer *composer)
+{
+	if (composer->rel != NULL)
+		flush_queue(composer);
+	if (composer->writer != NULL)
+		cqrs_outbox_draw_batch(composer->writer);
+}
+
+void
+cqrs_composer_enter(CqrsComposer *composer, Relation rel,
+					const CqrsRelation *relation)
+{
+	Assert(composer->rel == NULL);
+	composer->rel = rel;
+	composer->relation = relation;
+	cqrs_hook_enter(&composer->scope, rel, relation);
+}
+
+void
+cqrs_composer_leave(CqrsComposer *composer)
+{
+	if (composer->rel == NULL)
+		return;
+	flush_queue(composer);
+	cqrs_hook_leave(&composer->scope);
+	composer->rel = NULL;
+}
+
+void
+cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
+				   const CqrsRow *after)
+{
+	ListCell   *lc;
+
+	foreach(lc, composer->relation->masters)
+		cqrs_compose_master_saved(composer, lfirst(lc), before, after);
+}
+
+void
+cqrs_compose_master_saved(CqrsComposer *composer, CqrsMaster *master,
+						  const CqrsRow *before, const CqrsRow *after)
+{
+	if (master->skip_unchanged && before != NULL &&
+		cqrs_row_same_fields(composer->rel, master, before, after))
+		return;
+	compose(composer, master, CQRS_SAVE, NULL, before, after);
+}
+
+void
+cqrs_compose_deleted(CqrsComposer *composer, const CqrsRow *first,
+					 const CqrsRow *last)
+{
+	ListCell   *lc;
+
+	foreach(lc, composer->relation->masters)
+		cqrs_compose_master_deleted(composer, lfirst(lc), first, last);
+}
+
+void
+cqrs_compose_master_deleted(CqrsComposer *composer, CqrsMaster *master,
+							const CqrsRow *first, const CqrsRow *last)
+{
+	compose(composer, master, CQRS_DELETE, NULL, first, last);
+}
+
+void
+cqrs_compose_resent(CqrsComposer *composer, CqrsMaster *master,
+					const char *queue, const CqrsRow *row)
+{
+	compose(composer, master, CQRS_SYNC, queue, NULL, row);
+}
+
+void
+cqrs_compose_again(CqrsComposer *composer, const CqrsMessage *message)
+{
+	flush_queue(composer);
+	write_message(composer, message);
+}
+
+/* Make the message of a master, if there is to be one. */
+static void
+compose(CqrsComposer *composer, CqrsMaster *master, CqrsSignal signal,
+		const char *queue, const CqrsRow *before, const CqrsRow *after)
+{
+	Draft		draft = {.master = master,.before = before,.after = after};
+	const CqrsRow *row = signal == CQRS_DELETE ? before : after;
+	StringInfoData key;
+
+	if (!master->produce)
+		return;
+
+	initStringInfo(&key);
+	cqrs_serialize_key(&key, composer->rel, composer->relation, row);
+	draft.row = row->tuple;
+	draft.message.signal = signal;
+	draft.message.cqrs_id = master->cqrs_id;
+	draft.message.instance_pk = key.data;
+	draft.message.queue = queue;
+	draft.message.exchange = master->exchange;
+	draft.message.routing_key = master->routing_key;
+	draft.message.ttl_s = master->ttl_s;
+	draft.subject.relation = composer->relation;
+	draft.subject.master = master;
+	draft.subject.signal = signal;
+	draft.subject.key = key.data;
+
+	if (attempt(composer, &draft, make_draft))
+	{
+		if (composer->queue != NIL || draft.message.instance_data == NULL)
+			enqueue(composer, &draft);
+		else
+			write_message(composer, &draft.message);
+	}
+}
+
+/* Do a step; false when it says so, or when it has failed and is parked. */
+static bool
+attempt(CqrsComposer *composer, Draft *draft, Step step)
+{
+	char	   *error = NULL;
+	bool		result;
+
+	if (!draft->master->parks)
+		return step(composer, draft);
+	result = attempt_or_error(composer, draft, step, &error);
+	if (error != NULL)
+		park(composer, draft, error);
+	return result;
+}
+
+/* Do a step in a subtransaction; false and *error when it has failed. */
+static bool
+attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool result = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		result = step(composer, draft);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *data;
+
+		MemoryContextSwitchTo(caller);
+		data = CopyErrorData();
+		if (data->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			ERRCODE_TO_CATEGORY(data->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		*error = data->message;
+		result = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return result;
+}
+
+static bool
+make_draft(CqrsComposer *composer, Draft *draft)
+{
+	if (!start_draft(composer, draft))
+		return false;
+	return draft->message.instance_data == NULL ||
+		finish_draft(composer, draft);
+}
+
+/*
+ * Find out whether there is a message, and serialize the row, unless that is
+ * done for many rows at once.
+ */
+static bool
+start_draft(CqrsComposer *composer, Draft *draft)
+{
+	CqrsMaster *master = draft->master;
+	StringInfoData buf;
+
+	if (draft->message.signal == CQRS_DELETE)
+		return start_deleted(composer, draft);
+
+	if (!cqrs_hook_matches(&draft->subject, draft->after->tuple))
+	{
+		if (!master->leave_deletes || draft->before == NULL)
+			return false;
+		draft->message.signal = draft->subject.signal = CQRS_DELETE;
+		draft->row = draft->before->tuple;
+		return start_deleted(composer, draft);
+	}
+
+	if (draft->message.signal == CQRS_SAVE && master->tracks)
+	{
+		initStringInfo(&buf);
+		cqrs_serialize_previous(&buf, composer->rel, master, draft->before,
+								draft->after);
+		draft->message.previous_data = buf.data;
+	}
+	if (master->serializer == NULL)
+	{
+		initStringInfo(&buf);
+		cqrs_serialize_row(&buf, composer->rel, master, draft->after);
+		draft->message.instance_data = buf.data;
+	}
+	else if (!cqrs_hook_is_set_wise(composer->relation, master))
+		return serialize_one(composer, draft);
+	return true;
+}
+
+/*
+ * Replicas can have the row when it matched in the state that they know.  One
+ * that ends matching is deleted, too: that costs nothing and is what
+ * django-cqrs looks at.
+ */
+static bool
+start_deleted(CqrsComposer *composer, Draft *draft)
+{
+	if (!cqrs_hook_matches(&draft->subject, draft->before->tuple) &&
+		(draft->after == draft->before ||
+		 !cqrs_hook_matches(&draft->subject, draft->after->tuple)))
+		return false;
+	draft->message.instance_data =
+		cqrs_instance_deleted(&draft->subject, draft->row, draft->before,
+							  draft->after);
+	return true;
+}
+
+/* Fill in what is derived from the message itself. */
+static bool
+finish_draft(CqrsComposer *composer, Draft *draft)
+{
+	draft->message.correlation_id =
+		cqrs_hook_correlation_id(&draft->subject, &draft->message);
+	draft->message.meta = cqrs_hook_meta(&draft->subject, draft->row,
+										 &draft->message);
+	return true;
+}
+
+/* Copy a draft to the end of the queue. */
+static void
+enqueue(CqrsComposer *composer, const Draft *draft)
+{
+	MemoryContext caller;
+	Draft	   *copy;
+
+	if (composer->queue_context == NULL)
+		composer->queue_context = AllocSetContextCreate(composer->context,
+														"cqrs drafts",
+														ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(composer->queue_context);
+	copy = palloc(sizeof(Draft));
+	*copy = *draft;
+	copy->before = copy->after = NULL;
+	copy->unfinished = draft->message.instance_data == NULL;
+	copy->row = heap_copytuple(draft->row);
+	copy->message.instance_pk = pstrdup(draft->message.instance_pk);
+	copy->message.instance_data = copy_text(draft->message.instance_data);
+	copy->message.previous_data = copy_text(draft->message.previous_data);
+	copy->message.meta = copy_text(draft->message.meta);
+	copy->message.correlation_id = copy_text(draft->message.correlation_id);
+	copy->subject.key = copy->message.instance_pk;
+	composer->queue = lappend(composer->queue, copy);
+	composer->queue_bytes += copy->row->t_len;
+	MemoryContextSwitchTo(caller);
+
+	if (list_length(composer->queue) >= BATCH_ROWS ||
+		composer->queue_bytes >= BATCH_BYTES)
+		flush_queue(composer);
+}
+
+static const char *
+copy_text(const char *text)
+{
+	return text == NULL ? NULL : pstrdup(text);
+}
+
+/* Finish the drafts that wait, and write them in their order. */
+static void
+flush_queue(CqrsComposer *composer)
+{
+	MemoryContext caller;
+	ListCell   *lc;
+
+	if (composer->queue == NIL)
+		return;
+
+	caller = MemoryContextSwitchTo(composer->queue_context);
+	foreach(lc, composer->queue)
+	{
+		Draft	   *draft = lfirst(lc);
+
+		if (draft->message.instance_data == NULL && !draft->alone)
+			serialize_waiting(composer, draft);
+		if (draft->message.instance_data == NULL &&
+			!attempt(composer, draft, serialize_one))
+			continue;
+		if (draft->unfinished && !attempt(composer, draft, finish_draft))
+			continue;
+		write_message(composer, &draft->message);
+	}
+	MemoryContextSwitchTo(caller);
+
+	MemoryContextReset(composer->queue_context);
+	composer->queue = NIL;
+	composer->queue_bytes = 0;
+}
+
+/*
+ * Serialize the drafts that wait for the serializer of the same master as
+ * "first", by one call.  When it fails and messages are parked, each is to be
+ * serialized alone: only some may be at fault.
+ */
+static void
+serialize_waiting(CqrsComposer *composer, Draft *first)
+{
+	char	   *error = NULL;
+	ListCell   *lc;
+
+	if (!first->master->parks)
+	{
+		(void) serialize_all(composer, first);
+		return;
+	}
+	if (attempt_or_error(composer, first, serialize_all, &error))
+		return;
+	foreach(lc, composer->queue)
+	{
+		Draft	   *draft = lfirst(lc);
+
+		draft->alone |= draft->master == first->master;
+	}
+}
+
+static bool
+serialize_all(CqrsComposer *composer, Draft *first)
+{
+	int			capacity = list_length(composer->queue);
+	HeapTuple  *rows = palloc(sizeof(HeapTuple) * capacity);
+	Draft	  **drafts = palloc(sizeof(Draft *) * capacity);
+	char	  **results = palloc(sizeof(char *) * capacity);
+	int			nrows = 0;
+	ListCell   *lc;
+
+	foreach(lc, composer->queue)
+	{
+		Draft	   *draft = lfirst(lc);
+
+		if (draft->master != first->master ||
+			draft->message.instance_data != NULL)
+			continue;
+		drafts[nrows] = draft;
+		rows[nrows++] = draft->row;
+	}
+	cqrs_instance_serialize(&first->subject, composer->rel, rows, nrows,
+							results);
+	for (int i = 0; i < nrows; i++)
+		drafts[i]->message.instance_data = results[i];
+	return true;
+}
+
+static bool
+serialize_one(CqrsComposer *composer, Draft *draft)
+{
+	char	   *result;
+
+	cqrs_instance_serialize(&draft->subject, composer->rel, &draft->row, 1,
+							&result);
+	draft->message.instance_data = result;
+	return true;
+}
+
+static void
+write_message(CqrsComposer *composer, const CqrsMessage *message)
+{
+	MemoryContext caller = MemoryContextSwitchTo(composer->context);
+
+	if (composer->writer == NULL)
+		composer->writer = cqrs_outbox_begin();
+	cqrs_outbox_append(composer->writer, message);
+	composer->nmessages++;
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+park(CqrsComposer *composer, Draft *draft, const char *error)
+{
+	MemoryContext caller = MemoryContextSwitchTo(composer->context);
+	char	   *row = NULL;
+
+	if (composer->writer == NULL)
+		composer->writer = cqrs_outbox_begin();
+	draft->message.id = cqrs_outbox_draw_id(composer->writer);
+	MemoryContextSwitchTo(caller);
+
+	draft->message.committed_at = GetCurrentTimestamp();
+	if (draft->message.signal == CQRS_DELETE)
+		row = TextDatumGetCString(DirectFunctionCall1(row_to_json,
+													  cqrs_hook_row(composer->relation,
+																	draft->row)));
+	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
+}

@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * compose.h
+ *	  From what has become of a row to the messages of its masters.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_COMPOSE_H
+#define CQRS_COMPOSE_H
+
+#include "postgres.h"
+
+#include "compose/serialize.h"
+#include "master/relation.h"
+#include "outbox/writer.h"
+
+typedef struct CqrsComposer CqrsComposer;
+
+/* A composer writes to the outbox; it lives in the current context. */
+extern CqrsComposer *cqrs_composer_begin(void);
+
+/* Write out what waits, and give back how many messages were made. */
+extern int64 cqrs_composer_end(CqrsComposer *composer);
+
+/* Have all further messages get ids that nobody could draw before now. */
+extern void cqrs_composer_draw_batch(CqrsComposer *composer);
+
+/*
+ * The table, or partition, whose rows come next, until leave().  Between the
+ * two the rights are those of its owner, if it has hooks.
+ */
+extern void cqrs_composer_enter(CqrsComposer *composer, Relation rel,
+								const CqrsRelation *relation);
+extern void cqrs_composer_leave(CqrsComposer *composer);
+
+/*
+ * SAVE for all masters of the table; "before" is NULL for a row that is new to
+ * replicas.  Everything is copied.
+ */
+extern void cqrs_compose_saved(CqrsComposer *composer, const CqrsRow *before,
+							   const CqrsRow *after);
+
+/* The same for one master. */
+extern void cqrs_compose_master_saved(CqrsComposer *composer,
+									  CqrsMaster *master,
+									  const CqrsRow *before,
+									  const CqrsRow *after);
+
+/* DELETE of the row that replicas know as *first and that ended as *last. */
+extern void cqrs_compose_deleted(CqrsComposer *composer, const CqrsRow *first,
+								 const CqrsRow *last);
+
+/* The same for one master. */
+extern void cqrs_compose_master_deleted(CqrsComposer *composer,
+										CqrsMaster *master,
+										const CqrsRow *first,
+										const CqrsRow *last);
+
+/* SYNC of one master to one queue, or with NULL to all. */
+extern void cqrs_compose_resent(CqrsComposer *composer, CqrsMaster *master,
+								const char *queue, const CqrsRow *row);
+
+/* A message as it was made before, under a new id. */
+extern void cqrs_compose_again(CqrsComposer *composer,
+							   const CqrsMessage *message);
+
+#endif							/* CQRS_COMPOSE_H */

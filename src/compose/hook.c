@@ -1,0 +1,452 @@
+/*-------------------------------------------------------------------------
+ *
+ * hook.c
+ *	  Users' functions and expressions that take part in making messages.
+ *
+ * They run while the transaction commits, under its active snapshot, with the
+ * rights of the owner of the master's table and search_path "pg_catalog,
+ * pg_temp": a writer with fewer rights gains nothing by what they do, and
+ * objects of its own are not found by them.  An error in one has a context
+ * line that names the function and the message; what becomes of it is
+ * compose.c's business.
+ *
+ * Which functions these are, and what they must be like, is hooks.c's
+ * business; what is here calls them.
+ *
+ * Hooks get rows of the type of the table that was registered; the row of a
+ * partition is converted when its columns lie differently.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/tupconvert.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/guc.h"
+#include "compose/hook.h"
+#include "compose/serialize.h"
+#include "master/condition.h"
+#include "master/hooks.h"
+
+/* AMQP 0-9-1: the property correlation-id is a short string. */
+#define CORRELATION_ID_BYTES	255
+
+typedef struct ErrorSubject
+{
+	const char *hook;			/* NULL: sync_when */
+	const CqrsHookSubject *subject;
+	int			nrows;
+} ErrorSubject;
+
+static struct CqrsHooks *hooks_of(const CqrsHookSubject *subject);
+static Datum call(CqrsFunction *hook, const CqrsHookSubject *subject,
+				  int nrows, NullableDatum *args, int nargs, bool *isnull);
+static void error_context(void *arg);
+static HeapTuple root_tuple(const CqrsRelation *relation, HeapTuple row);
+static NullableDatum row_arg(const CqrsRelation *relation, HeapTuple row);
+static NullableDatum rows_arg(const CqrsRelation *relation, HeapTuple *rows,
+							  int nrows);
+static NullableDatum text_arg(const char *text);
+static NullableDatum jsonb_arg(const char *json);
+static char *json_to_text(const char *json);
+static Datum without_key(Datum object, const char *key);
+static char *serialized_object(const CqrsHookSubject *subject,
+							   CqrsFunction *hook, Datum value, bool isnull,
+							   bool is_jsonb);
+
+void
+cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
+				const CqrsRelation *relation)
+{
+	bool		any = cqrs_meta_function[0] != '\0' ||
+	cqrs_correlation_function[0] != '\0';
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		any |= cqrs_master_has_hooks(master);
+	}
+
+	scope->guc_level = 0;
+	if (any)
+		cqrs_hook_enter_as_owner(scope, relation);
+	else if (cqrs_serialize_uses_settings(rel, relation))
+	{
+		scope->guc_level = cqrs_serialize_pin_settings();
+		GetUserIdAndSecContext(&scope->role, &scope->security);
+	}
+}
+
+void
+cqrs_hook_enter_as_owner(CqrsHookScope *scope, const CqrsRelation *relation)
+{
+	scope->guc_level = cqrs_serialize_pin_settings();
+	GetUserIdAndSecContext(&scope->role, &scope->security);
+	SetUserIdAndSecContext(relation->owner,
+						   scope->security | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+}
+
+void
+cqrs_hook_leave(CqrsHookScope *scope)
+{
+	if (scope->guc_level == 0)
+		return;
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->role, scope->security);
+	scope->guc_level = 0;
+}
+
+void
+cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master)
+{
+	(void) cqrs_function_hooks(relation, master);
+}
+
+void
+cqrs_hook_check_settings(const CqrsRelation *relation,
+						 const CqrsMaster *master)
+{
+	if (cqrs_meta_function[0] != '\0' && master->meta == NULL)
+		(void) cqrs_function_meta_setting(relation->owner);
+	if (cqrs_correlation_function[0] != '\0')
+		(void) cqrs_function_correlation_setting(relation->owner);
+}
+
+bool
+cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row)
+{
+	ErrorContextCallback callback;
+	ErrorSubject error = {NULL, subject, 1};
+	bool		matches;
+
+	if (subject->master->sync_when == NULL)
+		return true;
+
+	callback.callback = error_context;
+	callback.arg = &error;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	matches = cqrs_condition_holds(hooks_of(subject)->sync_when,
+								   root_tuple(subject->relation, row));
+	error_context_stack = callback.previous;
+	return matches;
+}
+
+bool
+cqrs_hook_is_set_wise(const CqrsRelation *relation, CqrsMaster *master)
+{
+	return master->serializer != NULL &&
+		cqrs_function_hooks(relation, master)->set_wise;
+}
+
+void
+cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
+					int nrows, char **results)
+{
+	CqrsHooks  *hooks = hooks_of(subject);
+	CqrsFunction *hook = &hooks->serializer;
+	Oid			type = hooks->set_wise ? get_element_type(hook->result) :
+	hook->result;
+	NullableDatum arg;
+	Datum		value;
+	bool		isnull;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			nelems = 0;
+
+	if (!hooks->set_wise)
+	{
+		for (int i = 0; i < nrows; i++)
+		{
+			arg = row_arg(subject->relation, rows[i]);
+			value = call(hook, subject, 1, &arg, 1, &isnull);
+			results[i] = serialized_object(subject, hook, value, isnull,
+										   type == JSONBOID);
+		}
+		return;
+	}
+
+	arg = rows_arg(subject->relation, rows, nrows);
+	value = call(hook, subject, nrows, &arg, 1, &isnull);
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(value), type, -1, false,
+						  TYPALIGN_INT, &elems, &nulls, &nelems);
+	if (nelems != nrows)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("serializer %s has returned %d objects for %d rows",
+						hook->name, nelems, nrows),
+				 errdetail("The array that it returns must have the object of each row in the place of the row.")));
+	for (int i = 0; i < nrows; i++)
+		results[i] = serialized_object(subject, hook, elems[i], nulls[i],
+									   type == JSONBOID);
+}
+
+char *
+cqrs_hook_delete_data(const CqrsHookSubject *subject, HeapTuple row)
+{
+	NullableDatum arg;
+	Jsonb	   *data;
+	Datum		value;
+	bool		isnull;
+
+	if (subject->master->delete_data == NULL)
+		return NULL;
+	arg = row_arg(subject->relation, row);
+	value = call(&hooks_of(subject)->delete_data, subject, 1, &arg, 1, &isnull);
+	if (isnull)
+		return NULL;
+
+	/* django-cqrs leaves out what Python takes for false. */
+	data = DatumGetJsonbP(value);
+	if (!JB_ROOT_IS_SCALAR(data) && JB_ROOT_COUNT(data) == 0)
+		return NULL;
+	return JsonbToCString(NULL, &data->root, -1);
+}
+
+char *
+cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
+			   const CqrsMessage *message)
+{
+	NullableDatum args[4];
+	CqrsFunction *hook;
+	Datum		meta;
+	bool		isnull;
+
+	if (subject->master->meta != NULL)
+	{
+		hook = &hooks_of(subject)->meta;
+		args[0] = row_arg(subject->relation, row);
+	}
+	else if (cqrs_meta_function[0] != '\0')
+	{
+		hook = cqrs_function_meta_setting(subject->relation->owner);
+		args[0] = text_arg(message->cqrs_id);
+	}
+	else
+		return NULL;
+
+	args[1] = text_arg(cqrs_signal_name(message->signal));
+	args[2] = jsonb_arg(message->instance_data);
+	args[3] = jsonb_arg(message->previous_data);
+	meta = call(hook, subject, 1, args, lengthof(args), &isnull);
+	return isnull ? NULL : JsonbToCString(NULL, &DatumGetJsonbP(meta)->root, -1);
+}
+
+char *
+cqrs_hook_correlation_id(const CqrsHookSubject *subject,
+						 const CqrsMessage *message)
+{
+	NullableDatum args[4];
+	Datum		result;
+	bool		isnull;
+	char	   *correlation_id;
+
+	if (cqrs_correlation_id[0] != '\0')
+		return cqrs_correlation_id;
+	if (cqrs_correlation_function[0] == '\0')
+		return NULL;
+
+	args[0] = text_arg(cqrs_signal_name(message->signal));
+	args[1] = text_arg(message->cqrs_id);
+	args[2] = text_arg(json_to_text(message->instance_pk));
+	args[3] = text_arg(message->queue);
+	result = call(cqrs_function_correlation_setting(subject->relation->owner),
+				  subject, 1, args, lengthof(args), &isnull);
+	if (isnull)
+		return NULL;
+
+	correlation_id = TextDatumGetCString(result);
+	if (strlen(correlation_id) > CORRELATION_ID_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+				 errmsg("correlation id from function %s is too long",
+						cqrs_correlation_function),
+				 errdetail("It has %zu bytes; the limit of AMQP is %d.",
+						   strlen(correlation_id), CORRELATION_ID_BYTES)));
+	return correlation_id;
+}
+
+static struct CqrsHooks *
+hooks_of(const CqrsHookSubject *subject)
+{
+	return cqrs_function_hooks(subject->relation, subject->master);
+}
+
+/* Call a hook, about "nrows" rows of which the subject is the first. */
+static Datum
+call(CqrsFunction *hook, const CqrsHookSubject *subject, int nrows,
+	 NullableDatum *args, int nargs, bool *isnull)
+{
+	LOCAL_FCINFO(fcinfo, 4);
+	ErrorContextCallback callback;
+	ErrorSubject error = {hook->name, subject, nrows};
+	Datum		result = (Datum) 0;
+
+	callback.callback = error_context;
+	callback.arg = &error;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	InitFunctionCallInfoData(*fcinfo, &hook->flinfo, nargs, InvalidOid, NULL,
+							 NULL);
+	*isnull = false;
+	for (int i = 0; i < nargs; i++)
+	{
+		fcinfo->args[i] = args[i];
+		if (args[i].isnull && hook->flinfo.fn_strict)
+			*isnull = true;
+	}
+	if (!*isnull)
+	{
+		result = FunctionCallInvoke(fcinfo);
+		*isnull = fcinfo->isnull;
+	}
+
+	error_context_stack = callback.previous;
+	return result;
+}
+
+static void
+error_context(void *arg)
+{
+	ErrorSubject *error = arg;
+	const CqrsHookSubject *subject = error->subject;
+
+	if (error->hook == NULL)
+		errcontext("sync_when for the %s of master \"%s\", key %s",
+				   cqrs_signal_name(subject->signal),
+				   subject->master->cqrs_id, subject->key);
+	else if (error->nrows > 1)
+		errcontext("function %s for %d messages of master \"%s\", the first of key %s",
+				   error->hook, error->nrows, subject->master->cqrs_id,
+				   subject->key);
+	else
+		errcontext("function %s for the %s of master \"%s\", key %s",
+				   error->hook, cqrs_signal_name(subject->signal),
+				   subject->master->cqrs_id, subject->key);
+}
+
+/* A row in the layout of the registered table. */
+static HeapTuple
+root_tuple(const CqrsRelation *relation, HeapTuple row)
+{
+	return relation->to_root == NULL ? row :
+		execute_attr_map_tuple(row, relation->to_root);
+}
+
+Datum
+cqrs_hook_row(const CqrsRelation *relation, HeapTuple row)
+{
+	return heap_copy_tuple_as_datum(root_tuple(relation, row),
+									relation->root_desc);
+}
+
+static NullableDatum
+row_arg(const CqrsRelation *relation, HeapTuple row)
+{
+	NullableDatum arg = {.isnull = false};
+
+	arg.value = cqrs_hook_row(relation, row);
+	return arg;
+}
+
+static NullableDatum
+rows_arg(const CqrsRelation *relation, HeapTuple *rows, int nrows)
+{
+	NullableDatum arg = {.isnull = false};
+	Datum	   *elems = palloc(sizeof(Datum) * nrows);
+
+	for (int i = 0; i < nrows; i++)
+		elems[i] = cqrs_hook_row(relation, rows[i]);
+	arg.value = PointerGetDatum(construct_array(elems, nrows,
+												relation->root_desc->tdtypeid,
+												-1, false, TYPALIGN_DOUBLE));
+	return arg;
+}
+
+static NullableDatum
+text_arg(const char *text)
+{
+	NullableDatum arg = {0};
+
+	arg.isnull = text == NULL;
+
+	if (!arg.isnull)
+		arg.value = CStringGetTextDatum(text);
+	return arg;
+}
+
+static NullableDatum
+jsonb_arg(const char *json)
+{
+	NullableDatum arg = {.isnull = json == NULL};
+
+	if (!arg.isnull)
+		arg.value = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+	return arg;
+}
+
+/* A JSON scalar as text: a string without its quotes. */
+static char *
+json_to_text(const char *json)
+{
+	Jsonb	   *jsonb;
+	JsonbValue	value;
+
+	if (json[0] != '"')
+		return pstrdup(json);
+	jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											   CStringGetDatum(json)));
+	JsonbExtractScalar(&jsonb->root, &value);
+	return pnstrdup(value.val.string.val, value.val.string.len);
+}
+
+static Datum
+without_key(Datum object, const char *key)
+{
+	JsonbValue	value;
+
+	if (getKeyJsonValueFromContainer(&DatumGetJsonbP(object)->root, key,
+									 strlen(key), &value) == NULL)
+		return object;
+	return DirectFunctionCall2(jsonb_delete, object, CStringGetTextDatum(key));
+}
+
+/* The text of what a serializer has returned, which must be an object. */
+static char *
+serialized_object(const CqrsHookSubject *subject, CqrsFunction *hook,
+				  Datum value, bool isnull, bool is_jsonb)
+{
+	if (!isnull && is_jsonb && JB_ROOT_IS_OBJECT(DatumGetJsonbP(value)))
+	{
+		/* A serializer may begin with to_jsonb(row). */
+		value = without_key(without_key(value, "cqrs_revision"),
+							"cqrs_updated");
+		return JsonbToCString(NULL, &DatumGetJsonbP(value)->root, -1);
+	}
+	if (!isnull && !is_jsonb &&
+		strcmp(TextDatumGetCString(DirectFunctionCall1(json_typeof, value)),
+			   "object") == 0)
+		return TextDatumGetCString(value);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_JSON_TEXT),
+			 errmsg("serializer %s has not returned a JSON object", hook->name),
+			 errdetail("It was called for master \"%s\".",
+					   subject->master->cqrs_id)));
+}

@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * hook.h
+ *	  Users' functions and expressions that take part in making messages.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_HOOK_H
+#define CQRS_HOOK_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "utils/relcache.h"
+
+#include "master/relation.h"
+#include "outbox/message.h"
+
+/* What hooks are called for; errors in them name it. */
+typedef struct CqrsHookSubject
+{
+	const CqrsRelation *relation;
+	CqrsMaster *master;
+	CqrsSignal	signal;
+	const char *key;			/* JSON */
+} CqrsHookSubject;
+
+/* Between enter and leave, the rights of a table's owner and pinned settings. */
+typedef struct CqrsHookScope
+{
+	Oid			role;
+	int			security;
+	int			guc_level;		/* 0: nothing was changed */
+} CqrsHookScope;
+
+/*
+ * Enter the scope in which rows of a table are serialized and its hooks are
+ * called; the rights are the owner's where there are any, or in any case.  After an error the end of the (sub)transaction does the leaving.
+ */
+extern void cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
+							const CqrsRelation *relation);
+extern void cqrs_hook_enter_as_owner(CqrsHookScope *scope,
+									 const CqrsRelation *relation);
+extern void cqrs_hook_leave(CqrsHookScope *scope);
+
+/* Raise the error that a user is to see when hooks of a master do not fit. */
+extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
+
+/* The same for the functions of settings, where the master's table uses them. */
+extern void cqrs_hook_check_settings(const CqrsRelation *relation,
+									 const CqrsMaster *master);
+
+/* A row as a value of the type of the table that was registered. */
+extern Datum cqrs_hook_row(const CqrsRelation *relation, HeapTuple row);
+
+/* Whether a row matches sync_when.  Rows are of the relation's own layout. */
+extern bool cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row);
+
+/* Whether the serializer takes many rows at once. */
+extern bool cqrs_hook_is_set_wise(const CqrsRelation *relation,
+								  CqrsMaster *master);
+
+/* The objects, as JSON, that the serializer makes of rows, in results[]. */
+extern void cqrs_hook_serialize(const CqrsHookSubject *subject,
+								HeapTuple *rows, int nrows, char **results);
+
+/* The JSON that goes under "custom" of a DELETE, or NULL. */
+extern char *cqrs_hook_delete_data(const CqrsHookSubject *subject,
+								   HeapTuple row);
+
+/* The meta object, as JSON, or NULL for an empty one. */
+extern char *cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
+							const CqrsMessage *message);
+
+/* The correlation id: the setting's, the function's, or NULL. */
+extern char *cqrs_hook_correlation_id(const CqrsHookSubject *subject,
+									  const CqrsMessage *message);
+
+#endif							/* CQRS_HOOK_H */

@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * instance_data.c
+ *	  The instance_data of messages.
+ *
+ * Published fields or what a serializer makes of the row, and for a DELETE its
+ * key; always with cqrs_revision and cqrs_updated.  Runs in the scope of
+ * cqrs_hook_enter().  Results are in the caller's context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "lib/stringinfo.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compose/instance_data.h"
+#include "compose/serialize.h"
+#include "compose/value.h"
+
+static char *with_revision(Relation rel, const CqrsRelation *relation,
+						   HeapTuple row, const char *object);
+
+void
+cqrs_instance_data(Relation rel, const CqrsRelation *relation,
+				   CqrsMaster *master, HeapTuple *rows, int nrows,
+				   char **results)
+{
+	CqrsHookSubject subject = {relation, master, CQRS_SYNC, NULL};
+	StringInfoData buf;
+	CqrsRow		row;
+
+	if (nrows == 0)
+		return;
+	cqrs_row_init(&row, rel);
+	if (master->serializer != NULL)
+	{
+		cqrs_row_set(&row, rel, rows[0]);
+		initStringInfo(&buf);
+		cqrs_serialize_key(&buf, rel, relation, &row);
+		subject.key = buf.data;
+		cqrs_instance_serialize(&subject, rel, rows, nrows, results);
+		return;
+	}
+	for (int i = 0; i < nrows; i++)
+	{
+		cqrs_row_set(&row, rel, rows[i]);
+		initStringInfo(&buf);
+		cqrs_serialize_row(&buf, rel, master, &row);
+		results[i] = buf.data;
+	}
+}
+
+void
+cqrs_instance_serialize(const CqrsHookSubject *subject, Relation rel,
+						HeapTuple *rows, int nrows, char **results)
+{
+	cqrs_hook_serialize(subject, rows, nrows, results);
+	for (int i = 0; i < nrows; i++)
+		results[i] = with_revision(rel, subject->relation, rows[i], results[i]);
+}
+
+/* django-cqrs calls the key "id" whatever its name is. */
+char *
+cqrs_instance_deleted(const CqrsHookSubject *subject, HeapTuple row,
+					  const CqrsRow *first, const CqrsRow *last)
+{
+	int			revision = subject->relation->revision - 1;
+	int64		before = DatumGetInt32(first->values[revision]);
+	int64		after = DatumGetInt32(last->values[revision]);
+	char	   *custom = cqrs_hook_delete_data(subject, row);
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "{\"id\":%s,\"cqrs_revision\":" INT64_FORMAT
+					 ",\"cqrs_updated\":\"",
+					 subject->key, Max(before + 1, after));
+	cqrs_value_append_timestamptz(&buf, GetCurrentTimestamp());
+	appendStringInfoChar(&buf, '"');
+	if (custom != NULL)
+		appendStringInfo(&buf, ",\"custom\":%s", custom);
+	appendStringInfoChar(&buf, '}');
+	return buf.data;
+}
+
+/* An object of a serializer with cqrs_revision and cqrs_updated at its end. */
+static char *
+with_revision(Relation rel, const CqrsRelation *relation, HeapTuple row,
+			  const char *object)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	StringInfoData buf;
+	bool		isnull;
+	int			last = strlen(object) - 1;
+
+	while (object[last] != '}')
+		last--;
+	do
+		last--;
+	while (isspace((unsigned char) object[last]));
+
+	initStringInfo(&buf);
+	appendBinaryStringInfo(&buf, object, last + 1);
+	appendStringInfo(&buf, "%s\"cqrs_revision\":%d,\"cqrs_updated\":\"",
+					 object[last] == '{' ? "" : ",",
+					 DatumGetInt32(heap_getattr(row, relation->revision, desc,
+												&isnull)));
+	cqrs_value_append_timestamptz(&buf,
+								  DatumGetTimestampTz(heap_getattr(row,
+																   relation->updated,
+																   desc, &isnull)));
+	appendStringInfoString(&buf, "\"}");
+	return buf.data;
+}

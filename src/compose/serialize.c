@@ -1,0 +1,267 @@
+/*-------------------------------------------------------------------------
+ *
+ * serialize.c
+ *	  Rows as the JSON of messages.
+ *
+ * A master's format (keys already escaped, the way in which value.c writes each
+ * column) is made at its first use and lives with the master in the cache of
+ * relation.c.
+ *
+ * Output must not depend on the session.  Types whose text does depend on
+ * settings are written with these pinned; the caller pins once for many rows.
+ * Values may be toasted: callers have a snapshot.  Everything is allocated in
+ * the caller's context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "compose/serialize.h"
+#include "compose/value.h"
+
+typedef struct FieldFormat
+{
+	AttrNumber	attnum;
+	char	   *key;			/* "{" or ",", then the key, then ":" */
+	int			key_length;
+	char	   *mapped_key;		/* tracked fields: the key alone, escaped */
+	char	   *column_key;		/* and the name of the column */
+	CqrsValueFormat value;
+} FieldFormat;
+
+struct CqrsRowFormat
+{
+	FieldFormat *fields;
+	FieldFormat *tracked;
+	bool		uses_settings;
+};
+
+static struct CqrsRowFormat *row_format(Relation rel, CqrsMaster *master);
+static CqrsValueFormat *key_format(Relation rel, CqrsField *keys,
+								   CqrsField *key);
+static FieldFormat *make_fields(Relation rel, const CqrsField *fields,
+								int nfields);
+static bool any_uses_settings(const FieldFormat *fields, int nfields);
+static void init_field(FieldFormat *format, Relation rel,
+					   const CqrsField *field, bool first);
+static char *escaped(const char *string);
+static void pin_setting(const char *name, const char *value);
+
+bool
+cqrs_serialize_uses_settings(Relation rel, const CqrsRelation *relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation->masters)
+	{
+		if (row_format(rel, lfirst(lc))->uses_settings)
+			return true;
+	}
+	return false;
+}
+
+int
+cqrs_serialize_pin_settings(void)
+{
+	static const char search_path[] = "pg_catalog, pg_temp";
+	int			level = NewGUCNestLevel();
+	const char *monetary = GetConfigOptionResetString("lc_monetary");
+
+	if (DateStyle != USE_ISO_DATES)
+		pin_setting("datestyle", "ISO");
+	if (IntervalStyle != INTSTYLE_POSTGRES)
+		pin_setting("intervalstyle", "postgres");
+	if (extra_float_digits < 1)
+		pin_setting("extra_float_digits", "1");
+	if (bytea_output != BYTEA_OUTPUT_HEX)
+		pin_setting("bytea_output", "hex");
+	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
+		pin_setting("timezone", "UTC");
+
+	/* Not "C": what an amount is worth depends on where it was entered. */
+	if (strcmp(GetConfigOption("lc_monetary", false, false), monetary) != 0)
+		pin_setting("lc_monetary", monetary);
+
+	/* Names of objects then have their schemas. */
+	if (strcmp(namespace_search_path, search_path) != 0)
+		pin_setting("search_path", search_path);
+	return level;
+}
+
+void
+cqrs_serialize_row(StringInfo out, Relation rel, CqrsMaster *master,
+				   const CqrsRow *row)
+{
+	FieldFormat *fields = row_format(rel, master)->fields;
+
+	for (int i = 0; i < master->nfields; i++)
+	{
+		FieldFormat *field = &fields[i];
+
+		appendBinaryStringInfo(out, field->key, field->key_length);
+		if (row->nulls[field->attnum - 1])
+			appendBinaryStringInfo(out, "null", 4);
+		else
+			cqrs_value_append(out, &field->value, row->values[field->attnum - 1]);
+	}
+	appendStringInfoChar(out, '}');
+}
+
+/*
+ * django-cqrs names the columns of a new row by their column names and those
+ * of a changed row by their keys; its replicas may rely on either.
+ */
+void
+cqrs_serialize_previous(StringInfo out, Relation rel, CqrsMaster *master,
+						const CqrsRow *before, const CqrsRow *after)
+{
+	FieldFormat *tracked = row_format(rel, master)->tracked;
+	char		separator = '{';
+
+	for (int i = 0; i < master->ntracked; i++)
+	{
+		FieldFormat *field = &tracked[i];
+		int			att = field->attnum - 1;
+
+		if (before == NULL)
+		{
+			if (after->nulls[att])
+				continue;
+			appendStringInfo(out, "%c%s:null", separator, field->column_key);
+		}
+		else
+		{
+			if (cqrs_row_same_column(rel, field->attnum, before, after))
+				continue;
+			appendStringInfo(out, "%c%s:", separator, field->mapped_key);
+			if (before->nulls[att])
+				appendStringInfoString(out, "null");
+			else
+				cqrs_value_append(out, &field->value, before->values[att]);
+		}
+		separator = ',';
+	}
+	appendStringInfoString(out, separator == '{' ? "{}" : "}");
+}
+
+void
+cqrs_serialize_key(StringInfo out, Relation rel, const CqrsRelation *relation,
+				   const CqrsRow *row)
+{
+	if (relation->nkeys > 1)
+		appendStringInfoChar(out, '[');
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		CqrsField  *key = &relation->keys[i];
+
+		if (i > 0)
+			appendStringInfoChar(out, ',');
+		cqrs_value_append(out, key_format(rel, relation->keys, key),
+						  row->values[key->attnum - 1]);
+	}
+	if (relation->nkeys > 1)
+		appendStringInfoChar(out, ']');
+}
+
+static CqrsValueFormat *
+key_format(Relation rel, CqrsField *keys, CqrsField *key)
+{
+	CqrsValueFormat *format;
+	MemoryContext caller;
+
+	if (likely(key->format != NULL))
+		return key->format;
+
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(keys));
+	format = palloc(sizeof(CqrsValueFormat));
+	cqrs_value_init(format, TupleDescAttr(RelationGetDescr(rel),
+										  key->attnum - 1)->atttypid);
+	MemoryContextSwitchTo(caller);
+
+	key->format = format;
+	return format;
+}
+
+static struct CqrsRowFormat *
+row_format(Relation rel, CqrsMaster *master)
+{
+	struct CqrsRowFormat *format;
+	MemoryContext caller;
+
+	if (likely(master->format != NULL))
+		return master->format;
+
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(master));
+	format = palloc(sizeof(struct CqrsRowFormat));
+	format->fields = make_fields(rel, master->fields, master->nfields);
+	format->tracked = make_fields(rel, master->tracked, master->ntracked);
+	format->uses_settings = any_uses_settings(format->fields, master->nfields) ||
+		any_uses_settings(format->tracked, master->ntracked);
+	MemoryContextSwitchTo(caller);
+
+	master->format = format;
+	return format;
+}
+
+static FieldFormat *
+make_fields(Relation rel, const CqrsField *fields, int nfields)
+{
+	FieldFormat *formats = palloc0(sizeof(FieldFormat) * (nfields + 1));
+
+	for (int i = 0; i < nfields; i++)
+		init_field(&formats[i], rel, &fields[i], i == 0);
+	return formats;
+}
+
+static bool
+any_uses_settings(const FieldFormat *fields, int nfields)
+{
+	for (int i = 0; i < nfields; i++)
+	{
+		if (cqrs_value_uses_settings(&fields[i].value))
+			return true;
+	}
+	return false;
+}
+
+static void
+init_field(FieldFormat *format, Relation rel, const CqrsField *field,
+		   bool first)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
+										  field->attnum - 1);
+
+	format->attnum = field->attnum;
+	format->mapped_key = escaped(field->key);
+	format->column_key = escaped(field->column);
+	format->key = psprintf("%c%s:", first ? '{' : ',', format->mapped_key);
+	format->key_length = strlen(format->key);
+	cqrs_value_init(&format->value, att->atttypid);
+}
+
+static char *
+escaped(const char *string)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	escape_json(&buf, string);
+	return buf.data;
+}
+
+static void
+pin_setting(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * serialize.h
+ *	  Rows as the JSON of messages.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_SERIALIZE_H
+#define CQRS_SERIALIZE_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "master/relation.h"
+#include "master/row.h"
+
+/* Whether the text of any column of a table's masters depends on settings. */
+extern bool cqrs_serialize_uses_settings(Relation rel,
+										 const CqrsRelation *relation);
+
+/*
+ * Pin the settings that the text form of values depends on, for as long as
+ * the returned nesting level of settings lasts (AtEOXact_GUC(true, level)).
+ */
+extern int	cqrs_serialize_pin_settings(void);
+
+/* Append the published fields of a row as an object. */
+extern void cqrs_serialize_row(StringInfo out, Relation rel,
+							   CqrsMaster *master, const CqrsRow *row);
+
+/*
+ * Append the previous values of tracked fields as an object: of those that
+ * differ between "before" and "after"; with "before" NULL (the row is new),
+ * null for each one that is not null.
+ */
+extern void cqrs_serialize_previous(StringInfo out, Relation rel,
+									CqrsMaster *master, const CqrsRow *before,
+									const CqrsRow *after);
+
+/* Append the primary key: its value, or an array when it has several columns. */
+extern void cqrs_serialize_key(StringInfo out, Relation rel,
+							   const CqrsRelation *relation,
+							   const CqrsRow *row);
+
+#endif							/* CQRS_SERIALIZE_H */

@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * bound.h
+ *	  Masters, bound to the columns of their table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_BOUND_H
+#define CQRS_BOUND_H
+
+#include "postgres.h"
+
+#include "access/attnum.h"
+#include "access/tupconvert.h"
+#include "nodes/pg_list.h"
+
+/* One published column. */
+typedef struct CqrsField
+{
+	AttrNumber	attnum;
+	char	   *column;
+	char	   *key;			/* its name in messages */
+	bool		ours;			/* cqrs_revision or cqrs_updated */
+	struct CqrsValueFormat *format; /* of a key: owned by serialize.c, NULL
+									 * until used */
+} CqrsField;
+
+typedef enum CqrsOnTruncate
+{
+	CQRS_TRUNCATE_DELETES,
+	CQRS_TRUNCATE_REFUSED,
+	CQRS_TRUNCATE_IGNORED
+} CqrsOnTruncate;
+
+/* One published view of a table: a row of cqrs.master, resolved. */
+typedef struct CqrsMaster
+{
+	char	   *cqrs_id;
+	Oid			relid;			/* the table that was registered */
+	int			nfields;
+	CqrsField  *fields;			/* in the order of the message */
+	bool		tracks;			/* has tracked fields at all */
+	int			ntracked;
+	CqrsField  *tracked;
+	bool		produce;
+	char	   *serializer;		/* qualified names of functions, or NULL */
+	char	   *meta;
+	char	   *delete_data;
+	char	   *sync_when;		/* or NULL */
+	bool		leave_deletes;	/* a row that no longer matches is deleted */
+	bool		parks;			/* instead of failing the transaction */
+	bool		skip_unchanged;
+	CqrsOnTruncate on_truncate;
+	char	   *exchange;		/* NULL: cqrs.exchange */
+	char	   *routing_key;	/* NULL: the usual one */
+	int			ttl_s;			/* -1: cqrs.message_ttl */
+	struct CqrsRowFormat *format;	/* owned by serialize.c, NULL until used */
+	struct CqrsHooks *hooks;	/* owned by hooks.c, NULL until used */
+} CqrsMaster;
+
+/*
+ * A table that has masters, or a partition of one.  Numbers of columns are
+ * those of the table itself, their order in messages is the root's.
+ */
+typedef struct CqrsRelation
+{
+	Oid			relid;			/* hash key */
+	bool		valid;
+	Oid			root;			/* the table that was registered */
+	Oid			owner;			/* of the root */
+	TupleDesc	root_desc;
+	TupleConversionMap *to_root;	/* NULL: the same layout */
+	MemoryContext context;		/* holds all that follows */
+	AttrNumber	revision;		/* attribute numbers of cqrs_revision ... */
+	AttrNumber	updated;		/* ... and cqrs_updated */
+	int			nkeys;
+	CqrsField  *keys;			/* the primary key, in the key's order */
+	Oid			key_index;
+	bool		key_deferrable;
+	List	   *masters;		/* of CqrsMaster, by cqrs_id */
+} CqrsRelation;
+
+/* Whether anything of the user's takes part in making a master's messages. */
+static inline bool
+cqrs_master_has_hooks(const CqrsMaster *master)
+{
+	return master->meta != NULL || master->serializer != NULL ||
+		master->sync_when != NULL || master->delete_data != NULL;
+}
+
+#endif							/* CQRS_BOUND_H */

@@ -1,0 +1,200 @@
+/*-------------------------------------------------------------------------
+ *
+ * condition.c
+ *	  Boolean SQL expressions over the row of a table.
+ *
+ * Two uses: the filter of a function, which is only parsed here, so that it
+ * can be put between parentheses in a query; and sync_when of a master, which
+ * is compiled once in a session and then evaluated for row after row, in what
+ * hook.c makes of the rights and the search_path.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "executor/executor.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+
+#include "master/condition.h"
+
+struct CqrsCondition
+{
+	ExprState  *state;
+	ExprContext *econtext;
+	TupleTableSlot *slot;
+};
+
+/* While an expression is parsed: where errors in it point to. */
+typedef struct ParseContext
+{
+	ErrorContextCallback callback;
+	const char *query;
+	const char *what;
+} ParseContext;
+
+static Node *only_expression(List *statements);
+static bool names_column(Node *node, void *column);
+static void enter_parsing(ParseContext *context, const char *text,
+						  const char *what);
+static void leave_parsing(const ParseContext *context);
+static void parse_error_context(void *arg);
+
+Node *
+cqrs_condition_parse(const char *text, const char *what)
+{
+	ParseContext context;
+	Node	   *expression;
+
+	enter_parsing(&context, text, what);
+	expression = only_expression(raw_parser(context.query,
+											RAW_PARSE_DEFAULT));
+	leave_parsing(&context);
+
+	if (expression == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("%s is not a boolean expression", what),
+				 errdetail("It is \"%s\".", text),
+				 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
+	return expression;
+}
+
+bool
+cqrs_condition_names_column(const char *text, const char *what,
+							const char *column)
+{
+	return names_column(cqrs_condition_parse(text, what),
+						unconstify(char *, column));
+}
+
+static bool
+names_column(Node *node, void *column)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, ColumnRef))
+	{
+		Node	   *last = llast(castNode(ColumnRef, node)->fields);
+
+		return IsA(last, String) && strcmp(strVal(last), column) == 0;
+	}
+	return raw_expression_tree_walker(node, names_column, column);
+}
+
+CqrsCondition *
+cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
+					   const char *what)
+{
+	CqrsCondition *condition = palloc(sizeof(CqrsCondition));
+	Node	   *raw = cqrs_condition_parse(text, what);
+	ParseContext context;
+	ParseState *pstate = make_parsestate(NULL);
+	Relation	rel = table_open(relid, AccessShareLock);
+	Node	   *expression;
+
+	enter_parsing(&context, text, what);
+
+	/* As for a CHECK constraint: no subqueries and no aggregates. */
+	pstate->p_sourcetext = context.query;
+	addNSItemToQuery(pstate,
+					 addRangeTableEntryForRelation(pstate, rel,
+												   AccessShareLock, NULL,
+												   false, true),
+					 true, true, true);
+	expression = transformExpr(pstate, raw, EXPR_KIND_CHECK_CONSTRAINT);
+	expression = coerce_to_boolean(pstate, expression, what);
+	assign_expr_collations(pstate, expression);
+	if (contain_volatile_functions(expression))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s contains a VOLATILE function", what),
+				 errdetail("It is evaluated while a transaction commits and must not change data."),
+				 errhint("Declare the function STABLE or IMMUTABLE.")));
+	expression = (Node *) expression_planner((Expr *) expression);
+	leave_parsing(&context);
+
+	condition->state = ExecInitExpr((Expr *) expression, NULL);
+	condition->econtext = CreateStandaloneExprContext();
+	condition->slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	condition->econtext->ecxt_scantuple = condition->slot;
+	free_parsestate(pstate);
+	table_close(rel, NoLock);
+	return condition;
+}
+
+bool
+cqrs_condition_holds(CqrsCondition *condition, HeapTuple row)
+{
+	bool		isnull;
+	Datum		result;
+
+	ExecStoreHeapTuple(row, condition->slot, false);
+	result = ExecEvalExprSwitchContext(condition->state, condition->econtext,
+									   &isnull);
+	ExecClearTuple(condition->slot);
+	ResetExprContext(condition->econtext);
+	return !isnull && DatumGetBool(result);
+}
+
+/* The one expression that "SELECT ..." consists of, or NULL. */
+static Node *
+only_expression(List *statements)
+{
+	SelectStmt *select;
+
+	if (list_length(statements) != 1)
+		return NULL;
+	select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+	if (!IsA(select, SelectStmt) || select->op != SETOP_NONE ||
+		list_length(select->targetList) != 1 ||
+		linitial_node(ResTarget, select->targetList)->name != NULL ||
+		select->distinctClause != NIL || select->intoClause != NULL ||
+		select->fromClause != NIL || select->whereClause != NULL ||
+		select->groupClause != NIL || select->havingClause != NULL ||
+		select->windowClause != NIL || select->sortClause != NIL ||
+		select->limitCount != NULL || select->limitOffset != NULL ||
+		select->lockingClause != NIL || select->withClause != NULL)
+		return NULL;
+	return linitial_node(ResTarget, select->targetList)->val;
+}
+
+static void
+enter_parsing(ParseContext *context, const char *text, const char *what)
+{
+	context->query = psprintf("SELECT %s\n", text);
+	context->what = what;
+	context->callback.callback = parse_error_context;
+	context->callback.arg = context;
+	context->callback.previous = error_context_stack;
+	error_context_stack = &context->callback;
+}
+
+static void
+leave_parsing(const ParseContext *context)
+{
+	error_context_stack = context->callback.previous;
+}
+
+/* Have an error point into the expression and not into the caller's query. */
+static void
+parse_error_context(void *arg)
+{
+	ParseContext *context = arg;
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(context->query);
+	}
+	errcontext("%s", context->what);
+}

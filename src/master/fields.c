@@ -1,0 +1,241 @@
+/*-------------------------------------------------------------------------
+ *
+ * fields.c
+ *	  The columns that a master publishes and tracks.
+ *
+ * The options "fields", "tracked_fields" and "field_map" name columns by their
+ * names.  Here they become numbers of columns and keys of messages.  Whatever
+ * does not fit the table is an error, for the user who gives the option, or who
+ * writes to a table that has been changed behind our back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "master/column_use.h"
+#include "master/fields.h"
+
+static void resolve_fields(Relation rel, Relation root,
+						   const CqrsRelation *relation,
+						   const CqrsMasterRow *row, CqrsMaster *master);
+static void resolve_tracked_fields(Relation rel, Relation root,
+								   const CqrsMasterRow *row,
+								   CqrsMaster *master);
+static void check_field_map(Relation rel, const CqrsMasterRow *row);
+static void check_names(Relation rel, const char *option, List *names);
+static void check_keys(const CqrsMaster *master);
+static void check_stored(Relation rel, AttrNumber attnum);
+static CqrsField make_field(Relation rel, const char *column,
+							const CqrsMasterRow *row);
+
+void
+cqrs_fields_resolve(Relation rel, Relation root, const CqrsRelation *relation,
+					const CqrsMasterRow *row, CqrsMaster *master)
+{
+	check_field_map(rel, row);
+	resolve_fields(rel, root, relation, row, master);
+	check_keys(master);
+	resolve_tracked_fields(rel, root, row, master);
+}
+
+/*
+ * The published fields: all columns in their order, or the chosen ones in the
+ * order of the columns with cqrs_revision and cqrs_updated at the end unless
+ * they were chosen, too.
+ */
+static void
+resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
+			   const CqrsMasterRow *row, CqrsMaster *master)
+{
+	TupleDesc	desc = RelationGetDescr(root);
+	List	   *chosen = cqrs_master_names(row, CQRS_OPTION_FIELDS);
+	const char *last[2] = {"cqrs_revision", "cqrs_updated"};
+
+	if (chosen != NIL)
+	{
+		check_names(rel, "fields", chosen);
+		for (int i = 0; i < relation->nkeys; i++)
+		{
+			if (!cqrs_master_has_name(chosen, relation->keys[i].column))
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("primary key column \"%s\" is not among the fields of master \"%s\"",
+								relation->keys[i].column, row->cqrs_id),
+						 errdetail("Replicas identify a row by its primary key."),
+						 errhint("Add \"%s\" to \"fields\".",
+								 relation->keys[i].column)));
+		}
+	}
+
+	master->fields = palloc(sizeof(CqrsField) * (desc->natts + lengthof(last)));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped ||
+			(chosen != NIL &&
+			 !cqrs_master_has_name(chosen, NameStr(att->attname))))
+			continue;
+		master->fields[master->nfields++] =
+			make_field(rel, NameStr(att->attname), row);
+	}
+	for (int i = 0; i < lengthof(last); i++)
+	{
+		if (chosen != NIL && !cqrs_master_has_name(chosen, last[i]))
+			master->fields[master->nfields++] = make_field(rel, last[i], row);
+	}
+}
+
+static void
+resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
+					   CqrsMaster *master)
+{
+	TupleDesc	desc = RelationGetDescr(root);
+	List	   *chosen = cqrs_master_names(row, CQRS_OPTION_TRACKED_FIELDS);
+	bool		all = list_length(chosen) == 1 &&
+	strcmp(linitial(chosen), "*") == 0;
+
+	master->tracks = !row->options[CQRS_OPTION_TRACKED_FIELDS].isnull;
+	if (!master->tracks)
+		return;
+	if (!all)
+		check_names(rel, "tracked_fields", chosen);
+
+	master->tracked = palloc(sizeof(CqrsField) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		if (all || cqrs_master_has_name(chosen, NameStr(att->attname)))
+			master->tracked[master->ntracked++] =
+				make_field(rel, NameStr(att->attname), row);
+	}
+}
+
+/* The map must be an object from names of columns to names of keys. */
+static void
+check_field_map(Relation rel, const CqrsMasterRow *row)
+{
+	Jsonb	   *map;
+	JsonbIterator *it;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+	List	   *columns = NIL;
+
+	if (row->options[CQRS_OPTION_FIELD_MAP].isnull)
+		return;
+
+	map = DatumGetJsonbP(row->options[CQRS_OPTION_FIELD_MAP].value);
+	if (!JB_ROOT_IS_OBJECT(map))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"field_map\" must be a JSON object"),
+				 errdetail("It is an array or a scalar."),
+				 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
+
+	it = JsonbIteratorInit(&map->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			columns = lappend(columns, pnstrdup(value.val.string.val,
+												value.val.string.len));
+		else if (token == WJB_VALUE &&
+				 (value.type != jbvString || value.val.string.len == 0))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("key of column \"%s\" in \"field_map\" must be a string that is not empty",
+							(char *) llast(columns)),
+					 errdetail("It is what the column is called in messages."),
+					 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
+	}
+	if (columns != NIL)
+		check_names(rel, "field_map", columns);
+}
+
+/* Names must be those of columns, each at most once. */
+static void
+check_names(Relation rel, const char *option, List *names)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		const char *name = lfirst(lc);
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" does not exist",
+							name, RelationGetRelationName(rel)),
+					 errdetail("It is named by the option \"%s\" of a master.",
+							   option),
+					 errhint("Name columns of the table; existing masters are changed by cqrs_alter().")));
+		for (int i = 0; i < foreach_current_index(lc); i++)
+		{
+			if (strcmp(list_nth(names, i), name) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("column \"%s\" is named twice in \"%s\"",
+								name, option),
+						 errdetail("A message has each column once."),
+						 errhint("Name it once.")));
+		}
+	}
+}
+
+/* Replicas tell fields apart by their keys. */
+static void
+check_keys(const CqrsMaster *master)
+{
+	for (int i = 0; i < master->nfields; i++)
+	{
+		for (int j = 0; j < i; j++)
+		{
+			if (strcmp(master->fields[i].key, master->fields[j].key) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("columns \"%s\" and \"%s\" of master \"%s\" have the same key \"%s\"",
+								master->fields[j].column,
+								master->fields[i].column,
+								master->cqrs_id, master->fields[i].key),
+						 errdetail("The key of a column is its name, unless \"field_map\" gives another one."),
+						 errhint("Give them different keys in \"field_map\".")));
+		}
+	}
+}
+
+/* PostgreSQL 18 has columns that are computed when they are read. */
+static void
+check_stored(Relation rel, AttrNumber attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+
+	if (att->attgenerated == '\0' ||
+		att->attgenerated == ATTRIBUTE_GENERATED_STORED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("column \"%s\" of table \"%s\" is a virtual generated column",
+					NameStr(att->attname), RelationGetRelationName(rel)),
+			 errhint("Make it STORED, or leave it out by \"fields\".")));
+}
+
+static CqrsField
+make_field(Relation rel, const char *column, const CqrsMasterRow *row)
+{
+	CqrsField	field = {0};
+
+	field.attnum = get_attnum(RelationGetRelid(rel), column);
+	check_stored(rel, field.attnum);
+	field.column = pstrdup(column);
+	field.key = unconstify(char *, cqrs_definition_key(row, field.column));
+	field.ours = cqrs_definition_is_own(column);
+	return field;
+}

@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * hooks.h
+ *	  Users' functions that take part in making messages, looked up.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_HOOKS_H
+#define CQRS_HOOKS_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "master/condition.h"
+#include "master/relation.h"
+
+/* A function that has been looked up. */
+typedef struct CqrsFunction
+{
+	char	   *name;			/* qualified; NULL: there is none */
+	Oid			result;
+	FmgrInfo	flinfo;
+} CqrsFunction;
+
+/* The hooks of a master. */
+typedef struct CqrsHooks
+{
+	MemoryContext context;		/* holds all of this */
+	uint64		generation;		/* for hooks.c alone */
+	CqrsFunction serializer;
+	bool		set_wise;		/* it takes many rows at once */
+	CqrsFunction meta;
+	CqrsFunction delete_data;
+	CqrsCondition *sync_when;	/* or NULL */
+} CqrsHooks;
+
+/*
+ * The hooks of a master, looked up anew if any function has changed; an error
+ * when one does not fit.  Valid until the next call for the master.
+ */
+extern struct CqrsHooks *cqrs_function_hooks(const CqrsRelation *relation,
+											 CqrsMaster *master);
+
+/* The function that cqrs.meta_function names, for the owner of a table. */
+extern CqrsFunction *cqrs_function_meta_setting(Oid owner);
+
+/* The same for cqrs.correlation_function. */
+extern CqrsFunction *cqrs_function_correlation_setting(Oid owner);
+
+/*
+ * Raise the error that a user is to see when the function of an option does
+ * not fit a table that was registered and its owner.
+ */
+extern void cqrs_function_check(CqrsOption option, const char *name, Oid root,
+								Oid owner);
+
+/* What the function of an option is called in messages. */
+extern const char *cqrs_function_role(CqrsOption option);
+
+/* The name by which a function is kept. */
+extern char *cqrs_function_qualified_name(Oid function);
+
+#endif							/* CQRS_HOOKS_H */

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * loaded.h
+ *	  Masters that come with a dump.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_LOADED_H
+#define CQRS_LOADED_H
+
+#include "postgres.h"
+
+/* Whether this session has loaded the master, and perhaps its rows as well. */
+extern bool cqrs_restore_has_loaded(const char *cqrs_id);
+
+#endif							/* CQRS_LOADED_H */

@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * master.h
+ *	  The rows of cqrs.master.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_MASTER_H
+#define CQRS_MASTER_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+/*
+ * The options of a master, in the order of the columns of cqrs.master and of
+ * the arguments of cqrs_register().
+ */
+typedef enum CqrsOption
+{
+	CQRS_OPTION_FIELDS,
+	CQRS_OPTION_TRACKED_FIELDS,
+	CQRS_OPTION_FIELD_MAP,
+	CQRS_OPTION_META,
+	CQRS_OPTION_PRODUCE,
+	CQRS_OPTION_SERIALIZER,
+	CQRS_OPTION_SYNC_WHEN,
+	CQRS_OPTION_DELETE_DATA,
+	CQRS_OPTION_LEAVE,
+	CQRS_OPTION_ON_ERROR,
+	CQRS_OPTION_SKIP_UNCHANGED,
+	CQRS_OPTION_MESSAGE_TTL,
+	CQRS_OPTION_EXCHANGE,
+	CQRS_OPTION_ROUTING_KEY,
+	CQRS_OPTION_ON_TRUNCATE,
+	CQRS_OPTION_REPLICATION
+} CqrsOption;
+
+#define CQRS_NOPTIONS	(CQRS_OPTION_REPLICATION + 1)
+
+/* A row of cqrs.master: values of the types that options.c gives to them. */
+typedef struct CqrsMasterRow
+{
+	char	   *cqrs_id;
+	Oid			relid;
+	NullableDatum options[CQRS_NOPTIONS];
+} CqrsMasterRow;
+
+/*
+ * The cqrs_id that is an argument of a function which is not STRICT: an error
+ * when it is null.
+ */
+extern char *cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg);
+
+/* The values of options in the types of C: NULL, NIL and -1 for null. */
+extern char *cqrs_master_text(const CqrsMasterRow *row, CqrsOption option);
+extern List *cqrs_master_names(const CqrsMasterRow *row, CqrsOption option);
+extern int	cqrs_master_int(const CqrsMasterRow *row, CqrsOption option);
+extern bool cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option);
+extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
+						   const char *choice);
+
+/* A list of char * from a text[] without nulls, and back. */
+extern List *cqrs_master_text_list(Datum array);
+extern Datum cqrs_master_text_array(List *names);
+
+/* Whether such a list has a name. */
+extern bool cqrs_master_has_name(List *names, const char *name);
+
+/*
+ * The master of that name, in the current context.  When there is none: NULL
+ * with missing_ok, an error without.
+ */
+extern CqrsMasterRow *cqrs_master_read(const char *cqrs_id, bool missing_ok);
+
+/* All masters of a table, or of all tables (InvalidOid), ordered by cqrs_id. */
+extern List *cqrs_master_read_all(Oid relid);
+
+/* Write a master: a new row, or in the place of the one with its name. */
+extern void cqrs_master_insert(const CqrsMasterRow *row);
+extern void cqrs_master_update(const CqrsMasterRow *row);
+extern void cqrs_master_delete(const char *cqrs_id);
+
+#endif							/* CQRS_MASTER_H */

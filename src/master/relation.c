@@ -1,0 +1,344 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.c
+ *	  Masters, as a backend knows them.
+ *
+ * Masters are rows of cqrs.master, which names columns and functions by their
+ * names so that a dump restores them.  A backend keeps them resolved in a
+ * hash table by table.  Who changes a master holds a lock on the table that
+ * conflicts with writers, and sends an invalidation of the table's relcache
+ * entry; so the definition cannot change under a transaction that has written
+ * to the table.
+ *
+ * An entry is rebuilt when it is looked up and found invalid.  Its old
+ * contents live on until the end of the transaction, since a caller further up
+ * the stack may still hold them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/index.h"
+#include "catalog/partition.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+
+#include "base/objects.h"
+#include "master/fields.h"
+#include "master/loaded.h"
+#include "master/master.h"
+#include "master/relation.h"
+
+static HTAB *relations = NULL;
+
+static void make_cache(void);
+static void invalidate(Datum arg, Oid relid);
+static void describe(Relation rel, CqrsRelation *relation);
+static CqrsMaster *resolve(Relation rel, Relation root,
+						   const CqrsRelation *relation,
+						   const CqrsMasterRow *row);
+static void build_relation(CqrsRelation *entry);
+static AttrNumber require_column(Relation rel, const char *name, Oid type);
+static Oid	primary_key(Relation rel);
+
+/* Register for invalidations, too, when first called. */
+static void
+make_cache(void)
+{
+	HASHCTL		ctl = {0};
+
+	if (relations != NULL)
+		return;
+
+	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(CqrsRelation);
+	ctl.hcxt = TopMemoryContext;
+	relations = hash_create("cqrs masters", 64, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/*
+ * get_partition_ancestors() has no parent of one that is being detached.  What
+ * a transaction has changed there before it is to be published.
+ */
+Oid
+cqrs_catalog_root(Oid relid)
+{
+	while (get_rel_relispartition(relid))
+		relid = get_partition_parent(relid, true);
+	return relid;
+}
+
+CqrsRelation *
+cqrs_catalog_relation(Oid relid)
+{
+	static CqrsRelation *last = NULL;
+	CqrsRelation *entry;
+	bool		found;
+
+	make_cache();
+	if (last != NULL && last->relid == relid && last->valid)
+		return last->masters != NIL ? last : NULL;
+
+	entry = hash_search(relations, &relid, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->valid = false;
+		entry->root = InvalidOid;
+		entry->context = NULL;
+	}
+	if (!entry->valid)
+		build_relation(entry);
+
+	last = entry;
+	return entry->masters != NIL ? entry : NULL;
+}
+
+CqrsMaster *
+cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
+{
+	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
+	CqrsRelation *entry = cqrs_catalog_relation(relid);
+	ListCell   *lc;
+
+	if (entry != NULL)
+	{
+		foreach(lc, entry->masters)
+		{
+			CqrsMaster *master = lfirst(lc);
+
+			if (strcmp(master->cqrs_id, cqrs_id) == 0)
+			{
+				*relation = entry;
+				return master;
+			}
+		}
+	}
+	elog(ERROR, "master \"%s\" is not in the cache of relation %u",
+		 cqrs_id, relid);
+}
+
+void
+cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
+{
+	Relation	root = table_open(cqrs_catalog_root(RelationGetRelid(rel)), AccessShareLock);
+	ListCell   *lc;
+
+	relation->root = RelationGetRelid(root);
+	relation->owner = root->rd_rel->relowner;
+	relation->root_desc = CreateTupleDescCopyConstr(RelationGetDescr(root));
+	relation->to_root =
+		convert_tuples_by_name(CreateTupleDescCopyConstr(RelationGetDescr(rel)),
+							   relation->root_desc);
+	describe(rel, relation);
+	foreach(lc, rows)
+		relation->masters = lappend(relation->masters,
+									resolve(rel, root, relation, lfirst(lc)));
+	table_close(root, NoLock);
+}
+
+/* Relcache callback: nothing may be freed or looked up here. */
+static void
+invalidate(Datum arg, Oid relid)
+{
+	CqrsRelation *entry;
+	HASH_SEQ_STATUS status;
+
+	hash_seq_init(&status, relations);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (!OidIsValid(relid) || relid == entry->relid || relid == entry->root)
+			entry->valid = false;
+	}
+}
+
+ScanKeyData *
+cqrs_catalog_key_scan(Relation rel, const CqrsRelation *relation,
+					  HeapTuple row)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData *keys = palloc(sizeof(ScanKeyData) * relation->nkeys);
+
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = relation->keys[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		TypeCacheEntry *type = lookup_type_cache(att->atttypid,
+												 TYPECACHE_EQ_OPR_FINFO);
+		bool		isnull;
+		Datum		value = heap_getattr(row, attnum, desc, &isnull);
+
+		ScanKeyEntryInitialize(&keys[i], isnull ? SK_ISNULL : 0, attnum,
+							   BTEqualStrategyNumber, InvalidOid,
+							   att->attcollation,
+							   type->eq_opr_finfo.fn_oid, value);
+	}
+	return keys;
+}
+
+/* Fill in the part of *relation that does not depend on its masters. */
+static void
+describe(Relation rel, CqrsRelation *relation)
+{
+	Oid			pkey;
+	Relation	index;
+
+	relation->revision = require_column(rel, "cqrs_revision", INT4OID);
+	relation->updated = require_column(rel, "cqrs_updated", TIMESTAMPTZOID);
+
+	pkey = primary_key(rel);
+	if (!OidIsValid(pkey))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key",
+						RelationGetRelationName(rel)),
+				 errdetail("Messages identify a row by its primary key."),
+				 errhint("Use ALTER TABLE ... ADD PRIMARY KEY.")));
+
+	index = index_open(pkey, AccessShareLock);
+	relation->key_index = pkey;
+	relation->nkeys = index->rd_index->indnkeyatts;
+	relation->keys = palloc0(sizeof(CqrsField) * relation->nkeys);
+	relation->key_deferrable = !index->rd_index->indimmediate;
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
+											  attnum - 1);
+
+		relation->keys[i].attnum = attnum;
+		relation->keys[i].column = pstrdup(NameStr(att->attname));
+		relation->keys[i].key = relation->keys[i].column;
+	}
+	index_close(index, AccessShareLock);
+}
+
+static CqrsMaster *
+resolve(Relation rel, Relation root, const CqrsRelation *relation,
+		const CqrsMasterRow *row)
+{
+	CqrsMaster *master = palloc0(sizeof(CqrsMaster));
+
+	master->cqrs_id = pstrdup(row->cqrs_id);
+	master->relid = RelationGetRelid(root);
+	master->produce = cqrs_master_bool(row, CQRS_OPTION_PRODUCE) &&
+		!cqrs_restore_has_loaded(row->cqrs_id);
+	master->serializer = cqrs_master_text(row, CQRS_OPTION_SERIALIZER);
+	master->meta = cqrs_master_text(row, CQRS_OPTION_META);
+	master->delete_data = cqrs_master_text(row, CQRS_OPTION_DELETE_DATA);
+	master->sync_when = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
+	master->leave_deletes = cqrs_master_is(row, CQRS_OPTION_LEAVE, "delete");
+	master->parks = cqrs_master_is(row, CQRS_OPTION_ON_ERROR, "park");
+	master->skip_unchanged = cqrs_master_bool(row, CQRS_OPTION_SKIP_UNCHANGED);
+	master->exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
+	master->routing_key = cqrs_master_text(row, CQRS_OPTION_ROUTING_KEY);
+	master->ttl_s = cqrs_master_int(row, CQRS_OPTION_MESSAGE_TTL);
+	if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "refuse"))
+		master->on_truncate = CQRS_TRUNCATE_REFUSED;
+	else if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "ignore"))
+		master->on_truncate = CQRS_TRUNCATE_IGNORED;
+
+	cqrs_fields_resolve(rel, root, relation, row, master);
+	return master;
+}
+
+/*
+ * Read the masters of a table and resolve them.  The old contents go with the
+ * transaction.  An error leaves the entry invalid.
+ */
+static void
+build_relation(CqrsRelation *entry)
+{
+	MemoryContext context;
+	MemoryContext caller;
+	CqrsRelation fresh = {0};
+	Relation	rel;
+	List	   *rows;
+
+	context = AllocSetContextCreate(CurTransactionContext, "cqrs master",
+									ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	fresh.relid = entry->relid;
+	fresh.context = context;
+
+	rel = table_open(entry->relid, AccessShareLock);
+	/* Taken back by an invalidation that arrives while this goes on. */
+	entry->valid = true;
+	PG_TRY();
+	{
+		/* For invalidate(). */
+		fresh.root = entry->root = cqrs_catalog_root(RelationGetRelid(rel));
+		rows = cqrs_catalog_objects(true) == NULL ? NIL :
+			cqrs_master_read_all(fresh.root);
+		if (rows != NIL)
+			cqrs_catalog_resolve(rel, rows, &fresh);
+	}
+	PG_CATCH();
+	{
+		entry->valid = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	table_close(rel, NoLock);
+	MemoryContextSwitchTo(caller);
+
+	fresh.valid = entry->valid;
+	if (entry->context != NULL)
+		MemoryContextSetParent(entry->context, TopTransactionContext);
+	MemoryContextSetParent(context, TopMemoryContext);
+	*entry = fresh;
+}
+
+/* The number of a column that has to be there with that type, and not null. */
+static AttrNumber
+require_column(Relation rel, const char *name, Oid type)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	Form_pg_attribute att;
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("table \"%s\" is a master but has no column \"%s\"",
+						RelationGetRelationName(rel), name),
+				 errhint("Add the column again, or end the masters of the table with cqrs_unregister().")));
+
+	att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	if (att->atttypid != type || !att->attnotnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of table \"%s\" is not of type %s NOT NULL",
+						name, RelationGetRelationName(rel),
+						format_type_be(type)),
+				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
+	return attnum;
+}
+
+/* The index of the primary key, also of a deferrable one; or InvalidOid. */
+static Oid
+primary_key(Relation rel)
+{
+	Oid			pkey = InvalidOid;
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisprimary && index->rd_index->indisvalid)
+			pkey = RelationGetRelid(index);
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return pkey;
+}

@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * row.h
+ *	  Versions of rows, taken apart and compared.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_ROW_H
+#define CQRS_ROW_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "utils/relcache.h"
+
+#include "master/relation.h"
+
+/* A row taken apart.  Owned by the caller's memory context. */
+typedef struct CqrsRow
+{
+	HeapTuple	tuple;
+	Datum	   *values;
+	bool	   *nulls;
+} CqrsRow;
+
+/* Make *row, with room for the columns of "rel". */
+extern void cqrs_row_init(CqrsRow *row, Relation rel);
+
+/* Take "tuple" apart; what it points to must outlive the use of *row. */
+extern void cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple);
+
+/* Whether a column is the same in two versions of a row. */
+extern bool cqrs_row_same_column(Relation rel, AttrNumber attnum,
+								 const CqrsRow *before, const CqrsRow *after);
+
+/* Whether they are the same in all columns. */
+extern bool cqrs_row_same(Relation rel, const CqrsRelation *relation,
+						  const CqrsRow *before, const CqrsRow *after);
+
+/* Whether their primary keys are the same. */
+extern bool cqrs_row_same_key(Relation rel, const CqrsRelation *relation,
+							  const CqrsRow *before, const CqrsRow *after);
+
+/* Whether their published fields are the same, apart from our own. */
+extern bool cqrs_row_same_fields(Relation rel, const CqrsMaster *master,
+								 const CqrsRow *before, const CqrsRow *after);
+
+#endif							/* CQRS_ROW_H */

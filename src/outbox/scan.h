@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * scan.h
+ *	  The messages of the outbox, read in the order of their ids.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_SCAN_H
+#define CQRS_SCAN_H
+
+#include "postgres.h"
+
+#include "outbox/message.h"
+
+typedef struct CqrsOutboxScan CqrsOutboxScan;
+
+/*
+ * Reading, under the active snapshot: the messages with from <= id <= to in
+ * ascending order.  The strings of a message last until the next call.
+ */
+extern CqrsOutboxScan *cqrs_outbox_scan_begin(int64 from, int64 to);
+extern bool cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message);
+extern void cqrs_outbox_scan_end(CqrsOutboxScan *scan);
+
+/* Write the WAL out up to the commits of all that "scan" has returned. */
+extern void cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan);
+
+#endif							/* CQRS_SCAN_H */

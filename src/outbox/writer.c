@@ -1,0 +1,440 @@
+/*-------------------------------------------------------------------------
+ *
+ * writer.c
+ *	  The messages that wait: writing and recycling of segments.
+ *
+ * The outbox is CQRS_SEGMENTS tables of one shape.  Rows are only ever
+ * inserted; a segment is emptied as a whole, by TRUNCATE, once all its ids are
+ * at or below the watermark.  So a held snapshot leaves no dead rows behind
+ * for the publisher to wade through.
+ *
+ * Ids.  A transaction draws a batch of CQRS_BATCH_ROWS consecutive ids from a
+ * counter in shared memory when it commits, while it still holds its row
+ * locks: so for one row the order of ids is the order of commits.  A
+ * transaction has its transaction id before it draws, which lets the reader
+ * tell when a batch that it does not see will never come (reader.c).  A
+ * counter in shared memory and not a sequence, because nextval() would change
+ * what the user's session gets from lastval(), and write WAL.  After a restart
+ * it continues above the highest id in the segments or parked, seen or not, and
+ * the watermark; on another timeline, far above.
+ *
+ * Which segment is written to is a hint in shared memory: writing to another
+ * one is never wrong, since readers look at all of them and a segment is only
+ * emptied when it holds nothing above the watermark.
+ *
+ * Locks: writers hold ROW EXCLUSIVE on a segment until they commit; recycling
+ * takes ACCESS EXCLUSIVE if it is free, which proves that nobody is writing
+ * (a prepared transaction keeps its locks).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+#include "base/objects.h"
+#include "base/shared.h"
+#include "outbox/pack.h"
+#include "outbox/parked.h"
+#include "outbox/writer.h"
+
+/* Messages are packed up to this size: what fits a page uncompressed. */
+#define PACK_BYTES	8000
+
+/* Rows that are inserted together: enough to fill some pages. */
+#define WRITE_ROWS	64
+#define WRITE_BYTES	(128 * 1024)
+
+/* A session warns of the size of the outbox this often. */
+#define WARN_INTERVAL_MS	60000
+
+/* A segment of this size gives way to the next, if that one is empty. */
+#define SEGMENT_FULL_BLOCKS		(64 * 1024 * 1024 / BLCKSZ)
+/* With nothing pending, the one in use is emptied from this size on. */
+#define SEGMENT_IDLE_BLOCKS		(1024 * 1024 / BLCKSZ)
+
+/* The first batch of a timeline is its number, from 0, times 2 to that power. */
+#define TIMELINE_SHIFT	31
+
+struct CqrsOutboxWriter
+{
+	Relation	segment;
+	Relation	index;
+	IndexInfo  *index_info;
+	TimestampTz committed_at;
+	int64		next_id;
+	int64		end_id;			/* of the batch */
+	StringInfoData pack;		/* messages that have no row yet */
+	int64		pack_id;		/* the id of the first of them */
+	int			npacked;
+	int			nslots;			/* slots made so far */
+	int			nrows;			/* of them filled */
+	Size		bytes;
+	TupleTableSlot *slots[WRITE_ROWS];
+	MemoryContext rows;			/* reset with each insertion */
+};
+
+PG_FUNCTION_INFO_V1(cqrs_sql_watermark);
+
+static void check_size(void);
+static void finish_pack(CqrsOutboxWriter *writer, int length);
+static void insert_rows(CqrsOutboxWriter *writer);
+static uint64 first_batch(void);
+static int64 segment_max_id(Oid segment, Oid index);
+static BlockNumber segment_blocks(Oid segment);
+static bool try_truncate(const CqrsObjects *objects, int segment,
+						 int64 watermark, bool *busy);
+
+CqrsOutboxWriter *
+cqrs_outbox_begin(void)
+{
+	CqrsOutboxWriter *writer = palloc(sizeof(CqrsOutboxWriter));
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	uint32		segment;
+
+	if (cqrs_max_pending_kb > 0)
+		check_size();
+
+	/* The id of the transaction comes before that of its batch. */
+	(void) GetTopTransactionId();
+
+	segment = pg_atomic_read_u32(&cqrs_shared_my_slot()->segment);
+	writer->segment = table_open(objects->segment[segment], RowExclusiveLock);
+	writer->index = index_open(objects->segment_index[segment],
+							   RowExclusiveLock);
+	writer->index_info = BuildIndexInfo(writer->index);
+	writer->committed_at = GetCurrentTimestamp();
+	writer->next_id = 0;
+	writer->end_id = 0;
+	initStringInfo(&writer->pack);
+	writer->npacked = 0;
+	writer->nslots = 0;
+	writer->nrows = 0;
+	writer->bytes = 0;
+	writer->rows = AllocSetContextCreate(CurrentMemoryContext, "cqrs outbox",
+										 ALLOCSET_SMALL_MINSIZE,
+										 ALLOCSET_SMALL_INITSIZE,
+										 ALLOCSET_DEFAULT_MAXSIZE);
+	return writer;
+}
+
+void
+cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
+{
+	int64		id = cqrs_outbox_draw_id(writer);
+	int			length = writer->pack.len;
+
+	cqrs_pack_append(&writer->pack, message);
+	if (writer->npacked > 0 &&
+		(writer->pack.len > PACK_BYTES ||
+		 writer->npacked == CQRS_PACK_MESSAGES ||
+		 id != writer->pack_id + writer->npacked ||
+		 cqrs_batch_of(id) != cqrs_batch_of(writer->pack_id)))
+		finish_pack(writer, length);
+	if (writer->npacked == 0)
+		writer->pack_id = id;
+	writer->npacked++;
+}
+
+/*
+ * Make a row of the messages that are the first "length" bytes of the pack;
+ * what is behind them stays.
+ */
+static void
+finish_pack(CqrsOutboxWriter *writer, int length)
+{
+	TupleDesc	desc = RelationGetDescr(writer->segment);
+	StringInfo	pack = &writer->pack;
+	MemoryContext caller;
+	Datum		values[SEGMENT_NATTS];
+	bool		nulls[SEGMENT_NATTS] = {false};
+	HeapTuple	tuple;
+
+	if (writer->npacked == 0)
+		return;
+	if (writer->nrows == writer->nslots)
+		writer->slots[writer->nslots++] =
+			MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+
+	caller = MemoryContextSwitchTo(writer->rows);
+	values[SEGMENT_ID - 1] = Int64GetDatum(writer->pack_id);
+	values[SEGMENT_LAST_ID - 1] =
+		Int64GetDatum(writer->pack_id + writer->npacked - 1);
+	values[SEGMENT_COMMITTED_AT - 1] = TimestampTzGetDatum(writer->committed_at);
+	values[SEGMENT_MESSAGES - 1] = cqrs_pack_value(pack->data, length);
+	tuple = heap_form_tuple(desc, values, nulls);
+	tuple->t_tableOid = RelationGetRelid(writer->segment);
+	ExecStoreHeapTuple(tuple, writer->slots[writer->nrows], false);
+	MemoryContextSwitchTo(caller);
+
+	writer->npacked = 0;
+	pack->len -= length;
+	memmove(pack->data, pack->data + length, pack->len + 1);
+
+	writer->nrows++;
+	writer->bytes += tuple->t_len;
+	if (writer->nrows == WRITE_ROWS || writer->bytes >= WRITE_BYTES)
+		insert_rows(writer);
+}
+
+/*
+ * Act when the outbox has got too large.  That is the size of its files: what
+ * is published but not emptied yet, some 130 MB at the most, counts as well.
+ */
+static void
+check_size(void)
+{
+	static TimestampTz warned_at = 0;
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	bool		refuse = cqrs_outbox_full == CQRS_OUTBOX_FULL_REFUSE;
+	int64		size_kb = 0;
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+		size_kb += segment_blocks(objects->segment[i]) * (int64) (BLCKSZ / 1024);
+	if (size_kb < cqrs_max_pending_kb ||
+		(!refuse && !TimestampDifferenceExceeds(warned_at, GetCurrentTimestamp(),
+												WARN_INTERVAL_MS)))
+		return;
+
+	warned_at = GetCurrentTimestamp();
+	ereport(refuse ? ERROR : WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("outbox has %lld kB, and the limit \"cqrs.max_pending_bytes\" is %d kB",
+					(long long) size_kb, cqrs_max_pending_kb),
+			 errhint("See cqrs_check() or cqrs.stats for why messages are not published.")));
+}
+
+int64
+cqrs_outbox_draw_id(CqrsOutboxWriter *writer)
+{
+	if (writer->next_id == writer->end_id)
+		cqrs_outbox_draw_batch(writer);
+	return writer->next_id++;
+}
+
+void
+cqrs_outbox_end(CqrsOutboxWriter *writer)
+{
+	finish_pack(writer, writer->pack.len);
+	insert_rows(writer);
+	for (int i = 0; i < writer->nslots; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	index_close(writer->index, NoLock);
+	table_close(writer->segment, NoLock);
+	MemoryContextDelete(writer->rows);
+	pfree(writer->pack.data);
+	pfree(writer);
+}
+
+void
+cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
+{
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+	uint64		batch;
+
+	if (pg_atomic_read_u64(&slot->next_batch) == 0)
+	{
+		uint64		unknown = 0;
+
+		/* Who loses the race has computed the same, as nobody has drawn. */
+		pg_atomic_compare_exchange_u64(&slot->next_batch, &unknown,
+									   first_batch());
+	}
+	batch = pg_atomic_fetch_add_u64(&slot->next_batch, 1);
+	writer->next_id = cqrs_batch_first_id((int64) batch);
+	writer->end_id = cqrs_batch_first_id((int64) batch + 1);
+}
+
+static void
+insert_rows(CqrsOutboxWriter *writer)
+{
+	CommandId	cid = GetCurrentCommandId(true);
+	MemoryContext caller;
+
+	if (writer->nrows == 0)
+		return;
+
+	caller = MemoryContextSwitchTo(writer->rows);
+	heap_multi_insert(writer->segment, writer->slots, writer->nrows, cid, 0,
+					  NULL);
+	for (int i = 0; i < writer->nrows; i++)
+	{
+		bool		isnull = false;
+		Datum		id = slot_getattr(writer->slots[i], SEGMENT_ID, &isnull);
+
+		index_insert(writer->index, &id, &isnull, &writer->slots[i]->tts_tid,
+					 writer->segment, UNIQUE_CHECK_NO, false,
+					 writer->index_info);
+		ExecClearTuple(writer->slots[i]);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(writer->rows);
+	writer->nrows = 0;
+	writer->bytes = 0;
+}
+
+/*
+ * The first batch above everything that the segments hold and that is parked,
+ * rows of transactions that still run, are prepared or have failed included.
+ * A message that was parked when it was made is in no segment, and the reader
+ * passes over another one with its id.
+ *
+ * Each timeline has batches of its own: the server that was promoted, or
+ * recovered to a point in time, does not know all that have been drawn.
+ */
+static uint64
+first_batch(void)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	int64		highest = Max(cqrs_outbox_watermark(), cqrs_parked_max_id());
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+		highest = Max(highest, segment_max_id(objects->segment[i],
+											  objects->segment_index[i]));
+	return Max((uint64) cqrs_batch_of(highest) + 1,
+			   (uint64) (cqrs_timeline() - 1) << TIMELINE_SHIFT);
+}
+
+/* The highest id in a segment, whoever wrote it; -1 when there is none. */
+static int64
+segment_max_id(Oid segment, Oid index)
+{
+	Relation	rel = table_open(segment, AccessShareLock);
+	Relation	idx = index_open(index, AccessShareLock);
+	SysScanDesc scan = systable_beginscan_ordered(rel, idx, SnapshotAny, 0, NULL);
+	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	int64		id = -1;
+	bool		isnull;
+
+	if (HeapTupleIsValid(tuple))
+		id = DatumGetInt64(heap_getattr(tuple, SEGMENT_LAST_ID,
+										RelationGetDescr(rel), &isnull));
+	systable_endscan_ordered(scan);
+	index_close(idx, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return id;
+}
+
+/*
+ * The watermark is a sequence's value: setval() changes it in place, logs it,
+ * and leaves no dead row.  A crash can only set it back.
+ */
+int64
+cqrs_outbox_watermark(void)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+
+	return DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
+											 ObjectIdGetDatum(objects->watermark)));
+}
+
+/* cqrs.current_watermark() RETURNS bigint */
+Datum
+cqrs_sql_watermark(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(cqrs_outbox_watermark());
+}
+
+void
+cqrs_outbox_set_watermark(int64 watermark)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+
+	(void) DirectFunctionCall2(setval_oid,
+							   ObjectIdGetDatum(objects->watermark),
+							   Int64GetDatum(watermark));
+}
+
+bool
+cqrs_outbox_recycle(int64 watermark, bool idle)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	CqrsSlot   *slot = cqrs_shared_my_slot();
+	uint32		current = pg_atomic_read_u32(&slot->segment);
+	BlockNumber blocks[CQRS_SEGMENTS];
+	bool		busy = false;
+
+	for (int i = 0; i < CQRS_SEGMENTS; i++)
+	{
+		BlockNumber limit = i == current ? SEGMENT_IDLE_BLOCKS : 1;
+
+		blocks[i] = segment_blocks(objects->segment[i]);
+		if (blocks[i] >= limit && (i != current || idle) &&
+			try_truncate(objects, i, watermark, &busy))
+			blocks[i] = 0;
+	}
+
+	for (int i = 1; i < CQRS_SEGMENTS; i++)
+	{
+		int			candidate = (current + i) % CQRS_SEGMENTS;
+
+		if (blocks[current] >= SEGMENT_FULL_BLOCKS && blocks[candidate] == 0)
+		{
+			pg_atomic_write_u32(&slot->segment, candidate);
+			break;
+		}
+	}
+	return !busy;
+}
+
+/* The size of a segment, with its toasted values. */
+static BlockNumber
+segment_blocks(Oid segment)
+{
+	Relation	rel = table_open(segment, AccessShareLock);
+	Relation	toast = table_open(rel->rd_rel->reltoastrelid, AccessShareLock);
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel) +
+	RelationGetNumberOfBlocks(toast);
+
+	table_close(toast, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return blocks;
+}
+
+/*
+ * Empty a segment if it holds nothing above the watermark and nobody uses it,
+ * else *busy is set.  The lock is kept until the end of the transaction.
+ */
+static bool
+try_truncate(const CqrsObjects *objects, int segment, int64 watermark,
+			 bool *busy)
+{
+	Oid			relid = objects->segment[segment];
+	Relation	rel;
+
+	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+	{
+		*busy = true;
+		return false;
+	}
+	if (segment_max_id(relid, objects->segment_index[segment]) > watermark)
+	{
+		UnlockRelationOid(relid, AccessExclusiveLock);
+		return false;
+	}
+
+	rel = table_open(relid, NoLock);
+	cqrs_truncate(rel);
+	table_close(rel, NoLock);
+	return true;
+}

@@ -1,0 +1,395 @@
+/*-------------------------------------------------------------------------
+ *
+ * backlog.c
+ *	  The publisher's dealings with the database.
+ *
+ * A turn is one short transaction: see whether the extension is still there
+ * and publishing paused, save the watermark, read messages into the window,
+ * recycle segments.  What is not due is left out, and when nothing is, there is
+ * no transaction.
+ *
+ * A message that the broker refuses is parked here, by a synchronous commit,
+ * before the watermark may pass it: a crash in between leaves it both parked
+ * and pending, and the reader then passes it over.
+ *
+ * Of several publishers, lane 0 saves the watermark of all and recycles.  Any
+ * of them saves it at its end, so that the last one leaves nothing unsaved.
+ *
+ * Belongs to the publisher alone; lives in TopMemoryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/guc.h"
+#include "base/objects.h"
+#include "base/timing.h"
+#include "outbox/parked.h"
+#include "outbox/scan.h"
+#include "outbox/writer.h"
+#include "publish/backlog.h"
+#include "publish/reader.h"
+
+/* The watermark is saved this often while messages flow. */
+#define SAVE_INTERVAL_MS	200
+/* Segments are looked at this often. */
+#define RECYCLE_INTERVAL_MS 1000
+/* Holes are looked into this often when nothing else happens. */
+#define HOLE_INTERVAL_MS	1000
+
+struct CqrsBacklog
+{
+	const CqrsPlace *place;
+	Oid			extension;		/* that it publishes for */
+	CqrsWindow *window;
+	CqrsHolds  *holds;
+	CqrsReader *reader;
+
+	uint32		calls;			/* of the slot, when the catalog was last
+								 * looked at */
+	bool		paused;
+	char	   *identity;
+	bool		more;			/* the window was full before the outbox ended */
+	uint64		commits;		/* of the slot, when the outbox was last read */
+	TimestampTz read_at;		/* when the outbox was last read */
+
+	int64		saved_watermark;	/* of all lanes; by lane 0 only */
+	TimestampTz saved_at;
+	bool		recycle;		/* the watermark has moved since segments were
+								 * last looked at */
+	TimestampTz recycled_at;
+};
+
+static bool look_is_due(const CqrsBacklog *backlog);
+static bool read_is_due(const CqrsBacklog *backlog, bool connected);
+static bool save_is_due(const CqrsBacklog *backlog);
+static int64 watermark(const CqrsBacklog *backlog);
+static int64 unsaved_watermark(const CqrsBacklog *backlog);
+static void park_refused(CqrsBacklog *backlog);
+static void check_extension(CqrsBacklog *backlog, uint32 calls);
+static void read_settings(CqrsBacklog *backlog);
+static void read_outbox(CqrsBacklog *backlog);
+static void save_watermark(CqrsBacklog *backlog);
+static bool recycle_is_due(const CqrsBacklog *backlog);
+static void recycle_segments(CqrsBacklog *backlog);
+
+CqrsBacklog *
+cqrs_backlog_create(const CqrsPlace *place, Oid extension,
+					CqrsWindow *window, CqrsHolds *holds)
+{
+	CqrsBacklog *backlog = MemoryContextAllocZero(TopMemoryContext,
+												  sizeof(CqrsBacklog));
+
+	backlog->place = place;
+	backlog->extension = extension;
+	backlog->window = window;
+	backlog->holds = holds;
+	backlog->saved_watermark = cqrs_outbox_watermark();
+	backlog->reader = cqrs_reader_create(place,
+										 cqrs_lane_begin(place, extension,
+														 backlog->saved_watermark),
+										 holds);
+	/* Look at once. */
+	backlog->calls = pg_atomic_read_u32(&place->slot->calls) - 1;
+	backlog->more = true;
+	return backlog;
+}
+
+bool
+cqrs_backlog_paused(const CqrsBacklog *backlog)
+{
+	return backlog->paused;
+}
+
+const char *
+cqrs_backlog_identity(const CqrsBacklog *backlog)
+{
+	return backlog->identity;
+}
+
+void
+cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
+{
+	MemoryContext turn = CurrentMemoryContext;
+	bool		read = read_is_due(backlog, connected);
+	bool		save = save_is_due(backlog);
+	bool		recycle = recycle_is_due(backlog);
+	bool		park = cqrs_window_refused(backlog->window) != NULL;
+	uint32		calls = pg_atomic_read_u32(&backlog->place->slot->calls);
+	bool		look = calls != backlog->calls;
+
+	if (!look && !read && !save && !recycle && !park)
+		return;
+
+	pgstat_report_activity(STATE_RUNNING, "reading the outbox");
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	check_extension(backlog, calls);
+	if (look)
+		read_settings(backlog);
+	backlog->calls = calls;
+	if (save)
+		save_watermark(backlog);
+	if (park)
+		park_refused(backlog);
+	if (read)
+		read_outbox(backlog);
+	/* Last, since its locks are kept to the end. */
+	if (recycle)
+		recycle_segments(backlog);
+
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	if (park)
+		cqrs_window_remove_refused(backlog->window);
+	MemoryContextSwitchTo(turn);
+	(void) pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+long
+cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
+{
+	long		wait_ms = -1;
+
+	if (look_is_due(backlog) || read_is_due(backlog, connected) ||
+		save_is_due(backlog) || recycle_is_due(backlog) ||
+		cqrs_window_refused(backlog->window) != NULL)
+		return 0;
+	if (backlog->recycle)
+		wait_ms = cqrs_until_after_ms(backlog->recycled_at,
+									  RECYCLE_INTERVAL_MS);
+	if (connected && cqrs_reader_has_holes(backlog->reader))
+		wait_ms = cqrs_sooner_ms(wait_ms, HOLE_INTERVAL_MS);
+	if (connected)
+		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_holds_wait_ms(backlog->holds));
+	if (unsaved_watermark(backlog) != backlog->saved_watermark)
+		wait_ms = cqrs_sooner_ms(wait_ms,
+								 cqrs_until_after_ms(backlog->saved_at,
+													 SAVE_INTERVAL_MS));
+	return wait_ms;
+}
+
+void
+cqrs_backlog_show_progress(const CqrsBacklog *backlog)
+{
+	int64		min_id = cqrs_reader_min_unconfirmed(backlog->reader,
+													 backlog->window);
+	uint64		unconfirmed = 0;
+
+	if (!backlog->more)
+		unconfirmed = min_id == PG_INT64_MAX ? PG_UINT64_MAX :
+			cqrs_batch_of(min_id);
+	cqrs_shared_set_progress(backlog->place->slot, backlog->place->lane,
+							 unconfirmed, backlog->commits,
+							 cqrs_batch_of(watermark(backlog) + 1));
+	cqrs_lane_set_watermark(backlog->place, watermark(backlog));
+}
+
+void
+cqrs_backlog_finish(CqrsBacklog *backlog)
+{
+	const CqrsObjects *objects;
+
+	cqrs_lane_set_watermark(backlog->place, watermark(backlog));
+	if (backlog->place->nlanes == 1 &&
+		watermark(backlog) == backlog->saved_watermark)
+		return;
+
+	StartTransactionCommand();
+	objects = cqrs_catalog_objects(true);
+	if (objects != NULL && objects->extension == backlog->extension)
+	{
+		int64		saved;
+		int64		reached;
+
+		/* Lanes that end at the same time: the last one has the highest. */
+		LockRelationOid(objects->watermark, ShareUpdateExclusiveLock);
+		saved = cqrs_outbox_watermark();
+		reached = cqrs_lane_watermark(backlog->place, saved);
+		if (reached > saved)
+			cqrs_outbox_set_watermark(reached);
+	}
+	CommitTransactionCommand();
+}
+
+bool
+cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog, bool connected)
+{
+	return connected &&
+		cqrs_window_unsent(backlog->window) <= cqrs_confirm_window / 2 &&
+		cqrs_window_has_room(backlog->window);
+}
+
+/* Whether somebody has asked to look at the catalog. */
+static bool
+look_is_due(const CqrsBacklog *backlog)
+{
+	return backlog->calls != pg_atomic_read_u32(&backlog->place->slot->calls);
+}
+
+static bool
+read_is_due(const CqrsBacklog *backlog, bool connected)
+{
+	if (!cqrs_backlog_waits_for_commits(backlog, connected))
+		return false;
+	return backlog->more ||
+		cqrs_holds_are_due(backlog->holds, backlog->window) ||
+		backlog->commits != pg_atomic_read_u64(&backlog->place->slot->commits) ||
+		(cqrs_reader_has_holes(backlog->reader) &&
+		 cqrs_until_after_ms(backlog->read_at,
+							 HOLE_INTERVAL_MS) == 0);
+}
+
+static bool
+save_is_due(const CqrsBacklog *backlog)
+{
+	return unsaved_watermark(backlog) != backlog->saved_watermark &&
+		cqrs_until_after_ms(backlog->saved_at, SAVE_INTERVAL_MS) == 0;
+}
+
+/* Of this lane. */
+static int64
+watermark(const CqrsBacklog *backlog)
+{
+	return cqrs_reader_watermark(backlog->reader, backlog->window);
+}
+
+/* What is to be saved by this lane: of lane 0, how far all of them are. */
+static int64
+unsaved_watermark(const CqrsBacklog *backlog)
+{
+	if (backlog->place->number != 0)
+		return backlog->saved_watermark;
+	return backlog->place->nlanes == 1 ? watermark(backlog) :
+		cqrs_lane_watermark(backlog->place, backlog->saved_watermark);
+}
+
+static void
+park_refused(CqrsBacklog *backlog)
+{
+	CqrsOutgoing *refused = cqrs_window_refused(backlog->window);
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(refused->id, refused->id);
+	CqrsMessage message;
+
+	/* Or the message would be gone. */
+	if (!cqrs_outbox_scan_next(scan, &message))
+		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
+			 refused->id);
+	cqrs_parked_insert(&message, CQRS_PARK_REFUSED, refused->refusal, NULL);
+	cqrs_outbox_scan_end(scan);
+	ForceSyncCommit();
+	ereport(LOG,
+			(errmsg("a message of master \"%s\" is parked: %s",
+					refused->cqrs_id, refused->refusal)));
+}
+
+/*
+ * Leave when the extension is gone, or has been created anew.  "calls" was read
+ * before.
+ */
+static void
+check_extension(CqrsBacklog *backlog, uint32 calls)
+{
+	const CqrsObjects *objects = cqrs_catalog_objects(true);
+
+	if (objects != NULL && objects->extension == backlog->extension)
+		return;
+	if (objects == NULL)
+		cqrs_shared_unwant_publisher(backlog->place->slot, calls);
+	proc_exit(1);
+}
+
+/* The row of cqrs.publisher: whether publishing is paused, and the identity. */
+static void
+read_settings(CqrsBacklog *backlog)
+{
+	Relation	rel = table_open(cqrs_catalog_objects(false)->publisher,
+								 AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	StringInfoData identity;
+
+	backlog->paused = false;
+	initStringInfo(&identity);
+	appendStringInfo(&identity, UINT64_FORMAT "-%u-%u", GetSystemIdentifier(),
+					 MyDatabaseId, backlog->extension);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, 1, RelationGetDescr(rel),
+										 &isnull);
+
+		backlog->paused = DatumGetBool(value);
+		value = heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull);
+		if (!isnull)
+			appendStringInfo(&identity, "-%s", TextDatumGetCString(value));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (backlog->identity == NULL ||
+		strcmp(backlog->identity, identity.data) != 0)
+		backlog->identity = MemoryContextStrdup(TopMemoryContext,
+												identity.data);
+}
+
+static void
+read_outbox(CqrsBacklog *backlog)
+{
+	/* Before reading: what commits meanwhile is read next time. */
+	backlog->commits = pg_atomic_read_u64(&backlog->place->slot->commits);
+	backlog->read_at = GetCurrentTimestamp();
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	backlog->more = cqrs_reader_read(backlog->reader, backlog->window);
+}
+
+static void
+save_watermark(CqrsBacklog *backlog)
+{
+	int64		reached = unsaved_watermark(backlog);
+
+	if (reached != backlog->saved_watermark)
+		cqrs_outbox_set_watermark(reached);
+	backlog->saved_watermark = reached;
+	cqrs_lane_has_saved(backlog->place, reached);
+	backlog->saved_at = GetCurrentTimestamp();
+	backlog->recycle = true;
+}
+
+/* Look for segments to empty, some time after the watermark has moved. */
+static bool
+recycle_is_due(const CqrsBacklog *backlog)
+{
+	return backlog->recycle &&
+		cqrs_until_after_ms(backlog->recycled_at,
+							RECYCLE_INTERVAL_MS) == 0;
+}
+
+static void
+recycle_segments(CqrsBacklog *backlog)
+{
+	bool		idle = cqrs_window_bytes(backlog->window) == 0 &&
+	!backlog->more && backlog->saved_watermark == watermark(backlog);
+
+	backlog->recycled_at = GetCurrentTimestamp();
+	backlog->recycle = !cqrs_outbox_recycle(backlog->saved_watermark, idle);
+}

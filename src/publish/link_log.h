@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * link_log.h
+ *	  What the publisher tells of its connection to the broker.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_LINK_LOG_H
+#define CQRS_LINK_LOG_H
+
+#include "postgres.h"
+
+#include "base/shared.h"
+#include "publish/window.h"
+
+typedef struct CqrsLinkLog CqrsLinkLog;
+
+/* What fails becomes the last error of that lane. */
+extern CqrsLinkLog *cqrs_link_log_create(CqrsLane *lane);
+
+/* The settings have changed: failures and lost messages are told again. */
+extern void cqrs_link_log_reload(CqrsLinkLog *log);
+
+/* There is a connection. */
+extern void cqrs_link_log_connected(CqrsLinkLog *log, const char *url,
+									const char *exchange);
+
+/* An attempt to connect has failed, or a connection ("connected") is lost. */
+extern void cqrs_link_log_failure(CqrsLinkLog *log, const char *reason,
+								  bool connected);
+
+/* Another publisher has the lease. */
+extern void cqrs_link_log_standby(CqrsLinkLog *log, const char *reason);
+
+/* The broker blocks, and does so no longer. */
+extern void cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason);
+extern void cqrs_link_log_unblocked(CqrsLinkLog *log);
+
+/*
+ * The broker has dropped a message that no queue is bound for.  "exchange" is
+ * that of messages which name none.
+ */
+extern void cqrs_link_log_returned(CqrsLinkLog *log,
+								   const CqrsOutgoing *message,
+								   const char *exchange);
+
+/* A master is held.  Whether that is to be told, hold.h knows. */
+extern void cqrs_link_log_held(const char *cqrs_id, const char *reason);
+
+#endif							/* CQRS_LINK_LOG_H */

@@ -1,0 +1,550 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *	  What of the outbox is to be published next.
+ *
+ * Batches of ids become visible when their transactions commit, not in the
+ * order of the ids.  Whatever is visible is read at once; nothing waits for a
+ * transaction that is still open.  The reader keeps
+ *
+ *	  frontier	the highest id read
+ *	  holes		ranges of batches below it that it has not seen
+ *
+ * A hole is a transaction that has drawn its batch and not committed yet, or
+ * never will.  Each hole carries the next transaction id of the moment when it
+ * was found.  Whoever drew a batch had his transaction id before, and that
+ * before anybody drew a later batch; so once all transactions older than that
+ * id have ended, what a snapshot still does not show was rolled back, and the
+ * hole is settled.
+ *
+ * Holes are looked into before the frontier moves, under the same snapshot and
+ * in ascending order.  A row that was changed by the transaction of a hole is
+ * locked until that one ends; so a later message of the row has a higher
+ * batch and can be visible only when the hole's is, and is read after it.
+ *
+ * Messages of other lanes are passed over; frontier and holes are of all.
+ *
+ * Messages of held masters are passed over, and read when the hold's probe or
+ * its end asks for them (hold.c); the watermark stays below them.  Messages
+ * that were parked before, by a process that ended before the watermark got
+ * past them, or by this one before an earlier message held their master, are
+ * passed over for good.
+ *
+ * Belongs to the publisher alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "base/guc.h"
+#include "outbox/parked.h"
+#include "outbox/scan.h"
+#include "publish/reader.h"
+
+#define AMQP_SHORTSTR_BYTES	255
+/* RabbitMQ takes no larger message, whatever its settings. */
+#define MAX_BODY_BYTES		(512 * 1024 * 1024)
+/* Other lanes' messages that are passed over before the broker is heard. */
+#define PASS_TURN			20000
+
+typedef struct Hole
+{
+	int64		first_id;		/* the first id that has not been seen */
+	int64		last_batch;
+	FullTransactionId barrier;	/* next transaction id when it was found */
+} Hole;
+
+struct CqrsReader
+{
+	const CqrsPlace *place;
+	int			npassed;		/* messages of other lanes, in this turn */
+	int64		frontier;
+	List	   *holes;			/* of Hole, ascending */
+	CqrsHolds  *holds;
+	int64	   *parked;			/* ids above the watermark that are parked, in
+								 * order */
+	int			nparked;
+	MemoryContext context;		/* holes, and messages for the window */
+	MemoryContext scratch;		/* reset for each message */
+};
+
+static bool read_holes(CqrsReader *reader, CqrsWindow *window);
+static bool read_hole(CqrsReader *reader, CqrsWindow *window,
+					  const Hole *hole);
+static bool read_held(CqrsReader *reader, CqrsWindow *window);
+static bool read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold);
+static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
+static bool may_read(CqrsReader *reader, const CqrsWindow *window,
+					 const CqrsMessage *message);
+static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
+					 FullTransactionId barrier);
+static void push_message(CqrsReader *reader, CqrsWindow *window,
+						 const CqrsMessage *message);
+static void read_parked(CqrsReader *reader, int64 watermark);
+static bool is_parked(const CqrsReader *reader, int64 id);
+static int	compare_ids(const void *a, const void *b);
+static bool is_too_large(const CqrsMessage *message, char **error);
+static CqrsOutgoing *try_to_build(CqrsReader *reader,
+								  const CqrsMessage *message, char **error);
+static CqrsOutgoing *build(CqrsReader *reader, const CqrsMessage *message);
+static char *to_utf8(const char *string);
+static char *append_string(char **next, const char *string);
+static FullTransactionId oldest_running(void);
+
+CqrsReader *
+cqrs_reader_create(const CqrsPlace *place, int64 watermark, CqrsHolds *holds)
+{
+	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
+												sizeof(CqrsReader));
+
+	reader->place = place;
+	reader->frontier = watermark;
+	reader->holds = holds;
+	read_parked(reader, watermark);
+	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
+											ALLOCSET_DEFAULT_SIZES);
+	reader->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs message",
+											ALLOCSET_DEFAULT_SIZES);
+	return reader;
+}
+
+bool
+cqrs_reader_read(CqrsReader *reader, CqrsWindow *window)
+{
+	reader->npassed = 0;
+	return !(read_holes(reader, window) && read_held(reader, window) &&
+			 read_frontier(reader, window));
+}
+
+bool
+cqrs_reader_has_holes(const CqrsReader *reader)
+{
+	return reader->holes != NIL;
+}
+
+int64
+cqrs_reader_watermark(const CqrsReader *reader, const CqrsWindow *window)
+{
+	int64		watermark = reader->frontier;
+
+	if (reader->holes != NIL)
+		watermark = Min(watermark,
+						((Hole *) linitial(reader->holes))->first_id - 1);
+	return Min(watermark, cqrs_reader_min_unconfirmed(reader, window) - 1);
+}
+
+int64
+cqrs_reader_min_unconfirmed(const CqrsReader *reader,
+							const CqrsWindow *window)
+{
+	return Min(cqrs_holds_min_id(reader->holds), cqrs_window_min_id(window));
+}
+
+/* Returns false when the window is full before all holes are looked into. */
+static bool
+read_holes(CqrsReader *reader, CqrsWindow *window)
+{
+	List	   *holes = reader->holes;
+	bool		complete = true;
+	ListCell   *lc;
+
+	reader->holes = NIL;
+	foreach(lc, holes)
+	{
+		Hole	   *hole = lfirst(lc);
+
+		if (complete)
+			complete = read_hole(reader, window, hole);
+		else
+			add_hole(reader, hole->first_id, hole->last_batch, hole->barrier);
+	}
+	list_free_deep(holes);
+	return complete;
+}
+
+/*
+ * Read what has become visible of a hole, and keep what has not and is not
+ * settled.  Returns false when the window is full before the end.
+ */
+static bool
+read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
+{
+	int64		end_id = cqrs_batch_first_id(hole->last_batch + 1);
+	int64		unseen = hole->first_id;	/* the first id not accounted for */
+	bool		settled = FullTransactionIdFollowsOrEquals(oldest_running(),
+														   hole->barrier);
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hole->first_id, end_id - 1);
+	CqrsMessage message;
+
+	while (cqrs_outbox_scan_next(scan, &message))
+	{
+		int64		batch = cqrs_batch_of(message.id);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!settled && cqrs_batch_of(unseen) < batch)
+			add_hole(reader, unseen, batch - 1, hole->barrier);
+		if (!may_read(reader, window, &message))
+		{
+			add_hole(reader, message.id, hole->last_batch, hole->barrier);
+			complete = false;
+			break;
+		}
+		push_message(reader, window, &message);
+		unseen = cqrs_batch_first_id(batch + 1);
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+
+	if (complete && !settled && unseen < end_id)
+		add_hole(reader, unseen, hole->last_batch, hole->barrier);
+	return complete;
+}
+
+/*
+ * Do what is due about held masters.  Returns false when the window is full
+ * before all of it is done.
+ */
+static bool
+read_held(CqrsReader *reader, CqrsWindow *window)
+{
+	List	   *holds = list_copy(reader->holds->list);
+	bool		complete = true;
+	ListCell   *lc;
+
+	foreach(lc, holds)
+	{
+		CqrsHold   *hold = lfirst(lc);
+
+		if (complete && cqrs_hold_is_due(hold, window))
+			complete = read_hold(reader, window, hold);
+	}
+	list_free(holds);
+	return complete;
+}
+
+/*
+ * Put a held master's messages into the window: one as a probe, or when that
+ * was taken all.  Returns false when the window is full before the end.
+ */
+static bool
+read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
+{
+	bool		probe = hold->state == CQRS_HOLD_WAITING;
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
+												  reader->frontier);
+	CqrsMessage message;
+
+	/* What this process has parked since is passed over, too. */
+	read_parked(reader, cqrs_reader_watermark(reader, window));
+
+	hold->state = CQRS_HOLD_CATCHING_UP;
+	while (cqrs_outbox_scan_next(scan, &message))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
+			!cqrs_lane_has(reader->place, &message))
+			continue;
+		if (!cqrs_window_has_room(window))
+		{
+			complete = false;
+			break;
+		}
+		hold->next_id = message.id + 1;
+		push_message(reader, window, &message);
+		if (probe)
+		{
+			hold->state = CQRS_HOLD_PROBING;
+			hold->probe_id = message.id;
+			break;
+		}
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+
+	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
+	{
+		if (hold->told)
+			ereport(LOG,
+					(errmsg("messages of master \"%s\" are published again",
+							hold->cqrs_id)));
+		cqrs_holds_remove(reader->holds, hold);
+	}
+	return complete;
+}
+
+/* Returns false when the window is full before the end. */
+static bool
+read_frontier(CqrsReader *reader, CqrsWindow *window)
+{
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(reader->frontier + 1,
+												  PG_INT64_MAX);
+	CqrsMessage message;
+
+	while (cqrs_outbox_scan_next(scan, &message))
+	{
+		int64		next_batch = cqrs_batch_of(reader->frontier) + 1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!may_read(reader, window, &message))
+		{
+			complete = false;
+			break;
+		}
+		if (cqrs_batch_of(message.id) > next_batch)
+			add_hole(reader, cqrs_batch_first_id(next_batch),
+					 cqrs_batch_of(message.id) - 1,
+					 ReadNextFullTransactionId());
+		push_message(reader, window, &message);
+		reader->frontier = message.id;
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+	return complete;
+}
+
+/* Whether a message can be dealt with in this turn. */
+static bool
+may_read(CqrsReader *reader, const CqrsWindow *window,
+		 const CqrsMessage *message)
+{
+	if (cqrs_lane_has(reader->place, message))
+		return cqrs_window_has_room(window);
+	return ++reader->npassed <= PASS_TURN;
+}
+
+static void
+add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
+		 FullTransactionId barrier)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->context);
+	Hole	   *hole = palloc(sizeof(Hole));
+
+	hole->first_id = first_id;
+	hole->last_batch = last_batch;
+	hole->barrier = barrier;
+	reader->holes = lappend(reader->holes, hole);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Put a message into the window, unless it is another lane's or its master is
+ * held, or park it when it cannot be sent.
+ */
+static void
+push_message(CqrsReader *reader, CqrsWindow *window,
+			 const CqrsMessage *message)
+{
+	MemoryContext caller;
+	CqrsOutgoing *outgoing = NULL;
+	char	   *error;
+
+	if (!cqrs_lane_has(reader->place, message) ||
+		cqrs_holds_keep(reader->holds, message->cqrs_id, message->id) ||
+		is_parked(reader, message->id))
+		return;
+
+	caller = MemoryContextSwitchTo(reader->scratch);
+	if (!is_too_large(message, &error))
+		outgoing = GetDatabaseEncoding() == PG_UTF8 ?
+			build(reader, message) : try_to_build(reader, message, &error);
+	if (outgoing != NULL)
+		cqrs_window_push(window, outgoing);
+	else
+	{
+		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
+		ForceSyncCommit();
+		ereport(LOG,
+				(errmsg("a message of master \"%s\" is parked: %s",
+						message->cqrs_id, error)));
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(reader->scratch);
+}
+
+static void
+read_parked(CqrsReader *reader, int64 watermark)
+{
+	if (reader->parked != NULL)
+		pfree(reader->parked);
+	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
+	qsort(reader->parked, reader->nparked, sizeof(int64), compare_ids);
+}
+
+static bool
+is_parked(const CqrsReader *reader, int64 id)
+{
+	return reader->nparked > 0 &&
+		bsearch(&id, reader->parked, reader->nparked, sizeof(int64),
+				compare_ids) != NULL;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+static bool
+is_too_large(const CqrsMessage *message, char **error)
+{
+	Size		size = strlen(message->instance_data) +
+	strlen(message->instance_pk);
+
+	if (message->previous_data != NULL)
+		size += strlen(message->previous_data);
+	if (message->meta != NULL)
+		size += strlen(message->meta);
+	if (size <= MAX_BODY_BYTES)
+		return false;
+	*error = psprintf("message of %zu bytes is larger than %d bytes", size,
+					  MAX_BODY_BYTES);
+	return true;
+}
+
+/*
+ * As build(), but NULL with the reason in *error when there are characters
+ * that UTF-8 does not have, or too many.
+ */
+static CqrsOutgoing *
+try_to_build(CqrsReader *reader, const CqrsMessage *message, char **error)
+{
+	CqrsOutgoing *volatile outgoing = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		outgoing = build(reader, message);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *failure;
+		int			category;
+
+		MemoryContextSwitchTo(context);
+		failure = CopyErrorData();
+		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
+		if (category != ERRCODE_DATA_EXCEPTION &&
+			category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		*error = failure->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return outgoing;
+}
+
+/* Put a message together, in UTF-8 and in one piece of memory. */
+static CqrsOutgoing *
+build(CqrsReader *reader, const CqrsMessage *message)
+{
+	StringInfoData body;
+	CqrsOutgoing *outgoing;
+	char	   *text;
+	char	   *key;
+	char	   *exchange;
+	char	   *correlation_id = NULL;
+	char	   *next;
+	int			expires_at;
+	Size		text_length;
+	Size		size;
+
+	initStringInfo(&body);
+	cqrs_message_body(&body, message, &expires_at);
+	text = pg_server_to_any(body.data, body.len, PG_UTF8);
+
+	text_length = strlen(text);
+	/* What comes before "expires" may have changed its length. */
+	if (text !=body.data && expires_at >= 0)
+	{
+		body.data[expires_at] = '\0';
+		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));
+	}
+
+	key = to_utf8(cqrs_message_routing_key(message));
+	exchange = to_utf8(message->exchange);
+	correlation_id = to_utf8(message->correlation_id);
+	/* Too long for the property; the body has it all the same. */
+	if (correlation_id != NULL && strlen(correlation_id) > AMQP_SHORTSTR_BYTES)
+		correlation_id = NULL;
+
+	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
+		strlen(message->cqrs_id) + 1 +
+		(exchange != NULL ? strlen(exchange) + 1 : 0) +
+		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
+	outgoing = MemoryContextAllocHuge(reader->context, size);
+	next = (char *) (outgoing + 1);
+	outgoing->id = message->id;
+	outgoing->committed_at = message->committed_at;
+	outgoing->size = size;
+	outgoing->cqrs_id = append_string(&next, message->cqrs_id);
+	outgoing->exchange = append_string(&next, exchange);
+	outgoing->routing_key = append_string(&next, key);
+	outgoing->correlation_id = append_string(&next, correlation_id);
+	outgoing->body = append_string(&next, text);
+	outgoing->body_length = text_length;
+	outgoing->expires_at = expires_at;
+	outgoing->ttl_s = cqrs_message_ttl(message);
+	return outgoing;
+}
+
+static char *
+to_utf8(const char *string)
+{
+	return string == NULL ? NULL :
+		pg_server_to_any(string, strlen(string), PG_UTF8);
+}
+
+/* Copy a string, unless it is NULL, to *next, and move that behind it. */
+static char *
+append_string(char **next, const char *string)
+{
+	char	   *copy = *next;
+	Size		size;
+
+	if (string == NULL)
+		return NULL;
+	size = strlen(string) + 1;
+	memcpy(copy, string, size);
+	*next += size;
+	return copy;
+}
+
+/*
+ * The oldest transaction id that the active snapshot takes for running, or
+ * the first one that it does not know.  Its xmin cannot be more than 2^31
+ * behind the next transaction id, so the epoch follows.
+ */
+static FullTransactionId
+oldest_running(void)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	TransactionId xmin = GetActiveSnapshot()->xmin;
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (xmin > XidFromFullTransactionId(next))
+		epoch--;
+	return FullTransactionIdFromEpochAndXid(epoch, xmin);
+}

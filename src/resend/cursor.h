@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * cursor.h
+ *	  The rows of a master one after the other, from a cursor.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_CURSOR_H
+#define CQRS_CURSOR_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+
+#include "compose/serialize.h"
+#include "master/relation.h"
+
+/* A query in progress; lives in the context in which it was begun. */
+typedef struct CqrsStream
+{
+	Relation	rel;
+	CqrsRelation *relation;
+	CqrsMaster *master;
+	CqrsRow		row;			/* for what the caller makes of a row */
+	char	   *portal;			/* its name: it can be closed by others */
+	double		estimate;		/* how many rows there will be, roughly */
+	MemoryContext row_context;	/* current while a row is dealt with, and
+								 * reset afterwards */
+} CqrsStream;
+
+typedef void (*CqrsStreamRow) (CqrsStream *stream, HeapTuple row,
+							   TupleDesc desc, void *arg);
+
+/* Look up a master for reading, and lock its table; no query runs yet. */
+extern CqrsStream *cqrs_stream_begin(const char *cqrs_id);
+
+/* Run a query with the caller's rights, under the active snapshot. */
+extern void cqrs_stream_query(CqrsStream *stream, const char *query);
+
+/*
+ * Give up to "count" rows to "take", with settings pinned.  Returns how many
+ * there were, 0 at the end.
+ */
+extern uint64 cqrs_stream_fetch(CqrsStream *stream, uint64 count,
+								CqrsStreamRow take, void *arg);
+
+/*
+ * The same for a query of cqrs_stream_row_query(): "take" gets instance_data,
+ * as messages have it.
+ */
+typedef void (*CqrsStreamData) (CqrsStream *stream, const char *data,
+								int length, void *arg);
+extern uint64 cqrs_stream_fetch_data(CqrsStream *stream, uint64 count,
+									 CqrsStreamData take, void *arg);
+
+/* Whether the row that was set matches sync_when; while rows are dealt with. */
+extern bool cqrs_stream_matches(CqrsStream *stream);
+
+extern void cqrs_stream_end(CqrsStream *stream);
+
+/*
+ * End the stream when the set-returning function of "fcinfo" is left before
+ * its end; and at its end, do so now.
+ */
+extern void cqrs_stream_attach(CqrsStream *stream, FunctionCallInfo fcinfo);
+extern void cqrs_stream_detach(CqrsStream *stream, FunctionCallInfo fcinfo);
+
+/*
+ * Ways to deal with a row: the query for all of it, and it taken apart; the
+ * same for primary key and revision alone, of rows that match a filter.
+ */
+extern char *cqrs_stream_row_query(CqrsStream *stream, const char *filter);
+extern void cqrs_stream_set_row(CqrsStream *stream, HeapTuple row,
+								TupleDesc desc);
+extern char *cqrs_stream_key_query(CqrsStream *stream, const char *filter);
+extern void cqrs_stream_set_key(CqrsStream *stream, HeapTuple row,
+								TupleDesc desc);
+
+#endif							/* CQRS_CURSOR_H */

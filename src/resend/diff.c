@@ -1,0 +1,433 @@
+/*-------------------------------------------------------------------------
+ *
+ * diff.c
+ *	  The streams by which master and replica compare their rows.
+ *
+ * They are those of django-cqrs's commands (docs/wire-format.md), lines of text
+ * that are piped from one side to the other and back:
+ *
+ *	  cqrs_diff_master			[key, revision] of each row, for the replica's
+ *								cqrs_diff_replica
+ *	  cqrs_diff_sync			its answer, the keys that differ: SYNCs to it
+ *	  cqrs_deleted_diff_master	all keys of the replica: those that are gone
+ *
+ * Everything runs with the caller's rights.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compose/value.h"
+#include "resend/cursor.h"
+#include "resend/keys.h"
+#include "resend/sync.h"
+
+PG_FUNCTION_INFO_V1(cqrs_diff_master);
+PG_FUNCTION_INFO_V1(cqrs_diff_sync);
+PG_FUNCTION_INFO_V1(cqrs_deleted_diff_master);
+
+/* Rows that are fetched at once. */
+#define FETCH_ROWS	1000
+
+/* How a replica without a queue of its own answers. */
+#define NO_QUEUE	"None"
+
+/* cqrs_diff_master() in progress */
+typedef struct DiffMaster
+{
+	CqrsStream *stream;
+	int64		batch;			/* pairs on a line */
+	StringInfoData line;
+	int64		npairs;			/* on it so far */
+	bool		begun;			/* the first line has been returned */
+} DiffMaster;
+
+/* The lines of a diff that have been read. */
+typedef struct DiffLines
+{
+	List	   *lines;			/* of char *, as they came */
+	char	   *cqrs_id;
+	char	   *queue;			/* or NULL */
+} DiffLines;
+
+static void fill_line(DiffMaster *diff);
+static void append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc,
+						void *arg);
+static char *header_line(const char *cqrs_id);
+static DiffLines read_lines(ArrayType *array, bool with_queue);
+static char *cut_last(char *line);
+static Datum keys_of_line(const char *line, int number,
+						  const CqrsRelation *relation);
+static void line_error(void *arg);
+static void check_no_row_security(Relation rel);
+static List *missing_keys(const DiffLines *lines, MemoryContext context);
+
+/*
+ * cqrs_diff_master(cqrs_id text, filter text, batch integer)
+ * RETURNS SETOF text
+ */
+Datum
+cqrs_diff_master(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *context;
+	DiffMaster *diff;
+	text	   *line;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		MemoryContext caller;
+		char	   *cqrs_id;
+		char	   *filter = PG_ARGISNULL(1) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+		context = SRF_FIRSTCALL_INIT();
+		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
+		cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+		if (PG_ARGISNULL(2) || PG_GETARG_INT32(2) < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"batch\" must be at least 1"),
+					 errdetail("So many rows are put into a line."),
+					 errhint("Leave it out for the default.")));
+		cqrs_sync_check_filter(filter);
+
+		diff = palloc0(sizeof(DiffMaster));
+		diff->batch = PG_GETARG_INT32(2);
+		diff->stream = cqrs_stream_begin(cqrs_id);
+		initStringInfo(&diff->line);
+		cqrs_stream_query(diff->stream,
+						  diff->stream->master->sync_when == NULL ?
+						  cqrs_stream_key_query(diff->stream, filter) :
+						  cqrs_stream_row_query(diff->stream, filter));
+		cqrs_stream_attach(diff->stream, fcinfo);
+		context->user_fctx = diff;
+		MemoryContextSwitchTo(caller);
+	}
+
+	context = SRF_PERCALL_SETUP();
+	diff = context->user_fctx;
+	if (diff->line.len == 0)
+		fill_line(diff);
+	if (diff->line.len == 0)
+	{
+		cqrs_stream_detach(diff->stream, fcinfo);
+		SRF_RETURN_DONE(context);
+	}
+	if (!diff->begun)
+	{
+		/* Only when there are rows; what was read of them comes next. */
+		diff->begun = true;
+		SRF_RETURN_NEXT(context,
+						CStringGetTextDatum(header_line(diff->stream->master->cqrs_id)));
+	}
+	line = cstring_to_text_with_len(diff->line.data, diff->line.len);
+	resetStringInfo(&diff->line);
+	SRF_RETURN_NEXT(context, PointerGetDatum(line));
+}
+
+/* Make the next line, which is empty; it stays so at the end. */
+static void
+fill_line(DiffMaster *diff)
+{
+	diff->npairs = 0;
+	while (diff->npairs < diff->batch)
+	{
+		if (cqrs_stream_fetch(diff->stream,
+							  Min(diff->batch - diff->npairs, FETCH_ROWS),
+							  append_pair, diff) == 0)
+			break;
+	}
+	if (diff->line.len > 0)
+		appendStringInfoChar(&diff->line, ']');
+}
+
+static void
+append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
+{
+	DiffMaster *diff = arg;
+	StringInfo	line = &diff->line;
+
+	if (stream->master->sync_when == NULL)
+		cqrs_stream_set_key(stream, row, desc);
+	else
+	{
+		cqrs_stream_set_row(stream, row, desc);
+		if (!cqrs_stream_matches(stream))
+			return;
+	}
+	diff->npairs++;
+	appendStringInfoString(line, line->len == 0 ? "[[" : ",[");
+	cqrs_serialize_key(line, stream->rel, stream->relation, &stream->row);
+	appendStringInfo(line, ",%d]",
+					 DatumGetInt32(stream->row.values[stream->relation->revision - 1]));
+}
+
+static char *
+header_line(const char *cqrs_id)
+{
+	StringInfoData line;
+
+	initStringInfo(&line);
+	appendStringInfo(&line, "%s,", cqrs_id);
+	cqrs_value_append_timestamptz(&line, GetCurrentTimestamp());
+	return line.data;
+}
+
+/* cqrs_diff_sync(lines text[]) RETURNS bigint */
+Datum
+cqrs_diff_sync(PG_FUNCTION_ARGS)
+{
+	DiffLines	lines;
+	CqrsRelation *relation;
+	CqrsMaster *master;
+	Relation	rel;
+	char	   *query;
+	int64		count = 0;
+
+	PreventCommandIfReadOnly("cqrs_diff_sync()");
+	lines = read_lines(PG_GETARG_ARRAYTYPE_P(0), true);
+	if (lines.lines == NIL)
+		PG_RETURN_INT64(0);
+	cqrs_sync_check_queue(lines.queue);
+	master = cqrs_catalog_master(lines.cqrs_id, &relation);
+	rel = table_open(relation->relid, RowShareLock);
+	cqrs_sync_check_privilege(rel);
+
+	query = psprintf("SELECT r.tableoid, r.ctid FROM (SELECT DISTINCT k.* FROM %s) k, %s AS r WHERE %s",
+					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
+					 cqrs_keys_condition(rel, relation));
+	SPI_connect();
+	for (int i = 1; i < list_length(lines.lines) && master->produce; i++)
+	{
+		Oid			type = JSONBOID;
+		ErrorContextCallback callback;
+		Datum		keys;
+		Portal		portal;
+
+		callback.callback = line_error;
+		callback.arg = &i;
+		callback.previous = error_context_stack;
+		error_context_stack = &callback;
+		keys = keys_of_line(list_nth(lines.lines, i), i + 1, relation);
+		if (keys != (Datum) 0)
+		{
+			portal = SPI_cursor_open_with_args(NULL, query, 1, &type, &keys,
+											   NULL, true,
+											   CURSOR_OPT_NO_SCROLL);
+			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue,
+										 portal, NULL, NULL);
+			SPI_cursor_close(portal);
+		}
+		error_context_stack = callback.previous;
+	}
+	SPI_finish();
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(count);
+}
+
+/* cqrs_deleted_diff_master(lines text[]) RETURNS SETOF text */
+Datum
+cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *context;
+	List	   *answer;
+	text	   *line;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		MemoryContext caller;
+		DiffLines	lines;
+
+		context = SRF_FIRSTCALL_INIT();
+		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
+		lines = read_lines(PG_GETARG_ARRAYTYPE_P(0), false);
+		context->user_fctx = missing_keys(&lines, CurrentMemoryContext);
+		MemoryContextSwitchTo(caller);
+	}
+
+	context = SRF_PERCALL_SETUP();
+	answer = context->user_fctx;
+	if (context->call_cntr == list_length(answer))
+		SRF_RETURN_DONE(context);
+	line = cstring_to_text(list_nth(answer, context->call_cntr));
+	SRF_RETURN_NEXT(context, PointerGetDatum(line));
+}
+
+/*
+ * The first line as it came, and for each other one the keys that the table
+ * does not have, unless it has all.
+ */
+static List *
+missing_keys(const DiffLines *lines, MemoryContext context)
+{
+	CqrsRelation *relation;
+	Relation	rel;
+	List	   *answer = NIL;
+	char	   *query;
+
+	if (lines->lines == NIL)
+		return NIL;
+	(void) cqrs_catalog_master(lines->cqrs_id, &relation);
+	rel = table_open(relation->relid, AccessShareLock);
+	check_no_row_security(rel);
+	query = psprintf("SELECT pg_catalog.string_agg(e.key::pg_catalog.text, ',' ORDER BY e.n) "
+					 "FROM %s WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",
+					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
+					 cqrs_keys_condition(rel, relation));
+	answer = lappend(answer, pstrdup(linitial(lines->lines)));
+
+	/*
+	 * The replica may have got a row after an older snapshot of this
+	 * transaction was taken: such a row is not gone.
+	 */
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	for (int i = 1; i < list_length(lines->lines); i++)
+	{
+		Oid			type = JSONBOID;
+		ErrorContextCallback callback;
+		Datum		keys;
+		char	   *missing;
+
+		callback.callback = line_error;
+		callback.arg = &i;
+		callback.previous = error_context_stack;
+		error_context_stack = &callback;
+		keys = keys_of_line(list_nth(lines->lines, i), i + 1, relation);
+		if (keys != (Datum) 0)
+		{
+			(void) SPI_execute_with_args(query, 1, &type, &keys, NULL, true, 0);
+			missing = SPI_getvalue(SPI_tuptable->vals[0],
+								   SPI_tuptable->tupdesc, 1);
+			if (missing != NULL)
+			{
+				MemoryContext caller = MemoryContextSwitchTo(context);
+
+				answer = lappend(answer, psprintf("[%s]", missing));
+				MemoryContextSwitchTo(caller);
+			}
+			SPI_freetuptable(SPI_tuptable);
+		}
+		error_context_stack = callback.previous;
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	table_close(rel, AccessShareLock);
+	return answer;
+}
+
+/* A row that is only hidden would be taken for deleted. */
+static void
+check_no_row_security(Relation rel)
+{
+	if (check_enable_rls(RelationGetRelid(rel), InvalidOid, false) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot look for deleted rows of table \"%s\", which has row security for role \"%s\"",
+					RelationGetRelationName(rel),
+					GetUserNameFromId(GetUserId(), false)),
+			 errdetail("Rows that its policies hide would be taken for deleted."),
+			 errhint("Call cqrs_deleted_diff_master() as a role that sees all rows.")));
+}
+
+/*
+ * Take the lines of a diff apart: the first one is "cqrs_id,time", or
+ * "cqrs_id,time,queue".  White space at the end of a line does not count, nor
+ * do empty lines at the end.
+ */
+static DiffLines
+read_lines(ArrayType *array, bool with_queue)
+{
+	DiffLines	result = {0};
+	Datum	   *elems;
+	bool	   *nulls;
+	int			nelems;
+	char	   *last;
+	char	   *time;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls,
+					  &nelems);
+	for (int i = 0; i < nelems; i++)
+	{
+		char	   *line = nulls[i] ? pstrdup("") : TextDatumGetCString(elems[i]);
+		int			length = strlen(line);
+
+		while (length > 0 && strchr(" \t\r\n", line[length - 1]) != NULL)
+			line[--length] = '\0';
+		result.lines = lappend(result.lines, line);
+	}
+	while (result.lines != NIL && *(char *) llast(result.lines) == '\0')
+		result.lines = list_delete_last(result.lines);
+	if (result.lines == NIL)
+		return result;
+
+	result.cqrs_id = pstrdup(linitial(result.lines));
+	last = cut_last(result.cqrs_id);
+	time = with_queue && last != NULL ? cut_last(result.cqrs_id) : last;
+	if (time == NULL || *time < '0' || *time > '9')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("line 1 is not the first line of a diff"),
+				 errdetail("It is \"%s\".", (char *) linitial(result.lines)),
+				 with_queue ?
+				 errhint("Pass the output of the replica's command cqrs_diff_replica, which begins with \"cqrs_id,time,queue\".") :
+				 errhint("Pass the output of the replica's command cqrs_deleted_diff_replica, which begins with \"cqrs_id,time\".")));
+	if (with_queue && strcmp(last, NO_QUEUE) != 0)
+		result.queue = last;
+	return result;
+}
+
+/* End a line before its last comma, and return what comes after that. */
+static char *
+cut_last(char *line)
+{
+	char	   *comma = strrchr(line, ',');
+
+	if (comma == NULL)
+		return NULL;
+	*comma = '\0';
+	return comma + 1;
+}
+
+/* The keys of a line as jsonb, or 0 when it is empty. */
+static Datum
+keys_of_line(const char *line, int number, const CqrsRelation *relation)
+{
+	Datum		keys;
+
+	if (line[0] == '\0')
+		return (Datum) 0;
+	keys = DirectFunctionCall1(jsonb_in, CStringGetDatum(line));
+	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("line %d is not an array of keys", number),
+				 errdetail_plural("The primary key has %d column.",
+								  "The primary key has %d columns.",
+								  relation->nkeys, relation->nkeys),
+				 relation->nkeys == 1 ?
+				 errhint("Write a line as in [1,2].") :
+				 errhint("Write a line as in [[1,\"a\"],[2,\"b\"]].")));
+	return keys;
+}
+
+static void
+line_error(void *arg)
+{
+	errcontext("line %d of a diff", *(int *) arg + 1);
+}

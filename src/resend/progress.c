@@ -1,0 +1,122 @@
+/*-------------------------------------------------------------------------
+ *
+ * progress.c
+ *	  How far a long command is: for cqrs.progress_sync, and as notices.
+ *
+ * PostgreSQL has no kind of command for extensions in its progress reports.
+ * That of COPY is used, whose view shows rows and bytes as well; parameters
+ * that COPY leaves alone say what it really is.  PostgreSQL itself ends the
+ * report when the command fails or the session ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "commands/progress.h"
+#include "lib/stringinfo.h"
+#include "pgstat.h"
+#include "utils/timestamp.h"
+
+#include "resend/progress.h"
+
+/* cqrs--1.0.sql has these numbers, plus one. */
+#define PARAM_MAGIC		16
+#define PARAM_KIND		17
+#define PARAM_ESTIMATE	18
+#define PARAM_PHASE		19
+
+/* "cqrs" in ASCII */
+#define MAGIC			INT64CONST(0x63717273)
+
+static double seconds_since(TimestampTz begin);
+static void tell(CqrsProgress *progress, CqrsProgressPhase phase,
+				 const char *key);
+
+void
+cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
+					const char *cqrs_id, Oid relid, double estimate)
+{
+	const int	params[] = {PARAM_MAGIC, PARAM_KIND, PARAM_ESTIMATE, PARAM_PHASE};
+	const int64 values[] = {MAGIC, kind, (int64) estimate, CQRS_PROGRESS_READING};
+
+	progress->cqrs_id = cqrs_id;
+	progress->estimate = estimate;
+	progress->rows = 0;
+	progress->begun_at = progress->told_at = GetCurrentTimestamp();
+
+	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, relid);
+	pgstat_progress_update_multi_param(lengthof(params), params, values);
+	if (kind == CQRS_PROGRESS_DUMP)
+	{
+		pgstat_progress_update_param(PROGRESS_COPY_COMMAND,
+									 PROGRESS_COPY_COMMAND_TO);
+		pgstat_progress_update_param(PROGRESS_COPY_TYPE,
+									 PROGRESS_COPY_TYPE_FILE);
+	}
+}
+
+void
+cqrs_progress_update(CqrsProgress *progress, CqrsProgressPhase phase,
+					 int64 rows, int64 bytes, const char *key)
+{
+	const int	params[] = {PROGRESS_COPY_TUPLES_PROCESSED, PROGRESS_COPY_BYTES_PROCESSED, PARAM_PHASE};
+	const int64 values[] = {rows, bytes, phase};
+	TimestampTz now = GetCurrentTimestamp();
+
+	progress->rows = rows;
+	pgstat_progress_update_multi_param(lengthof(params), params, values);
+	if (TimestampDifferenceExceeds(progress->told_at, now,
+								   CQRS_PROGRESS_INTERVAL_MS))
+	{
+		tell(progress, phase, key);
+		progress->told_at = now;
+	}
+}
+
+void
+cqrs_progress_end(CqrsProgress *progress)
+{
+	double		seconds = seconds_since(progress->begun_at);
+
+	pgstat_progress_end_command();
+	ereport(NOTICE,
+			(errmsg("master \"%s\": " INT64_FORMAT " rows in %.1f s, %.0f rows/s",
+					progress->cqrs_id, progress->rows, seconds,
+					progress->rows / seconds)));
+}
+
+static void
+tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
+{
+	double		rate = progress->rows / seconds_since(progress->begun_at);
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, INT64_FORMAT " rows", progress->rows);
+	/* More rows than estimated: nothing is known about the rest. */
+	if (progress->rows < progress->estimate)
+	{
+		appendStringInfo(&text, " of about %.0f (%.0f %%)", progress->estimate,
+						 floor(100 * progress->rows / progress->estimate));
+		if (rate > 0)
+			appendStringInfo(&text, ", %.0f s to go",
+							 (progress->estimate - progress->rows) / rate);
+	}
+	appendStringInfo(&text, ", %.0f rows/s", rate);
+	if (key != NULL)
+		appendStringInfo(&text, ", up to %s", key);
+	if (phase == CQRS_PROGRESS_WAITING)
+		appendStringInfoString(&text, ", waiting for the publisher");
+	ereport(NOTICE,
+			(errmsg("master \"%s\": %s", progress->cqrs_id, text.data)));
+	pfree(text.data);
+}
+
+/* Never 0, since it is divided by. */
+static double
+seconds_since(TimestampTz begin)
+{
+	return Max(GetCurrentTimestamp() - begin, 1) / (double) USECS_PER_SEC;
+}

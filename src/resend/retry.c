@@ -1,0 +1,258 @@
+/*-------------------------------------------------------------------------
+ *
+ * retry.c
+ *	  cqrs_retry_parked: parked messages, again.
+ *
+ * Since a message was parked, its row may have been changed, deleted or made
+ * anew, and messages of that have been sent.  So it is not the parked message
+ * that is sent but what is true now: a row that is there goes out as a SYNC,
+ * read under lock while the transaction commits, as all SYNCs are.  A row that
+ * is gone needs nothing, unless it is its DELETE that was parked.  That one is
+ * sent as it was, or made from the row that was kept with it, under a lock
+ * that keeps others from making the row anew meanwhile.
+ *
+ * Everything that touches keys and rows has the rights of the table's owner,
+ * since types can have functions of his: a superuser may be the caller.
+ *
+ * Two calls at a time would send twice: the lock on cqrs.parked conflicts with
+ * itself, not with those who park.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/objects.h"
+#include "capture/capture.h"
+#include "compose/compose.h"
+#include "compose/hook.h"
+#include "master/master.h"
+#include "master/relation.h"
+#include "outbox/parked.h"
+#include "resend/keys.h"
+#include "resend/sync.h"
+
+PG_FUNCTION_INFO_V1(cqrs_retry_parked);
+
+static List *chosen(const char *cqrs_id, ArrayType *ids);
+static bool may_retry(const char *cqrs_id, bool must);
+static void retry(CqrsParked *parked);
+static bool note_row(Relation rel, const CqrsRelation *relation,
+					 const CqrsMessage *message);
+static void check_no_row_security(Relation rel);
+static void send_deleted(Relation rel, const CqrsRelation *relation,
+						 CqrsMaster *master, const CqrsParked *parked);
+static HeapTupleHeader row_of_json(Relation rel, const char *json);
+
+/* cqrs_retry_parked(cqrs_id text, ids bigint[]) RETURNS bigint */
+Datum
+cqrs_retry_parked(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id = PG_ARGISNULL(0) ? NULL :
+	text_to_cstring(PG_GETARG_TEXT_PP(0));
+	ArrayType  *ids = PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1);
+	Oid			relid = cqrs_catalog_objects(false)->parked;
+	Relation	rel;
+	List	   *list;
+	ListCell   *lc;
+
+	PreventCommandIfReadOnly("cqrs_retry_parked()");
+	if (cqrs_id != NULL)
+		(void) may_retry(cqrs_id, true);
+
+	rel = table_open(relid, ShareUpdateExclusiveLock);
+	list = chosen(cqrs_id, ids);
+	foreach(lc, list)
+	{
+		CqrsParked *parked = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		retry(parked);
+		CatalogTupleDelete(rel, &parked->tid);
+	}
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(list_length(list));
+}
+
+/* The parked messages that are meant and that the user may send. */
+static List *
+chosen(const char *cqrs_id, ArrayType *ids)
+{
+	List	   *all;
+	List	   *result = NIL;
+	ListCell   *lc;
+	Datum	   *elems = NULL;
+	bool	   *nulls = NULL;
+	int			nelems = 0;
+
+	if (ids != NULL)
+		deconstruct_array(ids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+						  TYPALIGN_DOUBLE, &elems, &nulls, &nelems);
+	all = cqrs_parked_read_all();
+	foreach(lc, all)
+	{
+		CqrsParked *parked = lfirst(lc);
+		bool		meant = ids == NULL;
+
+		if (cqrs_id != NULL && strcmp(parked->message.cqrs_id, cqrs_id) != 0)
+			continue;
+		for (int i = 0; i < nelems && !meant; i++)
+			meant = !nulls[i] && DatumGetInt64(elems[i]) == parked->message.id;
+		if (meant && may_retry(parked->message.cqrs_id, ids != NULL))
+			result = lappend(result, parked);
+	}
+	return result;
+}
+
+/* Whether the user owns the table of a master, which must be there. */
+static bool
+may_retry(const char *cqrs_id, bool must)
+{
+	CqrsMasterRow *row = cqrs_master_read(cqrs_id, !must);
+
+	if (row == NULL)
+		return false;
+	if (cqrs_owns_relation(row->relid, GetUserId()))
+		return true;
+	if (must)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of the table of master \"%s\"",
+						cqrs_id),
+				 errdetail("Parked messages are made again with the rights of the owner."),
+				 errhint("Have the owner or a superuser call it.")));
+	return false;
+}
+
+static void
+retry(CqrsParked *parked)
+{
+	const CqrsMessage *message = &parked->message;
+	bool		deletes = message->signal == CQRS_DELETE;
+	CqrsRelation *relation;
+	CqrsMaster *master = cqrs_catalog_master(message->cqrs_id, &relation);
+	LOCKMODE	lock = deletes ? ShareRowExclusiveLock : RowShareLock;
+	Relation	rel = table_open(relation->relid, lock);
+	CqrsHookScope scope;
+
+	if (!master->produce)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("master \"%s\" produces no messages",
+						message->cqrs_id),
+				 errhint("Use cqrs_alter() to set \"produce\" to true.")));
+	(void) find_all_inheritors(relation->relid, lock, NULL);
+	cqrs_hook_enter_as_owner(&scope, relation);
+	check_no_row_security(rel);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (!note_row(rel, relation, message) && deletes)
+		send_deleted(rel, relation, master, parked);
+	PopActiveSnapshot();
+	cqrs_hook_leave(&scope);
+	table_close(rel, NoLock);
+}
+
+/* A row that is only hidden would be taken for deleted. */
+static void
+check_no_row_security(Relation rel)
+{
+	if (check_enable_rls(RelationGetRelid(rel), InvalidOid, true) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot send parked messages of table \"%s\", which has row security for its owner",
+					RelationGetRelationName(rel)),
+			 errdetail("Rows that its policies hide would be taken for deleted."),
+			 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY for the time being.")));
+}
+
+/* Note the row of a message for a SYNC; false when there is none. */
+static bool
+note_row(Relation rel, const CqrsRelation *relation,
+		 const CqrsMessage *message)
+{
+	Oid			type = JSONBOID;
+	Datum		keys = DirectFunctionCall1(jsonb_in,
+										   CStringGetDatum(psprintf("[%s]",
+																	message->instance_pk)));
+	Portal		portal;
+	int64		found;
+
+	SPI_connect();
+	portal = SPI_cursor_open_with_args(NULL,
+									   psprintf("SELECT r.tableoid, r.ctid FROM %s, %s AS r WHERE %s",
+												cqrs_keys_source(rel, relation),
+												cqrs_sync_table(rel),
+												cqrs_keys_condition(rel, relation)),
+									   1, &type, &keys, NULL, true,
+									   CURSOR_OPT_NO_SCROLL);
+	found = cqrs_sync_note_rows(message->cqrs_id, message->queue, portal, NULL,
+								NULL);
+	SPI_cursor_close(portal);
+	SPI_finish();
+	return found > 0;
+}
+
+static void
+send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
+			 const CqrsParked *parked)
+{
+	CqrsComposer *composer = cqrs_composer_begin();
+	HeapTupleData tuple = {0};
+	CqrsRow		row;
+
+	cqrs_composer_enter(composer, rel, relation);
+	if (parked->row == NULL)
+		cqrs_compose_again(composer, &parked->message);
+	else
+	{
+		tuple.t_data = row_of_json(rel, parked->row);
+		tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+		cqrs_row_init(&row, rel);
+		cqrs_row_set(&row, rel, &tuple);
+		cqrs_compose_master_deleted(composer, master, &row, &row);
+	}
+	if (cqrs_composer_end(composer) > 0)
+		cqrs_capture_has_written();
+}
+
+/* The row that was kept, as the table has its columns now. */
+static HeapTupleHeader
+row_of_json(Relation rel, const char *json)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			type = JSONOID;
+	Datum		value = CStringGetTextDatum(json);
+	HeapTupleHeader header;
+	bool		isnull;
+
+	SPI_connect();
+	(void) SPI_execute_with_args(psprintf("SELECT pg_catalog.json_populate_record(NULL::%s, $1)",
+										  quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+																	 RelationGetRelationName(rel))),
+								 1, &type, &value, NULL, true, 1);
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						  &isnull);
+	MemoryContextSwitchTo(caller);
+	header = DatumGetHeapTupleHeaderCopy(value);
+	SPI_finish();
+	return header;
+}

@@ -1,0 +1,356 @@
+/*-------------------------------------------------------------------------
+ *
+ * sync.c
+ *	  cqrs_sync: rows as they are, for replicas that lack them.
+ *
+ * Rows are chosen by a query that runs with the caller's rights, row security
+ * included.  For cqrs_sync that only notes where they are; their state is read
+ * under lock while the transaction commits (resolve.c).  A snapshot is kept
+ * until then, so that the noted versions are not pruned and their places not
+ * given to other rows.  Since it locks rows, cqrs_sync needs the privilege
+ * that SELECT FOR SHARE needs, UPDATE.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tupconvert.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+#include "capture/capture.h"
+#include "capture/changeset.h"
+#include "master/condition.h"
+#include "master/relation.h"
+#include "resend/sync.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sync_filter);
+PG_FUNCTION_INFO_V1(cqrs_sync_row);
+
+#define FETCH_ROWS	1000
+
+/* AMQP 0-9-1: a routing key is a short string of 255 bytes. */
+#define QUEUE_BYTES	128
+
+/* Where a row is. */
+typedef struct Place
+{
+	Oid			relid;			/* table or partition */
+	ItemPointerData tid;
+} Place;
+
+static void check_no_row_security(Relation rel);
+static bool find_in_partition(Relation root, Oid relid, HeapTuple tuple,
+							  CqrsSyncSearch search, void *arg);
+static bool find_place(Relation rel, const CqrsRelation *relation,
+					   HeapTuple tuple, void *arg);
+static uint16 resent_target(Oid relid, const char *cqrs_id,
+							const char *queue);
+
+/* cqrs_sync(cqrs_id text, filter text, queue text) RETURNS bigint */
+Datum
+cqrs_sync_filter(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id;
+	char	   *filter = PG_ARGISNULL(1) ? NULL :
+	text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *queue = PG_ARGISNULL(2) ? NULL :
+	text_to_cstring(PG_GETARG_TEXT_PP(2));
+	CqrsRelation *relation;
+	CqrsMaster *master;
+	Relation	rel;
+	Portal		portal;
+	int64		count = 0;
+
+	cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+
+	PreventCommandIfReadOnly("cqrs_sync()");
+	cqrs_sync_check_queue(queue);
+	cqrs_sync_check_filter(filter);
+	master = cqrs_catalog_master(cqrs_id, &relation);
+	rel = table_open(relation->relid, RowShareLock);
+	cqrs_sync_check_privilege(rel);
+
+	if (master->produce)
+	{
+		SPI_connect();
+		portal = cqrs_sync_open_cursor(NULL,
+									   cqrs_sync_query(rel, CQRS_SYNC_PLACE, filter));
+		count = cqrs_sync_note_rows(cqrs_id, queue, portal, NULL, NULL);
+		SPI_cursor_close(portal);
+		SPI_finish();
+	}
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(count);
+}
+
+/* cqrs_sync(row record, queue text) RETURNS boolean */
+Datum
+cqrs_sync_row(PG_FUNCTION_ARGS)
+{
+	char	   *queue = PG_ARGISNULL(1) ? NULL :
+	text_to_cstring(PG_GETARG_TEXT_PP(1));
+	HeapTupleData tuple;
+	CqrsRelation *relation;
+	Relation	rel;
+	Place		place;
+	bool		found;
+	bool		any = false;
+	ListCell   *lc;
+
+	PreventCommandIfReadOnly("cqrs_sync()");
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	cqrs_sync_check_queue(queue);
+
+	relation = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0), &tuple);
+	rel = table_open(relation->relid, RowShareLock);
+	cqrs_sync_check_privilege(rel);
+	check_no_row_security(rel);
+	found = cqrs_sync_find(rel, &tuple, find_place, &place);
+	foreach(lc, relation->masters)
+	{
+		CqrsMaster *master = lfirst(lc);
+
+		if (!found || !master->produce)
+			continue;
+		cqrs_capture_keep_snapshot();
+		cqrs_changeset_note(resent_target(place.relid, master->cqrs_id, queue),
+							&place.tid);
+		any = true;
+	}
+	table_close(rel, NoLock);
+	PG_RETURN_BOOL(any);
+}
+
+CqrsRelation *
+cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
+{
+	Oid			relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
+	CqrsRelation *relation = OidIsValid(relid) ?
+	cqrs_catalog_relation(relid) : NULL;
+
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("row of type %s is not a row of a master's table",
+						format_type_be(HeapTupleHeaderGetTypeId(header))),
+				 errdetail("Only the tables in cqrs.master are masters'."),
+				 errhint("Pass the table's own rows, as in SELECT cqrs_sync(a) FROM author a.")));
+	memset(tuple, 0, sizeof(*tuple));
+	tuple->t_data = header;
+	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
+	return relation;
+}
+
+void
+cqrs_sync_check_queue(const char *queue)
+{
+	if (queue == NULL)
+		return;
+	if (queue[0] == '\0' || strlen(queue) > QUEUE_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid queue \"%s\"", queue),
+				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES),
+				 errhint("Name the queue of one replica, or use NULL for all.")));
+}
+
+void
+cqrs_sync_check_filter(const char *filter)
+{
+	if (filter != NULL)
+		(void) cqrs_condition_parse(filter, "filter");
+}
+
+void
+cqrs_sync_check_privilege(Relation rel)
+{
+	if (pg_class_aclcheck(RelationGetRelid(rel), GetUserId(),
+						  ACL_UPDATE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s",
+						RelationGetRelationName(rel)),
+				 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE."),
+				 errhint("Have it granted by the owner of the table.")));
+}
+
+/* A row is found by its key, which anybody can make up. */
+static void
+check_no_row_security(Relation rel)
+{
+	if (check_enable_rls(RelationGetRelid(rel), InvalidOid, false) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot sync single rows of table \"%s\", which has row security for role \"%s\"",
+					RelationGetRelationName(rel),
+					GetUserNameFromId(GetUserId(), false)),
+			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys its policies.")));
+}
+
+char *
+cqrs_sync_table(Relation rel)
+{
+	/* A table without partitions may have got inheritance children. */
+	return psprintf("%s%s",
+					rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
+					quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											   RelationGetRelationName(rel)));
+}
+
+char *
+cqrs_sync_query(Relation rel, const char *columns, const char *filter)
+{
+	const char *query = psprintf("SELECT %s FROM %s AS %s", columns,
+								 cqrs_sync_table(rel),
+								 quote_identifier(RelationGetRelationName(rel)));
+
+	/* The line break ends a comment in the filter. */
+	return filter == NULL ? pstrdup(query) :
+		psprintf("%s WHERE (%s\n)", query, filter);
+}
+
+int64
+cqrs_sync_note_rows(const char *cqrs_id, const char *queue, Portal portal,
+					CqrsSyncLastRow last_row, void *arg)
+{
+	Oid			last_relid = InvalidOid;
+	uint16		target = 0;
+	int64		count = 0;
+
+	cqrs_capture_keep_snapshot();
+	for (;;)
+	{
+		SPITupleTable *rows;
+
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		rows = SPI_tuptable;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			bool		isnull;
+			Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i],
+															   rows->tupdesc, 1,
+															   &isnull));
+			Datum		tid = SPI_getbinval(rows->vals[i], rows->tupdesc, 2,
+											&isnull);
+
+			if (relid != last_relid)
+				target = resent_target(relid, cqrs_id, queue);
+			last_relid = relid;
+			cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
+		}
+		count += SPI_processed;
+		if (last_row != NULL)
+			last_row(rows->vals[SPI_processed - 1], rows->tupdesc, arg);
+		SPI_freetuptable(rows);
+	}
+	return count;
+}
+
+/* The cursor sees what the calling query sees, and is closed by its owner. */
+Portal
+cqrs_sync_open_cursor(const char *name, const char *query)
+{
+	return SPI_cursor_open_with_args(name, query, 0, NULL, NULL, NULL, true,
+									 CURSOR_OPT_NO_SCROLL);
+}
+
+bool
+cqrs_sync_find(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
+{
+	static Oid	last = InvalidOid;
+	List	   *candidates;
+	ListCell   *lc;
+
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return search(rel, cqrs_catalog_relation(RelationGetRelid(rel)), tuple,
+					  arg);
+
+	/* Rows that come one after the other are often in one partition. */
+	candidates = find_all_inheritors(RelationGetRelid(rel), AccessShareLock,
+									 NULL);
+	if (list_member_oid(candidates, last))
+		candidates = lcons_oid(last, candidates);
+	foreach(lc, candidates)
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION &&
+			find_in_partition(rel, lfirst_oid(lc), tuple, search, arg))
+		{
+			last = lfirst_oid(lc);
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool
+find_in_partition(Relation root, Oid relid, HeapTuple tuple,
+				  CqrsSyncSearch search, void *arg)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(root),
+													 RelationGetDescr(rel));
+	bool		found;
+
+	if (map != NULL)
+		tuple = execute_attr_map_tuple(tuple, map);
+	found = search(rel, cqrs_catalog_relation(relid), tuple, arg);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/*
+ * Where the row with the key of "tuple" is now, as the active snapshot sees
+ * it.  A row that comes out of a query does not say so itself.
+ */
+static bool
+find_place(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
+		   void *arg)
+{
+	Place	   *place = arg;
+	SysScanDesc scan;
+	HeapTuple	found;
+
+	scan = systable_beginscan(rel, relation->key_index, true,
+							  GetActiveSnapshot(), relation->nkeys,
+							  cqrs_catalog_key_scan(rel, relation, tuple));
+	found = systable_getnext(scan);
+	if (HeapTupleIsValid(found))
+	{
+		place->relid = RelationGetRelid(rel);
+		place->tid = found->t_self;
+	}
+	systable_endscan(scan);
+	return HeapTupleIsValid(found);
+}
+
+/* The target for rows of a table or partition, by its OID. */
+static uint16
+resent_target(Oid relid, const char *cqrs_id, const char *queue)
+{
+	Relation	rel = table_open(relid, RowShareLock);
+	uint16		target = cqrs_changeset_resent_target(rel, cqrs_id, queue);
+
+	table_close(rel, NoLock);
+	return target;
+}

@@ -1,0 +1,338 @@
+/*-------------------------------------------------------------------------
+ *
+ * sync_all.c
+ *	  cqrs_sync_all: all rows of a master, in many short transactions.
+ *
+ * Each batch is a query for the rows that follow the last key in the order of
+ * the primary key, and a transaction of its own; so neither locks nor
+ * snapshots last long, and what is done survives an interruption.  Everything
+ * that could have changed meanwhile, rights included, is looked at again.
+ *
+ * No more than two batches wait in the outbox: before the next one, the
+ * publisher must have sent the one before the last, and, because ids ascend,
+ * all that was in the outbox before that.  The procedure waits for it between
+ * two transactions, without a snapshot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/shared.h"
+#include "compose/serialize.h"
+#include "master/relation.h"
+#include "resend/keys.h"
+#include "resend/progress.h"
+#include "resend/sync.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sync_all);
+
+/* Lives over all transactions of the procedure. */
+typedef struct SyncAll
+{
+	char	   *cqrs_id;
+	char	   *filter;			/* or NULL */
+	char	   *queue;			/* or NULL */
+	int			batch_size;
+	int			nkeys;			/* of the last key; 0: there is none */
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		key[INDEX_MAX_KEYS];
+	char	   *key_text;		/* as JSON, or NULL */
+	int64		rows;
+	CqrsProgress progress;
+	MemoryContext key_context;	/* holds the last key; reset with each */
+} SyncAll;
+
+/* What a batch needs while its rows are noted. */
+typedef struct Batch
+{
+	SyncAll    *sync;
+	Relation	rel;
+	CqrsRelation *relation;
+} Batch;
+
+static void check_nonatomic(FunctionCallInfo fcinfo);
+static SyncAll *read_arguments(FunctionCallInfo fcinfo);
+static void begin(SyncAll *sync, Jsonb *after);
+static void read_after(SyncAll *sync, Relation rel,
+					   const CqrsRelation *relation, Jsonb *after);
+static int64 sync_batch(SyncAll *sync);
+static Relation open_table(SyncAll *sync, CqrsRelation **relation,
+						   CqrsMaster **master);
+static Portal open_rows(SyncAll *sync, Relation rel,
+						const CqrsRelation *relation, bool limited);
+static void keep_key(HeapTuple row, TupleDesc desc, void *arg);
+static void set_key(SyncAll *sync, Relation rel, const CqrsRelation *relation,
+					HeapTuple row, TupleDesc desc, int first_column);
+static void wait_for_publisher(SyncAll *sync, const CqrsMark *mark);
+
+/*
+ * cqrs_sync_all(cqrs_id text, filter text, queue text, batch_size integer,
+ * after jsonb)
+ */
+Datum
+cqrs_sync_all(PG_FUNCTION_ARGS)
+{
+	SyncAll    *sync;
+	CqrsMark	last = {0};
+	int64		nrows;
+
+	check_nonatomic(fcinfo);
+	PreventCommandIfReadOnly("cqrs_sync_all()");
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	sync = read_arguments(fcinfo);
+	begin(sync, PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4));
+	do
+	{
+		CqrsMark	before_last = last;
+
+		CHECK_FOR_INTERRUPTS();
+		nrows = sync_batch(sync);
+		sync->rows += nrows;
+		SPI_commit();
+		SPI_start_transaction();
+
+		last = cqrs_shared_mark();
+		cqrs_progress_update(&sync->progress, CQRS_PROGRESS_READING,
+							 sync->rows, 0, sync->key_text);
+		if (nrows == sync->batch_size)
+			wait_for_publisher(sync, &before_last);
+	} while (nrows == sync->batch_size);
+	cqrs_progress_end(&sync->progress);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+static void
+check_nonatomic(FunctionCallInfo fcinfo)
+{
+	if (fcinfo->context != NULL && IsA(fcinfo->context, CallContext) &&
+		!castNode(CallContext, fcinfo->context)->atomic)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+			 errmsg("cqrs_sync_all() cannot run inside a transaction block"),
+			 errdetail("It commits after each batch."),
+			 errhint("Call it outside of a transaction block, or use cqrs_sync().")));
+}
+
+/* What is returned is in the context of SPI, which outlives a commit here. */
+static SyncAll *
+read_arguments(FunctionCallInfo fcinfo)
+{
+	SyncAll    *sync = palloc0(sizeof(SyncAll));
+
+	sync->cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+	if (PG_ARGISNULL(3) || PG_GETARG_INT32(3) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"batch_size\" must be at least 1"),
+				 errdetail("So many rows are sent in a transaction."),
+				 errhint("Leave it out for the default.")));
+	if (!PG_ARGISNULL(1))
+		sync->filter = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (!PG_ARGISNULL(2))
+		sync->queue = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	sync->batch_size = PG_GETARG_INT32(3);
+	sync->key_context = AllocSetContextCreate(CurrentMemoryContext,
+											  "cqrs sync key",
+											  ALLOCSET_SMALL_SIZES);
+	cqrs_sync_check_queue(sync->queue);
+	cqrs_sync_check_filter(sync->filter);
+	return sync;
+}
+
+/* Find out where to begin and, roughly, how many rows there are. */
+static void
+begin(SyncAll *sync, Jsonb *after)
+{
+	CqrsRelation *relation;
+	CqrsMaster *master;
+	Relation	rel;
+	Portal		portal;
+	double		estimate;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = open_table(sync, &relation, &master);
+	if (after != NULL)
+		read_after(sync, rel, relation, after);
+	portal = open_rows(sync, rel, relation, false);
+	estimate = linitial_node(PlannedStmt,
+							 portal->stmts)->planTree->plan_rows;
+	SPI_cursor_close(portal);
+	cqrs_progress_begin(&sync->progress, CQRS_PROGRESS_SYNC, sync->cqrs_id,
+						relation->relid, estimate);
+	table_close(rel, NoLock);
+	PopActiveSnapshot();
+}
+
+static void
+read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
+		   Jsonb *after)
+{
+	Oid			type = JSONBOID;
+	Datum		keys;
+	char	   *text = JsonbToCString(NULL, &after->root, VARSIZE(after));
+
+	keys = DirectFunctionCall1(jsonb_in,
+							   CStringGetDatum(psprintf("[%s]", text)));
+	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"after\" is not a key of master \"%s\"",
+						sync->cqrs_id),
+				 errdetail("It is %s.", text),
+				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
+	(void) SPI_execute_with_args(psprintf("SELECT k.* FROM %s",
+										  cqrs_keys_source(rel, relation)),
+								 1, &type, &keys, NULL, true, 0);
+	set_key(sync, rel, relation, SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+			1);
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Note the next rows; returns how many there are. */
+static int64
+sync_batch(SyncAll *sync)
+{
+	Batch		batch;
+	CqrsMaster *master;
+	int64		nrows = 0;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	batch.sync = sync;
+	batch.rel = open_table(sync, &batch.relation, &master);
+	if (master->produce)
+	{
+		Portal		portal = open_rows(sync, batch.rel, batch.relation, true);
+
+		nrows = cqrs_sync_note_rows(sync->cqrs_id, sync->queue, portal,
+									keep_key, &batch);
+		SPI_cursor_close(portal);
+	}
+	table_close(batch.rel, NoLock);
+	PopActiveSnapshot();
+	return nrows;
+}
+
+static Relation
+open_table(SyncAll *sync, CqrsRelation **relation, CqrsMaster **master)
+{
+	Relation	rel;
+
+	*master = cqrs_catalog_master(sync->cqrs_id, relation);
+	rel = table_open((*relation)->relid, RowShareLock);
+	cqrs_sync_check_privilege(rel);
+	for (int i = 0; i < sync->nkeys; i++)
+	{
+		if (sync->nkeys != (*relation)->nkeys ||
+			sync->types[i] != TupleDescAttr(RelationGetDescr(rel),
+											(*relation)->keys[i].attnum - 1)->atttypid)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("primary key of table \"%s\" has changed while its rows were sent",
+							RelationGetRelationName(rel)),
+					 errhint("Call cqrs_sync_all() again.")));
+	}
+	return rel;
+}
+
+/* A cursor for the rows after the last key: their places, and the key's columns. */
+static Portal
+open_rows(SyncAll *sync, Relation rel, const CqrsRelation *relation,
+		  bool limited)
+{
+	const char *columns = cqrs_keys_columns(relation);
+	StringInfoData query;
+
+	initStringInfo(&query);
+	appendStringInfoString(&query,
+						   cqrs_sync_query(rel, psprintf(CQRS_SYNC_PLACE ", %s", columns),
+										   sync->filter));
+	if (sync->nkeys > 0)
+		appendStringInfo(&query, " %s %s",
+						 sync->filter != NULL ? "AND" : "WHERE",
+						 cqrs_keys_above(rel, relation));
+	if (limited)
+		appendStringInfo(&query, " ORDER BY %s LIMIT %d", columns,
+						 sync->batch_size);
+	return SPI_cursor_open_with_args(NULL, query.data, sync->nkeys,
+									 sync->types, sync->key, NULL, true,
+									 CURSOR_OPT_NO_SCROLL);
+}
+
+static void
+keep_key(HeapTuple row, TupleDesc desc, void *arg)
+{
+	Batch	   *batch = arg;
+
+	set_key(batch->sync, batch->rel, batch->relation, row, desc, 3);
+}
+
+/* Take the last key from a row whose column "first_column" is its first. */
+static void
+set_key(SyncAll *sync, Relation rel, const CqrsRelation *relation,
+		HeapTuple row, TupleDesc desc, int first_column)
+{
+	MemoryContext caller;
+	CqrsRow		values;
+	StringInfoData text;
+	int			guc_level = cqrs_serialize_pin_settings();
+
+	MemoryContextReset(sync->key_context);
+	caller = MemoryContextSwitchTo(sync->key_context);
+	cqrs_row_init(&values, rel);
+	sync->nkeys = relation->nkeys;
+	for (int i = 0; i < relation->nkeys; i++)
+	{
+		AttrNumber	attnum = relation->keys[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
+											  attnum - 1);
+		bool		isnull;
+		Datum		value = SPI_getbinval(row, desc, first_column + i, &isnull);
+
+		sync->types[i] = att->atttypid;
+		sync->key[i] = datumCopy(value, att->attbyval, att->attlen);
+		values.values[attnum - 1] = sync->key[i];
+		values.nulls[attnum - 1] = false;
+	}
+	initStringInfo(&text);
+	cqrs_serialize_key(&text, rel, relation, &values);
+	sync->key_text = text.data;
+
+	MemoryContextSwitchTo(caller);
+	AtEOXact_GUC(false, guc_level);
+}
+
+/* Wait until the messages up to a mark are confirmed, and say so at times. */
+static void
+wait_for_publisher(SyncAll *sync, const CqrsMark *mark)
+{
+	TimestampTz deadline;
+
+	do
+	{
+		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											   CQRS_PROGRESS_INTERVAL_MS);
+		cqrs_progress_update(&sync->progress, CQRS_PROGRESS_WAITING,
+							 sync->rows, 0, sync->key_text);
+	} while (!cqrs_shared_wait_published(mark, deadline));
+	cqrs_progress_update(&sync->progress, CQRS_PROGRESS_READING, sync->rows, 0,
+						 sync->key_text);
+}

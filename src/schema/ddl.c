@@ -1,0 +1,464 @@
+/*-------------------------------------------------------------------------
+ *
+ * ddl.c
+ *	  Commands that change the schema below masters: what each may touch, and
+ *	  so has to be looked at before it and after it (guard.c).
+ *
+ * Without CASCADE, a command changes the tables that it names, their children,
+ * and functions.  With CASCADE, and in DROP OWNED and DROP EXTENSION, nothing
+ * is certain, and all masters are looked at.
+ *
+ * A table that goes, or that is detached from its master, takes rows along
+ * that the transaction has changed, and whose messages are not made yet: that
+ * is refused, too, as cqrs_unregister() refuses it.
+ *
+ * When the extension itself is dropped, the masters' tables are locked first:
+ * a writer locks his table, and a segment of the outbox when he commits, and
+ * PostgreSQL would do so the other way round.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+#include "base/objects.h"
+#include "capture/changeset.h"
+#include "master/master.h"
+#include "master/relation.h"
+#include "schema/ddl.h"
+#include "schema/guard.h"
+
+/* What a command may touch. */
+typedef enum Scope
+{
+	SCOPE_NONE,
+	SCOPE_TABLES,				/* those that it names */
+	SCOPE_HOOKS,				/* any function */
+	SCOPE_ALL					/* anything */
+} Scope;
+
+struct CqrsDdlGuard
+{
+	MemoryContext context;		/* holds all of this */
+	bool		disables_trigger;	/* the command does so by name */
+	List	   *relids;			/* tables that may be touched */
+	List	   *tables;			/* what is known of each, or NULL */
+	List	   *hooks;			/* of CqrsGuardedHook */
+	List	   *changed;		/* tables with changed rows, where it may take
+								 * some away */
+	List	   *changed_names;	/* and their names */
+};
+
+static void lock_masters(void);
+static bool is_ready(Node *statement);
+static Scope find_scope(Node *statement, List **relids);
+static Scope alter_table_scope(AlterTableStmt *alter, List **relids);
+static Scope drop_scope(DropStmt *drop, List **relids);
+static Scope rename_scope(RenameStmt *rename, List **relids);
+static List *add_relation(List *relids, RangeVar *name);
+static List *add_parents(List *relids, CreateStmt *create);
+static void foresee(CqrsDdlGuard *guard, AlterTableStmt *alter);
+static bool takes_tables(Node *statement);
+static void list_changed(CqrsDdlGuard *guard);
+static void check_changed(const CqrsDdlGuard *guard);
+
+CqrsDdlGuard *
+cqrs_ddl_before(Node *statement)
+{
+	CqrsDdlGuard *guard;
+	MemoryContext context;
+	MemoryContext caller;
+	List	   *relids = NIL;
+	Scope		scope;
+	bool		takes;
+	ListCell   *lc;
+
+	if (cqrs_ddl_drops_extension(statement))
+		lock_masters();
+	if (!is_ready(statement))
+		return NULL;
+	scope = find_scope(statement, &relids);
+	takes = !cqrs_changeset_is_empty() && takes_tables(statement);
+	if (scope == SCOPE_NONE && !takes)
+		return NULL;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs ddl",
+									ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	guard = palloc0(sizeof(CqrsDdlGuard));
+	guard->context = context;
+
+	if (scope == SCOPE_HOOKS || scope == SCOPE_ALL)
+	{
+		List	   *rows = cqrs_master_read_all(InvalidOid);
+
+		guard->hooks = cqrs_guard_hooks(rows);
+		relids = NIL;
+		foreach(lc, rows)
+			relids = list_append_unique_oid(relids,
+											((CqrsMasterRow *) lfirst(lc))->relid);
+	}
+	if (scope != SCOPE_HOOKS)
+	{
+		foreach(lc, relids)
+			guard->tables = lappend(guard->tables,
+									cqrs_guard_table(lfirst_oid(lc)));
+		guard->relids = relids;
+	}
+	if (IsA(statement, AlterTableStmt))
+		foresee(guard, castNode(AlterTableStmt, statement));
+	if (takes)
+		list_changed(guard);
+
+	MemoryContextSwitchTo(caller);
+	return guard;
+}
+
+void
+cqrs_ddl_after(CqrsDdlGuard *guard)
+{
+	MemoryContext caller;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	if (guard == NULL)
+		return;
+
+	CommandCounterIncrement();
+	caller = MemoryContextSwitchTo(guard->context);
+	if (cqrs_catalog_objects(true) != NULL)
+	{
+		forboth(lc, guard->relids, lc2, guard->tables)
+		{
+			if (lfirst(lc2) != NULL && cqrs_relation_locked(lfirst_oid(lc)))
+				cqrs_guard_check_table(lfirst(lc2), guard->disables_trigger);
+		}
+		foreach(lc, guard->hooks)
+			cqrs_guard_check_hook(lfirst(lc));
+		check_changed(guard);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(guard->context);
+}
+
+bool
+cqrs_ddl_drops_extension(Node *statement)
+{
+	ListCell   *lc;
+
+	if (!IsA(statement, DropStmt) ||
+		castNode(DropStmt, statement)->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(lc, castNode(DropStmt, statement)->objects)
+	{
+		if (strcmp(strVal(lfirst(lc)), "cqrs") == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * By who may drop the extension, which drops their triggers.  While extension
+ * and library do not fit, nothing is written to masters, and it has to be
+ * possible to drop it.
+ */
+static void
+lock_masters(void)
+{
+	ListCell   *lc;
+
+	if (!superuser() || !cqrs_catalog_is_usable())
+		return;
+	foreach(lc, cqrs_master_read_all(InvalidOid))
+	{
+		Oid			relid = ((CqrsMasterRow *) lfirst(lc))->relid;
+
+		LockRelationOid(relid, AccessExclusiveLock);
+		(void) find_all_inheritors(relid, AccessExclusiveLock, NULL);
+	}
+}
+
+/*
+ * Whether there may be masters to look at.  Not while the extension itself is
+ * being made, changed or dropped, piece by piece.
+ */
+static bool
+is_ready(Node *statement)
+{
+	if (IsBinaryUpgrade)
+		return false;
+	if (cqrs_ddl_drops_extension(statement))
+		return false;
+	return !creating_extension ||
+		CurrentExtensionObject != get_extension_oid("cqrs", true);
+}
+
+/* What a command may touch; tables that it names are added to *relids. */
+static Scope
+find_scope(Node *statement, List **relids)
+{
+	Scope		scope = SCOPE_NONE;
+
+	switch (nodeTag(statement))
+	{
+		case T_AlterTableStmt:
+			scope = alter_table_scope(castNode(AlterTableStmt, statement), relids);
+			break;
+
+		case T_RenameStmt:
+			scope = rename_scope(castNode(RenameStmt, statement), relids);
+			break;
+
+		case T_DropStmt:
+			scope = drop_scope(castNode(DropStmt, statement), relids);
+			break;
+
+		case T_DropOwnedStmt:
+			scope = SCOPE_ALL;
+			break;
+
+		case T_AlterObjectSchemaStmt:
+			switch (castNode(AlterObjectSchemaStmt, statement)->objectType)
+			{
+				case OBJECT_FUNCTION:
+				case OBJECT_ROUTINE:
+				case OBJECT_EXTENSION:
+					scope = SCOPE_HOOKS;
+					break;
+				default:
+					break;
+			}
+			break;
+
+		case T_CreateFunctionStmt:
+			if (castNode(CreateFunctionStmt, statement)->replace)
+				scope = SCOPE_HOOKS;
+			break;
+
+		case T_AlterFunctionStmt:
+			scope = SCOPE_HOOKS;
+			break;
+
+		case T_CreateTrigStmt:
+			if (castNode(CreateTrigStmt, statement)->replace)
+			{
+				*relids = add_relation(*relids,
+									   castNode(CreateTrigStmt, statement)->relation);
+				scope = SCOPE_TABLES;
+			}
+			break;
+
+		case T_CreateStmt:
+			*relids = add_parents(*relids, castNode(CreateStmt, statement));
+			scope = SCOPE_TABLES;
+			break;
+
+		case T_CreateForeignTableStmt:
+			*relids = add_parents(*relids,
+								  &castNode(CreateForeignTableStmt, statement)->base);
+			scope = SCOPE_TABLES;
+			break;
+
+		default:
+			break;
+	}
+	if (scope == SCOPE_NONE || (scope == SCOPE_TABLES && *relids == NIL) ||
+		cqrs_catalog_objects(true) == NULL)
+		return SCOPE_NONE;
+	return scope;
+}
+
+static Scope
+alter_table_scope(AlterTableStmt *alter, List **relids)
+{
+	ListCell   *lc;
+
+	/* Tables may be of a composite type that is altered. */
+	if (alter->objtype == OBJECT_TYPE)
+		return SCOPE_ALL;
+
+	*relids = add_relation(*relids, alter->relation);
+	foreach(lc, alter->cmds)
+	{
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, lc);
+
+		/* Views and functions may go as well. */
+		if (command->behavior == DROP_CASCADE)
+			return SCOPE_ALL;
+		if (command->subtype == AT_AddInherit)
+			*relids = add_relation(*relids, castNode(RangeVar, command->def));
+		else if (command->subtype == AT_AttachPartition)
+			*relids = add_relation(*relids,
+								   castNode(PartitionCmd, command->def)->name);
+	}
+	return SCOPE_TABLES;
+}
+
+static Scope
+rename_scope(RenameStmt *rename, List **relids)
+{
+	switch (rename->renameType)
+	{
+		case OBJECT_COLUMN:
+		case OBJECT_TRIGGER:
+			*relids = add_relation(*relids, rename->relation);
+			return SCOPE_TABLES;
+
+		case OBJECT_ATTRIBUTE:
+			return SCOPE_ALL;
+
+		case OBJECT_FUNCTION:
+		case OBJECT_ROUTINE:
+		case OBJECT_SCHEMA:
+			return SCOPE_HOOKS;
+
+		default:
+			return SCOPE_NONE;
+	}
+}
+
+/*
+ * Without CASCADE, little goes but what is named.  An extension takes its
+ * members along in any case.
+ */
+static Scope
+drop_scope(DropStmt *drop, List **relids)
+{
+	ListCell   *lc;
+
+	if (drop->behavior == DROP_CASCADE || drop->removeType == OBJECT_EXTENSION)
+		return SCOPE_ALL;
+
+	switch (drop->removeType)
+	{
+		case OBJECT_FUNCTION:
+		case OBJECT_ROUTINE:
+			return SCOPE_HOOKS;
+
+		case OBJECT_TRIGGER:
+			foreach(lc, drop->objects)
+			{
+				List	   *name = list_copy(castNode(List, lfirst(lc)));
+
+				name = list_truncate(name, list_length(name) - 1);
+				*relids = add_relation(*relids,
+									   makeRangeVarFromNameList(name));
+			}
+			return SCOPE_TABLES;
+
+		default:
+			return SCOPE_NONE;
+	}
+}
+
+static List *
+add_relation(List *relids, RangeVar *name)
+{
+	Oid			relid = RangeVarGetRelid(name, NoLock, true);
+
+	return OidIsValid(relid) ? list_append_unique_oid(relids, relid) : relids;
+}
+
+static List *
+add_parents(List *relids, CreateStmt *create)
+{
+	ListCell   *lc;
+
+	if (create->partbound != NULL)
+		return relids;
+	foreach(lc, create->inhRelations)
+		relids = add_relation(relids, lfirst_node(RangeVar, lc));
+	return relids;
+}
+
+/*
+ * Judge parts of ALTER TABLE before they run, if the caller is one who may
+ * run them.
+ */
+static void
+foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
+{
+	Oid			relid = RangeVarGetRelid(alter->relation, NoLock, true);
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, alter->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DisableTrig)
+			guard->disables_trigger = true;
+	}
+	forboth(lc, guard->relids, lc2, guard->tables)
+	{
+		if (lfirst_oid(lc) == relid && lfirst(lc2) != NULL &&
+			cqrs_owns_relation(relid, GetUserId()))
+			cqrs_guard_foresee(lfirst(lc2), alter->cmds);
+	}
+}
+
+/* Whether a command may drop tables or detach partitions. */
+static bool
+takes_tables(Node *statement)
+{
+	ListCell   *lc;
+
+	if (IsA(statement, DropStmt) || IsA(statement, DropOwnedStmt))
+		return true;
+	if (!IsA(statement, AlterTableStmt))
+		return false;
+	foreach(lc, castNode(AlterTableStmt, statement)->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DetachPartition)
+			return true;
+	}
+	return false;
+}
+
+static void
+list_changed(CqrsDdlGuard *guard)
+{
+	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
+	{
+		Oid			relid = cqrs_changeset_get_target(i)->relid;
+		char	   *name = get_rel_name(relid);
+
+		if (name == NULL || list_member_oid(guard->changed, relid))
+			continue;
+		guard->changed = lappend_oid(guard->changed, relid);
+		guard->changed_names = lappend(guard->changed_names, name);
+	}
+}
+
+static void
+check_changed(const CqrsDdlGuard *guard)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	forboth(lc, guard->changed, lc2, guard->changed_names)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
+			cqrs_catalog_relation(relid) != NULL)
+			continue;
+		if (cqrs_produce && cqrs_changeset_has_known_notes(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot take table \"%s\" from its masters, because this transaction has changed rows of it",
+							(char *) lfirst(lc2)),
+					 errdetail("Their messages would never be sent."),
+					 errhint("Commit the changes first, or send them with cqrs_flush().")));
+	}
+}

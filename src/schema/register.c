@@ -1,0 +1,456 @@
+/*-------------------------------------------------------------------------
+ *
+ * register.c
+ *	  cqrs_register, cqrs_alter, cqrs_unregister.
+ *
+ * All run with the rights of the caller, who has to own the table.  What the
+ * table gets is added by triggers.c; the row in cqrs.master is written directly.
+ * The table is locked against writers until the end of the transaction, so a
+ * definition holds for whole transactions: those that have written to the table
+ * before see the old one, all others the new one.  The invalidation of the
+ * table's relcache entry makes backends read it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+#include "base/shared.h"
+#include "capture/capture.h"
+#include "capture/changeset.h"
+#include "compose/hook.h"
+#include "master/master.h"
+#include "master/options.h"
+#include "master/relation.h"
+#include "schema/triggers.h"
+
+/*
+ * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the one of a
+ * SYNC to one queue is "cqrs.<queue>.<cqrs_id>".
+ */
+#define CQRS_ID_BYTES	120
+
+PG_FUNCTION_INFO_V1(cqrs_register);
+PG_FUNCTION_INFO_V1(cqrs_unregister);
+PG_FUNCTION_INFO_V1(cqrs_alter);
+PG_FUNCTION_INFO_V1(cqrs_sql_follow_partitions);
+
+static void check_not_partition(Relation rel);
+static void check_partitions(Oid relid);
+static void check_table(Relation rel);
+static void check_owner(Oid relid);
+static void check_cqrs_id(const char *cqrs_id);
+static void check_definition(Oid relid, const CqrsMasterRow *row);
+static void check_same_replication(const CqrsMasterRow *row);
+static void share_replication(const CqrsMasterRow *row);
+static void begin_capture(Oid relid);
+static void warn_if_unconfigured(void);
+static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
+static void refuse_own_changes(Oid relid);
+
+/*
+ * cqrs_register(relation regclass, cqrs_id text, ...) RETURNS text; the
+ * options follow in the order of CqrsOption.
+ */
+Datum
+cqrs_register(PG_FUNCTION_ARGS)
+{
+	CqrsMasterRow row = {0};
+	CqrsMasterRow *existing;
+	Oid			relid;
+	Relation	rel;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("relation must not be null"),
+				 errdetail("It says which table is to be a master."),
+				 errhint("Name a table, as in cqrs_register('author').")));
+	relid = PG_GETARG_OID(0);
+
+	/* Before the lock, so that only the owner can make writers wait. */
+	check_owner(relid);
+	rel = table_open(relid, ShareRowExclusiveLock);
+	check_not_partition(rel);
+	check_table(rel);
+	check_owner(relid);
+	check_partitions(relid);
+
+	row.relid = relid;
+	row.cqrs_id = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(rel)) :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	for (int i = 0; i < CQRS_NOPTIONS; i++)
+		cqrs_option_set(&row, (CqrsOption) i, fcinfo->args[2 + i]);
+
+	check_cqrs_id(row.cqrs_id);
+	existing = cqrs_master_read(row.cqrs_id, true);
+	if (existing != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("master \"%s\" already exists", row.cqrs_id),
+				 errdetail("It is one of table \"%s\".",
+						   get_rel_name(existing->relid)),
+				 errhint("Choose another cqrs_id, or use cqrs_alter() to change the master.")));
+	table_close(rel, NoLock);
+
+	refuse_own_changes(relid);
+	cqrs_triggers_add_columns(relid);
+	check_definition(relid, &row);
+	check_same_replication(&row);
+	cqrs_triggers_create(relid);
+	cqrs_triggers_enable(&row);
+	cqrs_master_insert(&row);
+	CacheInvalidateRelcacheByRelid(relid);
+	CommandCounterIncrement();
+	begin_capture(relid);
+	warn_if_unconfigured();
+
+	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
+}
+
+/* cqrs_unregister(cqrs_id text) RETURNS void */
+Datum
+cqrs_unregister(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+	CqrsMasterRow *row;
+	Relation	rel = lock_master(cqrs_id, &row);
+	Oid			relid = RelationGetRelid(rel);
+
+	table_close(rel, NoLock);
+	refuse_own_changes(relid);
+	cqrs_master_delete(cqrs_id);
+	CacheInvalidateRelcacheByRelid(relid);
+	CommandCounterIncrement();
+	if (cqrs_master_read_all(relid) == NIL)
+		cqrs_triggers_drop(relid);
+	PG_RETURN_VOID();
+}
+
+/* cqrs_alter(cqrs_id text, options jsonb) RETURNS void */
+Datum
+cqrs_alter(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+	CqrsMasterRow *row;
+	Relation	rel;
+	Oid			relid;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("options must not be null"),
+				 errdetail("They say what of the master is to be changed."),
+				 errhint("Name options with their values, as in {\"meta\": null}.")));
+	rel = lock_master(cqrs_id, &row);
+	relid = RelationGetRelid(rel);
+	table_close(rel, NoLock);
+	cqrs_options_set_json(row, PG_GETARG_JSONB_P(1));
+	refuse_own_changes(relid);
+	check_definition(relid, row);
+	cqrs_master_update(row);
+	share_replication(row);
+	cqrs_triggers_enable(row);
+	CacheInvalidateRelcacheByRelid(relid);
+	begin_capture(relid);
+	PG_RETURN_VOID();
+}
+
+static void
+check_not_partition(Relation rel)
+{
+	if (!rel->rd_rel->relispartition)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
+			 errdetail("It is a partition."),
+			 errhint("Register the partitioned table \"%s\", whose masters all its partitions are part of.",
+					 get_rel_name(cqrs_catalog_root(RelationGetRelid(rel))))));
+}
+
+/* Lock the partitions of a table against writers, and check each. */
+static void
+check_partitions(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+
+		check_table(rel);
+		table_close(rel, NoLock);
+	}
+}
+
+/* The caller has the relation open, and nothing has been changed yet. */
+static void
+check_table(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+
+	if (IsCatalogRelation(rel) || IsToastRelation(rel) ||
+		RelationGetNamespace(rel) == get_namespace_oid("cqrs", true))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It is a system table."),
+				 errhint("Register a table of your own.")));
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It is a foreign table, whose changes by others are not seen here."),
+				 errhint("Register the table on the server that owns it.")));
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It is not a table."),
+				 errhint("Register the table below a view; columns are chosen by \"fields\".")));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It is a temporary table."),
+				 errhint("Register a permanent table.")));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It is an unlogged table, which a crash empties without a trace."),
+				 errhint("Use ALTER TABLE ... SET LOGGED.")));
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It is not of the access method \"heap\", on whose row versions the capture of changes relies."),
+				 errhint("Use ALTER TABLE ... SET ACCESS METHOD heap, or recreate the table.")));
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		!rel->rd_rel->relispartition &&
+		(has_superclass(RelationGetRelid(rel)) ||
+		 (rel->rd_rel->relhassubclass &&
+		  find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("It has inheritance parents or children, whose rows would be part of it only in some commands."),
+				 errhint("Register a table without inheritance.")));
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("The encoding of the database is SQL_ASCII; messages are UTF-8."),
+				 errhint("Use a database with a known encoding.")));
+}
+
+/* System tables are for check_table() to refuse. */
+static void
+check_owner(Oid relid)
+{
+	const char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid),
+				 errdetail("It may have been dropped a moment ago."),
+				 errhint("Name a table that exists.")));
+	if (!cqrs_owns_relation(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
+}
+
+/* It becomes a routing key, in which "*" and "#" are for bindings only. */
+static void
+check_cqrs_id(const char *cqrs_id)
+{
+	if (cqrs_id[0] == '\0' || strlen(cqrs_id) > CQRS_ID_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
+				 errdetail("It must have 1 to %d bytes.", CQRS_ID_BYTES),
+				 errhint("Choose one with the argument \"cqrs_id\".")));
+	for (const char *c = cqrs_id; *c != '\0'; c++)
+	{
+		if (*c == '*' || *c == '#' || (unsigned char) *c <= ' ')
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_NAME),
+					 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
+					 errdetail("It is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
+					 errhint("Choose one with the argument \"cqrs_id\".")));
+	}
+}
+
+/* Check that a master fits its table and functions. */
+static void
+check_definition(Oid relid, const CqrsMasterRow *row)
+{
+	Relation	rel = table_open(relid, NoLock);
+	CqrsRelation relation = {0};
+	CqrsHookScope scope;
+
+	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
+						 &relation);
+	/* Names are looked up as they will be while messages are made. */
+	cqrs_hook_enter(&scope, rel, &relation);
+	cqrs_hook_check(&relation, linitial(relation.masters));
+	cqrs_hook_leave(&scope);
+	table_close(rel, NoLock);
+}
+
+/* A table has one set of triggers, so its masters agree in "replication". */
+static void
+check_same_replication(const CqrsMasterRow *row)
+{
+	char	   *value = cqrs_master_text(row, CQRS_OPTION_REPLICATION);
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(row->relid))
+	{
+		CqrsMasterRow *other = lfirst(lc);
+
+		if (!cqrs_master_is(other, CQRS_OPTION_REPLICATION, value))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"replication\" differs from that of master \"%s\" of the same table",
+							other->cqrs_id),
+					 errdetail("Masters of one table share its triggers, which fire by this option."),
+					 errhint("Use \"%s\"; cqrs_alter() changes it for all masters of a table.",
+							 cqrs_master_text(other, CQRS_OPTION_REPLICATION))));
+	}
+}
+
+static void
+share_replication(const CqrsMasterRow *row)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, cqrs_master_read_all(row->relid))
+	{
+		CqrsMasterRow *other = lfirst(lc);
+
+		if (strcmp(other->cqrs_id, row->cqrs_id) == 0)
+			continue;
+		other->options[CQRS_OPTION_REPLICATION] =
+			row->options[CQRS_OPTION_REPLICATION];
+		cqrs_master_update(other);
+	}
+}
+
+/* Have changes be noted from now on, and none that were made before. */
+static void
+begin_capture(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+
+		if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+			cqrs_capture_begin_late(rel);
+		table_close(rel, NoLock);
+	}
+}
+
+/* cqrs.follow_partitions(relation regclass) RETURNS void: see the SQL script. */
+Datum
+cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	List	   *masters;
+	Oid			root = cqrs_catalog_root(relid);
+	ListCell   *lc;
+
+	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
+		PG_RETURN_VOID();
+	masters = cqrs_master_read_all(root);
+	if (masters == NIL)
+		PG_RETURN_VOID();
+
+	check_partitions(relid);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		cqrs_triggers_follow(lfirst_oid(lc), linitial(masters));
+	PG_RETURN_VOID();
+}
+
+/* Once in a session: nobody would see that changes only pile up. */
+static void
+warn_if_unconfigured(void)
+{
+	static bool warned = false;
+
+	if (warned || cqrs_guc_url() != NULL)
+		return;
+	warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("messages are not published, because \"cqrs.url\" is not set"),
+			 errdetail("Changes wait in the outbox until it is."),
+			 errhint("Use ALTER SYSTEM SET cqrs.url = 'amqp://user:password@host:port/vhost' and reload the configuration.")));
+}
+
+/*
+ * Lock the table of a master against writers, check that the caller owns it,
+ * and read the master.
+ */
+static Relation
+lock_master(const char *cqrs_id, CqrsMasterRow **row)
+{
+	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
+	Relation	rel;
+
+	check_owner(relid);
+	rel = table_open(relid, ShareRowExclusiveLock);
+	check_owner(relid);
+	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+	*row = cqrs_master_read(cqrs_id, false);
+	if ((*row)->relid != relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("master \"%s\" was changed concurrently", cqrs_id),
+				 errdetail("It is one of another table now."),
+				 errhint("Call the function again.")));
+	return rel;
+}
+
+/*
+ * Changes become messages when the transaction commits.  Those that were made
+ * under the old definition must not be sent, or dropped, under the new one.
+ */
+static void
+refuse_own_changes(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (cqrs_changeset_has_notes(lfirst_oid(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot change masters of table \"%s\", because this transaction has changed rows of it",
+							get_rel_name(relid)),
+					 errhint("Commit the changes first, or send them with cqrs_flush().")));
+	}
+}

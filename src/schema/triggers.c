@@ -1,0 +1,215 @@
+/*-------------------------------------------------------------------------
+ *
+ * triggers.c
+ *	  The triggers of a table that has masters, and the columns they fill.
+ *
+ * All masters of a table share one set of triggers, which capture.c is behind.
+ * The caller has locked the table and its partitions against writers, and has
+ * checked that the user owns it: DDL goes through SPI with the rights of the
+ * user.
+ *
+ * Triggers for rows are cloned to partitions by PostgreSQL, now and when more
+ * are created or attached.  The one for TRUNCATE is not, so partitions get it
+ * from here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "schema/triggers.h"
+
+static void create_truncate_trigger(Oid relid);
+static void drop_trigger(Oid relid, const char *name);
+static void enable_triggers_of(Oid relid, const CqrsMasterRow *row);
+static void enable_trigger(Oid relid, const char *name, const char *mode);
+static void add_column(StringInfo commands, Oid relid, const char *name,
+					   Oid type_oid, const char *type, const char *value);
+static bool has_default(Oid relid, AttrNumber attnum);
+static void execute(const char *command);
+static char *qualified_name(Oid relid);
+
+void
+cqrs_triggers_add_columns(Oid relid)
+{
+	StringInfoData commands;
+
+	initStringInfo(&commands);
+	add_column(&commands, relid, "cqrs_revision", INT4OID, "pg_catalog.int4",
+			   "0");
+	add_column(&commands, relid, "cqrs_updated", TIMESTAMPTZOID,
+			   "pg_catalog.timestamptz", "pg_catalog.now()");
+	if (commands.len > 0)
+		execute(psprintf("ALTER TABLE %s%s", qualified_name(relid),
+						 commands.data));
+}
+
+/* A column that Django has made has no default, which SQL relies on. */
+static void
+add_column(StringInfo commands, Oid relid, const char *name, Oid type_oid,
+		   const char *type, const char *value)
+{
+	AttrNumber	attnum = get_attnum(relid, name);
+	const char *separator = commands->len > 0 ? "," : "";
+
+	if (attnum <= 0)
+		appendStringInfo(commands,
+						 "%s ADD COLUMN %s %s NOT NULL DEFAULT %s",
+						 separator, name, type, value);
+	else if (get_atttype(relid, attnum) == type_oid &&
+			 !has_default(relid, attnum))
+		appendStringInfo(commands, "%s ALTER COLUMN %s SET DEFAULT %s",
+						 separator, name, value);
+}
+
+static bool
+has_default(Oid relid, AttrNumber attnum)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid),
+										Int16GetDatum(attnum));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for attribute %d of relation %u",
+			 attnum, relid);
+	result = ((Form_pg_attribute) GETSTRUCT(tuple))->atthasdef;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+void
+cqrs_triggers_create(Oid relid)
+{
+	const char *table = qualified_name(relid);
+	ListCell   *lc;
+
+	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)))
+		return;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		create_truncate_trigger(lfirst_oid(lc));
+
+	execute(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
+					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
+					 CQRS_TRIGGER_UPDATE, table));
+	execute(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
+					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
+					 CQRS_TRIGGER_INSERT_DELETE, table));
+}
+
+void
+cqrs_triggers_drop(Oid relid)
+{
+	ListCell   *lc;
+
+	drop_trigger(relid, CQRS_TRIGGER_UPDATE);
+	drop_trigger(relid, CQRS_TRIGGER_INSERT_DELETE);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		drop_trigger(lfirst_oid(lc), CQRS_TRIGGER_TRUNCATE);
+}
+
+void
+cqrs_triggers_enable(const CqrsMasterRow *row)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(row->relid, NoLock, NULL))
+		enable_triggers_of(lfirst_oid(lc), row);
+}
+
+void
+cqrs_triggers_follow(Oid relid, const CqrsMasterRow *row)
+{
+	if (!OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)) ||
+		OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
+		return;
+	create_truncate_trigger(relid);
+	CommandCounterIncrement();
+	enable_triggers_of(relid, row);
+}
+
+static void
+create_truncate_trigger(Oid relid)
+{
+	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
+		return;
+	execute(psprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s"
+					 " FOR EACH STATEMENT EXECUTE FUNCTION cqrs.trigger_truncate()",
+					 CQRS_TRIGGER_TRUNCATE, qualified_name(relid)));
+}
+
+static void
+drop_trigger(Oid relid, const char *name)
+{
+	if (OidIsValid(get_trigger_oid(relid, name, true)))
+		execute(psprintf("DROP TRIGGER %s ON %s", name,
+						 qualified_name(relid)));
+}
+
+/* For the table of a master, or a partition of it. */
+static void
+enable_triggers_of(Oid relid, const CqrsMasterRow *row)
+{
+	const char *names[] = {
+		CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
+	};
+	const char *mode = "";
+
+	if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "replica"))
+		mode = "REPLICA ";
+	else if (cqrs_master_is(row, CQRS_OPTION_REPLICATION, "always"))
+		mode = "ALWAYS ";
+	for (int i = 0; i < lengthof(names); i++)
+		enable_trigger(relid, names[i], mode);
+}
+
+static void
+enable_trigger(Oid relid, const char *name, const char *mode)
+{
+	Relation	rel = table_open(relid, NoLock);
+	char		enabled = mode[0] == '\0' ? TRIGGER_FIRES_ON_ORIGIN : mode[0];
+	bool		differs = false;
+
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (strcmp(trigger->tgname, name) == 0)
+			differs = trigger->tgenabled != enabled;
+	}
+	table_close(rel, NoLock);
+	if (differs)
+		execute(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
+						 qualified_name(relid), mode, name));
+}
+
+static void
+execute(const char *command)
+{
+	int			result;
+
+	SPI_connect();
+	result = SPI_execute(command, false, 0);
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "unexpected result %d of: %s", result, command);
+	SPI_finish();
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}

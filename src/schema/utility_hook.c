@@ -1,0 +1,241 @@
+/*-------------------------------------------------------------------------
+ *
+ * utility_hook.c
+ *	  The utility hook: schema changes go through ddl.c; and there are
+ *	  commands that publishers have to hear of.
+ *
+ *	  COMMIT PREPARED			the transaction's messages are now visible, but
+ *								no callback of ours has run for them
+ *	  DROP EXTENSION			the publishers leave
+ *	  DROP, ALTER DATABASE		need a database without other sessions: the
+ *								publishers leave for some seconds
+ *	  CREATE DATABASE			the same for the template; and the new database
+ *								may have the extension from it
+ *
+ * Publishers are only asked to leave by who may run the command; when the
+ * command fails all the same, the launcher starts them again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/shared.h"
+#include "schema/ddl.h"
+#include "schema/utility_hook.h"
+#include "worker/wake.h"
+
+typedef enum Followup
+{
+	FOLLOWUP_NONE,
+	FOLLOWUP_WAKE_NOW,			/* the publishers */
+	FOLLOWUP_WAKE_AT_COMMIT,
+	FOLLOWUP_RESCAN				/* the databases, at commit */
+} Followup;
+
+static ProcessUtility_hook_type previous_hook;
+
+static void process_utility(PlannedStmt *statement, const char *query,
+							bool read_only_tree,
+							ProcessUtilityContext context,
+							ParamListInfo params, QueryEnvironment *env,
+							DestReceiver *dest, QueryCompletion *completion);
+static void before_utility(Node *parsetree);
+static Followup followup_of(Node *parsetree);
+static void after_utility(Followup followup);
+static bool may_create_databases(void);
+static void vacate_database(const char *name);
+static void vacate_template(const char *name);
+static const char *template_database(const CreatedbStmt *create);
+
+void
+cqrs_utility_init(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
+
+static void
+process_utility(PlannedStmt *statement, const char *query,
+				bool read_only_tree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *env,
+				DestReceiver *dest, QueryCompletion *completion)
+{
+	Node	   *parsetree = statement->utilityStmt;
+	CqrsDdlGuard *guard = cqrs_ddl_before(parsetree);
+
+	/* The end of a transaction can free the statement. */
+	Followup	followup = followup_of(parsetree);
+
+	before_utility(parsetree);
+	if (previous_hook)
+		previous_hook(statement, query, read_only_tree, context, params, env,
+					  dest, completion);
+	else
+		standard_ProcessUtility(statement, query, read_only_tree, context,
+								params, env, dest, completion);
+	after_utility(followup);
+	cqrs_ddl_after(guard);
+}
+
+static void
+before_utility(Node *parsetree)
+{
+	switch (nodeTag(parsetree))
+	{
+		case T_DropStmt:
+			if (cqrs_ddl_drops_extension(parsetree) && superuser() &&
+				cqrs_shared_slot(MyDatabaseId, false) != NULL)
+				cqrs_wake_vacate();
+			break;
+
+		case T_DropdbStmt:
+			vacate_database(castNode(DropdbStmt, parsetree)->dbname);
+			break;
+
+		case T_CreatedbStmt:
+			if (may_create_databases())
+				vacate_template(template_database(castNode(CreatedbStmt, parsetree)));
+			break;
+
+		case T_RenameStmt:
+			if (castNode(RenameStmt, parsetree)->renameType == OBJECT_DATABASE)
+				vacate_database(castNode(RenameStmt, parsetree)->subname);
+			break;
+
+		case T_AlterDatabaseStmt:
+			{
+				AlterDatabaseStmt *alter = castNode(AlterDatabaseStmt, parsetree);
+				ListCell   *lc;
+
+				foreach(lc, alter->options)
+				{
+					if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+						vacate_database(alter->dbname);
+				}
+				break;
+			}
+
+		default:
+			break;
+	}
+}
+
+/* What is to be done when a command has succeeded. */
+static Followup
+followup_of(Node *parsetree)
+{
+	switch (nodeTag(parsetree))
+	{
+		case T_TransactionStmt:
+			if (castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED)
+				return FOLLOWUP_WAKE_NOW;
+			return FOLLOWUP_NONE;
+
+		case T_DropdbStmt:
+		case T_CreatedbStmt:
+			return FOLLOWUP_RESCAN;
+
+		case T_DropStmt:
+			if (castNode(DropStmt, parsetree)->removeType == OBJECT_EXTENSION)
+				return FOLLOWUP_WAKE_AT_COMMIT;
+			return FOLLOWUP_NONE;
+
+		default:
+			return FOLLOWUP_NONE;
+	}
+}
+
+static void
+after_utility(Followup followup)
+{
+	if (followup == FOLLOWUP_NONE)
+		return;
+	if (followup == FOLLOWUP_RESCAN)
+		cqrs_wake_rescan_at_commit();
+	else if (cqrs_shared_slot(MyDatabaseId, false) == NULL)
+		return;
+	else if (followup == FOLLOWUP_WAKE_NOW)
+	{
+		cqrs_shared_wake_publisher();
+		/* It may be the transaction of a cqrs_pause(). */
+		cqrs_shared_want_publisher();
+	}
+	else
+		cqrs_wake_at_commit();
+}
+
+/* PostgreSQL's own function is not exported by all versions. */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		may;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+	ReleaseSysCache(tuple);
+	return may;
+}
+
+/* For commands that only the owner may run. */
+static void
+vacate_database(const char *name)
+{
+	Oid			dboid = get_database_oid(name, true);
+
+	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
+		cqrs_owns_database(dboid, GetUserId()))
+		cqrs_shared_vacate(dboid);
+}
+
+/* Who may create databases may copy his own ones, and those marked for it. */
+static void
+vacate_template(const char *name)
+{
+	Oid			dboid = get_database_oid(name, true);
+	HeapTuple	tuple;
+	bool		is_template = false;
+
+	if (!OidIsValid(dboid))
+		return;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
+	if (HeapTupleIsValid(tuple))
+	{
+		is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	if (is_template)
+		cqrs_shared_vacate(dboid);
+	else
+		vacate_database(name);
+}
+
+static const char *
+template_database(const CreatedbStmt *create)
+{
+	ListCell   *lc;
+
+	foreach(lc, create->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return "template1";
+}
