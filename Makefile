@@ -98,6 +98,10 @@ test-isolation:
 test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
+sanitize:
+	@$(MAKE) --no-print-directory test SANITIZE=1 REGRESS='$(REGRESS)' \
+		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(wildcard test/hostile/*.pl)'
+
 bench:
 	@PG_CONFIG='$(PG_CONFIG)' QUICK='$(QUICK)' exec test/bench/run
 
@@ -124,6 +128,7 @@ help:
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
 	@echo '                    ASSERT=1: with assertions'
+	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
@@ -133,5 +138,5 @@ help:
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench soak test test-regress test-isolation test-tap demo interop format \
-	help
+.PHONY: bench sanitize soak test test-regress test-isolation test-tap demo \
+	interop format help

@@ -33,7 +33,7 @@ my %TRIALS = (
 	'cqrs_deleted_diff_master' =>
 	  qq{SELECT cqrs_deleted_diff_master('{"$LINE","[1]"}')},
 	'cqrs_bulk_dump file' =>
-	  q{SELECT cqrs_bulk_dump('item', 'privileges.dump', true)},
+	  q{SELECT cqrs_bulk_dump('item', current_setting('data_directory') || '/privileges.dump', true)},
 	'cqrs_retry_parked'         => q{SELECT cqrs_retry_parked('item')},
 	'cqrs_to_json serializer'   => qq{SELECT cqrs_to_json($ROW, 'custom')},
 	'cqrs_bulk_dump serializer' => q{SELECT cqrs_bulk_dump('custom')},
@@ -132,6 +132,7 @@ my @relations = names(
 my %settings = map { split /\|/ } names(
 	q{SELECT name, context FROM pg_settings WHERE name ^@ 'cqrs.'});
 $settings{'cqrs.url'} = 'sighup';
+my %is_function = map { $_ => 1 } @functions;
 my %is_relation = map { $_ => 1 } @relations;
 
 # The names in a cell: "`cqrs.a_b`, `_c`" has cqrs.a_b and cqrs.a_c, and
@@ -148,7 +149,12 @@ sub cell_names
 			push @names, grep { index($_, $name) == 0 } @relations;
 			next;
 		}
-		$name = ($previous =~ s/_[a-z]+$//r) . $name if $name =~ /^_/;
+		if ($name =~ /^_/)
+		{
+			my $begin = $previous;
+			1 while $begin =~ s/_[a-z]+$// && !$is_function{"$begin$name"};
+			$name = "$begin$name";
+		}
 		push @names, $previous = $name;
 	}
 	return @names;
@@ -208,7 +214,7 @@ sub outcomes
 	IPC::Run::run(
 		[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
 		'<', \$script, '>', \$output, '2>&1');
-	my (undef, @parts) = split /^=\n/m, $output;
+	my (undef, @parts) = split /^=\n/m, $output, -1;
 	return map {
 			/ERROR:  42501/     ? 'no'
 		  : /ERROR:  (\w+)/     ? $1
@@ -249,10 +255,10 @@ my %creator = map { $_ => 1 }
   map { cell_names($_) } $section =~ /^\| (`cqrs.*?) \| creator .*\|$/mg;
 is_deeply(
 	[ sort keys %creator ],
-	[   names(
+	[   sort(names(
 			qq{SELECT CASE WHEN pronamespace = 'cqrs'::regnamespace THEN 'cqrs.' ELSE '' END || proname
 				FROM pg_proc WHERE prosecdef AND oid IN (SELECT objid FROM $MEMBERS
-					AND classid = 'pg_proc'::regclass) ORDER BY 1 COLLATE "C"}) ],
+					AND classid = 'pg_proc'::regclass)})) ],
 	'functions that run with the rights of the creator of the extension');
 is( $node->safe_psql(
 		'postgres',
