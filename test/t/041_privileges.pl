@@ -81,6 +81,7 @@ my %VALUE = (
 	'cqrs.produce'              => 'off',
 	'cqrs.correlation_function' => "'x.y'",
 	'cqrs.meta_function'        => "'x.y'",
+	'cqrs.allowed_exchanges'    => "'*'",
 	'cqrs.outbox_full'          => 'warn',
 	'cqrs.max_pending_bytes'    => '0');
 
