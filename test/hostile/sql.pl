@@ -22,14 +22,14 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $SECONDS       = $ENV{CQRS_FUZZ_SECONDS} // 40;
-my $SEED          = $ENV{CQRS_SEED}         // int(rand(1 << 31));
-my $PER_SESSION   = 60;
-my $LONG_MS       = 5000;
-my $TIMEOUT       = '2s';
-my $PASSWORD      = 'canary4password';
-my $ROW           = 'canary4row';
-my @ROLES         = qw(super owner reader stranger monitor);
+my $SECONDS        = $ENV{CQRS_FUZZ_SECONDS} // 40;
+my $SEED           = $ENV{CQRS_SEED}         // int(rand(1 << 31));
+my $PER_SESSION    = 60;
+my $LONG_MS        = 5000;
+my $TIMEOUT        = '2s';
+my $PASSWORD       = 'canary4password';
+my $ROW            = 'canary4row';
+my @ROLES          = qw(super owner reader stranger monitor);
 my @KNOWN_INTERNAL = ();
 
 srand($SEED);
@@ -71,7 +71,8 @@ my @functions = rows(
 my @relations = map { $_->[0] } rows(
 	qq{SELECT c.oid::regclass FROM pg_class c JOIN $MEMBERS
 		AND d.classid = 'pg_class'::regclass AND d.objid = c.oid ORDER BY c.oid});
-my @settings = ('cqrs.url',
+my @settings = (
+	'cqrs.url',
 	map { $_->[0] }
 	  rows(q{SELECT name FROM pg_settings WHERE name ^@ 'cqrs.' ORDER BY 1}));
 cmp_ok(scalar(@functions), '>', 20, 'functions of the extension');
@@ -103,74 +104,155 @@ sub pick { return $_[ int(rand(@_)) ]; }
 
 my @IDS   = map { "'$_'" } qw(item odd part vault gone);
 my @TEXTS = (
-	@IDS, @IDS, "''", 'NULL', "'id = 1'", "'true'", "'1/0 = 1'",
-	q{'(SELECT count(*) FROM secret.vault) > 0'}, q{'id = 1) OR (true'},
-	q{'data ~ ''x'''}, "repeat('x', 300)", "repeat('y', 1000000)",
-	q{E'\001\n\t'}, "'\xc3\xa9\xe2\x82\xac'", "'--'", "'%s%n'",
-	q{'public.item_json'}, "'infinity'", "'ignore'", "'park'", "'always'",
-	"'cqrs_flush()'", q{'current_user = ''super'''});
-my @OIDS = (0, 1, 4294967295, 1259);
+	@IDS,
+	@IDS,
+	"''",
+	'NULL',
+	"'id = 1'",
+	"'true'",
+	"'1/0 = 1'",
+	q{'(SELECT count(*) FROM secret.vault) > 0'},
+	q{'id = 1) OR (true'},
+	q{'data ~ ''x'''},
+	"repeat('x', 300)",
+	"repeat('y', 1000000)",
+	q{E'\001\n\t'},
+	"'\xc3\xa9\xe2\x82\xac'",
+	"'--'",
+	"'%s%n'",
+	q{'public.item_json'},
+	"'infinity'",
+	"'ignore'",
+	"'park'",
+	"'always'",
+	"'cqrs_flush()'",
+	q{'current_user = ''super'''});
+my @OIDS   = (0, 1, 4294967295, 1259);
 my %values = (
 	'text'     => \@TEXTS,
 	'regclass' => [
-		'NULL', (map { "'$_'" } qw(item odd part part_1 item_pkey public.shown
-			  secret.vault cqrs.master pg_class pg_proc item_id_seq)), @OIDS ],
+		'NULL',
+		(   map { "'$_'" }
+			  qw(item odd part part_1 item_pkey public.shown
+			  secret.vault cqrs.master pg_class pg_proc item_id_seq)),
+		@OIDS ],
 	'regproc' => [
-		'NULL', q{'-'}, @OIDS, 999999,
-		q{'item_json'}, q{'item_bad'}, q{'pg_catalog.now'},
+		'NULL',
+		q{'-'},
+		@OIDS,
+		999999,
+		q{'item_json'},
+		q{'item_bad'},
+		q{'pg_catalog.now'},
 		q{'cqrs.trigger_update'} ],
 	'integer' => [ 'NULL', 0, 1, -1, 2147483647, '(-2147483648)', 10000 ],
-	'bigint' => [
-		'NULL', 0, 1, -1, 100000, '9223372036854775807',
+	'bigint'  => [
+		'NULL',
+		0,
+		1,
+		-1,
+		100000,
+		'9223372036854775807',
 		q{'-9223372036854775808'} ],
 	'bigint[]' => [
-		'NULL', q{'{}'}, q{'{1,NULL}'}, q{'{{1,2},{3,4}}'},
-		q{'[-5:-4]={100000,-1}'}, 'ARRAY(SELECT generate_series(1, 5000))' ],
+		'NULL',
+		q{'{}'},
+		q{'{1,NULL}'},
+		q{'{{1,2},{3,4}}'},
+		q{'[-5:-4]={100000,-1}'},
+		'ARRAY(SELECT generate_series(1, 5000))' ],
 	'boolean' => [qw(NULL true false)],
 	'jsonb'   => [
-		'NULL', map { "'$_'" } '{}', '[]', 'null', '[1]', '["1"]', '[null]',
-		'[[1]]', '{"meta": "999999"}', '{"meta": "-"}', '{"fields": ["id"]}',
-		'{"fields": null}', '{"fields": [null]}', '{"sync_when": "id > 0"}',
-		'{"sync_when": "nonsense("}', '{"exchange": "amq.x"}',
-		'{"produce": "x"}', '{"produce": true}', '{"tracked_fields": ["*"]}',
-		'{"field_map": {"data": "d"}}', '{"serializer": "public.item_json"}',
-		'{"serializer": null}', '{"message_ttl": 99999999999999999999}',
-		'{"nothing": 1}', '1e400', '[1e400]', '["\\\\u00e9"]' ],
+		'NULL',
+		map { "'$_'" } '{}',
+		'[]',
+		'null',
+		'[1]',
+		'["1"]',
+		'[null]',
+		'[[1]]',
+		'{"meta": "999999"}',
+		'{"meta": "-"}',
+		'{"fields": ["id"]}',
+		'{"fields": null}',
+		'{"fields": [null]}',
+		'{"sync_when": "id > 0"}',
+		'{"sync_when": "nonsense("}',
+		'{"exchange": "amq.x"}',
+		'{"produce": "x"}',
+		'{"produce": true}',
+		'{"tracked_fields": ["*"]}',
+		'{"field_map": {"data": "d"}}',
+		'{"serializer": "public.item_json"}',
+		'{"serializer": null}',
+		'{"message_ttl": 99999999999999999999}',
+		'{"nothing": 1}',
+		'1e400',
+		'[1e400]',
+		'["\\\\u00e9"]' ],
 	'interval' => [
-		'NULL', q{'0'}, q{'1 ms'}, q{'-1 day'}, q{'1000000 years'},
+		'NULL',
+		q{'0'},
+		q{'1 ms'},
+		q{'-1 day'},
+		q{'1000000 years'},
 		q{'-178000000 years'} ],
 	'bytea' => [
-		'NULL', q{''}, q{'\x00'}, q{'\xffffffffffffffff'},
+		'NULL',
+		q{''},
+		q{'\x00'},
+		q{'\xffffffffffffffff'},
 		q{decode(repeat('01', 10000), 'hex')},
 		q{decode(md5(random()::text), 'hex')} ],
 	'record' => [
-		'NULL', 'NULL::item', 'ROW()', 'ROW(1)',
-		q{ROW(1, 'a', 0, now())::item}, 'ROW(NULL, NULL, NULL, NULL)::item',
+		'NULL',
+		'NULL::item',
+		'ROW()',
+		'ROW(1)',
+		q{ROW(1, 'a', 0, now())::item},
+		'ROW(NULL, NULL, NULL, NULL)::item',
 		q{ROW(1, repeat('z', 1000000), 2147483647, 'infinity')::item},
 		q{ROW(NULL, 'infinity', NULL, NULL, NULL)::odd},
 		q{ROW('x', '-infinity', 'NaN', 0, now())::odd},
-		q{ROW(1, 'p', 0, now())::part_1}, '(SELECT i FROM item i LIMIT 1)',
-		'(SELECT o FROM odd o LIMIT 1)', '(SELECT v FROM secret.vault v LIMIT 1)',
-		'(SELECT c FROM pg_class c LIMIT 1)', q{ROW(1, 'made up', 0, now())::secret.vault} ]);
+		q{ROW(1, 'p', 0, now())::part_1},
+		'(SELECT i FROM item i LIMIT 1)',
+		'(SELECT o FROM odd o LIMIT 1)',
+		'(SELECT v FROM secret.vault v LIMIT 1)',
+		'(SELECT c FROM pg_class c LIMIT 1)',
+		q{ROW(1, 'made up', 0, now())::secret.vault} ]);
 my @LINES = (
-	(map { "'$_,2026-11-23 06:01:02+00:00,None'" } qw(item odd part vault gone)),
-	"'item,2026-11-23 06:01:02+00:00'", "'item'", "','", "''", 'NULL',
-	(map { "'$_'" } '[1]', '[[1,0]]', '["x"]', '[null]', '[]', '[[[]]]', 'x',
-		'{}', '[1e400]', '[["x","infinity","NaN"]]', '[99999999999999999999]'),
+	(   map { "'$_,2026-11-23 06:01:02+00:00,None'" }
+		  qw(item odd part vault gone)),
+	"'item,2026-11-23 06:01:02+00:00'",
+	"'item'", "','", "''", 'NULL',
+	(   map { "'$_'" } '[1]', '[[1,0]]',
+		'["x"]',              '[null]',
+		'[]',                 '[[[]]]',
+		'x',                  '{}',
+		'[1e400]',            '[["x","infinity","NaN"]]',
+		'[99999999999999999999]'),
 	"repeat('[', 100000)");
 
 sub value
 {
 	my ($type) = @_;
 
-	return 'ARRAY[' . join(', ', map { pick(@LINES) } 1 .. 1 + rand(4)) . ']::text[]'
+	return
+		'ARRAY['
+	  . join(', ', map { pick(@LINES) } 1 .. 1 + rand(4))
+	  . ']::text[]'
 	  if $type eq 'text[]' && rand() < 0.8;
-	return pick('NULL', q{'{}'}, q{'{{id,data},{a,b}}'}, q{'{id}'}, q{'{*}'},
-		q{'{NULL}'}, q{'[0:1]={id,data}'}) . '::text[]'
+	return pick(
+		'NULL',                 q{'{}'},
+		q{'{{id,data},{a,b}}'}, q{'{id}'},
+		q{'{*}'},               q{'{NULL}'},
+		q{'[0:1]={id,data}'})
+	  . '::text[]'
 	  if $type eq 'text[]';
+
 	# Oids that are made up, as a number cast.
 	my $value = pick(@{ $values{$type} // ['NULL'] });
-	return "$value" if $type eq 'record';
+	return "$value"              if $type eq 'record';
 	return "$value\::oid::$type" if $type =~ /^reg/ && $value =~ /^\d+$/;
 	return "$value\::$type";
 }
@@ -181,10 +263,12 @@ sub call
 	my ($name, $kind, $result, $types) = @$function;
 	my @types = split /;/, $types;
 
-	return ("$name(" . join(', ', map { value($_) } @types) . ')', $kind eq 'p');
+	return ("$name(" . join(', ', map { value($_) } @types) . ')',
+		$kind eq 'p');
 }
 
-my $CHANGE = q{INSERT INTO item (data) VALUES ('f'); UPDATE item SET data = data || 'g' WHERE id = 1};
+my $CHANGE =
+  q{INSERT INTO item (data) VALUES ('f'); UPDATE item SET data = data || 'g' WHERE id = 1};
 
 # Statements with a call in one of the places where calls can be.
 sub statements
@@ -195,16 +279,20 @@ sub statements
 	return trigger_statements($role, $function->[0], $function->[2])
 	  if $function->[2] =~ /trigger/ && rand() < 0.9;
 	return sprintf('BEGIN; SET LOCAL %s = %s; %s; COMMIT;',
-		pick(@settings), pick(grep { !/[(:]/ && $_ ne 'NULL' } @TEXTS), $CHANGE)
+		pick(@settings), pick(grep { !/[(:]/ && $_ ne 'NULL' } @TEXTS),
+		$CHANGE)
 	  if rand() < 0.05;
 	return 'TABLE ' . pick(@relations) . ' LIMIT 100;' if rand() < 0.03;
 
 	my ($call, $is_procedure) = call($function);
+
 	# No timeout ends what a held cursor does at COMMIT.
 	my $hold = $call =~ /wait_published/ ? '' : 'WITH HOLD';
 	if ($is_procedure)
 	{
-		return pick("CALL $call;", "BEGIN; $CHANGE; CALL $call; COMMIT;",
+		return pick(
+			"CALL $call;",
+			"BEGIN; $CHANGE; CALL $call; COMMIT;",
 			"DO \$do\$ BEGIN CALL $call; END \$do\$;",
 			"BEGIN READ ONLY; CALL $call; ROLLBACK;");
 	}
@@ -232,23 +320,27 @@ sub trigger_statements
 {
 	my ($role, $function, $type) = @_;
 
-	return "BEGIN; CREATE EVENT TRIGGER mine ON "
+	return
+		"BEGIN; CREATE EVENT TRIGGER mine ON "
 	  . pick(qw(ddl_command_start ddl_command_end sql_drop table_rewrite))
 	  . " EXECUTE FUNCTION $function(); CREATE TABLE e (id int); ALTER TABLE e ALTER id TYPE text; DROP TABLE e; ROLLBACK;"
 	  if $type eq 'event_trigger';
 
-	my $table = rand() < 0.7 ? 'own' : pick(qw(item odd part secret.vault cqrs.master));
+	my $table =
+	  rand() < 0.7 ? 'own' : pick(qw(item odd part secret.vault cqrs.master));
 	my $event = pick(qw(INSERT UPDATE DELETE TRUNCATE));
 	my $each  = $event eq 'TRUNCATE' ? 'STATEMENT' : pick(qw(ROW STATEMENT));
 	my $kind  = pick(qw(BEFORE AFTER));
 	return
 	  "BEGIN; CREATE TEMP TABLE own (id int PRIMARY KEY, data text, cqrs_id text, cqrs_revision int, cqrs_updated timestamptz, relation regclass);"
-	  . " CREATE TRIGGER " . pick(qw(mine zz_cqrs_update zz_cqrs_insert_delete))
+	  . " CREATE TRIGGER "
+	  . pick(qw(mine zz_cqrs_update zz_cqrs_insert_delete))
 	  . " $kind $event ON $table FOR EACH $each EXECUTE FUNCTION $function("
 	  . pick('', "'x'") . ");"
 	  . " INSERT INTO $table (id) VALUES (1000001), (1000002);"
 	  . " UPDATE $table SET id = 1000003 WHERE id = 1000001; DELETE FROM $table WHERE id = 1000003;"
-	  . " TRUNCATE $table; " . ($table eq 'own' ? 'DROP TABLE own; COMMIT;' : 'ROLLBACK;');
+	  . " TRUNCATE $table; "
+	  . ($table eq 'own' ? 'DROP TABLE own; COMMIT;' : 'ROLLBACK;');
 }
 
 my %found = map { $_ => [] } qw(long internal role password row);
@@ -259,12 +351,13 @@ my %states;
 sub session
 {
 	my ($node, $role) = @_;
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/statements.sql";
+	my $file       = "$PostgreSQL::Test::Utils::tmp_check/statements.sql";
 	my @statements = map { statements($role) } 1 .. $PER_SESSION;
-	my $number = 0;
+	my $number     = 0;
 
 	open my $fh, '>:raw', $file or BAIL_OUT("could not create $file: $!");
-	print $fh "\\set VERBOSITY verbose\n\\timing on\nSET statement_timeout = '$TIMEOUT';\n";
+	print $fh
+	  "\\set VERBOSITY verbose\n\\timing on\nSET statement_timeout = '$TIMEOUT';\n";
 	foreach my $statement (@statements)
 	{
 		print $fh "\\echo =$number\n$statement\nROLLBACK;\n"
@@ -274,15 +367,23 @@ sub session
 	close $fh;
 	my $output = '';
 	IPC::Run::run(
-		[   'psql', '-XAtq', '-d', $node->connstr('postgres') . " user=fuzz_$role",
+		[   'psql', '-XAtq', '-d',
+			$node->connstr('postgres') . " user=fuzz_$role",
 			'-f', $file ],
-		'<', '/dev/null', '>', \$output, '2>&1');
+		'<',
+		'/dev/null',
+		'>',
+		\$output,
+		'2>&1');
 
 	$count += @statements;
 	foreach my $part (split /^=(?=\d+$)/m, $output)
 	{
 		my ($n, $text) = $part =~ /\A(\d+)\n(.*)/s or next;
-		my $what = "fuzz_$role, " . $node->name . ": $statements[$n]\n"
+		my $what =
+			"fuzz_$role, "
+		  . $node->name
+		  . ": $statements[$n]\n"
 		  . substr($text, 0, 500);
 
 		foreach my $ms ($text =~ /^Time: ([\d.]+) ms/mg)
@@ -313,13 +414,17 @@ while (time() < $end)
 	{
 		session($primary, $role);
 		session($standby, $role) if rand() < 0.3;
+
 		# Masters that were ended or altered, and the pause.
-		$primary->poll_query_until('postgres', 'SELECT true') or BAIL_OUT('the server does not come back');
+		$primary->poll_query_until('postgres', 'SELECT true')
+		  or BAIL_OUT('the server does not come back');
 		$primary->safe_psql('postgres', 'SELECT restore_masters()');
 	}
 }
 
-note(sprintf '%d calls, %d errors of %d kinds, the longest statement took %.0f ms',
+note(
+	sprintf
+	  '%d calls, %d errors of %d kinds, the longest statement took %.0f ms',
 	$count, $errors, scalar(keys %states), $longest);
 note(join ' ', map { "$_:$states{$_}" } sort keys %states);
 
@@ -335,14 +440,18 @@ sub none
 
 foreach my $node ($primary, $standby)
 {
-	my $log = slurp_file($node->logfile);
-	my $name = $node->name;
+	my $log     = slurp_file($node->logfile);
+	my $name    = $node->name;
 	my @crashes = $log =~
 	  /(?:was terminated by signal|reinitializing|PANIC: ).*\n(?:.*DETAIL:.*\n)?/g;
 
 	none(\@crashes, "$name: no process has crashed");
-	none([ grep { my $line = $_; !grep { $line =~ $_ } @KNOWN_INTERNAL }
-			  $log =~ /^.*(?:ERROR|FATAL):  XX\w{3}: .*\n(?:.*LOCATION.*\n)?/mg ],
+	none(
+		[   grep {
+				my $line = $_;
+				!grep { $line =~ $_ } @KNOWN_INTERNAL
+			  } $log =~
+			  /^.*(?:ERROR|FATAL):  XX\w{3}: .*\n(?:.*LOCATION.*\n)?/mg ],
 		"$name: no internal error is in the log");
 	unlike($log, qr/$PASSWORD/, "$name: the password is not in the log");
 }

@@ -34,48 +34,51 @@ my %TRIALS = (
 	  qq{SELECT cqrs_deleted_diff_master('{"$LINE","[1]"}')},
 	'cqrs_bulk_dump file' =>
 	  q{SELECT cqrs_bulk_dump('item', current_setting('data_directory') || '/privileges.dump', true)},
-	'cqrs_retry_parked'         => q{SELECT cqrs_retry_parked('item')},
-	'cqrs_to_json serializer'   => qq{SELECT cqrs_to_json($ROW, 'custom')},
-	'cqrs_bulk_dump serializer' => q{SELECT cqrs_bulk_dump('custom')},
-	'cqrs_relation'             => q{SELECT cqrs_relation('item')},
-	'cqrs_to_json'              => qq{SELECT cqrs_to_json($ROW, 'item')},
-	'cqrs_is_initial_save'      => qq{SELECT cqrs_is_initial_save($ROW)},
-	'cqrs_flush'                => q{SELECT cqrs_flush()},
-	'cqrs_wait_published'       => q{SELECT cqrs_wait_published('0')},
-	'cqrs_pause'                => q{SELECT cqrs_pause()},
-	'cqrs_resume'               => q{SELECT cqrs_resume()},
-	'cqrs_adopt'                => q{SELECT cqrs_adopt()},
-	'cqrs_check'                => q{SELECT cqrs_check()},
-	'cqrs.publisher_stats'      => q{SELECT cqrs.publisher_stats()},
-	'cqrs.current_watermark'    => q{SELECT cqrs.current_watermark()},
-	'cqrs.unpack'               => q{SELECT cqrs.unpack(1, '')},
-	'cqrs.wake_publisher'       => q{SELECT cqrs.wake_publisher()},
-	'cqrs.check_master'         => q{SELECT cqrs.check_master('item')},
-	'cqrs.url_is_set'           => q{SELECT cqrs.url_is_set()},
-	'cqrs.follow_partitions'    => q{SELECT cqrs.follow_partitions('item')},
-	'cqrs.trigger_update'       => on_own('BEFORE UPDATE', 'trigger_update'),
+	'cqrs_retry_parked'          => q{SELECT cqrs_retry_parked('item')},
+	'cqrs_to_json serializer'    => qq{SELECT cqrs_to_json($ROW, 'custom')},
+	'cqrs_bulk_dump serializer'  => q{SELECT cqrs_bulk_dump('custom')},
+	'cqrs_relation'              => q{SELECT cqrs_relation('item')},
+	'cqrs_to_json'               => qq{SELECT cqrs_to_json($ROW, 'item')},
+	'cqrs_is_initial_save'       => qq{SELECT cqrs_is_initial_save($ROW)},
+	'cqrs_flush'                 => q{SELECT cqrs_flush()},
+	'cqrs_wait_published'        => q{SELECT cqrs_wait_published('0')},
+	'cqrs_pause'                 => q{SELECT cqrs_pause()},
+	'cqrs_resume'                => q{SELECT cqrs_resume()},
+	'cqrs_adopt'                 => q{SELECT cqrs_adopt()},
+	'cqrs_check'                 => q{SELECT cqrs_check()},
+	'cqrs.publisher_stats'       => q{SELECT cqrs.publisher_stats()},
+	'cqrs.current_watermark'     => q{SELECT cqrs.current_watermark()},
+	'cqrs.unpack'                => q{SELECT cqrs.unpack(1, '')},
+	'cqrs.wake_publisher'        => q{SELECT cqrs.wake_publisher()},
+	'cqrs.check_master'          => q{SELECT cqrs.check_master('item')},
+	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
+	'cqrs.follow_partitions'     => q{SELECT cqrs.follow_partitions('item')},
+	'cqrs.trigger_update'        => on_own('BEFORE UPDATE', 'trigger_update'),
 	'cqrs.trigger_insert_delete' =>
 	  on_own('AFTER INSERT', 'trigger_insert_delete'),
 	'cqrs.trigger_truncate' => on_own('BEFORE TRUNCATE', 'trigger_truncate'),
 	'cqrs.trigger_discard'  => on_own('BEFORE INSERT',   'trigger_discard'),
 	'cqrs.trigger_loaded'   => on_own('AFTER INSERT',    'trigger_loaded'),
-	'cqrs.forget_dropped' =>
+	'cqrs.forget_dropped'   =>
 	  q{CREATE EVENT TRIGGER t ON sql_drop EXECUTE FUNCTION cqrs.forget_dropped()},
 	'cqrs.follow_created' =>
 	  q{CREATE EVENT TRIGGER t ON ddl_command_end EXECUTE FUNCTION cqrs.follow_created()},
 	'cqrs.watermark setval' => q{SELECT setval('cqrs.watermark', 1)},
 	'cqrs objects'          => q{CREATE TABLE cqrs.intruder ()},
-	'exchange'   => q{SELECT cqrs_alter('item', '{"exchange": "x"}')},
-	'table'      => [
-		q{INSERT INTO item VALUES (2, 'b')}, q{UPDATE item SET v = 'c'},
-		q{DELETE FROM item},                 q{TRUNCATE item} ],
+	'exchange' => q{SELECT cqrs_alter('item', '{"exchange": "x"}')},
+	'table'    => [
+		q{INSERT INTO item VALUES (2, 'b')},
+		q{UPDATE item SET v = 'c'},
+		q{DELETE FROM item},
+		q{TRUNCATE item} ],
 	'ALTER TABLE' => [
 		q{ALTER TABLE item ADD COLUMN w text},
 		q{ALTER TABLE item RENAME COLUMN v TO w} ],
 	'cqrs.master write' => [
 		q{INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('x', 'plain', true)},
 		q{UPDATE cqrs.master SET produce = false},
-		q{DELETE FROM cqrs.master}, q{TRUNCATE cqrs.master},
+		q{DELETE FROM cqrs.master},
+		q{TRUNCATE cqrs.master},
 		q{COPY cqrs.master FROM '/dev/null'} ]);
 my %VALUE = (
 	'cqrs.produce'              => 'off',
@@ -130,8 +133,8 @@ my @functions = names(
 my @relations = names(
 	qq{SELECT oid::regclass FROM pg_class WHERE oid IN (SELECT objid FROM $MEMBERS
 		AND classid = 'pg_class'::regclass)});
-my %settings = map { split /\|/ } names(
-	q{SELECT name, context FROM pg_settings WHERE name ^@ 'cqrs.'});
+my %settings = map { split /\|/ }
+  names(q{SELECT name, context FROM pg_settings WHERE name ^@ 'cqrs.'});
 $settings{'cqrs.url'} = 'sighup';
 my %is_function = map { $_ => 1 } @functions;
 my %is_relation = map { $_ => 1 } @relations;
@@ -173,14 +176,15 @@ sub trials
 	return map { "SET $_ = " . ($VALUE{$_} // "'x'") } @names
 	  if $cell =~ /^SET /;
 	my @keys =
-		$cell =~ /^ALTER TABLE/              ? ('ALTER TABLE')
-	  : $cell =~ /^INSERT.* on the table/    ? ('table')
+		$cell =~ /^ALTER TABLE/                ? ('ALTER TABLE')
+	  : $cell =~ /^INSERT.* on the table/      ? ('table')
 	  : $cell =~ /^INSERT.* on `cqrs\.master`/ ? ('cqrs.master write')
-	  : $cell =~ /^objects in the schema/    ? ('cqrs objects')
-	  : $cell =~ /`exchange`/                ? ('exchange')
-	  : $cell =~ /where there is a serializer/ ? map { "$_ serializer" } @names
-	  : $cell =~ /into a file/               ? map { "$_ file" } @names
-	  :                                        @names;
+	  : $cell =~ /^objects in the schema/      ? ('cqrs objects')
+	  : $cell =~ /`exchange`/                  ? ('exchange')
+	  : $cell =~ /where there is a serializer/ ? map { "$_ serializer" }
+	  @names
+	  : $cell =~ /into a file/ ? map { "$_ file" } @names
+	  :                          @names;
 	my @commands;
 
 	foreach my $key (@keys)
@@ -207,20 +211,20 @@ sub outcomes
 	{
 		my $whole = $command =~ /^(?:CALL|ALTER SYSTEM)/;
 
-		$script .= "\\echo =\n"
+		$script .=
+			"\\echo =\n"
 		  . ($whole ? "SET ROLE $role;" : "BEGIN; SET LOCAL ROLE $role;")
 		  . "\n$command;\n"
 		  . ($whole ? "RESET ROLE;\n" : "ROLLBACK;\n");
 	}
-	IPC::Run::run(
-		[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
+	IPC::Run::run([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
 		'<', \$script, '>', \$output, '2>&1');
 	my (undef, @parts) = split /^=\n/m, $output, -1;
 	return map {
-			/ERROR:  42501/     ? 'no'
-		  : /ERROR:  (\w+)/     ? $1
-		  : /^amqp.*\*\*/m      ? 'masked'
-		  :                       'yes'
+			/ERROR:  42501/ ? 'no'
+		  : /ERROR:  (\w+)/ ? $1
+		  : /^amqp.*\*\*/m  ? 'masked'
+		  : 'yes'
 	} @parts;
 }
 
@@ -240,7 +244,9 @@ foreach my $line ($section =~ /^(\| .*(?: \| (?:yes|no|masked)){5} \|)$/mg)
 	foreach my $i (0 .. $#ROLES)
 	{
 		my @outcomes = outcomes("test_$ROLES[$i]", @commands);
-		is_deeply(\@outcomes, [ ($says[$i]) x @commands ],
+		is_deeply(
+			\@outcomes,
+			[ ($says[$i]) x @commands ],
 			"$cell: $ROLES[$i]");
 	}
 }
@@ -257,7 +263,7 @@ my %creator = map { $_ => 1 }
 is_deeply(
 	[ sort keys %creator ],
 	[   sort(names(
-			qq{SELECT CASE WHEN pronamespace = 'cqrs'::regnamespace THEN 'cqrs.' ELSE '' END || proname
+				qq{SELECT CASE WHEN pronamespace = 'cqrs'::regnamespace THEN 'cqrs.' ELSE '' END || proname
 				FROM pg_proc WHERE prosecdef AND oid IN (SELECT objid FROM $MEMBERS
 					AND classid = 'pg_proc'::regclass)})) ],
 	'functions that run with the rights of the creator of the extension');
