@@ -49,6 +49,7 @@ my %TRIALS = (
 	'cqrs.publisher_stats'       => q{SELECT cqrs.publisher_stats()},
 	'cqrs.current_watermark'     => q{SELECT cqrs.current_watermark()},
 	'cqrs.unpack'                => q{SELECT cqrs.unpack(1, '')},
+	'cqrs.key_json'             => q{SELECT cqrs.key_json(1)},
 	'cqrs.wake_publisher'        => q{SELECT cqrs.wake_publisher()},
 	'cqrs.check_master'          => q{SELECT cqrs.check_master('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
