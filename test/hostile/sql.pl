@@ -252,6 +252,8 @@ sub value
 
 	# Oids that are made up, as a number cast.
 	my $value = pick(@{ $values{$type} // ['NULL'] });
+	return pick(map { value($_) } sort keys %values)
+	  if $type eq 'anyelement';
 	return "$value"              if $type eq 'record';
 	return "$value\::oid::$type" if $type =~ /^reg/ && $value =~ /^\d+$/;
 	return "$value\::$type";
