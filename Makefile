@@ -37,6 +37,19 @@ ifeq ($(WERROR),1)
 PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
 endif
 
+# ASSERT=1: with the Asserts of cqrs, and those in PostgreSQL's headers.
+ifeq ($(ASSERT),1)
+PG_CPPFLAGS += -DUSE_ASSERT_CHECKING
+endif
+
+# SANITIZE=1: with AddressSanitizer and UndefinedBehaviorSanitizer.  The server,
+# which is built without, has to preload their libraries: see test/lib.sh.
+ifeq ($(SANITIZE),1)
+SANITIZERS = -fsanitize=address,undefined
+PG_CFLAGS += $(SANITIZERS)
+SHLIB_LINK += $(SANITIZERS)
+endif
+
 PG_CONFIG ?= pg_config
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
@@ -46,6 +59,11 @@ all install uninstall clean installcheck:
 	@echo "PostgreSQL's server development files are missing." >&2
 	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
 	@false
+endif
+
+# Checks of libc's that would come before the sanitizer's, and say less.
+ifeq ($(SANITIZE),1)
+override CPPFLAGS += -U_FORTIFY_SOURCE
 endif
 
 $(OBJS): $(wildcard $(here)src/*/*.h)
@@ -77,7 +95,8 @@ CHOSEN = $(if $(strip $(GIVEN)),$(GIVEN),$(LISTS))
 chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
 
 test:
-	@PG_CONFIG='$(PG_CONFIG)' exec test/run $(if $(strip $(GIVEN)),,--whole) \
+	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' ASSERT='$(ASSERT)' \
+		exec test/run $(if $(strip $(GIVEN)),,--whole) \
 		--regress='$(call chosen,REGRESS)' \
 		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
 
@@ -89,6 +108,10 @@ test-isolation:
 
 test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
+
+sanitize:
+	@$(MAKE) --no-print-directory test SANITIZE=1 REGRESS='$(REGRESS)' \
+		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(wildcard test/hostile/*.pl)'
 
 bench:
 	@PG_CONFIG='$(PG_CONFIG)' QUICK='$(QUICK)' exec test/bench/run
@@ -118,6 +141,9 @@ help:
 	@echo '                    longer, UNIT_SEED=N repeats a schedule'
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
+	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
+	@echo '                    ASSERT=1: with assertions'
+	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
@@ -127,5 +153,5 @@ help:
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench soak test test-unit test-regress test-isolation test-tap demo interop format \
-	help
+.PHONY: bench sanitize soak test test-unit test-regress test-isolation test-tap demo \
+	interop format help
