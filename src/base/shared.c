@@ -20,6 +20,7 @@
 
 #include <signal.h>
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -337,9 +338,14 @@ cqrs_shared_set_lanes(CqrsSlot *slot, int nlanes)
 void
 cqrs_shared_set_error(CqrsLane *lane, const char *message)
 {
+	/* Cut where a character ends. */
+	int			length = pg_mbcliplen(message, strlen(message),
+									  CQRS_ERROR_BYTES - 1);
+
 	pg_atomic_fetch_add_u64(&lane->errors, 1);
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	strlcpy(lane->last_error, message, CQRS_ERROR_BYTES);
+	memcpy(lane->last_error, message, length);
+	lane->last_error[length] = '\0';
 	lane->last_error_at = GetCurrentTimestamp();
 	LWLockRelease(cqrs_shared->lock);
 }

@@ -32,6 +32,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -246,8 +247,8 @@ finish(Publisher *publisher)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   FINISH_MS);
+	bool		more = cqrs_link_receive(publisher->link);
 
-	cqrs_link_receive(publisher->link);
 	while (cqrs_link_is_open(publisher->link) &&
 		   cqrs_until_ms(deadline) > 0 &&
 		   cqrs_window_unconfirmed(publisher->window) > 0)
@@ -259,9 +260,9 @@ finish(Publisher *publisher)
 								 WL_SOCKET_READABLE | WL_TIMEOUT |
 								 (write ? WL_SOCKET_WRITEABLE : 0) |
 								 WL_EXIT_ON_PM_DEATH,
-								 socket, cqrs_until_ms(deadline),
+								 socket, more ? 0 : cqrs_until_ms(deadline),
 								 cqrs_wait_event(CQRS_WAIT_FINISH));
-		cqrs_link_receive(publisher->link);
+		more = cqrs_link_receive(publisher->link);
 	}
 	cqrs_backlog_finish(publisher->backlog);
 	cqrs_link_close(publisher->link);
@@ -308,7 +309,12 @@ wait_turn(Publisher *publisher)
 													 connected),
 								cqrs_link_wait_ms(publisher->link, paused));
 	if (timeout_ms == 0 || ShutdownRequestPending || ConfigReloadPending)
+	{
+		/* With a broker that never falls silent, there is no other place. */
+		if (!PostmasterIsAlive())
+			proc_exit(1);
 		return;
+	}
 	if (timeout_ms > 0)
 		wake |= WL_TIMEOUT;
 	if (connected)
