@@ -37,13 +37,14 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "base/shared.h"
 #include "capture/capture.h"
 #include "capture/chain.h"
 #include "capture/changeset.h"
 #include "capture/resolve.h"
 #include "capture/truncate.h"
 #include "master/relation.h"
+#include "outbox/published.h"
+#include "worker/wake.h"
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_update);
 PG_FUNCTION_INFO_V1(cqrs_trigger_insert_delete);
@@ -557,7 +558,10 @@ at_transaction_end(XactEvent event, void *arg)
 
 		case XACT_EVENT_COMMIT:
 			if (written_in != InvalidSubTransactionId)
-				cqrs_shared_wake_publisher();
+			{
+				cqrs_published_count_commit();
+				cqrs_wake_listeners(CQRS_WORKER_PUBLISHER);
+			}
 			/* FALLTHROUGH */
 
 		case XACT_EVENT_PREPARE:

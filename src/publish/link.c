@@ -34,11 +34,13 @@
 #include "utils/memutils.h"
 
 #include "base/guc.h"
+#include "base/limits.h"
 #include "base/timing.h"
 #include "base/url.h"
 #include "broker/transport.h"
 #include "publish/link.h"
 #include "publish/link_log.h"
+#include "worker/worker.h"
 
 /* Messages that are sent before confirms are looked at. */
 #define SEND_TURN			200
@@ -49,8 +51,7 @@
 
 struct CqrsLink
 {
-	const CqrsPlace *place;
-	CqrsLane   *lane;
+	const CqrsWorker *worker;
 	char	   *identity;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
@@ -92,17 +93,16 @@ static void hold_master(CqrsLink *link, const CqrsOutgoing *message,
 						const char *reason);
 
 CqrsLink   *
-cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
+cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window, CqrsHolds *holds)
 {
 	CqrsLink   *link = MemoryContextAllocZero(TopMemoryContext,
 											  sizeof(CqrsLink));
 
-	link->place = place;
-	link->lane = place->lane;
+	link->worker = worker;
 	link->window = window;
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
-	link->log = cqrs_link_log_create(place->lane);
+	link->log = cqrs_link_log_create();
 	return link;
 }
 
@@ -140,8 +140,8 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 	if (link->connection != NULL)
 	{
 		if (paused ||
-			(link->place->number != 0 &&
-			 cqrs_lane_lease(link->place) == CQRS_LEASE_LOST))
+			(link->worker->number != 0 &&
+			 cqrs_lane_lease(link->worker) == CQRS_LEASE_LOST))
 			close_connection(link, true);
 	}
 	else if (may_connect(link, paused) && cqrs_until_ms(link->connect_at) == 0)
@@ -163,7 +163,7 @@ cqrs_link_send(CqrsLink *link)
 			break;
 		send_message(link, cqrs_window_next_unsent(link->window));
 		cqrs_window_sent(link->window);
-		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
 }
 
@@ -192,7 +192,7 @@ cqrs_link_receive(CqrsLink *link)
 		close_connection(link, true);
 		link->connect_at = 0;
 	}
-	pg_atomic_write_u64(&link->lane->held, list_length(link->holds->list));
+	cqrs_worker_set_counter(CQRS_COUNTER_HELD, list_length(link->holds->list));
 }
 
 void
@@ -235,12 +235,12 @@ CqrsPublisherState
 cqrs_link_state(const CqrsLink *link)
 {
 	if (cqrs_guc_url() == NULL)
-		return CQRS_UNCONFIGURED;
+		return CQRS_STATE_UNCONFIGURED;
 	if (link->connection == NULL)
 		return link->leased > 0 ||
-			cqrs_lane_lease(link->place) == CQRS_LEASE_LOST ?
-			CQRS_STANDING_BY : CQRS_WAITING;
-	return link->blocked ? CQRS_BLOCKED : CQRS_PUBLISHING;
+			cqrs_lane_lease(link->worker) == CQRS_LEASE_LOST ?
+			CQRS_STATE_STANDING_BY : CQRS_STATE_WAITING;
+	return link->blocked ? CQRS_STATE_BLOCKED : CQRS_STATE_PUBLISHING;
 }
 
 /* Whether there is a reason to be connected; lanes above 0 follow lane 0. */
@@ -248,8 +248,8 @@ static bool
 may_connect(const CqrsLink *link, bool paused)
 {
 	return !paused && cqrs_guc_url() != NULL &&
-		(link->place->number == 0 ||
-		 cqrs_lane_lease(link->place) == CQRS_LEASE_HELD);
+		(link->worker->number == 0 ||
+		 cqrs_lane_lease(link->worker) == CQRS_LEASE_HELD);
 }
 
 static void
@@ -261,7 +261,7 @@ open_connection(CqrsLink *link)
 	options.url = cqrs_guc_url();
 	options.host = link->host % cqrs_url_hosts(options.url);
 	options.exchange = cqrs_exchange;
-	options.lease = cqrs_lane_lease_name(link->identity, link->place->number);
+	options.lease = cqrs_lane_lease_name(link->identity, link->worker->number);
 	options.vacant = vacant_leases(link);
 	options.heartbeat_s = cqrs_heartbeat_s;
 	options.connect_timeout_ms = cqrs_connect_timeout_ms;
@@ -270,7 +270,7 @@ open_connection(CqrsLink *link)
 	options.tls.key_file = cqrs_ssl_key_file;
 	options.tls.verify = cqrs_ssl_verify;
 
-	pg_atomic_write_u32(&link->lane->state, CQRS_CONNECTING);
+	cqrs_worker_set_state(CQRS_STATE_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
 	link->connection = link->transport->connect(&options, &failure);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -298,11 +298,8 @@ open_connection(CqrsLink *link)
 	link->confirmed_at = GetCurrentTimestamp();
 	cqrs_window_rewind(link->window);
 
-	pg_atomic_fetch_add_u64(&link->lane->connects, 1);
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	link->lane->connected_at = link->confirmed_at;
-	LWLockRelease(cqrs_shared->lock);
-	cqrs_lane_set_lease(link->place, CQRS_LEASE_HELD);
+	cqrs_worker_set_connected(true);
+	cqrs_lane_set_lease(link->worker, CQRS_LEASE_HELD);
 	cqrs_link_log_connected(link->log, link->url, link->exchange);
 }
 
@@ -318,11 +315,11 @@ vacant_leases(const CqrsLink *link)
 {
 	List	   *leases = NIL;
 
-	if (link->place->number != 0)
+	if (link->worker->number != 0)
 		return NIL;
 	for (int i = 1; i < CQRS_MAX_LANES; i++)
 	{
-		if (!cqrs_lane_is_connected(link->place, i))
+		if (!cqrs_worker_is_connected(link->worker, i))
 			leases = lappend(leases, cqrs_lane_lease_name(link->identity, i));
 	}
 	return leases;
@@ -337,10 +334,8 @@ close_connection(CqrsLink *link, bool politely)
 	pfree(link->url);
 	pfree(link->exchange);
 	cqrs_window_rewind(link->window);
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	link->lane->connected_at = 0;
-	LWLockRelease(cqrs_shared->lock);
-	cqrs_lane_set_lease(link->place, CQRS_LEASE_NONE);
+	cqrs_worker_set_connected(false);
+	cqrs_lane_set_lease(link->worker, CQRS_LEASE_NONE);
 }
 
 /*
@@ -362,7 +357,7 @@ lease_refused(CqrsLink *link, const char *reason)
 	 */
 	else if (cqrs_until_after_ms(link->leased_at,
 								 2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
-		cqrs_lane_set_lease(link->place, CQRS_LEASE_LOST);
+		cqrs_lane_set_lease(link->worker, CQRS_LEASE_LOST);
 	link->connect_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									Min(cqrs_backoff_ms(link->leased - 1),
@@ -390,7 +385,7 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 		return;
 	}
 	link->leased = 0;
-	cqrs_lane_set_lease(link->place, CQRS_LEASE_NONE);
+	cqrs_lane_set_lease(link->worker, CQRS_LEASE_NONE);
 	suspect = cqrs_window_by_tag(link->window,
 								 cqrs_window_first_tag(link->window));
 	/* Its master is held: the rewind takes it out of the window. */
@@ -518,9 +513,8 @@ handle_event(CqrsLink *link, const CqrsEvent *event)
 static void
 messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 {
-	pg_atomic_fetch_add_u64(&link->lane->confirmed,
-							cqrs_window_confirm(link->window, event->tag,
-												event->multiple));
+	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, cqrs_window_confirm(link->window, event->tag,
+																  event->multiple));
 	link->confirmed_at = GetCurrentTimestamp();
 	/* Messages that were taken out of the window do not get done. */
 	if (cqrs_window_bytes(link->window) == 0)
@@ -551,7 +545,7 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 	{
 		CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
 
-		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+		cqrs_worker_count(CQRS_COUNTER_NACKED, 1);
 		if (message != NULL && !message->withdrawn)
 		{
 			int			nholds = list_length(link->holds->list);
@@ -573,7 +567,7 @@ message_returned(CqrsLink *link, const char *message_id)
 	const char *dash = strrchr(message_id, '-');
 	CqrsOutgoing *message = NULL;
 
-	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
+	cqrs_worker_count(CQRS_COUNTER_RETURNED, 1);
 	if (dash != NULL)
 		message = cqrs_window_find(link->window, strtoll(dash + 1, NULL, 10));
 	if (message == NULL || message->withdrawn)
@@ -592,8 +586,7 @@ hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
 
 	/* From here on the message may be gone. */
 	if (cqrs_holds_add(link->holds, cqrs_id, id))
-		cqrs_shared_set_error(link->lane,
-							  psprintf("master \"%s\": %s", cqrs_id, reason));
+		cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 	if (cqrs_holds_tell(link->holds, cqrs_id))
 		cqrs_link_log_held(cqrs_id, reason);

@@ -21,7 +21,7 @@ typedef struct CqrsReader CqrsReader;
  * Messages of masters in "holds" are put into the window only as the holds
  * allow.
  */
-extern CqrsReader *cqrs_reader_create(const CqrsPlace *place, int64 watermark,
+extern CqrsReader *cqrs_reader_create(const CqrsWorker *worker, int64 watermark,
 									  CqrsHolds *holds);
 
 /*

@@ -30,7 +30,8 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
-#include "base/shared.h"
+#include "base/slot.h"
+#include "outbox/published.h"
 #include "schema/ddl.h"
 #include "schema/utility_hook.h"
 #include "worker/wake.h"
@@ -95,8 +96,8 @@ before_utility(Node *parsetree)
 	{
 		case T_DropStmt:
 			if (cqrs_ddl_drops_extension(parsetree) && superuser() &&
-				cqrs_shared_slot(MyDatabaseId, false) != NULL)
-				cqrs_wake_vacate();
+				cqrs_slot_find(MyDatabaseId) >= 0)
+				cqrs_wake_vacate(MyDatabaseId);
 			break;
 
 		case T_DropdbStmt:
@@ -163,16 +164,16 @@ after_utility(Followup followup)
 		return;
 	if (followup == FOLLOWUP_RESCAN)
 		cqrs_wake_rescan_at_commit();
-	else if (cqrs_shared_slot(MyDatabaseId, false) == NULL)
+	else if (cqrs_slot_find(MyDatabaseId) < 0)
 		return;
 	else if (followup == FOLLOWUP_WAKE_NOW)
 	{
-		cqrs_shared_wake_publisher();
+		cqrs_published_count_commit();
 		/* It may be the transaction of a cqrs_pause(). */
-		cqrs_shared_want_publisher();
+		cqrs_wake_want(CQRS_WORKER_PUBLISHER);
 	}
 	else
-		cqrs_wake_at_commit();
+		cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
 }
 
 /* PostgreSQL's own function is not exported by all versions. */
@@ -200,7 +201,7 @@ vacate_database(const char *name)
 
 	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
 		cqrs_owns_database(dboid, GetUserId()))
-		cqrs_shared_vacate(dboid);
+		cqrs_wake_vacate(dboid);
 }
 
 /* Who may create databases may copy his own ones, and those marked for it. */
@@ -220,7 +221,7 @@ vacate_template(const char *name)
 		ReleaseSysCache(tuple);
 	}
 	if (is_template)
-		cqrs_shared_vacate(dboid);
+		cqrs_wake_vacate(dboid);
 	else
 		vacate_database(name);
 }
