@@ -3,6 +3,13 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION cqrs" to load this file. \quit
 
+-- CREATE EXTENSION has put the target schema into the path.  A function or an
+-- operator there, which fits the types of a call better than PostgreSQL's own,
+-- would be taken into a view or function below and run with the rights of those
+-- who use that.  So nothing but PostgreSQL's own can be found; what is created
+-- has its schema written out.  Until the end of the script.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 --
 -- Schema
 --

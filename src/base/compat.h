@@ -14,13 +14,16 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
 #endif
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/regproc.h"
@@ -60,14 +63,14 @@ cqrs_relation_rewritten(Relation rel)
 #define AT_SetAccessMethod ((AlterTableType) -1)
 #endif
 
-/* Whether this transaction keeps others from changing a table's schema. */
+/* Whether this transaction has a lock on a table, that mode or a stronger one. */
 static inline bool
-cqrs_relation_locked(Oid relid)
+cqrs_relation_has_lock(Oid relid, LOCKMODE weakest)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
-	for (LOCKMODE mode = ShareUpdateExclusiveLock; mode <= AccessExclusiveLock; mode++)
+	for (LOCKMODE mode = weakest; mode <= AccessExclusiveLock; mode++)
 	{
 #if PG_VERSION_NUM >= 170000
 		if (LockHeldByMe(&tag, mode, false))
@@ -78,6 +81,13 @@ cqrs_relation_locked(Oid relid)
 #endif
 	}
 	return false;
+}
+
+/* Whether this transaction keeps others from changing a table's schema. */
+static inline bool
+cqrs_relation_locked(Oid relid)
+{
+	return cqrs_relation_has_lock(relid, ShareUpdateExclusiveLock);
 }
 
 static inline bool
@@ -107,6 +117,16 @@ cqrs_execute_aclcheck(Oid funcid, Oid roleid)
 	return object_aclcheck(ProcedureRelationId, funcid, roleid, ACL_EXECUTE);
 #else
 	return pg_proc_aclcheck(funcid, roleid, ACL_EXECUTE);
+#endif
+}
+
+static inline AclResult
+cqrs_usage_aclcheck(Oid schema, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(NamespaceRelationId, schema, roleid, ACL_USAGE);
+#else
+	return pg_namespace_aclcheck(schema, roleid, ACL_USAGE);
 #endif
 }
 
@@ -150,6 +170,42 @@ cqrs_qualified_name_list(const char *name)
 	return stringToQualifiedNameList(name, NULL);
 #else
 	return stringToQualifiedNameList(name);
+#endif
+}
+
+/* The queries that a statement with parameters becomes. */
+static inline List *
+cqrs_analyze_and_rewrite(RawStmt *statement, const char *text,
+						 const Oid *types, int nparams)
+{
+#if PG_VERSION_NUM >= 150000
+	return pg_analyze_and_rewrite_fixedparams(statement, text, types, nparams,
+											  NULL);
+#else
+	return pg_analyze_and_rewrite(statement, text, unconstify(Oid *, types),
+								  nparams, NULL);
+#endif
+}
+
+static inline PlannedStmt *
+cqrs_plan_query(Query *query, const char *text, int options,
+				ParamListInfo params)
+{
+#if PG_VERSION_NUM >= 190000
+	return pg_plan_query(query, text, options, params, NULL);
+#else
+	return pg_plan_query(query, text, options, params);
+#endif
+}
+
+/* Run a query that has been started for up to "count" more rows. */
+static inline void
+cqrs_executor_run(QueryDesc *query, uint64 count)
+{
+#if PG_VERSION_NUM >= 180000
+	ExecutorRun(query, ForwardScanDirection, count);
+#else
+	ExecutorRun(query, ForwardScanDirection, count, false);
 #endif
 }
 

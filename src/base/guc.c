@@ -18,8 +18,12 @@
 #include <limits.h>
 
 #include "access/xact.h"
+#include "common/string.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 #include "base/compat.h"
 #include "base/guc.h"
@@ -33,6 +37,7 @@
 bool		cqrs_produce = true;
 int			cqrs_max_pending_kb;
 int			cqrs_outbox_full;
+static char *allowed_exchanges;
 char	   *cqrs_correlation_id;
 char	   *cqrs_correlation_function;
 char	   *cqrs_meta_function;
@@ -72,8 +77,15 @@ static bool has_transport(const char *scheme);
 static bool check_url(char **newval, void **extra, GucSource source);
 static void assign_url(const char *newval, void *extra);
 static const char *show_url(void);
+static bool is_encoded(const char *name, const char *value, GucSource source);
+static bool check_correlation_function(char **newval, void **extra,
+									   GucSource source);
+static bool check_meta_function(char **newval, void **extra, GucSource source);
 static bool check_shortstr(char **newval, void **extra, GucSource source);
+static bool check_correlation_id(char **newval, void **extra,
+								 GucSource source);
 static bool check_exchange(char **newval, void **extra, GucSource source);
+static bool check_exchanges(char **newval, void **extra, GucSource source);
 static void define_capture_settings(void);
 static void define_message_settings(void);
 static void define_publisher_settings(void);
@@ -106,7 +118,7 @@ define_capture_settings(void)
 							   &cqrs_correlation_function,
 							   "",
 							   PGC_SUSET, 0,
-							   NULL, NULL, NULL);
+							   check_correlation_function, NULL, NULL);
 
 	DefineCustomStringVariable("cqrs.correlation_id",
 							   "Correlation id of the messages of the current transaction.",
@@ -114,7 +126,7 @@ define_capture_settings(void)
 							   &cqrs_correlation_id,
 							   "",
 							   PGC_USERSET, 0,
-							   check_shortstr, NULL, NULL);
+							   check_correlation_id, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.max_pending_bytes",
 							"Size of the outbox from which on cqrs.outbox_full acts.",
@@ -130,7 +142,7 @@ define_capture_settings(void)
 							   &cqrs_meta_function,
 							   "",
 							   PGC_SUSET, 0,
-							   NULL, NULL, NULL);
+							   check_meta_function, NULL, NULL);
 
 	DefineCustomEnumVariable("cqrs.outbox_full",
 							 "What becomes of changes when the outbox has cqrs.max_pending_bytes.",
@@ -153,6 +165,14 @@ define_capture_settings(void)
 static void
 define_message_settings(void)
 {
+	DefineCustomStringVariable("cqrs.allowed_exchanges",
+							   "Exchanges that owners of tables may give to masters, besides cqrs.exchange.",
+							   "A list of names; * allows all. Superusers may give any.",
+							   &allowed_exchanges,
+							   "",
+							   PGC_SUSET, GUC_LIST_INPUT,
+							   check_exchanges, NULL, NULL);
+
 	DefineCustomStringVariable("cqrs.exchange",
 							   "Exchange that messages are published to.",
 							   "It is declared as a durable topic exchange.",
@@ -367,6 +387,43 @@ show_url(void)
 	return cqrs_url_mask(url);
 }
 
+/*
+ * Whether a text is valid in all encodings that it can be needed in.  A value
+ * of the session is for its database; one of the configuration file is read
+ * before there is a database, and is for all of them.
+ */
+static bool
+is_encoded(const char *name, const char *value, GucSource source)
+{
+	bool		everywhere = source <= PGC_S_ARGV;
+
+	if (value == NULL ||
+		(everywhere ? pg_is_ascii(value) :
+		 pg_verifymbstr(value, strlen(value), true)))
+		return true;
+
+	/* The usual message has the value, which cannot be shown. */
+	GUC_check_errmsg("invalid value for parameter \"%s\"", name);
+	if (everywhere)
+		GUC_check_errdetail("The value, which is for all databases, has characters other than ASCII.");
+	else
+		GUC_check_errdetail("The value is not valid in the encoding \"%s\" of the database.",
+							GetDatabaseEncodingName());
+	return false;
+}
+
+static bool
+check_correlation_function(char **newval, void **extra, GucSource source)
+{
+	return is_encoded("cqrs.correlation_function", *newval, source);
+}
+
+static bool
+check_meta_function(char **newval, void **extra, GucSource source)
+{
+	return is_encoded("cqrs.meta_function", *newval, source);
+}
+
 /* At most as long as an AMQP short string. */
 static bool
 check_shortstr(char **newval, void **extra, GucSource source)
@@ -381,6 +438,14 @@ check_shortstr(char **newval, void **extra, GucSource source)
 }
 
 static bool
+check_correlation_id(char **newval, void **extra, GucSource source)
+{
+	return check_shortstr(newval, extra, source) &&
+		is_encoded("cqrs.correlation_id", *newval, source);
+}
+
+/* The broker gets the bytes of the configuration file. */
+static bool
 check_exchange(char **newval, void **extra, GucSource source)
 {
 	if (*newval == NULL || (*newval)[0] == '\0')
@@ -388,5 +453,43 @@ check_exchange(char **newval, void **extra, GucSource source)
 		GUC_check_errdetail("The name of the exchange is empty.");
 		return false;
 	}
+	if (!pg_verify_mbstr(PG_UTF8, *newval, strlen(*newval), true))
+	{
+		GUC_check_errmsg("invalid value for parameter \"cqrs.exchange\"");
+		GUC_check_errdetail("The name of the exchange is not valid UTF-8.");
+		return false;
+	}
 	return check_shortstr(newval, extra, source);
+}
+
+static bool
+check_exchanges(char **newval, void **extra, GucSource source)
+{
+	List	   *names;
+	bool		valid = SplitGUCList(pstrdup(*newval), ',', &names);
+
+	list_free(names);
+	if (!valid)
+		GUC_check_errdetail("List syntax is invalid.");
+	return valid;
+}
+
+bool
+cqrs_guc_allows_exchange(const char *name)
+{
+	List	   *names;
+	ListCell   *lc;
+
+	if (strcmp(name, cqrs_exchange) == 0)
+		return true;
+	if (!SplitGUCList(pstrdup(allowed_exchanges), ',', &names))
+		elog(ERROR, "\"cqrs.allowed_exchanges\" is not a list");
+	foreach(lc, names)
+	{
+		const char *allowed = lfirst(lc);
+
+		if (strcmp(allowed, "*") == 0 || strcmp(allowed, name) == 0)
+			return true;
+	}
+	return false;
 }

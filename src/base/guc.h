@@ -48,6 +48,12 @@ extern char *cqrs_ssl_key_file; /* "": none */
 extern bool cqrs_ssl_verify;
 extern int	cqrs_unroutable;	/* CqrsUnroutable */
 
+/*
+ * Whether owners of tables may have a master publish to an exchange: to
+ * cqrs.exchange, and to those of cqrs.allowed_exchanges.
+ */
+extern bool cqrs_guc_allows_exchange(const char *name);
+
 /* The broker's URL with its password, or NULL when none is set. */
 extern const char *cqrs_guc_url(void);
 

@@ -6,9 +6,12 @@
  * They run while the transaction commits, under its active snapshot, with the
  * rights of the owner of the master's table and search_path "pg_catalog,
  * pg_temp": a writer with fewer rights gains nothing by what they do, and
- * objects of its own are not found by them.  An error in one has a context
- * line that names the function and the message; what becomes of it is
- * compose.c's business.
+ * objects of its own are not found by them.  The transaction is read-only
+ * meanwhile, because a STABLE function can call a VOLATILE one that writes, and
+ * what triggers note now comes too late.  Our own writes do not go through the
+ * executor and are not affected.  The end of a subtransaction restores all of
+ * that after an error.  An error in a function has a context line that names it
+ * and the message; what becomes of it is compose.c's business.
  *
  * Which functions these are, and what they must be like, is hooks.c's
  * business; what is here calls them.
@@ -22,6 +25,7 @@
 
 #include "access/htup_details.h"
 #include "access/tupconvert.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -87,6 +91,7 @@ cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 	else if (cqrs_serialize_uses_settings(rel, relation))
 	{
 		scope->guc_level = cqrs_serialize_pin_settings();
+		scope->read_only = XactReadOnly;
 		GetUserIdAndSecContext(&scope->role, &scope->security);
 	}
 }
@@ -95,6 +100,8 @@ void
 cqrs_hook_enter_as_owner(CqrsHookScope *scope, const CqrsRelation *relation)
 {
 	scope->guc_level = cqrs_serialize_pin_settings();
+	scope->read_only = XactReadOnly;
+	XactReadOnly = true;
 	GetUserIdAndSecContext(&scope->role, &scope->security);
 	SetUserIdAndSecContext(relation->owner,
 						   scope->security | SECURITY_LOCAL_USERID_CHANGE |
@@ -107,6 +114,7 @@ cqrs_hook_leave(CqrsHookScope *scope)
 	if (scope->guc_level == 0)
 		return;
 	AtEOXact_GUC(false, scope->guc_level);
+	XactReadOnly = scope->read_only;
 	SetUserIdAndSecContext(scope->role, scope->security);
 	scope->guc_level = 0;
 }

@@ -25,11 +25,15 @@ typedef struct CqrsHookSubject
 	const char *key;			/* JSON */
 } CqrsHookSubject;
 
-/* Between enter and leave, the rights of a table's owner and pinned settings. */
+/*
+ * Between enter and leave: the rights of a table's owner, pinned settings, and
+ * a transaction that is read-only.
+ */
 typedef struct CqrsHookScope
 {
 	Oid			role;
 	int			security;
+	bool		read_only;
 	int			guc_level;		/* 0: nothing was changed */
 } CqrsHookScope;
 

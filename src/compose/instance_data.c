@@ -13,15 +13,34 @@
 
 #include "access/htup_details.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "compose/instance_data.h"
 #include "compose/serialize.h"
 #include "compose/value.h"
 
 static char *with_revision(Relation rel, const CqrsRelation *relation,
 						   HeapTuple row, const char *object);
+
+/* A serializer can read what the owner can, and the row may be made up. */
+void
+cqrs_instance_check_owner(const CqrsRelation *relation,
+						  const CqrsMaster *master)
+{
+	if (master->serializer == NULL ||
+		cqrs_owns_relation(relation->relid, GetUserId()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of table %s", get_rel_name(relation->relid)),
+			 errdetail("Master \"%s\" has a serializer, which reads with the rights of the owner.",
+					   master->cqrs_id),
+			 errhint("Have the owner or a superuser call the function.")));
+}
 
 void
 cqrs_instance_data(Relation rel, const CqrsRelation *relation,

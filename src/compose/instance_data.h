@@ -15,8 +15,15 @@
 #include "master/row.h"
 
 /*
+ * An error unless the user may see what the serializer of a master, if it has
+ * one, makes of rows.
+ */
+extern void cqrs_instance_check_owner(const CqrsRelation *relation,
+									  const CqrsMaster *master);
+
+/*
  * The instance_data of rows, as they are in messages of a master, in results[]:
- * for functions that show them.
+ * for functions that show them, after the check above.
  */
 extern void cqrs_instance_data(Relation rel, const CqrsRelation *relation,
 							   CqrsMaster *master, HeapTuple *rows, int nrows,

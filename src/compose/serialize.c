@@ -166,6 +166,8 @@ cqrs_serialize_key(StringInfo out, Relation rel, const CqrsRelation *relation,
 
 		if (i > 0)
 			appendStringInfoChar(out, ',');
+		if (row->nulls[key->attnum - 1])
+			elog(ERROR, "column \"%s\" of a primary key is null", key->column);
 		cqrs_value_append(out, key_format(rel, relation->keys, key),
 						  row->values[key->attnum - 1]);
 	}

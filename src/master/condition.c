@@ -126,7 +126,7 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 	condition->slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	condition->econtext->ecxt_scantuple = condition->slot;
 	free_parsestate(pstate);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return condition;
 }
 

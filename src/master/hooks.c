@@ -8,8 +8,8 @@
  * pg_proc.  The hooks of a master are kept with it in the cache of relation.c,
  * those of settings here.
  *
- * They have to be STABLE or IMMUTABLE, so that PostgreSQL itself refuses
- * writes in them: triggers queued this late would never fire.  They have to
+ * They have to be STABLE or IMMUTABLE, which is what they are called for; that
+ * they do not write is ensured while they run (hook.c).  They have to
  * have one of some exact signatures, and the owner of the table has to be
  * allowed to call them.
  *
@@ -26,6 +26,7 @@
 #include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -66,6 +67,9 @@ static int	find_hook(CqrsFunction *hook, CqrsOption option, const char *name,
 static int	find_function(CqrsFunction *hook, const char *name,
 						  const char *role, const Signature *signatures,
 						  int nsignatures, Oid owner);
+static Oid	schema_of(List *names, char **unqualified);
+static Oid	find_exact(Oid schema, const char *name,
+					   const Signature *signature);
 static CqrsFunction *setting_hook(SettingHook *setting, const char *name,
 								  const char *role,
 								  const Signature *signature, Oid owner);
@@ -152,10 +156,20 @@ cqrs_function_role(CqrsOption option)
 }
 
 char *
-cqrs_function_qualified_name(Oid function)
+cqrs_function_qualified_name(CqrsOption option, Oid function)
 {
+	char	   *name = get_func_name(function);
+
+	/* Anything can be cast to regproc, and a function can be dropped. */
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("%s with OID %u does not exist",
+						cqrs_function_role(option), function),
+				 errdetail("The option takes the name of a function, or null for none."),
+				 errhint("Create the function, or name another one.")));
 	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
-									  get_func_name(function));
+									  name);
 }
 
 static void
@@ -216,6 +230,8 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 {
 	List	   *names = cqrs_qualified_name_list(name);
 	const char *called;
+	Oid			schema;
+	char	   *unqualified;
 	Oid			function = InvalidOid;
 	int			i;
 
@@ -227,10 +243,10 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 				 errdetail("The writer's search_path is not to choose it."),
 				 errhint("Write it as schema.function.")));
 
+	schema = schema_of(names, &unqualified);
 	for (i = 0; i < nsignatures; i++)
 	{
-		function = LookupFuncName(names, signatures[i].nargs,
-								  signatures[i].args, true);
+		function = find_exact(schema, unqualified, &signatures[i]);
 		if (OidIsValid(function) &&
 			get_func_rettype(function) == signatures[i].result &&
 			get_func_prokind(function) == PROKIND_FUNCTION &&
@@ -258,6 +274,13 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 				 errmsg("%s %s is VOLATILE", role, called),
 				 errdetail("It runs while a transaction commits and must not change data."),
 				 errhint("Declare the function STABLE or IMMUTABLE.")));
+	if (cqrs_usage_aclcheck(schema, owner) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
+				 errdetail("It has the %s %s, which is called with the rights of the table's owner.",
+						   role, called),
+				 errhint("Grant USAGE to the owner of the table.")));
 	if (cqrs_execute_aclcheck(function, owner) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -269,6 +292,52 @@ find_function(CqrsFunction *hook, const char *name, const char *role,
 	hook->result = signatures[i].result;
 	fmgr_info_cxt(function, &hook->flinfo, CurrentMemoryContext);
 	return i;
+}
+
+/*
+ * The schema in a qualified name, InvalidOid when there is none of that name,
+ * whatever rights the current user has on it.
+ */
+static Oid
+schema_of(List *names, char **unqualified)
+{
+	char	   *schema;
+
+	DeconstructQualifiedName(names, &schema, unqualified);
+	return schema == NULL ? InvalidOid : get_namespace_oid(schema, true);
+}
+
+/* The function of a schema with exactly these arguments, or InvalidOid. */
+static Oid
+find_exact(Oid schema, const char *name, const Signature *signature)
+{
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum(name),
+						   PointerGetDatum(buildoidvector(signature->args,
+														  signature->nargs)),
+						   ObjectIdGetDatum(schema));
+}
+
+List *
+cqrs_function_candidates(const char *name)
+{
+	List	   *functions = NIL;
+	char	   *unqualified;
+	Oid			schema = schema_of(cqrs_qualified_name_list(name),
+								   &unqualified);
+	CatCList   *list = SearchSysCacheList1(PROCNAMEARGSNSP,
+										   CStringGetDatum(unqualified));
+
+	for (int i = 0; i < list->n_members; i++)
+	{
+		Form_pg_proc form = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
+
+		if (form->pronamespace == schema &&
+			form->provolatile != PROVOLATILE_VOLATILE)
+			functions = lappend_oid(functions, form->oid);
+	}
+	ReleaseSysCacheList(list);
+	return functions;
 }
 
 static CqrsFunction *

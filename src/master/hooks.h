@@ -58,7 +58,13 @@ extern void cqrs_function_check(CqrsOption option, const char *name, Oid root,
 /* What the function of an option is called in messages. */
 extern const char *cqrs_function_role(CqrsOption option);
 
-/* The name by which a function is kept. */
-extern char *cqrs_function_qualified_name(Oid function);
+/* The name by which the function of an option is kept; an error without it. */
+extern char *cqrs_function_qualified_name(CqrsOption option, Oid function);
+
+/*
+ * The OIDs of all functions of a qualified name that are not VOLATILE,
+ * whatever rights the current user has.
+ */
+extern List *cqrs_function_candidates(const char *name);
 
 #endif							/* CQRS_HOOKS_H */

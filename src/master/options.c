@@ -99,7 +99,8 @@ cqrs_option_set(CqrsMasterRow *row, CqrsOption option, NullableDatum argument)
 		case OPTION_FUNCTION:
 			if (!argument.isnull)
 				value->value =
-					CStringGetTextDatum(cqrs_function_qualified_name(DatumGetObjectId(argument.value)));
+					CStringGetTextDatum(cqrs_function_qualified_name(option,
+																	 DatumGetObjectId(argument.value)));
 			break;
 
 		case OPTION_SHORTSTR:

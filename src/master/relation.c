@@ -127,6 +127,23 @@ cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
 		 cqrs_id, relid);
 }
 
+Relation
+cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock, CqrsRelation **relation,
+				  CqrsMaster **master)
+{
+	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
+	Relation	rel = table_open(relid, lock);
+
+	*master = cqrs_catalog_master(cqrs_id, relation);
+	if ((*relation)->relid != relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("master \"%s\" was changed concurrently", cqrs_id),
+				 errdetail("It is one of another table now."),
+				 errhint("Call the function again.")));
+	return rel;
+}
+
 void
 cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
 {
@@ -143,7 +160,7 @@ cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
 	foreach(lc, rows)
 		relation->masters = lappend(relation->masters,
 									resolve(rel, root, relation, lfirst(lc)));
-	table_close(root, NoLock);
+	table_close(root, AccessShareLock);
 }
 
 /* Relcache callback: nothing may be freed or looked up here. */
@@ -253,7 +270,8 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 
 /*
  * Read the masters of a table and resolve them.  The old contents go with the
- * transaction.  An error leaves the entry invalid.
+ * transaction.  An error leaves the entry invalid.  No lock is kept: whoever
+ * needs one has taken it, and anybody can have a master looked up.
  */
 static void
 build_relation(CqrsRelation *entry)
@@ -288,7 +306,7 @@ build_relation(CqrsRelation *entry)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	MemoryContextSwitchTo(caller);
 
 	fresh.valid = entry->valid;

@@ -12,6 +12,7 @@
 
 #include "access/skey.h"
 #include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
 #include "master/bound.h"
@@ -34,9 +35,20 @@ extern ScanKeyData *cqrs_catalog_key_scan(Relation rel,
 										  const CqrsRelation *relation,
 										  HeapTuple row);
 
-/* The master of that name, and its table; an error when there is none. */
+/*
+ * The master of that name, and its table; an error when there is none.  The
+ * caller has a lock on the table, or does not look at its columns.
+ */
 extern CqrsMaster *cqrs_catalog_master(const char *cqrs_id,
 									   CqrsRelation **relation);
+
+/*
+ * Open and lock the table of a master, and only then look up the master, so
+ * that the two fit.
+ */
+extern Relation cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock,
+								  CqrsRelation **relation,
+								  CqrsMaster **master);
 
 /*
  * Resolve masters against their table, or a partition of it: raises the error

@@ -17,6 +17,9 @@
 
 #include "master/row.h"
 
+static void check_not_null(Relation rel, AttrNumber attnum,
+						   const CqrsRow *row);
+
 void
 cqrs_row_init(CqrsRow *row, Relation rel)
 {
@@ -32,6 +35,29 @@ cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple)
 {
 	row->tuple = tuple;
 	heap_deform_tuple(tuple, RelationGetDescr(rel), row->values, row->nulls);
+}
+
+void
+cqrs_row_check(Relation rel, const CqrsRelation *relation, const CqrsRow *row)
+{
+	for (int i = 0; i < relation->nkeys; i++)
+		check_not_null(rel, relation->keys[i].attnum, row);
+	check_not_null(rel, relation->revision, row);
+	check_not_null(rel, relation->updated, row);
+}
+
+static void
+check_not_null(Relation rel, AttrNumber attnum, const CqrsRow *row)
+{
+	if (!row->nulls[attnum - 1])
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_NULL_VIOLATION),
+			 errmsg("column \"%s\" of a row of table \"%s\" is null",
+					NameStr(TupleDescAttr(RelationGetDescr(rel),
+										  attnum - 1)->attname),
+					RelationGetRelationName(rel)),
+			 errdetail("Messages need the primary key, cqrs_revision and cqrs_updated of a row.")));
 }
 
 bool

@@ -29,6 +29,13 @@ extern void cqrs_row_init(CqrsRow *row, Relation rel);
 /* Take "tuple" apart; what it points to must outlive the use of *row. */
 extern void cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple);
 
+/*
+ * An error unless key, cqrs_revision and cqrs_updated are there, in a row that
+ * does not come out of the table.
+ */
+extern void cqrs_row_check(Relation rel, const CqrsRelation *relation,
+						   const CqrsRow *row);
+
 /* Whether a column is the same in two versions of a row. */
 extern bool cqrs_row_same_column(Relation rel, AttrNumber attnum,
 								 const CqrsRow *before, const CqrsRow *after);

@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -51,6 +52,11 @@ enum
 
 static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
 static int	compare_id(const ListCell *a, const ListCell *b);
+static void update_row(Relation parked, HeapTuple tuple, const char *row);
+static char *with_key_renamed(const char *object, const char *from,
+							  const char *to);
+static const char *end_of_string(const char *string);
+static const char *end_of_value(const char *value);
 
 void
 cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
@@ -149,6 +155,125 @@ compare_id(const ListCell *a, const ListCell *b)
 	int64		y = ((CqrsParked *) lfirst(b))->message.id;
 
 	return x < y ? -1 : x > y;
+}
+
+void
+cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
+{
+	Relation	rel = table_open(cqrs_catalog_objects(false)->parked,
+								 RowExclusiveLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0,
+										  NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		CqrsParked *parked = from_tuple(rel, tuple);
+
+		if (parked->row != NULL &&
+			strcmp(parked->message.cqrs_id, cqrs_id) == 0)
+			update_row(rel, tuple, with_key_renamed(parked->row, from, to));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, RowExclusiveLock);
+}
+
+static void
+update_row(Relation parked, HeapTuple tuple, const char *row)
+{
+	Datum		values[PARKED_NATTS] = {0};
+	bool		nulls[PARKED_NATTS] = {false};
+	bool		replaces[PARKED_NATTS] = {false};
+	HeapTuple	updated;
+
+	values[PARKED_ROW_DATA - 1] = CStringGetTextDatum(row);
+	replaces[PARKED_ROW_DATA - 1] = true;
+	updated = heap_modify_tuple(tuple, RelationGetDescr(parked), values, nulls,
+								replaces);
+	CatalogTupleUpdate(parked, &tuple->t_self, updated);
+}
+
+/*
+ * A JSON object with one of its keys renamed or, where "to" is NULL, without
+ * it.  It is not parsed: its values need not be JSON that PostgreSQL converts.
+ * Keys are compared as row_to_json() writes them; what is not an object is left
+ * as it is.
+ */
+static char *
+with_key_renamed(const char *object, const char *from, const char *to)
+{
+	StringInfoData result;
+	StringInfoData old;
+	StringInfoData new;
+	const char *next = object + strcspn(object, "{");
+
+	initStringInfo(&result);
+	initStringInfo(&old);
+	initStringInfo(&new);
+	escape_json(&old, from);
+	if (to != NULL)
+		escape_json(&new, to);
+
+	while (*next == '{' || *next == ',')
+	{
+		const char *key = next + 1 + strspn(next + 1, " \t\r\n");
+		const char *key_end = end_of_string(key);
+		const char *value_end = end_of_value(key_end);
+		bool		meant = key_end - key == old.len &&
+		memcmp(key, old.data, old.len) == 0;
+
+		next = value_end;
+		if (*key != '"')
+			break;
+		if (meant && to == NULL)
+			continue;
+		appendStringInfoChar(&result, result.len == 0 ? '{' : ',');
+		if (meant)
+			appendStringInfoString(&result, new.data);
+		else
+			appendBinaryStringInfo(&result, key, key_end - key);
+		appendBinaryStringInfo(&result, key_end, value_end - key_end);
+	}
+	if (*next != '}')
+		return pstrdup(object);
+	appendStringInfoString(&result, result.len == 0 ? "{}" : "}");
+	return result.data;
+}
+
+/* Where a JSON string that begins here has ended. */
+static const char *
+end_of_string(const char *string)
+{
+	const char *next = string + 1;
+
+	while (*next != '\0' && *next != '"')
+		next += *next == '\\' && next[1] != '\0' ? 2 : 1;
+	return *next == '"' ? next + 1 : next;
+}
+
+/* The comma or brace that ends the value of a key. */
+static const char *
+end_of_value(const char *value)
+{
+	const char *next = value;
+	int			depth = 0;
+
+	while (*next != '\0' && (depth > 0 || (*next != ',' && *next != '}')))
+	{
+		if (*next == '"')
+		{
+			next = end_of_string(next);
+			continue;
+		}
+		if (*next == '{' || *next == '[')
+			depth++;
+		else if (*next == '}' || *next == ']')
+			depth--;
+		next++;
+	}
+	return next;
 }
 
 /* With those of transactions that still run, are prepared or have failed. */

@@ -38,10 +38,17 @@ typedef struct CqrsParked
 } CqrsParked;
 
 /*
- * All parked messages, CqrsParked, by id, in the current context.  The caller
- * has a lock that keeps others from removing them.
+ * All parked messages, CqrsParked, by id, in the current context.  A caller
+ * who removes some has locked others out.
  */
 extern List *cqrs_parked_read_all(void);
+
+/*
+ * Have the rows that are kept with parked messages of a master follow a column
+ * that was renamed or, where "to" is NULL, dropped.
+ */
+extern void cqrs_parked_follow(const char *cqrs_id, const char *from,
+							   const char *to);
 
 /* The highest id of a parked message, whoever parked it; -1: there is none. */
 extern int64 cqrs_parked_max_id(void);

@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.c
- *	  The rows of a master one after the other, from a cursor.
+ *	  The rows of a master one after the other.
  *
  * For functions that return or write something for each row of a table, in
  * memory that does not depend on its size.  The query runs with the caller's
- * rights, row security included.  The cursor is found by its name each time,
- * because between two calls of a set-returning function others run, and may
- * have closed it.
+ * rights, row security included.  Between two calls of a set-returning
+ * function others run, and functions of the master's owner run for each row;
+ * what they can do does not reach the query (query.c), nor the definition of
+ * the master, which is a copy.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,8 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
-#include "nodes/plannodes.h"
+#include "nodes/execnodes.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -35,7 +35,6 @@ typedef struct DataTaker
 	void	   *arg;
 } DataTaker;
 
-static uint64 fetch(CqrsStream *stream, uint64 count);
 static void take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc,
 						  void *arg);
 static uint64 fetch_data_set_wise(CqrsStream *stream, uint64 count,
@@ -46,9 +45,13 @@ CqrsStream *
 cqrs_stream_begin(const char *cqrs_id)
 {
 	CqrsStream *stream = palloc0(sizeof(CqrsStream));
+	CqrsRelation *relation;
 
-	stream->master = cqrs_catalog_master(cqrs_id, &stream->relation);
-	stream->rel = table_open(stream->relation->relid, AccessShareLock);
+	stream->rel = cqrs_catalog_open(cqrs_id, AccessShareLock, &relation,
+									&stream->master);
+	/* What it points to stays until the end of the transaction. */
+	stream->relation = palloc(sizeof(CqrsRelation));
+	*stream->relation = *relation;
 	cqrs_row_init(&stream->row, stream->rel);
 	stream->row_context = AllocSetContextCreate(CurrentMemoryContext,
 												"cqrs stream row",
@@ -59,54 +62,29 @@ cqrs_stream_begin(const char *cqrs_id)
 void
 cqrs_stream_query(CqrsStream *stream, const char *query)
 {
-	static uint32 nstreams = 0;
-	Portal		portal;
-
-	stream->portal = psprintf("cqrs stream %u", ++nstreams);
-	SPI_connect();
-	portal = cqrs_sync_open_cursor(stream->portal, query);
-	stream->estimate = linitial_node(PlannedStmt,
-									 portal->stmts)->planTree->plan_rows;
-	SPI_finish();
+	stream->query = cqrs_query_begin(query, 0, NULL, NULL);
 }
 
+/* The query has the caller's rights, so it runs outside of the hooks' scope. */
 uint64
 cqrs_stream_fetch(CqrsStream *stream, uint64 count, CqrsStreamRow take,
 				  void *arg)
 {
-	MemoryContext spi_context;
+	CqrsQuery  *query = stream->query;
+	uint64		nrows = cqrs_query_fetch(query, count);
+	MemoryContext caller = MemoryContextSwitchTo(query->rows_context);
 	CqrsHookScope scope;
-	uint64		nrows;
 
-	SPI_connect();
-	nrows = fetch(stream, count);
 	cqrs_hook_enter(&scope, stream->rel, stream->relation);
+	MemoryContextSwitchTo(stream->row_context);
 	for (uint64 i = 0; i < nrows; i++)
 	{
-		spi_context = MemoryContextSwitchTo(stream->row_context);
-		take(stream, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, arg);
-		MemoryContextSwitchTo(spi_context);
+		take(stream, query->rows[i], query->desc, arg);
 		MemoryContextReset(stream->row_context);
 	}
 	cqrs_hook_leave(&scope);
-	SPI_finish();
+	MemoryContextSwitchTo(caller);
 	return nrows;
-}
-
-/* The query has the caller's rights, so no scope of hooks is entered yet. */
-static uint64
-fetch(CqrsStream *stream, uint64 count)
-{
-	Portal		portal = SPI_cursor_find(stream->portal);
-
-	if (portal == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_CURSOR_STATE),
-				 errmsg("cursor \"%s\" was closed", stream->portal),
-				 errdetail("It reads the rows of master \"%s\".",
-						   stream->master->cqrs_id)));
-	SPI_cursor_fetch(portal, true, count);
-	return SPI_processed;
 }
 
 uint64
@@ -148,22 +126,20 @@ take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 static uint64
 fetch_data_set_wise(CqrsStream *stream, uint64 count, DataTaker *taker)
 {
-	MemoryContext spi_context;
+	CqrsQuery  *query = stream->query;
+	uint64		nrows = cqrs_query_fetch(query, count);
+	MemoryContext caller = MemoryContextSwitchTo(query->rows_context);
 	CqrsHookScope scope;
-	uint64		nrows;
 	HeapTuple  *rows;
 	char	  **made;
 
-	SPI_connect();
-	nrows = fetch(stream, count);
 	cqrs_hook_enter(&scope, stream->rel, stream->relation);
-	spi_context = MemoryContextSwitchTo(stream->row_context);
+	MemoryContextSwitchTo(stream->row_context);
 	rows = palloc(sizeof(HeapTuple) * nrows);
 	made = palloc(sizeof(char *) * nrows);
 	for (uint64 i = 0; i < nrows; i++)
 	{
-		cqrs_stream_set_row(stream, SPI_tuptable->vals[i],
-							SPI_tuptable->tupdesc);
+		cqrs_stream_set_row(stream, query->rows[i], query->desc);
 		rows[i] = stream->row.tuple;
 	}
 	if (nrows > 0)
@@ -171,10 +147,9 @@ fetch_data_set_wise(CqrsStream *stream, uint64 count, DataTaker *taker)
 						   stream->master, rows, nrows, made);
 	for (uint64 i = 0; i < nrows; i++)
 		taker->take(stream, made[i], strlen(made[i]), taker->arg);
-	MemoryContextSwitchTo(spi_context);
 	MemoryContextReset(stream->row_context);
 	cqrs_hook_leave(&scope);
-	SPI_finish();
+	MemoryContextSwitchTo(caller);
 	return nrows;
 }
 
@@ -193,11 +168,8 @@ cqrs_stream_matches(CqrsStream *stream)
 void
 cqrs_stream_end(CqrsStream *stream)
 {
-	Portal		portal = stream->portal == NULL ? NULL :
-	SPI_cursor_find(stream->portal);
-
-	if (portal != NULL)
-		SPI_cursor_close(portal);
+	if (stream->query != NULL)
+		cqrs_query_end(stream->query);
 	table_close(stream->rel, AccessShareLock);
 }
 
@@ -233,8 +205,8 @@ void
 cqrs_stream_set_row(CqrsStream *stream, HeapTuple row, TupleDesc desc)
 {
 	bool		isnull;
-	HeapTupleHeader header = DatumGetHeapTupleHeader(SPI_getbinval(row, desc, 1,
-																   &isnull));
+	HeapTupleHeader header = DatumGetHeapTupleHeader(heap_getattr(row, 1, desc,
+																  &isnull));
 	HeapTuple	tuple = palloc0(sizeof(HeapTupleData));
 
 	tuple->t_data = header;
@@ -264,7 +236,7 @@ cqrs_stream_set_key(CqrsStream *stream, HeapTuple row, TupleDesc desc)
 		stream->relation->keys[i].attnum : stream->relation->revision;
 
 		stream->row.values[attnum - 1] =
-			SPI_getbinval(row, desc, i + 1, &stream->row.nulls[attnum - 1]);
+			heap_getattr(row, i + 1, desc, &stream->row.nulls[attnum - 1]);
 	}
 }
 

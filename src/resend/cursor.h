@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.h
- *	  The rows of a master one after the other, from a cursor.
+ *	  The rows of a master one after the other.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,16 +17,16 @@
 
 #include "compose/serialize.h"
 #include "master/relation.h"
+#include "resend/query.h"
 
 /* A query in progress; lives in the context in which it was begun. */
 typedef struct CqrsStream
 {
 	Relation	rel;
-	CqrsRelation *relation;
+	CqrsRelation *relation;		/* as it was at the beginning */
 	CqrsMaster *master;
 	CqrsRow		row;			/* for what the caller makes of a row */
-	char	   *portal;			/* its name: it can be closed by others */
-	double		estimate;		/* how many rows there will be, roughly */
+	CqrsQuery  *query;			/* NULL: not begun */
 	MemoryContext row_context;	/* current while a row is dealt with, and
 								 * reset afterwards */
 } CqrsStream;

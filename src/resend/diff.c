@@ -203,20 +203,16 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 	if (lines.lines == NIL)
 		PG_RETURN_INT64(0);
 	cqrs_sync_check_queue(lines.queue);
-	master = cqrs_catalog_master(lines.cqrs_id, &relation);
-	rel = table_open(relation->relid, RowShareLock);
-	cqrs_sync_check_privilege(rel);
-
+	rel = cqrs_sync_open(lines.cqrs_id, &relation, &master);
 	query = psprintf("SELECT r.tableoid, r.ctid FROM (SELECT DISTINCT k.* FROM %s) k, %s AS r WHERE %s",
 					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
 					 cqrs_keys_condition(rel, relation));
-	SPI_connect();
 	for (int i = 1; i < list_length(lines.lines) && master->produce; i++)
 	{
 		Oid			type = JSONBOID;
 		ErrorContextCallback callback;
 		Datum		keys;
-		Portal		portal;
+		CqrsQuery  *rows;
 
 		callback.callback = line_error;
 		callback.arg = &i;
@@ -225,16 +221,13 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 		keys = keys_of_line(list_nth(lines.lines, i), i + 1, relation);
 		if (keys != (Datum) 0)
 		{
-			portal = SPI_cursor_open_with_args(NULL, query, 1, &type, &keys,
-											   NULL, true,
-											   CURSOR_OPT_NO_SCROLL);
-			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue,
-										 portal, NULL, NULL);
-			SPI_cursor_close(portal);
+			rows = cqrs_query_begin(query, 1, &type, &keys);
+			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue, rows,
+										 NULL, NULL);
+			cqrs_query_end(rows);
 		}
 		error_context_stack = callback.previous;
 	}
-	SPI_finish();
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(count);
 }
@@ -275,14 +268,15 @@ static List *
 missing_keys(const DiffLines *lines, MemoryContext context)
 {
 	CqrsRelation *relation;
+	CqrsMaster *master;
 	Relation	rel;
 	List	   *answer = NIL;
 	char	   *query;
 
 	if (lines->lines == NIL)
 		return NIL;
-	(void) cqrs_catalog_master(lines->cqrs_id, &relation);
-	rel = table_open(relation->relid, AccessShareLock);
+	rel = cqrs_catalog_open(lines->cqrs_id, AccessShareLock, &relation,
+							&master);
 	check_no_row_security(rel);
 	query = psprintf("SELECT pg_catalog.string_agg(e.key::pg_catalog.text, ',' ORDER BY e.n) "
 					 "FROM %s WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",

@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #include "catalog/pg_authid.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -30,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "compose/instance_data.h"
 #include "resend/cursor.h"
 #include "resend/progress.h"
 
@@ -112,6 +112,7 @@ begin_dump(const char *cqrs_id)
 	Dump	   *dump = palloc0(sizeof(Dump));
 
 	dump->stream = cqrs_stream_begin(cqrs_id);
+	cqrs_instance_check_owner(dump->stream->relation, dump->stream->master);
 	dump->lines_context = AllocSetContextCreate(CurrentMemoryContext,
 												"cqrs dump lines",
 												ALLOCSET_DEFAULT_SIZES);
@@ -172,6 +173,7 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	check_file_name(name);
 
 	stream = cqrs_stream_begin(cqrs_id);
+	cqrs_instance_check_owner(stream->relation, stream->master);
 	cqrs_stream_query(stream, cqrs_stream_row_query(stream, NULL));
 	file.name = name;
 	file.temporary = psprintf("%s.cqrs_%d", name, MyProcPid);
@@ -221,7 +223,7 @@ write_rows(CqrsStream *stream, DumpFile *file)
 	initStringInfo(&file->buffer);
 	cqrs_progress_begin(&progress, CQRS_PROGRESS_DUMP,
 						stream->master->cqrs_id, stream->relation->relid,
-						stream->estimate);
+						stream->query->estimate);
 	appendStringInfoString(&file->buffer,
 						   pg_server_to_any(stream->master->cqrs_id,
 											strlen(stream->master->cqrs_id),

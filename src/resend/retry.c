@@ -14,8 +14,9 @@
  * Everything that touches keys and rows has the rights of the table's owner,
  * since types can have functions of his: a superuser may be the caller.
  *
- * Two calls at a time would send twice: the lock on cqrs.parked conflicts with
- * itself, not with those who park.
+ * Two calls at a time would send twice, so a call locks the tables whose
+ * messages it sends: by a lock tag of its own, which no command of SQL takes.
+ * A caller who may send nothing locks nothing.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -52,6 +54,8 @@
 
 PG_FUNCTION_INFO_V1(cqrs_retry_parked);
 
+static List *lock_tables(const char *cqrs_id, ArrayType *ids);
+static Oid	table_of(const CqrsParked *parked);
 static List *chosen(const char *cqrs_id, ArrayType *ids);
 static bool may_retry(const char *cqrs_id, bool must);
 static void retry(CqrsParked *parked);
@@ -69,27 +73,80 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 	char	   *cqrs_id = PG_ARGISNULL(0) ? NULL :
 	text_to_cstring(PG_GETARG_TEXT_PP(0));
 	ArrayType  *ids = PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1);
-	Oid			relid = cqrs_catalog_objects(false)->parked;
+	List	   *tables;
 	Relation	rel;
 	List	   *list;
+	int64		count = 0;
 	ListCell   *lc;
 
 	PreventCommandIfReadOnly("cqrs_retry_parked()");
 	if (cqrs_id != NULL)
 		(void) may_retry(cqrs_id, true);
 
-	rel = table_open(relid, ShareUpdateExclusiveLock);
+	tables = lock_tables(cqrs_id, ids);
+	if (tables == NIL)
+		PG_RETURN_INT64(0);
+
+	rel = table_open(cqrs_catalog_objects(false)->parked, RowExclusiveLock);
 	list = chosen(cqrs_id, ids);
 	foreach(lc, list)
 	{
 		CqrsParked *parked = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
+		if (!list_member_oid(tables, table_of(parked)))
+			continue;
 		retry(parked);
 		CatalogTupleDelete(rel, &parked->tid);
+		count++;
 	}
 	table_close(rel, NoLock);
-	PG_RETURN_INT64(list_length(list));
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * Keep other calls from the tables of the messages that are meant; returns
+ * their OIDs.  The locks are taken in the order of these.
+ */
+static List *
+lock_tables(const char *cqrs_id, ArrayType *ids)
+{
+	Oid			class = cqrs_catalog_objects(false)->parked;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs parked messages",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	List	   *messages = chosen(cqrs_id, ids);
+	List	   *tables = NIL;
+	ListCell   *lc;
+
+	MemoryContextSwitchTo(caller);
+	foreach(lc, messages)
+	{
+		Oid			relid = table_of(lfirst(lc));
+
+		if (OidIsValid(relid))
+			tables = list_append_unique_oid(tables, relid);
+	}
+	MemoryContextDelete(context);
+
+	list_sort(tables, list_oid_cmp);
+	foreach(lc, tables)
+	{
+		LockDatabaseObject(class, lfirst_oid(lc), 0, AccessExclusiveLock);
+		/* Renamed columns are renamed in parked messages as well. */
+		LockRelationOid(lfirst_oid(lc), RowShareLock);
+	}
+	return tables;
+}
+
+/* The table of a parked message's master, InvalidOid when that is gone. */
+static Oid
+table_of(const CqrsParked *parked)
+{
+	CqrsMasterRow *row = cqrs_master_read(parked->message.cqrs_id, true);
+
+	return row == NULL ? InvalidOid : row->relid;
 }
 
 /* The parked messages that are meant and that the user may send. */
@@ -148,9 +205,10 @@ retry(CqrsParked *parked)
 	const CqrsMessage *message = &parked->message;
 	bool		deletes = message->signal == CQRS_DELETE;
 	CqrsRelation *relation;
-	CqrsMaster *master = cqrs_catalog_master(message->cqrs_id, &relation);
+	CqrsMaster *master;
 	LOCKMODE	lock = deletes ? ShareRowExclusiveLock : RowShareLock;
-	Relation	rel = table_open(relation->relid, lock);
+	Relation	rel = cqrs_catalog_open(message->cqrs_id, lock, &relation,
+										&master);
 	CqrsHookScope scope;
 
 	if (!master->produce)
@@ -193,21 +251,17 @@ note_row(Relation rel, const CqrsRelation *relation,
 	Datum		keys = DirectFunctionCall1(jsonb_in,
 										   CStringGetDatum(psprintf("[%s]",
 																	message->instance_pk)));
-	Portal		portal;
+	CqrsQuery  *query;
 	int64		found;
 
-	SPI_connect();
-	portal = SPI_cursor_open_with_args(NULL,
-									   psprintf("SELECT r.tableoid, r.ctid FROM %s, %s AS r WHERE %s",
-												cqrs_keys_source(rel, relation),
-												cqrs_sync_table(rel),
-												cqrs_keys_condition(rel, relation)),
-									   1, &type, &keys, NULL, true,
-									   CURSOR_OPT_NO_SCROLL);
-	found = cqrs_sync_note_rows(message->cqrs_id, message->queue, portal, NULL,
+	query = cqrs_query_begin(psprintf("SELECT r.tableoid, r.ctid FROM %s, %s AS r WHERE %s",
+									  cqrs_keys_source(rel, relation),
+									  cqrs_sync_table(rel),
+									  cqrs_keys_condition(rel, relation)),
+							 1, &type, &keys);
+	found = cqrs_sync_note_rows(message->cqrs_id, message->queue, query, NULL,
 								NULL);
-	SPI_cursor_close(portal);
-	SPI_finish();
+	cqrs_query_end(query);
 	return found > 0;
 }
 
@@ -228,6 +282,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
 		cqrs_row_init(&row, rel);
 		cqrs_row_set(&row, rel, &tuple);
+		cqrs_row_check(rel, relation, &row);
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
 	if (cqrs_composer_end(composer) > 0)

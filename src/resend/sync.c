@@ -7,8 +7,8 @@
  * included.  For cqrs_sync that only notes where they are; their state is read
  * under lock while the transaction commits (resolve.c).  A snapshot is kept
  * until then, so that the noted versions are not pruned and their places not
- * given to other rows.  Since it locks rows, cqrs_sync needs the privilege
- * that SELECT FOR SHARE needs, UPDATE.
+ * given to other rows.  Since it reads and locks rows, cqrs_sync needs the
+ * privileges that SELECT FOR SHARE needs, SELECT and UPDATE.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +21,6 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -34,6 +33,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "base/compat.h"
 #include "capture/capture.h"
 #include "capture/changeset.h"
 #include "master/condition.h"
@@ -55,7 +55,11 @@ typedef struct Place
 	ItemPointerData tid;
 } Place;
 
+static void check_privileges(Oid relid);
 static void check_no_row_security(Relation rel);
+static bool is_written(Oid relid);
+static bool search_table(Relation rel, HeapTuple tuple, CqrsSyncSearch search,
+						 void *arg);
 static bool find_in_partition(Relation root, Oid relid, HeapTuple tuple,
 							  CqrsSyncSearch search, void *arg);
 static bool find_place(Relation rel, const CqrsRelation *relation,
@@ -75,7 +79,7 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	Relation	rel;
-	Portal		portal;
+	CqrsQuery  *query;
 	int64		count = 0;
 
 	cqrs_id = cqrs_master_id_arg(fcinfo, 0);
@@ -83,18 +87,13 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("cqrs_sync()");
 	cqrs_sync_check_queue(queue);
 	cqrs_sync_check_filter(filter);
-	master = cqrs_catalog_master(cqrs_id, &relation);
-	rel = table_open(relation->relid, RowShareLock);
-	cqrs_sync_check_privilege(rel);
-
+	rel = cqrs_sync_open(cqrs_id, &relation, &master);
 	if (master->produce)
 	{
-		SPI_connect();
-		portal = cqrs_sync_open_cursor(NULL,
-									   cqrs_sync_query(rel, CQRS_SYNC_PLACE, filter));
-		count = cqrs_sync_note_rows(cqrs_id, queue, portal, NULL, NULL);
-		SPI_cursor_close(portal);
-		SPI_finish();
+		query = cqrs_query_begin(cqrs_sync_query(rel, CQRS_SYNC_PLACE, filter),
+								 0, NULL, NULL);
+		count = cqrs_sync_note_rows(cqrs_id, queue, query, NULL, NULL);
+		cqrs_query_end(query);
 	}
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(count);
@@ -107,6 +106,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	char	   *queue = PG_ARGISNULL(1) ? NULL :
 	text_to_cstring(PG_GETARG_TEXT_PP(1));
 	HeapTupleData tuple;
+	Oid			relid;
 	CqrsRelation *relation;
 	Relation	rel;
 	Place		place;
@@ -119,16 +119,18 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	cqrs_sync_check_queue(queue);
 
-	relation = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0), &tuple);
-	rel = table_open(relation->relid, RowShareLock);
-	cqrs_sync_check_privilege(rel);
+	relid = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0), &tuple);
+	check_privileges(relid);
+	rel = table_open(relid, RowShareLock);
 	check_no_row_security(rel);
-	found = cqrs_sync_find(rel, &tuple, find_place, &place);
-	foreach(lc, relation->masters)
+	relation = cqrs_catalog_relation(relid);
+	found = relation != NULL &&
+		cqrs_sync_find(rel, &tuple, false, find_place, &place);
+	foreach(lc, found ? relation->masters : NIL)
 	{
 		CqrsMaster *master = lfirst(lc);
 
-		if (!found || !master->produce)
+		if (!master->produce)
 			continue;
 		cqrs_capture_keep_snapshot();
 		cqrs_changeset_note(resent_target(place.relid, master->cqrs_id, queue),
@@ -139,14 +141,12 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(any);
 }
 
-CqrsRelation *
+Oid
 cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
 {
 	Oid			relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
-	CqrsRelation *relation = OidIsValid(relid) ?
-	cqrs_catalog_relation(relid) : NULL;
 
-	if (relation == NULL)
+	if (!OidIsValid(relid) || cqrs_catalog_relation(relid) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row of type %s is not a row of a master's table",
@@ -156,7 +156,7 @@ cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
 	memset(tuple, 0, sizeof(*tuple));
 	tuple->t_data = header;
 	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
-	return relation;
+	return relid;
 }
 
 void
@@ -179,17 +179,34 @@ cqrs_sync_check_filter(const char *filter)
 		(void) cqrs_condition_parse(filter, "filter");
 }
 
-void
-cqrs_sync_check_privilege(Relation rel)
+Relation
+cqrs_sync_open(const char *cqrs_id, CqrsRelation **relation,
+			   CqrsMaster **master)
 {
-	if (pg_class_aclcheck(RelationGetRelid(rel), GetUserId(),
-						  ACL_UPDATE) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for table %s",
-						RelationGetRelationName(rel)),
-				 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE."),
-				 errhint("Have it granted by the owner of the table.")));
+	check_privileges(cqrs_master_read(cqrs_id, false)->relid);
+	return cqrs_catalog_open(cqrs_id, RowShareLock, relation, master);
+}
+
+/*
+ * The whole row is sent, or given to functions of the owner, so SELECT on some
+ * columns is not enough.  Called before the table is locked.
+ */
+static void
+check_privileges(Oid relid)
+{
+	bool		locks = pg_class_aclcheck(relid, GetUserId(),
+										  ACL_UPDATE) == ACLCHECK_OK;
+
+	if (locks &&
+		pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for table %s", get_rel_name(relid)),
+			 locks ?
+			 errdetail("cqrs_sync() reads the rows that it sends, which needs the privilege SELECT.") :
+			 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE."),
+			 errhint("Have it granted by the owner of the table.")));
 }
 
 /* A row is found by its key, which anybody can make up. */
@@ -229,7 +246,7 @@ cqrs_sync_query(Relation rel, const char *columns, const char *filter)
 }
 
 int64
-cqrs_sync_note_rows(const char *cqrs_id, const char *queue, Portal portal,
+cqrs_sync_note_rows(const char *cqrs_id, const char *queue, CqrsQuery *query,
 					CqrsSyncLastRow last_row, void *arg)
 {
 	Oid			last_relid = InvalidOid;
@@ -237,86 +254,92 @@ cqrs_sync_note_rows(const char *cqrs_id, const char *queue, Portal portal,
 	int64		count = 0;
 
 	cqrs_capture_keep_snapshot();
-	for (;;)
+	while (cqrs_query_fetch(query, FETCH_ROWS) > 0)
 	{
-		SPITupleTable *rows;
-
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		if (SPI_processed == 0)
-			break;
-		rows = SPI_tuptable;
-		for (uint64 i = 0; i < SPI_processed; i++)
+		for (uint64 i = 0; i < query->nrows; i++)
 		{
 			bool		isnull;
-			Oid			relid = DatumGetObjectId(SPI_getbinval(rows->vals[i],
-															   rows->tupdesc, 1,
-															   &isnull));
-			Datum		tid = SPI_getbinval(rows->vals[i], rows->tupdesc, 2,
-											&isnull);
+			Oid			relid = DatumGetObjectId(heap_getattr(query->rows[i], 1,
+															  query->desc,
+															  &isnull));
+			Datum		tid = heap_getattr(query->rows[i], 2, query->desc,
+										   &isnull);
 
 			if (relid != last_relid)
 				target = resent_target(relid, cqrs_id, queue);
 			last_relid = relid;
 			cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
 		}
-		count += SPI_processed;
+		count += query->nrows;
 		if (last_row != NULL)
-			last_row(rows->vals[SPI_processed - 1], rows->tupdesc, arg);
-		SPI_freetuptable(rows);
+			last_row(query->rows[query->nrows - 1], query->desc, arg);
 	}
 	return count;
 }
 
-/* The cursor sees what the calling query sees, and is closed by its owner. */
-Portal
-cqrs_sync_open_cursor(const char *name, const char *query)
-{
-	return SPI_cursor_open_with_args(name, query, 0, NULL, NULL, NULL, true,
-									 CURSOR_OPT_NO_SCROLL);
-}
-
 bool
-cqrs_sync_find(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
+cqrs_sync_find(Relation rel, HeapTuple tuple, bool only_written,
+			   CqrsSyncSearch search, void *arg)
 {
 	static Oid	last = InvalidOid;
 	List	   *candidates;
 	ListCell   *lc;
 
 	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		return search(rel, cqrs_catalog_relation(RelationGetRelid(rel)), tuple,
-					  arg);
+		return (!only_written || is_written(RelationGetRelid(rel))) &&
+			search_table(rel, tuple, search, arg);
 
 	/* Rows that come one after the other are often in one partition. */
-	candidates = find_all_inheritors(RelationGetRelid(rel), AccessShareLock,
+	candidates = find_all_inheritors(RelationGetRelid(rel),
+									 only_written ? NoLock : AccessShareLock,
 									 NULL);
 	if (list_member_oid(candidates, last))
 		candidates = lcons_oid(last, candidates);
 	foreach(lc, candidates)
 	{
-		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION &&
-			find_in_partition(rel, lfirst_oid(lc), tuple, search, arg))
+		Oid			relid = lfirst_oid(lc);
+
+		if (get_rel_relkind(relid) == RELKIND_RELATION &&
+			(!only_written || is_written(relid)) &&
+			find_in_partition(rel, relid, tuple, search, arg))
 		{
-			last = lfirst_oid(lc);
+			last = relid;
 			return true;
 		}
 	}
 	return false;
 }
 
+/* Whoever writes to a table has this lock on it until his transaction ends. */
+static bool
+is_written(Oid relid)
+{
+	return cqrs_relation_has_lock(relid, RowExclusiveLock);
+}
+
+/* The table is locked. */
 static bool
 find_in_partition(Relation root, Oid relid, HeapTuple tuple,
 				  CqrsSyncSearch search, void *arg)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
+	Relation	rel = table_open(relid, NoLock);
 	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(root),
 													 RelationGetDescr(rel));
 	bool		found;
 
 	if (map != NULL)
 		tuple = execute_attr_map_tuple(tuple, map);
-	found = search(rel, cqrs_catalog_relation(relid), tuple, arg);
+	found = search_table(rel, tuple, search, arg);
 	table_close(rel, NoLock);
 	return found;
+}
+
+static bool
+search_table(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
+{
+	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+
+	return relation != NULL && search(rel, relation, tuple, arg);
 }
 
 /*

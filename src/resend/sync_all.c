@@ -24,7 +24,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "nodes/plannodes.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -75,8 +74,8 @@ static void read_after(SyncAll *sync, Relation rel,
 static int64 sync_batch(SyncAll *sync);
 static Relation open_table(SyncAll *sync, CqrsRelation **relation,
 						   CqrsMaster **master);
-static Portal open_rows(SyncAll *sync, Relation rel,
-						const CqrsRelation *relation, bool limited);
+static CqrsQuery *begin_query(SyncAll *sync, Relation rel,
+							  const CqrsRelation *relation, bool limited);
 static void keep_key(HeapTuple row, TupleDesc desc, void *arg);
 static void set_key(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 					HeapTuple row, TupleDesc desc, int first_column);
@@ -165,17 +164,16 @@ begin(SyncAll *sync, Jsonb *after)
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	Relation	rel;
-	Portal		portal;
+	CqrsQuery  *query;
 	double		estimate;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rel = open_table(sync, &relation, &master);
 	if (after != NULL)
 		read_after(sync, rel, relation, after);
-	portal = open_rows(sync, rel, relation, false);
-	estimate = linitial_node(PlannedStmt,
-							 portal->stmts)->planTree->plan_rows;
-	SPI_cursor_close(portal);
+	query = begin_query(sync, rel, relation, false);
+	estimate = query->estimate;
+	cqrs_query_end(query);
 	cqrs_progress_begin(&sync->progress, CQRS_PROGRESS_SYNC, sync->cqrs_id,
 						relation->relid, estimate);
 	table_close(rel, NoLock);
@@ -220,11 +218,11 @@ sync_batch(SyncAll *sync)
 	batch.rel = open_table(sync, &batch.relation, &master);
 	if (master->produce)
 	{
-		Portal		portal = open_rows(sync, batch.rel, batch.relation, true);
+		CqrsQuery  *query = begin_query(sync, batch.rel, batch.relation, true);
 
-		nrows = cqrs_sync_note_rows(sync->cqrs_id, sync->queue, portal,
+		nrows = cqrs_sync_note_rows(sync->cqrs_id, sync->queue, query,
 									keep_key, &batch);
-		SPI_cursor_close(portal);
+		cqrs_query_end(query);
 	}
 	table_close(batch.rel, NoLock);
 	PopActiveSnapshot();
@@ -234,11 +232,8 @@ sync_batch(SyncAll *sync)
 static Relation
 open_table(SyncAll *sync, CqrsRelation **relation, CqrsMaster **master)
 {
-	Relation	rel;
+	Relation	rel = cqrs_sync_open(sync->cqrs_id, relation, master);
 
-	*master = cqrs_catalog_master(sync->cqrs_id, relation);
-	rel = table_open((*relation)->relid, RowShareLock);
-	cqrs_sync_check_privilege(rel);
 	for (int i = 0; i < sync->nkeys; i++)
 	{
 		if (sync->nkeys != (*relation)->nkeys ||
@@ -253,10 +248,10 @@ open_table(SyncAll *sync, CqrsRelation **relation, CqrsMaster **master)
 	return rel;
 }
 
-/* A cursor for the rows after the last key: their places, and the key's columns. */
-static Portal
-open_rows(SyncAll *sync, Relation rel, const CqrsRelation *relation,
-		  bool limited)
+/* The rows after the last key: their places, and the key's columns. */
+static CqrsQuery *
+begin_query(SyncAll *sync, Relation rel, const CqrsRelation *relation,
+			bool limited)
 {
 	const char *columns = cqrs_keys_columns(relation);
 	StringInfoData query;
@@ -272,9 +267,7 @@ open_rows(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 	if (limited)
 		appendStringInfo(&query, " ORDER BY %s LIMIT %d", columns,
 						 sync->batch_size);
-	return SPI_cursor_open_with_args(NULL, query.data, sync->nkeys,
-									 sync->types, sync->key, NULL, true,
-									 CURSOR_OPT_NO_SCROLL);
+	return cqrs_query_begin(query.data, sync->nkeys, sync->types, sync->key);
 }
 
 static void

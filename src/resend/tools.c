@@ -13,14 +13,12 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/compat.h"
 #include "base/guc.h"
 #include "capture/capture.h"
 #include "compose/hook.h"
@@ -59,12 +57,14 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 	HeapTupleData tuple;
 	HeapTuple	row = &tuple;
 	CqrsRelation *relation;
-	CqrsMaster *master = cqrs_catalog_master(cqrs_id, &relation);
+	CqrsMaster *master;
+	Relation	rel = cqrs_catalog_open(cqrs_id, AccessShareLock, &relation,
+										&master);
 	CqrsHookScope scope;
-	Relation	rel;
+	CqrsRow		values;
 	char	   *json;
 
-	if (cqrs_sync_record(header, &tuple) != relation)
+	if (cqrs_sync_record(header, &tuple) != relation->relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row is not of the table of master \"%s\"", cqrs_id),
@@ -73,12 +73,10 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 						   get_rel_name(relation->relid)),
 				 errhint("See cqrs.master for the masters of a table.")));
 
-	rel = table_open(relation->relid, AccessShareLock);
-	/* A serializer has the owner's rights, and the row may be made up. */
-	if (master->serializer != NULL &&
-		!cqrs_owns_relation(relation->relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
-					   RelationGetRelationName(rel));
+	cqrs_instance_check_owner(relation, master);
+	cqrs_row_init(&values, rel);
+	cqrs_row_set(&values, rel, row);
+	cqrs_row_check(rel, relation, &values);
 	cqrs_hook_enter(&scope, rel, relation);
 	cqrs_instance_data(rel, relation, master, &row, 1, &json);
 	cqrs_hook_leave(&scope);
@@ -91,12 +89,12 @@ Datum
 cqrs_is_initial_save(PG_FUNCTION_ARGS)
 {
 	HeapTupleData tuple;
-	CqrsRelation *relation = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0),
-											  &tuple);
-	Relation	rel = table_open(relation->relid, AccessShareLock);
+	Oid			relid = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0),
+										 &tuple);
+	Relation	rel = table_open(relid, AccessShareLock);
 	bool		initial = true;
 
-	(void) cqrs_sync_find(rel, &tuple, find_initial, &initial);
+	(void) cqrs_sync_find(rel, &tuple, true, find_initial, &initial);
 
 	table_close(rel, AccessShareLock);
 	PG_RETURN_BOOL(initial);
@@ -106,7 +104,8 @@ cqrs_is_initial_save(PG_FUNCTION_ARGS)
  * Whether the current transaction has saved the row with the key of "tuple"
  * once at the most.  A row that comes out of a query has no xmin, so the row
  * is looked up, with all that the transaction has done so far.  This tells
- * nothing about other transactions, and so needs no rights.
+ * nothing about other transactions, and so needs no rights.  For want of them,
+ * it keeps no lock either.
  */
 static bool
 find_initial(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
@@ -180,9 +179,9 @@ Datum
 cqrs_sql_check_master(PG_FUNCTION_ARGS)
 {
 	CqrsRelation *relation;
-	CqrsMaster *master = cqrs_catalog_master(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-											 &relation);
-	Relation	rel = table_open(relation->relid, AccessShareLock);
+	CqrsMaster *master;
+	Relation	rel = cqrs_catalog_open(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+										AccessShareLock, &relation, &master);
 	CqrsHookScope scope;
 
 	cqrs_hook_enter(&scope, rel, relation);

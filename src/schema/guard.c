@@ -53,6 +53,7 @@
 #include "master/column_use.h"
 #include "master/hooks.h"
 #include "master/master.h"
+#include "outbox/parked.h"
 #include "schema/guard.h"
 #include "schema/triggers.h"
 
@@ -103,7 +104,6 @@ struct CqrsGuardedHook
 static List *masters_above(Oid relid, bool *own);
 static List *read_key(Oid relid);
 static void read_triggers(CqrsGuardedTable *facts);
-static List *usable_functions(const char *name);
 static CqrsGuardedTable *predict(const CqrsGuardedTable *before, List *commands);
 static void check_table(bool disables_trigger, const CqrsGuardedTable *before,
 						const CqrsGuardedTable *after);
@@ -117,6 +117,8 @@ static void check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *a
 					   const CqrsMasterRow *row);
 static void refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 				   const char *reason, const char *hint);
+static void follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+						  const CqrsMasterRow *row);
 static void follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 						   CqrsMasterRow *row);
 
@@ -278,27 +280,11 @@ cqrs_guard_hooks(List *rows)
 			facts = palloc(sizeof(CqrsGuardedHook));
 			facts->cqrs_id = row->cqrs_id;
 			facts->hook = i;
-			facts->functions = usable_functions(name);
+			facts->functions = cqrs_function_candidates(name);
 			result = lappend(result, facts);
 		}
 	}
 	return result;
-}
-
-static List *
-usable_functions(const char *name)
-{
-	List	   *functions = NIL;
-	FuncCandidateList candidate;
-
-	for (candidate = FuncnameGetCandidates(cqrs_qualified_name_list(name), -1,
-										   NIL, false, false, false, true);
-		 candidate != NULL; candidate = candidate->next)
-	{
-		if (func_volatile(candidate->oid) != PROVOLATILE_VOLATILE)
-			functions = lappend_oid(functions, candidate->oid);
-	}
-	return functions;
 }
 
 /* A table as it would be after those commands that rewrite it. */
@@ -355,6 +341,7 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 		if (!own)
 			continue;
 		check_columns(before, after, row);
+		follow_parked(before, after, row);
 		follow_renames(before, after, row);
 		check_keys(before, after, row);
 	}
@@ -506,7 +493,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 		return;
 	name = cqrs_master_text(row, hooks[before->hook]);
 	if (name == NULL ||
-		list_difference_oid(before->functions, usable_functions(name)) == NIL)
+		list_difference_oid(before->functions, cqrs_function_candidates(name)) == NIL)
 		return;
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(row->relid));
 	if (!HeapTupleIsValid(tuple))
@@ -545,6 +532,21 @@ refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 			 errmsg("cannot %s of table \"%s\"", action, get_rel_name(relid)),
 			 errdetail("Master \"%s\" %s.", row->cqrs_id, reason),
 			 errhint("%s", hint)));
+}
+
+/* Parked messages of deleted rows keep the rows, which name all columns. */
+static void
+follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+			  const CqrsMasterRow *row)
+{
+	for (int i = 0; i < before->ncolumns; i++)
+	{
+		const char *from = before->columns[i].name;
+		const char *to = after->columns[i].name;
+
+		if (from != NULL && (to == NULL || strcmp(from, to) != 0))
+			cqrs_parked_follow(row->cqrs_id, from, to);
+	}
 }
 
 /* Have a master name renamed columns anew, so that its messages stay. */

@@ -56,6 +56,7 @@ static void check_partitions(Oid relid);
 static void check_table(Relation rel);
 static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
+static void check_exchange(const char *before, const char *after);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
@@ -99,6 +100,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 		cqrs_option_set(&row, (CqrsOption) i, fcinfo->args[2 + i]);
 
 	check_cqrs_id(row.cqrs_id);
+	check_exchange(NULL, cqrs_master_text(&row, CQRS_OPTION_EXCHANGE));
 	existing = cqrs_master_read(row.cqrs_id, true);
 	if (existing != NULL)
 		ereport(ERROR,
@@ -151,6 +153,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	CqrsMasterRow *row;
 	Relation	rel;
 	Oid			relid;
+	char	   *exchange;
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -161,7 +164,9 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	rel = lock_master(cqrs_id, &row);
 	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
+	exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
 	cqrs_options_set_json(row, PG_GETARG_JSONB_P(1));
+	check_exchange(exchange, cqrs_master_text(row, CQRS_OPTION_EXCHANGE));
 	refuse_own_changes(relid);
 	check_definition(relid, row);
 	cqrs_master_update(row);
@@ -298,6 +303,24 @@ check_cqrs_id(const char *cqrs_id)
 					 errdetail("It is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
 					 errhint("Choose one with the argument \"cqrs_id\".")));
 	}
+}
+
+/*
+ * Messages are published under the login of the server's administrator, who
+ * says to which exchanges.  What a master has may stay, whoever gave it.
+ */
+static void
+check_exchange(const char *before, const char *after)
+{
+	if (after == NULL || superuser() ||
+		(before != NULL && strcmp(before, after) == 0) ||
+		cqrs_guc_allows_exchange(after))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for exchange \"%s\"", after),
+			 errdetail("The setting \"cqrs.allowed_exchanges\" does not name it."),
+			 errhint("Have a superuser add the exchange to the setting, or give it to the master.")));
 }
 
 /* Check that a master fits its table and functions. */

@@ -1,0 +1,217 @@
+/*-------------------------------------------------------------------------
+ *
+ * query.c
+ *	  The rows of a query, some at a time, out of the reach of SQL.
+ *
+ * Other functions run between two fetches, and the functions of the query
+ * itself during one.  Every portal has a name by which these can close it,
+ * move it, or put another one in its place, whose rows have other types; that
+ * includes the unnamed ones of SPI.  So the executor is called directly, as
+ * for functions in language SQL: nothing of the query can be named, and its
+ * tuple descriptor is the one with which it was begun.
+ *
+ * Resources (buffers, relations, the snapshot) are of the resource owner that
+ * is current when the query begins, which must be current in all calls.  The
+ * caller of a set-returning function provides for that.
+ *
+ * The executor's memory is in the context "cqrs query".
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "executor/tuptable.h"
+#include "nodes/params.h"
+#include "nodes/plannodes.h"
+#include "parser/parser.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "resend/query.h"
+
+/* Keeps the rows that the executor gives. */
+typedef struct RowReceiver
+{
+	DestReceiver receiver;		/* first, as the executor knows no more */
+	CqrsQuery  *query;
+} RowReceiver;
+
+struct CqrsQueryState
+{
+	MemoryContext context;		/* holds all of the query */
+	QueryDesc  *desc;
+	RowReceiver receiver;
+	bool		at_end;			/* the executor must not be called again */
+};
+
+static PlannedStmt *plan_query(const char *text, int nparams,
+							   const Oid *types, ParamListInfo params);
+static ParamListInfo make_params(int nparams, const Oid *types,
+								 const Datum *values);
+static bool receive_row(TupleTableSlot *slot, DestReceiver *receiver);
+static void start_receiver(DestReceiver *receiver, int operation,
+						   TupleDesc desc);
+static void no_action(DestReceiver *receiver);
+static void enter_error_context(ErrorContextCallback *callback,
+								const char *text);
+static void error_context(void *arg);
+
+CqrsQuery  *
+cqrs_query_begin(const char *text, int nparams, const Oid *types,
+				 const Datum *values)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs query",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	CqrsQuery  *query = palloc0(sizeof(CqrsQuery));
+	struct CqrsQueryState *state = palloc0(sizeof(struct CqrsQueryState));
+	ParamListInfo params = make_params(nparams, types, values);
+	ErrorContextCallback callback;
+	PlannedStmt *plan;
+
+	query->state = state;
+	query->rows_context = AllocSetContextCreate(context, "cqrs query rows",
+												ALLOCSET_DEFAULT_SIZES);
+	state->context = context;
+	text = pstrdup(text);
+
+	state->receiver.receiver.receiveSlot = receive_row;
+	state->receiver.receiver.rStartup = start_receiver;
+	state->receiver.receiver.rShutdown = no_action;
+	state->receiver.receiver.rDestroy = no_action;
+	state->receiver.receiver.mydest = DestNone;
+	state->receiver.query = query;
+
+	enter_error_context(&callback, text);
+	plan = plan_query(text, nparams, types, params);
+	query->estimate = plan->planTree->plan_rows;
+	state->desc = CreateQueryDesc(plan, text, GetActiveSnapshot(),
+								  InvalidSnapshot,
+								  &state->receiver.receiver, params, NULL, 0);
+	ExecutorStart(state->desc, 0);
+	query->desc = state->desc->tupDesc;
+	error_context_stack = callback.previous;
+
+	MemoryContextSwitchTo(caller);
+	return query;
+}
+
+uint64
+cqrs_query_fetch(CqrsQuery *query, uint64 count)
+{
+	struct CqrsQueryState *state = query->state;
+
+	MemoryContextReset(query->rows_context);
+	query->nrows = 0;
+	if (state->at_end)
+		return 0;
+
+	query->rows = MemoryContextAlloc(query->rows_context,
+									 sizeof(HeapTuple) * count);
+	PushActiveSnapshot(state->desc->snapshot);
+	cqrs_executor_run(state->desc, count);
+	PopActiveSnapshot();
+
+	state->at_end = query->nrows < count;
+	return query->nrows;
+}
+
+void
+cqrs_query_end(CqrsQuery *query)
+{
+	struct CqrsQueryState *state = query->state;
+
+	ExecutorFinish(state->desc);
+	ExecutorEnd(state->desc);
+	FreeQueryDesc(state->desc);
+	MemoryContextDelete(state->context);
+}
+
+static PlannedStmt *
+plan_query(const char *text, int nparams, const Oid *types,
+		   ParamListInfo params)
+{
+	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
+	List	   *queries;
+
+	if (list_length(statements) != 1)
+		elog(ERROR, "query has %d statements", list_length(statements));
+	queries = cqrs_analyze_and_rewrite(linitial_node(RawStmt, statements),
+									   text, types, nparams);
+	if (list_length(queries) != 1 ||
+		linitial_node(Query, queries)->commandType != CMD_SELECT ||
+		linitial_node(Query, queries)->hasModifyingCTE)
+		elog(ERROR, "query is not a SELECT");
+	return cqrs_plan_query(linitial_node(Query, queries), text,
+						   CURSOR_OPT_NO_SCROLL, params);
+}
+
+/* Constants, so that the planner knows the values. */
+static ParamListInfo
+make_params(int nparams, const Oid *types, const Datum *values)
+{
+	ParamListInfo params;
+
+	if (nparams == 0)
+		return NULL;
+	params = makeParamList(nparams);
+	for (int i = 0; i < nparams; i++)
+	{
+		params->params[i].value = values[i];
+		params->params[i].isnull = false;
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = types[i];
+	}
+	return params;
+}
+
+static bool
+receive_row(TupleTableSlot *slot, DestReceiver *receiver)
+{
+	CqrsQuery  *query = ((RowReceiver *) receiver)->query;
+	MemoryContext caller = MemoryContextSwitchTo(query->rows_context);
+
+	query->rows[query->nrows++] = ExecCopySlotHeapTuple(slot);
+	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+static void
+start_receiver(DestReceiver *receiver, int operation, TupleDesc desc)
+{
+}
+
+static void
+no_action(DestReceiver *receiver)
+{
+}
+
+static void
+enter_error_context(ErrorContextCallback *callback, const char *text)
+{
+	callback->callback = error_context;
+	callback->arg = unconstify(char *, text);
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
+}
+
+/* As SPI does: a position is one in this query and not in the caller's. */
+static void
+error_context(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+	else
+		errcontext("SQL statement \"%s\"", (const char *) arg);
+}
