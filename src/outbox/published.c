@@ -47,6 +47,7 @@ static void init_published(void *element);
 static void reset_published(void *element);
 static bool is_published(Published *here, const CqrsMark *mark);
 static bool lane_has_published(Lane *lane, const CqrsMark *mark);
+static uint64 settled_batch(int64 watermark);
 
 void
 cqrs_published_init(void)
@@ -151,8 +152,11 @@ cqrs_published_watermark(int slot, int lane)
 void
 cqrs_published_set_watermark(int slot, int lane, int64 watermark)
 {
+	int64		before = cqrs_published_watermark(slot, lane);
+
 	pg_atomic_write_u64(&published[slot].lanes[lane].watermark, watermark);
-	ConditionVariableBroadcast(&published[slot].progress);
+	if (settled_batch(before) != settled_batch(watermark))
+		ConditionVariableBroadcast(&published[slot].progress);
 }
 
 static void
@@ -203,14 +207,19 @@ is_published(Published *here, const CqrsMark *mark)
 static bool
 lane_has_published(Lane *lane, const CqrsMark *mark)
 {
-	int64		watermark = (int64) pg_atomic_read_u64(&lane->watermark);
 	uint64		read_commits;
 
-	/* The batch of the first message that may be missing. */
-	if ((uint64) cqrs_batch_of(watermark + 1) >= mark->end_batch)
+	if (settled_batch(pg_atomic_read_u64(&lane->watermark)) >= mark->end_batch)
 		return true;
 	read_commits = pg_atomic_read_u64(&lane->read_commits);
 	pg_read_barrier();
 	return read_commits >= mark->commits &&
 		pg_atomic_read_u64(&lane->unconfirmed_batch) >= mark->end_batch;
+}
+
+/* All batches before this one are confirmed or void, with that watermark. */
+static uint64
+settled_batch(int64 watermark)
+{
+	return (uint64) cqrs_batch_of(watermark + 1);
 }
