@@ -17,10 +17,10 @@ SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter pack capture since_15 paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
-	partitions flush tools diff dump check ddl grants abuse intrusion
+	partitions flush tools diff keys dump check ddl grants abuse intrusion
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
-	sync-before-save detach-concurrently retry-parked
+	sync-before-save sync-moved detach-concurrently retry-parked
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl)

@@ -47,13 +47,13 @@ RESET ROLE;
 SELECT cqrs_retry_parked('u');
 SELECT signal_type, instance_pk, error FROM cqrs.parked WHERE cqrs_id = 'u' ORDER BY id;
 SELECT cqrs_diff_sync(ARRAY['u,2026-11-23 06:01:02+00:00,q', '[1]']);
--- A key of which a user's function makes sure deeper inside is refused.
+-- A key with such a domain deeper inside is read without its functions.
 SET ROLE regress_abuse_owner;
 CREATE TYPE pair AS (a d);
 CREATE TABLE w (id pair PRIMARY KEY);
 SELECT cqrs_register('w');
 RESET ROLE;
-SELECT test_error($q$SELECT cqrs_diff_sync(ARRAY['w,2026-11-23 06:01:02+00:00,q', '[{"a": 1}]'])$q$);
+SELECT cqrs_diff_sync(ARRAY['w,2026-11-23 06:01:02+00:00,q', '[{"a": 1}]']);
 DELETE FROM cqrs.parked;
 
 -- Rows that forced row security hides are not taken for deleted.

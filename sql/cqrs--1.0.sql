@@ -294,6 +294,12 @@ CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for each row that TRUNCATE removes';
 
+-- For queries that look for rows by the keys of messages, with the rights of
+-- the caller: a value of a key column as messages have it.
+CREATE FUNCTION cqrs.key_json(value anyelement) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'cqrs_sql_key_json' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION cqrs.key_json(anyelement) IS 'value of a key column as messages have it';
+
 -- Partitions that are added later get what those before them have.
 CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;

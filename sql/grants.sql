@@ -78,6 +78,7 @@ INSERT INTO probe (object, what, command) VALUES
 	('cqrs.publisher', 'UPDATE cqrs.publisher', 'UPDATE cqrs.publisher SET paused = true'),
 	('cqrs.watermark', 'SELECT cqrs.watermark', 'SELECT last_value FROM cqrs.watermark'),
 	('cqrs.watermark', 'setval(cqrs.watermark)', $$SELECT setval('cqrs.watermark', 1)$$),
+	('cqrs.key_json', 'cqrs.key_json', 'SELECT cqrs.key_json(1)'),
 	('cqrs.current_watermark', 'cqrs.current_watermark', 'SELECT cqrs.current_watermark()'),
 	('cqrs.unpack', 'cqrs.unpack', $$SELECT cqrs.unpack(1, '')$$),
 	('cqrs.wake_publisher', 'cqrs.wake_publisher', 'SELECT cqrs.wake_publisher()'),

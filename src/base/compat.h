@@ -176,14 +176,14 @@ cqrs_qualified_name_list(const char *name)
 /* The queries that a statement with parameters becomes. */
 static inline List *
 cqrs_analyze_and_rewrite(RawStmt *statement, const char *text,
-						 const Oid *types, int nparams)
+						 const Oid *types, int nparams, QueryEnvironment *env)
 {
 #if PG_VERSION_NUM >= 150000
 	return pg_analyze_and_rewrite_fixedparams(statement, text, types, nparams,
-											  NULL);
+											  env);
 #else
 	return pg_analyze_and_rewrite(statement, text, unconstify(Oid *, types),
-								  nparams, NULL);
+								  nparams, env);
 #endif
 }
 

@@ -79,10 +79,20 @@ cqrs_chain_lock(Relation rel, ItemPointerData tid, TupleTableSlot *slot)
 	TM_FailureData failure;
 	TM_Result	result;
 
-	result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
-							  GetCurrentCommandId(true), LockTupleShare,
-							  LockWaitBlock, TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
-							  &failure);
+	/*
+	 * Not TUPLE_LOCK_FLAG_FIND_LAST_VERSION, which makes a row that was moved
+	 * to another partition an error.  The next version is there: whoever made
+	 * it has committed after our snapshot was taken.
+	 */
+	while ((result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
+									  GetCurrentCommandId(true),
+									  LockTupleShare, LockWaitBlock, 0,
+									  &failure)) == TM_Updated)
+	{
+		if (ItemPointerIndicatesMovedPartitions(&failure.ctid))
+			return NULL;
+		tid = failure.ctid;
+	}
 	if (result == TM_Ok)
 		return ExecFetchSlotHeapTuple(slot, false, NULL);
 	if (result != TM_Deleted)

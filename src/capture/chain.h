@@ -56,7 +56,8 @@ extern CqrsFate cqrs_chain_follow(CqrsChain *chain, Relation rel,
 
 /*
  * Lock a row against writers, once those before us have ended, and put its
- * last version into the slot.  NULL when they have deleted it.
+ * last version into the slot.  NULL when they have deleted it, or moved it to
+ * another partition.
  */
 extern HeapTuple cqrs_chain_lock(Relation rel, ItemPointerData tid,
 								 TupleTableSlot *slot);

@@ -17,10 +17,10 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -70,11 +70,11 @@ static void append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc,
 static char *header_line(const char *cqrs_id);
 static DiffLines read_lines(ArrayType *array, bool with_queue);
 static char *cut_last(char *line);
-static Datum keys_of_line(const char *line, int number,
-						  const CqrsRelation *relation);
+static Jsonb *keys_of_line(const char *line, int number, Relation rel,
+						   const CqrsRelation *relation);
 static void line_error(void *arg);
 static void check_no_row_security(Relation rel);
-static List *missing_keys(const DiffLines *lines, MemoryContext context);
+static List *missing_keys(const DiffLines *lines);
 
 /*
  * cqrs_diff_master(cqrs_id text, filter text, batch integer)
@@ -204,27 +204,30 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(0);
 	cqrs_sync_check_queue(lines.queue);
 	rel = cqrs_sync_open(lines.cqrs_id, &relation, &master);
-	query = psprintf("SELECT r.tableoid, r.ctid FROM (SELECT DISTINCT k.* FROM %s) k, %s AS r WHERE %s",
-					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
+	query = psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s "
+					 "GROUP BY r.tableoid, r.ctid ORDER BY pg_catalog.min(k.n)",
+					 cqrs_sync_table(rel),
 					 cqrs_keys_condition(rel, relation));
 	for (int i = 1; i < list_length(lines.lines) && master->produce; i++)
 	{
-		Oid			type = JSONBOID;
 		ErrorContextCallback callback;
-		Datum		keys;
+		Jsonb	   *keys;
+		QueryEnvironment *env;
 		CqrsQuery  *rows;
 
 		callback.callback = line_error;
 		callback.arg = &i;
 		callback.previous = error_context_stack;
 		error_context_stack = &callback;
-		keys = keys_of_line(list_nth(lines.lines, i), i + 1, relation);
-		if (keys != (Datum) 0)
+		keys = keys_of_line(list_nth(lines.lines, i), i + 1, rel, relation);
+		if (keys != NULL)
 		{
-			rows = cqrs_query_begin(query, 1, &type, &keys);
+			env = cqrs_keys_offer(keys, rel, relation);
+			rows = cqrs_query_begin_env(query, 0, NULL, NULL, env);
 			count += cqrs_sync_note_rows(lines.cqrs_id, lines.queue, rows,
 										 NULL, NULL);
 			cqrs_query_end(rows);
+			cqrs_keys_withdraw(env);
 		}
 		error_context_stack = callback.previous;
 	}
@@ -248,7 +251,7 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
 		lines = read_lines(PG_GETARG_ARRAYTYPE_P(0), false);
-		context->user_fctx = missing_keys(&lines, CurrentMemoryContext);
+		context->user_fctx = missing_keys(&lines);
 		MemoryContextSwitchTo(caller);
 	}
 
@@ -265,7 +268,7 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
  * does not have, unless it has all.
  */
 static List *
-missing_keys(const DiffLines *lines, MemoryContext context)
+missing_keys(const DiffLines *lines)
 {
 	CqrsRelation *relation;
 	CqrsMaster *master;
@@ -278,9 +281,9 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 	rel = cqrs_catalog_open(lines->cqrs_id, AccessShareLock, &relation,
 							&master);
 	check_no_row_security(rel);
-	query = psprintf("SELECT pg_catalog.string_agg(e.key::pg_catalog.text, ',' ORDER BY e.n) "
-					 "FROM %s WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",
-					 cqrs_keys_source(rel, relation), cqrs_sync_table(rel),
+	query = psprintf("SELECT pg_catalog.string_agg(k.key::pg_catalog.text, ',' ORDER BY k.n) "
+					 "FROM " CQRS_KEYS_SOURCE " WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",
+					 cqrs_sync_table(rel),
 					 cqrs_keys_condition(rel, relation));
 	answer = lappend(answer, pstrdup(linitial(lines->lines)));
 
@@ -289,36 +292,34 @@ missing_keys(const DiffLines *lines, MemoryContext context)
 	 * transaction was taken: such a row is not gone.
 	 */
 	PushActiveSnapshot(GetLatestSnapshot());
-	SPI_connect();
 	for (int i = 1; i < list_length(lines->lines); i++)
 	{
-		Oid			type = JSONBOID;
 		ErrorContextCallback callback;
-		Datum		keys;
-		char	   *missing;
+		Jsonb	   *keys;
+		QueryEnvironment *env;
+		CqrsQuery  *row;
+		Datum		missing;
+		bool		isnull;
 
 		callback.callback = line_error;
 		callback.arg = &i;
 		callback.previous = error_context_stack;
 		error_context_stack = &callback;
-		keys = keys_of_line(list_nth(lines->lines, i), i + 1, relation);
-		if (keys != (Datum) 0)
+		keys = keys_of_line(list_nth(lines->lines, i), i + 1, rel, relation);
+		if (keys != NULL)
 		{
-			(void) SPI_execute_with_args(query, 1, &type, &keys, NULL, true, 0);
-			missing = SPI_getvalue(SPI_tuptable->vals[0],
-								   SPI_tuptable->tupdesc, 1);
-			if (missing != NULL)
-			{
-				MemoryContext caller = MemoryContextSwitchTo(context);
-
-				answer = lappend(answer, psprintf("[%s]", missing));
-				MemoryContextSwitchTo(caller);
-			}
-			SPI_freetuptable(SPI_tuptable);
+			env = cqrs_keys_offer(keys, rel, relation);
+			row = cqrs_query_begin_env(query, 0, NULL, NULL, env);
+			(void) cqrs_query_fetch(row, 1);
+			missing = heap_getattr(row->rows[0], 1, row->desc, &isnull);
+			if (!isnull)
+				answer = lappend(answer,
+								 psprintf("[%s]", TextDatumGetCString(missing)));
+			cqrs_query_end(row);
+			cqrs_keys_withdraw(env);
 		}
 		error_context_stack = callback.previous;
 	}
-	SPI_finish();
 	PopActiveSnapshot();
 	table_close(rel, AccessShareLock);
 	return answer;
@@ -398,16 +399,17 @@ cut_last(char *line)
 	return comma + 1;
 }
 
-/* The keys of a line as jsonb, or 0 when it is empty. */
-static Datum
-keys_of_line(const char *line, int number, const CqrsRelation *relation)
+/* The keys of a line, or NULL when it is empty. */
+static Jsonb *
+keys_of_line(const char *line, int number, Relation rel,
+			 const CqrsRelation *relation)
 {
-	Datum		keys;
+	Jsonb	   *keys;
 
 	if (line[0] == '\0')
-		return (Datum) 0;
-	keys = DirectFunctionCall1(jsonb_in, CStringGetDatum(line));
-	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), relation))
+		return NULL;
+	keys = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(line)));
+	if (!cqrs_keys_are_valid(keys, rel, relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("line %d is not an array of keys", number),

@@ -4,138 +4,198 @@
  *	  Primary keys as JSON, back to rows.
  *
  * Keys come as messages have them: a value, or an array where the primary key
- * has several columns.  They become rows of typed columns by jsonb_to_record(),
- * and find the table's rows by the equality of their types; so one query does
- * for many keys, and can use the index of the primary key.  Operators are named
- * with their schemas, since queries run with the caller's search_path.
+ * has several columns.  They become rows of typed columns, which a query reads
+ * like a transition table and which find the table's rows by operators of their
+ * types; so one query does for many keys, and can use the index of the primary
+ * key.  Operators are named with their schemas, since queries run with the
+ * caller's search_path.
+ *
+ * Where values that differ can have the same JSON (key_value.c), the rows of
+ * all of them are found.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/transam.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/ruleutils.h"
 #include "utils/syscache.h"
+#include "utils/tuplestore.h"
 #include "utils/typcache.h"
 
+#include "compose/key_type.h"
+#include "compose/key_value.h"
 #include "resend/keys.h"
 
-static bool key_is_valid(const JsonbValue *key, int nkeys);
+/* What queries call the keys. */
+#define KEYS_NAME	"cqrs_keys"
+
+/* Their columns: the key and its number, and three for each of its columns. */
+#define COLUMNS_OF_KEY		2
+#define COLUMNS_PER_COLUMN	3
+
+static bool value_is_valid(const JsonbValue *value, Oid type);
 static Form_pg_attribute key_column(Relation rel, const CqrsRelation *relation,
 									int i);
-static Oid	safe_type(Oid type);
+static TupleDesc describe_keys(Relation rel, const CqrsRelation *relation);
+static void put_key(Tuplestorestate *store, TupleDesc desc, int nkeys,
+					const JsonbValue *key, int64 number);
+static char *row_column(Form_pg_attribute att);
+static void append_between(StringInfo out, Form_pg_attribute att, int i);
 static bool is_plain_greater(Oid operator);
 static void append_above(StringInfo out, Relation rel,
 						 const CqrsRelation *relation, int i);
+static void append_not_below(StringInfo out, const char *left,
+							 Form_pg_attribute att, const char *right);
 static void append_comparison(StringInfo out, const char *left,
 							  Form_pg_attribute att, Oid operator,
 							  const char *right);
+static char *type_name(Oid type);
 
 bool
-cqrs_keys_are_valid(const Jsonb *keys, const CqrsRelation *relation)
+cqrs_keys_are_valid(const Jsonb *keys, Relation rel,
+					const CqrsRelation *relation)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	value;
+	JsonbValue	key;
+	Oid			type = key_column(rel, relation, 0)->atttypid;
 
 	if (!JB_ROOT_IS_ARRAY(keys) || JB_ROOT_IS_SCALAR(keys))
 		return false;
 
 	it = JsonbIteratorInit(unconstify(JsonbContainer *, &keys->root));
-	(void) JsonbIteratorNext(&it, &value, false);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	(void) JsonbIteratorNext(&it, &key, false);
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
 	{
-		if (token == WJB_ELEM && !key_is_valid(&value, relation->nkeys))
+		if (token != WJB_ELEM)
+			continue;
+		if (relation->nkeys == 1)
+		{
+			if (!value_is_valid(&key, type))
+				return false;
+			continue;
+		}
+		if (key.type != jbvBinary ||
+			!JsonContainerIsArray(key.val.binary.data) ||
+			JsonContainerSize(key.val.binary.data) != relation->nkeys)
 			return false;
+		for (int i = 0; i < relation->nkeys; i++)
+		{
+			if (!value_is_valid(getIthJsonbValueFromContainer(key.val.binary.data,
+															  i),
+								key_column(rel, relation, i)->atttypid))
+				return false;
+		}
 	}
 	return true;
 }
 
+/* Columns of a primary key are not null, but can be the JSON null. */
 static bool
-key_is_valid(const JsonbValue *key, int nkeys)
+value_is_valid(const JsonbValue *value, Oid type)
 {
-	if (nkeys == 1)
-		return key->type != jbvNull;
-
-	if (key->type != jbvBinary || !JsonContainerIsArray(key->val.binary.data) ||
-		JsonContainerSize(key->val.binary.data) != nkeys)
-		return false;
-	for (int i = 0; i < nkeys; i++)
-	{
-		if (getIthJsonbValueFromContainer(key->val.binary.data,
-										  i)->type == jbvNull)
-			return false;
-	}
-	return true;
+	return value->type != jbvNull || getBaseType(type) == JSONBOID;
 }
 
-char *
-cqrs_keys_source(Relation rel, const CqrsRelation *relation)
+QueryEnvironment *
+cqrs_keys_offer(const Jsonb *keys, Relation rel, const CqrsRelation *relation)
 {
-	StringInfoData source;
-	StringInfoData columns;
+	QueryEnvironment *env = create_queryEnv();
+	EphemeralNamedRelation source = palloc0(sizeof(EphemeralNamedRelationData));
+	TupleDesc	desc;
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs key",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller;
+	uint32		number = JsonContainerSize(&keys->root);
 
-	initStringInfo(&source);
-	initStringInfo(&columns);
-	appendStringInfoString(&source, "pg_catalog.jsonb_array_elements($1) WITH ORDINALITY AS e(key, n), "
-						   "LATERAL pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object(");
+	cqrs_key_type_check(rel, relation);
+	desc = describe_keys(rel, relation);
+	for (uint32 i = 0; i < number; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		caller = MemoryContextSwitchTo(context);
+		put_key(store, desc, relation->nkeys,
+				getIthJsonbValueFromContainer(unconstify(JsonbContainer *,
+														 &keys->root), i),
+				i + 1);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
+
+	source->md.name = KEYS_NAME;
+	source->md.tupdesc = desc;
+	source->md.enrtype = ENR_NAMED_TUPLESTORE;
+	source->md.enrtuples = number;
+	source->reldata = store;
+	register_ENR(env, source);
+	return env;
+}
+
+void
+cqrs_keys_withdraw(QueryEnvironment *env)
+{
+	tuplestore_end(get_ENR(env, KEYS_NAME)->reldata);
+	unregister_ENR(env, KEYS_NAME);
+	pfree(env);
+}
+
+static TupleDesc
+describe_keys(Relation rel, const CqrsRelation *relation)
+{
+	static const char *const names[COLUMNS_PER_COLUMN] =
+	{"value%d", "lowest%d", "highest%d"};
+	TupleDesc	desc = CreateTemplateTupleDesc(COLUMNS_OF_KEY +
+											   COLUMNS_PER_COLUMN * relation->nkeys);
+	AttrNumber	column = 0;
+
+	TupleDescInitEntry(desc, ++column, "key", JSONBOID, -1, 0);
+	TupleDescInitEntry(desc, ++column, "n", INT8OID, -1, 0);
 	for (int i = 0; i < relation->nkeys; i++)
 	{
 		Form_pg_attribute att = key_column(rel, relation, i);
 
-		if (i > 0)
+		for (int j = 0; j < COLUMNS_PER_COLUMN; j++)
 		{
-			appendStringInfoString(&source, ", ");
-			appendStringInfoString(&columns, ", ");
+			TupleDescInitEntry(desc, ++column, psprintf(names[j], i),
+							   getBaseType(att->atttypid), -1, 0);
+			TupleDescInitEntryCollation(desc, column, att->attcollation);
 		}
-		appendStringInfo(&source, "%s::pg_catalog.text, ",
-						 quote_literal_cstr(NameStr(att->attname)));
-		if (relation->nkeys == 1)
-			appendStringInfoString(&source, "e.key");
-		else
-			appendStringInfo(&source, "e.key OPERATOR(pg_catalog.->) %d", i);
-
-		/*
-		 * Without its length, which would cut a key off, and without the
-		 * functions of a domain, which would get the caller's rights.
-		 */
-		appendStringInfo(&columns, "%s %s",
-						 quote_identifier(NameStr(att->attname)),
-						 format_type_extended(safe_type(att->atttypid), -1,
-											  FORMAT_TYPE_FORCE_QUALIFY));
-		if (OidIsValid(att->attcollation))
-			appendStringInfo(&columns, " COLLATE %s",
-							 generate_collation_name(att->attcollation));
 	}
-	appendStringInfo(&source, ")) AS k(%s)", columns.data);
-	return source.data;
+	return desc;
 }
 
-/* The type to read a key as: of no part of it a user's function makes sure. */
-static Oid
-safe_type(Oid type)
+static void
+put_key(Tuplestorestate *store, TupleDesc desc, int nkeys,
+		const JsonbValue *key, int64 number)
 {
-	Oid			base = getBaseType(type);
-	Oid			element = get_element_type(base);
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *nulls = palloc0(sizeof(bool) * desc->natts);
 
-	if (type_is_rowtype(base) ||
-		((type_is_range(base) || type_is_multirange(base)) &&
-		 base >= FirstNormalObjectId) ||
-		(OidIsValid(element) && element != safe_type(element)))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot find rows by keys of type %s",
-						format_type_be(type)),
-				 errdetail("To read such a key could call a user's function."),
-				 errhint("Use cqrs_sync() with a filter.")));
-	return base;
+	values[0] = JsonbPGetDatum(JsonbValueToJsonb(unconstify(JsonbValue *, key)));
+	values[1] = Int64GetDatum(number);
+	for (int i = 0; i < nkeys; i++)
+	{
+		int			column = COLUMNS_OF_KEY + COLUMNS_PER_COLUMN * i;
+		Oid			type = TupleDescAttr(desc, column)->atttypid;
+		const JsonbValue *value = nkeys == 1 ? key :
+		getIthJsonbValueFromContainer(key->val.binary.data, i);
+
+		values[column] = cqrs_key_value_read(value, type, &nulls[column]);
+		values[column + 1] = cqrs_key_value_lowest(values[column], type);
+		values[column + 2] = cqrs_key_value_highest(values[column], type);
+	}
+	tuplestore_putvalues(store, desc, values, nulls);
 }
 
 char *
@@ -147,16 +207,55 @@ cqrs_keys_condition(Relation rel, const CqrsRelation *relation)
 	for (int i = 0; i < relation->nkeys; i++)
 	{
 		Form_pg_attribute att = key_column(rel, relation, i);
-		const char *name = quote_identifier(NameStr(att->attname));
 
 		if (i > 0)
 			appendStringInfoString(&condition, " AND ");
-		append_comparison(&condition, psprintf("r.%s", name), att,
-						  lookup_type_cache(att->atttypid,
-											TYPECACHE_EQ_OPR)->eq_opr,
-						  psprintf("k.%s", name));
+		if (cqrs_key_value_is_shared(att->atttypid))
+			append_between(&condition, att, i);
+		else
+			append_comparison(&condition, row_column(att), att,
+							  lookup_type_cache(att->atttypid,
+												TYPECACHE_EQ_OPR)->eq_opr,
+							  psprintf("k.value%d", i));
 	}
 	return condition.data;
+}
+
+static char *
+row_column(Form_pg_attribute att)
+{
+	return psprintf("r.%s", quote_identifier(NameStr(att->attname)));
+}
+
+/*
+ * In the range of values that have the same JSON, those that do.  What is equal
+ * is found as well, be it by a collation for which different texts are equal.
+ */
+static void
+append_between(StringInfo out, Form_pg_attribute att, int i)
+{
+	const char *column = row_column(att);
+	TypeCacheEntry *type = lookup_type_cache(att->atttypid,
+											 TYPECACHE_EQ_OPR);
+
+	append_not_below(out, column, att, psprintf("k.lowest%d", i));
+	appendStringInfoString(out, " AND ");
+	append_not_below(out, psprintf("k.highest%d", i), att, column);
+	appendStringInfoString(out, " AND (");
+	append_comparison(out, column, att, type->eq_opr, psprintf("k.value%d", i));
+	appendStringInfo(out, " OR cqrs.key_json(%s) OPERATOR(pg_catalog.=) cqrs.key_json(k.value%d))",
+					 column, i);
+}
+
+char *
+cqrs_keys_lowest(const CqrsRelation *relation)
+{
+	StringInfoData columns;
+
+	initStringInfo(&columns);
+	for (int i = 0; i < relation->nkeys; i++)
+		appendStringInfo(&columns, "%sk.lowest%d", i > 0 ? ", " : "", i);
+	return columns.data;
 }
 
 char *
@@ -228,13 +327,13 @@ append_above(StringInfo out, Relation rel, const CqrsRelation *relation, int i)
 	const char *column = quote_identifier(NameStr(att->attname));
 	const char *parameter = psprintf("$%d", i + 1);
 	TypeCacheEntry *type = lookup_type_cache(att->atttypid,
-											 TYPECACHE_EQ_OPR | TYPECACHE_LT_OPR | TYPECACHE_GT_OPR);
+											 TYPECACHE_EQ_OPR | TYPECACHE_GT_OPR);
 	bool		last = i == relation->nkeys - 1;
 
 	if (!last)
 	{
-		appendStringInfoString(out, "(NOT ");
-		append_comparison(out, column, att, type->lt_opr, parameter);
+		appendStringInfoChar(out, '(');
+		append_not_below(out, column, att, parameter);
 		appendStringInfoString(out, " AND (");
 	}
 	append_comparison(out, column, att, type->gt_opr, parameter);
@@ -248,12 +347,50 @@ append_above(StringInfo out, Relation rel, const CqrsRelation *relation, int i)
 	}
 }
 
+/* "left >= right", by the operator "<": the planner knows its negator. */
+static void
+append_not_below(StringInfo out, const char *left, Form_pg_attribute att,
+				 const char *right)
+{
+	appendStringInfoString(out, "NOT ");
+	append_comparison(out, left, att,
+					  lookup_type_cache(att->atttypid, TYPECACHE_LT_OPR)->lt_opr,
+					  right);
+}
+
+/*
+ * Both sides are cast to what the operator takes.  generate_operator_clause()
+ * would cast to anyarray, too, which is an error where the column has a length.
+ */
 static void
 append_comparison(StringInfo out, const char *left, Form_pg_attribute att,
 				  Oid operator, const char *right)
 {
-	generate_operator_clause(out, left, att->atttypid, operator, right,
-							 att->atttypid);
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	Form_pg_operator form;
+	Oid			type;
+	const char *cast = "";
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", operator);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	type = IsPolymorphicType(form->oprleft) || form->oprleft == RECORDOID ?
+		getBaseType(att->atttypid) : form->oprleft;
+	if (type != att->atttypid || att->atttypmod != -1)
+		cast = psprintf("::%s", type_name(type));
+	appendStringInfo(out, "%s%s OPERATOR(%s.%s) %s%s", left, cast,
+					 quote_identifier(get_namespace_name(form->oprnamespace)),
+					 NameStr(form->oprname), right, cast);
+	ReleaseSysCache(tuple);
+}
+
+/* Without its length, which is 1 by default for some types. */
+static char *
+type_name(Oid type)
+{
+	return format_type_extended(type, -1,
+								FORMAT_TYPE_TYPEMOD_GIVEN |
+								FORMAT_TYPE_FORCE_QUALIFY);
 }
 
 static Form_pg_attribute

@@ -12,6 +12,7 @@
 
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
+#include "utils/queryenvironment.h"
 
 #include "master/relation.h"
 
@@ -19,17 +20,28 @@
  * Whether "keys" is an array of keys as messages have them: values, or arrays
  * of as many values as the primary key has columns.
  */
-extern bool cqrs_keys_are_valid(const Jsonb *keys,
+extern bool cqrs_keys_are_valid(const Jsonb *keys, Relation rel,
 								const CqrsRelation *relation);
 
 /*
- * What is to stand after FROM for the keys in the array $1: columns e.key, the
- * key as JSON, e.n, its number, and those of the primary key in k.
+ * An environment in which a query knows valid keys as CQRS_KEYS_SOURCE; and its
+ * end.  They are called k, with k.key, the key as JSON, and k.n, its number.
  */
-extern char *cqrs_keys_source(Relation rel, const CqrsRelation *relation);
+extern QueryEnvironment *cqrs_keys_offer(const Jsonb *keys, Relation rel,
+										 const CqrsRelation *relation);
+extern void cqrs_keys_withdraw(QueryEnvironment *env);
 
-/* A condition that row r of the table has the key k. */
+/* What is to stand after FROM for the keys. */
+#define CQRS_KEYS_SOURCE	"cqrs_keys AS k"
+
+/*
+ * A condition that row r of the table has the key k.  More than one row can
+ * have it, where messages do not carry the difference.
+ */
 extern char *cqrs_keys_condition(Relation rel, const CqrsRelation *relation);
+
+/* A query's columns for the lowest values that the key k can stand for. */
+extern char *cqrs_keys_lowest(const CqrsRelation *relation);
 
 /* The primary key's columns, separated by commas. */
 extern char *cqrs_keys_columns(const CqrsRelation *relation);

@@ -49,7 +49,8 @@ struct CqrsQueryState
 };
 
 static PlannedStmt *plan_query(const char *text, int nparams,
-							   const Oid *types, ParamListInfo params);
+							   const Oid *types, ParamListInfo params,
+							   QueryEnvironment *env);
 static ParamListInfo make_params(int nparams, const Oid *types,
 								 const Datum *values);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *receiver);
@@ -63,6 +64,13 @@ static void error_context(void *arg);
 CqrsQuery  *
 cqrs_query_begin(const char *text, int nparams, const Oid *types,
 				 const Datum *values)
+{
+	return cqrs_query_begin_env(text, nparams, types, values, NULL);
+}
+
+CqrsQuery  *
+cqrs_query_begin_env(const char *text, int nparams, const Oid *types,
+					 const Datum *values, QueryEnvironment *env)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "cqrs query",
@@ -88,11 +96,11 @@ cqrs_query_begin(const char *text, int nparams, const Oid *types,
 	state->receiver.query = query;
 
 	enter_error_context(&callback, text);
-	plan = plan_query(text, nparams, types, params);
+	plan = plan_query(text, nparams, types, params, env);
 	query->estimate = plan->planTree->plan_rows;
 	state->desc = CreateQueryDesc(plan, text, GetActiveSnapshot(),
 								  InvalidSnapshot,
-								  &state->receiver.receiver, params, NULL, 0);
+								  &state->receiver.receiver, params, env, 0);
 	ExecutorStart(state->desc, 0);
 	query->desc = state->desc->tupDesc;
 	error_context_stack = callback.previous;
@@ -134,7 +142,7 @@ cqrs_query_end(CqrsQuery *query)
 
 static PlannedStmt *
 plan_query(const char *text, int nparams, const Oid *types,
-		   ParamListInfo params)
+		   ParamListInfo params, QueryEnvironment *env)
 {
 	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
 	List	   *queries;
@@ -142,7 +150,7 @@ plan_query(const char *text, int nparams, const Oid *types,
 	if (list_length(statements) != 1)
 		elog(ERROR, "query has %d statements", list_length(statements));
 	queries = cqrs_analyze_and_rewrite(linitial_node(RawStmt, statements),
-									   text, types, nparams);
+									   text, types, nparams, env);
 	if (list_length(queries) != 1 ||
 		linitial_node(Query, queries)->commandType != CMD_SELECT ||
 		linitial_node(Query, queries)->hasModifyingCTE)

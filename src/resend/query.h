@@ -12,6 +12,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "utils/queryenvironment.h"
 
 /* A query in progress; lives in the context in which it was begun. */
 typedef struct CqrsQuery
@@ -30,6 +31,11 @@ typedef struct CqrsQuery
  */
 extern CqrsQuery *cqrs_query_begin(const char *text, int nparams,
 								   const Oid *types, const Datum *values);
+
+/* The same; the query can read the relations of an environment, too. */
+extern CqrsQuery *cqrs_query_begin_env(const char *text, int nparams,
+									   const Oid *types, const Datum *values,
+									   QueryEnvironment *env);
 
 /* Fetch up to "count" rows, at least 1; returns how many, 0 at the end. */
 extern uint64 cqrs_query_fetch(CqrsQuery *query, uint64 count);

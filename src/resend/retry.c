@@ -247,21 +247,22 @@ static bool
 note_row(Relation rel, const CqrsRelation *relation,
 		 const CqrsMessage *message)
 {
-	Oid			type = JSONBOID;
 	Datum		keys = DirectFunctionCall1(jsonb_in,
 										   CStringGetDatum(psprintf("[%s]",
 																	message->instance_pk)));
+	QueryEnvironment *env;
 	CqrsQuery  *query;
 	int64		found;
 
-	query = cqrs_query_begin(psprintf("SELECT r.tableoid, r.ctid FROM %s, %s AS r WHERE %s",
-									  cqrs_keys_source(rel, relation),
-									  cqrs_sync_table(rel),
-									  cqrs_keys_condition(rel, relation)),
-							 1, &type, &keys);
+	env = cqrs_keys_offer(DatumGetJsonbP(keys), rel, relation);
+	query = cqrs_query_begin_env(psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s",
+										  cqrs_sync_table(rel),
+										  cqrs_keys_condition(rel, relation)),
+								 0, NULL, NULL, env);
 	found = cqrs_sync_note_rows(message->cqrs_id, message->queue, query, NULL,
 								NULL);
 	cqrs_query_end(query);
+	cqrs_keys_withdraw(env);
 	return found > 0;
 }
 

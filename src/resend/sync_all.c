@@ -184,25 +184,29 @@ static void
 read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 		   Jsonb *after)
 {
-	Oid			type = JSONBOID;
-	Datum		keys;
+	Jsonb	   *keys;
+	QueryEnvironment *env;
+	CqrsQuery  *query;
 	char	   *text = JsonbToCString(NULL, &after->root, VARSIZE(after));
 
-	keys = DirectFunctionCall1(jsonb_in,
-							   CStringGetDatum(psprintf("[%s]", text)));
-	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), relation))
+	keys = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											  CStringGetDatum(psprintf("[%s]", text))));
+	if (!cqrs_keys_are_valid(keys, rel, relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"after\" is not a key of master \"%s\"",
 						sync->cqrs_id),
 				 errdetail("It is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
-	(void) SPI_execute_with_args(psprintf("SELECT k.* FROM %s",
-										  cqrs_keys_source(rel, relation)),
-								 1, &type, &keys, NULL, true, 0);
-	set_key(sync, rel, relation, SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-			1);
-	SPI_freetuptable(SPI_tuptable);
+	/* Of rows that have the same JSON, none may be left out. */
+	env = cqrs_keys_offer(keys, rel, relation);
+	query = cqrs_query_begin_env(psprintf("SELECT %s FROM " CQRS_KEYS_SOURCE,
+										  cqrs_keys_lowest(relation)),
+								 0, NULL, NULL, env);
+	(void) cqrs_query_fetch(query, 1);
+	set_key(sync, rel, relation, query->rows[0], query->desc, 1);
+	cqrs_query_end(query);
+	cqrs_keys_withdraw(env);
 }
 
 /* Note the next rows; returns how many there are. */

@@ -35,6 +35,7 @@
 #include "capture/capture.h"
 #include "capture/changeset.h"
 #include "compose/hook.h"
+#include "compose/key_type.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "master/relation.h"
@@ -58,6 +59,7 @@ static void check_owner(Oid relid);
 static void check_cqrs_id(const char *cqrs_id);
 static void check_exchange(const char *before, const char *after);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
+static void check_key(Oid relid, const CqrsMasterRow *row);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
@@ -77,6 +79,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	Oid			relid;
 	Relation	rel;
 
+	PreventCommandIfReadOnly("cqrs_register()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -114,6 +117,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	refuse_own_changes(relid);
 	cqrs_triggers_add_columns(relid);
 	check_definition(relid, &row);
+	check_key(relid, &row);
 	check_same_replication(&row);
 	cqrs_triggers_create(relid);
 	cqrs_triggers_enable(&row);
@@ -132,9 +136,12 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 {
 	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	CqrsMasterRow *row;
-	Relation	rel = lock_master(cqrs_id, &row);
-	Oid			relid = RelationGetRelid(rel);
+	Relation	rel;
+	Oid			relid;
 
+	PreventCommandIfReadOnly("cqrs_unregister()");
+	rel = lock_master(cqrs_id, &row);
+	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
 	refuse_own_changes(relid);
 	cqrs_master_delete(cqrs_id);
@@ -155,6 +162,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	Oid			relid;
 	char	   *exchange;
 
+	PreventCommandIfReadOnly("cqrs_alter()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -337,6 +345,19 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 	cqrs_hook_enter(&scope, rel, &relation);
 	cqrs_hook_check(&relation, linitial(relation.masters));
 	cqrs_hook_leave(&scope);
+	table_close(rel, NoLock);
+}
+
+/* Functions that look for rows get keys as messages have them. */
+static void
+check_key(Oid relid, const CqrsMasterRow *row)
+{
+	Relation	rel = table_open(relid, NoLock);
+	CqrsRelation relation = {0};
+
+	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
+						 &relation);
+	cqrs_key_type_check(rel, &relation);
 	table_close(rel, NoLock);
 }
 
