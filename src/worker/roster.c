@@ -122,10 +122,11 @@ cqrs_roster_enter(CqrsWorker *worker)
 		pg_atomic_write_u32(&process->state, CQRS_WORKER_STARTING);
 
 		/* The others are to be started, those of other kinds to find out. */
-		for (int kind = 0; kind < CQRS_NWORKERKINDS && !known; kind++)
+		for (int kind = 0; kind < CQRS_NWORKERKINDS && !roster->asked; kind++)
 			roster->kinds[kind].wanted = cqrs_kind_class(kind) != NULL;
-		if (!known)
+		if (!known || !roster->asked)
 			cqrs_roster_wake_launcher();
+		roster->asked = true;
 	}
 	LWLockRelease(cqrs_slot_lock);
 	return entered;
@@ -215,6 +216,7 @@ reset_roster(void *element)
 {
 	CqrsRoster *roster = element;
 
+	roster->asked = false;
 	roster->hold_until = 0;
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{

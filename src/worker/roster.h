@@ -55,6 +55,8 @@ typedef struct CqrsRosterKind
 /* A database. */
 typedef struct CqrsRoster
 {
+	bool		asked;			/* all kinds were started since one of them
+								 * had nothing to do */
 	TimestampTz hold_until;		/* no process is started before this */
 	ConditionVariable left;		/* broadcast when a process goes */
 	CqrsRosterKind kinds[CQRS_NWORKERKINDS];

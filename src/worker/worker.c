@@ -147,6 +147,7 @@ void
 cqrs_worker_unwant(const CqrsWorker *worker, uint32 calls)
 {
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	cqrs_rosters[worker->slot].asked = false;
 	if (cqrs_worker_calls(worker) == calls)
 		cqrs_rosters[worker->slot].kinds[worker->kind].wanted = false;
 	LWLockRelease(cqrs_slot_lock);
