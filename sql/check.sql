@@ -56,6 +56,31 @@ SELECT cqrs_alter('a', '{"replication": "origin"}');
 SELECT cqrs_alter('p', '{"replication": "origin"}');
 SELECT * FROM cqrs_check() WHERE item IN ('master a', 'master p');
 
+-- A table with triggers and without a master, as a dump of a table alone brings
+-- it; and a trigger that only has the name.
+CREATE TABLE f (id int PRIMARY KEY);
+CREATE TRIGGER zz_cqrs_update BEFORE UPDATE ON f FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update();
+CREATE TRIGGER zz_cqrs_truncate BEFORE TRUNCATE ON f EXECUTE FUNCTION cqrs.trigger_truncate();
+SELECT * FROM cqrs_check() WHERE item LIKE 'table%';
+SELECT cqrs_register('f');
+SELECT * FROM cqrs_check() WHERE item IN ('table f', 'master f');
+SELECT count(*) FROM pg_trigger WHERE tgrelid = 'f'::regclass;
+DROP TABLE f;
+CREATE TABLE f (id int PRIMARY KEY);
+CREATE FUNCTION f_nothing() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;
+CREATE TRIGGER zz_cqrs_update BEFORE UPDATE ON f FOR EACH ROW EXECUTE FUNCTION f_nothing();
+SELECT test_error('SELECT cqrs_register(''f'')');
+DROP TRIGGER zz_cqrs_update ON f;
+CREATE TRIGGER zz_cqrs_update BEFORE UPDATE ON f FOR EACH ROW
+	WHEN (OLD.id > 1) EXECUTE FUNCTION cqrs.trigger_update();
+SELECT test_error('SELECT cqrs_register(''f'')');
+DROP TRIGGER zz_cqrs_update ON f;
+CREATE TRIGGER zz_cqrs_update BEFORE UPDATE ON f FOR EACH ROW EXECUTE FUNCTION f_nothing();
+INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('f', 'f', true);
+SELECT * FROM cqrs_check() WHERE item = 'master f';
+DROP TABLE f;
+DROP FUNCTION f_nothing;
+
 SET cqrs.produce = off;
 SELECT * FROM cqrs_check() WHERE item = 'produce';
 RESET cqrs.produce;

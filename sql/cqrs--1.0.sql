@@ -150,11 +150,12 @@ COMMENT ON VIEW cqrs.outbox IS 'messages that are not known to be confirmed yet'
 
 --
 -- Parked messages: those that could not be made, because a function failed,
--- or that the broker has refused for themselves.
+-- that the broker has refused for themselves, or whose route does not work.
 --
 --		id				as in the outbox
 --		parked_at
---		reason			hook: a function failed; refused: by the broker
+--		reason			hook: a function failed; refused: by the broker; held:
+--						the broker takes no messages of the master
 --		error			in words
 --		committed_at ... message_ttl	as in the outbox; data, previous_data
 --						and meta only where the message was made
@@ -389,6 +390,10 @@ CREATE FUNCTION @extschema@.cqrs_retry_parked(cqrs_id text DEFAULT NULL,
 	AS 'MODULE_PATHNAME', 'cqrs_retry_parked' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_retry_parked(text, bigint[]) IS 'sends again what parked messages tell of';
 
+CREATE FUNCTION @extschema@.cqrs_park_held(cqrs_id text) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_park_held' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_park_held(text) IS 'parks the pending messages of a master whose route does not work';
+
 CREATE FUNCTION @extschema@.cqrs_flush() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_flush' LANGUAGE C STRICT;
 COMMENT ON FUNCTION @extschema@.cqrs_flush() IS 'makes the messages of what the transaction has changed so far';
@@ -479,6 +484,7 @@ DECLARE
 	stats record;
 	running record;
 	master record;
+	orphan record;
 	trouble text;
 	missing boolean;
 	parked record;
@@ -539,7 +545,7 @@ BEGIN
 	ELSIF stats.held > 0 THEN
 		status := 'error';
 		detail := format('connected, but %s masters are held, last error: %s', stats.held, stats.last_error);
-		remedy := 'see to exchanges, queues and rights at the broker';
+		remedy := 'see to exchanges, queues and rights at the broker; when a route can never work, cqrs_park_held()';
 	ELSIF stats.returned > 0 THEN
 		status := 'warning';
 		detail := format('connected, but for %s messages no queue was bound', stats.returned);
@@ -591,16 +597,18 @@ BEGIN
 		detail := format('table %s', master.relation);
 		SELECT string_agg(n.name || CASE WHEN r.relid <> master.relation THEN ' of ' || r.relid ELSE '' END
 					|| CASE WHEN t.oid IS NULL THEN ' is missing'
+						WHEN f.pronamespace <> 'cqrs'::regnamespace THEN ' is not that of the extension'
 						WHEN t.tgenabled = 'D' THEN ' is disabled'
 						ELSE format(' does not fire as "replication" says (%s)', master.replication) END,
 				', ' ORDER BY r.relid::text, n.name),
-				bool_or(t.oid IS NULL)
+				bool_or(t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace)
 			INTO trouble, missing
 			FROM (SELECT master.relation AS relid
 				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
 				CROSS JOIN unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
 				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
-			WHERE t.oid IS NULL
+				LEFT JOIN pg_proc f ON f.oid = t.tgfoid
+			WHERE t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace
 				OR t.tgenabled <> CASE master.replication WHEN 'replica' THEN 'R' WHEN 'always' THEN 'A' ELSE 'O' END;
 		IF trouble IS NOT NULL THEN
 			status := 'error';
@@ -623,6 +631,21 @@ BEGIN
 				remedy := coalesce(nullif(remedy, ''), 'change the master by cqrs_alter(), or the setting that is named');
 			END;
 		END IF;
+		RETURN NEXT;
+	END LOOP;
+
+	-- A dump of a table alone has its triggers, and not its masters.
+	FOR orphan IN SELECT t.tgrelid::regclass AS relation FROM pg_trigger t
+			JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'cqrs'::regnamespace
+				AND f.proname IN ('trigger_update', 'trigger_insert_delete')
+			JOIN pg_class c ON c.oid = t.tgrelid AND NOT c.relispartition
+		WHERE NOT EXISTS (SELECT FROM cqrs.master m WHERE m.relation = t.tgrelid)
+		GROUP BY t.tgrelid ORDER BY t.tgrelid::regclass::text
+	LOOP
+		item := format('table %s', orphan.relation); status := 'error';
+		detail := format('table %s has the triggers of a master and is none: its changes are not published', orphan.relation);
+		remedy := format('SELECT cqrs_register(%L, ...) with the options that the master had, then CALL cqrs_sync_all; or drop the triggers',
+			orphan.relation);
 		RETURN NEXT;
 	END LOOP;
 END

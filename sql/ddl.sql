@@ -173,6 +173,17 @@ DROP TABLE every;
 REVOKE CREATE ON SCHEMA public FROM regress_owner;
 DROP ROLE regress_owner;
 
+-- A swap by two renames leaves the master with the old table, and says so.
+CREATE TABLE swap (id int PRIMARY KEY);
+CREATE TABLE swap_new (id int PRIMARY KEY);
+SELECT cqrs_register('swap');
+SET client_min_messages = notice;
+ALTER TABLE swap RENAME TO swap_old;
+ALTER TABLE swap_new RENAME TO swap;
+SET client_min_messages = error;
+SELECT relation FROM cqrs.master WHERE cqrs_id = 'swap';
+DROP TABLE swap, swap_old;
+
 -- The table's own name and schema do not matter.
 CREATE SCHEMA elsewhere;
 ALTER TABLE t RENAME TO u;
@@ -251,6 +262,16 @@ ALTER TABLE part SET UNLOGGED;
 SELECT test_error('ALTER TABLE root ATTACH PARTITION part FOR VALUES IN (1)');
 ALTER TABLE part SET LOGGED;
 ALTER TABLE root ATTACH PARTITION part FOR VALUES IN (1);
+-- A table that is a master itself, or has triggers of one that is gone.
+CREATE TABLE own (id int PRIMARY KEY, w text);
+SELECT cqrs_register('own');
+SELECT test_error('ALTER TABLE root ATTACH PARTITION own FOR VALUES IN (2)');
+SELECT cqrs_unregister('own');
+CREATE TRIGGER zz_cqrs_update BEFORE UPDATE ON own
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update();
+SELECT test_error('ALTER TABLE root ATTACH PARTITION own FOR VALUES IN (2)');
+DROP TRIGGER zz_cqrs_update ON own;
+ALTER TABLE root ATTACH PARTITION own FOR VALUES IN (2);
 DROP TABLE root;
 SELECT count(*) FROM cqrs.master;
 

@@ -51,6 +51,7 @@ INSERT INTO probe (object, what, command) VALUES
 	('cqrs.check_master', 'cqrs.check_master', $$SELECT cqrs.check_master('master')$$),
 	('cqrs.url_is_set', 'cqrs.url_is_set', 'SELECT cqrs.url_is_set()'),
 	('public.cqrs_retry_parked', 'cqrs_retry_parked', 'SELECT cqrs_retry_parked()'),
+	('public.cqrs_park_held', 'cqrs_park_held', $$SELECT cqrs_park_held('master')$$),
 	('public.cqrs_adopt', 'cqrs_adopt', 'SELECT cqrs_adopt()'),
 	('public.cqrs_pause', 'cqrs_pause', 'SELECT cqrs_pause()'),
 	('public.cqrs_resume', 'cqrs_resume', 'SELECT cqrs_resume()'),

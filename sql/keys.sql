@@ -286,9 +286,8 @@ SELECT test_error($$SELECT cqrs_diff_sync(ARRAY['k,2026-11-23 06:01:02+00:00,Non
 SELECT test_error($$SELECT cqrs_diff_sync(ARRAY['k,2026-11-23 06:01:02+00:00,None', '[{"b": [[2], [3, 4]]}]'])$$);
 SELECT test_error($$SELECT cqrs_diff_sync(ARRAY['k,2026-11-23 06:01:02+00:00,None', '[{"b": [[[[[[[2]]]]]]]}]'])$$);
 SELECT test_error($$SELECT cqrs_diff_sync(ARRAY['k,2026-11-23 06:01:02+00:00,None', '[{"b": "{2}"}]'])$$);
--- Whatever the table has become since.
-ALTER TYPE good ADD ATTRIBUTE d money;
-SELECT test_error($$SELECT cqrs_diff_sync(ARRAY['k,2026-11-23 06:01:02+00:00,None', '[{}]'])$$);
+-- A type in a key does not become one that cannot be read back.
+SELECT test_error($$ALTER TYPE good ADD ATTRIBUTE d money$$);
 DROP TABLE k;
 DROP TYPE ranged, pair, good;
 DROP DOMAIN ints, positive;

@@ -52,6 +52,25 @@ SELECT cqrs_register('o', 'every');
 UPDATE o SET b = 'k' WHERE id = 1;
 SELECT test_messages();
 SELECT cqrs_unregister('every');
+-- Generated columns, which PostgreSQL computes after the triggers.
+CREATE TABLE og (id int PRIMARY KEY, a int, b int, other text,
+	g int GENERATED ALWAYS AS (a / 10 + coalesce(b, 0)) STORED,
+	fixed text GENERATED ALWAYS AS ('f') STORED);
+SELECT cqrs_register('og', fields => '{id,g,fixed}', skip_unchanged => true);
+INSERT INTO og VALUES (1, 10, 1, 'x'), (2, NULL, 1, 'x');
+UPDATE og SET other = 'y';
+UPDATE og SET a = 11, b = 1;
+UPDATE og SET a = 12 WHERE id = 1;
+UPDATE og SET a = 0, b = 2 WHERE id = 1;
+SELECT id, g, cqrs_revision FROM og ORDER BY 1;
+BEGIN;
+UPDATE og SET a = 1 WHERE id = 1;
+UPDATE og SET a = 20 WHERE id = 1;
+COMMIT;
+SELECT id, g, cqrs_revision FROM og ORDER BY 1;
+SELECT test_messages();
+SELECT test_error('UPDATE og SET a = 2147483647, b = 2147483647');
+DROP TABLE og;
 -- The application may raise the revision itself.
 UPDATE o SET cqrs_revision = 40 WHERE id = 1;
 UPDATE o SET a = 'l' WHERE id = 1;
@@ -76,6 +95,15 @@ SELECT test_error($q$SELECT cqrs_alter('o', '{"message_ttl": 99999999999}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"message_ttl": 1.5}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": ""}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": 1}')$q$);
+SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "amq.direct"}')$q$);
+SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "amq."}')$q$);
+SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "a\nb"}')$q$);
+SELECT test_error(format($q$SELECT cqrs_alter('o', '{"exchange": "%s"}')$q$, repeat('ü', 128)));
+SELECT test_error(format($q$SELECT cqrs_alter('o', '{"routing_key": "%s"}')$q$, repeat('ü', 128)));
+SELECT test_error($q$SELECT cqrs_register('o', 'o_amq', exchange => 'amq.bad1')$q$);
+SELECT cqrs_alter('o', '{"exchange": "amq.topic"}');
+SELECT cqrs_alter('o', '{"exchange": "amqp"}');
+SELECT cqrs_alter('o', '{"exchange": null}');
 SELECT test_error($q$SELECT cqrs_alter('o', jsonb_build_object('routing_key', repeat('x', 256)))$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"on_truncate": "no"}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"on_error": "no"}')$q$);

@@ -64,6 +64,7 @@ RESET ROLE;
 SELECT name, setting, unit, context, min_val, max_val FROM pg_settings
 	WHERE name LIKE 'cqrs.%' ORDER BY name COLLATE "C";
 ALTER SYSTEM SET cqrs.exchange = '';
+ALTER SYSTEM SET cqrs.exchange = 'amq.direct';
 \set VERBOSITY sqlstate
 ALTER SYSTEM SET cqrs.message_ttl = -1;
 ALTER SYSTEM SET cqrs.confirm_window = 0;

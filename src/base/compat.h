@@ -63,6 +63,11 @@ cqrs_relation_rewritten(Relation rel)
 #define AT_SetAccessMethod ((AlterTableType) -1)
 #endif
 
+/* ALTER COLUMN ... SET EXPRESSION, likewise. */
+#if PG_VERSION_NUM < 170000
+#define AT_SetExpression ((AlterTableType) -2)
+#endif
+
 /* Whether this transaction has a lock on a table, that mode or a stronger one. */
 static inline bool
 cqrs_relation_has_lock(Oid relid, LOCKMODE weakest)

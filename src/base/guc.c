@@ -26,13 +26,13 @@
 #include "utils/varlena.h"
 
 #include "base/compat.h"
+#include "base/exchange.h"
 #include "base/guc.h"
 #include "base/limits.h"
 #include "base/url.h"
 
 /* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
  * are short strings. */
-#define AMQP_SHORTSTR_BYTES	255
 
 bool		cqrs_produce = true;
 int			cqrs_max_pending_kb;
@@ -428,10 +428,10 @@ check_meta_function(char **newval, void **extra, GucSource source)
 static bool
 check_shortstr(char **newval, void **extra, GucSource source)
 {
-	if (*newval != NULL && strlen(*newval) > AMQP_SHORTSTR_BYTES)
+	if (*newval != NULL && strlen(*newval) > CQRS_SHORTSTR_BYTES)
 	{
 		GUC_check_errdetail("The value is longer than %d bytes.",
-							AMQP_SHORTSTR_BYTES);
+							CQRS_SHORTSTR_BYTES);
 		return false;
 	}
 	return true;
@@ -448,18 +448,12 @@ check_correlation_id(char **newval, void **extra, GucSource source)
 static bool
 check_exchange(char **newval, void **extra, GucSource source)
 {
-	if (*newval == NULL || (*newval)[0] == '\0')
-	{
-		GUC_check_errdetail("The name of the exchange is empty.");
-		return false;
-	}
-	if (!pg_verify_mbstr(PG_UTF8, *newval, strlen(*newval), true))
-	{
-		GUC_check_errmsg("invalid value for parameter \"cqrs.exchange\"");
-		GUC_check_errdetail("The name of the exchange is not valid UTF-8.");
-		return false;
-	}
-	return check_shortstr(newval, extra, source);
+	const char *problem = cqrs_exchange_problem(*newval != NULL ? *newval : "");
+
+	if (problem == NULL)
+		return true;
+	GUC_check_errdetail("%s", problem);
+	return false;
 }
 
 static bool

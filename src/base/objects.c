@@ -11,15 +11,21 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "base/objects.h"
@@ -115,6 +121,27 @@ find_objects(const char **problem)
 	objects = found;
 	objects_valid = true;
 	return true;
+}
+
+bool
+cqrs_objects_has_master(const char *cqrs_id)
+{
+	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+									AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	/* Its first column; see the install script. */
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(cqrs_id));
+	scan = systable_beginscan(master, objects.master_by_id, true, NULL, 1,
+							  &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(master, AccessShareLock);
+	return found;
 }
 
 /* Relcache callback: nothing may be freed or looked up here. */

@@ -41,4 +41,7 @@ extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
 /* Whether they are there, and of the version that this library is for. */
 extern bool cqrs_catalog_is_usable(void);
 
+/* Whether there is a master of that name. */
+extern bool cqrs_objects_has_master(const char *cqrs_id);
+
 #endif							/* CQRS_OBJECTS_H */

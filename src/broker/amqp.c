@@ -3,7 +3,8 @@
  * amqp.c
  *	  The way to a broker by AMQP 0-9-1.
  *
- * One connection with one channel in confirm mode.  Sending never waits: what
+ * One connection with a channel in confirm mode for the messages, and another
+ * one for probes (amqp_probe.c).  Sending never waits: what
  * the socket does not take stays in the output (amqp_frames.c), and meanwhile
  * the broker's frames are read, connection.blocked and heartbeats among them.
  *
@@ -14,20 +15,30 @@
  * A returned message arrives as a basic.return with its content, in several
  * frames, and then as a confirm.
  *
+ * The broker is not trusted.  A frame that is malformed (amqp_decode.c), that is
+ * on another channel than its kind, that nothing of ours has called for, or
+ * that confirms what has not been sent, ends the connection with a reason.
+ * What is allowed without limit, such as heartbeats, is taken a bounded number
+ * at a time, and in the handshake within its deadline.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "base/timing.h"
 #include "base/url.h"
 #include "broker/amqp.h"
+#include "broker/amqp_decode.h"
 
 #define DELIVERY_PERSISTENT 2
 /* How long the broker may take to answer a polite farewell. */
 #define CLOSE_TIMEOUT_MS	500
+/* Frames that may come without an event before something else has its turn. */
+#define POLL_FRAMES			16
 
 static CqrsConnection *amqp_connect_broker(const CqrsConnectOptions *options,
 										   CqrsFailure *failure);
@@ -42,19 +53,32 @@ static void amqp_close(CqrsConnection *connection, bool politely);
 static CqrsConnection *open_connection(const CqrsUrl *url,
 									   const CqrsConnectOptions *options,
 									   CqrsFailure *failure);
-static bool is_declared(const CqrsConnection *connection,
-						const char *exchange);
-static bool check_heartbeat(CqrsConnection *connection, CqrsFailure *failure);
+static void send_heartbeat(CqrsConnection *connection);
+static bool hears_broker(CqrsConnection *connection, CqrsFailure *failure);
 static CqrsBlame blame_of_channel(const amqp_channel_close_t *close);
-static void handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
-						 CqrsEvent *event, CqrsFailure *failure);
-static void copy_bytes(char *buffer, Size size, amqp_bytes_t bytes);
+static void handle_method(CqrsConnection *connection,
+						  const amqp_method_t *method, const char *action,
+						  CqrsEvent *event, CqrsFailure *failure);
+static void handle_confirm(CqrsConnection *connection, CqrsEventKind kind,
+						   uint64 tag, bool multiple, const char *action,
+						   CqrsEvent *event, CqrsFailure *failure);
+static void handle_header(CqrsConnection *connection,
+						  const amqp_frame_t *frame, const char *action,
+						  CqrsEvent *event, CqrsFailure *failure);
+static void handle_body(CqrsConnection *connection, Size length,
+						const char *action, CqrsEvent *event,
+						CqrsFailure *failure);
 static void finish_return(CqrsConnection *connection, CqrsEvent *event);
+static void violated(CqrsEvent *event, CqrsFailure *failure,
+					 const char *action, const char *what);
 
 const CqrsTransport cqrs_transport_amqp = {
 	amqp_connect_broker,
 	amqp_can_publish,
 	amqp_publish,
+	cqrs_amqp_can_probe,
+	cqrs_amqp_declare,
+	cqrs_amqp_probe,
 	amqp_poll_event,
 	amqp_socket,
 	amqp_wait_ms,
@@ -99,16 +123,20 @@ amqp_can_publish(CqrsConnection *connection)
 static void
 amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 {
+	cqrs_amqp_put_message(connection, CQRS_AMQP_CHANNEL, envelope);
+}
+
+void
+cqrs_amqp_put_message(CqrsConnection *connection, int channel,
+					  const CqrsEnvelope *envelope)
+{
 	amqp_basic_publish_t publish = {0};
 	amqp_basic_properties_t properties = {0};
-
-	if (!is_declared(connection, envelope->exchange))
-		cqrs_amqp_declare_exchange(connection, envelope->exchange);
 
 	publish.exchange = amqp_cstring_bytes(envelope->exchange);
 	publish.routing_key = amqp_cstring_bytes(envelope->routing_key);
 	publish.mandatory = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_frames_put_method(connection->frames, channel,
 						   AMQP_BASIC_PUBLISH_METHOD, &publish);
 
 	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
@@ -123,35 +151,39 @@ amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		properties._flags |= AMQP_BASIC_CORRELATION_ID_FLAG;
 		properties.correlation_id = amqp_cstring_bytes(envelope->correlation_id);
 	}
-	cqrs_frames_put_content(connection->frames, CQRS_AMQP_CHANNEL, &properties,
+	cqrs_frames_put_content(connection->frames, channel, &properties,
 							envelope->body, envelope->body_length);
+	if (channel == CQRS_AMQP_CHANNEL)
+		connection->published++;
 }
 
 static void
 amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 				CqrsFailure *failure)
 {
-	int			result = cqrs_frames_flush(connection->frames) ? 1 : -1;
+	int			result;
 
 	*event = connection->early;
 	connection->early.kind = CQRS_EVENT_NONE;
-	while (event->kind == CQRS_EVENT_NONE && result > 0)
+	send_heartbeat(connection);
+	result = cqrs_frames_flush(connection->frames) ? 1 : -1;
+	for (int i = 0; i < POLL_FRAMES && result > 0 &&
+		 event->kind == CQRS_EVENT_NONE; i++)
 	{
 		amqp_frame_t frame;
 
 		result = cqrs_frames_read(connection->frames, &frame);
 		if (result > 0)
-			handle_frame(connection, &frame, event, failure);
+			cqrs_amqp_handle_frame(connection, &frame, "publish", event,
+								   failure);
 	}
+	connection->more = result > 0;
 	if (event->kind != CQRS_EVENT_NONE)
 		return;
 	if (result < 0)
-	{
 		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
 					   cqrs_frames_error(connection->frames));
-		event->kind = CQRS_EVENT_FAILED;
-	}
-	else if (!check_heartbeat(connection, failure))
+	if (result < 0 || (result == 0 && !hears_broker(connection, failure)))
 		event->kind = CQRS_EVENT_FAILED;
 }
 
@@ -168,6 +200,8 @@ amqp_wait_ms(CqrsConnection *connection)
 	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
 	long		wait_ms;
 
+	if (connection->more)
+		return 0;
 	if (interval_ms == 0)
 		return -1;
 	wait_ms = cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
@@ -208,7 +242,6 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 {
 	CqrsConnection *connection;
 	CqrsWire   *stream;
-	CqrsFrames *frames;
 	MemoryContext context;
 	char		error[CQRS_WIRE_ERROR_BYTES] = "";
 
@@ -220,18 +253,11 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "%s", error);
 		return NULL;
 	}
-	frames = cqrs_frames_create(stream);
-	if (frames == NULL)
-	{
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "out of memory");
-		return NULL;
-	}
-
 	context = AllocSetContextCreate(TopMemoryContext, "cqrs connection",
 									ALLOCSET_SMALL_SIZES);
 	connection = MemoryContextAllocZero(context, sizeof(CqrsConnection));
 	connection->context = context;
-	connection->frames = frames;
+	connection->frames = cqrs_frames_create(stream);
 	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   options->connect_timeout_ms);
 	return connection;
@@ -239,60 +265,46 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 
 /* As django-cqrs declares it; another form is refused with 406. */
 void
-cqrs_amqp_declare_exchange(CqrsConnection *connection, const char *exchange)
+cqrs_amqp_declare_exchange(CqrsConnection *connection, int channel,
+						   const char *exchange)
 {
 	amqp_exchange_declare_t declare = {0};
-	MemoryContext caller;
 
 	declare.exchange = amqp_cstring_bytes(exchange);
 	declare.type = amqp_cstring_bytes("topic");
 	declare.durable = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_frames_put_method(connection->frames, channel,
 						   AMQP_EXCHANGE_DECLARE_METHOD, &declare);
-
-	caller = MemoryContextSwitchTo(connection->context);
-	connection->exchanges = lappend(connection->exchanges, pstrdup(exchange));
-	MemoryContextSwitchTo(caller);
+	if (channel == CQRS_AMQP_CHANNEL)
+		connection->declaring++;
 }
 
-static bool
-is_declared(const CqrsConnection *connection, const char *exchange)
-{
-	ListCell   *lc;
-
-	foreach(lc, connection->exchanges)
-	{
-		if (strcmp(lfirst(lc), exchange) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Send a heartbeat when it is time to; false when those of the peer fail. */
-static bool
-check_heartbeat(CqrsConnection *connection, CqrsFailure *failure)
+/* Put a heartbeat into the output when it is time to. */
+static void
+send_heartbeat(CqrsConnection *connection)
 {
 	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
 
-	if (interval_ms == 0)
-		return true;
-	if (cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
-							2 * interval_ms) == 0)
-	{
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
-					   "connection lost: nothing came from the broker for %d s",
-					   2 * connection->heartbeat_s);
-		return false;
-	}
-	if (!cqrs_frames_pending(connection->frames) &&
+	if (interval_ms != 0 && !cqrs_frames_pending(connection->frames) &&
 		cqrs_until_after_ms(cqrs_frames_sent_at(connection->frames),
 							interval_ms / 2) == 0)
-	{
 		cqrs_frames_put_heartbeat(connection->frames);
-		/* A failure shows in the next poll(). */
-		(void) cqrs_frames_flush(connection->frames);
-	}
-	return true;
+}
+
+/* False when the heartbeats of the broker fail. */
+static bool
+hears_broker(CqrsConnection *connection, CqrsFailure *failure)
+{
+	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
+
+	if (interval_ms == 0 ||
+		cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
+							2 * interval_ms) > 0)
+		return true;
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "connection lost: nothing came from the broker for %d s",
+				   2 * connection->heartbeat_s);
+	return false;
 }
 
 void
@@ -304,6 +316,9 @@ cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
 	va_start(args, format);
 	(void) vsnprintf(failure->text, sizeof(failure->text), format, args);
 	va_end(args);
+	/* What was too long may be cut in the middle of a character. */
+	failure->text[pg_mbcliplen(failure->text, strlen(failure->text),
+							   sizeof(failure->text) - 1)] = '\0';
 }
 
 /* Put the broker's own words into "failure". */
@@ -317,7 +332,7 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 	{
 		amqp_channel_close_t *close = method->decoded;
 
-		copy_bytes(text, sizeof(text), close->reply_text);
+		cqrs_decode_text(text, sizeof(text), close->reply_text);
 		cqrs_amqp_fail(failure, blame_of_channel(close),
 					   "could not %s: broker closed the channel: %d %s",
 					   close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
@@ -329,15 +344,20 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		bool		malformed = close->reply_code == AMQP_FRAME_ERROR ||
 		close->reply_code == AMQP_SYNTAX_ERROR;
 
-		copy_bytes(text, sizeof(text), close->reply_text);
+		cqrs_decode_text(text, sizeof(text), close->reply_text);
 		cqrs_amqp_fail(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
 					   "could not %s: broker closed the connection: %d %s", action,
 					   close->reply_code, text);
 	}
 	else
+	{
+		const char *name = amqp_method_name(method->id);
+
 		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
 					   "could not %s: unexpected method %s from the broker", action,
-					   amqp_method_name(method->id));
+					   name != NULL ? name :
+					   psprintf("%u.%u", method->id >> 16, method->id & 0xFFFF));
+	}
 }
 
 /*
@@ -365,59 +385,73 @@ blame_of_channel(const amqp_channel_close_t *close)
 	}
 }
 
-static void
-handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
-			 CqrsEvent *event, CqrsFailure *failure)
+void
+cqrs_amqp_handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
+					   const char *action, CqrsEvent *event,
+					   CqrsFailure *failure)
 {
+	if (frame->channel == CQRS_AMQP_PROBE_CHANNEL &&
+		connection->probe != CQRS_PROBE_CLOSED)
+	{
+		cqrs_amqp_handle_probe(connection, frame, event, failure);
+		return;
+	}
+	if (!cqrs_amqp_is_channel_right(frame))
+	{
+		violated(event, failure, action, "frame on a wrong channel");
+		return;
+	}
 	switch (frame->frame_type)
 	{
 		case AMQP_FRAME_METHOD:
-			cqrs_amqp_handle_method(connection, &frame->payload.method, event, failure);
+			handle_method(connection, &frame->payload.method, action, event,
+						  failure);
 			break;
 
 		case AMQP_FRAME_HEADER:
-			if (connection->returning)
-			{
-				amqp_basic_properties_t *properties =
-				frame->payload.properties.decoded;
-
-				copy_bytes(connection->return_id,
-						   sizeof(connection->return_id),
-						   properties->message_id);
-				connection->return_rest = frame->payload.properties.body_size;
-				if (connection->return_rest == 0)
-					finish_return(connection, event);
-			}
+			handle_header(connection, frame, action, event, failure);
 			break;
 
 		case AMQP_FRAME_BODY:
-			if (connection->returning)
-			{
-				connection->return_rest -= Min(connection->return_rest,
-											   frame->payload.body_fragment.len);
-				if (connection->return_rest == 0)
-					finish_return(connection, event);
-			}
+			handle_body(connection, frame->payload.body_fragment.len, action,
+						event, failure);
 			break;
 
 		default:
+			/* A heartbeat has been noticed by its arrival. */
 			break;
 	}
 }
 
-void
-cqrs_amqp_handle_method(CqrsConnection *connection, const amqp_method_t *method,
-						CqrsEvent *event, CqrsFailure *failure)
+bool
+cqrs_amqp_is_channel_right(const amqp_frame_t *frame)
 {
+	/* Heartbeats and the methods of the connection itself have channel 0. */
+	bool		connections = frame->frame_type == AMQP_FRAME_HEARTBEAT ||
+	(frame->frame_type == AMQP_FRAME_METHOD &&
+	 frame->payload.method.id >> 16 == AMQP_CONNECTION_CLASS);
+
+	return frame->channel == (connections ? 0 : CQRS_AMQP_CHANNEL);
+}
+
+static void
+handle_method(CqrsConnection *connection, const amqp_method_t *method,
+			  const char *action, CqrsEvent *event, CqrsFailure *failure)
+{
+	if (connection->returning != CQRS_RETURN_NONE &&
+		method->id >> 16 == AMQP_BASIC_CLASS)
+	{
+		violated(event, failure, action, "method within the content of a returned message");
+		return;
+	}
 	switch (method->id)
 	{
 		case AMQP_BASIC_ACK_METHOD:
 			{
 				amqp_basic_ack_t *ack = method->decoded;
 
-				event->kind = CQRS_EVENT_ACK;
-				event->tag = ack->delivery_tag;
-				event->multiple = ack->multiple;
+				handle_confirm(connection, CQRS_EVENT_ACK, ack->delivery_tag,
+							   ack->multiple, action, event, failure);
 				break;
 			}
 
@@ -425,23 +459,26 @@ cqrs_amqp_handle_method(CqrsConnection *connection, const amqp_method_t *method,
 			{
 				amqp_basic_nack_t *nack = method->decoded;
 
-				event->kind = CQRS_EVENT_NACK;
-				event->tag = nack->delivery_tag;
-				event->multiple = nack->multiple;
+				handle_confirm(connection, CQRS_EVENT_NACK, nack->delivery_tag,
+							   nack->multiple, action, event, failure);
 				break;
 			}
 
 		case AMQP_BASIC_RETURN_METHOD:
-			connection->returning = true;
+			connection->returning = CQRS_RETURN_HEADER;
 			break;
 
 		case AMQP_EXCHANGE_DECLARE_OK_METHOD:
+			if (connection->declaring == 0)
+				violated(event, failure, action, "unexpected AMQP_EXCHANGE_DECLARE_OK_METHOD");
+			else
+				connection->declaring--;
 			break;
 
 		case AMQP_CONNECTION_BLOCKED_METHOD:
 			event->kind = CQRS_EVENT_BLOCKED;
-			copy_bytes(event->text, sizeof(event->text),
-					   ((amqp_connection_blocked_t *) method->decoded)->reason);
+			cqrs_decode_text(event->text, sizeof(event->text),
+							 ((amqp_connection_blocked_t *) method->decoded)->reason);
 			break;
 
 		case AMQP_CONNECTION_UNBLOCKED_METHOD:
@@ -450,24 +487,93 @@ cqrs_amqp_handle_method(CqrsConnection *connection, const amqp_method_t *method,
 
 		default:
 			event->kind = CQRS_EVENT_FAILED;
-			cqrs_amqp_describe_close(failure, "publish", method);
+			cqrs_amqp_describe_close(failure, action, method);
 			break;
 	}
 }
 
+/*
+ * A message of which a part is still to be sent cannot have been confirmed,
+ * and its body must stay.  Tag 0 with "multiple" stands for all before it.
+ */
 static void
-copy_bytes(char *buffer, Size size, amqp_bytes_t bytes)
+handle_confirm(CqrsConnection *connection, CqrsEventKind kind, uint64 tag,
+			   bool multiple, const char *action, CqrsEvent *event,
+			   CqrsFailure *failure)
 {
-	Size		length = Min(size - 1, bytes.len);
+	uint64		last = connection->published;
 
-	memcpy(buffer, bytes.bytes, length);
-	buffer[length] = '\0';
+	if (last > 0 &&
+		cqrs_frames_body_channel(connection->frames) == CQRS_AMQP_CHANNEL)
+		last--;
+	if (tag == 0 && multiple)
+		tag = last;
+	if (tag == 0 || tag > last)
+	{
+		violated(event, failure, action, "confirm of a message that was not sent");
+		return;
+	}
+	event->kind = kind;
+	event->tag = tag;
+	event->multiple = multiple;
+}
+
+static void
+handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
+			  const char *action, CqrsEvent *event, CqrsFailure *failure)
+{
+	amqp_bytes_t message_id;
+
+	if (connection->returning != CQRS_RETURN_HEADER)
+	{
+		violated(event, failure, action, "content of no message");
+		return;
+	}
+	if (frame->payload.properties.class_id != AMQP_BASIC_CLASS ||
+		frame->payload.properties.body_size > MaxAllocSize ||
+		!cqrs_decode_message_id(frame->payload.properties.raw, &message_id))
+	{
+		violated(event, failure, action, "returned message that is none of ours");
+		return;
+	}
+	cqrs_decode_text(connection->return_id, sizeof(connection->return_id),
+					 message_id);
+	connection->returning = CQRS_RETURN_BODY;
+	connection->return_rest = frame->payload.properties.body_size;
+	if (connection->return_rest == 0)
+		finish_return(connection, event);
+}
+
+static void
+handle_body(CqrsConnection *connection, Size length, const char *action,
+			CqrsEvent *event, CqrsFailure *failure)
+{
+	if (connection->returning != CQRS_RETURN_BODY)
+		violated(event, failure, action, "content of no message");
+	else if (length == 0 || length > connection->return_rest)
+		violated(event, failure, action, "returned message of another size than its header says");
+	else
+	{
+		connection->return_rest -= length;
+		if (connection->return_rest == 0)
+			finish_return(connection, event);
+	}
 }
 
 static void
 finish_return(CqrsConnection *connection, CqrsEvent *event)
 {
-	connection->returning = false;
+	connection->returning = CQRS_RETURN_NONE;
 	event->kind = CQRS_EVENT_RETURNED;
 	strlcpy(event->text, connection->return_id, sizeof(event->text));
+}
+
+static void
+violated(CqrsEvent *event, CqrsFailure *failure, const char *action,
+		 const char *what)
+{
+	event->kind = CQRS_EVENT_FAILED;
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "could not %s: protocol violation by the broker: %s", action,
+				   what);
 }

@@ -3,18 +3,19 @@
  * amqp_frames.c
  *	  Frames of AMQP 0-9-1, on their way to and from a broker.
  *
- * librabbitmq encodes and decodes methods, properties and incoming frames; its
- * own input and output is not used, because a send of its blocks for as long
- * as the broker does not read, hiding meanwhile what the broker says, and
- * because it connects by TLS in a way that cannot be interrupted.
+ * librabbitmq encodes and decodes methods and properties; its own input and
+ * output is not used, because a send of its blocks for as long as the broker
+ * does not read, hiding meanwhile what the broker says, and because it connects
+ * by TLS in a way that cannot be interrupted.
  *
  * Output is a buffer of whole frames.  The body of a large message stays where
  * it is and goes through the buffer frame by frame, so that memory is bounded
  * whatever its size.
  *
- * librabbitmq's decoder calls abort() only when amqp_tune_connection() comes
- * in the middle of a frame; its memory is malloc'd, and given back by
- * amqp_destroy_connection().
+ * Input is a buffer with room for the largest frame that is accepted; frames
+ * are checked and decoded there (amqp_decode.c).  The pool holds what the
+ * last method was decoded into: malloc'd memory, given back by destroy().
+ * Both are of constant size, whatever the broker sends.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,14 +25,17 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "broker/amqp_decode.h"
 #include "broker/amqp_frames.h"
 
-#define FRAME_HEADER_BYTES	7
-#define FRAME_END			0xCE
 #define CONTENT_CLASS		60	/* basic */
 
 #define OUTPUT_BYTES	(384 * 1024)
-#define INPUT_BYTES		(64 * 1024)
+/* A frame, and as much again to read at once. */
+#define INPUT_BYTES		(2 * CQRS_FRAMES_MAX_BYTES)
+#define POOL_PAGE_BYTES	4096
+/* Writes before something else has its turn. */
+#define FLUSH_WRITES	64
 /* More than a method, properties and a body that is copied take. */
 #define ROOM_BYTES		(64 * 1024)
 /* Bodies up to this size are copied into the output. */
@@ -40,9 +44,10 @@
 struct CqrsFrames
 {
 	CqrsWire   *stream;
-	amqp_connection_state_t decoder;
-	int			frame_max;
-	const char *error;			/* of the decoder; NULL: the stream's */
+	amqp_pool_t pool;			/* what the last frame was decoded into */
+	Size		frame_max;		/* of what is sent */
+	Size		input_max;		/* of what is received */
+	char		error[CQRS_DECODE_ERROR_BYTES]; /* "": the stream's */
 
 	const char *body;			/* what is left of a large body */
 	Size		body_rest;
@@ -50,6 +55,7 @@ struct CqrsFrames
 
 	TimestampTz sent_at;
 	TimestampTz received_at;
+	bool		input_is_new;	/* read since the last whole frame */
 	Size		input_start;
 	Size		input_end;
 	Size		output_start;
@@ -68,23 +74,19 @@ static amqp_bytes_t output_room(CqrsFrames *frames);
 static void put_body(CqrsFrames *frames, int channel, const char *body,
 					 Size length);
 static void refill(CqrsFrames *frames);
+static ssize_t read_input(CqrsFrames *frames);
 
 CqrsFrames *
 cqrs_frames_create(CqrsWire *stream)
 {
-	CqrsFrames *frames;
-	amqp_connection_state_t decoder = amqp_new_connection();
+	CqrsFrames *frames = MemoryContextAlloc(TopMemoryContext,
+											sizeof(CqrsFrames));
 
-	if (decoder == NULL)
-	{
-		cqrs_wire_close(stream);
-		return NULL;
-	}
-	frames = MemoryContextAlloc(TopMemoryContext, sizeof(CqrsFrames));
 	memset(frames, 0, offsetof(CqrsFrames, input));
 	frames->stream = stream;
-	frames->decoder = decoder;
+	init_amqp_pool(&frames->pool, POOL_PAGE_BYTES);
 	frames->frame_max = AMQP_FRAME_MIN_SIZE;
+	frames->input_max = CQRS_FRAMES_MAX_BYTES;
 	frames->sent_at = frames->received_at = GetCurrentTimestamp();
 	return frames;
 }
@@ -92,19 +94,17 @@ cqrs_frames_create(CqrsWire *stream)
 void
 cqrs_frames_destroy(CqrsFrames *frames)
 {
-	(void) amqp_destroy_connection(frames->decoder);
+	empty_amqp_pool(&frames->pool);
 	cqrs_wire_close(frames->stream);
 	pfree(frames);
 }
 
-bool
-cqrs_frames_tune(CqrsFrames *frames, int frame_max)
+void
+cqrs_frames_tune(CqrsFrames *frames, Size frame_max)
 {
-	if (!amqp_release_buffers_ok(frames->decoder) ||
-		amqp_tune_connection(frames->decoder, 0, frame_max, 0) != AMQP_STATUS_OK)
-		return false;
-	frames->frame_max = frame_max;
-	return true;
+	Assert(frame_max >= AMQP_FRAME_MIN_SIZE &&
+		   frame_max <= CQRS_FRAMES_MAX_BYTES);
+	frames->frame_max = frames->input_max = frame_max;
 }
 
 bool
@@ -152,7 +152,7 @@ cqrs_frames_put_content(CqrsFrames *frames, int channel,
 	end_frame(frames, start);
 
 	if (length <= COPIED_BODY_BYTES &&
-		length + FRAME_HEADER_BYTES + 1 <= frames->frame_max)
+		length + CQRS_FRAME_HEADER_BYTES + 1 <= frames->frame_max)
 	{
 		if (length > 0)
 			put_body(frames, channel, body, length);
@@ -175,7 +175,7 @@ cqrs_frames_put_heartbeat(CqrsFrames *frames)
 bool
 cqrs_frames_flush(CqrsFrames *frames)
 {
-	for (;;)
+	for (int i = 0; i < FLUSH_WRITES; i++)
 	{
 		ssize_t		written;
 
@@ -193,6 +193,7 @@ cqrs_frames_flush(CqrsFrames *frames)
 		frames->output_start += written;
 		frames->sent_at = GetCurrentTimestamp();
 	}
+	return true;
 }
 
 bool
@@ -202,45 +203,46 @@ cqrs_frames_pending(const CqrsFrames *frames)
 }
 
 int
+cqrs_frames_body_channel(const CqrsFrames *frames)
+{
+	return frames->body_rest > 0 ? frames->body_channel : 0;
+}
+
+int
 cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 {
 	for (;;)
 	{
+		int			consumed;
 		ssize_t		length;
 
-		while (frames->input_start < frames->input_end)
+		/* Frees what earlier frames were decoded into. */
+		recycle_amqp_pool(&frames->pool);
+		consumed = cqrs_decode_frame(frames->input + frames->input_start,
+									 frames->input_end - frames->input_start,
+									 frames->input_max, &frames->pool, frame,
+									 frames->error);
+		if (consumed < 0)
+			return -1;
+		if (consumed > 0)
 		{
-			amqp_bytes_t bytes;
-			int			consumed;
-
-			bytes.bytes = frames->input + frames->input_start;
-			bytes.len = frames->input_end - frames->input_start;
-			/* Frees what earlier frames were decoded into. */
-			amqp_maybe_release_buffers(frames->decoder);
-			consumed = amqp_handle_input(frames->decoder, bytes, frame);
-			if (consumed < 0)
-			{
-				frames->error = amqp_error_string2(consumed);
-				return -1;
-			}
 			frames->input_start += consumed;
-			if (frame->frame_type != 0)
-				return 1;
+			if (frames->input_is_new)
+				frames->received_at = GetCurrentTimestamp();
+			frames->input_is_new = false;
+			return 1;
 		}
 
-		length = cqrs_wire_read(frames->stream, frames->input, INPUT_BYTES);
+		length = read_input(frames);
 		if (length <= 0)
 			return length;
-		frames->input_start = 0;
-		frames->input_end = length;
-		frames->received_at = GetCurrentTimestamp();
 	}
 }
 
 const char *
 cqrs_frames_error(const CqrsFrames *frames)
 {
-	return frames->error != NULL ? frames->error :
+	return frames->error[0] != '\0' ? frames->error :
 		cqrs_wire_error(frames->stream);
 }
 
@@ -288,8 +290,8 @@ static void
 end_frame(CqrsFrames *frames, Size start)
 {
 	uint32		size = pg_hton32(frames->output_end - start -
-								 FRAME_HEADER_BYTES);
-	char		end = (char) FRAME_END;
+								 CQRS_FRAME_HEADER_BYTES);
+	char		end = (char) AMQP_FRAME_END;
 
 	memcpy(frames->output + start + 3, &size, sizeof(size));
 	append(frames, &end, 1);
@@ -347,7 +349,7 @@ put_body(CqrsFrames *frames, int channel, const char *body, Size length)
 static void
 refill(CqrsFrames *frames)
 {
-	Size		most = frames->frame_max - FRAME_HEADER_BYTES - 1;
+	Size		most = frames->frame_max - CQRS_FRAME_HEADER_BYTES - 1;
 	Size		length = Min(frames->body_rest, most);
 
 	frames->output_start = frames->output_end = 0;
@@ -356,4 +358,26 @@ refill(CqrsFrames *frames)
 	put_body(frames, frames->body_channel, frames->body, length);
 	frames->body += length;
 	frames->body_rest -= length;
+}
+
+/* Read behind the part of a frame that is there, as cqrs_wire_read() does. */
+static ssize_t
+read_input(CqrsFrames *frames)
+{
+	ssize_t		length;
+
+	frames->input_end -= frames->input_start;
+	memmove(frames->input, frames->input + frames->input_start,
+			frames->input_end);
+	frames->input_start = 0;
+	/* An incomplete frame is shorter than half the buffer. */
+	Assert(frames->input_end < CQRS_FRAMES_MAX_BYTES);
+	length = cqrs_wire_read(frames->stream, frames->input + frames->input_end,
+							INPUT_BYTES - frames->input_end);
+	if (length > 0)
+	{
+		frames->input_end += length;
+		frames->input_is_new = true;
+	}
+	return length;
 }

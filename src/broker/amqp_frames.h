@@ -15,17 +15,20 @@
 #include "broker/rabbitmq.h"
 #include "broker/socket.h"
 
+/* The largest frames that are sent or accepted, all their octets counted. */
+#define CQRS_FRAMES_MAX_BYTES	131072
+
 typedef struct CqrsFrames CqrsFrames;
 
-/*
- * Exchange frames over "stream", which belongs to them from now on.  NULL,
- * with the stream closed, when memory is out.
- */
+/* Exchange frames over "stream", which belongs to them from now on. */
 extern CqrsFrames *cqrs_frames_create(CqrsWire *stream);
 extern void cqrs_frames_destroy(CqrsFrames *frames);
 
-/* The size of frames that was agreed on; between two frames only. */
-extern bool cqrs_frames_tune(CqrsFrames *frames, int frame_max);
+/*
+ * The size of frames that was agreed on, from AMQP_FRAME_MIN_SIZE to
+ * CQRS_FRAMES_MAX_BYTES.
+ */
+extern void cqrs_frames_tune(CqrsFrames *frames, Size frame_max);
 
 /*
  * Put something into the output; there has to be room.  The body of a content
@@ -41,22 +44,26 @@ extern void cqrs_frames_put_content(CqrsFrames *frames, int channel,
 extern void cqrs_frames_put_heartbeat(CqrsFrames *frames);
 
 /*
- * Send of the output what can be sent without waiting; "pending" tells
- * whether something is left.  False when the connection is gone.
+ * Send of the output what can be sent without waiting, up to a limit; "pending"
+ * tells whether something is left.  False when the connection is gone.
  */
 extern bool cqrs_frames_flush(CqrsFrames *frames);
 extern bool cqrs_frames_pending(const CqrsFrames *frames);
 
+/* The channel of the body that is being sent, 0 when there is none. */
+extern int	cqrs_frames_body_channel(const CqrsFrames *frames);
+
 /*
- * The next frame, valid until the next call: 1, or 0 when none is there yet,
- * or -1 when the connection is gone.
+ * The next frame, valid until the next call and as cqrs_decode_frame() fills it
+ * in: 1, or 0 when none is there yet, or -1 when the connection is gone or the
+ * broker has sent something else.
  */
 extern int	cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame);
 
 /* Why the connection is gone. */
 extern const char *cqrs_frames_error(const CqrsFrames *frames);
 
-/* When something was last sent and received. */
+/* When something was last sent, and a whole frame received. */
 extern TimestampTz cqrs_frames_sent_at(const CqrsFrames *frames);
 extern TimestampTz cqrs_frames_received_at(const CqrsFrames *frames);
 

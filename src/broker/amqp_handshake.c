@@ -12,11 +12,11 @@
 
 #include "broker/amqp.h"
 
-#define FRAME_MAX		131072
-
 static void put_start_ok(CqrsConnection *connection, const CqrsUrl *url);
+static bool has_channels(const amqp_connection_tune_t *offer,
+						 CqrsFailure *failure);
 static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
-				 int heartbeat_s);
+				 int heartbeat_s, CqrsFailure *failure);
 static bool take_lease(CqrsConnection *connection, const char *name,
 					   CqrsFailure *failure);
 static bool check_vacant(CqrsConnection *connection, List *names,
@@ -39,11 +39,9 @@ cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s
 						 failure))
 		return false;
 	cqrs_frames_forget(connection->frames);
-	if (!tune(connection, frame.payload.method.decoded, heartbeat_s))
-	{
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not log in: out of memory");
+	if (!has_channels(frame.payload.method.decoded, failure) ||
+		!tune(connection, frame.payload.method.decoded, heartbeat_s, failure))
 		return false;
-	}
 
 	open.virtual_host = amqp_cstring_bytes(url->path);
 	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
@@ -93,22 +91,44 @@ put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
 	pfree(response);
 }
 
-/* Agree on the limits that the broker offers, or lower ones. */
+/* False when the broker has less channels than are needed; 0 is no limit. */
+static bool
+has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
+{
+	if (offer->channel_max == 0 ||
+		offer->channel_max >= CQRS_AMQP_PROBE_CHANNEL)
+		return true;
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "could not log in: the broker allows %d channels in a connection, and %d are needed",
+				   offer->channel_max, CQRS_AMQP_PROBE_CHANNEL);
+	return false;
+}
+
+/* Agree on the limits that the broker offers, or lower ones; false if too low. */
 static bool
 tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
-	 int heartbeat_s)
+	 int heartbeat_s, CqrsFailure *failure)
 {
 	amqp_connection_tune_ok_t tune_ok = {0};
 
-	tune_ok.channel_max = CQRS_AMQP_CHANNEL;
-	tune_ok.frame_max = offer->frame_max == 0 ? FRAME_MAX :
-		Min(offer->frame_max, FRAME_MAX);
+	/* 0 stands for no limit. */
+	if (offer->frame_max != 0 && offer->frame_max < AMQP_FRAME_MIN_SIZE)
+	{
+		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+					   "could not log in: the broker allows frames of %u bytes, and AMQP requires %d",
+					   (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
+		return false;
+	}
+	tune_ok.channel_max = CQRS_AMQP_PROBE_CHANNEL;
+	tune_ok.frame_max = offer->frame_max == 0 ? CQRS_FRAMES_MAX_BYTES :
+		Min(offer->frame_max, CQRS_FRAMES_MAX_BYTES);
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
 		Min(offer->heartbeat, heartbeat_s);
 	connection->heartbeat_s = tune_ok.heartbeat;
 	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_TUNE_OK_METHOD,
 						   &tune_ok);
-	return cqrs_frames_tune(connection->frames, tune_ok.frame_max);
+	cqrs_frames_tune(connection->frames, tune_ok.frame_max);
+	return true;
 }
 
 bool
@@ -127,10 +147,12 @@ cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *opt
 		!check_vacant(connection, options->vacant, failure))
 		return false;
 
-	cqrs_amqp_declare_exchange(connection, options->exchange);
+	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_CHANNEL,
+							   options->exchange);
 	if (!cqrs_amqp_await(connection, AMQP_EXCHANGE_DECLARE_OK_METHOD,
 						 "declare the exchange", &frame, failure))
 		return false;
+	connection->declaring--;
 
 	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_CONFIRM_SELECT_METHOD, &select);
@@ -185,7 +207,7 @@ bool
 cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 				const char *action, amqp_frame_t *frame, CqrsFailure *failure)
 {
-	for (;;)
+	while (cqrs_wire_may_go_on(connection->deadline))
 	{
 		int			result = -1;
 
@@ -193,30 +215,27 @@ cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 			result = cqrs_frames_read(connection->frames, frame);
 		if (result < 0)
 		{
-			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s", action,
-						   cqrs_frames_error(connection->frames));
+			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s",
+						   action, cqrs_frames_error(connection->frames));
 			return false;
 		}
-		if (result > 0 && frame->frame_type == AMQP_FRAME_METHOD)
+		if (result == 0)
 		{
-			if (frame->payload.method.id == expected)
-				return true;
-			cqrs_amqp_handle_method(connection, &frame->payload.method,
-									&connection->early, failure);
-			if (connection->early.kind == CQRS_EVENT_FAILED)
-			{
-				cqrs_amqp_describe_close(failure, action, &frame->payload.method);
-				return false;
-			}
+			(void) cqrs_wire_wait(cqrs_frames_stream(connection->frames),
+								  cqrs_frames_pending(connection->frames),
+								  connection->deadline);
+			continue;
 		}
-		if (result == 0 &&
-			!cqrs_wire_wait(cqrs_frames_stream(connection->frames),
-							cqrs_frames_pending(connection->frames),
-							connection->deadline))
-		{
-			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
-						   "could not %s: no answer in time", action);
+		if (frame->frame_type == AMQP_FRAME_METHOD &&
+			frame->payload.method.id == expected &&
+			cqrs_amqp_is_channel_right(frame))
+			return true;
+		cqrs_amqp_handle_frame(connection, frame, action, &connection->early,
+							   failure);
+		if (connection->early.kind == CQRS_EVENT_FAILED)
 			return false;
-		}
 	}
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "could not %s: no answer in time", action);
+	return false;
 }

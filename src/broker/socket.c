@@ -159,6 +159,15 @@ cqrs_wire_wait(CqrsWire *stream, bool write, TimestampTz deadline)
 					deadline);
 }
 
+bool
+cqrs_wire_may_go_on(TimestampTz deadline)
+{
+	/* DROP DATABASE elsewhere waits for all processes. */
+	if (ProcSignalBarrierPending)
+		ProcessProcSignalBarrier();
+	return !ShutdownRequestPending && cqrs_until_ms(deadline) > 0;
+}
+
 pgsocket
 cqrs_wire_socket(const CqrsWire *stream)
 {
@@ -216,27 +225,20 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 static bool
 wait_for(int fd, int events, TimestampTz deadline)
 {
-	while (!ShutdownRequestPending)
+	/* The deadline holds for a peer, too, that always has something more. */
+	while (cqrs_wire_may_go_on(deadline))
 	{
-		long		rest_ms = cqrs_until_ms(deadline);
 		int			occurred = WaitLatchOrSocket(MyLatch,
 												 events | WL_LATCH_SET |
 												 WL_TIMEOUT |
 												 WL_EXIT_ON_PM_DEATH,
-												 fd, rest_ms,
+												 fd, cqrs_until_ms(deadline),
 												 cqrs_wait_event(CQRS_WAIT_CONNECT));
 
 		if (occurred & WL_LATCH_SET)
-		{
 			ResetLatch(MyLatch);
-			/* DROP DATABASE elsewhere waits for all processes. */
-			if (ProcSignalBarrierPending)
-				ProcessProcSignalBarrier();
-		}
 		if (occurred & events)
 			return true;
-		if (rest_ms == 0)
-			return false;
 	}
 	return false;
 }

@@ -53,6 +53,12 @@ extern const char *cqrs_wire_error(const CqrsWire *stream);
 extern bool cqrs_wire_wait(CqrsWire *stream, bool write,
 						   TimestampTz deadline);
 
+/*
+ * For those who need not wait, because something is always there: false as
+ * cqrs_wire_wait() is.
+ */
+extern bool cqrs_wire_may_go_on(TimestampTz deadline);
+
 extern pgsocket cqrs_wire_socket(const CqrsWire *stream);
 
 extern void cqrs_wire_close(CqrsWire *stream);

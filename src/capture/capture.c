@@ -40,6 +40,7 @@
 #include "capture/capture.h"
 #include "capture/chain.h"
 #include "capture/changeset.h"
+#include "capture/generated.h"
 #include "capture/resolve.h"
 #include "capture/truncate.h"
 #include "master/relation.h"
@@ -65,14 +66,14 @@ static uint16 touched_target(TriggerData *data);
 static void note_touch(TriggerData *data, const CqrsRelation *relation,
 					   HeapTuple old, HeapTuple new);
 static bool later_trigger_exists(TriggerData *data);
-static bool key_differs(TupleDesc desc, const CqrsRelation *relation,
+static bool key_differs(Relation rel, const CqrsRelation *relation,
 						HeapTuple a, HeapTuple b);
 static bool raises_revision(TriggerData *data, const CqrsRelation *relation,
 							bool first_touch);
 static bool was_raised(TriggerData *data, const CqrsRelation *relation);
 static void copy_header(HeapTupleHeader header, SysScanDesc scan,
 						HeapTuple tuple);
-static bool fields_differ(TupleDesc desc, const CqrsField *fields,
+static bool fields_differ(Relation rel, CqrsField *fields,
 						  int nfields, HeapTuple a, HeapTuple b);
 static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
 					  bool raise);
@@ -138,7 +139,7 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 	if (first_touch && any_produces(relation))
 		note_touch(data, relation, data->tg_trigtuple, data->tg_newtuple);
 	else if (!first_touch &&
-			 (key_differs(RelationGetDescr(data->tg_relation), relation,
+			 (key_differs(data->tg_relation, relation,
 						  data->tg_trigtuple, data->tg_newtuple) ||
 			  later_trigger_exists(data)))
 	{
@@ -323,7 +324,6 @@ static bool
 raises_revision(TriggerData *data, const CqrsRelation *relation,
 				bool first_touch)
 {
-	TupleDesc	desc = RelationGetDescr(data->tg_relation);
 	CqrsTarget *target = NULL;
 	ListCell   *lc;
 
@@ -342,7 +342,7 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 		CqrsMaster *master = lfirst(lc);
 
 		if (later_trigger_exists(data) ||
-			fields_differ(desc, master->fields, master->nfields,
+			fields_differ(data->tg_relation, master->fields, master->nfields,
 						  data->tg_trigtuple, data->tg_newtuple))
 			return first_touch ||
 				(target->skipped && !was_raised(data, relation));
@@ -415,7 +415,7 @@ note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 
 	if (relation->key_deferrable ||
 		(new != NULL && !target->keys_move &&
-		 key_differs(RelationGetDescr(rel), relation, old, new)))
+		 key_differs(rel, relation, old, new)))
 		target->keys_move = true;
 
 	/*
@@ -455,20 +455,22 @@ later_trigger_exists(TriggerData *data)
 }
 
 static bool
-key_differs(TupleDesc desc, const CqrsRelation *relation, HeapTuple a,
+key_differs(Relation rel, const CqrsRelation *relation, HeapTuple a,
 			HeapTuple b)
 {
-	return fields_differ(desc, relation->keys, relation->nkeys, a, b);
+	return fields_differ(rel, relation->keys, relation->nkeys, a, b);
 }
 
 /*
- * Whether two rows differ, or may do so in the end, in any of some fields,
- * those of ours left aside.
+ * Whether a row and its next version differ in any of some fields, those of ours
+ * left aside.
  */
 static bool
-fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
+fields_differ(Relation rel, CqrsField *fields, int nfields,
 			  HeapTuple a, HeapTuple b)
 {
+	TupleDesc	desc = RelationGetDescr(rel);
+
 	for (int i = 0; i < nfields; i++)
 	{
 		AttrNumber	attnum = fields[i].attnum;
@@ -482,7 +484,11 @@ fields_differ(TupleDesc desc, const CqrsField *fields, int nfields,
 			continue;
 		/* It is computed after this trigger. */
 		if (att->attgenerated != '\0')
-			return true;
+		{
+			if (cqrs_generated_differs(rel, fields, &fields[i], a, b))
+				return true;
+			continue;
+		}
 		if (a_null != b_null ||
 			(!a_null &&
 			 !datum_image_eq(a_value, b_value, att->attbyval, att->attlen)))

@@ -23,6 +23,8 @@ typedef struct CqrsField
 	bool		ours;			/* cqrs_revision or cqrs_updated */
 	struct CqrsValueFormat *format; /* of a key: owned by serialize.c, NULL
 									 * until used */
+	struct CqrsGenerated *generated;	/* of a generated column: owned by
+										 * generated.c, NULL until used */
 } CqrsField;
 
 typedef enum CqrsOnTruncate

@@ -89,15 +89,12 @@ names_column(Node *node, void *column)
 	return raw_expression_tree_walker(node, names_column, column);
 }
 
-CqrsCondition *
-cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
-					   const char *what)
+Node *
+cqrs_condition_analyze(Relation rel, const char *text, const char *what)
 {
-	CqrsCondition *condition = palloc(sizeof(CqrsCondition));
 	Node	   *raw = cqrs_condition_parse(text, what);
 	ParseContext context;
 	ParseState *pstate = make_parsestate(NULL);
-	Relation	rel = table_open(relid, AccessShareLock);
 	Node	   *expression;
 
 	enter_parsing(&context, text, what);
@@ -118,6 +115,22 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 				 errmsg("%s contains a VOLATILE function", what),
 				 errdetail("It is evaluated while a transaction commits and must not change data."),
 				 errhint("Declare the function STABLE or IMMUTABLE.")));
+	leave_parsing(&context);
+	free_parsestate(pstate);
+	return expression;
+}
+
+CqrsCondition *
+cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
+					   const char *what)
+{
+	CqrsCondition *condition = palloc(sizeof(CqrsCondition));
+	Relation	rel = table_open(relid, AccessShareLock);
+	Node	   *expression = cqrs_condition_analyze(rel, text, what);
+	ParseContext context;
+
+	/* What is folded into constants may fail. */
+	enter_parsing(&context, text, what);
 	expression = (Node *) expression_planner((Expr *) expression);
 	leave_parsing(&context);
 
@@ -125,7 +138,6 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 	condition->econtext = CreateStandaloneExprContext();
 	condition->slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	condition->econtext->ecxt_scantuple = condition->slot;
-	free_parsestate(pstate);
 	table_close(rel, AccessShareLock);
 	return condition;
 }

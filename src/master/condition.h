@@ -13,6 +13,7 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "nodes/nodes.h"
+#include "utils/relcache.h"
 
 typedef struct CqrsCondition CqrsCondition;
 
@@ -25,6 +26,14 @@ extern Node *cqrs_condition_parse(const char *text, const char *what);
 /* Whether an expression names a column, by itself or after its table's name. */
 extern bool cqrs_condition_names_column(const char *text, const char *what,
 										const char *column);
+
+/*
+ * What the parser makes of an expression over rows of a table: an error when
+ * it is not boolean, or is VOLATILE.  The table is open and locked.  Names are
+ * looked up by the search_path of now.
+ */
+extern Node *cqrs_condition_analyze(Relation rel, const char *text,
+									const char *what);
 
 /*
  * Compile an expression over rows of a table, whose row type "desc" has, in

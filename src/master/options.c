@@ -13,15 +13,14 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
+#include "base/exchange.h"
 #include "master/hooks.h"
 #include "master/options.h"
-
-/* AMQP 0-9-1: exchange names and routing keys are short strings. */
-#define SHORTSTR_BYTES	255
 
 typedef enum OptionKind
 {
@@ -29,7 +28,8 @@ typedef enum OptionKind
 	OPTION_OBJECT,				/* jsonb */
 	OPTION_FUNCTION,			/* regproc, kept as its qualified name */
 	OPTION_EXPRESSION,			/* text */
-	OPTION_SHORTSTR,			/* text, for the protocol */
+	OPTION_EXCHANGE,			/* text, its name */
+	OPTION_ROUTING_KEY,			/* text */
 	OPTION_CHOICE,				/* text, one of some; the first by default */
 	OPTION_BOOL,
 	OPTION_SECONDS				/* integer */
@@ -58,8 +58,8 @@ static const OptionInfo infos[CQRS_NOPTIONS] = {
 	.choices = {"fail", "park"}},
 	[CQRS_OPTION_SKIP_UNCHANGED] = {"skip_unchanged", OPTION_BOOL},
 	[CQRS_OPTION_MESSAGE_TTL] = {"message_ttl", OPTION_SECONDS},
-	[CQRS_OPTION_EXCHANGE] = {"exchange", OPTION_SHORTSTR},
-	[CQRS_OPTION_ROUTING_KEY] = {"routing_key", OPTION_SHORTSTR},
+	[CQRS_OPTION_EXCHANGE] = {"exchange", OPTION_EXCHANGE},
+	[CQRS_OPTION_ROUTING_KEY] = {"routing_key", OPTION_ROUTING_KEY},
 	[CQRS_OPTION_ON_TRUNCATE] = {"on_truncate", OPTION_CHOICE,
 	.choices = {"delete", "refuse", "ignore"}},
 	[CQRS_OPTION_REPLICATION] = {"replication", OPTION_CHOICE,
@@ -75,7 +75,7 @@ static List *json_names(const OptionInfo *info, JsonbValue *value);
 static Datum json_seconds(const OptionInfo *info, Numeric number);
 static void type_error(const OptionInfo *info, const char *expected);
 static void check_names(const OptionInfo *info, Datum names);
-static void check_shortstr(const OptionInfo *info, const char *value);
+static void check_route(const OptionInfo *info, char *value);
 static Datum check_choice(const OptionInfo *info, const char *value);
 
 void
@@ -103,9 +103,10 @@ cqrs_option_set(CqrsMasterRow *row, CqrsOption option, NullableDatum argument)
 																	 DatumGetObjectId(argument.value)));
 			break;
 
-		case OPTION_SHORTSTR:
+		case OPTION_EXCHANGE:
+		case OPTION_ROUTING_KEY:
 			if (!argument.isnull)
-				check_shortstr(info, TextDatumGetCString(argument.value));
+				check_route(info, TextDatumGetCString(argument.value));
 			break;
 
 		case OPTION_CHOICE:
@@ -204,7 +205,8 @@ from_json(const OptionInfo *info, JsonbValue *value)
 			break;
 
 		case OPTION_EXPRESSION:
-		case OPTION_SHORTSTR:
+		case OPTION_EXCHANGE:
+		case OPTION_ROUTING_KEY:
 		case OPTION_CHOICE:
 			if (string == NULL)
 				type_error(info, "a string, or null");
@@ -289,14 +291,23 @@ check_names(const OptionInfo *info, Datum names)
 				 errhint("Use NULL for all columns.")));
 }
 
+/* What becomes a part of the protocol, in UTF-8. */
 static void
-check_shortstr(const OptionInfo *info, const char *value)
+check_route(const OptionInfo *info, char *value)
 {
-	if (value[0] == '\0' || strlen(value) > SHORTSTR_BYTES)
+	char	   *utf8 = pg_server_to_any(value, strlen(value), PG_UTF8);
+	const char *problem = NULL;
+
+	if (info->kind == OPTION_EXCHANGE)
+		problem = cqrs_exchange_problem(utf8);
+	else if (utf8[0] == '\0' || strlen(utf8) > CQRS_SHORTSTR_BYTES)
+		problem = psprintf("It must have 1 to %d bytes in UTF-8.",
+						   CQRS_SHORTSTR_BYTES);
+	if (problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for option \"%s\"", info->name),
-				 errdetail("It must have 1 to %d bytes.", SHORTSTR_BYTES),
+				 errdetail("%s", problem),
 				 errhint("Null stands for the default.")));
 }
 

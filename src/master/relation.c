@@ -316,7 +316,10 @@ build_relation(CqrsRelation *entry)
 	*entry = fresh;
 }
 
-/* The number of a column that has to be there with that type, and not null. */
+/*
+ * The number of a column that has to be there with that type and not null, and
+ * that has to be free to be written to.
+ */
 static AttrNumber
 require_column(Relation rel, const char *name, Oid type)
 {
@@ -337,6 +340,15 @@ require_column(Relation rel, const char *name, Oid type)
 				 errmsg("column \"%s\" of table \"%s\" is not of type %s NOT NULL",
 						name, RelationGetRelationName(rel),
 						format_type_be(type)),
+				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
+	if (att->attgenerated != '\0' || att->attidentity != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_DEFINITION),
+				 errmsg("column \"%s\" of table \"%s\" is %s", name,
+						RelationGetRelationName(rel),
+						att->attgenerated != '\0' ? "a generated column" :
+						"an identity column"),
+				 errdetail("The extension writes to it with each change of a row."),
 				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
 	return attnum;
 }

@@ -3,10 +3,11 @@
  * parked.c
  *	  Messages that are put aside, lest they hold up others.
  *
- * Two kinds: messages that a function of the user's has failed to make, where
+ * Three kinds: messages that a function of the user's has failed to make, where
  * the master has on_error "park"; written in the transaction that changed the
- * row (resolve.c).  And messages that the broker refuses for themselves;
- * written by the publisher.  Rows of cqrs.parked are written directly, whatever
+ * row (resolve.c).  Messages that the broker refuses for themselves; written by
+ * the publisher.  And messages whose route does not work; written by
+ * cqrs_park_held(), and by the publisher when their master has gone.  Rows of cqrs.parked are written directly, whatever
  * the rights of the role that is changing a master's row.
  *
  *-------------------------------------------------------------------------
@@ -50,8 +51,15 @@ enum
 	PARKED_NATTS = PARKED_ROW_DATA
 };
 
+static const char *const reasons[] = {
+	[CQRS_PARK_HOOK] = "hook",
+	[CQRS_PARK_REFUSED] = "refused",
+	[CQRS_PARK_HELD] = "held"
+};
+
 static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
 static int	compare_id(const ListCell *a, const ListCell *b);
+static int	compare_ids(const void *a, const void *b);
 static void update_row(Relation parked, HeapTuple tuple, const char *row);
 static char *with_key_renamed(const char *object, const char *from,
 							  const char *to);
@@ -74,8 +82,7 @@ cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 
 	values[PARKED_ID - 1] = Int64GetDatum(message->id);
 	values[PARKED_AT - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[PARKED_REASON - 1] =
-		CStringGetTextDatum(reason == CQRS_PARK_HOOK ? "hook" : "refused");
+	values[PARKED_REASON - 1] = CStringGetTextDatum(reasons[reason]);
 	values[PARKED_ERROR - 1] = CStringGetTextDatum(error);
 	values[PARKED_COMMITTED_AT - 1] = TimestampTzGetDatum(message->committed_at);
 	values[PARKED_SIGNAL_TYPE - 1] = CharGetDatum(message->signal);
@@ -331,5 +338,22 @@ cqrs_parked_above(int64 id, int64 **ids)
 	}
 	systable_endscan(scan);
 	table_close(parked, AccessShareLock);
+	qsort(*ids, nids, sizeof(int64), compare_ids);
 	return nids;
+}
+
+bool
+cqrs_parked_has(const int64 *ids, int nids, int64 id)
+{
+	return nids > 0 &&
+		bsearch(&id, ids, nids, sizeof(int64), compare_ids) != NULL;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
 }

@@ -19,7 +19,8 @@
 typedef enum CqrsParkReason
 {
 	CQRS_PARK_HOOK,				/* a user's function failed to make it */
-	CQRS_PARK_REFUSED			/* the broker does not take it */
+	CQRS_PARK_REFUSED,			/* the broker does not take it */
+	CQRS_PARK_HELD				/* its route does not work */
 } CqrsParkReason;
 
 /*
@@ -54,9 +55,12 @@ extern void cqrs_parked_follow(const char *cqrs_id, const char *from,
 extern int64 cqrs_parked_max_id(void);
 
 /*
- * The ids above "id" of messages that are parked, in TopMemoryContext; returns
- * their number.
+ * The ids above "id" of messages that are parked, in ascending order and in
+ * TopMemoryContext; returns their number.
  */
 extern int	cqrs_parked_above(int64 id, int64 **ids);
+
+/* Whether these have "id" among them. */
+extern bool cqrs_parked_has(const int64 *ids, int nids, int64 id);
 
 #endif							/* CQRS_PARKED_H */

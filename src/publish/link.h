@@ -36,9 +36,12 @@ extern void cqrs_link_reload(CqrsLink *link);
  */
 extern void cqrs_link_turn(CqrsLink *link, bool paused);
 
-/* Send some messages; receive all that has come. */
+/*
+ * Send some messages; receive what has come, or a part of it, and return
+ * whether there may be more.
+ */
 extern void cqrs_link_send(CqrsLink *link);
-extern void cqrs_link_receive(CqrsLink *link);
+extern bool cqrs_link_receive(CqrsLink *link);
 
 /* Give the connection up, if there is one. */
 extern void cqrs_link_close(CqrsLink *link);

@@ -150,8 +150,8 @@ publisher_finish(CqrsWorker *worker)
 	Publisher  *publisher = worker->state;
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   FINISH_MS);
+	bool		more = cqrs_link_receive(publisher->link);
 
-	cqrs_link_receive(publisher->link);
 	while (cqrs_link_is_open(publisher->link) &&
 		   cqrs_until_ms(deadline) > 0 &&
 		   cqrs_window_unconfirmed(publisher->window) > 0)
@@ -163,9 +163,9 @@ publisher_finish(CqrsWorker *worker)
 								 WL_SOCKET_READABLE | WL_TIMEOUT |
 								 (write ? WL_SOCKET_WRITEABLE : 0) |
 								 WL_EXIT_ON_PM_DEATH,
-								 socket, cqrs_until_ms(deadline),
+								 socket, more ? 0 : cqrs_until_ms(deadline),
 								 cqrs_wait_event(CQRS_WAIT_FINISH));
-		cqrs_link_receive(publisher->link);
+		more = cqrs_link_receive(publisher->link);
 	}
 	cqrs_backlog_finish(publisher->backlog);
 	cqrs_link_close(publisher->link);

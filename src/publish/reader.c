@@ -27,8 +27,9 @@
  * Messages of held masters are passed over, and read when the hold's probe or
  * its end asks for them (hold.c); the watermark stays below them.  Messages
  * that were parked before, by a process that ended before the watermark got
- * past them, or by this one before an earlier message held their master, are
- * passed over for good.
+ * past them, or by this one before an earlier message held their master, or by
+ * cqrs_park_held(), are passed over for good.  A held master that has been
+ * unregistered is given up after some probes: its messages are parked.
  *
  * Belongs to the publisher alone.
  *
@@ -46,16 +47,21 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+#include "base/exchange.h"
 #include "base/guc.h"
+#include "base/objects.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
 #include "publish/reader.h"
 
-#define AMQP_SHORTSTR_BYTES	255
 /* RabbitMQ takes no larger message, whatever its settings. */
 #define MAX_BODY_BYTES		(512 * 1024 * 1024)
 /* Other lanes' messages that are passed over before the broker is heard. */
 #define PASS_TURN			20000
+/* Probes of a master that has been unregistered, before it is given up. */
+#define MAX_PROBES			10
+/* Messages of such a master that are parked before the broker is heard. */
+#define PARK_TURN			1000
 
 typedef struct Hole
 {
@@ -82,7 +88,10 @@ static bool read_holes(CqrsReader *reader, CqrsWindow *window);
 static bool read_hole(CqrsReader *reader, CqrsWindow *window,
 					  const Hole *hole);
 static bool read_held(CqrsReader *reader, CqrsWindow *window);
+static void read_probe(CqrsReader *reader, const CqrsWindow *window,
+					   CqrsHold *hold);
 static bool read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold);
+static void end_hold(CqrsReader *reader, CqrsHold *hold);
 static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
 static bool may_read(CqrsReader *reader, const CqrsWindow *window,
 					 const CqrsMessage *message);
@@ -90,9 +99,10 @@ static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
+static CqrsOutgoing *build_or_park(CqrsReader *reader,
+								   const CqrsMessage *message);
 static void read_parked(CqrsReader *reader, int64 watermark);
-static bool is_parked(const CqrsReader *reader, int64 id);
-static int	compare_ids(const void *a, const void *b);
+static void park_hold(CqrsReader *reader, CqrsHold *hold);
 static bool is_too_large(const CqrsMessage *message, char **error);
 static CqrsOutgoing *try_to_build(CqrsReader *reader,
 								  const CqrsMessage *message, char **error);
@@ -218,38 +228,73 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 static bool
 read_held(CqrsReader *reader, CqrsWindow *window)
 {
-	List	   *holds = list_copy(reader->holds->list);
+	CqrsHold   *probe = cqrs_holds_next_probe(reader->holds, window);
+	List	   *holds;
 	bool		complete = true;
 	ListCell   *lc;
 
+	if (probe != NULL)
+		read_probe(reader, window, probe);
+	holds = list_copy(reader->holds->list);
 	foreach(lc, holds)
 	{
 		CqrsHold   *hold = lfirst(lc);
 
-		if (complete && cqrs_hold_is_due(hold, window))
+		if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
 			complete = read_hold(reader, window, hold);
 	}
 	list_free(holds);
 	return complete;
 }
 
+/* Make a held master's first message the probe; without one, end the hold. */
+static void
+read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
+{
+	CqrsOutgoing *outgoing = NULL;
+	CqrsOutboxScan *scan;
+	CqrsMessage message;
+
+	/* What has been parked since is passed over, too. */
+	read_parked(reader, cqrs_reader_watermark(reader, window));
+	if (hold->failures > MAX_PROBES &&
+		!cqrs_objects_has_master(hold->cqrs_id))
+	{
+		park_hold(reader, hold);
+		return;
+	}
+
+	scan = cqrs_outbox_scan_begin(hold->next_id, reader->frontier);
+	while (outgoing == NULL && cqrs_outbox_scan_next(scan, &message))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(message.cqrs_id, hold->cqrs_id) == 0 &&
+			cqrs_lane_has(reader->worker, &message) &&
+			!cqrs_parked_has(reader->parked, reader->nparked, message.id))
+			outgoing = build_or_park(reader, &message);
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+
+	if (outgoing != NULL)
+		cqrs_holds_set_probe(reader->holds, hold, outgoing);
+	else
+		end_hold(reader, hold);
+}
+
 /*
- * Put a held master's messages into the window: one as a probe, or when that
- * was taken all.  Returns false when the window is full before the end.
+ * Put the messages of a master whose probe was taken into the window.  Returns
+ * false when the window is full before the end, which ends the hold.
  */
 static bool
 read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 {
-	bool		probe = hold->state == CQRS_HOLD_WAITING;
 	bool		complete = true;
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
 												  reader->frontier);
 	CqrsMessage message;
 
-	/* What this process has parked since is passed over, too. */
 	read_parked(reader, cqrs_reader_watermark(reader, window));
-
-	hold->state = CQRS_HOLD_CATCHING_UP;
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -263,25 +308,60 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 		}
 		hold->next_id = message.id + 1;
 		push_message(reader, window, &message);
-		if (probe)
-		{
-			hold->state = CQRS_HOLD_PROBING;
-			hold->probe_id = message.id;
-			break;
-		}
 	}
 	cqrs_outbox_scan_flush_wal(scan);
 	cqrs_outbox_scan_end(scan);
 
-	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
-	{
-		if (hold->told)
-			ereport(LOG,
-					(errmsg("messages of master \"%s\" are published again",
-							hold->cqrs_id)));
-		cqrs_holds_remove(reader->holds, hold);
-	}
+	if (complete)
+		end_hold(reader, hold);
 	return complete;
+}
+
+/*
+ * Park the messages of a held master that nobody can mend, because it has been
+ * unregistered: in parts, one each turn.
+ */
+static void
+park_hold(CqrsReader *reader, CqrsHold *hold)
+{
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
+												  reader->frontier);
+	CqrsMessage message;
+	int			count = 0;
+
+	while (count < PARK_TURN && cqrs_outbox_scan_next(scan, &message))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
+			!cqrs_lane_has(reader->worker, &message))
+			continue;
+		hold->next_id = message.id + 1;
+		if (cqrs_parked_has(reader->parked, reader->nparked, message.id))
+			continue;
+		cqrs_parked_insert(&message, CQRS_PARK_HELD,
+						   "the broker takes no messages of the master, which is unregistered",
+						   NULL);
+		count++;
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+	ForceSyncCommit();
+	if (count == PARK_TURN)
+		return;
+	ereport(LOG,
+			(errmsg("messages of master \"%s\" are parked: the master is unregistered, and the broker does not take them",
+					hold->cqrs_id)));
+	cqrs_holds_remove(reader->holds, hold);
+}
+
+static void
+end_hold(CqrsReader *reader, CqrsHold *hold)
+{
+	if (hold->told)
+		ereport(LOG,
+				(errmsg("messages of master \"%s\" are published again",
+						hold->cqrs_id)));
+	cqrs_holds_remove(reader->holds, hold);
 }
 
 /* Returns false when the window is full before the end. */
@@ -340,29 +420,37 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 }
 
 /*
- * Put a message into the window, unless it is another lane's or its master is
- * held, or park it when it cannot be sent.
+ * Put a message into the window, unless it is another lane's, its master is
+ * held, or it is parked.
  */
 static void
 push_message(CqrsReader *reader, CqrsWindow *window,
 			 const CqrsMessage *message)
 {
-	MemoryContext caller;
+	CqrsOutgoing *outgoing;
+
+	if (!cqrs_lane_has(reader->worker, message) ||
+		cqrs_holds_keep(reader->holds, window, message->cqrs_id,
+						message->id) ||
+		cqrs_parked_has(reader->parked, reader->nparked, message->id))
+		return;
+	outgoing = build_or_park(reader, message);
+	if (outgoing != NULL)
+		cqrs_window_push(window, outgoing);
+}
+
+/* A message for the window; NULL when it cannot be sent, and is parked. */
+static CqrsOutgoing *
+build_or_park(CqrsReader *reader, const CqrsMessage *message)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 	CqrsOutgoing *outgoing = NULL;
 	char	   *error;
 
-	if (!cqrs_lane_has(reader->worker, message) ||
-		cqrs_holds_keep(reader->holds, message->cqrs_id, message->id) ||
-		is_parked(reader, message->id))
-		return;
-
-	caller = MemoryContextSwitchTo(reader->scratch);
 	if (!is_too_large(message, &error))
 		outgoing = GetDatabaseEncoding() == PG_UTF8 ?
 			build(reader, message) : try_to_build(reader, message, &error);
-	if (outgoing != NULL)
-		cqrs_window_push(window, outgoing);
-	else
+	if (outgoing == NULL)
 	{
 		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
 		ForceSyncCommit();
@@ -372,6 +460,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
+	return outgoing;
 }
 
 static void
@@ -380,24 +469,6 @@ read_parked(CqrsReader *reader, int64 watermark)
 	if (reader->parked != NULL)
 		pfree(reader->parked);
 	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
-	qsort(reader->parked, reader->nparked, sizeof(int64), compare_ids);
-}
-
-static bool
-is_parked(const CqrsReader *reader, int64 id)
-{
-	return reader->nparked > 0 &&
-		bsearch(&id, reader->parked, reader->nparked, sizeof(int64),
-				compare_ids) != NULL;
-}
-
-static int
-compare_ids(const void *a, const void *b)
-{
-	int64		x = *(const int64 *) a;
-	int64		y = *(const int64 *) b;
-
-	return x < y ? -1 : x > y;
 }
 
 static bool
@@ -486,8 +557,14 @@ build(CqrsReader *reader, const CqrsMessage *message)
 	key = to_utf8(cqrs_message_routing_key(message));
 	exchange = to_utf8(message->exchange);
 	correlation_id = to_utf8(message->correlation_id);
+	if (strlen(key) > CQRS_SHORTSTR_BYTES ||
+		(exchange != NULL && strlen(exchange) > CQRS_SHORTSTR_BYTES))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("routing key or exchange is longer than %d bytes in UTF-8",
+						CQRS_SHORTSTR_BYTES)));
 	/* Too long for the property; the body has it all the same. */
-	if (correlation_id != NULL && strlen(correlation_id) > AMQP_SHORTSTR_BYTES)
+	if (correlation_id != NULL && strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
 		correlation_id = NULL;
 
 	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +

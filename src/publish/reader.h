@@ -17,7 +17,7 @@
 typedef struct CqrsReader CqrsReader;
 
 /*
- * Start reading above "watermark" what belongs to "place"; in a transaction.
+ * Start reading above "watermark" what belongs to that lane; in a transaction.
  * Messages of masters in "holds" are put into the window only as the holds
  * allow.
  */

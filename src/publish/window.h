@@ -57,7 +57,8 @@ extern void cqrs_window_sent(CqrsWindow *window);
 
 /*
  * A confirm for the message that was the tag-th to be sent since the last
- * rewind, or with "multiple" for all up to it.  Returns how many were news.
+ * rewind, or with "multiple" for all up to it.  Returns how many were news: 0
+ * for a tag that was never given.
  */
 extern int	cqrs_window_confirm(CqrsWindow *window, uint64 tag, bool multiple);
 
@@ -77,10 +78,9 @@ extern void cqrs_window_rewind(CqrsWindow *window);
 extern void cqrs_window_withdraw(CqrsWindow *window, const char *cqrs_id,
 								 int64 id);
 
-/* The message with that id, or NULL; whether there is any of that master. */
+/* The message with that id, or NULL; one that is under way, or NULL. */
 extern CqrsOutgoing *cqrs_window_find(const CqrsWindow *window, int64 id);
-extern bool cqrs_window_has_master(const CqrsWindow *window,
-								   const char *cqrs_id);
+extern CqrsOutgoing *cqrs_window_find_sent(const CqrsWindow *window, int64 id);
 
 /*
  * Messages that have ever left the window by confirms, and how many have been
@@ -89,6 +89,9 @@ extern bool cqrs_window_has_master(const CqrsWindow *window,
  */
 extern uint64 cqrs_window_done(const CqrsWindow *window);
 extern uint64 cqrs_window_sent_so_far(const CqrsWindow *window);
+
+/* How many will be done when all that is in the window now is. */
+extern uint64 cqrs_window_end(const CqrsWindow *window);
 
 /*
  * The broker refuses the first message, for a reason that is copied: it is to

@@ -8,8 +8,9 @@
  * that is sent but what is true now: a row that is there goes out as a SYNC,
  * read under lock while the transaction commits, as all SYNCs are.  A row that
  * is gone needs nothing, unless it is its DELETE that was parked.  That one is
- * sent as it was, or made from the row that was kept with it, under a lock
- * that keeps others from making the row anew meanwhile.
+ * sent as it was, by the route that its master has now, or made from the row
+ * that was kept with it, under a lock that keeps others from making the row
+ * anew meanwhile.
  *
  * Everything that touches keys and rows has the rights of the table's owner,
  * since types can have functions of his: a superuser may be the caller.
@@ -276,7 +277,14 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 
 	cqrs_composer_enter(composer, rel, relation);
 	if (parked->row == NULL)
-		cqrs_compose_again(composer, &parked->message);
+	{
+		CqrsMessage message = parked->message;
+
+		/* The route that it was parked with may be why it was. */
+		message.exchange = master->exchange;
+		message.routing_key = master->routing_key;
+		cqrs_compose_again(composer, &message);
+	}
 	else
 	{
 		tuple.t_data = row_of_json(rel, parked->row);

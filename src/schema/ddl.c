@@ -6,7 +6,9 @@
  *
  * Without CASCADE, a command changes the tables that it names, their children,
  * and functions.  With CASCADE, and in DROP OWNED and DROP EXTENSION, nothing
- * is certain, and all masters are looked at.
+ * is certain, and all masters are looked at.  What sync_when means can change
+ * by far more commands (meaning.c), and values have another form when their
+ * type has: both concern any master.
  *
  * A table that goes, or that is detached from its master, takes rows along
  * that the transaction has changed, and whose messages are not made yet: that
@@ -25,7 +27,9 @@
 #include "catalog/pg_inherits.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -38,7 +42,9 @@
 #include "master/master.h"
 #include "master/relation.h"
 #include "schema/ddl.h"
+#include "schema/facts.h"
 #include "schema/guard.h"
+#include "schema/meaning.h"
 
 /* What a command may touch. */
 typedef enum Scope
@@ -56,6 +62,10 @@ struct CqrsDdlGuard
 	List	   *relids;			/* tables that may be touched */
 	List	   *tables;			/* what is known of each, or NULL */
 	List	   *hooks;			/* of CqrsGuardedHook */
+	List	   *meanings;		/* of CqrsMeaning */
+	Oid			type;			/* whose values the command gives another
+								 * form, or InvalidOid */
+	Oid			renamed;		/* table that it renames, or InvalidOid */
 	List	   *changed;		/* tables with changed rows, where it may take
 								 * some away */
 	List	   *changed_names;	/* and their names */
@@ -70,7 +80,11 @@ static Scope rename_scope(RenameStmt *rename, List **relids);
 static List *add_relation(List *relids, RangeVar *name);
 static List *add_parents(List *relids, CreateStmt *create);
 static void foresee(CqrsDdlGuard *guard, AlterTableStmt *alter);
+static void foresee_attach(Oid relid, RangeVar *name);
 static bool takes_tables(Node *statement);
+static bool changes_meanings(Node *statement);
+static Oid	retyped(Node *statement);
+static Oid	row_type(RangeVar *name);
 static void list_changed(CqrsDdlGuard *guard);
 static void check_changed(const CqrsDdlGuard *guard);
 
@@ -83,6 +97,7 @@ cqrs_ddl_before(Node *statement)
 	List	   *relids = NIL;
 	Scope		scope;
 	bool		takes;
+	bool		meanings;
 	ListCell   *lc;
 
 	if (cqrs_ddl_drops_extension(statement))
@@ -91,7 +106,8 @@ cqrs_ddl_before(Node *statement)
 		return NULL;
 	scope = find_scope(statement, &relids);
 	takes = !cqrs_changeset_is_empty() && takes_tables(statement);
-	if (scope == SCOPE_NONE && !takes)
+	meanings = cqrs_catalog_is_usable() && changes_meanings(statement);
+	if (scope == SCOPE_NONE && !takes && !meanings)
 		return NULL;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs ddl",
@@ -114,13 +130,22 @@ cqrs_ddl_before(Node *statement)
 	{
 		foreach(lc, relids)
 			guard->tables = lappend(guard->tables,
-									cqrs_guard_table(lfirst_oid(lc)));
+									cqrs_facts_table(lfirst_oid(lc)));
 		guard->relids = relids;
 	}
 	if (IsA(statement, AlterTableStmt))
 		foresee(guard, castNode(AlterTableStmt, statement));
 	if (takes)
 		list_changed(guard);
+	if (meanings)
+	{
+		guard->meanings = cqrs_meaning_read(cqrs_master_read_all(InvalidOid));
+		guard->type = retyped(statement);
+		if (IsA(statement, RenameStmt) &&
+			castNode(RenameStmt, statement)->renameType == OBJECT_TABLE)
+			guard->renamed = RangeVarGetRelid(castNode(RenameStmt, statement)->relation,
+											  NoLock, true);
+	}
 
 	MemoryContextSwitchTo(caller);
 	return guard;
@@ -147,6 +172,12 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 		}
 		foreach(lc, guard->hooks)
 			cqrs_guard_check_hook(lfirst(lc));
+		foreach(lc, guard->meanings)
+			cqrs_meaning_check(lfirst(lc));
+		if (OidIsValid(guard->type))
+			cqrs_guard_check_type(guard->type);
+		if (OidIsValid(guard->renamed))
+			cqrs_guard_tell_renamed(guard->renamed);
 		check_changed(guard);
 	}
 	MemoryContextSwitchTo(caller);
@@ -396,8 +427,12 @@ foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
 
 	foreach(lc, alter->cmds)
 	{
-		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DisableTrig)
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, lc);
+
+		if (command->subtype == AT_DisableTrig)
 			guard->disables_trigger = true;
+		else if (command->subtype == AT_AttachPartition)
+			foresee_attach(relid, castNode(PartitionCmd, command->def)->name);
 	}
 	forboth(lc, guard->relids, lc2, guard->tables)
 	{
@@ -405,6 +440,18 @@ foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
 			cqrs_owns_relation(relid, GetUserId()))
 			cqrs_guard_foresee(lfirst(lc2), alter->cmds);
 	}
+}
+
+static void
+foresee_attach(Oid relid, RangeVar *name)
+{
+	Oid			partition = RangeVarGetRelid(name, NoLock, true);
+
+	if (OidIsValid(relid) && OidIsValid(partition) &&
+		cqrs_catalog_is_usable() &&
+		cqrs_owns_relation(relid, GetUserId()) &&
+		cqrs_owns_relation(partition, GetUserId()))
+		cqrs_guard_foresee_attach(relid, partition);
 }
 
 /* Whether a command may drop tables or detach partitions. */
@@ -423,6 +470,84 @@ takes_tables(Node *statement)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Whether an expression in SQL may mean something else after a command, or
+ * nothing.  Indexes and triggers are in none.
+ */
+static bool
+changes_meanings(Node *statement)
+{
+	switch (nodeTag(statement))
+	{
+		case T_DropStmt:
+			return castNode(DropStmt, statement)->removeType != OBJECT_INDEX &&
+				castNode(DropStmt, statement)->removeType != OBJECT_TRIGGER;
+
+		case T_AlterDomainStmt:
+		case T_AlterEnumStmt:
+		case T_AlterFunctionStmt:
+		case T_AlterObjectSchemaStmt:
+		case T_AlterOperatorStmt:
+		case T_AlterTableStmt:
+		case T_AlterTypeStmt:
+		case T_CreateCastStmt:
+		case T_CreateFunctionStmt:
+		case T_DefineStmt:
+		case T_DropOwnedStmt:
+		case T_RenameStmt:
+			return true;
+
+		default:
+			return false;
+	}
+}
+
+/*
+ * The type whose values a command shows in another form wherever they are: an
+ * enum with another label, a row with other attributes.
+ */
+static Oid
+retyped(Node *statement)
+{
+	ListCell   *lc;
+
+	switch (nodeTag(statement))
+	{
+		case T_AlterEnumStmt:
+			if (castNode(AlterEnumStmt, statement)->oldVal == NULL)
+				return InvalidOid;
+			return typenameTypeId(NULL,
+								  makeTypeNameFromNameList(castNode(AlterEnumStmt, statement)->typeName));
+
+		case T_RenameStmt:
+			if (castNode(RenameStmt, statement)->renameType != OBJECT_ATTRIBUTE &&
+				castNode(RenameStmt, statement)->renameType != OBJECT_COLUMN)
+				return InvalidOid;
+			return row_type(castNode(RenameStmt, statement)->relation);
+
+		case T_AlterTableStmt:
+			foreach(lc, castNode(AlterTableStmt, statement)->cmds)
+			{
+				AlterTableType subtype = lfirst_node(AlterTableCmd, lc)->subtype;
+
+				if (subtype == AT_AddColumn || subtype == AT_DropColumn)
+					return row_type(castNode(AlterTableStmt, statement)->relation);
+			}
+			return InvalidOid;
+
+		default:
+			return InvalidOid;
+	}
+}
+
+static Oid
+row_type(RangeVar *name)
+{
+	Oid			relid = RangeVarGetRelid(name, NoLock, true);
+
+	return OidIsValid(relid) ? get_rel_type_id(relid) : InvalidOid;
 }
 
 static void

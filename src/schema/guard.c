@@ -17,9 +17,9 @@
  * Definitions of masters are read after the command, because one that is gone
  * or has been changed by then needs nothing any more.
  *
- * An error undoes the command with its (sub)transaction.  Changes of type,
- * persistence and access method are judged before the command as well, because
- * a large table may take hours to rewrite.
+ * An error undoes the command with its (sub)transaction.  Changes of type, of
+ * values (retype.c), of persistence and access method are judged before the
+ * command as well, because a large table may take hours to rewrite.
  *
  * A new option of masters that names a function gets a line in hooks[]; one
  * that names columns of the table is for column_use.c.
@@ -28,23 +28,15 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
-#include "catalog/pg_index.h"
-#include "catalog/pg_inherits.h"
-#include "catalog/pg_trigger.h"
 #include "commands/defrem.h"
-#include "commands/trigger.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -54,44 +46,14 @@
 #include "master/hooks.h"
 #include "master/master.h"
 #include "outbox/parked.h"
+#include "schema/facts.h"
 #include "schema/guard.h"
+#include "schema/retype.h"
 #include "schema/triggers.h"
 
 /* Functions that masters name. */
 static const CqrsOption hooks[] = {
 	CQRS_OPTION_META, CQRS_OPTION_SERIALIZER, CQRS_OPTION_DELETE_DATA
-};
-
-static const char *const trigger_names[] = {
-	CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
-};
-
-#define NTRIGGERS	lengthof(trigger_names)
-
-typedef struct Column
-{
-	char	   *name;			/* NULL: dropped */
-	Oid			type;
-	bool		not_null;
-} Column;
-
-typedef struct TriggerFacts
-{
-	Oid			function;		/* InvalidOid: there is no such trigger */
-	bool		enabled;
-} TriggerFacts;
-
-struct CqrsGuardedTable
-{
-	Oid			relid;
-	char		persistence;
-	Oid			access_method;
-	bool		inherits;		/* has a parent, or children other than
-								 * partitions */
-	int			ncolumns;
-	Column	   *columns;
-	List	   *key;			/* numbers of columns; NIL: no primary key */
-	TriggerFacts triggers[NTRIGGERS];
 };
 
 struct CqrsGuardedHook
@@ -101,37 +63,43 @@ struct CqrsGuardedHook
 	List	   *functions;		/* oids: that name, and not VOLATILE */
 };
 
+static const char *const register_anew =
+"Use cqrs_unregister() before and cqrs_register() after the change, and cqrs_sync() to send the rows.";
+
 static List *masters_above(Oid relid, bool *own);
-static List *read_key(Oid relid);
-static void read_triggers(CqrsGuardedTable *facts);
-static CqrsGuardedTable *predict(const CqrsGuardedTable *before, List *commands);
-static void check_table(bool disables_trigger, const CqrsGuardedTable *before,
-						const CqrsGuardedTable *after);
-static void check_storage(const CqrsGuardedTable *before,
-						  const CqrsGuardedTable *after, const CqrsMasterRow *row);
-static void check_enabled(const CqrsGuardedTable *before,
-						  const CqrsGuardedTable *after, const CqrsMasterRow *row);
-static void check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+static CqrsTableFacts *predict(const CqrsTableFacts *before, List *commands);
+static void predict_column(CqrsTableFacts *after, int i,
+						   const AlterTableCmd *command);
+static void check_table(bool disables_trigger, const CqrsTableFacts *before,
+						const CqrsTableFacts *after);
+static void check_storage(const CqrsTableFacts *before,
+						  const CqrsTableFacts *after, const CqrsMasterRow *row);
+static void check_enabled(const CqrsTableFacts *before,
+						  const CqrsTableFacts *after, const CqrsMasterRow *row);
+static void check_values(const CqrsTableFacts *before,
+						 const CqrsTableFacts *after, const CqrsMasterRow *row);
+static bool decides_messages(const CqrsMasterRow *row, const char *name);
+static void check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						  const CqrsMasterRow *row);
-static void check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
-					   const CqrsMasterRow *row);
+static void check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
+						const CqrsMasterRow *row);
 static void refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 				   const char *reason, const char *hint);
-static void follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+static void follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						  const CqrsMasterRow *row);
-static void follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+static void follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						   CqrsMasterRow *row);
 
 void
-cqrs_guard_foresee(const CqrsGuardedTable *before, List *commands)
+cqrs_guard_foresee(const CqrsTableFacts *before, List *commands)
 {
 	check_table(false, before, predict(before, commands));
 }
 
 void
-cqrs_guard_check_table(const CqrsGuardedTable *before, bool disables_trigger)
+cqrs_guard_check_table(const CqrsTableFacts *before, bool disables_trigger)
 {
-	CqrsGuardedTable *after = cqrs_guard_table(before->relid);
+	CqrsTableFacts *after = cqrs_facts_table(before->relid);
 
 	if (after != NULL)
 		check_table(disables_trigger, before, after);
@@ -158,106 +126,6 @@ masters_above(Oid relid, bool *own)
 			break;
 	}
 	return rows;
-}
-
-CqrsGuardedTable *
-cqrs_guard_table(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Form_pg_class class;
-	CqrsGuardedTable *facts;
-
-	if (!HeapTupleIsValid(tuple))
-		return NULL;
-
-	class = (Form_pg_class) GETSTRUCT(tuple);
-	facts = palloc0(sizeof(CqrsGuardedTable));
-	facts->relid = relid;
-	facts->persistence = class->relpersistence;
-	facts->access_method = class->relam;
-	facts->inherits = has_superclass(relid) ||
-		(class->relhassubclass && class->relkind != RELKIND_PARTITIONED_TABLE &&
-		 find_inheritance_children(relid, NoLock) != NIL);
-	facts->ncolumns = class->relnatts;
-	ReleaseSysCache(tuple);
-
-	facts->columns = palloc0(sizeof(Column) * facts->ncolumns);
-	for (int i = 0; i < facts->ncolumns; i++)
-	{
-		Column	   *column = &facts->columns[i];
-		Form_pg_attribute attribute;
-
-		tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid),
-								Int16GetDatum(i + 1));
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		attribute = (Form_pg_attribute) GETSTRUCT(tuple);
-		if (!attribute->attisdropped)
-		{
-			column->name = pstrdup(NameStr(attribute->attname));
-			column->type = attribute->atttypid;
-			column->not_null = attribute->attnotnull;
-		}
-		ReleaseSysCache(tuple);
-	}
-	facts->key = read_key(relid);
-	read_triggers(facts);
-	return facts;
-}
-
-static List *
-read_key(Oid relid)
-{
-	Relation	catalog = table_open(IndexRelationId, AccessShareLock);
-	List	   *key = NIL;
-	ScanKeyData scankey;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&scankey, Anum_pg_index_indrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1,
-							  &scankey);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
-
-		if (!index->indisprimary || !index->indisvalid)
-			continue;
-		for (int i = 0; i < index->indnkeyatts; i++)
-			key = lappend_int(key, index->indkey.values[i]);
-	}
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
-	return key;
-}
-
-static void
-read_triggers(CqrsGuardedTable *facts)
-{
-	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyData scankey;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&scankey, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(facts->relid));
-	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 1,
-							  &scankey);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		for (int i = 0; i < NTRIGGERS; i++)
-		{
-			if (strcmp(NameStr(trigger->tgname), trigger_names[i]) != 0)
-				continue;
-			facts->triggers[i].function = trigger->tgfoid;
-			facts->triggers[i].enabled = trigger->tgenabled != TRIGGER_DISABLED;
-		}
-	}
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
 }
 
 List *
@@ -288,15 +156,15 @@ cqrs_guard_hooks(List *rows)
 }
 
 /* A table as it would be after those commands that rewrite it. */
-static CqrsGuardedTable *
-predict(const CqrsGuardedTable *before, List *commands)
+static CqrsTableFacts *
+predict(const CqrsTableFacts *before, List *commands)
 {
-	CqrsGuardedTable *after = palloc(sizeof(CqrsGuardedTable));
+	CqrsTableFacts *after = palloc(sizeof(CqrsTableFacts));
 	ListCell   *lc;
 
 	*after = *before;
-	after->columns = palloc(sizeof(Column) * after->ncolumns);
-	memcpy(after->columns, before->columns, sizeof(Column) * after->ncolumns);
+	after->columns = palloc(sizeof(CqrsColumnFacts) * after->ncolumns);
+	memcpy(after->columns, before->columns, sizeof(CqrsColumnFacts) * after->ncolumns);
 
 	foreach(lc, commands)
 	{
@@ -306,26 +174,42 @@ predict(const CqrsGuardedTable *before, List *commands)
 			after->persistence = RELPERSISTENCE_UNLOGGED;
 		else if (command->subtype == AT_SetAccessMethod && command->name != NULL)
 			after->access_method = get_am_oid(command->name, false);
-		else if (command->subtype == AT_AlterColumnType)
+		else if (command->subtype == AT_AlterColumnType ||
+				 command->subtype == AT_SetExpression)
 		{
-			ColumnDef  *definition = castNode(ColumnDef, command->def);
-
 			for (int i = 0; i < after->ncolumns; i++)
 			{
 				if (after->columns[i].name != NULL &&
 					strcmp(after->columns[i].name, command->name) == 0)
-					after->columns[i].type =
-						LookupTypeNameOid(NULL, definition->typeName, false);
+					predict_column(after, i, command);
 			}
 		}
 	}
 	return after;
 }
 
+static void
+predict_column(CqrsTableFacts *after, int i, const AlterTableCmd *command)
+{
+	CqrsColumnFacts *column = &after->columns[i];
+	ColumnDef  *definition;
+
+	if (command->subtype == AT_SetExpression)
+	{
+		column->is_computed = true;
+		return;
+	}
+	definition = castNode(ColumnDef, command->def);
+	typenameTypeIdAndMod(NULL, definition->typeName, &column->type,
+						 &column->typmod);
+	column->is_computed = definition->raw_default != NULL &&
+		!cqrs_retype_using_keeps_values(after->relid, i + 1, definition);
+}
+
 /* Refuse what has been taken from masters, and follow renamed columns. */
 static void
-check_table(bool disables_trigger, const CqrsGuardedTable *before,
-			const CqrsGuardedTable *after)
+check_table(bool disables_trigger, const CqrsTableFacts *before,
+			const CqrsTableFacts *after)
 {
 	bool		own;
 	List	   *rows = masters_above(before->relid, &own);
@@ -336,6 +220,7 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 		CqrsMasterRow *row = lfirst(lc);
 
 		check_storage(before, after, row);
+		check_values(before, after, row);
 		if (disables_trigger)
 			check_enabled(before, after, row);
 		if (!own)
@@ -343,13 +228,13 @@ check_table(bool disables_trigger, const CqrsGuardedTable *before,
 		check_columns(before, after, row);
 		follow_parked(before, after, row);
 		follow_renames(before, after, row);
-		check_keys(before, after, row);
+		check_added(before, after, row);
 	}
 }
 
 /* What concerns partitions as well. */
 static void
-check_storage(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+check_storage(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
 {
 	const char *end = "Use cqrs_unregister() to end the master.";
@@ -363,12 +248,12 @@ check_storage(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 		refuse("change the access method", after->relid, row,
 			   "relies on the row versions of \"heap\"", end);
 
-	for (int i = 0; i < NTRIGGERS; i++)
+	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
 	{
 		if (OidIsValid(before->triggers[i].function) &&
 			before->triggers[i].function != after->triggers[i].function)
 			refuse(psprintf("drop, rename or replace trigger \"%s\"",
-							trigger_names[i]),
+							cqrs_facts_triggers[i]),
 				   after->relid, row, "captures changes with it", end);
 	}
 }
@@ -379,25 +264,58 @@ check_storage(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
  * original, by DISABLE TRIGGER ALL, one by one.
  */
 static void
-check_enabled(const CqrsGuardedTable *before,
-			  const CqrsGuardedTable *after, const CqrsMasterRow *row)
+check_enabled(const CqrsTableFacts *before,
+			  const CqrsTableFacts *after, const CqrsMasterRow *row)
 {
-	for (int i = 0; i < NTRIGGERS; i++)
+	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
 	{
 		if (!before->triggers[i].enabled)
 			return;
 	}
-	for (int i = 0; i < NTRIGGERS; i++)
+	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
 	{
 		if (before->triggers[i].enabled && !after->triggers[i].enabled)
-			refuse(psprintf("disable trigger \"%s\"", trigger_names[i]),
+			refuse(psprintf("disable trigger \"%s\"", cqrs_facts_triggers[i]),
 				   after->relid, row, "captures changes with it",
 				   "Use cqrs_alter() to set \"produce\" to false.");
 	}
 }
 
+/*
+ * Values that change without an update of their rows: replicas would keep the
+ * old ones, and revisions would not show it.
+ */
 static void
-check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+check_values(const CqrsTableFacts *before, const CqrsTableFacts *after,
+			 const CqrsMasterRow *row)
+{
+	for (int i = 0; i < before->ncolumns; i++)
+	{
+		const CqrsColumnFacts *old = &before->columns[i];
+		const CqrsColumnFacts *new = &after->columns[i];
+
+		if (old->name == NULL || new->name == NULL || new->type != old->type)
+			continue;
+		if ((new->is_computed ||
+			 (new->typmod != old->typmod &&
+			  !cqrs_retype_keeps_values(old->type, old->typmod, new->typmod))) &&
+			decides_messages(row, old->name))
+			refuse(psprintf("change the values of column \"%s\"", old->name),
+				   after->relid, row, cqrs_definition_use(row, old->name),
+				   register_anew);
+	}
+}
+
+/* Whether values of a column are in messages, or decide whether there are any. */
+static bool
+decides_messages(const CqrsMasterRow *row, const char *name)
+{
+	return cqrs_definition_publishes(row, name) ||
+		cqrs_definition_condition_uses(row, name);
+}
+
+static void
+check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
 {
 	const char *leave_out = "Use cqrs_alter() to take the column out of the master, or cqrs_unregister() to end the master.";
@@ -406,8 +324,8 @@ check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 
 	for (int i = 0; i < before->ncolumns; i++)
 	{
-		const Column *old = &before->columns[i];
-		const Column *new = &after->columns[i];
+		const CqrsColumnFacts *old = &before->columns[i];
+		const CqrsColumnFacts *new = &after->columns[i];
 		bool		own;
 		char	   *quoted;
 
@@ -424,19 +342,15 @@ check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 					   end : leave_out);
 			continue;
 		}
-		if (new->type != old->type &&
-			(cqrs_definition_publishes(row, old->name) ||
-			 cqrs_definition_condition_uses(row, old->name)))
+		if (new->type != old->type && decides_messages(row, old->name))
 			refuse(psprintf("change the type of %s", quoted), after->relid, row,
 				   cqrs_definition_use(row, old->name), again);
 		if (own && old->not_null && !new->not_null)
 			refuse(psprintf("drop NOT NULL of %s", quoted), after->relid, row,
 				   cqrs_definition_use(row, old->name), end);
-		if (strcmp(old->name, new->name) != 0 &&
-			cqrs_definition_condition_uses(row, old->name))
-			refuse(psprintf("rename %s", quoted), after->relid, row,
-				   "has it in sync_when",
-				   "Use cqrs_alter() to take sync_when away, and to set it again after the change.");
+		if (own && !old->is_identity && new->is_identity)
+			refuse(psprintf("add an identity to %s", quoted), after->relid,
+				   row, cqrs_definition_use(row, old->name), end);
 		if (own && strcmp(old->name, new->name) != 0)
 			refuse(psprintf("rename %s", quoted), after->relid, row,
 				   cqrs_definition_use(row, old->name), end);
@@ -451,10 +365,13 @@ check_columns(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 			   "stands for a table without inheritance", end);
 }
 
-/* A column that is added must not come under the key of another one. */
+/*
+ * A column that is added must not come under the key of another one.  Rows that
+ * are there have its default from now on, which is in none of their messages.
+ */
 static void
-check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
-		   const CqrsMasterRow *row)
+check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
+			const CqrsMasterRow *row)
 {
 	for (int i = before->ncolumns; i < after->ncolumns; i++)
 	{
@@ -473,6 +390,12 @@ check_keys(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 				   psprintf("publishes column \"%s\" under this key", other),
 				   "Choose another name, or use cqrs_alter() to change \"fields\" or \"field_map\" first.");
 		}
+		if (after->columns[i].has_default || after->columns[i].is_identity)
+			ereport(NOTICE,
+					(errmsg("master \"%s\" does not send existing rows with their values of column \"%s\"",
+							row->cqrs_id, added),
+					 errdetail("Replicas get the column with the next change of each row."),
+					 errhint("Use cqrs_sync() or cqrs_sync_all() to send the rows.")));
 	}
 }
 
@@ -523,6 +446,82 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 	PG_END_TRY();
 }
 
+void
+cqrs_guard_foresee_attach(Oid relid, Oid partition)
+{
+	List	   *rows = cqrs_master_read_all(partition);
+	CqrsTableFacts *facts = cqrs_facts_table(partition);
+	bool		own;
+
+	if (rows != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot attach table \"%s\" as a partition",
+						get_rel_name(partition)),
+				 errdetail("Master \"%s\" stands for this table alone.",
+						   ((CqrsMasterRow *) linitial(rows))->cqrs_id),
+				 errhint("Use cqrs_unregister() to end the master. A master of the partitioned table has the rows of all partitions.")));
+
+	if (facts == NULL || masters_above(relid, &own) == NIL)
+		return;
+	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+	{
+		/* The one for TRUNCATE is not cloned, and stays when it is there. */
+		if (OidIsValid(facts->triggers[i].function) &&
+			strcmp(cqrs_facts_triggers[i], CQRS_TRIGGER_TRUNCATE) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot attach table \"%s\" as a partition",
+							get_rel_name(partition)),
+					 errdetail("The table has a trigger \"%s\", of a master that is gone.",
+							   cqrs_facts_triggers[i]),
+					 errhint("Use DROP TRIGGER to drop this trigger, and the others of the table that call functions in the schema \"cqrs\".")));
+	}
+}
+
+void
+cqrs_guard_tell_renamed(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(relid))
+		ereport(NOTICE,
+				(errmsg("master \"%s\" stays with its table, which is named \"%s\" now",
+						((CqrsMasterRow *) lfirst(lc))->cqrs_id,
+						get_rel_name(relid)),
+				 errhint("To have another table take its place, use cqrs_unregister() and cqrs_register().")));
+}
+
+void
+cqrs_guard_check_type(Oid type)
+{
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(InvalidOid))
+	{
+		CqrsMasterRow *row = lfirst(lc);
+		CqrsTableFacts *facts = cqrs_facts_table(row->relid);
+
+		for (int i = 0; facts != NULL && i < facts->ncolumns; i++)
+		{
+			const CqrsColumnFacts *column = &facts->columns[i];
+
+			if (column->name == NULL ||
+				!cqrs_definition_publishes(row, column->name) ||
+				!cqrs_retype_contains(column->type, type))
+				continue;
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot change the values of type %s",
+							format_type_be(type)),
+					 errdetail("Master \"%s\" publishes them in column \"%s\" of table \"%s\".",
+							   row->cqrs_id, column->name,
+							   get_rel_name(row->relid)),
+					 errhint("%s", register_anew)));
+		}
+	}
+}
+
 static void
 refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 	   const char *reason, const char *hint)
@@ -536,7 +535,7 @@ refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 
 /* Parked messages of deleted rows keep the rows, which name all columns. */
 static void
-follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
 {
 	for (int i = 0; i < before->ncolumns; i++)
@@ -551,7 +550,7 @@ follow_parked(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
 
 /* Have a master name renamed columns anew, so that its messages stay. */
 static void
-follow_renames(const CqrsGuardedTable *before, const CqrsGuardedTable *after,
+follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			   CqrsMasterRow *row)
 {
 	bool		changed = false;

@@ -24,6 +24,8 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -60,6 +62,7 @@ static void check_cqrs_id(const char *cqrs_id);
 static void check_exchange(const char *before, const char *after);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_key(Oid relid, const CqrsMasterRow *row);
+static void check_revision_default(Oid relid);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
@@ -118,6 +121,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	cqrs_triggers_add_columns(relid);
 	check_definition(relid, &row);
 	check_key(relid, &row);
+	check_revision_default(relid);
 	check_same_replication(&row);
 	cqrs_triggers_create(relid);
 	cqrs_triggers_enable(&row);
@@ -358,6 +362,27 @@ check_key(Oid relid, const CqrsMasterRow *row)
 	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
 						 &relation);
 	cqrs_key_type_check(rel, &relation);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The revision of a new row has to be the same for all rows: what nextval() or
+ * random() gives is no count of changes.
+ */
+static void
+check_revision_default(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	Node	   *value = build_column_default(rel,
+											 get_attnum(relid, "cqrs_revision"));
+
+	if (value != NULL && contain_volatile_functions(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_DEFINITION),
+				 errmsg("column \"cqrs_revision\" of table \"%s\" has a VOLATILE default",
+						RelationGetRelationName(rel)),
+				 errdetail("The revision of a new row is its default, and grows with each change."),
+				 errhint("Use ALTER TABLE ... ALTER COLUMN cqrs_revision SET DEFAULT 0.")));
 	table_close(rel, NoLock);
 }
 

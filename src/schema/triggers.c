@@ -18,6 +18,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -31,6 +32,8 @@
 
 #include "schema/triggers.h"
 
+static bool has_triggers(Oid relid);
+static bool has_trigger(Relation rel, const char *name, int16 type);
 static void create_truncate_trigger(Oid relid);
 static void drop_trigger(Oid relid, const char *name);
 static void enable_triggers_of(Oid relid, const CqrsMasterRow *row);
@@ -95,8 +98,10 @@ cqrs_triggers_create(Oid relid)
 	const char *table = qualified_name(relid);
 	ListCell   *lc;
 
-	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_UPDATE, true)))
+	if (has_triggers(relid))
 		return;
+	/* Some may be there: a dump of the table alone brings triggers. */
+	cqrs_triggers_drop(relid);
 
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 		create_truncate_trigger(lfirst_oid(lc));
@@ -138,6 +143,50 @@ cqrs_triggers_follow(Oid relid, const CqrsMasterRow *row)
 	create_truncate_trigger(relid);
 	CommandCounterIncrement();
 	enable_triggers_of(relid, row);
+}
+
+/* Whether a table has all triggers of ours. */
+static bool
+has_triggers(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	bool		update = has_trigger(rel, CQRS_TRIGGER_UPDATE,
+									 TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE |
+									 TRIGGER_TYPE_UPDATE);
+	bool		insert_delete = has_trigger(rel, CQRS_TRIGGER_INSERT_DELETE,
+											TRIGGER_TYPE_ROW |
+											TRIGGER_TYPE_INSERT |
+											TRIGGER_TYPE_DELETE);
+	bool		truncate = has_trigger(rel, CQRS_TRIGGER_TRUNCATE,
+									   TRIGGER_TYPE_BEFORE |
+									   TRIGGER_TYPE_TRUNCATE);
+
+	table_close(rel, NoLock);
+	return update && insert_delete && truncate;
+}
+
+/* An error when a trigger of that name is not as the extension makes it. */
+static bool
+has_trigger(Relation rel, const char *name, int16 type)
+{
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (strcmp(trigger->tgname, name) != 0)
+			continue;
+		if (trigger->tgtype == type && trigger->tgnattr == 0 &&
+			trigger->tgqual == NULL &&
+			get_func_namespace(trigger->tgfoid) == get_namespace_oid("cqrs", true))
+			return true;
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" of table \"%s\" is not that of the extension",
+						name, RelationGetRelationName(rel)),
+				 errdetail("Changes are captured by triggers with certain names."),
+				 errhint("Drop or rename the trigger.")));
+	}
+	return false;
 }
 
 static void

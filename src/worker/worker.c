@@ -23,12 +23,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -117,9 +119,14 @@ cqrs_worker_set_error(const char *message)
 {
 	CqrsRosterProcess *process = process_of(here, here->number);
 
+	/* Cut where a character ends. */
+	int			length = pg_mbcliplen(message, strlen(message),
+									  CQRS_ERROR_BYTES - 1);
+
 	cqrs_worker_count(CQRS_WORKER_ERRORS, 1);
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-	strlcpy(process->last_error, message, CQRS_ERROR_BYTES);
+	memcpy(process->last_error, message, length);
+	process->last_error[length] = '\0';
 	process->last_error_at = GetCurrentTimestamp();
 	LWLockRelease(cqrs_slot_lock);
 }
@@ -342,7 +349,12 @@ wait_turn(CqrsWorker *worker)
 	pg_memory_barrier();
 	class->wait(worker, &wait);
 	if (wait.timeout_ms == 0 || ShutdownRequestPending || ConfigReloadPending)
+	{
+		/* With a broker that never falls silent, there is no other place. */
+		if (!PostmasterIsAlive())
+			proc_exit(1);
 		return;
+	}
 	if (wait.timeout_ms > 0)
 		events |= WL_TIMEOUT;
 	if (wait.socket != PGINVALID_SOCKET)

@@ -242,5 +242,23 @@ create_database('tooled');
 psql_file('tooled', 'tools.sql');
 check('tooled');
 
+# A table alone: its masters are not in the dump, and cqrs_check says so.
+dump_database('source', 'table.sql', '-t', 'app.author');
+$node->safe_psql('source', 'DROP TABLE app.author');
+psql_file('source', 'table.sql');
+my $ORPHANS = q{SELECT item, status FROM tools.cqrs_check()
+	WHERE item LIKE 'table%'};
+is( $node->safe_psql('source', $ORPHANS),
+	'table app.author|error',
+	'triggers without a master are found');
+$node->safe_psql('source', q{SELECT tools.cqrs_register('app.author')});
+is($node->safe_psql('source', $ORPHANS), '', 'cqrs_register() is the remedy');
+is( $node->safe_psql(
+		'source', q{
+		UPDATE app.author SET note = 'z' WHERE id = 1;
+		SELECT cqrs_id, instance_pk FROM cqrs.outbox ORDER BY id DESC LIMIT 1}),
+	'author|1',
+	'and changes are captured');
+
 $node->stop;
 done_testing();

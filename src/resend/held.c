@@ -1,0 +1,98 @@
+/*-------------------------------------------------------------------------
+ *
+ * held.c
+ *	  cqrs_park_held: messages of a master whose route does not work, parked.
+ *
+ * A message keeps the exchange and the routing key that its master had.  Where
+ * these can never work, the publisher holds the master (hold.c), and nothing
+ * moves on until its messages are out of the way.  Here they are copied to
+ * cqrs.parked, from where cqrs_retry_parked() sends the rows by the route that
+ * the master has now.  The publisher passes over what is parked when it tries
+ * the master again (reader.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+
+#include "base/compat.h"
+#include "base/objects.h"
+#include "capture/capture.h"
+#include "master/master.h"
+#include "outbox/parked.h"
+#include "outbox/scan.h"
+#include "outbox/writer.h"
+
+PG_FUNCTION_INFO_V1(cqrs_park_held);
+
+static void check_may_park(const char *cqrs_id);
+static int64 park_all(const char *cqrs_id);
+
+/* cqrs_park_held(cqrs_id text) RETURNS bigint */
+Datum
+cqrs_park_held(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
+	Relation	parked;
+	int64		count;
+
+	PreventCommandIfReadOnly("cqrs_park_held()");
+	check_may_park(cqrs_id);
+
+	/* As cqrs_retry_parked(): two calls at a time would park twice. */
+	parked = table_open(cqrs_catalog_objects(false)->parked,
+						ShareUpdateExclusiveLock);
+	count = park_all(cqrs_id);
+	table_close(parked, NoLock);
+	if (count > 0)
+		cqrs_capture_has_written();
+	else
+		(void) cqrs_master_read(cqrs_id, false);
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * The owner of the table may, and a superuser also where only messages are left
+ * of the master.
+ */
+static void
+check_may_park(const char *cqrs_id)
+{
+	CqrsMasterRow *row = cqrs_master_read(cqrs_id, superuser());
+
+	if (row != NULL && !cqrs_owns_relation(row->relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
+					   get_rel_name(row->relid));
+}
+
+/* Park what is pending of a master and not parked yet; returns their number. */
+static int64
+park_all(const char *cqrs_id)
+{
+	int64		watermark = cqrs_outbox_watermark();
+	int64	   *ids;
+	int			nids = cqrs_parked_above(watermark, &ids);
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(watermark + 1, PG_INT64_MAX);
+	CqrsMessage message;
+	int64		count = 0;
+
+	while (cqrs_outbox_scan_next(scan, &message))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(message.cqrs_id, cqrs_id) != 0 ||
+			cqrs_parked_has(ids, nids, message.id))
+			continue;
+		cqrs_parked_insert(&message, CQRS_PARK_HELD,
+						   "parked by cqrs_park_held()", NULL);
+		count++;
+	}
+	cqrs_outbox_scan_end(scan);
+	pfree(ids);
+	return count;
+}

@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * facts.c
+ *	  What masters rely on of a table, as the system catalogs have it.
+ *
+ * Read without a lock on the table: the command that is guarded takes the locks
+ * that it needs, and no others may be waited for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/syscache.h"
+
+#include "schema/facts.h"
+#include "schema/triggers.h"
+
+const char *const cqrs_facts_triggers[CQRS_FACTS_TRIGGERS] = {
+	CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
+};
+
+static List *read_key(Oid relid);
+static void read_triggers(CqrsTableFacts *facts);
+
+CqrsTableFacts *
+cqrs_facts_table(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Form_pg_class class;
+	CqrsTableFacts *facts;
+
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	facts = palloc0(sizeof(CqrsTableFacts));
+	facts->relid = relid;
+	facts->persistence = class->relpersistence;
+	facts->access_method = class->relam;
+	facts->inherits = has_superclass(relid) ||
+		(class->relhassubclass && class->relkind != RELKIND_PARTITIONED_TABLE &&
+		 find_inheritance_children(relid, NoLock) != NIL);
+	facts->ncolumns = class->relnatts;
+	ReleaseSysCache(tuple);
+
+	facts->columns = palloc0(sizeof(CqrsColumnFacts) * facts->ncolumns);
+	for (int i = 0; i < facts->ncolumns; i++)
+	{
+		CqrsColumnFacts *column = &facts->columns[i];
+		Form_pg_attribute attribute;
+
+		tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid),
+								Int16GetDatum(i + 1));
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		attribute = (Form_pg_attribute) GETSTRUCT(tuple);
+		if (!attribute->attisdropped)
+		{
+			column->name = pstrdup(NameStr(attribute->attname));
+			column->type = attribute->atttypid;
+			column->typmod = attribute->atttypmod;
+			column->not_null = attribute->attnotnull;
+			column->has_default = attribute->atthasdef;
+			column->is_identity = attribute->attidentity != '\0';
+		}
+		ReleaseSysCache(tuple);
+	}
+	facts->key = read_key(relid);
+	read_triggers(facts);
+	return facts;
+}
+
+static List *
+read_key(Oid relid)
+{
+	Relation	catalog = table_open(IndexRelationId, AccessShareLock);
+	List	   *key = NIL;
+	ScanKeyData scankey;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&scankey, Anum_pg_index_indrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1,
+							  &scankey);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
+
+		if (!index->indisprimary || !index->indisvalid)
+			continue;
+		for (int i = 0; i < index->indnkeyatts; i++)
+			key = lappend_int(key, index->indkey.values[i]);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return key;
+}
+
+static void
+read_triggers(CqrsTableFacts *facts)
+{
+	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData scankey;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&scankey, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(facts->relid));
+	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 1,
+							  &scankey);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+		{
+			if (strcmp(NameStr(trigger->tgname), cqrs_facts_triggers[i]) != 0)
+				continue;
+			facts->triggers[i].function = trigger->tgfoid;
+			facts->triggers[i].enabled = trigger->tgenabled != TRIGGER_DISABLED;
+		}
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+}

@@ -1,0 +1,293 @@
+/*-------------------------------------------------------------------------
+ *
+ * meaning.c
+ *	  What sync_when of masters means, kept through changes of the schema.
+ *
+ * sync_when is kept as text, so that a dump restores it, and its names are
+ * looked up by each session.  What they stand for is the expression that the
+ * parser makes of the text.  It is made before a command and again after it
+ * (ddl.c).  Where the two differ, or the text cannot be parsed any more, the
+ * text is written anew from the first expression, as PostgreSQL prints that of
+ * a CHECK constraint, with the names of now: so renamed columns, tables,
+ * schemas, functions, types and enum labels are followed, and a new function
+ * does not take the place of another one.  When that fails, the command has
+ * taken something away, or has made a function VOLATILE, and is refused.
+ *
+ * An expression that fails already before the command is of no concern: a dump
+ * is restored piece by piece.
+ *
+ * The parser needs a lock on the master's table.  It is taken only when it is
+ * free and released at once, because a command on other objects must not wait
+ * for that table or keep a lock on it.  Where it is not free, the table is
+ * being changed by another transaction, and its master is passed over.
+ *
+ * Types can have functions of users, so all of this has the rights and the
+ * search_path that sync_when is evaluated under.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "nodes/nodeFuncs.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compose/hook.h"
+#include "master/condition.h"
+#include "master/master.h"
+#include "schema/meaning.h"
+
+struct CqrsMeaning
+{
+	char	   *cqrs_id;
+	char	   *text;
+	Node	   *expression;
+};
+
+/* What an expression refers to. */
+typedef struct References
+{
+	List	   *columns;		/* numbers */
+	List	   *attributes;		/* numbers, of composite values */
+	List	   *functions;		/* oids, those of operators and casts as well */
+} References;
+
+typedef Node *(*Work) (Relation rel, void *arg);
+
+static bool try_to(Work work, Oid relid, void *arg, Node **result,
+				   const char **error);
+static Node *work_as_owner(Work work, Oid relid, void *arg);
+static Node *parse(Relation rel, void *text);
+static Node *print(Relation rel, void *expression);
+static bool forget_lengths(Node *node, void *context);
+static bool refer_to_same(Node *a, Node *b);
+static bool collect(Node *node, void *references);
+static bool collect_function(Oid function, void *references);
+
+List *
+cqrs_meaning_read(List *rows)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		CqrsMasterRow *row = lfirst(lc);
+		char	   *text = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
+		CqrsMeaning *meaning;
+		Node	   *expression;
+		const char *error;
+
+		if (text == NULL ||
+			!try_to(parse, row->relid, text, &expression, &error) ||
+			expression == NULL)
+			continue;
+		meaning = palloc(sizeof(CqrsMeaning));
+		meaning->cqrs_id = row->cqrs_id;
+		meaning->text = text;
+
+		meaning->expression = expression;
+		result = lappend(result, meaning);
+	}
+	return result;
+}
+
+void
+cqrs_meaning_check(const CqrsMeaning *before)
+{
+	CqrsMasterRow *row = cqrs_master_read(before->cqrs_id, true);
+	char	   *text = row == NULL ? NULL :
+	cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
+	Node	   *expression;
+	Node	   *printed;
+	const char *reason = "sync_when has another meaning";
+	const char *error;
+
+	if (text == NULL || strcmp(text, before->text) != 0 ||
+		!try_to(parse, row->relid, text, &expression, &reason) ||
+		(expression != NULL && equal(expression, before->expression)) ||
+		!try_to(print, row->relid, before->expression, &printed, &error))
+		return;
+
+	if (printed != NULL)
+	{
+		text = strVal(printed);
+
+		if (!try_to(parse, row->relid, text, &expression, &error))
+			return;
+		if (expression != NULL &&
+			refer_to_same(expression, before->expression))
+		{
+			row->options[CQRS_OPTION_SYNC_WHEN].value =
+				CStringGetTextDatum(text);
+			cqrs_master_update(row);
+			CacheInvalidateRelcacheByRelid(row->relid);
+			CommandCounterIncrement();
+			return;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot change what sync_when of master \"%s\" relies on",
+					row->cqrs_id),
+			 errdetail("After the command: %s.", reason),
+			 errhint("Use cqrs_alter() to set \"sync_when\" to null before the command, and to a condition again after it.")));
+}
+
+/*
+ * Do work that may fail.  False when the table is gone, or is being changed by
+ * others; else *result, which is NULL when the work has failed, with the reason
+ * in *error.
+ */
+static bool
+try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return false;
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+	{
+		UnlockRelationOid(relid, AccessShareLock);
+		return false;
+	}
+
+	*result = NULL;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		Node	   *done = work_as_owner(work, relid, arg);
+
+		ReleaseCurrentSubTransaction();
+		*result = done;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *failure;
+		int			category;
+
+		MemoryContextSwitchTo(context);
+		failure = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
+		if (category == ERRCODE_OPERATOR_INTERVENTION ||
+			category == ERRCODE_INSUFFICIENT_RESOURCES)
+			ReThrowError(failure);
+		*error = failure->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	UnlockRelationOid(relid, AccessShareLock);
+	return true;
+}
+
+static Node *
+work_as_owner(Work work, Oid relid, void *arg)
+{
+	Relation	rel = table_open(relid, NoLock);
+	CqrsRelation relation = {.owner = rel->rd_rel->relowner};
+	CqrsHookScope scope;
+	Node	   *result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	cqrs_hook_enter_as_owner(&scope, &relation);
+	result = work(rel, arg);
+	cqrs_hook_leave(&scope);
+	PopActiveSnapshot();
+	table_close(rel, NoLock);
+	return result;
+}
+
+static Node *
+parse(Relation rel, void *text)
+{
+	Node	   *expression = cqrs_condition_analyze(rel, text, "sync_when");
+
+	(void) forget_lengths(expression, NULL);
+	return expression;
+}
+
+/* A String with the text of an expression. */
+static Node *
+print(Relation rel, void *expression)
+{
+	List	   *context = deparse_context_for(RelationGetRelationName(rel),
+											  RelationGetRelid(rel));
+
+	return (Node *) makeString(deparse_expression(expression, context, false,
+												  true));
+}
+
+/* A column means the same when its length or precision has changed. */
+static bool
+forget_lengths(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		castNode(Var, node)->vartypmod = -1;
+	return expression_tree_walker(node, forget_lengths, context);
+}
+
+/*
+ * Whether two expressions refer to the same objects.  They need not be equal:
+ * what is printed may have casts at other places.
+ */
+static bool
+refer_to_same(Node *a, Node *b)
+{
+	References	of_a = {0};
+	References	of_b = {0};
+
+	(void) collect(a, &of_a);
+	(void) collect(b, &of_b);
+	return list_difference_int(of_a.columns, of_b.columns) == NIL &&
+		list_difference_int(of_b.columns, of_a.columns) == NIL &&
+		list_difference_int(of_a.attributes, of_b.attributes) == NIL &&
+		list_difference_int(of_b.attributes, of_a.attributes) == NIL &&
+		list_difference_oid(of_a.functions, of_b.functions) == NIL &&
+		list_difference_oid(of_b.functions, of_a.functions) == NIL;
+}
+
+static bool
+collect(Node *node, void *references)
+{
+	References *found = references;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		found->columns = list_append_unique_int(found->columns,
+												castNode(Var, node)->varattno);
+	else if (IsA(node, FieldSelect))
+		found->attributes = list_append_unique_int(found->attributes,
+												   castNode(FieldSelect, node)->fieldnum);
+	(void) check_functions_in_node(node, collect_function, references);
+	return expression_tree_walker(node, collect, references);
+}
+
+static bool
+collect_function(Oid function, void *references)
+{
+	References *found = references;
+
+	found->functions = list_append_unique_oid(found->functions, function);
+	return false;
+}

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * retype.h
+ *	  What a change of types does to values that are stored.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_RETYPE_H
+#define CQRS_RETYPE_H
+
+#include "postgres.h"
+
+#include "access/attnum.h"
+#include "nodes/parsenodes.h"
+
+/*
+ * Whether a column keeps its values when its length or precision changes by
+ * ALTER TABLE ... TYPE without USING.
+ */
+extern bool cqrs_retype_keeps_values(Oid type, int32 old_typmod,
+									 int32 new_typmod);
+
+/*
+ * The same for ALTER TABLE ... TYPE with USING.  Raises the errors that the
+ * command would raise about the expression.
+ */
+extern bool cqrs_retype_using_keeps_values(Oid relid, AttrNumber attnum,
+										   const ColumnDef *definition);
+
+/*
+ * Whether values of "type" have values of "part" in them: as the elements of
+ * an array, the attributes of a row, the bounds of a range.
+ */
+extern bool cqrs_retype_contains(Oid type, Oid part);
+
+#endif							/* CQRS_RETYPE_H */

@@ -1,0 +1,440 @@
+
+# Whatever a broker sends, the publisher ends the connection with a reason,
+# keeps its memory, stops in time, and goes on with the next connection.
+# CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
+use strict;
+use warnings;
+
+use FakeBroker qw(:frames);
+use Hostile;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $VIOLATION = qr/protocol violation by the broker/;
+my $BIG_BYTES = 12 * 1024 * 1024;
+
+# Each thing that can be sent in the place of any answer, and the reason that
+# the publisher is to give.
+my %anything = (
+	'frame of unknown type' =>
+	  [ sub { $_[0]->put(frame(4, 1, 'x')) }, qr/frame of type 4/ ],
+	'text of another protocol' => [
+		sub { $_[0]->put("HTTP/1.1 400 Bad Request\r\n\r\n") },
+		qr/frame of type 72/ ],
+	'header of another version' =>
+	  [ sub { $_[0]->put("AMQP\0\1\0\0") }, qr/another version of AMQP/ ],
+	'endless frame' => [
+		sub { $_[0]->put(pack('CnN', 1, 0, 0xFFFFFFFF) . 'x' x 1000) },
+		qr/frame of 4294967303 bytes/ ],
+	'frame that is too long' => [
+		sub { $_[0]->put(pack('CnN', 3, 1, 131072 - 7)) },
+		qr/frame of 131073 bytes/ ],
+	'frame without its end' => [
+		sub { $_[0]->put(pack('CnNnnC', 1, 0, 4, 10, 61, 0)) },
+		qr/without its end octet/ ],
+	'method of two bytes' =>
+	  [ sub { $_[0]->put(frame(1, 0, "\0\x0A")) }, qr/malformed method/ ],
+	'method of no bytes' =>
+	  [ sub { $_[0]->put(frame(1, 1, '')) }, qr/malformed method/ ],
+	'header of eleven bytes' => [
+		sub { $_[0]->put(frame(2, 1, pack('nnNnx', 60, 0, 0, 1))) },
+		qr/malformed header/ ],
+	'unknown method' =>
+	  [ sub { $_[0]->put(method(1, 999, 7)) }, qr/unexpected method 999\.7/ ],
+	'method of a client' => [
+		sub {
+			$_[0]
+			  ->put(method(1, 50, 10, pack('n', 0) . "\0\0\xFF\xFF\xFF\xFF"));
+		},
+		qr/unexpected method AMQP_QUEUE_DECLARE_METHOD/ ],
+	'close without arguments' => [
+		sub { $_[0]->put(method(0, 10, 50)) },
+		qr/malformed AMQP_CONNECTION_CLOSE_METHOD/ ],
+	'close with a cut text' => [
+		sub { $_[0]->put(method(0, 10, 50, pack('nC', 320, 200) . 'x')) },
+		qr/malformed AMQP_CONNECTION_CLOSE_METHOD/ ],
+	'close with invalid UTF-8' => [
+		sub {
+			$_[0]->put(
+				method(0, 10, 50, close_args(320, "caf\xC3\xA9 \xC3\n\xFF")));
+		},
+		qr/320 caf\x{c3}\x{a9} \?\?\?/ ],
+	'close of an unopened channel' => [
+		sub { $_[0]->put(method(777, 20, 40, close_args(504, 'no'))) },
+		qr/wrong channel/ ],
+	'method of the connection on a channel' =>
+	  [ sub { $_[0]->put(method(1, 10, 61)) }, qr/wrong channel/ ],
+	'method of a channel on the connection' => [
+		sub { $_[0]->put(method(0, 60, 80, pack('Q>C', 1, 0))) },
+		qr/wrong channel/ ],
+	'heartbeat on a channel' =>
+	  [ sub { $_[0]->put(frame(8, 1, '')) }, qr/wrong channel/ ],
+	'frames on 3,000 channels' => [
+		sub {
+			$_[0]->put(join '', map { frame(3, $_, 'x' x 100) } 2 .. 3001);
+		},
+		qr/wrong channel/ ],
+	'body of no message' => [
+		sub { $_[0]->put(frame(3, 1, 'x' x 4088)) },
+		qr/content of no message/ ],
+	'header of no message' => [
+		sub { $_[0]->put(frame(2, 1, pack('nnQ>n', 60, 0, 1, 0))) },
+		qr/content of no message/ ],
+	'confirm of the last possible tag' => [
+		sub { $_[0]->put(method(1, 60, 80, pack('Q>C', ~0, 1))) },
+		qr/confirm of a message that was not sent/ ],
+	'refusal of the last possible tag' => [
+		sub { $_[0]->put(method(1, 60, 120, pack('Q>C', ~0, 1))) },
+		qr/confirm of a message that was not sent/ ],
+	'confirm of the next tag' => [
+		sub {
+			$_[0]
+			  ->put(method(1, 60, 80, pack('Q>C', ($_[1]{tag} // 0) + 1, 1)));
+		},
+		qr/confirm of a message that was not sent/ ],
+	'confirm of tag 0' => [
+		sub { $_[0]->put(method(1, 60, 80, pack('Q>C', 0, 0))) },
+		qr/confirm of a message that was not sent/ ],
+	'confirm that is cut' => [
+		sub { $_[0]->put(method(1, 60, 80, "\0\0\0")) },
+		qr/malformed AMQP_BASIC_ACK_METHOD/ ],
+	'return without arguments' => [
+		sub { $_[0]->put(method(1, 60, 50)) },
+		qr/malformed AMQP_BASIC_RETURN_METHOD/ ],
+	'half a frame, then the end' => [
+		sub { $_[0]->put(pack('CnN', 1, 0, 100) . 'x' x 50); $_[0]->end },
+		qr/could not|connection lost/ ],
+	'reset' => [ sub { $_[0]->reset }, qr/could not|connection lost/ ],
+	'blocked with a cut text' => [
+		sub { $_[0]->put(method(0, 10, 60, "\xFFx")) },
+		qr/malformed AMQP_CONNECTION_BLOCKED_METHOD/ ],
+	'garbage' => [
+		sub {
+			$_[0]->put(join '', map { chr(200 + $_ % 50) } 1 .. 5000);
+		},
+		$VIOLATION ]);
+
+# What lasts until the publisher has had enough.
+my %lasting = (
+	'silence'             => sub { },
+	'flood of heartbeats' => sub { $_[0]->flood(heartbeat()) },
+	'flood of notices'    => sub {
+		$_[0]
+		  ->flood(method(0, 10, 60, shortstr('memory')) . method(0, 10, 61));
+	},
+	'slow drip' => sub {
+		$_[0]->drip(pack('CnN', 1, 0, 100000) . 'x' x 100000);
+	});
+
+# In the handshake, before the last step and the first.
+my @handshake = qw(protocol connection.start-ok connection.open channel.open
+  queue.declare exchange.declare confirm.select);
+
+my %misbehaviours;
+my %reasons;
+
+sub misbehaviour
+{
+	my ($at, $what, $answer, $reason) = @_;
+	my $name = "$at: $what";
+
+	BAIL_OUT("two misbehaviours are called \"$name\"")
+	  if $misbehaviours{$name};
+	$misbehaviours{$name} = { at => $at, answer => $answer };
+	$reasons{$name}       = $reason;
+	return;
+}
+
+sub message_id { return pack('n', 1 << 7) . shortstr($_[0]); }
+
+sub returned
+{
+	return method(1, 60, 50,
+		pack('n', 312) . shortstr('NO_ROUTE') . shortstr('') . shortstr(''));
+}
+
+foreach my $what (sort keys %anything)
+{
+	misbehaviour($_, $what, @{ $anything{$what} })
+	  for qw(protocol connection.start-ok channel.open publish);
+}
+foreach my $what (sort keys %lasting)
+{
+	misbehaviour($_, $what, $lasting{$what}, qr/no answer in time/)
+	  for qw(protocol confirm.select);
+}
+misbehaviour('publish', 'silence', $lasting{silence},
+	qr/no confirm within|nothing came from the broker/);
+misbehaviour('publish', 'slow drip', $lasting{'slow drip'},
+	qr/no confirm within|nothing came from the broker/);
+misbehaviour(
+	'publish',
+	'flood of heartbeats',
+	$lasting{'flood of heartbeats'},
+	qr/no confirm within/);
+
+# The answer to another question, in each step.
+foreach my $at (@handshake, 'publish')
+{
+	misbehaviour(
+		$at,
+		'confirm.select-ok on the connection',
+		sub { $_[0]->put(method(0, 85, 11)) },
+		qr/wrong channel/);
+	misbehaviour(
+		$at,
+		'connection.start again',
+		sub {
+			$_[0]->put(method(0, 10, 10, pack('CC', 0, 9) . "\xFF" x 12))
+			  for 1 .. 2;
+		},
+		qr/unexpected method AMQP_CONNECTION_START_METHOD/);
+	misbehaviour(
+		$at,
+		'exchange.declare-ok twice',
+		sub { $_[0]->put(method(1, 40, 11) x 3) },
+		qr/unexpected (method )?AMQP_EXCHANGE_DECLARE_OK_METHOD/);
+}
+
+# What is offered at the beginning.
+foreach my $frame_max (1 .. 9, 21, 4095)
+{
+	misbehaviour(
+		'connection.start-ok',
+		"frames of $frame_max bytes",
+		sub { $_[0]->put(method(0, 10, 30, pack('nNn', 0, $frame_max, 0))) },
+		qr/allows frames of $frame_max bytes/);
+}
+misbehaviour(
+	'connection.start-ok',
+	'tune that is cut',
+	sub { $_[0]->put(method(0, 10, 30, "\0\0\0")) },
+	qr/malformed AMQP_CONNECTION_TUNE_METHOD/);
+misbehaviour(
+	'connection.start-ok',
+	'small frames, and then a large one',
+	sub {
+		$_[0]->put(method(0, 10, 30, pack('nNn', 2, 4096, 1))
+			  . pack('CnN', 3, 1, 4096));
+	},
+	qr/frame of 4104 bytes, more than the 4096 allowed/);
+misbehaviour(
+	'protocol',
+	'tables within tables',
+	sub {
+		my $table = '';
+		for (1 .. 10_000)
+		{
+			$table = longstr("\1x" . 'F' . $table) if length $table;
+			$table = longstr('') unless length $table;
+		}
+		$_[0]->put(method(0, 10, 10, pack('CC', 0, 9) . $table));
+		$_[0]->put(method(0, 10, 11));
+	},
+	qr/unexpected method AMQP_CONNECTION_START_OK_METHOD/);
+misbehaviour(
+	'protocol', 'challenge',
+	sub { $_[0]->put(method(0, 10, 20, longstr('who?'))) },
+	qr/unexpected method AMQP_CONNECTION_SECURE_METHOD/);
+misbehaviour('connect', 'end', sub { $_[0]->end }, qr/could not log in/);
+misbehaviour(
+	'connect',
+	'greeting too early',
+	sub { $_[0]->put("220 mail ESMTP\r\n") },
+	qr/frame of type 50/);
+
+# While a large message is on its way.
+foreach my $step (
+	[ 'confirm',        80,  'Q>C', 0 ],
+	[ 'confirm of all', 80,  'Q>C', 1 ],
+	[ 'refusal',        120, 'Q>C', 0 ],
+	[ 'refusal of all', 120, 'Q>C', 1 ])
+{
+	my ($what, $method, $pattern, $multiple) = @$step;
+	misbehaviour(
+		'body',
+		"$what before the body",
+		sub {
+			my ($connection, $message) = @_;
+			$connection->deaf;
+			$connection->put(
+				method(
+					1, 60, $method, pack($pattern, $message->{tag}, $multiple)
+				));
+		},
+		qr/confirm of a message that was not sent/);
+}
+misbehaviour(
+	'body',
+	'confirm of tag 0 before the body',
+	sub {
+		$_[0]->deaf;
+		$_[0]->put(method(1, 60, 80, pack('Q>C', 0, 1)));
+	},
+	qr/confirm of a message that was not sent/);
+misbehaviour(
+	'body',
+	'end before the body',
+	sub { $_[0]->end },
+	qr/connection lost/);
+misbehaviour(
+	'body',
+	'reads nothing',
+	sub { $_[0]->deaf },
+	qr/no confirm within|nothing came from the broker/);
+
+# Returned messages.
+my %returned = (
+	'without message id' =>
+	  [ sub { frame(2, 1, pack('nnQ>n', 60, 0, 5, 0)) }, qr/none of ours/ ],
+	'of another class' => [
+		sub { frame(2, 1, pack('nnQ>', 10, 0, 5) . message_id($_[0]{id})) },
+		qr/none of ours/ ],
+	'with more flags' => [
+		sub { frame(2, 1, pack('nnQ>nn', 60, 0, 5, 1 << 7 | 1, 1)) },
+		qr/none of ours/ ],
+	'with a cut message id' => [
+		sub { frame(2, 1, pack('nnQ>nC', 60, 0, 5, 1 << 7, 100) . 'x') },
+		qr/none of ours/ ],
+	'with an endless table' => [
+		sub {
+			frame(2, 1,
+				pack('nnQ>nN', 60, 0, 5, 1 << 13 | 1 << 7, 0xFFFFFFF0));
+		},
+		qr/none of ours/ ],
+	'with tables within tables' => [
+		sub {
+			my $table = longstr('');
+			$table = longstr("\1xF$table") for 1 .. 15_000;
+			frame(2, 1,
+					pack('nnQ>n', 60, 0, 5, 1 << 13 | 1 << 7)
+				  . $table
+				  . shortstr('x-1'))
+			  . frame(3, 1, 'xxxxx');
+		},
+		qr/message that was not sent/ ],
+	'of 2^63 bytes' => [
+		sub {
+			frame(2, 1, pack('nnQ>', 60, 0, 1 << 63) . message_id($_[0]{id}));
+		},
+		qr/none of ours/ ],
+	'of more bytes than it says' => [
+		sub {
+			frame(2, 1, pack('nnQ>', 60, 0, 1) . message_id($_[0]{id}))
+			  . frame(3, 1, 'xx');
+		},
+		qr/another size than its header says/ ],
+	'in empty pieces' => [
+		sub {
+			frame(2, 1, pack('nnQ>', 60, 0, 1) . message_id($_[0]{id}))
+			  . frame(3, 1, '');
+		},
+		qr/another size than its header says/ ],
+	'without header' =>
+	  [ sub { frame(3, 1, 'x') }, qr/content of no message/ ],
+	'within another' =>
+	  [ sub { returned() }, qr/within the content of a returned message/ ],
+	'with a confirm inside' => [
+		sub {
+			frame(2, 1, pack('nnQ>', 60, 0, 5) . message_id($_[0]{id}))
+			  . method(1, 60, 80, pack('Q>C', $_[0]{tag}, 0));
+		},
+		qr/within the content of a returned message/ ],
+	'with two headers' => [
+		sub {
+			frame(2, 1, pack('nnQ>', 60, 0, 5) . message_id($_[0]{id})) x 2;
+		},
+		qr/content of no message/ ],
+	'that nobody sent' => [
+		sub { content(1, message_id('x-9223372036854775807'), 'x') },
+		qr/message that was not sent/ ],
+	'of an id without number' => [
+		sub { content(1, message_id("\xFF\xFE"), '') },
+		qr/message that was not sent/ ]);
+
+foreach my $what (sort keys %returned)
+{
+	my ($frames, $reason) = @{ $returned{$what} };
+	misbehaviour('publish', "return $what",
+		sub { $_[0]->put(returned() . $frames->($_[1])) }, $reason);
+}
+
+# Closed channels, in words that no log and no table can take.
+foreach my $code (311, 403, 404, 405, 406, 501, 504, 65535)
+{
+	misbehaviour(
+		'publish',
+		"channel.close $code",
+		sub {
+			$_[0]->put(
+				method(
+					1, 20, 40,
+					close_args($code, "\xD0\xBF" x 100 . "\xD0", 60, 40)));
+		},
+		qr/broker closed the channel: $code (\x{d0}\x{bf})+\?$/);
+}
+foreach my $code (320, 501, 502, 541)
+{
+	misbehaviour(
+		'publish',
+		"connection.close $code",
+		sub { $_[0]->put(method(0, 10, 50, close_args($code, "\0\e[2J"))) },
+		qr/broker closed the connection: $code \?\?\[2J/);
+}
+
+# What goes on without end, and with no reason to end the connection.
+misbehaviour(
+	'publish',
+	'flood of confirms',
+	sub { $_[0]->flood(method(1, 60, 80, pack('Q>C', $_[1]{tag}, 1))) });
+misbehaviour(
+	'publish',
+	'flood of refusals',
+	sub { $_[0]->flood(method(1, 60, 120, pack('Q>C', 0, 1))) });
+misbehaviour(
+	'publish',
+	'flood of returns',
+	sub {
+		$_[0]->flood(
+			returned() . content(1, message_id($_[1]{id}), 'x' x 100_000));
+	});
+
+my $hostile = Hostile->new('hostile', 500, %misbehaviours);
+
+my $only = $ENV{CQRS_ONLY};
+my $met  = 0;
+foreach my $name (sort keys %misbehaviours)
+{
+	next if !defined $reasons{$name};
+	next if defined $only && $name !~ $only;
+	$hostile->misbehave($name);
+	my $key    = $hostile->write_row($name =~ /^body:/ ? $BIG_BYTES : 10);
+	my $reason = $hostile->wait_for_reason($name, $reasons{$name});
+	$hostile->recover($key, $name);
+	pass("$name: $reason");
+	$met++;
+}
+$hostile->check_alive;
+
+# What the broker says of a message that it refuses is kept with that message.
+$hostile->misbehave('publish: channel.close 406');
+my $refused = $hostile->write_row;
+$hostile->wait_until(
+	q{SELECT convert_from(convert_to(error, 'UTF8'), 'UTF8') FROM cqrs.parked},
+	qr/: 406 (\x{d0}\x{bf})+\?$/);
+$hostile->recover($refused, 'refused');
+pass('the error of a parked message is text');
+
+cmp_ok($met, '>=', 60, 'these are many') unless defined $only;
+
+$hostile->check_stop("$_: flood of heartbeats") for qw(protocol publish);
+$hostile->check_stop('confirm.select: flood of notices');
+$hostile->check_stop("publish: flood of $_")
+  for qw(confirms refusals returns);
+$hostile->check_stop('publish: silence');
+$hostile->check_stop('body: reads nothing', $BIG_BYTES);
+$hostile->check_alive;
+$hostile->close_session;
+$hostile->node->stop;
+
+done_testing();
