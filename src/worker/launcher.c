@@ -25,28 +25,19 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "access/xact.h"
-#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
-#include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/relcache.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "base/slot.h"
 #include "base/timing.h"
+#include "worker/databases.h"
 #include "worker/launcher.h"
 #include "worker/roster.h"
 
@@ -86,7 +77,6 @@ static void detach(int code, Datum arg);
 static bool take_rescan(void);
 static void look_at_databases(void);
 static List *read_slots(void);
-static List *read_databases(List **connectable);
 static void forget_databases(List *existing, List *occupied);
 static void adopt_slots(void);
 static bool is_wanted(int slot);
@@ -101,7 +91,6 @@ static bool has_workers(Database *database, CqrsWorkerKind kind);
 static bool is_running(Database *database, CqrsWorkerKind kind, int number);
 static long start_delay_ms(const Database *database, CqrsWorkerKind kind,
 						   int number, TimestampTz now);
-static bool is_open(Oid dboid);
 static bool start_worker(Database *database, CqrsWorkerKind kind, int number);
 static void warn_no_worker(CqrsWorkerKind kind, int number);
 
@@ -197,7 +186,7 @@ look_at_databases(void)
 {
 	List	   *occupied = read_slots();
 	List	   *connectable;
-	List	   *existing = read_databases(&connectable);
+	List	   *existing = cqrs_databases_read(&connectable);
 	ListCell   *lc;
 
 	forget_databases(existing, occupied);
@@ -222,41 +211,6 @@ read_slots(void)
 		occupied = lappend_oid(occupied, cqrs_slot_database(slot));
 	LWLockRelease(cqrs_slot_lock);
 	return occupied;
-}
-
-/*
- * All databases; and in *connectable those that allow connections and are no
- * templates.
- */
-static List *
-read_databases(List **connectable)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	List	   *existing = NIL;
-	Relation	rel;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-
-	*connectable = NIL;
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(rel, 0, NULL);
-	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
-	{
-		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext transaction = MemoryContextSwitchTo(caller);
-
-		existing = lappend_oid(existing, form->oid);
-		if (form->datallowconn && !form->datistemplate)
-			*connectable = lappend_oid(*connectable, form->oid);
-		MemoryContextSwitchTo(transaction);
-	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
-	return existing;
 }
 
 /*
@@ -391,7 +345,7 @@ start_due(CqrsWorkerKind kind, int number, int *nprobes)
 			continue;
 		if (is_probe(database) && *nprobes >= MAX_PROBES)
 			delay_ms = RESTART_DELAY_MS;
-		if (delay_ms == 0 && !is_open(database->dboid))
+		if (delay_ms == 0 && !cqrs_databases_is_open(database->dboid))
 			delay_ms = CLOSED_DELAY_MS;
 		if (delay_ms == 0)
 		{
@@ -530,32 +484,6 @@ start_delay_ms(const Database *database, CqrsWorkerKind kind, int number,
 	if (!wanted)
 		return -1;
 	return when <= now ? 0 : TimestampDifferenceMilliseconds(now, when);
-}
-
-/* Whether a database is there and takes connections; else none is tried. */
-static bool
-is_open(Oid dboid)
-{
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		open;
-
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(dboid));
-	scan = systable_beginscan(rel, DatabaseOidIndexId,
-							  criticalSharedRelcachesBuilt, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	open = HeapTupleIsValid(tuple) &&
-		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	return open;
 }
 
 static bool
