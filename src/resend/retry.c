@@ -255,6 +255,16 @@ note_row(Relation rel, const CqrsRelation *relation,
 	CqrsQuery  *query;
 	int64		found;
 
+	/* The master may have been registered anew, with another primary key. */
+	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), rel, relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("parked message " INT64_FORMAT " has no key of table \"%s\"",
+						message->id, RelationGetRelationName(rel)),
+				 errdetail("Its key is %s, and the primary key has other columns now.",
+						   message->instance_pk),
+				 errhint("Name the other messages in \"ids\", or delete this one from cqrs.parked.")));
+
 	env = cqrs_keys_offer(DatumGetJsonbP(keys), rel, relation);
 	query = cqrs_query_begin_env(psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s",
 										  cqrs_sync_table(rel),
