@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "base/compat.h"
 #include "base/objects.h"
@@ -80,18 +81,27 @@ park_all(const char *cqrs_id)
 	int			nids = cqrs_parked_above(watermark, &ids);
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(watermark + 1, PG_INT64_MAX);
 	CqrsMessage message;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs parked message",
+												  ALLOCSET_DEFAULT_SIZES);
 	int64		count = 0;
 
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
+		MemoryContext caller;
+
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, cqrs_id) != 0 ||
 			cqrs_parked_has(ids, nids, message.id))
 			continue;
+		caller = MemoryContextSwitchTo(context);
 		cqrs_parked_insert(&message, CQRS_PARK_HELD,
 						   "parked by cqrs_park_held()", NULL);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
 		count++;
 	}
+	MemoryContextDelete(context);
 	cqrs_outbox_scan_end(scan);
 	pfree(ids);
 	return count;

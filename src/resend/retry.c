@@ -77,6 +77,9 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 	List	   *tables;
 	Relation	rel;
 	List	   *list;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs parked message",
+												  ALLOCSET_DEFAULT_SIZES);
 	int64		count = 0;
 	ListCell   *lc;
 
@@ -93,13 +96,17 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 	foreach(lc, list)
 	{
 		CqrsParked *parked = lfirst(lc);
+		MemoryContext caller = MemoryContextSwitchTo(context);
 
 		CHECK_FOR_INTERRUPTS();
-		if (!list_member_oid(tables, table_of(parked)))
-			continue;
-		retry(parked);
-		CatalogTupleDelete(rel, &parked->tid);
-		count++;
+		if (list_member_oid(tables, table_of(parked)))
+		{
+			retry(parked);
+			CatalogTupleDelete(rel, &parked->tid);
+			count++;
+		}
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
 	}
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(count);
