@@ -16,6 +16,7 @@
 
 #include "base/guc.h"
 #include "base/shared.h"
+#include "broker/transport.h"
 #include "capture/capture.h"
 #include "schema/utility_hook.h"
 #include "worker/launcher.h"
@@ -34,7 +35,7 @@ _PG_init(void)
 				 errmsg("cqrs must be loaded via \"shared_preload_libraries\""),
 				 errhint("Add 'cqrs' to \"shared_preload_libraries\" in postgresql.conf and restart the server.")));
 
-	cqrs_guc_init();
+	cqrs_guc_init(cqrs_transport_check_scheme);
 	cqrs_shared_init();
 	cqrs_capture_init();
 	cqrs_utility_init();

@@ -60,12 +60,12 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 			break;
 
 		case CQRS_EVENT_REFUSED:
-			probe_refused(link, failure->blame, failure->text);
+			probe_refused(link, failure->blame, failure->reason);
 			break;
 
 		case CQRS_EVENT_BLOCKED:
 			link->blocked = true;
-			cqrs_link_log_blocked(link->log, event->text);
+			cqrs_link_log_blocked(link->log, event->detail);
 			break;
 
 		case CQRS_EVENT_UNBLOCKED:
@@ -180,7 +180,7 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 		message = link->holds->probe;
 	else
 	{
-		const char *dash = strrchr(event->text, '-');
+		const char *dash = strrchr(event->detail, '-');
 
 		if (dash != NULL)
 			message = cqrs_window_find_sent(link->window,

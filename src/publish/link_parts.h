@@ -36,7 +36,7 @@ struct CqrsLink
 	CqrsHolds  *holds;
 	CqrsLinkLog *log;
 
-	const CqrsTransport *transport;
+	const CqrsTransport *transport; /* that of the connection */
 	CqrsConnection *connection; /* NULL: none */
 	char	   *url;			/* of the connection */
 	char	   *exchange;
