@@ -11,6 +11,7 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "publish/message_id.h"
 
 /* A connection that may have gone stale is not opened anew more often. */
 #define RENEW_INTERVAL_MS	2000
@@ -180,11 +181,10 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 		message = link->holds->probe;
 	else
 	{
-		const char *dash = strrchr(event->detail, '-');
+		int64		id;
 
-		if (dash != NULL)
-			message = cqrs_window_find_sent(link->window,
-											strtoll(dash + 1, NULL, 10));
+		if (cqrs_message_id_parse(event->detail, link->identity, &id))
+			message = cqrs_window_find_sent(link->window, id);
 	}
 	if (message == NULL)
 	{
