@@ -542,18 +542,18 @@ BEGIN
 	item := 'broker'; status := 'ok'; remedy := NULL;
 	detail := coalesce('connected since ' || stats.connected_at, 'not connected');
 	IF stats.state = 'blocked' THEN
-		status := 'warning'; detail := 'the broker has asked to send nothing';
-		remedy := 'see to memory and disk of the broker';
+		status := 'warning'; detail := 'the broker blocks publishers: it is short of memory or disk space';
+		remedy := 'free memory or disk space at the broker';
 	ELSIF stats.connected_at IS NULL AND NOT pg_is_in_recovery() THEN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
 		detail := CASE running.connected WHEN 0 THEN 'not connected'
 			ELSE format('connected, but not lane %s', running.waiting) END
 			|| coalesce(', last error: ' || stats.last_error, '');
-		remedy := 'see to the items above, then to the broker, its address and its user';
+		remedy := 'resolve the items above first; then check the last error, the broker, cqrs.url and the broker''s user';
 	ELSIF stats.held > 0 THEN
 		status := 'error';
 		detail := format('connected, but %s masters are held, last error: %s', stats.held, stats.last_error);
-		remedy := 'see to exchanges, queues and rights at the broker; when a route can never work, cqrs_park_held()';
+		remedy := 'check exchanges, queues and permissions at the broker; if a route can never work, use cqrs_park_held()';
 	ELSIF stats.returned > 0 THEN
 		status := 'warning';
 		detail := format('connected, but for %s messages no queue was bound', stats.returned);
@@ -569,13 +569,13 @@ BEGIN
 		pg_size_pretty(bytes));
 	IF stats.oldest_pending_age > '1 minute' THEN
 		status := 'warning';
-		remedy := 'see to publisher and broker, and to open or prepared transactions';
+		remedy := 'check the items publisher and broker, and open or prepared transactions';
 	END IF;
 	allowed := pg_size_bytes(current_setting('cqrs.max_pending_bytes'));
 	IF allowed > 0 AND bytes > allowed * 0.8 THEN
 		status := CASE WHEN bytes < allowed THEN 'warning' ELSE 'error' END;
 		detail := format('%s, cqrs.max_pending_bytes is %s', detail, pg_size_pretty(allowed));
-		remedy := 'see to publisher and broker, or allow more';
+		remedy := 'check the items publisher and broker, or raise cqrs.max_pending_bytes';
 	END IF;
 	RETURN NEXT;
 
@@ -584,7 +584,7 @@ BEGIN
 		ORDER BY x.prepared
 	LOOP
 		item := 'prepared transaction ' || xact.gid; status := 'warning';
-		detail := format('prepared at %s: segments of the outbox cannot be emptied', xact.prepared);
+		detail := format('prepared at %s: segments of the outbox cannot be truncated', xact.prepared);
 		remedy := format('COMMIT PREPARED %1$L, or ROLLBACK PREPARED %1$L', xact.gid);
 		RETURN NEXT;
 	END LOOP;
@@ -595,7 +595,7 @@ BEGIN
 	IF parked.messages > 0 THEN
 		status := 'warning';
 		detail := format('%s messages are parked, of: %s', parked.messages, parked.masters);
-		remedy := 'look at "error" in cqrs.parked; when its cause is gone: SELECT cqrs_retry_parked()';
+		remedy := 'see column "error" of cqrs.parked; after removing the cause: SELECT cqrs_retry_parked()';
 	END IF;
 	RETURN NEXT;
 
@@ -636,7 +636,7 @@ BEGIN
 				status := 'error';
 				detail := format('writing to table %s fails: %s', master.relation, SQLERRM);
 				GET STACKED DIAGNOSTICS remedy = PG_EXCEPTION_HINT;
-				remedy := coalesce(nullif(remedy, ''), 'change the master by cqrs_alter(), or the setting that is named');
+				remedy := coalesce(nullif(remedy, ''), 'change the master with cqrs_alter(), or the setting that the detail names');
 			END;
 		END IF;
 		RETURN NEXT;
@@ -651,7 +651,7 @@ BEGIN
 		GROUP BY t.tgrelid ORDER BY t.tgrelid::regclass::text
 	LOOP
 		item := format('table %s', orphan.relation); status := 'error';
-		detail := format('table %s has the triggers of a master and is none: its changes are not published', orphan.relation);
+		detail := format('table %s has the triggers of a master, but no master: its changes are not published', orphan.relation);
 		remedy := format('SELECT cqrs_register(%L, ...) with the options that the master had, then CALL cqrs_sync_all; or drop the triggers',
 			orphan.relation);
 		RETURN NEXT;

@@ -35,7 +35,7 @@ unlike($node->safe_psql('postgres', q{SELECT * FROM cqrs_check()}),
 
 $broker->stop;
 wait_for_state($node, 'waiting');
-like(finding('broker'), qr/^error\|not connected, last error: .+\|see to /,
+like(finding('broker'), qr/^error\|not connected, last error: .+\|resolve /,
 	'no broker');
 
 $node->safe_psql('postgres', 'SELECT cqrs_pause()');
