@@ -303,6 +303,20 @@ CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: makes a DELETE for each row that TRUNCATE removes';
 
+-- The table stays empty.  The library queues events of its trigger, which make
+-- the messages of a transaction.  The trigger fires in all values of
+-- session_replication_role.
+CREATE FUNCTION cqrs.trigger_at_commit() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_at_commit' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_at_commit() IS 'trigger of cqrs.at_commit: makes the messages of a transaction at commit';
+REVOKE ALL ON FUNCTION cqrs.trigger_at_commit() FROM PUBLIC;
+CREATE TABLE cqrs.at_commit ();
+COMMENT ON TABLE cqrs.at_commit IS 'empty table whose deferred trigger makes the messages of a transaction';
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit();
+ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
+
 -- Used in queries that find rows by the keys of messages.  These queries run
 -- with the privileges of the caller, so everyone may call the function.
 CREATE FUNCTION cqrs.key_json(value anyelement) RETURNS jsonb
@@ -613,7 +627,7 @@ BEGIN
 			INTO trouble, missing
 			FROM (SELECT master.relation AS relid
 				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
-				CROSS JOIN unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
+				CROSS JOIN unnest(ARRAY['00_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
 				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
 				LEFT JOIN pg_proc f ON f.oid = t.tgfoid
 			WHERE t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace

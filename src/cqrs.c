@@ -16,7 +16,7 @@
 
 #include "base/guc.h"
 #include "base/shared.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "schema/utility_hook.h"
 #include "worker/launcher.h"
 #include "worker/wake.h"
@@ -36,7 +36,7 @@ _PG_init(void)
 
 	cqrs_guc_init();
 	cqrs_shared_init();
-	cqrs_capture_init();
+	cqrs_commit_init();
 	cqrs_utility_init();
 	cqrs_wake_init();
 	cqrs_launcher_init();

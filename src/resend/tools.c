@@ -21,7 +21,7 @@
 
 #include "base/guc.h"
 #include "base/shared.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "compose/hook.h"
 #include "compose/instance_data.h"
 #include "master/relation.h"
@@ -158,7 +158,7 @@ cqrs_wait_published(PG_FUNCTION_ARGS)
 	TimestampTz deadline = DT_NOEND;
 	CqrsMark	mark = cqrs_shared_mark();
 
-	if (cqrs_capture_has_unsent())
+	if (cqrs_commit_has_unsent())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for messages of the current transaction"),
