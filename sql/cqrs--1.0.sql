@@ -546,8 +546,10 @@ BEGIN
 		detail := CASE running.n WHEN 0 THEN 'no publisher runs'
 			ELSE format('publishers run, but not that of lane %s', running.missing) END
 			|| coalesce(', last error: ' || stats.last_error, '');
-		remedy := format('look into the server''s log; is max_worker_processes (%s) large enough?',
-			current_setting('max_worker_processes'));
+		remedy := CASE WHEN running.n = 0 AND stats.last_error_at >= stats.started_at
+			THEN 'mend what the last error names; the publisher is started again every second'
+			ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
+				current_setting('max_worker_processes')) END;
 	ELSIF stats.state = 'paused' THEN
 		status := 'warning'; detail := 'publishing is paused'; remedy := 'SELECT cqrs_resume()';
 	END IF;

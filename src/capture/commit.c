@@ -57,10 +57,11 @@
 #include "utils/snapmgr.h"
 
 #include "base/objects.h"
-#include "base/shared.h"
 #include "capture/changeset.h"
 #include "capture/commit.h"
 #include "capture/resolve.h"
+#include "outbox/published.h"
+#include "worker/wake.h"
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_at_commit);
 
@@ -333,7 +334,10 @@ at_transaction_end(XactEvent event, void *arg)
 
 		case XACT_EVENT_COMMIT:
 			if (written_in != InvalidSubTransactionId)
-				cqrs_shared_wake_publisher();
+			{
+				cqrs_published_count_commit();
+				cqrs_wake_listeners(CQRS_WORKER_PUBLISHER);
+			}
 			forget();
 			break;
 
