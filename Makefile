@@ -27,12 +27,27 @@ PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
-EXTRA_CLEAN = $(TEST_TOOLS) test-output
+# Parts of the library, tested without a server.
+UNIT_TESTS = test/unit/order
+EXTRA_CLEAN = $(TEST_TOOLS) $(UNIT_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
 ifeq ($(WERROR),1)
 PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
+endif
+
+# ASSERT=1: with the Asserts of cqrs, and those in PostgreSQL's headers.
+ifeq ($(ASSERT),1)
+PG_CPPFLAGS += -DUSE_ASSERT_CHECKING
+endif
+
+# SANITIZE=1: with AddressSanitizer and UndefinedBehaviorSanitizer.  The server,
+# which is built without, has to preload their libraries: see test/lib.sh.
+ifeq ($(SANITIZE),1)
+SANITIZERS = -fsanitize=address,undefined
+PG_CFLAGS += $(SANITIZERS)
+SHLIB_LINK += $(SANITIZERS)
 endif
 
 PG_CONFIG ?= pg_config
@@ -46,6 +61,11 @@ all install uninstall clean installcheck:
 	@false
 endif
 
+# Checks of libc's that would come before the sanitizer's, and say less.
+ifeq ($(SANITIZE),1)
+override CPPFLAGS += -U_FORTIFY_SOURCE
+endif
+
 $(OBJS): $(wildcard $(here)src/*/*.h)
 
 # Folders of sources are no folders for objects where the two lie apart; make
@@ -53,6 +73,15 @@ $(OBJS): $(wildcard $(here)src/*/*.h)
 ifneq ($(here),./)
 $(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
 endif
+
+test/unit/order: test/unit/order.c src/publish/window.c src/publish/hold.c
+	$(CC) $(CFLAGS) -DUSE_ASSERT_CHECKING=1 $(CPPFLAGS) $(LDFLAGS) -o $@ $^ \
+		-Wl,--defsym=ExceptionalCondition=assertion_failed \
+		-L$(shell $(PG_CONFIG) --pkglibdir) \
+		-L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm
+
+test-unit: $(UNIT_TESTS)
+	test/unit/order $(or $(UNIT_SECONDS),2) $(UNIT_SEED)
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
@@ -66,7 +95,8 @@ CHOSEN = $(if $(strip $(GIVEN)),$(GIVEN),$(LISTS))
 chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
 
 test:
-	@PG_CONFIG='$(PG_CONFIG)' exec test/run $(if $(strip $(GIVEN)),,--whole) \
+	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' ASSERT='$(ASSERT)' \
+		exec test/run $(if $(strip $(GIVEN)),,--whole) \
 		--regress='$(call chosen,REGRESS)' \
 		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
 
@@ -78,6 +108,10 @@ test-isolation:
 
 test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
+
+sanitize:
+	@$(MAKE) --no-print-directory test SANITIZE=1 REGRESS='$(REGRESS)' \
+		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(wildcard test/hostile/*.pl)'
 
 bench:
 	@PG_CONFIG='$(PG_CONFIG)' QUICK='$(QUICK)' exec test/bench/run
@@ -103,8 +137,13 @@ help:
 	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo 'make test-unit      parts of the library without a server; UNIT_SECONDS=N for'
+	@echo '                    longer, UNIT_SEED=N repeats a schedule'
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
+	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
+	@echo '                    ASSERT=1: with assertions'
+	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; installs missing packages'
@@ -114,5 +153,5 @@ help:
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench soak test test-regress test-isolation test-tap demo interop format \
-	help
+.PHONY: bench sanitize soak test test-unit test-regress test-isolation test-tap demo \
+	interop format help

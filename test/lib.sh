@@ -97,6 +97,44 @@ start_run()
 	unset PSQL_PAGER ${!PG@}
 }
 
+# Puts a script before the server that preloads the libraries of the sanitizers:
+# only the extension is built with them, and only the server is to run with them.
+# Reports go to files in $reports; the first one ends the process.
+#
+# What they see is malloc's memory, the stack and static data.  Memory contexts
+# get large blocks of malloc, and the server does not say what of a block is in
+# use; to mark the ends of what the extension allocates would raise alarms where
+# PostgreSQL uses the block again.  test/soak/valgrind.pl has that limit, too.
+# Leaks are valgrind's: memory contexts that are still there when a process ends
+# are none.
+preload_sanitizers()
+{
+	local bindir=$1 cc options
+	cc=$("$pg_config" --cc)
+	reports=$work/sanitizers
+	mkdir "$reports"
+	chmod 777 "$reports"
+	options=halt_on_error=1:abort_on_error=1:disable_coredump=0:log_path=$reports
+
+	# AddressSanitizer begins with the first malloc otherwise: in the constructor
+	# of a library, in a function of gettext's that it then calls itself, which
+	# leaves gettext's lock locked for ever.
+	echo 'extern void __asan_init(void);
+		__attribute__((constructor)) static void first(void) { __asan_init(); }' |
+		$cc -shared -fPIC -Wl,-z,initfirst -x c - -o "$bindir/sanitizer_first.so"
+
+	mv "$bindir/postgres" "$bindir/postgres.bin"
+	cat >"$bindir/postgres" <<-END
+		#!/bin/bash
+		export LD_PRELOAD='$($cc -print-file-name=libasan.so) $($cc -print-file-name=libubsan.so) $bindir/sanitizer_first.so'
+		export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:quarantine_size_mb=16:$options/asan
+		export UBSAN_OPTIONS=print_stacktrace=1:$options/ubsan
+		exec -a "\$0" '$bindir/postgres.bin' "\$@"
+	END
+	chmod 755 "$bindir/postgres"
+	export CQRS_SLOW=${CQRS_SLOW:-4}
+}
+
 # Builds a copy of the checkout with all warnings as errors and installs it
 # into the private installation; its programs are first in PATH afterwards.
 build_and_install()
@@ -116,6 +154,7 @@ build_and_install()
 
 	make="make -s -C $src PG_CONFIG=$pg_config with_llvm=no WERROR=1"
 	make="$make ${COVERAGE:+COPT=--coverage}"
+	make="$make ${SANITIZE:+SANITIZE=1} ${ASSERT:+ASSERT=1}"
 	$make -j"$(nproc)" all \
 		test/tools/cqrs_consume test/bench/bare_publisher
 
@@ -128,6 +167,7 @@ build_and_install()
 	cp -rsT "$sharedir" "$install$sharedir"
 	rm -f "$install$pkglibdir"/cqrs* "$install$sharedir"/extension/cqrs*
 	$make install DESTDIR="$install" >/dev/null
+	[ -z "${SANITIZE:-}" ] || preload_sanitizers "$install$bindir"
 
 	if [ "$run_user" != "$(id -un)" ]; then
 		# The extension: tests add a version, and replace the library.

@@ -3,7 +3,8 @@
  * amqp.c
  *	  The way to a broker by AMQP 0-9-1.
  *
- * One connection with one channel in confirm mode.  Sending never waits: what
+ * One connection with a channel in confirm mode for the messages, and another
+ * one for probes (amqp_probe.c).  Sending never waits: what
  * the socket does not take stays in the output (amqp_frames.c), and meanwhile
  * the broker's frames are read, connection.blocked and heartbeats among them.
  *
@@ -52,8 +53,6 @@ static void amqp_close(CqrsConnection *connection, bool politely);
 static CqrsConnection *open_connection(const CqrsUrl *url,
 									   const CqrsConnectOptions *options,
 									   CqrsFailure *failure);
-static bool is_declared(const CqrsConnection *connection,
-						const char *exchange);
 static void send_heartbeat(CqrsConnection *connection);
 static bool hears_broker(CqrsConnection *connection, CqrsFailure *failure);
 static CqrsBlame blame_of_channel(const amqp_channel_close_t *close);
@@ -72,13 +71,14 @@ static void handle_body(CqrsConnection *connection, Size length,
 static void finish_return(CqrsConnection *connection, CqrsEvent *event);
 static void violated(CqrsEvent *event, CqrsFailure *failure,
 					 const char *action, const char *what);
-static void describe_close(CqrsFailure *failure, const char *action,
-						   const amqp_method_t *method);
 
 const CqrsTransport cqrs_transport_amqp = {
 	amqp_connect_broker,
 	amqp_can_publish,
 	amqp_publish,
+	cqrs_amqp_can_probe,
+	cqrs_amqp_declare,
+	cqrs_amqp_probe,
 	amqp_poll_event,
 	amqp_socket,
 	amqp_wait_ms,
@@ -123,16 +123,20 @@ amqp_can_publish(CqrsConnection *connection)
 static void
 amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 {
+	cqrs_amqp_put_message(connection, CQRS_AMQP_CHANNEL, envelope);
+}
+
+void
+cqrs_amqp_put_message(CqrsConnection *connection, int channel,
+					  const CqrsEnvelope *envelope)
+{
 	amqp_basic_publish_t publish = {0};
 	amqp_basic_properties_t properties = {0};
-
-	if (!is_declared(connection, envelope->exchange))
-		cqrs_amqp_declare_exchange(connection, envelope->exchange);
 
 	publish.exchange = amqp_cstring_bytes(envelope->exchange);
 	publish.routing_key = amqp_cstring_bytes(envelope->routing_key);
 	publish.mandatory = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_frames_put_method(connection->frames, channel,
 						   AMQP_BASIC_PUBLISH_METHOD, &publish);
 
 	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
@@ -147,9 +151,10 @@ amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		properties._flags |= AMQP_BASIC_CORRELATION_ID_FLAG;
 		properties.correlation_id = amqp_cstring_bytes(envelope->correlation_id);
 	}
-	cqrs_frames_put_content(connection->frames, CQRS_AMQP_CHANNEL, &properties,
+	cqrs_frames_put_content(connection->frames, channel, &properties,
 							envelope->body, envelope->body_length);
-	connection->published++;
+	if (channel == CQRS_AMQP_CHANNEL)
+		connection->published++;
 }
 
 static void
@@ -260,34 +265,18 @@ open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
 
 /* As django-cqrs declares it; another form is refused with 406. */
 void
-cqrs_amqp_declare_exchange(CqrsConnection *connection, const char *exchange)
+cqrs_amqp_declare_exchange(CqrsConnection *connection, int channel,
+						   const char *exchange)
 {
 	amqp_exchange_declare_t declare = {0};
-	MemoryContext caller;
 
 	declare.exchange = amqp_cstring_bytes(exchange);
 	declare.type = amqp_cstring_bytes("topic");
 	declare.durable = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_frames_put_method(connection->frames, channel,
 						   AMQP_EXCHANGE_DECLARE_METHOD, &declare);
-
-	connection->declaring++;
-	caller = MemoryContextSwitchTo(connection->context);
-	connection->exchanges = lappend(connection->exchanges, pstrdup(exchange));
-	MemoryContextSwitchTo(caller);
-}
-
-static bool
-is_declared(const CqrsConnection *connection, const char *exchange)
-{
-	ListCell   *lc;
-
-	foreach(lc, connection->exchanges)
-	{
-		if (strcmp(lfirst(lc), exchange) == 0)
-			return true;
-	}
-	return false;
+	if (channel == CQRS_AMQP_CHANNEL)
+		connection->declaring++;
 }
 
 /* Put a heartbeat into the output when it is time to. */
@@ -333,9 +322,9 @@ cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
 }
 
 /* Put the broker's own words into "failure". */
-static void
-describe_close(CqrsFailure *failure, const char *action,
-			   const amqp_method_t *method)
+void
+cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
+						 const amqp_method_t *method)
 {
 	char text[	256];
 
@@ -401,6 +390,12 @@ cqrs_amqp_handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 					   const char *action, CqrsEvent *event,
 					   CqrsFailure *failure)
 {
+	if (frame->channel == CQRS_AMQP_PROBE_CHANNEL &&
+		connection->probe != CQRS_PROBE_CLOSED)
+	{
+		cqrs_amqp_handle_probe(connection, frame, event, failure);
+		return;
+	}
 	if (!cqrs_amqp_is_channel_right(frame))
 	{
 		violated(event, failure, action, "frame on a wrong channel");
@@ -492,7 +487,7 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 
 		default:
 			event->kind = CQRS_EVENT_FAILED;
-			describe_close(failure, action, method);
+			cqrs_amqp_describe_close(failure, action, method);
 			break;
 	}
 }
@@ -508,7 +503,8 @@ handle_confirm(CqrsConnection *connection, CqrsEventKind kind, uint64 tag,
 {
 	uint64		last = connection->published;
 
-	if (last > 0 && cqrs_frames_sending_body(connection->frames))
+	if (last > 0 &&
+		cqrs_frames_body_channel(connection->frames) == CQRS_AMQP_CHANNEL)
 		last--;
 	if (tag == 0 && multiple)
 		tag = last;

@@ -202,10 +202,10 @@ cqrs_frames_pending(const CqrsFrames *frames)
 	return frames->output_start < frames->output_end || frames->body_rest > 0;
 }
 
-bool
-cqrs_frames_sending_body(const CqrsFrames *frames)
+int
+cqrs_frames_body_channel(const CqrsFrames *frames)
 {
-	return frames->body_rest > 0;
+	return frames->body_rest > 0 ? frames->body_channel : 0;
 }
 
 int

@@ -50,8 +50,8 @@ extern void cqrs_frames_put_heartbeat(CqrsFrames *frames);
 extern bool cqrs_frames_flush(CqrsFrames *frames);
 extern bool cqrs_frames_pending(const CqrsFrames *frames);
 
-/* Whether the body of the last content is needed any longer. */
-extern bool cqrs_frames_sending_body(const CqrsFrames *frames);
+/* The channel of the body that is being sent, 0 when there is none. */
+extern int	cqrs_frames_body_channel(const CqrsFrames *frames);
 
 /*
  * The next frame, valid until the next call and as cqrs_decode_frame() fills it

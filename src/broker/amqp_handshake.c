@@ -13,6 +13,8 @@
 #include "broker/amqp.h"
 
 static void put_start_ok(CqrsConnection *connection, const CqrsUrl *url);
+static bool has_channels(const amqp_connection_tune_t *offer,
+						 CqrsFailure *failure);
 static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 				 int heartbeat_s, CqrsFailure *failure);
 static bool take_lease(CqrsConnection *connection, const char *name,
@@ -37,7 +39,8 @@ cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s
 						 failure))
 		return false;
 	cqrs_frames_forget(connection->frames);
-	if (!tune(connection, frame.payload.method.decoded, heartbeat_s, failure))
+	if (!has_channels(frame.payload.method.decoded, failure) ||
+		!tune(connection, frame.payload.method.decoded, heartbeat_s, failure))
 		return false;
 
 	open.virtual_host = amqp_cstring_bytes(url->path);
@@ -88,6 +91,19 @@ put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
 	pfree(response);
 }
 
+/* False when the broker has less channels than are needed; 0 is no limit. */
+static bool
+has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
+{
+	if (offer->channel_max == 0 ||
+		offer->channel_max >= CQRS_AMQP_PROBE_CHANNEL)
+		return true;
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "could not log in: the broker allows %d channels in a connection, and %d are needed",
+				   offer->channel_max, CQRS_AMQP_PROBE_CHANNEL);
+	return false;
+}
+
 /* Agree on the limits that the broker offers, or lower ones; false if too low. */
 static bool
 tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
@@ -103,7 +119,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 					   (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
 		return false;
 	}
-	tune_ok.channel_max = CQRS_AMQP_CHANNEL;
+	tune_ok.channel_max = CQRS_AMQP_PROBE_CHANNEL;
 	tune_ok.frame_max = offer->frame_max == 0 ? CQRS_FRAMES_MAX_BYTES :
 		Min(offer->frame_max, CQRS_FRAMES_MAX_BYTES);
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
@@ -131,7 +147,8 @@ cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *opt
 		!check_vacant(connection, options->vacant, failure))
 		return false;
 
-	cqrs_amqp_declare_exchange(connection, options->exchange);
+	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_CHANNEL,
+							   options->exchange);
 	if (!cqrs_amqp_await(connection, AMQP_EXCHANGE_DECLARE_OK_METHOD,
 						 "declare the exchange", &frame, failure))
 		return false;

@@ -6,6 +6,11 @@
  * A transport carries out; it decides nothing.  Whether to try again, to wait
  * or to complain is the publisher's business.
  *
+ * Where a broker refuses a route by giving up all that is under way beside it,
+ * as AMQP does by closing the channel, a connection has a second way, for one
+ * message at a time: the probe.  What happens to a probe is of no consequence
+ * for messages that are published.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef CQRS_TRANSPORT_H
@@ -70,6 +75,8 @@ typedef enum CqrsEventKind
 	CQRS_EVENT_ACK,				/* the broker has taken charge of a message */
 	CQRS_EVENT_NACK,			/* it has not */
 	CQRS_EVENT_RETURNED,		/* no queue for it; its ACK follows */
+	CQRS_EVENT_DECLARED,		/* the exchange of a probe is there */
+	CQRS_EVENT_REFUSED,			/* the probe is refused, in "failure" why */
 	CQRS_EVENT_BLOCKED,			/* the broker asks to send nothing */
 	CQRS_EVENT_UNBLOCKED
 } CqrsEventKind;
@@ -77,6 +84,8 @@ typedef enum CqrsEventKind
 typedef struct CqrsEvent
 {
 	CqrsEventKind kind;
+	bool		probe;			/* ACK, NACK, RETURNED: it is the probe, and
+								 * the next three say nothing */
 	uint64		tag;			/* ACK, NACK: which message, of those that all
 								 * has been sent of */
 	bool		multiple;		/* ACK, NACK: and all before it */
@@ -105,11 +114,27 @@ typedef struct CqrsTransport
 
 	/*
 	 * Send a message, for which there has to be room.  The first one of a
-	 * connection has the tag 1, each further one the next number.  Declares
-	 * the exchange before the first message to it.
+	 * connection has the tag 1, each further one the next number.  Its
+	 * exchange is that of the options, or one that a probe was taken at.
 	 */
 	void		(*publish) (CqrsConnection *connection,
 							const CqrsEnvelope *envelope);
+
+	/* Whether a probe can begin: there is room, and the last one has ended. */
+	bool		(*can_probe) (CqrsConnection *connection);
+
+	/*
+	 * Begin a probe: declare its exchange.  DECLARED follows, or REFUSED,
+	 * which ends the probe.
+	 */
+	void		(*declare) (CqrsConnection *connection, const char *exchange);
+
+	/*
+	 * Send the message of a probe, after DECLARED and when there is room for
+	 * a message.  ACK, NACK or REFUSED ends the probe.
+	 */
+	void		(*probe) (CqrsConnection *connection,
+						  const CqrsEnvelope *envelope);
 
 	/*
 	 * Go on sending, and see what has come: one event a call, after a bounded

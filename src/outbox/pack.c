@@ -177,7 +177,7 @@ static void
 malformed(void)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
+			(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 			 errmsg("malformed pack of messages"),
 			 errdetail("Only what a segment has in its column \"messages\" is one."),
 			 errhint("See cqrs.outbox for the messages that are pending.")));

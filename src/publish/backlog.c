@@ -79,7 +79,9 @@ static bool read_is_due(const CqrsBacklog *backlog, bool connected);
 static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
 static int64 unsaved_watermark(const CqrsBacklog *backlog);
+static CqrsOutgoing *refused(const CqrsBacklog *backlog);
 static void park_refused(CqrsBacklog *backlog);
+static void remove_refused(CqrsBacklog *backlog);
 static void check_extension(CqrsBacklog *backlog, uint32 calls);
 static void read_settings(CqrsBacklog *backlog);
 static void read_outbox(CqrsBacklog *backlog);
@@ -128,7 +130,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	bool		read = read_is_due(backlog, connected);
 	bool		save = save_is_due(backlog);
 	bool		recycle = recycle_is_due(backlog);
-	bool		park = cqrs_window_refused(backlog->window) != NULL;
+	bool		park = refused(backlog) != NULL;
 	uint32		calls = pg_atomic_read_u32(&backlog->place->slot->calls);
 	bool		look = calls != backlog->calls;
 
@@ -157,7 +159,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	if (park)
-		cqrs_window_remove_refused(backlog->window);
+		remove_refused(backlog);
 	MemoryContextSwitchTo(turn);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -170,7 +172,7 @@ cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
 
 	if (look_is_due(backlog) || read_is_due(backlog, connected) ||
 		save_is_due(backlog) || recycle_is_due(backlog) ||
-		cqrs_window_refused(backlog->window) != NULL)
+		refused(backlog) != NULL)
 		return 0;
 	if (backlog->recycle)
 		wait_ms = cqrs_until_after_ms(backlog->recycled_at,
@@ -281,23 +283,42 @@ unsaved_watermark(const CqrsBacklog *backlog)
 		cqrs_lane_watermark(backlog->place, backlog->saved_watermark);
 }
 
+/* A message that is to be parked, or NULL. */
+static CqrsOutgoing *
+refused(const CqrsBacklog *backlog)
+{
+	CqrsOutgoing *message = cqrs_window_refused(backlog->window);
+
+	return message != NULL ? message : cqrs_holds_refused(backlog->holds);
+}
+
 static void
 park_refused(CqrsBacklog *backlog)
 {
-	CqrsOutgoing *refused = cqrs_window_refused(backlog->window);
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(refused->id, refused->id);
+	CqrsOutgoing *outgoing = refused(backlog);
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(outgoing->id, outgoing->id);
 	CqrsMessage message;
 
 	/* Or the message would be gone. */
 	if (!cqrs_outbox_scan_next(scan, &message))
 		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
-			 refused->id);
-	cqrs_parked_insert(&message, CQRS_PARK_REFUSED, refused->refusal, NULL);
+			 outgoing->id);
+	cqrs_parked_insert(&message, CQRS_PARK_REFUSED, outgoing->refusal, NULL);
 	cqrs_outbox_scan_end(scan);
 	ForceSyncCommit();
 	ereport(LOG,
 			(errmsg("a message of master \"%s\" is parked: %s",
-					refused->cqrs_id, refused->refusal)));
+					outgoing->cqrs_id, outgoing->refusal)));
+}
+
+/* That message has been parked. */
+static void
+remove_refused(CqrsBacklog *backlog)
+{
+	if (cqrs_window_refused(backlog->window) != NULL)
+		cqrs_window_remove_refused(backlog->window);
+	else
+		cqrs_holds_remove_refused(backlog->holds);
 }
 
 /*

@@ -13,13 +13,14 @@
  * under way at the last failure has been confirmed, and not before: otherwise
  * whatever ends each connection would be met again and again without a pause.
  *
- * Where the broker closes the channel because of a message or its exchange, it
- * does not say which of those under way is meant.  They are sent again one at
- * a time; the one that is alone when this happens again is the one.  A message
- * that is refused for what it is gets parked.  For a route that is missing or
- * not permitted, and for a queue that refuses more, its master is held.
+ * Where the broker gives up what is under way because of a message, it does not
+ * say which one is meant.  They are sent again one at a time; the one that is
+ * alone when this happens again is the one, and is parked.  For a route that is
+ * missing or not permitted, and for a queue that refuses more, the master is
+ * held.
  *
- * What is told of all that is in link_log.c.
+ * link_send.c sends, link_answer.c takes what the broker answers, and what is
+ * told of all that is in link_log.c.
  *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
@@ -36,12 +37,9 @@
 #include "base/guc.h"
 #include "base/timing.h"
 #include "base/url.h"
-#include "broker/transport.h"
 #include "publish/link.h"
-#include "publish/link_log.h"
+#include "publish/link_parts.h"
 
-/* Messages that are sent before confirms are looked at. */
-#define SEND_TURN			200
 /* Events that are taken before something else has its turn. */
 #define RECEIVE_TURN		500
 /* While another publisher has the lease, it is asked for this often. */
@@ -49,49 +47,13 @@
 /* So often it is asked for before that is worth telling. */
 #define LEASE_ATTEMPTS		4
 
-struct CqrsLink
-{
-	const CqrsPlace *place;
-	CqrsLane   *lane;
-	char	   *identity;
-	CqrsWindow *window;
-	CqrsHolds  *holds;
-	CqrsLinkLog *log;
-
-	const CqrsTransport *transport;
-	CqrsConnection *connection; /* NULL: none */
-	char	   *url;			/* of the connection */
-	char	   *exchange;
-	int			host;			/* which host of the URL is to be tried */
-	bool		blocked;		/* by the broker */
-	bool		renew;			/* to be opened anew once all is answered */
-	int			leased;			/* how often in a row another one had the
-								 * lease */
-	TimestampTz leased_at;		/* the first of these times */
-	int			failures;		/* in a row */
-	uint64		failed_at;		/* they are over when so many are done */
-	uint64		suspects_end;	/* until so many are done, one at a time */
-	TimestampTz connect_at;		/* not before this */
-	TimestampTz confirmed_at;	/* last sign of progress of the window */
-};
-
 static bool may_connect(const CqrsLink *link, bool paused);
 static void open_connection(CqrsLink *link);
 static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
-static void connection_failed(CqrsLink *link, CqrsBlame blame,
-							  const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static long confirm_wait_ms(const CqrsLink *link);
-static bool may_send(const CqrsLink *link);
-static void send_message(CqrsLink *link, CqrsOutgoing *message);
-static void handle_event(CqrsLink *link, const CqrsEvent *event);
-static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
-static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
-static void message_returned(CqrsLink *link, const char *message_id);
-static void hold_master(CqrsLink *link, const CqrsOutgoing *message,
-						const char *reason);
 
 CqrsLink   *
 cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
@@ -105,6 +67,7 @@ cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
 	link->holds = holds;
 	link->transport = &cqrs_transport_amqp;
 	link->log = cqrs_link_log_create(place->lane);
+	cqrs_link_forget_proven(link);
 	return link;
 }
 
@@ -130,6 +93,8 @@ cqrs_link_reload(CqrsLink *link)
 	link->failures = 0;
 	cqrs_link_log_reload(link->log);
 	cqrs_holds_retry(link->holds);
+	link->wary = false;
+	cqrs_link_forget_proven(link);
 	if (link->connection != NULL &&
 		(url == NULL || strcmp(url, link->url) != 0 ||
 		 strcmp(cqrs_exchange, link->exchange) != 0))
@@ -150,25 +115,6 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 		open_connection(link);
 }
 
-void
-cqrs_link_send(CqrsLink *link)
-{
-	if (link->connection == NULL || link->blocked)
-		return;
-
-	if (cqrs_window_unconfirmed(link->window) == 0)
-		link->confirmed_at = GetCurrentTimestamp();
-	for (int i = 0; i < SEND_TURN; i++)
-	{
-		if (!may_send(link) ||
-			!link->transport->can_publish(link->connection))
-			break;
-		send_message(link, cqrs_window_next_unsent(link->window));
-		cqrs_window_sent(link->window);
-		pg_atomic_fetch_add_u64(&link->lane->published, 1);
-	}
-}
-
 bool
 cqrs_link_receive(CqrsLink *link)
 {
@@ -181,20 +127,21 @@ cqrs_link_receive(CqrsLink *link)
 		if (event.kind == CQRS_EVENT_NONE)
 			break;
 		if (event.kind == CQRS_EVENT_FAILED)
-			connection_failed(link, failure.blame, failure.text);
+			cqrs_link_connection_failed(link, failure.blame, failure.text);
 		else
-			handle_event(link, &event);
+			cqrs_link_handle_event(link, &event, &failure);
 	}
 	if (link->connection != NULL && confirm_wait_ms(link) == 0)
-		connection_failed(link, CQRS_BLAME_TRANSPORT,
-						  "no confirm within \"cqrs.confirm_timeout\"");
+		cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
+									"no confirm within \"cqrs.confirm_timeout\"");
 	if (link->connection != NULL && link->renew &&
-		cqrs_window_unconfirmed(link->window) == 0)
+		cqrs_window_unconfirmed(link->window) == 0 &&
+		link->probe != CQRS_STEP_SENT)
 	{
 		close_connection(link, true);
 		link->connect_at = 0;
 	}
-	pg_atomic_write_u64(&link->lane->held, list_length(link->holds->list));
+	pg_atomic_write_u64(&link->lane->held, link->holds->nrefused);
 	return link->connection != NULL &&
 		link->transport->wait_ms(link->connection) == 0;
 }
@@ -229,7 +176,7 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 		return may_connect(link, paused) ? cqrs_until_ms(link->connect_at) : -1;
 
 	(void) link->transport->socket(link->connection, &write);
-	if (!link->blocked && !write && may_send(link))
+	if (!link->blocked && !write && cqrs_link_may_send(link))
 		return 0;
 	return cqrs_sooner_ms(link->transport->wait_ms(link->connection),
 						  confirm_wait_ms(link));
@@ -283,7 +230,7 @@ open_connection(CqrsLink *link)
 		if (failure.blame == CQRS_BLAME_LEASE)
 			lease_refused(link, failure.text);
 		else
-			connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
+			cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
 		return;
 	}
 	/* It may have taken its time. */
@@ -341,6 +288,10 @@ close_connection(CqrsLink *link, bool politely)
 	pfree(link->url);
 	pfree(link->exchange);
 	cqrs_window_rewind(link->window);
+	cqrs_holds_probe_lost(link->holds);
+	link->probe = CQRS_STEP_NONE;
+	link->returned = false;
+	cqrs_link_forget_proven(link);
 	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
 	link->lane->connected_at = 0;
 	LWLockRelease(cqrs_shared->lock);
@@ -379,8 +330,8 @@ lease_refused(CqrsLink *link, const char *reason)
  * Give up the connection, if there is one, and put the next attempt off; it
  * is made with the next host, and the delay grows with each round of hosts.
  */
-static void
-connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
+void
+cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
 	uint64		sent = cqrs_window_sent_so_far(link->window);
 	const CqrsOutgoing *suspect;
@@ -403,7 +354,7 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 	cqrs_link_log_failure(link->log, reason, link->connection != NULL);
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
-	if (resolved && blame == CQRS_BLAME_MESSAGE && !gone)
+	if (resolved && blame == CQRS_BLAME_MESSAGE && suspect != NULL && !gone)
 		cqrs_window_refuse(link->window, reason);
 
 	nhosts = cqrs_guc_url() != NULL ? cqrs_url_hosts(cqrs_guc_url()) : 1;
@@ -423,26 +374,42 @@ connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 /*
  * When the broker has closed the channel because of something that was sent:
  * if there was only one message that it can have meant, deal with it and
- * return true, else see to it that there is only one next time.
+ * return true, else see to it that there is only one next time.  A route that
+ * does not work is singled out by its probe.
  */
 static bool
 single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
 	int			nsuspects = cqrs_window_unconfirmed(link->window);
 
-	if ((blame != CQRS_BLAME_ROUTE && blame != CQRS_BLAME_MESSAGE) ||
-		nsuspects == 0)
+	if (blame != CQRS_BLAME_ROUTE && blame != CQRS_BLAME_MESSAGE)
 		return false;
+	if (nsuspects == 0)
+	{
+		if (link->probe != CQRS_STEP_SENT || blame != CQRS_BLAME_MESSAGE)
+			return false;
+		cqrs_holds_refuse(link->holds, reason);
+		return true;
+	}
+	if (blame == CQRS_BLAME_ROUTE && nsuspects > 1)
+	{
+		bool		news = !link->wary;
+
+		link->wary = true;
+		return news;
+	}
+	if (blame == CQRS_BLAME_MESSAGE && link->probe == CQRS_STEP_SENT)
+		nsuspects++;
 	if (nsuspects > 1)
 	{
 		link->suspects_end = cqrs_window_sent_so_far(link->window);
 		return false;
 	}
 	if (blame == CQRS_BLAME_ROUTE)
-		hold_master(link,
-					cqrs_window_by_tag(link->window,
-									   cqrs_window_first_tag(link->window)),
-					reason);
+		cqrs_link_hold_master(link,
+							  cqrs_window_by_tag(link->window,
+												 cqrs_window_first_tag(link->window)),
+							  reason);
 	return true;
 }
 
@@ -450,167 +417,16 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 static long
 confirm_wait_ms(const CqrsLink *link)
 {
-	if (cqrs_confirm_timeout_ms == 0 || link->blocked ||
-		cqrs_window_unconfirmed(link->window) == 0)
+	long		wait_ms = -1;
+
+	if (cqrs_confirm_timeout_ms == 0 || link->blocked)
 		return -1;
-	return cqrs_until_after_ms(link->confirmed_at, cqrs_confirm_timeout_ms);
-}
-
-/* Whether there is a message that may be sent now. */
-static bool
-may_send(const CqrsLink *link)
-{
-	int			window = cqrs_window_done(link->window) < link->suspects_end ?
-	1 : cqrs_confirm_window;
-
-	return !link->renew && cqrs_window_unsent(link->window) > 0 &&
-		cqrs_window_unconfirmed(link->window) < window;
-}
-
-static void
-send_message(CqrsLink *link, CqrsOutgoing *message)
-{
-	CqrsEnvelope envelope;
-	char	   *message_id = psprintf("%s-" INT64_FORMAT, link->identity,
-									  message->id);
-
-	cqrs_window_stamp(message);
-	envelope.exchange = message->exchange != NULL ? message->exchange :
-		link->exchange;
-	envelope.routing_key = message->routing_key;
-	envelope.message_id = message_id;
-	envelope.correlation_id = message->correlation_id;
-	envelope.timestamp = message->committed_at;
-	envelope.body = message->body;
-	envelope.body_length = message->body_length;
-	link->transport->publish(link->connection, &envelope);
-}
-
-static void
-handle_event(CqrsLink *link, const CqrsEvent *event)
-{
-	switch (event->kind)
-	{
-		case CQRS_EVENT_ACK:
-			messages_confirmed(link, event);
-			break;
-
-		case CQRS_EVENT_NACK:
-			messages_nacked(link, event);
-			break;
-
-		case CQRS_EVENT_RETURNED:
-			message_returned(link, event->text);
-			break;
-
-		case CQRS_EVENT_BLOCKED:
-			link->blocked = true;
-			cqrs_link_log_blocked(link->log, event->text);
-			break;
-
-		case CQRS_EVENT_UNBLOCKED:
-			link->blocked = false;
-			link->confirmed_at = GetCurrentTimestamp();
-			cqrs_link_log_unblocked(link->log);
-			break;
-
-		case CQRS_EVENT_NONE:
-		case CQRS_EVENT_FAILED:
-			break;
-	}
-}
-
-static void
-messages_confirmed(CqrsLink *link, const CqrsEvent *event)
-{
-	int			nconfirmed = cqrs_window_confirm(link->window, event->tag,
-												 event->multiple);
-
-	/* To say again what is known is no progress. */
-	if (nconfirmed == 0)
-		return;
-	pg_atomic_fetch_add_u64(&link->lane->confirmed, nconfirmed);
-	link->confirmed_at = GetCurrentTimestamp();
-	/* Messages that were taken out of the window do not get done. */
-	if (cqrs_window_bytes(link->window) == 0)
-		link->failed_at = link->suspects_end = 0;
-	if (cqrs_window_done(link->window) >= link->failed_at)
-		link->failures = 0;
-}
-
-/*
- * A queue refuses more, or has failed.  That is not the messages' fault; they
- * are sent again in their order, later, while other masters flow on.
- *
- * When a probe is refused, too, it may be the channel: RabbitMQ 3.10 goes on
- * looking for the leader of a quorum queue where it was when the channel first
- * sent there, on a node that is gone.  So a new channel is opened, after all
- * that is under way has been answered, lest it be sent twice.
- */
-static void
-messages_nacked(CqrsLink *link, const CqrsEvent *event)
-{
-	uint64		first = cqrs_window_first_tag(link->window);
-
-	if (!event->multiple)
-		first = event->tag;
-	for (uint64 tag = first; tag <= event->tag; tag++)
-	{
-		CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
-
-		if (message == NULL)
-			continue;
-		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
-		if (!message->withdrawn)
-		{
-			int			nholds = list_length(link->holds->list);
-
-			hold_master(link, message,
-						"broker refused a message with basic.nack");
-			if (list_length(link->holds->list) == nholds)
-				link->renew = true;
-		}
-	}
-	if (cqrs_window_confirm(link->window, event->tag, event->multiple) > 0)
-		link->confirmed_at = GetCurrentTimestamp();
-}
-
-/* No queue is bound for a message; its confirm follows. */
-static void
-message_returned(CqrsLink *link, const char *message_id)
-{
-	const char *dash = strrchr(message_id, '-');
-	CqrsOutgoing *message = NULL;
-
-	if (dash != NULL)
-		message = cqrs_window_find_sent(link->window,
-										strtoll(dash + 1, NULL, 10));
-	if (message == NULL)
-	{
-		connection_failed(link, CQRS_BLAME_TRANSPORT,
-						  "could not publish: protocol violation by the broker: return of a message that was not sent");
-		return;
-	}
-	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
-	if (message->withdrawn)
-		return;
-	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
-		hold_master(link, message, "no queue is bound for a message");
-	else
-		cqrs_link_log_returned(link->log, message, link->exchange);
-}
-
-static void
-hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
-{
-	char	   *cqrs_id = pstrdup(message->cqrs_id);
-	int64		id = message->id;
-
-	/* From here on the message may be gone. */
-	if (cqrs_holds_add(link->holds, cqrs_id, id))
-		cqrs_shared_set_error(link->lane,
-							  psprintf("master \"%s\": %s", cqrs_id, reason));
-	cqrs_window_withdraw(link->window, cqrs_id, id);
-	if (cqrs_holds_tell(link->holds, cqrs_id))
-		cqrs_link_log_held(cqrs_id, reason);
+	if (cqrs_window_unconfirmed(link->window) > 0)
+		wait_ms = cqrs_until_after_ms(link->confirmed_at,
+									  cqrs_confirm_timeout_ms);
+	if (link->probe != CQRS_STEP_NONE)
+		wait_ms = cqrs_sooner_ms(wait_ms,
+								 cqrs_until_after_ms(link->probed_at,
+													 cqrs_confirm_timeout_ms));
+	return wait_ms;
 }

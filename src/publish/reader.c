@@ -88,7 +88,10 @@ static bool read_holes(CqrsReader *reader, CqrsWindow *window);
 static bool read_hole(CqrsReader *reader, CqrsWindow *window,
 					  const Hole *hole);
 static bool read_held(CqrsReader *reader, CqrsWindow *window);
+static void read_probe(CqrsReader *reader, const CqrsWindow *window,
+					   CqrsHold *hold);
 static bool read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold);
+static void end_hold(CqrsReader *reader, CqrsHold *hold);
 static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
 static bool may_read(CqrsReader *reader, const CqrsWindow *window,
 					 const CqrsMessage *message);
@@ -96,8 +99,10 @@ static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
+static CqrsOutgoing *build_or_park(CqrsReader *reader,
+								   const CqrsMessage *message);
 static void read_parked(CqrsReader *reader, int64 watermark);
-static bool park_hold(CqrsReader *reader, CqrsHold *hold);
+static void park_hold(CqrsReader *reader, CqrsHold *hold);
 static bool is_too_large(const CqrsMessage *message, char **error);
 static CqrsOutgoing *try_to_build(CqrsReader *reader,
 								  const CqrsMessage *message, char **error);
@@ -223,41 +228,73 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 static bool
 read_held(CqrsReader *reader, CqrsWindow *window)
 {
-	List	   *holds = list_copy(reader->holds->list);
+	CqrsHold   *probe = cqrs_holds_next_probe(reader->holds, window);
+	List	   *holds;
 	bool		complete = true;
 	ListCell   *lc;
 
+	if (probe != NULL)
+		read_probe(reader, window, probe);
+	holds = list_copy(reader->holds->list);
 	foreach(lc, holds)
 	{
 		CqrsHold   *hold = lfirst(lc);
 
-		if (complete && cqrs_hold_is_due(hold, window))
+		if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
 			complete = read_hold(reader, window, hold);
 	}
 	list_free(holds);
 	return complete;
 }
 
-/*
- * Put a held master's messages into the window: one as a probe, or when that
- * was taken all.  Returns false when the window is full before the end.
- */
-static bool
-read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
+/* Make a held master's first message the probe; without one, end the hold. */
+static void
+read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 {
-	bool		probe = hold->state == CQRS_HOLD_WAITING;
-	bool		complete = true;
+	CqrsOutgoing *outgoing = NULL;
 	CqrsOutboxScan *scan;
 	CqrsMessage message;
 
 	/* What has been parked since is passed over, too. */
 	read_parked(reader, cqrs_reader_watermark(reader, window));
-	if (probe && hold->failures > MAX_PROBES &&
+	if (hold->failures > MAX_PROBES &&
 		!cqrs_objects_has_master(hold->cqrs_id))
-		return park_hold(reader, hold);
+	{
+		park_hold(reader, hold);
+		return;
+	}
 
 	scan = cqrs_outbox_scan_begin(hold->next_id, reader->frontier);
-	hold->state = CQRS_HOLD_CATCHING_UP;
+	while (outgoing == NULL && cqrs_outbox_scan_next(scan, &message))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(message.cqrs_id, hold->cqrs_id) == 0 &&
+			cqrs_lane_has(reader->place, &message) &&
+			!cqrs_parked_has(reader->parked, reader->nparked, message.id))
+			outgoing = build_or_park(reader, &message);
+	}
+	cqrs_outbox_scan_flush_wal(scan);
+	cqrs_outbox_scan_end(scan);
+
+	if (outgoing != NULL)
+		cqrs_holds_set_probe(reader->holds, hold, outgoing);
+	else
+		end_hold(reader, hold);
+}
+
+/*
+ * Put the messages of a master whose probe was taken into the window.  Returns
+ * false when the window is full before the end, which ends the hold.
+ */
+static bool
+read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
+{
+	bool		complete = true;
+	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
+												  reader->frontier);
+	CqrsMessage message;
+
+	read_parked(reader, cqrs_reader_watermark(reader, window));
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -271,32 +308,20 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 		}
 		hold->next_id = message.id + 1;
 		push_message(reader, window, &message);
-		if (probe)
-		{
-			hold->state = CQRS_HOLD_PROBING;
-			hold->probe_id = message.id;
-			break;
-		}
 	}
 	cqrs_outbox_scan_flush_wal(scan);
 	cqrs_outbox_scan_end(scan);
 
-	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
-	{
-		if (hold->told)
-			ereport(LOG,
-					(errmsg("messages of master \"%s\" are published again",
-							hold->cqrs_id)));
-		cqrs_holds_remove(reader->holds, hold);
-	}
+	if (complete)
+		end_hold(reader, hold);
 	return complete;
 }
 
 /*
  * Park the messages of a held master that nobody can mend, because it has been
- * unregistered.  Returns false when some are left for the next turn.
+ * unregistered: in parts, one each turn.
  */
-static bool
+static void
 park_hold(CqrsReader *reader, CqrsHold *hold)
 {
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
@@ -322,12 +347,21 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	cqrs_outbox_scan_end(scan);
 	ForceSyncCommit();
 	if (count == PARK_TURN)
-		return false;
+		return;
 	ereport(LOG,
 			(errmsg("messages of master \"%s\" are parked: the master is unregistered, and the broker does not take them",
 					hold->cqrs_id)));
 	cqrs_holds_remove(reader->holds, hold);
-	return true;
+}
+
+static void
+end_hold(CqrsReader *reader, CqrsHold *hold)
+{
+	if (hold->told)
+		ereport(LOG,
+				(errmsg("messages of master \"%s\" are published again",
+						hold->cqrs_id)));
+	cqrs_holds_remove(reader->holds, hold);
 }
 
 /* Returns false when the window is full before the end. */
@@ -386,29 +420,37 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 }
 
 /*
- * Put a message into the window, unless it is another lane's or its master is
- * held, or park it when it cannot be sent.
+ * Put a message into the window, unless it is another lane's, its master is
+ * held, or it is parked.
  */
 static void
 push_message(CqrsReader *reader, CqrsWindow *window,
 			 const CqrsMessage *message)
 {
-	MemoryContext caller;
+	CqrsOutgoing *outgoing;
+
+	if (!cqrs_lane_has(reader->place, message) ||
+		cqrs_holds_keep(reader->holds, window, message->cqrs_id,
+						message->id) ||
+		cqrs_parked_has(reader->parked, reader->nparked, message->id))
+		return;
+	outgoing = build_or_park(reader, message);
+	if (outgoing != NULL)
+		cqrs_window_push(window, outgoing);
+}
+
+/* A message for the window; NULL when it cannot be sent, and is parked. */
+static CqrsOutgoing *
+build_or_park(CqrsReader *reader, const CqrsMessage *message)
+{
+	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 	CqrsOutgoing *outgoing = NULL;
 	char	   *error;
 
-	if (!cqrs_lane_has(reader->place, message) ||
-		cqrs_holds_keep(reader->holds, message->cqrs_id, message->id) ||
-		cqrs_parked_has(reader->parked, reader->nparked, message->id))
-		return;
-
-	caller = MemoryContextSwitchTo(reader->scratch);
 	if (!is_too_large(message, &error))
 		outgoing = GetDatabaseEncoding() == PG_UTF8 ?
 			build(reader, message) : try_to_build(reader, message, &error);
-	if (outgoing != NULL)
-		cqrs_window_push(window, outgoing);
-	else
+	if (outgoing == NULL)
 	{
 		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
 		ForceSyncCommit();
@@ -418,6 +460,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(reader->scratch);
+	return outgoing;
 }
 
 static void

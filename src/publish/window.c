@@ -21,6 +21,12 @@
  * parked) is taken out; one that has been sent stays until it is confirmed or
  * all is sent again, since confirms name messages by their position.
  *
+ * The lowest id is asked for several times a turn.  Messages that become visible
+ * late have lower ids than those before them; so a queue keeps, in ascending
+ * order, the positions of those messages behind which there is no lower id.  The
+ * first of them has the lowest id of all.  A message enters the queue once and
+ * leaves it once.
+ *
  * Belongs to the publisher alone, in memory contexts of its own.
  *
  *-------------------------------------------------------------------------
@@ -45,12 +51,18 @@ struct CqrsWindow
 	uint64		base;			/* the message that has the tag 1 */
 	Size		bytes;
 	CqrsOutgoing *ring[RING_SIZE];
+
+	uint64		minima_start;	/* the queue of minima, a ring as well */
+	uint64		minima_end;
+	uint32		minima[RING_SIZE];	/* places in "ring" */
 };
 
 #define ITEM(window, position)	((window)->ring[(position) % RING_SIZE])
+#define MINIMUM(window, place)	((window)->minima[(place) % RING_SIZE])
 
 static CqrsOutgoing *find(const CqrsWindow *window, int64 id, uint64 end);
 static void move_head(CqrsWindow *window);
+static void append_minimum(CqrsWindow *window, uint64 position);
 static void compact(CqrsWindow *window, uint64 from,
 					bool (*unwanted) (const CqrsOutgoing *message));
 static bool is_withdrawn(const CqrsOutgoing *message);
@@ -97,6 +109,7 @@ cqrs_window_push(CqrsWindow *window, CqrsOutgoing *message)
 	message->withdrawn = false;
 	message->refusal = NULL;
 	ITEM(window, window->tail) = message;
+	append_minimum(window, window->tail);
 	window->tail++;
 	window->bytes += message->size;
 }
@@ -209,21 +222,16 @@ cqrs_window_find_sent(const CqrsWindow *window, int64 id)
 	return find(window, id, window->sent);
 }
 
-bool
-cqrs_window_has_master(const CqrsWindow *window, const char *cqrs_id)
-{
-	for (uint64 i = window->head; i < window->tail; i++)
-	{
-		if (strcmp(ITEM(window, i)->cqrs_id, cqrs_id) == 0)
-			return true;
-	}
-	return false;
-}
-
 uint64
 cqrs_window_done(const CqrsWindow *window)
 {
 	return window->head;
+}
+
+uint64
+cqrs_window_end(const CqrsWindow *window)
+{
+	return window->tail;
 }
 
 uint64
@@ -264,11 +272,9 @@ cqrs_window_remove_refused(CqrsWindow *window)
 int64
 cqrs_window_min_id(const CqrsWindow *window)
 {
-	int64		min = PG_INT64_MAX;
-
-	for (uint64 i = window->head; i < window->tail; i++)
-		min = Min(min, ITEM(window, i)->id);
-	return min;
+	return window->minima_start < window->minima_end ?
+		window->ring[MINIMUM(window, window->minima_start)]->id :
+		PG_INT64_MAX;
 }
 
 /* The message with that id before a position, or NULL. */
@@ -291,11 +297,26 @@ move_head(CqrsWindow *window)
 	{
 		CqrsOutgoing *message = ITEM(window, window->head);
 
+		if (MINIMUM(window, window->minima_start) == window->head % RING_SIZE)
+			window->minima_start++;
 		window->bytes -= message->size;
 		pfree(message);
 		ITEM(window, window->head) = NULL;
 		window->head++;
 	}
+}
+
+/* The message at that position is the last one now. */
+static void
+append_minimum(CqrsWindow *window, uint64 position)
+{
+	int64		id = ITEM(window, position)->id;
+
+	while (window->minima_start < window->minima_end &&
+		   window->ring[MINIMUM(window, window->minima_end - 1)]->id > id)
+		window->minima_end--;
+	MINIMUM(window, window->minima_end) = position % RING_SIZE;
+	window->minima_end++;
 }
 
 /* Remove messages that have not been sent; the others keep their order. */
@@ -319,6 +340,10 @@ compact(CqrsWindow *window, uint64 from,
 			ITEM(window, to++) = message;
 	}
 	window->tail = to;
+
+	window->minima_start = window->minima_end = 0;
+	for (uint64 i = window->head; i < to; i++)
+		append_minimum(window, i);
 }
 
 static bool

@@ -78,14 +78,9 @@ extern void cqrs_window_rewind(CqrsWindow *window);
 extern void cqrs_window_withdraw(CqrsWindow *window, const char *cqrs_id,
 								 int64 id);
 
-/*
- * The message with that id, or NULL; one that is under way, or NULL; whether
- * there is any of that master.
- */
+/* The message with that id, or NULL; one that is under way, or NULL. */
 extern CqrsOutgoing *cqrs_window_find(const CqrsWindow *window, int64 id);
 extern CqrsOutgoing *cqrs_window_find_sent(const CqrsWindow *window, int64 id);
-extern bool cqrs_window_has_master(const CqrsWindow *window,
-								   const char *cqrs_id);
 
 /*
  * Messages that have ever left the window by confirms, and how many have been
@@ -94,6 +89,9 @@ extern bool cqrs_window_has_master(const CqrsWindow *window,
  */
 extern uint64 cqrs_window_done(const CqrsWindow *window);
 extern uint64 cqrs_window_sent_so_far(const CqrsWindow *window);
+
+/* How many will be done when all that is in the window now is. */
+extern uint64 cqrs_window_end(const CqrsWindow *window);
 
 /*
  * The broker refuses the first message, for a reason that is copied: it is to

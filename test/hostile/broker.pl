@@ -214,7 +214,7 @@ misbehaviour(
 	'connection.start-ok',
 	'small frames, and then a large one',
 	sub {
-		$_[0]->put(method(0, 10, 30, pack('nNn', 1, 4096, 1))
+		$_[0]->put(method(0, 10, 30, pack('nNn', 2, 4096, 1))
 			  . pack('CnN', 3, 1, 4096));
 	},
 	qr/frame of 4104 bytes, more than the 4096 allowed/);

@@ -36,8 +36,8 @@ use Time::HiRes qw(time usleep);
 my $SLOW = $ENV{CQRS_SLOW} // 1;
 
 # What the publisher may need beyond what it needed at first.  A sanitizer keeps
-# 256 MB of what has been freed.
-my $RSS_ALLOWED_KB = ($SLOW > 1 ? 48 + 300 : 48) * 1024;
+# some of what has been freed, and notes on all memory.
+my $RSS_ALLOWED_KB = ($SLOW > 1 ? 128 : 48) * 1024;
 my $STOP_LIMIT_S   = 2;
 
 =head1 METHODS

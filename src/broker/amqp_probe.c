@@ -1,0 +1,182 @@
+/*-------------------------------------------------------------------------
+ *
+ * amqp_probe.c
+ *	  The second channel of a connection by AMQP 0-9-1, for probes.
+ *
+ * A broker answers an exchange that is missing, of another type or not
+ * permitted by closing the channel, and drops with it whatever else was on its
+ * way there.  So a route that is not known to work is tried on a channel that
+ * carries one message at a time and nothing else.  When the broker closes it,
+ * the next probe opens it anew; the channel of the messages notices nothing.
+ *
+ * There is one message under way at most, so a confirm needs no tag, and a
+ * returned message no id: its content is not looked at.  The message is sent
+ * once its exchange has been declared, since the body of a large message must
+ * not be under way when the broker closes the channel for that exchange.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "broker/amqp.h"
+
+static void open_channel(CqrsConnection *connection);
+static void probe_ended(CqrsConnection *connection, CqrsEventKind kind,
+						CqrsEvent *event);
+static void channel_closed(CqrsConnection *connection,
+						   const amqp_method_t *method, CqrsEvent *event,
+						   CqrsFailure *failure);
+static void violated(const amqp_method_t *method, CqrsEvent *event,
+					 CqrsFailure *failure);
+
+bool
+cqrs_amqp_can_probe(CqrsConnection *connection)
+{
+	return (connection->probe == CQRS_PROBE_CLOSED ||
+			connection->probe == CQRS_PROBE_IDLE) &&
+		cqrs_frames_has_room(connection->frames);
+}
+
+void
+cqrs_amqp_declare(CqrsConnection *connection, const char *exchange)
+{
+	if (connection->probe == CQRS_PROBE_CLOSED)
+		open_channel(connection);
+	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_PROBE_CHANNEL, exchange);
+	connection->probe = CQRS_PROBE_DECLARING;
+}
+
+void
+cqrs_amqp_probe(CqrsConnection *connection, const CqrsEnvelope *envelope)
+{
+	Assert(connection->probe == CQRS_PROBE_DECLARED);
+	cqrs_amqp_put_message(connection, CQRS_AMQP_PROBE_CHANNEL, envelope);
+	connection->probe = CQRS_PROBE_SENT;
+}
+
+/* The answers are not waited for: they come before that to the declaration. */
+static void
+open_channel(CqrsConnection *connection)
+{
+	amqp_channel_open_t open = {0};
+	amqp_confirm_select_t select = {0};
+
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+						   AMQP_CHANNEL_OPEN_METHOD, &open);
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+						   AMQP_CONFIRM_SELECT_METHOD, &select);
+}
+
+void
+cqrs_amqp_handle_probe(CqrsConnection *connection, const amqp_frame_t *frame,
+					   CqrsEvent *event, CqrsFailure *failure)
+{
+	const amqp_method_t *method = &frame->payload.method;
+	CqrsProbeState state = connection->probe;
+	bool		expected = false;
+
+	/* The content of a returned message. */
+	if (frame->frame_type != AMQP_FRAME_METHOD)
+		return;
+	/* What is not sent yet cannot be answered, and its body has to stay. */
+	if (cqrs_frames_body_channel(connection->frames) ==
+		CQRS_AMQP_PROBE_CHANNEL)
+	{
+		violated(method, event, failure);
+		return;
+	}
+	switch (method->id)
+	{
+		case AMQP_CHANNEL_OPEN_OK_METHOD:
+		case AMQP_CONFIRM_SELECT_OK_METHOD:
+			expected = state == CQRS_PROBE_DECLARING;
+			break;
+
+		case AMQP_EXCHANGE_DECLARE_OK_METHOD:
+			expected = state == CQRS_PROBE_DECLARING;
+			connection->probe = CQRS_PROBE_DECLARED;
+			event->kind = CQRS_EVENT_DECLARED;
+			break;
+
+		case AMQP_BASIC_RETURN_METHOD:
+			expected = state == CQRS_PROBE_SENT;
+			event->kind = CQRS_EVENT_RETURNED;
+			event->probe = true;
+			break;
+
+		case AMQP_BASIC_ACK_METHOD:
+		case AMQP_BASIC_NACK_METHOD:
+			expected = state == CQRS_PROBE_SENT;
+			probe_ended(connection, method->id == AMQP_BASIC_ACK_METHOD ?
+						CQRS_EVENT_ACK : CQRS_EVENT_NACK, event);
+			break;
+
+		case AMQP_CHANNEL_CLOSE_METHOD:
+			expected = state != CQRS_PROBE_CLOSED;
+			channel_closed(connection, method, event, failure);
+			break;
+
+		case AMQP_CHANNEL_CLOSE_OK_METHOD:
+			expected = state == CQRS_PROBE_CLOSING;
+			connection->probe = CQRS_PROBE_CLOSED;
+			break;
+
+		default:
+			break;
+	}
+	if (!expected)
+		violated(method, event, failure);
+}
+
+/*
+ * The message is confirmed.  After a nack the channel is given up: RabbitMQ
+ * 3.10 goes on looking for the leader of a quorum queue where it was when the
+ * channel first sent there, on a node that is gone.
+ */
+static void
+probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
+{
+	event->kind = kind;
+	event->probe = true;
+	connection->probe = CQRS_PROBE_IDLE;
+	if (kind == CQRS_EVENT_NACK)
+	{
+		amqp_channel_close_t close = {0};
+
+		close.reply_code = AMQP_REPLY_SUCCESS;
+		close.reply_text = amqp_cstring_bytes("goodbye");
+		cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+							   AMQP_CHANNEL_CLOSE_METHOD, &close);
+		connection->probe = CQRS_PROBE_CLOSING;
+	}
+}
+
+/* When both sides close at the same time, its close-ok comes as well. */
+static void
+channel_closed(CqrsConnection *connection, const amqp_method_t *method,
+			   CqrsEvent *event, CqrsFailure *failure)
+{
+	amqp_channel_close_ok_t close_ok = {0};
+
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
+	if (connection->probe == CQRS_PROBE_CLOSING)
+		return;
+	if (connection->probe != CQRS_PROBE_IDLE)
+	{
+		event->kind = CQRS_EVENT_REFUSED;
+		cqrs_amqp_describe_close(failure, "publish", method);
+	}
+	connection->probe = CQRS_PROBE_CLOSED;
+}
+
+static void
+violated(const amqp_method_t *method, CqrsEvent *event, CqrsFailure *failure)
+{
+	event->kind = CQRS_EVENT_FAILED;
+	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+				   "could not publish: unexpected method %u.%u on channel %d from the broker",
+				   (unsigned int) method->id >> 16,
+				   (unsigned int) method->id & 0xFFFF,
+				   CQRS_AMQP_PROBE_CHANNEL);
+}

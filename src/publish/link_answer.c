@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * link_answer.c
+ *	  What the broker answers to the publisher.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/guc.h"
+#include "base/timing.h"
+#include "publish/link.h"
+#include "publish/link_parts.h"
+
+/* A connection that may have gone stale is not opened anew more often. */
+#define RENEW_INTERVAL_MS	2000
+
+/* Why masters are held. */
+#define NACKED		"broker refused a message with basic.nack"
+#define RETURNED	"no queue is bound for a message"
+
+static void probe_taken(CqrsLink *link);
+static void probe_refused(CqrsLink *link, CqrsBlame blame,
+						  const char *reason);
+static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
+static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
+static void message_returned(CqrsLink *link, const CqrsEvent *event);
+static void tell_held(CqrsLink *link, const char *cqrs_id,
+					  const char *reason);
+
+void
+cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
+					   const CqrsFailure *failure)
+{
+	switch (event->kind)
+	{
+		case CQRS_EVENT_ACK:
+			if (event->probe)
+				probe_taken(link);
+			else
+				messages_confirmed(link, event);
+			break;
+
+		case CQRS_EVENT_NACK:
+			if (event->probe)
+			{
+				pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+				probe_refused(link, CQRS_BLAME_ROUTE, NACKED);
+			}
+			else
+				messages_nacked(link, event);
+			break;
+
+		case CQRS_EVENT_RETURNED:
+			message_returned(link, event);
+			break;
+
+		case CQRS_EVENT_DECLARED:
+			link->probe = CQRS_STEP_DECLARED;
+			break;
+
+		case CQRS_EVENT_REFUSED:
+			probe_refused(link, failure->blame, failure->text);
+			break;
+
+		case CQRS_EVENT_BLOCKED:
+			link->blocked = true;
+			cqrs_link_log_blocked(link->log, event->text);
+			break;
+
+		case CQRS_EVENT_UNBLOCKED:
+			link->blocked = false;
+			link->confirmed_at = link->probed_at = GetCurrentTimestamp();
+			cqrs_link_log_unblocked(link->log);
+			break;
+
+		case CQRS_EVENT_NONE:
+		case CQRS_EVENT_FAILED:
+			break;
+	}
+}
+
+/* Its route works, unless it was returned and that is not good enough. */
+static void
+probe_taken(CqrsLink *link)
+{
+	if (link->returned)
+	{
+		probe_refused(link, CQRS_BLAME_ROUTE, RETURNED);
+		return;
+	}
+	pg_atomic_fetch_add_u64(&link->lane->confirmed, 1);
+	cqrs_link_set_proven(link, link->holds->probe);
+	cqrs_holds_probe_taken(link->holds);
+	link->probe = CQRS_STEP_NONE;
+}
+
+static void
+probe_refused(CqrsLink *link, CqrsBlame blame, const char *reason)
+{
+	const char *cqrs_id = link->holds->probing->cqrs_id;
+
+	link->probe = CQRS_STEP_NONE;
+	link->returned = false;
+	if (blame == CQRS_BLAME_MESSAGE)
+	{
+		cqrs_holds_refuse(link->holds, reason);
+		return;
+	}
+	cqrs_holds_probe_refused(link->holds);
+	tell_held(link, cqrs_id, reason);
+}
+
+static void
+messages_confirmed(CqrsLink *link, const CqrsEvent *event)
+{
+	int			nconfirmed = cqrs_window_confirm(link->window, event->tag,
+												 event->multiple);
+
+	/* To say again what is known is no progress. */
+	if (nconfirmed == 0)
+		return;
+	pg_atomic_fetch_add_u64(&link->lane->confirmed, nconfirmed);
+	link->confirmed_at = GetCurrentTimestamp();
+	/* Messages that were taken out of the window do not get done. */
+	if (cqrs_window_bytes(link->window) == 0)
+		link->failed_at = link->suspects_end = 0;
+	if (cqrs_window_done(link->window) >= link->failed_at)
+		link->failures = 0;
+}
+
+/*
+ * A queue refuses more, or has failed.  That is not the messages' fault; they
+ * are sent again in their order, later, while other masters flow on.
+ *
+ * When the probe was taken and what follows is refused, it may be the channel:
+ * RabbitMQ 3.10 goes on looking for the leader of a quorum queue where it was
+ * when the channel first sent there, on a node that is gone.  So a new one is
+ * opened after all that is under way has been answered, or it would be sent
+ * twice; but not often, since a full queue does the same.
+ */
+static void
+messages_nacked(CqrsLink *link, const CqrsEvent *event)
+{
+	uint64		first = cqrs_window_first_tag(link->window);
+
+	if (!event->multiple)
+		first = event->tag;
+	for (uint64 tag = first; tag <= event->tag; tag++)
+	{
+		CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
+
+		if (message == NULL)
+			continue;
+		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+		if (!message->withdrawn)
+		{
+			int			nholds = list_length(link->holds->list);
+
+			cqrs_link_hold_master(link, message, NACKED);
+			if (list_length(link->holds->list) == nholds &&
+				cqrs_until_after_ms(link->renewed_at, RENEW_INTERVAL_MS) == 0)
+			{
+				link->renew = true;
+				link->renewed_at = GetCurrentTimestamp();
+			}
+		}
+	}
+	if (cqrs_window_confirm(link->window, event->tag, event->multiple) > 0)
+		link->confirmed_at = GetCurrentTimestamp();
+}
+
+/* No queue is bound for a message; its confirm follows. */
+static void
+message_returned(CqrsLink *link, const CqrsEvent *event)
+{
+	CqrsOutgoing *message = NULL;
+
+	if (event->probe)
+		message = link->holds->probe;
+	else
+	{
+		const char *dash = strrchr(event->text, '-');
+
+		if (dash != NULL)
+			message = cqrs_window_find_sent(link->window,
+											strtoll(dash + 1, NULL, 10));
+	}
+	if (message == NULL)
+	{
+		cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
+									"could not publish: protocol violation by the broker: return of a message that was not sent");
+		return;
+	}
+	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
+	if (!event->probe && message->withdrawn)
+		return;
+	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
+	{
+		if (event->probe)
+			link->returned = true;
+		else
+			cqrs_link_hold_master(link, message, RETURNED);
+	}
+	else
+		cqrs_link_log_returned(link->log, message, link->exchange);
+}
+
+void
+cqrs_link_hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *reason)
+{
+	char	   *cqrs_id = pstrdup(message->cqrs_id);
+	int64		id = message->id;
+
+	bool		news = cqrs_holds_add(link->holds, link->window, cqrs_id, id);
+
+	/* From here on the message may be gone. */
+	cqrs_window_withdraw(link->window, cqrs_id, id);
+	if (news)
+		tell_held(link, cqrs_id, reason);
+}
+
+static void
+tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
+{
+	cqrs_shared_set_error(link->lane,
+						  psprintf("master \"%s\": %s", cqrs_id, reason));
+	if (cqrs_holds_tell(link->holds, cqrs_id))
+		cqrs_link_log_held(cqrs_id, reason);
+}

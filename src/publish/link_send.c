@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * link_send.c
+ *	  What the publisher sends to the broker, and by which way.
+ *
+ * Only messages whose route is proven are published.  A route is the exchange:
+ * that of the connection is proven when the connection is, any other when a
+ * probe to it has been taken by this connection.  The master of a message with
+ * another route is held (hold.c), which has its first message sent as a probe,
+ * so that a route that is missing or not permitted ends nothing but its probe.
+ * The proof can turn out to be none: the exchange is deleted, or the broker
+ * permits only some routing keys.  When it gives up what is under way for that
+ * reason, routes are taken for proven with their routing key only ("wary"),
+ * until the configuration is reloaded.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/guc.h"
+#include "base/timing.h"
+#include "publish/link.h"
+#include "publish/link_parts.h"
+
+/* Messages that are sent before confirms are looked at. */
+#define SEND_TURN			200
+/* An exchange and a routing key of at most 255 bytes each, and a length. */
+#define ROUTE_BYTES			516
+
+static bool is_suspecting(const CqrsLink *link);
+static bool may_send(const CqrsLink *link);
+static const char *exchange_of(const CqrsLink *link,
+							   const CqrsOutgoing *message);
+static void await_proof(CqrsLink *link, const CqrsOutgoing *message);
+static bool may_probe(const CqrsLink *link);
+static void send_probe(CqrsLink *link);
+static CqrsEnvelope make_envelope(CqrsLink *link, CqrsOutgoing *message);
+static bool is_proven(const CqrsLink *link, const CqrsOutgoing *message);
+static void route_of(const CqrsLink *link, const CqrsOutgoing *message,
+					 char *route);
+
+void
+cqrs_link_send(CqrsLink *link)
+{
+	if (link->connection == NULL || link->blocked)
+		return;
+
+	if (cqrs_window_unconfirmed(link->window) == 0)
+		link->confirmed_at = GetCurrentTimestamp();
+	if (may_probe(link))
+		send_probe(link);
+	for (int i = 0; i < SEND_TURN; i++)
+	{
+		CqrsOutgoing *message = cqrs_window_next_unsent(link->window);
+		CqrsEnvelope envelope;
+
+		if (!may_send(link) ||
+			!link->transport->can_publish(link->connection))
+			break;
+		if (!is_proven(link, message))
+		{
+			await_proof(link, message);
+			continue;
+		}
+		envelope = make_envelope(link, message);
+		link->transport->publish(link->connection, &envelope);
+		cqrs_window_sent(link->window);
+		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+	}
+}
+
+bool
+cqrs_link_may_send(const CqrsLink *link)
+{
+	return may_send(link) || may_probe(link);
+}
+
+/* Whether messages are sent one at a time. */
+static bool
+is_suspecting(const CqrsLink *link)
+{
+	return cqrs_window_done(link->window) < link->suspects_end;
+}
+
+/* Whether there is a message that may be sent now. */
+static bool
+may_send(const CqrsLink *link)
+{
+	int			window = is_suspecting(link) ?
+	(link->probe == CQRS_STEP_SENT ? 0 : 1) : cqrs_confirm_window;
+
+	return !link->renew && cqrs_window_unsent(link->window) > 0 &&
+		cqrs_window_unconfirmed(link->window) < window;
+}
+
+static const char *
+exchange_of(const CqrsLink *link, const CqrsOutgoing *message)
+{
+	return message->exchange != NULL ? message->exchange : link->exchange;
+}
+
+/* Have a probe sent before the message and others of its master. */
+static void
+await_proof(CqrsLink *link, const CqrsOutgoing *message)
+{
+	char	   *cqrs_id = pstrdup(message->cqrs_id);
+	int64		id = message->id;
+
+	/* From here on the message is gone. */
+	cqrs_holds_add_unproven(link->holds, link->window, cqrs_id, id);
+	cqrs_window_withdraw(link->window, cqrs_id, id);
+}
+
+/* Whether the next step of a probe can be made. */
+static bool
+may_probe(const CqrsLink *link)
+{
+	if (link->holds->probe == NULL || link->holds->probe->refusal != NULL ||
+		link->renew)
+		return false;
+	switch (link->probe)
+	{
+		case CQRS_STEP_NONE:
+			return link->transport->can_probe(link->connection);
+		case CQRS_STEP_DECLARED:
+			return link->transport->can_publish(link->connection) &&
+				!(is_suspecting(link) &&
+				  cqrs_window_unconfirmed(link->window) > 0);
+		case CQRS_STEP_DECLARING:
+		case CQRS_STEP_SENT:
+			break;
+	}
+	return false;
+}
+
+static void
+send_probe(CqrsLink *link)
+{
+	CqrsOutgoing *message = link->holds->probe;
+
+	link->probed_at = GetCurrentTimestamp();
+	if (link->probe == CQRS_STEP_NONE)
+	{
+		link->transport->declare(link->connection,
+								 exchange_of(link, message));
+		link->probe = CQRS_STEP_DECLARING;
+	}
+	else
+	{
+		CqrsEnvelope envelope = make_envelope(link, message);
+
+		link->transport->probe(link->connection, &envelope);
+		link->probe = CQRS_STEP_SENT;
+		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+	}
+}
+
+static CqrsEnvelope
+make_envelope(CqrsLink *link, CqrsOutgoing *message)
+{
+	CqrsEnvelope envelope;
+	char	   *message_id = psprintf("%s-" INT64_FORMAT, link->identity,
+									  message->id);
+
+	cqrs_window_stamp(message);
+	envelope.exchange = exchange_of(link, message);
+	envelope.routing_key = message->routing_key;
+	envelope.message_id = message_id;
+	envelope.correlation_id = message->correlation_id;
+	envelope.timestamp = message->committed_at;
+	envelope.body = message->body;
+	envelope.body_length = message->body_length;
+	return envelope;
+}
+
+static bool
+is_proven(const CqrsLink *link, const CqrsOutgoing *message)
+{
+	char		route[ROUTE_BYTES];
+
+	if (!link->wary &&
+		strcmp(exchange_of(link, message), link->exchange) == 0)
+		return true;
+	route_of(link, message, route);
+	return hash_search(link->proven, route, HASH_FIND, NULL) != NULL;
+}
+
+/* What has to be proven for a message. */
+static void
+route_of(const CqrsLink *link, const CqrsOutgoing *message, char *route)
+{
+	const char *exchange = exchange_of(link, message);
+
+	(void) snprintf(route, ROUTE_BYTES, "%zu %s%s", strlen(exchange), exchange,
+					link->wary ? message->routing_key : "");
+}
+
+void
+cqrs_link_set_proven(CqrsLink *link, const CqrsOutgoing *message)
+{
+	char		route[ROUTE_BYTES];
+
+	route_of(link, message, route);
+	(void) hash_search(link->proven, route, HASH_ENTER, NULL);
+}
+
+void
+cqrs_link_forget_proven(CqrsLink *link)
+{
+	HASHCTL		control = {0};
+
+	if (link->proven != NULL && hash_get_num_entries(link->proven) == 0)
+		return;
+	hash_destroy(link->proven);
+	control.keysize = ROUTE_BYTES;
+	control.entrysize = ROUTE_BYTES;
+	link->proven = hash_create("cqrs proven routes", 16, &control,
+							   HASH_ELEM | HASH_STRINGS);
+}
