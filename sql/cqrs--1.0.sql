@@ -295,6 +295,19 @@ CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
 COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for each row that TRUNCATE removes';
 
+-- No rows.  Its trigger is what makes the messages of a transaction, in events
+-- that the library queues; it fires whatever session_replication_role is.
+CREATE FUNCTION cqrs.trigger_at_commit() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_at_commit' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_at_commit() IS 'makes the messages of a transaction, at its end';
+REVOKE ALL ON FUNCTION cqrs.trigger_at_commit() FROM PUBLIC;
+CREATE TABLE cqrs.at_commit ();
+COMMENT ON TABLE cqrs.at_commit IS 'stays empty: its deferred trigger makes the messages of a transaction';
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit();
+ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
+
 -- For queries that look for rows by the keys of messages, with the rights of
 -- the caller: a value of a key column as messages have it.
 CREATE FUNCTION cqrs.key_json(value anyelement) RETURNS jsonb
@@ -522,8 +535,10 @@ BEGIN
 		detail := CASE running.n WHEN 0 THEN 'no publisher runs'
 			ELSE format('publishers run, but not that of lane %s', running.missing) END
 			|| coalesce(', last error: ' || stats.last_error, '');
-		remedy := format('look into the server''s log; is max_worker_processes (%s) large enough?',
-			current_setting('max_worker_processes'));
+		remedy := CASE WHEN running.n = 0 AND stats.last_error_at >= stats.started_at
+			THEN 'mend what the last error names; the publisher is started again every second'
+			ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
+				current_setting('max_worker_processes')) END;
 	ELSIF stats.state = 'paused' THEN
 		status := 'warning'; detail := 'publishing is paused'; remedy := 'SELECT cqrs_resume()';
 	END IF;
@@ -603,7 +618,7 @@ BEGIN
 			INTO trouble, missing
 			FROM (SELECT master.relation AS relid
 				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
-				CROSS JOIN unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
+				CROSS JOIN unnest(ARRAY['00_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
 				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
 				LEFT JOIN pg_proc f ON f.oid = t.tgfoid
 			WHERE t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace

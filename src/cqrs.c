@@ -15,10 +15,14 @@
 #include "miscadmin.h"
 
 #include "base/guc.h"
-#include "base/shared.h"
-#include "capture/capture.h"
+#include "base/slot.h"
+#include "capture/commit.h"
+#include "outbox/published.h"
+#include "outbox/writer.h"
+#include "publish/publisher.h"
 #include "schema/utility_hook.h"
 #include "worker/launcher.h"
+#include "worker/roster.h"
 #include "worker/wake.h"
 
 PG_MODULE_MAGIC;
@@ -35,8 +39,12 @@ _PG_init(void)
 				 errhint("Add 'cqrs' to \"shared_preload_libraries\" in postgresql.conf and restart the server.")));
 
 	cqrs_guc_init();
-	cqrs_shared_init();
-	cqrs_capture_init();
+	cqrs_roster_init();
+	cqrs_outbox_init();
+	cqrs_published_init();
+	cqrs_publisher_init();
+	cqrs_slot_init();
+	cqrs_commit_init();
 	cqrs_utility_init();
 	cqrs_wake_init();
 	cqrs_launcher_init();

@@ -11,6 +11,7 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "worker/worker.h"
 
 /* A connection that may have gone stale is not opened anew more often. */
 #define RENEW_INTERVAL_MS	2000
@@ -44,7 +45,7 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 		case CQRS_EVENT_NACK:
 			if (event->probe)
 			{
-				pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+				cqrs_worker_count(CQRS_COUNTER_NACKED, 1);
 				probe_refused(link, CQRS_BLAME_ROUTE, NACKED);
 			}
 			else
@@ -89,7 +90,7 @@ probe_taken(CqrsLink *link)
 		probe_refused(link, CQRS_BLAME_ROUTE, RETURNED);
 		return;
 	}
-	pg_atomic_fetch_add_u64(&link->lane->confirmed, 1);
+	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, 1);
 	cqrs_link_set_proven(link, link->holds->probe);
 	cqrs_holds_probe_taken(link->holds);
 	link->probe = CQRS_STEP_NONE;
@@ -120,7 +121,7 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	/* To say again what is known is no progress. */
 	if (nconfirmed == 0)
 		return;
-	pg_atomic_fetch_add_u64(&link->lane->confirmed, nconfirmed);
+	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, nconfirmed);
 	link->confirmed_at = GetCurrentTimestamp();
 	/* Messages that were taken out of the window do not get done. */
 	if (cqrs_window_bytes(link->window) == 0)
@@ -152,7 +153,7 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 
 		if (message == NULL)
 			continue;
-		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+		cqrs_worker_count(CQRS_COUNTER_NACKED, 1);
 		if (!message->withdrawn)
 		{
 			int			nholds = list_length(link->holds->list);
@@ -192,7 +193,7 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 									"could not publish: protocol violation by the broker: return of a message that was not sent");
 		return;
 	}
-	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
+	cqrs_worker_count(CQRS_COUNTER_RETURNED, 1);
 	if (!event->probe && message->withdrawn)
 		return;
 	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
@@ -223,8 +224,7 @@ cqrs_link_hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *r
 static void
 tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
 {
-	cqrs_shared_set_error(link->lane,
-						  psprintf("master \"%s\": %s", cqrs_id, reason));
+	cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
 	if (cqrs_holds_tell(link->holds, cqrs_id))
 		cqrs_link_log_held(cqrs_id, reason);
 }

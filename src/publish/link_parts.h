@@ -29,8 +29,7 @@ typedef enum CqrsProbeStep
 
 struct CqrsLink
 {
-	const CqrsPlace *place;
-	CqrsLane   *lane;
+	const CqrsWorker *worker;
 	char	   *identity;
 	CqrsWindow *window;
 	CqrsHolds  *holds;

@@ -21,6 +21,7 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "worker/worker.h"
 
 /* Messages that are sent before confirms are looked at. */
 #define SEND_TURN			200
@@ -65,7 +66,7 @@ cqrs_link_send(CqrsLink *link)
 		envelope = make_envelope(link, message);
 		link->transport->publish(link->connection, &envelope);
 		cqrs_window_sent(link->window);
-		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
 }
 
@@ -151,7 +152,7 @@ send_probe(CqrsLink *link)
 
 		link->transport->probe(link->connection, &envelope);
 		link->probe = CQRS_STEP_SENT;
-		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
 }
 

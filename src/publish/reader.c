@@ -72,7 +72,7 @@ typedef struct Hole
 
 struct CqrsReader
 {
-	const CqrsPlace *place;
+	const CqrsWorker *worker;
 	int			npassed;		/* messages of other lanes, in this turn */
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
@@ -112,12 +112,12 @@ static char *append_string(char **next, const char *string);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
-cqrs_reader_create(const CqrsPlace *place, int64 watermark, CqrsHolds *holds)
+cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds)
 {
 	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsReader));
 
-	reader->place = place;
+	reader->worker = worker;
 	reader->frontier = watermark;
 	reader->holds = holds;
 	read_parked(reader, watermark);
@@ -269,7 +269,7 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, hold->cqrs_id) == 0 &&
-			cqrs_lane_has(reader->place, &message) &&
+			cqrs_lane_has(reader->worker, &message) &&
 			!cqrs_parked_has(reader->parked, reader->nparked, message.id))
 			outgoing = build_or_park(reader, &message);
 	}
@@ -299,7 +299,7 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
-			!cqrs_lane_has(reader->place, &message))
+			!cqrs_lane_has(reader->worker, &message))
 			continue;
 		if (!cqrs_window_has_room(window))
 		{
@@ -333,7 +333,7 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
-			!cqrs_lane_has(reader->place, &message))
+			!cqrs_lane_has(reader->worker, &message))
 			continue;
 		hold->next_id = message.id + 1;
 		if (cqrs_parked_has(reader->parked, reader->nparked, message.id))
@@ -400,7 +400,7 @@ static bool
 may_read(CqrsReader *reader, const CqrsWindow *window,
 		 const CqrsMessage *message)
 {
-	if (cqrs_lane_has(reader->place, message))
+	if (cqrs_lane_has(reader->worker, message))
 		return cqrs_window_has_room(window);
 	return ++reader->npassed <= PASS_TURN;
 }
@@ -429,7 +429,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 {
 	CqrsOutgoing *outgoing;
 
-	if (!cqrs_lane_has(reader->place, message) ||
+	if (!cqrs_lane_has(reader->worker, message) ||
 		cqrs_holds_keep(reader->holds, window, message->cqrs_id,
 						message->id) ||
 		cqrs_parked_has(reader->parked, reader->nparked, message->id))

@@ -23,7 +23,7 @@
 
 #include "base/compat.h"
 #include "base/objects.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "master/master.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
@@ -51,7 +51,7 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 	count = park_all(cqrs_id);
 	table_close(parked, NoLock);
 	if (count > 0)
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 	else
 		(void) cqrs_master_read(cqrs_id, false);
 	PG_RETURN_INT64(count);

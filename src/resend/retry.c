@@ -44,7 +44,7 @@
 
 #include "base/compat.h"
 #include "base/objects.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "compose/compose.h"
 #include "compose/hook.h"
 #include "master/master.h"
@@ -295,7 +295,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
 	if (cqrs_composer_end(composer) > 0)
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 }
 
 /* The row that was kept, as the table has its columns now. */

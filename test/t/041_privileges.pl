@@ -35,6 +35,7 @@ my %TRIALS = (
 	'cqrs_bulk_dump file' =>
 	  q{SELECT cqrs_bulk_dump('item', current_setting('data_directory') || '/privileges.dump', true)},
 	'cqrs_retry_parked'          => q{SELECT cqrs_retry_parked('item')},
+	'cqrs_park_held'             => q{SELECT cqrs_park_held('item')},
 	'cqrs_to_json serializer'    => qq{SELECT cqrs_to_json($ROW, 'custom')},
 	'cqrs_bulk_dump serializer'  => q{SELECT cqrs_bulk_dump('custom')},
 	'cqrs_relation'              => q{SELECT cqrs_relation('item')},
@@ -49,7 +50,7 @@ my %TRIALS = (
 	'cqrs.publisher_stats'       => q{SELECT cqrs.publisher_stats()},
 	'cqrs.current_watermark'     => q{SELECT cqrs.current_watermark()},
 	'cqrs.unpack'                => q{SELECT cqrs.unpack(1, '')},
-	'cqrs.key_json'             => q{SELECT cqrs.key_json(1)},
+	'cqrs.key_json'              => q{SELECT cqrs.key_json(1)},
 	'cqrs.wake_publisher'        => q{SELECT cqrs.wake_publisher()},
 	'cqrs.check_master'          => q{SELECT cqrs.check_master('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
