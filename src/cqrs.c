@@ -16,6 +16,7 @@
 
 #include "base/guc.h"
 #include "base/slot.h"
+#include "broker/transport.h"
 #include "capture/commit.h"
 #include "outbox/published.h"
 #include "outbox/writer.h"
@@ -38,7 +39,7 @@ _PG_init(void)
 				 errmsg("cqrs must be loaded via \"shared_preload_libraries\""),
 				 errhint("Add 'cqrs' to \"shared_preload_libraries\" in postgresql.conf and restart the server.")));
 
-	cqrs_guc_init();
+	cqrs_guc_init(cqrs_transport_check_scheme);
 	cqrs_roster_init();
 	cqrs_outbox_init();
 	cqrs_published_init();

@@ -38,6 +38,7 @@
 #include "base/limits.h"
 #include "base/timing.h"
 #include "base/url.h"
+#include "broker/socket.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
 #include "worker/worker.h"
@@ -51,6 +52,8 @@
 
 static bool may_connect(const CqrsLink *link, bool paused);
 static void open_connection(CqrsLink *link);
+static CqrsConnection *connect_to(CqrsLink *link, const char *url,
+								  CqrsFailure *failure);
 static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
@@ -66,7 +69,6 @@ cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window, CqrsHolds *holds)
 	link->worker = worker;
 	link->window = window;
 	link->holds = holds;
-	link->transport = &cqrs_transport_amqp;
 	link->log = cqrs_link_log_create();
 	cqrs_link_forget_proven(link);
 	return link;
@@ -128,7 +130,7 @@ cqrs_link_receive(CqrsLink *link)
 		if (event.kind == CQRS_EVENT_NONE)
 			break;
 		if (event.kind == CQRS_EVENT_FAILED)
-			cqrs_link_connection_failed(link, failure.blame, failure.text);
+			cqrs_link_connection_failed(link, failure.blame, failure.reason);
 		else
 			cqrs_link_handle_event(link, &event, &failure);
 	}
@@ -207,31 +209,21 @@ may_connect(const CqrsLink *link, bool paused)
 static void
 open_connection(CqrsLink *link)
 {
-	CqrsConnectOptions options;
+	const char *url = cqrs_guc_url();
 	CqrsFailure failure;
-
-	options.url = cqrs_guc_url();
-	options.host = link->host % cqrs_url_hosts(options.url);
-	options.exchange = cqrs_exchange;
-	options.lease = cqrs_lane_lease_name(link->identity, link->worker->number);
-	options.vacant = vacant_leases(link);
-	options.heartbeat_s = cqrs_heartbeat_s;
-	options.connect_timeout_ms = cqrs_connect_timeout_ms;
-	options.tls.ca_file = cqrs_ssl_ca_file;
-	options.tls.cert_file = cqrs_ssl_cert_file;
-	options.tls.key_file = cqrs_ssl_key_file;
-	options.tls.verify = cqrs_ssl_verify;
 
 	cqrs_worker_set_state(CQRS_STATE_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
-	link->connection = link->transport->connect(&options, &failure);
+	link->transport = cqrs_transport_of(url);
+	link->connection = connect_to(link, url, &failure);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (link->connection == NULL)
 	{
 		if (failure.blame == CQRS_BLAME_LEASE)
-			lease_refused(link, failure.text);
+			lease_refused(link, failure.reason);
 		else
-			cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
+			cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
+										failure.reason);
 		return;
 	}
 	/* It may have taken its time. */
@@ -243,8 +235,8 @@ open_connection(CqrsLink *link)
 	}
 	link->leased = 0;
 
-	link->url = MemoryContextStrdup(TopMemoryContext, options.url);
-	link->exchange = MemoryContextStrdup(TopMemoryContext, options.exchange);
+	link->url = MemoryContextStrdup(TopMemoryContext, url);
+	link->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
 	link->blocked = false;
 	link->renew = false;
 	link->confirmed_at = GetCurrentTimestamp();
@@ -253,6 +245,46 @@ open_connection(CqrsLink *link)
 	cqrs_worker_set_connected(true);
 	cqrs_lane_set_lease(link->worker, CQRS_LEASE_HELD);
 	cqrs_link_log_connected(link->log, link->url, link->exchange);
+}
+
+/* Connect to the host of the URL whose turn it is; NULL on failure. */
+static CqrsConnection *
+connect_to(CqrsLink *link, const char *url, CqrsFailure *failure)
+{
+	CqrsTlsOptions tls = {
+		.ca_file = cqrs_ssl_ca_file,
+		.cert_file = cqrs_ssl_cert_file,
+		.key_file = cqrs_ssl_key_file,
+		.verify = cqrs_ssl_verify
+	};
+	CqrsUrl		parsed;
+	CqrsConnectOptions options = {
+		.url = &parsed,
+		.name = "cqrs publisher",
+		.exchange = cqrs_exchange,
+		.lease = cqrs_lane_lease_name(link->identity, link->worker->number),
+		.vacant = vacant_leases(link),
+		.heartbeat_s = cqrs_heartbeat_s,
+		.connect_timeout_ms = cqrs_connect_timeout_ms,
+		.tls = &tls
+	};
+	CqrsConnection *connection = NULL;
+	char	   *buffer = pstrdup(url);
+	const char *reason;
+
+	if (cqrs_url_parse(buffer, link->host % cqrs_url_hosts(url), &parsed,
+					   &reason))
+		connection = link->transport->connect(&options, failure);
+	else
+	{
+		failure->blame = CQRS_BLAME_TRANSPORT;
+		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
+				 reason);
+	}
+	/* Its parts may be a password. */
+	explicit_bzero(buffer, strlen(url));
+	pfree(buffer);
+	return connection;
 }
 
 /*

@@ -11,6 +11,7 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "publish/message_id.h"
 #include "worker/worker.h"
 
 /* A connection that may have gone stale is not opened anew more often. */
@@ -61,12 +62,12 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 			break;
 
 		case CQRS_EVENT_REFUSED:
-			probe_refused(link, failure->blame, failure->text);
+			probe_refused(link, failure->blame, failure->reason);
 			break;
 
 		case CQRS_EVENT_BLOCKED:
 			link->blocked = true;
-			cqrs_link_log_blocked(link->log, event->text);
+			cqrs_link_log_blocked(link->log, event->detail);
 			break;
 
 		case CQRS_EVENT_UNBLOCKED:
@@ -181,11 +182,10 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 		message = link->holds->probe;
 	else
 	{
-		const char *dash = strrchr(event->text, '-');
+		int64		id;
 
-		if (dash != NULL)
-			message = cqrs_window_find_sent(link->window,
-											strtoll(dash + 1, NULL, 10));
+		if (cqrs_message_id_parse(event->detail, link->identity, &id))
+			message = cqrs_window_find_sent(link->window, id);
 	}
 	if (message == NULL)
 	{

@@ -35,7 +35,7 @@ struct CqrsLink
 	CqrsHolds  *holds;
 	CqrsLinkLog *log;
 
-	const CqrsTransport *transport;
+	const CqrsTransport *transport; /* that of the connection */
 	CqrsConnection *connection; /* NULL: none */
 	char	   *url;			/* of the connection */
 	char	   *exchange;

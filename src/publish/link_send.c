@@ -21,6 +21,7 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "publish/message_id.h"
 #include "worker/worker.h"
 
 /* Messages that are sent before confirms are looked at. */
@@ -160,13 +161,11 @@ static CqrsEnvelope
 make_envelope(CqrsLink *link, CqrsOutgoing *message)
 {
 	CqrsEnvelope envelope;
-	char	   *message_id = psprintf("%s-" INT64_FORMAT, link->identity,
-									  message->id);
 
 	cqrs_window_stamp(message);
 	envelope.exchange = exchange_of(link, message);
 	envelope.routing_key = message->routing_key;
-	envelope.message_id = message_id;
+	envelope.message_id = cqrs_message_id_make(link->identity, message->id);
 	envelope.correlation_id = message->correlation_id;
 	envelope.timestamp = message->committed_at;
 	envelope.body = message->body;

@@ -50,12 +50,11 @@
 #include "base/exchange.h"
 #include "base/guc.h"
 #include "base/objects.h"
+#include "broker/transport.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
 #include "publish/reader.h"
 
-/* RabbitMQ takes no larger message, whatever its settings. */
-#define MAX_BODY_BYTES		(512 * 1024 * 1024)
 /* Other lanes' messages that are passed over before the broker is heard. */
 #define PASS_TURN			20000
 /* Probes of a master that has been unregistered, before it is given up. */
@@ -471,9 +470,12 @@ read_parked(CqrsReader *reader, int64 watermark)
 	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
 }
 
+/* Whether the broker of cqrs.url refuses a message for its size. */
 static bool
 is_too_large(const CqrsMessage *message, char **error)
 {
+	const char *url = cqrs_guc_url();
+	const CqrsTransport *transport = url != NULL ? cqrs_transport_of(url) : NULL;
 	Size		size = strlen(message->instance_data) +
 	strlen(message->instance_pk);
 
@@ -481,10 +483,10 @@ is_too_large(const CqrsMessage *message, char **error)
 		size += strlen(message->previous_data);
 	if (message->meta != NULL)
 		size += strlen(message->meta);
-	if (size <= MAX_BODY_BYTES)
+	if (transport == NULL || size <= transport->max_body)
 		return false;
-	*error = psprintf("message of %zu bytes is larger than %d bytes", size,
-					  MAX_BODY_BYTES);
+	*error = psprintf("message of %zu bytes is larger than %zu bytes", size,
+					  transport->max_body);
 	return true;
 }
 
