@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  What differs between the supported PostgreSQL versions (14 to 18).
+ *	  Differences between the supported PostgreSQL versions (14 to 18).
  *
  * No other file looks at PG_VERSION_NUM.
  *
@@ -68,7 +68,7 @@ cqrs_relation_rewritten(Relation rel)
 #define AT_SetExpression ((AlterTableType) -2)
 #endif
 
-/* Whether this transaction has a lock on a table, that mode or a stronger one. */
+/* Whether this transaction holds a lock of that mode, or a stronger one. */
 static inline bool
 cqrs_relation_has_lock(Oid relid, LOCKMODE weakest)
 {
@@ -239,8 +239,8 @@ cqrs_reserve_guc_prefix(const char *prefix)
 }
 
 /*
- * What our processes wait for, as pg_stat_activity shows it.  Before version
- * 17 extensions share one event.
+ * Wait events of our processes, as pg_stat_activity shows them.  Before
+ * version 17 extensions share one event.
  */
 typedef enum CqrsWaitEvent
 {
@@ -272,21 +272,20 @@ cqrs_wait_event(CqrsWaitEvent event)
 #endif
 }
 
-/* The timeline that is written to; not during recovery. */
+/* The timeline of new WAL.  Not to be called during recovery. */
 static inline TimeLineID
 cqrs_timeline(void)
 {
 #if PG_VERSION_NUM >= 150000
 	return GetWALInsertionTimeLine();
 #else
-	(void) RecoveryInProgress();	/* sets it */
+	(void) RecoveryInProgress();	/* sets ThisTimeLineID */
 	return ThisTimeLineID;
 #endif
 }
 
 /*
- * Arrange for "request" to be called at the moment when shared memory may be
- * asked for.
+ * Have "request" called when shared memory may be requested.
  */
 #if PG_VERSION_NUM >= 150000
 #define CQRS_REQUEST_SHMEM(previous, request) \

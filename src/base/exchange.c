@@ -3,12 +3,13 @@
  * exchange.c
  *	  Names of exchanges.
  *
- * Those that the broker would refuse, or take for another exchange, are refused
- * when they are set: a message keeps the exchange that its master had, and
- * would be held for ever.  RabbitMQ reserves "amq." for its own exchanges, of
- * which "amq.topic" is what the publisher declares, a durable topic exchange;
- * and it drops line feeds from a name when it declares the exchange, but not
- * when it publishes to it.
+ * A name that the broker would refuse, or take for another exchange, is
+ * refused when it is set: a message keeps the exchange that its master had,
+ * and would be held for ever.  RabbitMQ reserves the prefix "amq." for its own
+ * exchanges.  Of these, "amq.topic" is accepted: it is a durable topic
+ * exchange, as the publisher declares exchanges.  RabbitMQ drops line feeds
+ * from a name when it declares the exchange, but not when it publishes to the
+ * exchange.
  *
  *-------------------------------------------------------------------------
  */

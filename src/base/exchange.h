@@ -14,8 +14,8 @@
 #define CQRS_SHORTSTR_BYTES	255
 
 /*
- * Why an exchange cannot have that name, which is in UTF-8: a sentence for an
- * error's detail, or NULL when it can.  Needs no transaction.
+ * Check the name of an exchange, in UTF-8.  Returns NULL if the name is valid,
+ * else the reason, a sentence for an error's detail.  Needs no transaction.
  */
 extern const char *cqrs_exchange_problem(const char *name);
 

@@ -328,7 +328,7 @@ check_url(char **newval, void **extra, GucSource source)
 	if (*newval == NULL || (*newval)[0] == '\0')
 		return true;
 
-	/* Each host has to be one. */
+	/* Every host has to be valid. */
 	for (int host = 0; host < cqrs_url_hosts(*newval); host++)
 	{
 		char	   *scratch = strdup(*newval);
@@ -379,9 +379,9 @@ show_url(void)
 }
 
 /*
- * Whether a text is valid in all encodings that it can be needed in.  A value
- * of the session is for its database; one of the configuration file is read
- * before there is a database, and is for all of them.
+ * Whether a text is valid in every encoding that it may be used in.  A value
+ * set in a session is used in one database.  A value of the configuration file
+ * is read before there is a database, and is used in all of them.
  */
 static bool
 is_encoded(const char *name, const char *value, GucSource source)
@@ -393,7 +393,7 @@ is_encoded(const char *name, const char *value, GucSource source)
 		 pg_verifymbstr(value, strlen(value), true)))
 		return true;
 
-	/* The usual message has the value, which cannot be shown. */
+	/* The usual message would contain the value, which cannot be shown. */
 	GUC_check_errmsg("invalid value for parameter \"%s\"", name);
 	if (everywhere)
 		GUC_check_errdetail("The value, which is for all databases, has characters other than ASCII.");
@@ -435,7 +435,7 @@ check_correlation_id(char **newval, void **extra, GucSource source)
 		is_encoded("cqrs.correlation_id", *newval, source);
 }
 
-/* The broker gets the bytes of the configuration file. */
+/* The bytes are sent to the broker as the configuration file has them. */
 static bool
 check_exchange(char **newval, void **extra, GucSource source)
 {

@@ -49,8 +49,8 @@ extern bool cqrs_ssl_verify;
 extern int	cqrs_unroutable;	/* CqrsUnroutable */
 
 /*
- * Whether owners of tables may have a master publish to an exchange: to
- * cqrs.exchange, and to those of cqrs.allowed_exchanges.
+ * Whether the owner of a table may have its master publish to an exchange:
+ * cqrs.exchange and those in cqrs.allowed_exchanges are allowed.
  */
 extern bool cqrs_guc_allows_exchange(const char *name);
 

@@ -70,8 +70,9 @@ cqrs_catalog_is_usable(void)
 }
 
 /*
- * Fill in "objects".  False when the extension is not there, or is and does
- * not fit the library; then *problem says why.
+ * Fill in "objects".  Returns false if the extension is missing, or if its
+ * objects do not match the library.  In the latter case *problem is set to the
+ * reason.
  */
 static bool
 find_objects(const char **problem)
@@ -133,7 +134,7 @@ cqrs_objects_has_master(const char *cqrs_id)
 	SysScanDesc scan;
 	bool		found;
 
-	/* Its first column; see the install script. */
+	/* cqrs_id is the index's only key; see the install script. */
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
 						   C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(cqrs_id));
@@ -153,7 +154,7 @@ invalidate(Datum arg, Oid relid)
 		objects_valid = false;
 }
 
-/* Where it is missing, *problem says so, unless that says something already. */
+/* Sets *problem if the relation is missing and *problem is still NULL. */
 static Oid
 lookup_object(Oid schema, const char *name, const char **problem)
 {

@@ -35,12 +35,13 @@ typedef struct CqrsObjects
 } CqrsObjects;
 
 /*
- * The extension's objects.  NULL when the current database does not have the
- * extension and missing_ok is set, an error when not.  Needs a transaction.
+ * The extension's objects.  If the current database does not have the
+ * extension, returns NULL with missing_ok, else raises an error.  Needs a
+ * transaction.
  */
 extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
 
-/* Whether they are there, and of the version that this library is for. */
+/* Whether the objects exist and match the version of this library. */
 extern bool cqrs_catalog_is_usable(void);
 
 /* Whether there is a master of that name. */

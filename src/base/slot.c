@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * slot.c
- *	  Databases with the extension, by numbers; and shared memory by these.
+ *	  Slots: numbers of the databases that have the extension, and the shared
+ *	  memory indexed by them.
  *
  * A database takes a slot when the extension is first used there and gives it
- * back when the database is gone (launcher.c).  What is known of the database
- * in shared memory is its modules': each has an array of its own, indexed by
- * the slot, and says how an element begins.
+ * back when the database is gone (launcher.c).  Each module that keeps data
+ * about databases in shared memory has an array of its own, indexed by the
+ * slot, and defines how an element is initialized.
  *
  * Nothing here survives a restart and nothing has to.
  *
@@ -195,7 +196,7 @@ find_slot(Oid dboid)
 }
 
 /*
- * Take a free slot for a database, or return -1 when there is none.  The caller
+ * Take a free slot for a database, or return -1 if there is none.  The caller
  * holds the lock exclusively.
  */
 static int

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * slot.h
- *	  Databases with the extension, by numbers; and shared memory by these.
+ *	  Slots: numbers of the databases that have the extension, and the shared
+ *	  memory indexed by them.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,8 +14,8 @@
 #include "storage/lwlock.h"
 
 /*
- * Shared memory that a module owns.  It is zero, and then "init", if there is
- * one, is called for each element, while the server starts.
+ * Shared memory that a module owns.  While the server starts, it is zeroed;
+ * then "init", unless NULL, is called for each element.
  */
 typedef struct CqrsSharedArray
 {
@@ -29,18 +30,21 @@ typedef struct CqrsSharedArray
 } CqrsSharedArray;
 
 /*
- * Protects the databases of slots, and whatever its owner says.  Held for a
- * few instructions, never while waiting, and never on the way of a commit.
+ * Protects the databases of slots, and all that other modules document as
+ * protected by it.  Held for a few instructions, never while waiting, and
+ * never during a commit.
  */
 extern LWLock *cqrs_slot_lock;
 
 /* Ask for the shared memory; called once, while the library is preloaded. */
 extern void cqrs_slot_init(void);
 
-/* Have an array in it; called before, by the module that it belongs to. */
+/*
+ * Add an array.  Called by the module that owns it, before cqrs_slot_init().
+ */
 extern void cqrs_slot_add_array(const CqrsSharedArray *array);
 
-/* How many slots there are; their numbers are below. */
+/* The number of slots.  Slots are numbered from 0. */
 extern int	cqrs_slot_count(void);
 
 /* The database that has a slot, or InvalidOid; the caller holds the lock. */
@@ -53,8 +57,9 @@ extern int	cqrs_slot_find(Oid dboid);
 extern int	cqrs_slot_mine(void);
 
 /*
- * Give up a slot, as its database is gone: sessions of the database keep the
- * number, so there must not be any.  The caller holds the lock exclusively.
+ * Free the slot of a database that is gone.  Sessions keep the number of their
+ * database's slot, so the database must not have any sessions.  The caller
+ * holds the lock exclusively.
  */
 extern void cqrs_slot_free(int slot);
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * timing.h
- *	  Arithmetic of what is due when.
+ *	  Arithmetic of timeouts and delays.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,14 +15,14 @@
 #include "base/compat.h"
 #include "base/guc.h"
 
-/* Milliseconds from now, 0 when it has passed. */
+/* Milliseconds from now to "when", 0 if "when" has passed. */
 static inline long
 cqrs_until_ms(TimestampTz when)
 {
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
 }
 
-/* Milliseconds until so long after "start", 0 when that has passed. */
+/* Milliseconds from now to "ms" after "start", 0 if that time has passed. */
 static inline long
 cqrs_until_after_ms(TimestampTz start, int64 ms)
 {
@@ -39,8 +39,8 @@ cqrs_sooner_ms(long a, long b)
 }
 
 /*
- * How long to wait after so many failures in a row: a delay that doubles with
- * each of them up to a limit, less a random quarter.
+ * The delay after a number of failures in a row.  It doubles with each failure
+ * up to a limit, minus up to a quarter at random.
  */
 static inline int64
 cqrs_backoff_ms(int failures)

@@ -7,10 +7,11 @@
  * and by the publisher.  Nothing here raises an error, and only
  * cqrs_url_mask() allocates.
  *
- * Any scheme is parsed; broker/transport.h knows which ones have a transport,
- * and each transport what a part means that is left out.  The grammar is that of RFC 3986 for the parts that CqrsUrl has,
- * with a list of hosts.  The delimiters :@/[] are only accepted as such, so
- * that a password with an unencoded one is refused, and not cut in two.
+ * Any scheme is parsed.  broker/transport.h knows which schemes have a
+ * transport, and each transport knows the default of a part that is left out.
+ * The grammar is that of RFC 3986 for the parts that CqrsUrl has, with a list
+ * of hosts.  The delimiters :@/[] are only accepted as such, so that a
+ * password with an unencoded one is refused, and not cut in two.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +24,7 @@
 #define CQRS_URL_MAX_BYTES	2048
 
 #define SCHEME_CHARACTERS	"abcdefghijklmnopqrstuvwxyz0123456789+-."
-/* What separates the parts; inside of one it is percent-encoded. */
+/* They separate the parts; inside a part they are percent-encoded. */
 #define DELIMITERS			":@/[]"
 
 #define REASON_FORM \
@@ -191,8 +192,8 @@ parse_port(const char *text, int *port)
 }
 
 /*
- * Decode a part in place.  Nothing that is kept has a zero byte or is not
- * UTF-8, which is what brokers take for text.
+ * Decode a part in place.  Refuses a zero byte, and bytes that are not UTF-8,
+ * which brokers expect of text.
  */
 static bool
 decode(char *text, const char **reason)
@@ -237,7 +238,7 @@ decode(char *text, const char **reason)
 	return true;
 }
 
-/* Of a hexadecimal digit; -1 where it is none. */
+/* The value of a hexadecimal digit, -1 for any other character. */
 static int
 hex_value(char digit)
 {

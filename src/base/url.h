@@ -29,10 +29,9 @@ typedef struct CqrsUrl
 extern int	cqrs_url_hosts(const char *url);
 
 /*
- * Parse "buffer", which is taken to pieces in place, into *url, with the host
- * of the given number, from 0.  Any scheme is accepted.  On failure returns
- * false with *reason a full sentence that quotes no part of the URL, since any
- * part may be the password.
+ * Parse "buffer" in place into *url, with the host of the given number, from
+ * 0.  Any scheme is accepted.  On failure returns false with *reason a full
+ * sentence that quotes no part of the URL, since any part may be the password.
  */
 extern bool cqrs_url_parse(char *buffer, int host, CqrsUrl *url,
 						   const char **reason);
