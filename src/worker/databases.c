@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * databases.c
- *	  Which databases there are, for the launcher.
+ *	  The databases of the server, for the launcher.
  *
  * pg_database is read in a transaction of its own by a process that is
  * connected to no database.

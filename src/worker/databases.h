@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * databases.h
- *	  Which databases there are, for the launcher.
+ *	  The databases of the server, for the launcher.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,12 +13,12 @@
 #include "nodes/pg_list.h"
 
 /*
- * All databases, in the current context; and in *connectable those that allow
- * connections and are no templates.
+ * All databases, in the current context.  *connectable is set to those that
+ * allow connections and are no templates.
  */
 extern List *cqrs_databases_read(List **connectable);
 
-/* Whether a database is there and takes connections. */
+/* Whether a database exists and allows connections. */
 extern bool cqrs_databases_is_open(Oid dboid);
 
 #endif							/* CQRS_DATABASES_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kind.c
- *	  Kinds of workers, and what each of them does: its class.
+ *	  Kinds of workers, each with a class that says what it does.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kind.h
- *	  Kinds of workers, and what each of them does: its class.
+ *	  Kinds of workers, each with a class that says what it does.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,11 +42,12 @@ typedef struct CqrsWorker
 	CqrsWorkerKind kind;
 	int			slot;			/* of its database */
 	int			number;			/* from 0 */
-	int			count;			/* of its kind; constant while it runs */
+	int			count;			/* of workers of its kind; constant while it
+								 * runs */
 	Oid			extension;		/* in the database, when the process started */
 	bool		reloaded;		/* the settings were read again before this
 								 * turn */
-	void	   *state;			/* set_up()'s */
+	void	   *state;			/* for the class; set by set_up() */
 } CqrsWorker;
 
 /* Until when, or until which event, a process has nothing to do. */
@@ -69,26 +70,27 @@ typedef struct CqrsWorkerClass
 								 * a process */
 
 	/*
-	 * In a transaction with a snapshot, in TopMemoryContext.  False: nothing
-	 * is to be done in this database, so that the process is not wanted.
+	 * Called in a transaction with a snapshot, in TopMemoryContext.  Returns
+	 * false if there is nothing to do in this database: the process then
+	 * ends, and is not wanted.
 	 */
 	bool		(*set_up) (CqrsWorker *worker);
 
-	/* All that is due; the current memory context lasts one turn. */
+	/* Do all that is due.  The current memory context lasts one turn. */
 	void		(*turn) (CqrsWorker *worker);
 
-	/* Whether a commit would give it work.  Asked before wait(). */
+	/* Whether a commit would give the worker work.  Called before wait(). */
 	bool		(*listens) (CqrsWorker *worker);
 
-	/* When the next turn is due; the latch ends the wait as well. */
+	/* Fill in when the next turn is due.  The latch ends the wait as well. */
 	void		(*wait) (CqrsWorker *worker, CqrsWait *wait);
 
-	/* After SIGTERM; takes a second at most. */
+	/* Called after SIGTERM; takes a second at most. */
 	void		(*finish) (CqrsWorker *worker);
 
 	/*
-	 * Another count comes into force, while no process of the kind runs; 0
-	 * when another database gets the slot.  cqrs_slot_lock is held.
+	 * The number of workers changes, while no process of the kind runs.  It
+	 * is 0 when another database gets the slot.  cqrs_slot_lock is held.
 	 */
 	void		(*recount) (int slot, int count);
 } CqrsWorkerClass;

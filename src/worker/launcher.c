@@ -3,23 +3,25 @@
  * launcher.c
  *	  The process that keeps workers in each database that needs them.
  *
- * It is connected to no database, so it pins none.  Only a process in a
- * database can tell whether that has the extension: when the launcher starts,
- * and when databases come and go, it sends a publisher into each database
- * that it does not know; one that finds no extension leaves at once.  From
- * then on backends ask for workers (CREATE EXTENSION, or a commit that finds
- * none) by a flag in shared memory (roster.h) and the launcher's latch.
+ * The launcher is connected to no database, so it pins none.  Only a process
+ * in a database can find out whether the database has the extension.  So when
+ * the launcher starts, and when databases are created or dropped, it sends a
+ * publisher into each database that it does not know.  A publisher that finds
+ * no extension leaves at once.  From then on backends ask for workers (CREATE
+ * EXTENSION, or a commit that finds none) by a flag in shared memory
+ * (roster.h) and the launcher's latch.
  *
- * How many workers of a kind a database has is a setting of their class, such
- * as cqrs.publishers.  The number decides whose work is whose, so it must be one
- * for all: when the setting has changed they are asked to end, and only when
- * none is left the new number comes into force, and new ones are started.
+ * The number of workers of a kind in a database is a setting of the kind's
+ * class, such as cqrs.publishers.  It decides which worker has which work, so
+ * all workers must have the same number.  When the setting has changed, they
+ * are asked to end; the new number becomes current when none of them is left,
+ * and then new ones are started.
  *
  * A worker that ends is started again after RESTART_DELAY_MS, unless it has
- * said that it is not wanted any more.  The postmaster signals the end of those
- * that this launcher has started; those that an earlier one has left set its
- * latch themselves.  The launcher sleeps on its latch, with a timeout only when
- * something is to be started later.
+ * reported that it is not wanted any more.  The postmaster signals the end of
+ * workers that this launcher has started.  Workers that an earlier launcher
+ * has started set the launcher's latch themselves.  The launcher sleeps on its
+ * latch, with a timeout only if something is to be started later.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,37 +43,36 @@
 #include "worker/launcher.h"
 #include "worker/roster.h"
 
-/* A worker that ends is not started again before this. */
+/* Delay before a worker that has ended is started again. */
 #define RESTART_DELAY_MS	1000
-/* Without a free worker slot, this is waited before the next attempt. */
+/* Delay before the next attempt when no worker slot is free. */
 #define NO_WORKER_DELAY_MS	5000
-/* A database that takes no connections is looked at again after this. */
+/* Delay before a database that allows no connections is checked again. */
 #define CLOSED_DELAY_MS		5000
-/* It is logged once in this time that there is no free worker slot. */
+/* The lack of a free worker slot is logged at most once in this time. */
 #define WARN_INTERVAL_MS	60000
-/* Databases that are looked into at the same time. */
+/* The most databases that are probed at the same time. */
 #define MAX_PROBES			4
 
 /* A kind of worker in a database, as this launcher knows it. */
 typedef struct Team
 {
-	bool		settled;		/* as many are in force as there are to be */
-	TimestampTz started_at[CQRS_MAX_LANES]; /* last attempt, 0: none */
-	BackgroundWorkerHandle *handles[CQRS_MAX_LANES];	/* what was started
-														 * last, or NULL */
+	bool		settled;		/* its number of workers is the setting's */
+	TimestampTz started_at[CQRS_MAX_LANES]; /* last start tried, 0: none */
+	BackgroundWorkerHandle *handles[CQRS_MAX_LANES];	/* NULL: none */
 } Team;
 
 /* A database that the launcher looks after; known by oid, in local memory. */
 typedef struct Database
 {
 	Oid			dboid;
-	bool		probe;			/* not known yet to have the extension */
+	bool		probe;			/* may not have the extension */
 	Team		teams[CQRS_NWORKERKINDS];
 } Database;
 
 static List *databases = NIL;
-static bool out_of_workers = false; /* which was logged */
-static TimestampTz warned_at = 0;	/* when that was logged last */
+static bool out_of_workers = false; /* and that was logged */
+static TimestampTz warned_at = 0;	/* when it was last logged */
 
 static void detach(int code, Datum arg);
 static bool take_rescan(void);
@@ -99,7 +100,7 @@ cqrs_launcher_init(void)
 {
 	BackgroundWorker worker = {0};
 
-	/* pg_upgrade wants no other sessions. */
+	/* pg_upgrade must have no sessions besides its own. */
 	if (IsBinaryUpgrade)
 		return;
 
@@ -150,7 +151,7 @@ cqrs_launcher_main(Datum arg)
 		CHECK_FOR_INTERRUPTS();
 	}
 
-	/* Not 0: the postmaster would not start it again. */
+	/* After exit code 0 the postmaster would not start the launcher again. */
 	proc_exit(1);
 }
 
@@ -177,9 +178,9 @@ take_rescan(void)
 }
 
 /*
- * Look into databases that are new, and forget those that are gone.  The slots
- * are read first: a database that has one by then and is not found afterwards
- * has been dropped, whereas one that takes its slot in between is new.
+ * Probe databases that are new, and forget those that are gone.  The slots are
+ * read before pg_database: a database that had a slot and is then not found
+ * has been dropped, whereas a database that takes its slot in between is new.
  */
 static void
 look_at_databases(void)
@@ -214,8 +215,9 @@ read_slots(void)
 }
 
 /*
- * Give up what belongs to databases that do not exist any more.  Only then may
- * a slot be given to another database: sessions keep the number of theirs.
+ * Free what belongs to databases that do not exist any more.  A slot must not
+ * be given to another database before that, because sessions keep the number
+ * of their database's slot.
  */
 static void
 forget_databases(List *existing, List *occupied)
@@ -247,7 +249,7 @@ forget_databases(List *existing, List *occupied)
 	LWLockRelease(cqrs_slot_lock);
 }
 
-/* Look after the databases for which a worker is asked. */
+/* Take on the databases for which a worker was asked. */
 static void
 adopt_slots(void)
 {
@@ -302,9 +304,9 @@ add_database(Oid dboid, bool probe)
 }
 
 /*
- * Start what has to be started now.  Returns the time until the next start in
- * milliseconds, or -1 when there is none to wait for.  Where background workers
- * are few, each database has the first of each kind before any has another one.
+ * Start the workers that are due.  Returns the milliseconds until the next
+ * start, or -1 if none is to come.  The first worker of each kind is started
+ * in all databases before any second one, in case background workers are few.
  */
 static long
 start_workers(void)
@@ -382,8 +384,9 @@ settle_databases(void)
 }
 
 /*
- * Whether a database has as many workers of a kind in force as it is to have.
- * If not, they are asked to end, and if none is left, the number is changed.
+ * Whether the current number of workers of a kind in a database is the one of
+ * the setting.  If not, the workers are asked to end; once none is left, the
+ * number is changed.
  */
 static bool
 settle(Database *database, CqrsWorkerKind kind)
@@ -400,13 +403,13 @@ settle(Database *database, CqrsWorkerKind kind)
 	if (!has_workers(database, kind))
 	{
 		LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-		/* There may be one that an earlier launcher has started. */
+		/* An earlier launcher may have started one. */
 		if (!cqrs_roster_has_processes(slot, kind))
 			cqrs_roster_set_count(slot, kind, *class->count);
 		count = pg_atomic_read_u32(&cqrs_rosters[slot].kinds[kind].count);
 		LWLockRelease(cqrs_slot_lock);
 	}
-	/* A first one that is about to start decides the number itself. */
+	/* If the number is 0, the first worker to start sets it. */
 	if (count != *class->count && count > 0)
 	{
 		for (int i = 0; i < CQRS_MAX_LANES; i++)
@@ -459,8 +462,8 @@ is_running(Database *database, CqrsWorkerKind kind, int number)
 }
 
 /*
- * How long to wait before a worker is started: 0 for now, -1 when none is
- * wanted.  A probe is made once, by a publisher.
+ * The delay before a worker is started: 0 for now, -1 if it is not wanted.  A
+ * database is probed once, by a publisher.
  */
 static long
 start_delay_ms(const Database *database, CqrsWorkerKind kind, int number,
@@ -524,7 +527,10 @@ start_worker(Database *database, CqrsWorkerKind kind, int number)
 	return team->handles[number] != NULL;
 }
 
-/* Once until a start succeeds, and not again and again where some do. */
+/*
+ * Warn once until a start succeeds, and at most once in WARN_INTERVAL_MS in
+ * case only some starts succeed.
+ */
 static void
 warn_no_worker(CqrsWorkerKind kind, int number)
 {

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * roster.c
- *	  Which workers a database has and is to have, in shared memory.
+ *	  The workers that a database has and shall have, in shared memory.
  *
- * What a commit needs, waking those that wait for it, is done without a lock:
- * latches stay valid memory for the life of the server, so that a stale one is
- * set in vain and does no harm.  All else is protected by cqrs_slot_lock.
+ * A commit wakes the workers that wait for it without a lock.  Latches stay
+ * valid memory for the life of the server, so setting a stale one does no
+ * harm.  All else is protected by cqrs_slot_lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -121,7 +121,10 @@ cqrs_roster_enter(CqrsWorker *worker)
 		process->started_at = GetCurrentTimestamp();
 		pg_atomic_write_u32(&process->state, CQRS_WORKER_STARTING);
 
-		/* The others are to be started, those of other kinds to find out. */
+		/*
+		 * Have the other workers started.  Those of other kinds find out
+		 * themselves whether they have work.
+		 */
 		for (int kind = 0; kind < CQRS_NWORKERKINDS && !roster->asked; kind++)
 			roster->kinds[kind].wanted = cqrs_kind_class(kind) != NULL;
 		if (!known || !roster->asked)
@@ -210,7 +213,10 @@ init_roster(void *element)
 	}
 }
 
-/* Nobody is in the database that had the slot, and nobody waits for that. */
+/*
+ * No process is in the database that had the slot, and no backend waits for
+ * its processes to leave.
+ */
 static void
 reset_roster(void *element)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * roster.h
- *	  Which workers a database has and is to have, in shared memory.
+ *	  The workers that a database has and shall have, in shared memory.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,11 +44,11 @@ typedef struct CqrsRosterProcess
 typedef struct CqrsRosterKind
 {
 	bool		wanted;			/* the launcher shall keep processes there */
-	pg_atomic_uint32 count;		/* in force, 0: none yet; changes only while
-								 * no process runs; readable without the lock */
-	pg_atomic_uint32 calls;		/* how often they were asked to look at the
-								 * catalog */
-	CqrsRosterProcess processes[CQRS_MAX_LANES];	/* those not in force keep
+	pg_atomic_uint32 count;		/* current number, 0: none yet; changes only
+								 * while no process runs; readable without the
+								 * lock */
+	pg_atomic_uint32 calls;		/* requests to look at the catalog, so far */
+	CqrsRosterProcess processes[CQRS_MAX_LANES];	/* those above count keep
 													 * their statistics */
 } CqrsRosterKind;
 
@@ -77,8 +77,8 @@ extern CqrsRosterServer *cqrs_roster_server;
 extern void cqrs_roster_init(void);
 
 /*
- * Whether a kind has a process in a database, or any kind has; the caller holds
- * the lock.
+ * Whether a kind has a process in a database, or whether any kind has.  The
+ * caller holds the lock.
  */
 extern bool cqrs_roster_has_processes(int slot, CqrsWorkerKind kind);
 extern bool cqrs_roster_is_occupied(int slot);
@@ -87,15 +87,15 @@ extern bool cqrs_roster_is_occupied(int slot);
 extern void cqrs_roster_end(int slot, CqrsWorkerKind kind);
 
 /*
- * Have so many processes from now on; the caller holds the lock exclusively,
- * and there is no process of the kind.
+ * Set the number of processes.  The caller holds the lock exclusively, and
+ * there is no process of the kind.
  */
 extern void cqrs_roster_set_count(int slot, CqrsWorkerKind kind, int count);
 
 /*
  * Become the process worker->number of worker->kind in the current database,
- * which takes a slot if need be.  Fills in slot and count.  False when there is
- * that one already, or there are fewer.
+ * which takes a slot if need be.  Fills in slot and count.  Returns false if
+ * that process runs already, or if its number is not below count.
  */
 extern bool cqrs_roster_enter(CqrsWorker *worker);
 extern void cqrs_roster_leave(const CqrsWorker *worker);
@@ -104,8 +104,8 @@ extern void cqrs_roster_leave(const CqrsWorker *worker);
 extern void cqrs_roster_wake_launcher(void);
 
 /*
- * Wake the processes of a kind: all, or those that listen.  Needs no lock and
- * cannot fail.  Returns whether there is any.
+ * Wake the processes of a kind: all of them, or those that listen.  Needs no
+ * lock and cannot fail.  Returns whether there is any process.
  */
 extern bool cqrs_roster_wake(int slot, CqrsWorkerKind kind, bool all);
 

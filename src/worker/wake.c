@@ -3,9 +3,10 @@
  * wake.c
  *	  How backends reach the workers and the launcher.
  *
- * What commands and functions ask for is done when their transaction has ended:
- * before, nobody else could see what it has changed.  A rolled back savepoint
- * takes nothing back; workers that look in vain cost little.
+ * A request of a command or function is carried out when its transaction has
+ * ended, because other sessions cannot see its changes before.  Rolling back
+ * to a savepoint does not cancel a request: a worker that finds nothing to do
+ * costs little.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,13 +21,13 @@
 #include "worker/roster.h"
 #include "worker/wake.h"
 
-/* How long a database is left alone after a command that needs it empty. */
+/* No worker is started for this long after a command that needs none. */
 #define VACATE_HOLD_MS	10000
-/* How long such a command waits for the workers at the most. */
+/* The longest time that such a command waits for workers to leave. */
 #define VACATE_WAIT_MS	5000
 
 static bool want_at_commit[CQRS_NWORKERKINDS];
-static bool vacated = false;	/* the current database */
+static bool vacated = false;	/* workers have left the current database */
 static bool rescan_at_commit = false;
 
 static void wait_until_left(int slot, Oid dboid);
@@ -66,7 +67,7 @@ cqrs_wake_want(CqrsWorkerKind kind)
 void
 cqrs_wake_want_at_commit(CqrsWorkerKind kind)
 {
-	/* Taking a slot can fail, and must not once the transaction is committed. */
+	/* Taking a slot can fail, so it is done before the commit. */
 	(void) cqrs_slot_mine();
 	want_at_commit[kind] = true;
 }
@@ -96,7 +97,7 @@ cqrs_wake_vacate(Oid dboid)
 	wait_until_left(slot, dboid);
 }
 
-/* Until no worker is in the database, or it has lost its slot. */
+/* Wait until no worker is in the database, or its slot has been freed. */
 static void
 wait_until_left(int slot, Oid dboid)
 {
@@ -133,7 +134,10 @@ at_transaction_end(XactEvent event, void *arg)
 		return;
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{
-		/* Also when what made them leave was undone, as a whole or in part. */
+		/*
+		 * Vacated workers come back also after a rollback, even a partial
+		 * one.
+		 */
 		if (vacated || (want_at_commit[kind] && event == XACT_EVENT_COMMIT))
 			cqrs_wake_want(kind);
 		want_at_commit[kind] = false;

@@ -17,25 +17,29 @@ extern void cqrs_wake_init(void);
 
 /*
  * A transaction has committed that gives workers of the current database work:
- * wake those that wait for it.  The database has a slot.  Cannot fail.
+ * wake those that listen for commits.  The database has a slot.  Cannot fail.
  */
 extern void cqrs_wake_listeners(CqrsWorkerKind kind);
 
 /*
- * Have the launcher start workers for the current database, and those that run
- * look at the catalog.
+ * Have the launcher start workers for the current database, and have running
+ * ones look at the catalog.
  */
 extern void cqrs_wake_want(CqrsWorkerKind kind);
 
 /* The same, once the current transaction has committed. */
 extern void cqrs_wake_want_at_commit(CqrsWorkerKind kind);
 
-/* Have the launcher look at all databases again, once it has committed. */
+/*
+ * Have the launcher read the list of databases, once the current transaction
+ * has committed.
+ */
 extern void cqrs_wake_rescan_at_commit(void);
 
 /*
- * Make all workers leave a database for some seconds, or the current one until
- * the transaction has ended; wait until they have.
+ * Make all workers leave a database, and wait until they have left.  They stay
+ * away for some seconds, or if it is the current database until the
+ * transaction has ended.
  */
 extern void cqrs_wake_vacate(Oid dboid);
 

@@ -4,19 +4,19 @@
  *	  A process that serves a database: its entry point and its loop.
  *
  * A turn does what is due and then waits for the latch, a socket, or the time
- * when something else is due; what that is, the class knows (kind.h).  No
+ * when something else is due.  The class (kind.h) defines the work.  No
  * transaction, and so no snapshot or lock, is open while a process waits.
  *
- * An error of PostgreSQL's ends the process; the launcher starts it again.  The
- * memory context of a turn is reset with each; what lives longer is in
- * contexts of its owner.
+ * An ERROR ends the process, and the launcher starts it again.  The memory
+ * context of a turn is reset before the next turn; data that lives longer is
+ * in contexts of its owner.
  *
- * Settings.  ALTER DATABASE and ALTER ROLE are for users' sessions: a worker
- * acts as the bootstrap superuser, whatever they say, and with its own values
- * of the settings below.  They are set before the process connects, because a
- * value of that source is kept when those of database and role are applied.
- * What remains (log_min_messages and its like) only a superuser can set, who
- * may mean the workers, too.
+ * Settings.  ALTER DATABASE and ALTER ROLE are for users' sessions.  Whatever
+ * they set, a worker acts as the bootstrap superuser, with its own values of
+ * the settings below.  These are set before the process connects, because a
+ * value of that source is kept when the values of database and role are
+ * applied.  The settings that remain (log_min_messages, for example) can only
+ * be set by a superuser, who may mean the workers, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -119,7 +119,7 @@ cqrs_worker_set_error(const char *message)
 {
 	CqrsRosterProcess *process = process_of(here, here->number);
 
-	/* Cut where a character ends. */
+	/* Cut at the end of a character. */
 	int			length = pg_mbcliplen(message, strlen(message),
 									  CQRS_ERROR_BYTES - 1);
 
@@ -163,7 +163,7 @@ cqrs_worker_unwant(const CqrsWorker *worker, uint32 calls)
 void
 cqrs_worker_wake(const CqrsWorker *worker, int number)
 {
-	/* Without the lock: a stale latch is set in vain. */
+	/* No lock is needed: setting a stale latch does no harm. */
 	Latch	   *latch = *(Latch *volatile *) &process_of(worker, number)->latch;
 
 	if (latch != NULL)
@@ -187,7 +187,7 @@ cqrs_worker_is_here(void)
 	return here != NULL;
 }
 
-/* What neither server nor database nor role may change. */
+/* Settings that neither server nor database nor role may change. */
 static void
 pin_settings(void)
 {
@@ -198,12 +198,12 @@ pin_settings(void)
 		{"exit_on_error", "off"},
 		/* A crash sets the watermark back a little; waiting would cost more. */
 		{"synchronous_commit", "off"},
-		/* A commit that was counted has to be seen by the next snapshot. */
+		/* The next snapshot has to see every commit that was counted. */
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
-		/* Who waits for a lock does not see the request to shut down. */
+		/* A process that waits for a lock does not see a shutdown request. */
 		{"lock_timeout", "1s"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"transaction_timeout", "0"}
@@ -211,14 +211,14 @@ pin_settings(void)
 
 	for (int i = 0; i < lengthof(settings); i++)
 	{
-		/* Not all of them are in all versions. */
+		/* Some versions lack some of these settings. */
 		if (GetConfigOption(settings[i][0], true, false) != NULL)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
 							PGC_S_OVERRIDE);
 	}
 }
 
-/* As the bootstrap superuser, whoever the settings say that sessions are. */
+/* Connect as the bootstrap superuser, whatever role the settings name. */
 static void
 connect_database(Oid dboid)
 {
@@ -228,8 +228,8 @@ connect_database(Oid dboid)
 }
 
 /*
- * What waits for a broker waits for the latch as well.  No die(): with it, the
- * process would end at the next check for interrupts, without finish().
+ * Every wait for a broker is a wait for the latch as well.  die() is not used:
+ * the process would end at the next check for interrupts, without finish().
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
@@ -242,8 +242,9 @@ handle_sigterm(SIGNAL_ARGS)
 }
 
 /*
- * Enter the roster; false when the database does not have the extension, or
- * has that worker.  A database without the extension takes no slot.
+ * Enter the roster.  Returns false if the database does not have the
+ * extension, or has that worker already.  A database without the extension
+ * takes no slot.
  */
 static bool
 attach(CqrsWorker *worker)
@@ -288,7 +289,10 @@ detach(int code, Datum arg)
 	cqrs_roster_leave((CqrsWorker *) DatumGetPointer(arg));
 }
 
-/* False when the class has nothing to do here; then it is not wanted. */
+/*
+ * Returns false if the class has nothing to do here; the worker is then not
+ * wanted.
+ */
 static bool
 set_up(CqrsWorker *worker)
 {
@@ -318,7 +322,9 @@ run(CqrsWorker *worker)
 		MemoryContextSwitchTo(turn);
 		MemoryContextReset(turn);
 
-		/* Barriers, too: DROP DATABASE waits for everybody. */
+		/*
+		 * This also handles barriers: DROP DATABASE waits for every process.
+		 */
 		CHECK_FOR_INTERRUPTS();
 		worker->reloaded = ConfigReloadPending;
 		if (ConfigReloadPending)
@@ -341,16 +347,18 @@ wait_turn(CqrsWorker *worker)
 	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 
 	/*
-	 * First listen, then see whether there is anything to do: a commit counts
-	 * itself before it looks who listens, so one of the two notices the
-	 * other.
+	 * Listen before checking for work.  A commit counts itself before it
+	 * checks who listens, so at least one of the two notices the other.
 	 */
 	pg_atomic_write_u32(listens, class->listens(worker));
 	pg_memory_barrier();
 	class->wait(worker, &wait);
 	if (wait.timeout_ms == 0 || ShutdownRequestPending || ConfigReloadPending)
 	{
-		/* With a broker that never falls silent, there is no other place. */
+		/*
+		 * A broker that never falls silent would keep WaitLatchOrSocket(),
+		 * which notices the postmaster's death, from being reached.
+		 */
 		if (!PostmasterIsAlive())
 			proc_exit(1);
 		return;
@@ -365,7 +373,7 @@ wait_turn(CqrsWorker *worker)
 	pg_atomic_write_u32(listens, 0);
 }
 
-/* What is shown of a process of a worker's kind and database. */
+/* The roster entry of a process of a worker's kind and database. */
 static CqrsRosterProcess *
 process_of(const CqrsWorker *worker, int number)
 {

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * worker.h
- *	  Processes that serve a database, known by its slot, their kind and their
- *	  number.
+ *	  Processes that serve a database.  A process is identified by the slot of
+ *	  its database, its kind and its number.
  *
  * There is one entry point, one loop and one launcher for all kinds.  What a
  * kind does is its class (kind.h).
@@ -22,30 +22,33 @@
  */
 extern PGDLLEXPORT void cqrs_worker_main(Datum dboid);
 
-/* What views show of this process. */
+/* Set what the views show of this process. */
 extern void cqrs_worker_set_state(int state);
 extern void cqrs_worker_set_connected(bool connected);
 extern void cqrs_worker_set_error(const char *message);
 extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
 
-/* How often processes of this kind were asked to look at the catalog. */
+/*
+ * The number of requests so far to processes of this kind to look at the
+ * catalog.
+ */
 extern uint32 cqrs_worker_calls(const CqrsWorker *worker);
 
 /*
- * There is nothing to do for this kind in the database, as somebody has found
- * who had read "calls" before: unless it is wanted since then, no process is
- * started any more.
+ * Report that this kind has nothing to do in the database.  "calls" is what
+ * cqrs_worker_calls() returned before the caller found that out: unless the
+ * kind has been wanted since then, no process of it is started any more.
  */
 extern void cqrs_worker_unwant(const CqrsWorker *worker, uint32 calls);
 
-/* Wake another process of this kind, or none where it does not run. */
+/* Wake another process of this kind, if it runs. */
 extern void cqrs_worker_wake(const CqrsWorker *worker, int number);
 
 /* Whether another process of this kind is connected. */
 extern bool cqrs_worker_is_connected(const CqrsWorker *worker, int number);
 
-/* Whether this process is one. */
+/* Whether this process is a worker. */
 extern bool cqrs_worker_is_here(void);
 
 #endif							/* CQRS_WORKER_H */

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * worker_stats.c
- *	  What the workers of a database have done and are doing.
+ *	  Statistics of the workers of a database.
  *
- * The counters are in shared memory, since the start of the server.
+ * The counters are in shared memory and start at 0 when the server starts.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 PG_FUNCTION_INFO_V1(cqrs_sql_publisher_stats);
 PG_FUNCTION_INFO_V1(cqrs_sql_wake_publisher);
 
-/* Columns that all kinds have; the others are counters, known by their names. */
+/* Columns that all kinds have.  Other columns are counters, found by name. */
 enum
 {
 	STATS_LANE = 0,
@@ -59,7 +59,7 @@ static Datum timestamp_or_null(TimestampTz time, bool *isnull);
 /*
  * cqrs.publisher_stats() RETURNS SETOF record
  *
- * A row for each lane of the current database that is in force, or has been.
+ * One row for each lane that the current database has or has had.
  */
 Datum
 cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
@@ -79,7 +79,7 @@ cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "unexpected result type");
 		context->tuple_desc = BlessTupleDesc(desc);
-		/* Before the launcher has decided, there is one that is stopped. */
+		/* Until the launcher has set the number, show one stopped worker. */
 		count = Max(pg_atomic_read_u32(&workers->count), 1);
 		context->user_fctx = (void *) (intptr_t) count;
 		MemoryContextSwitchTo(caller);
@@ -154,7 +154,10 @@ process_stats(int slot, CqrsWorkerKind kind, int number, int count,
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* cqrs.wake_publisher() RETURNS void: start it, or have it look around. */
+/*
+ * cqrs.wake_publisher() RETURNS void: start the publisher, or have it look at
+ * the catalog.
+ */
 Datum
 cqrs_sql_wake_publisher(PG_FUNCTION_ARGS)
 {
@@ -162,7 +165,7 @@ cqrs_sql_wake_publisher(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The place of a name in a list, or -1. */
+/* The index of a name in a list, or -1. */
 static int
 find_name(const char *const *names, int length, const char *name)
 {
