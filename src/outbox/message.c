@@ -3,10 +3,10 @@
  * message.c
  *	  The body of a message, as django-cqrs's replicas read it.
  *
- * The outbox keeps a message in its parts; they are put together when it is
- * published, because "expires" counts from then: an outage that lasts longer
- * than the messages live must not make them expire.  Keys and their order are
- * django-cqrs's (docs/wire-format.md).
+ * The outbox keeps a message in its parts.  The body is put together when the
+ * message is published, because "expires" counts from then: an outage that
+ * lasts longer than the time to live of messages must not make them expire.
+ * Keys and their order are django-cqrs's (docs/wire-format.md).
  *
  *-------------------------------------------------------------------------
  */

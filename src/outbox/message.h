@@ -62,7 +62,9 @@ extern int	cqrs_message_ttl(const CqrsMessage *message);
 extern void cqrs_message_body(StringInfo out, const CqrsMessage *message,
 							  int *expires_at);
 
-/* Write a point in time as "expires" has it: 25 characters, and a zero. */
+/*
+ * Write a point in time in the format of "expires": 25 characters, and a zero.
+ */
 #define CQRS_EXPIRES_LEN	25
 extern void cqrs_message_expires(char *buf, TimestampTz time);
 

@@ -5,9 +5,9 @@
  *
  * A transaction's messages are much alike: the same keys, often the same
  * values.  Packed together and compressed, they take a fraction of the pages
- * and of the WAL that a row for each would take, and one entry of the index
- * instead of many; writing them was most of what capture costs.  src/README
- * has the figures.
+ * and of the WAL that a row for each would take, and one index entry instead
+ * of many.  Writing rows and index entries was most of the cost of capture.
+ * src/README has the figures.
  *
  * A pack has no head of its own.  Each message in it is
  *
@@ -19,13 +19,12 @@
  *
  * so that reading is a walk that copies nothing.  The ids are consecutive.
  *
- * Compression is PostgreSQL's own, by LZ4, into the form that compressed
- * columns have: it is undone wherever the value is looked at.  A server that
- * was built without LZ4 stores packs that fit a page as they are, since pglz
- * would cost the writer more than it saves.
+ * Compression is PostgreSQL's own, by LZ4, into the form of a compressed
+ * column value, so that PostgreSQL decompresses the value wherever it is read.
+ * A server that was built without LZ4 stores packs that fit a page
+ * uncompressed, since pglz would cost the writer more than it saves.
  *
- * cqrs.unpack() can be called by anybody with any bytes, so that nothing is
- * taken for granted when reading.
+ * Anybody can call cqrs.unpack() with any bytes, so reading checks everything.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +42,7 @@
 
 PG_FUNCTION_INFO_V1(cqrs_sql_unpack);
 
-/* What is smaller is not worth compressing. */
+/* Smaller packs are not worth compressing. */
 #define COMPRESS_BYTES	1500
 
 /* The optional parts, in the order in which they are packed. */
@@ -89,7 +88,7 @@ cqrs_pack_append(StringInfo contents, const CqrsMessage *message)
 	}
 }
 
-/* With its zero. */
+/* Append a string with its terminating zero. */
 static void
 append_string(StringInfo contents, const char *string)
 {

@@ -24,19 +24,19 @@ enum
 	SEGMENT_NATTS = SEGMENT_MESSAGES
 };
 
-/* A pack holds at most so many messages, all of one batch. */
+/* The most messages that a pack holds.  All are of one batch. */
 #define CQRS_PACK_MESSAGES	200
 
-/* Append a message to the contents of a pack; its id is told by its place. */
+/* Append a message to the contents of a pack.  Its position gives its id. */
 extern void cqrs_pack_append(StringInfo contents, const CqrsMessage *message);
 
 /*
- * A value with these contents, for a column of type bytea: compressed where
- * that is worth it.  palloc'd.
+ * A palloc'd value with these contents, for a column of type bytea, compressed
+ * if that is worth it.
  */
 extern Datum cqrs_pack_value(const char *contents, int length);
 
-/* Reading of a pack. */
+/* The state of reading a pack. */
 typedef struct CqrsPackReader
 {
 	const char *next;
@@ -45,15 +45,16 @@ typedef struct CqrsPackReader
 } CqrsPackReader;
 
 /*
- * Read the pack "value", whose first message has that id.  What is palloc'd,
- * if anything, is in the current context; the value has to stay.
+ * Begin to read the pack "value", whose first message has the id "first_id".
+ * Memory is allocated, if need be, in the current context.  The value has to
+ * stay valid while the pack is read.
  */
 extern void cqrs_pack_open(CqrsPackReader *reader, Datum value,
 						   int64 first_id);
 
 /*
  * The next message, or false at the end.  Its strings point into the pack;
- * committed_at is left alone.
+ * committed_at is not changed.
  */
 extern bool cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message);
 

@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * parked.c
- *	  Messages that are put aside, lest they hold up others.
+ *	  Parked messages: set aside so that they do not hold up others.
  *
- * Three kinds: messages that a function of the user's has failed to make, where
- * the master has on_error "park"; written in the transaction that changed the
- * row (resolve.c).  Messages that the broker refuses for themselves; written by
- * the publisher.  And messages whose route does not work; written by
- * cqrs_park_held(), and by the publisher when their master has gone.  Rows of cqrs.parked are written directly, whatever
- * the rights of the role that is changing a master's row.
+ * There are three kinds.  Messages that a user's function has failed to make,
+ * where the master has on_error "park", are written in the transaction that
+ * changed the row (capture/resolve.c).  Messages that the broker rejects
+ * because of their content or size are written by the publisher.  Messages
+ * whose route does not work are written by cqrs_park_held(), and by the
+ * publisher if their master is gone.  Rows of cqrs.parked are written
+ * directly, whatever the privileges of the role that changes a master's row.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +38,7 @@ enum
 	PARKED_ERROR,
 	PARKED_COMMITTED_AT,
 	PARKED_SIGNAL_TYPE,
-	PARKED_CQRS_ID,				/* from here on texts ... */
+	PARKED_CQRS_ID,				/* the texts begin ... */
 	PARKED_INSTANCE_PK,
 	PARKED_INSTANCE_DATA,
 	PARKED_PREVIOUS_DATA,
@@ -45,7 +46,7 @@ enum
 	PARKED_QUEUE,
 	PARKED_CORRELATION_ID,
 	PARKED_EXCHANGE,
-	PARKED_ROUTING_KEY,			/* ... to here */
+	PARKED_ROUTING_KEY,			/* ... and end */
 	PARKED_MESSAGE_TTL,
 	PARKED_ROW_DATA,
 	PARKED_NATTS = PARKED_ROW_DATA
@@ -203,10 +204,10 @@ update_row(Relation parked, HeapTuple tuple, const char *row)
 }
 
 /*
- * A JSON object with one of its keys renamed or, where "to" is NULL, without
- * it.  It is not parsed: its values need not be JSON that PostgreSQL converts.
- * Keys are compared as row_to_json() writes them; what is not an object is left
- * as it is.
+ * A JSON object with one of its keys renamed or, if "to" is NULL, removed.
+ * The object is not parsed, because PostgreSQL may be unable to convert its
+ * values.  Keys are compared as row_to_json() writes them.  A value that is
+ * not an object is returned unchanged.
  */
 static char *
 with_key_renamed(const char *object, const char *from, const char *to)
@@ -249,7 +250,7 @@ with_key_renamed(const char *object, const char *from, const char *to)
 	return result.data;
 }
 
-/* Where a JSON string that begins here has ended. */
+/* The end of the JSON string that begins here. */
 static const char *
 end_of_string(const char *string)
 {
@@ -283,7 +284,9 @@ end_of_value(const char *value)
 	return next;
 }
 
-/* With those of transactions that still run, are prepared or have failed. */
+/*
+ * Includes rows of transactions that still run, are prepared or have failed.
+ */
 int64
 cqrs_parked_max_id(void)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * parked.h
- *	  Messages that are put aside, lest they hold up others.
+ *	  Parked messages: set aside so that they do not hold up others.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,14 +18,16 @@
 /* Why a message is parked. */
 typedef enum CqrsParkReason
 {
-	CQRS_PARK_HOOK,				/* a user's function failed to make it */
-	CQRS_PARK_REFUSED,			/* the broker does not take it */
-	CQRS_PARK_HELD				/* its route does not work */
+	CQRS_PARK_HOOK,				/* a user's function failed to make the
+								 * message */
+	CQRS_PARK_REFUSED,			/* the broker rejects the message */
+	CQRS_PARK_HELD				/* the message's route does not work */
 } CqrsParkReason;
 
 /*
- * Park a message; what was not made of it is NULL.  "row" is the text of the
- * row of a DELETE that could not be made, or NULL.
+ * Park a message.  Parts of it that could not be made are NULL.  "row" is the
+ * text of the deleted row if the message is a DELETE that could not be made,
+ * else NULL.
  */
 extern void cqrs_parked_insert(const CqrsMessage *message,
 							   CqrsParkReason reason, const char *error,
@@ -39,28 +41,28 @@ typedef struct CqrsParked
 } CqrsParked;
 
 /*
- * All parked messages, CqrsParked, by id, in the current context.  A caller
- * who removes some has locked others out.
+ * All parked messages, as CqrsParked in the order of their ids, in the current
+ * context.  A caller that removes some of them must have locked out others.
  */
 extern List *cqrs_parked_read_all(void);
 
 /*
- * Have the rows that are kept with parked messages of a master follow a column
- * that was renamed or, where "to" is NULL, dropped.
+ * Rename a column in the rows that are kept with parked messages of a master
+ * or, if "to" is NULL, remove it from them.
  */
 extern void cqrs_parked_follow(const char *cqrs_id, const char *from,
 							   const char *to);
 
-/* The highest id of a parked message, whoever parked it; -1: there is none. */
+/* The highest id of a parked message, visible or not; -1 if there is none. */
 extern int64 cqrs_parked_max_id(void);
 
 /*
- * The ids above "id" of messages that are parked, in ascending order and in
- * TopMemoryContext; returns their number.
+ * Set *ids to the ids of parked messages above "id", in ascending order and in
+ * TopMemoryContext.  Returns their number.
  */
 extern int	cqrs_parked_above(int64 id, int64 **ids);
 
-/* Whether these have "id" among them. */
+/* Whether "id" is among these ids. */
 extern bool cqrs_parked_has(const int64 *ids, int nids, int64 id);
 
 #endif							/* CQRS_PARKED_H */

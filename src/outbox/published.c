@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * published.c
- *	  How far the messages of a database are published, in shared memory; and
- *	  waiting for that.
+ *	  The progress of publishing in each database, in shared memory, and
+ *	  waiting for it.
  *
- * Written by the publishers, each its lane, and read by who waits.  All of it
- * are atomics; the number of lanes, which changes only while no publisher runs,
- * is protected by cqrs_slot_lock.
+ * Each publisher writes the progress of its lane; backends that wait read it.
+ * All fields are atomics, except the number of lanes: it changes only while no
+ * publisher runs, and is protected by cqrs_slot_lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,7 +24,7 @@
 #include "outbox/published.h"
 #include "outbox/writer.h"
 
-/* Written in the order of the fields. */
+/* The progress of a lane.  The fields are written in this order. */
 typedef struct Lane
 {
 	pg_atomic_uint64 unconfirmed_batch;
@@ -35,7 +35,7 @@ typedef struct Lane
 typedef struct Published
 {
 	pg_atomic_uint64 commits;	/* transactions with messages */
-	ConditionVariable progress; /* broadcast when that of a lane moves */
+	ConditionVariable progress; /* broadcast when a lane's progress changes */
 	int			nlanes;			/* 0: not known yet */
 	Lane		lanes[CQRS_MAX_LANES];
 } Published;
@@ -118,7 +118,7 @@ cqrs_published_set_lanes(int slot, int nlanes)
 {
 	Published  *here = &published[slot];
 
-	/* Messages are other lanes' now; nothing of this holds any more. */
+	/* Messages belong to other lanes now, so the progress so far is void. */
 	for (int i = 0; i < CQRS_MAX_LANES; i++)
 	{
 		pg_atomic_write_u64(&here->lanes[i].unconfirmed_batch, 0);
@@ -174,14 +174,16 @@ init_published(void *element)
 	}
 }
 
-/* The lanes are reset by set_lanes(). */
+/* cqrs_published_set_lanes() resets the lanes. */
 static void
 reset_published(void *element)
 {
 	pg_atomic_write_u64(&((Published *) element)->commits, 0);
 }
 
-/* Waits for all lanes: a backend does not know which one a message belongs to. */
+/*
+ * Checks all lanes: a backend does not know which lane a message belongs to.
+ */
 static bool
 is_published(Published *here, const CqrsMark *mark)
 {
@@ -199,10 +201,12 @@ is_published(Published *here, const CqrsMark *mark)
 }
 
 /*
- * Either everything below the mark is settled, or it has all been read since
- * it was committed and what was read is confirmed.  The second way does not
- * mind the open transactions of others, which hold the watermark back; the
- * first one works while there is always more to read.
+ * The lane has published the messages up to the mark if everything below the
+ * mark is settled, or if the lane has read the outbox since they were
+ * committed and has the confirms of all that it read below the mark.  The
+ * second condition does not depend on open transactions of others, which hold
+ * the watermark back.  The first one also becomes true while there is always
+ * more to read.
  */
 static bool
 lane_has_published(Lane *lane, const CqrsMark *mark)
@@ -217,7 +221,9 @@ lane_has_published(Lane *lane, const CqrsMark *mark)
 		pg_atomic_read_u64(&lane->unconfirmed_batch) >= mark->end_batch;
 }
 
-/* All batches before this one are confirmed or void, with that watermark. */
+/*
+ * The batch before which all batches are confirmed or void, given a watermark.
+ */
 static uint64
 settled_batch(int64 watermark)
 {

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * scan.c
- *	  The messages that wait: reading of segments.
+ *	  Reading of pending messages from the segments of the outbox.
  *
  * A scan goes through all segments at once, each by its index on the first id
- * of a pack, and gives the message with the lowest id next.  A message's
- * strings point into its pack, which is kept until the next call: in a memory
- * context of the segment's where it was compressed or toasted, else in the
- * buffer's page, which the scan pins.
+ * of a pack, and returns the message with the lowest id next.  A message's
+ * strings point into its pack, which is kept until the next call.  A pack that
+ * was compressed or toasted is in a memory context of the segment's scan, any
+ * other is in a buffer that the scan pins.
  *
- * Called by publishers, in a transaction of theirs; everything is released at
- * the scan's end, or with the transaction after an error.
+ * Publishers call this in a transaction of their own.  Everything is released
+ * at the end of the scan, or with the transaction after an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,7 +31,7 @@
 #include "outbox/pack.h"
 #include "outbox/scan.h"
 
-/* One segment of a scan, with the message that it would give next. */
+/* The scan of one segment, with the message that it returns next. */
 typedef struct SegmentScan
 {
 	Relation	segment;
@@ -39,8 +39,8 @@ typedef struct SegmentScan
 	SysScanDesc scan;
 	bool		at_end;
 	CqrsMessage message;
-	TransactionId xid;			/* that wrote it */
-	CqrsPackReader pack;		/* that it is in */
+	TransactionId xid;			/* the message's writer */
+	CqrsPackReader pack;		/* the message's pack */
 	MemoryContext context;		/* of the pack; reset with the next one */
 } SegmentScan;
 
@@ -49,8 +49,8 @@ struct CqrsOutboxScan
 	int64		from;
 	int64		to;
 	SegmentScan segments[CQRS_SEGMENTS];
-	SegmentScan *last;			/* that gave the last message, or NULL */
-	TransactionId last_xid;		/* whose commit was looked up last */
+	SegmentScan *last;			/* of the last message, or NULL */
+	TransactionId last_xid;		/* its commit was looked up last */
 	XLogRecPtr	commit_lsn;		/* the highest one that may not be flushed */
 };
 
@@ -76,7 +76,7 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 {
 	SegmentScan *next = NULL;
 
-	/* Only now: this ends the life of the strings of its last message. */
+	/* Not done earlier, because it frees the strings of the last message. */
 	if (scan->last != NULL)
 		segment_scan_next(scan, scan->last);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
@@ -117,9 +117,9 @@ cqrs_outbox_scan_end(CqrsOutboxScan *scan)
 }
 
 /*
- * With synchronous_commit off a transaction is visible before its commit is
- * on disk.  A message must not leave before: a crash would undo the change
- * that it tells of.
+ * With synchronous_commit off a transaction is visible before its commit is on
+ * disk.  A message must not be sent before that: a crash would undo the change
+ * that the message describes.
  */
 void
 cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
@@ -135,7 +135,7 @@ segment_scan_begin(CqrsOutboxScan *scan, int segment)
 	SegmentScan *result = &scan->segments[segment];
 	ScanKeyData keys[2];
 
-	/* The pack that "from" is in may begin so much before it. */
+	/* The pack that contains "from" may begin this much lower. */
 	int64		first_id = scan->from - CQRS_PACK_MESSAGES + 1;
 
 	result->segment = table_open(objects->segment[segment], AccessShareLock);
@@ -154,7 +154,7 @@ segment_scan_begin(CqrsOutboxScan *scan, int segment)
 	segment_scan_next(scan, result);
 }
 
-/* Go to the next message that the scan is to give. */
+/* Go to the segment's next message in the range of the scan. */
 static void
 segment_scan_next(const CqrsOutboxScan *scan, SegmentScan *segment)
 {

@@ -15,14 +15,14 @@
 typedef struct CqrsOutboxScan CqrsOutboxScan;
 
 /*
- * Reading, under the active snapshot: the messages with from <= id <= to in
- * ascending order.  The strings of a message last until the next call.
+ * Read the messages with from <= id <= to in ascending order, under the active
+ * snapshot.  The strings of a message last until the next call.
  */
 extern CqrsOutboxScan *cqrs_outbox_scan_begin(int64 from, int64 to);
 extern bool cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message);
 extern void cqrs_outbox_scan_end(CqrsOutboxScan *scan);
 
-/* Write the WAL out up to the commits of all that "scan" has returned. */
+/* Flush the WAL up to the commits of all messages that "scan" has returned. */
 extern void cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan);
 
 #endif							/* CQRS_SCAN_H */

@@ -1,30 +1,30 @@
 /*-------------------------------------------------------------------------
  *
  * writer.c
- *	  The messages that wait: writing and recycling of segments.
+ *	  Writing and recycling of the segments of the outbox.
  *
  * The outbox is CQRS_SEGMENTS tables of one shape.  Rows are only ever
  * inserted; a segment is emptied as a whole, by TRUNCATE, once all its ids are
- * at or below the watermark.  So a held snapshot leaves no dead rows behind
- * for the publisher to wade through.
+ * at or below the watermark.  So an old snapshot never makes the publisher
+ * scan dead rows.
  *
  * Ids.  A transaction draws a batch of CQRS_BATCH_ROWS consecutive ids from a
  * counter in shared memory when it commits, while it still holds its row
- * locks: so for one row the order of ids is the order of commits.  A
- * transaction has its transaction id before it draws, which lets the reader
- * tell when a batch that it does not see will never come (reader.c).  A
- * counter in shared memory and not a sequence, because nextval() would change
- * what the user's session gets from lastval(), and write WAL.  After a restart
- * it continues above the highest id in the segments or parked, seen or not, and
- * the watermark; on another timeline, far above.
+ * locks.  So for one row the order of ids is the order of commits.  A
+ * transaction gets its transaction id before it draws, which lets the reader
+ * find out that a batch that it does not see will never appear (reader.c).
+ * The counter is not a sequence, because nextval() would change the result of
+ * lastval() in the user's session, and would write WAL.  After a restart the
+ * counter continues above the highest id in the segments or parked, visible or
+ * not, and above the watermark; on another timeline, far above.
  *
- * Which segment is written to is a hint in shared memory: writing to another
- * one is never wrong, since readers look at all of them and a segment is only
- * emptied when it holds nothing above the watermark.
+ * The current segment is a hint in shared memory.  Writing to another segment
+ * is never wrong, since readers read all segments and a segment is only
+ * emptied if it holds nothing above the watermark.
  *
  * Locks: writers hold ROW EXCLUSIVE on a segment until they commit; recycling
- * takes ACCESS EXCLUSIVE if it is free, which proves that nobody is writing
- * (a prepared transaction keeps its locks).
+ * takes ACCESS EXCLUSIVE if the lock is free, which proves that nobody is
+ * writing (a prepared transaction keeps its locks).
  *
  *-------------------------------------------------------------------------
  */
@@ -59,7 +59,7 @@
 #include "outbox/parked.h"
 #include "outbox/writer.h"
 
-/* Messages are packed up to this size: what fits a page uncompressed. */
+/* The size of a pack: as much as fits a page uncompressed. */
 #define PACK_BYTES	8000
 
 /* Rows that are inserted together: enough to fill some pages. */
@@ -71,10 +71,10 @@
 
 /* A segment of this size gives way to the next, if that one is empty. */
 #define SEGMENT_FULL_BLOCKS		(64 * 1024 * 1024 / BLCKSZ)
-/* With nothing pending, the one in use is emptied from this size on. */
+/* If nothing is pending, the current segment is emptied from this size on. */
 #define SEGMENT_IDLE_BLOCKS		(1024 * 1024 / BLCKSZ)
 
-/* The first batch of a timeline is its number, from 0, times 2 to that power. */
+/* The first batch of timeline n is (n - 1) times 2 to this power. */
 #define TIMELINE_SHIFT	31
 
 struct CqrsOutboxWriter
@@ -85,11 +85,11 @@ struct CqrsOutboxWriter
 	TimestampTz committed_at;
 	int64		next_id;
 	int64		end_id;			/* of the batch */
-	StringInfoData pack;		/* messages that have no row yet */
-	int64		pack_id;		/* the id of the first of them */
+	StringInfoData pack;		/* messages not yet in a row */
+	int64		pack_id;		/* id of the first of them */
 	int			npacked;
 	int			nslots;			/* slots made so far */
-	int			nrows;			/* of them filled */
+	int			nrows;			/* slots that are filled */
 	Size		bytes;
 	TupleTableSlot *slots[WRITE_ROWS];
 	MemoryContext rows;			/* reset with each insertion */
@@ -162,7 +162,7 @@ cqrs_outbox_begin(void)
 	if (cqrs_max_pending_kb > 0)
 		check_size();
 
-	/* The id of the transaction comes before that of its batch. */
+	/* The transaction id has to be assigned before the batch is drawn. */
 	(void) GetTopTransactionId();
 
 	segment = pg_atomic_read_u32(&writers[cqrs_slot_mine()].segment);
@@ -204,8 +204,7 @@ cqrs_outbox_append(CqrsOutboxWriter *writer, const CqrsMessage *message)
 }
 
 /*
- * Make a row of the messages that are the first "length" bytes of the pack;
- * what is behind them stays.
+ * Make a row of the first "length" bytes of the pack.  The rest stays in it.
  */
 static void
 finish_pack(CqrsOutboxWriter *writer, int length)
@@ -245,8 +244,9 @@ finish_pack(CqrsOutboxWriter *writer, int length)
 }
 
 /*
- * Act when the outbox has got too large.  That is the size of its files: what
- * is published but not emptied yet, some 130 MB at the most, counts as well.
+ * Warn or raise an error if the outbox is too large.  Its size is that of its
+ * files, so published segments that are not emptied yet count, too: some 130
+ * MB at the most.
  */
 static void
 check_size(void)
@@ -303,7 +303,10 @@ cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
 	{
 		uint64		unknown = 0;
 
-		/* Who loses the race has computed the same, as nobody has drawn. */
+		/*
+		 * If another backend is first, it has computed the same value, since
+		 * no batch has been drawn yet.
+		 */
 		pg_atomic_compare_exchange_u64(&shared->next_batch, &unknown,
 									   first_batch());
 	}
@@ -341,13 +344,14 @@ insert_rows(CqrsOutboxWriter *writer)
 }
 
 /*
- * The first batch above everything that the segments hold and that is parked,
- * rows of transactions that still run, are prepared or have failed included.
- * A message that was parked when it was made is in no segment, and the reader
- * passes over another one with its id.
+ * The first batch above every id in the segments and in cqrs.parked, including
+ * rows of transactions that still run, are prepared or have failed.  Parked
+ * ids count because a message that was parked when it was made is in no
+ * segment, and the reader would skip a new message with the same id.
  *
- * Each timeline has batches of its own: the server that was promoted, or
- * recovered to a point in time, does not know all that have been drawn.
+ * Each timeline has batches of its own: a server that was promoted, or
+ * recovered to a point in time, does not know all batches that have been
+ * drawn.
  */
 static uint64
 first_batch(void)
@@ -362,7 +366,7 @@ first_batch(void)
 			   (uint64) (cqrs_timeline() - 1) << TIMELINE_SHIFT);
 }
 
-/* The highest id in a segment, whoever wrote it; -1 when there is none. */
+/* The highest id in a segment, visible or not; -1 if there is none. */
 static int64
 segment_max_id(Oid segment, Oid index)
 {
@@ -459,8 +463,8 @@ segment_blocks(Oid segment)
 }
 
 /*
- * Empty a segment if it holds nothing above the watermark and nobody uses it,
- * else *busy is set.  The lock is kept until the end of the transaction.
+ * Empty a segment if it holds nothing above the watermark.  If its lock is not
+ * free, set *busy instead.  The lock is kept until the end of the transaction.
  */
 static bool
 try_truncate(const CqrsObjects *objects, int segment, int64 watermark,
