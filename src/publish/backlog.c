@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * backlog.c
- *	  The publisher's dealings with the database.
+ *	  The publisher's work in the database.
  *
- * A turn is one short transaction: see whether the extension is still there
- * and publishing paused, save the watermark, read messages into the window,
- * recycle segments.  What is not due is left out, and when nothing is, there is
- * no transaction.
+ * A turn is one short transaction: check whether the extension still exists
+ * and whether publishing is paused, save the watermark, read messages into the
+ * window, recycle segments.  A turn does only what is due; if nothing is due,
+ * there is no transaction.
  *
- * A message that the broker refuses is parked here, by a synchronous commit,
- * before the watermark may pass it: a crash in between leaves it both parked
- * and pending, and the reader then passes it over.
+ * A message that the broker rejects is parked here, by a synchronous commit,
+ * before the watermark may pass the message.  After a crash in between the
+ * message is both parked and pending; the reader then skips it.
  *
- * Of several publishers, lane 0 saves the watermark of all and recycles.  Any
- * of them saves it at its end, so that the last one leaves nothing unsaved.
+ * If there are several publishers, lane 0 saves the watermark of all and
+ * recycles.  Each of them also saves it when it ends, so that the last one
+ * leaves nothing unsaved.
  *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
@@ -48,9 +49,9 @@
 
 /* The watermark is saved this often while messages flow. */
 #define SAVE_INTERVAL_MS	200
-/* Segments are looked at this often. */
+/* Segments are checked this often. */
 #define RECYCLE_INTERVAL_MS 1000
-/* Holes are looked into this often when nothing else happens. */
+/* Holes are checked this often when nothing else happens. */
 #define HOLE_INTERVAL_MS	1000
 
 struct CqrsBacklog
@@ -60,15 +61,15 @@ struct CqrsBacklog
 	CqrsHolds  *holds;
 	CqrsReader *reader;
 
-	uint32		calls;			/* of the slot, when the catalog was last
-								 * looked at */
+	uint32		calls;			/* cqrs_worker_calls() when the catalog was
+								 * last looked at */
 	bool		paused;
 	char	   *identity;
 	bool		more;			/* the window was full before the outbox ended */
 	uint64		commits;		/* of the slot, when the outbox was last read */
 	TimestampTz read_at;		/* when the outbox was last read */
 
-	int64		saved_watermark;	/* of all lanes; by lane 0 only */
+	int64		saved_watermark;	/* of all lanes; lane 0 only */
 	TimestampTz saved_at;
 	bool		recycle;		/* the watermark has moved since segments were
 								 * last looked at */
@@ -105,7 +106,7 @@ cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
 										 cqrs_lane_begin(worker,
 														 backlog->saved_watermark),
 										 holds);
-	/* Look at once. */
+	/* The first turn has to look at the catalog. */
 	backlog->calls = cqrs_worker_calls(worker) - 1;
 	backlog->more = true;
 	return backlog;
@@ -152,7 +153,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 		park_refused(backlog);
 	if (read)
 		read_outbox(backlog);
-	/* Last, since its locks are kept to the end. */
+	/* This is last, since its locks are kept until the commit. */
 	if (recycle)
 		recycle_segments(backlog);
 
@@ -220,7 +221,10 @@ cqrs_backlog_finish(CqrsBacklog *backlog)
 		int64		saved;
 		int64		reached;
 
-		/* Lanes that end at the same time: the last one has the highest. */
+		/*
+		 * Of lanes that end at the same time, the last one has the highest
+		 * watermark.
+		 */
 		LockRelationOid(objects->watermark, ShareUpdateExclusiveLock);
 		saved = cqrs_outbox_watermark();
 		reached = cqrs_lane_watermark(backlog->worker, saved);
@@ -238,7 +242,7 @@ cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog, bool connected)
 		cqrs_window_has_room(backlog->window);
 }
 
-/* Whether somebody has asked to look at the catalog. */
+/* Whether somebody has asked for a look at the catalog. */
 static bool
 look_is_due(const CqrsBacklog *backlog)
 {
@@ -265,14 +269,16 @@ save_is_due(const CqrsBacklog *backlog)
 		cqrs_until_after_ms(backlog->saved_at, SAVE_INTERVAL_MS) == 0;
 }
 
-/* Of this lane. */
+/* The watermark of this lane. */
 static int64
 watermark(const CqrsBacklog *backlog)
 {
 	return cqrs_reader_watermark(backlog->reader, backlog->window);
 }
 
-/* What is to be saved by this lane: of lane 0, how far all of them are. */
+/*
+ * The watermark that this lane saves.  Lane 0 saves the lowest of all lanes.
+ */
 static int64
 unsaved_watermark(const CqrsBacklog *backlog)
 {
@@ -298,7 +304,7 @@ park_refused(CqrsBacklog *backlog)
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(outgoing->id, outgoing->id);
 	CqrsMessage message;
 
-	/* Or the message would be gone. */
+	/* Without its row the message cannot be parked and would be lost. */
 	if (!cqrs_outbox_scan_next(scan, &message))
 		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
 			 outgoing->id);
@@ -310,7 +316,7 @@ park_refused(CqrsBacklog *backlog)
 					outgoing->cqrs_id, outgoing->refusal)));
 }
 
-/* That message has been parked. */
+/* Forget the message, which has been parked. */
 static void
 remove_refused(CqrsBacklog *backlog)
 {
@@ -321,8 +327,8 @@ remove_refused(CqrsBacklog *backlog)
 }
 
 /*
- * Leave when the extension is gone, or has been created anew.  "calls" was read
- * before.
+ * End the process if the extension was dropped, or dropped and created again.
+ * "calls" was read before the catalog.
  */
 static void
 check_extension(CqrsBacklog *backlog, uint32 calls)
@@ -374,7 +380,10 @@ read_settings(CqrsBacklog *backlog)
 static void
 read_outbox(CqrsBacklog *backlog)
 {
-	/* Before reading: what commits meanwhile is read next time. */
+	/*
+	 * Set before reading, so that a commit meanwhile has the outbox read
+	 * again.
+	 */
 	backlog->commits = cqrs_published_commits(backlog->worker->slot);
 	backlog->read_at = GetCurrentTimestamp();
 	PopActiveSnapshot();
@@ -395,7 +404,10 @@ save_watermark(CqrsBacklog *backlog)
 	backlog->recycle = true;
 }
 
-/* Look for segments to empty, some time after the watermark has moved. */
+/*
+ * Whether to look for segments to empty, some time after the watermark has
+ * moved.
+ */
 static bool
 recycle_is_due(const CqrsBacklog *backlog)
 {

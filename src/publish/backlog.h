@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * backlog.h
- *	  The publisher's dealings with the database.
+ *	  The publisher's work in the database.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,22 +17,22 @@
 typedef struct CqrsBacklog CqrsBacklog;
 
 /*
- * Publish what is above the watermark and belongs to that lane, by way of
- * "window"; in a transaction.
+ * Prepare to publish the messages above the watermark that belong to the
+ * worker's lane, by way of "window".  Needs a transaction.
  */
 extern CqrsBacklog *cqrs_backlog_create(const CqrsWorker *worker,
 										CqrsWindow *window, CqrsHolds *holds);
 
 /*
  * Do what is due in the database, in a transaction of its own.  Messages are
- * read only when "connected": before, they would only fill memory.
+ * read only if "connected": without a connection they would only fill memory.
  */
 extern void cqrs_backlog_turn(CqrsBacklog *backlog, bool connected);
 
-/* How long nothing has to be done: 0 for not at all, -1 for ever. */
+/* Milliseconds until something is due: 0 if it is now, -1 if nothing is. */
 extern long cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected);
 
-/* Whether a commit would give it anything to do. */
+/* Whether a commit with messages would give the backlog anything to do. */
 extern bool cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog,
 										   bool connected);
 
@@ -40,15 +40,18 @@ extern bool cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog,
 extern bool cqrs_backlog_paused(const CqrsBacklog *backlog);
 
 /*
- * Whose messages these are: the system, the database, the extension and what
- * cqrs_adopt() has added.  After the first turn.
+ * The identity that the messages have: made of the system, the database, the
+ * extension and what cqrs_adopt() has added.  To be called after the first
+ * turn.
  */
 extern const char *cqrs_backlog_identity(const CqrsBacklog *backlog);
 
-/* Show what is confirmed, to those who wait for it and to the other lanes. */
+/*
+ * Publish the progress in shared memory, for waiting backends and other lanes.
+ */
 extern void cqrs_backlog_show_progress(const CqrsBacklog *backlog);
 
-/* Save what is confirmed, at the end. */
+/* Save the watermark when the process ends. */
 extern void cqrs_backlog_finish(CqrsBacklog *backlog);
 
 #endif							/* CQRS_BACKLOG_H */

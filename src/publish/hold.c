@@ -1,34 +1,35 @@
 /*-------------------------------------------------------------------------
  *
  * hold.c
- *	  Masters whose messages are not to be sent now.
+ *	  Masters that are held: their messages are not sent now.
  *
- * The reason is not in a message but in its route: no queue is bound and
- * cqrs.unroutable is "keep", a queue refuses more, the exchange is missing or
- * not permitted; or it is not known yet whether the route works.  The master's
- * messages then stay in the outbox, whatever their number, and other masters
- * flow on.  The first of them is sent as a probe, on a way of its own
- * (transport.h).  When that is taken the others follow through the window, in
- * the order of the outbox, and when none is left the hold ends.  When it is
- * refused, the next attempt follows after a delay that doubles.
+ * The reason is not a message but its route: no queue is bound and
+ * cqrs.unroutable is "keep", a queue rejects messages, the exchange is missing
+ * or not permitted, or it is not known yet whether the route works.  All
+ * messages of the master then stay in the outbox, and other masters are
+ * published.  The master's first message is sent as a probe, separately from
+ * other messages (transport.h).  If the broker takes the probe, the other
+ * messages follow through the window, in the order of the outbox, and the hold
+ * ends when none is left.  If the broker refuses the probe, the next probe
+ * follows after a delay that doubles.
  *
- * What a broken route costs does not depend on how many there are.  One probe
- * is under way at a time for all masters, and after one that was refused there
- * is a pause.  Masters that have not been refused yet have their turn first,
- * and among all others who has waited longest.
+ * The cost of broken routes does not depend on their number.  All masters
+ * together have one probe in flight, and a pause follows a probe that was
+ * refused.  Masters that have not been refused yet are probed first, then the
+ * master that has waited longest.
  *
  * Order per row (test/unit/order.c plays it with random schedules).
  *
- *	  1. A master is on one way at a time: its probe begins when none of its
- *		 messages is in the window (clear_at), and they are put there again
- *		 when the probe has been taken.
+ *	  1. A master uses the probe or the window, never both: its probe begins
+ *		 when none of its messages is in the window (clear_at), and its
+ *		 messages are put there again when the probe has been taken.
  *	  2. Messages of a held master are sent in the order of their ids.  The
- *		 probe has the lowest; next_id passes it when it is taken, not before,
- *		 so that the watermark stays below it and a probe that is lost is read
- *		 anew.
- *	  3. One that becomes visible late with an id below next_id is of a row
- *		 that no message in between can be of (reader.c), so it goes into the
- *		 window at once.
+ *		 probe has the lowest id.  next_id passes that id when the probe is
+ *		 taken, not before, so that the watermark stays below the probe and a
+ *		 probe that is lost is read again.
+ *	  3. If a message becomes visible late, with an id below next_id, no
+ *		 message in between can be of the same row (reader.c).  So the late
+ *		 message goes into the window at once.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,14 +41,16 @@
 #include "base/timing.h"
 #include "publish/hold.h"
 
-/* It is logged once in this time that a master is held. */
+/* A held master is logged at most once in this time. */
 #define TELL_INTERVAL_MS	60000
-/* After a probe that was refused, the next one of any master waits so long. */
+/*
+ * The pause after a probe that was refused, before the next one of any master.
+ */
 #define PROBE_PAUSE_MS		20
 
 typedef struct HoldEntry
 {
-	const char *cqrs_id;		/* in the hold */
+	const char *cqrs_id;		/* points into the hold */
 	CqrsHold   *hold;
 	char		status;			/* simplehash's */
 } HoldEntry;
@@ -201,7 +204,10 @@ cqrs_holds_probe_taken(CqrsHolds *holds)
 {
 	CqrsHold   *hold = holds->probing;
 
-	/* It may be lower by now; then the probe is sent again in its turn. */
+	/*
+	 * If next_id is lower by now, the probe's message is sent again in its
+	 * turn.
+	 */
 	if (hold->next_id == holds->probe->id)
 		hold->next_id++;
 	hold->state = CQRS_HOLD_CATCHING_UP;
@@ -270,7 +276,7 @@ cqrs_holds_wait_ms(const CqrsHolds *holds)
 		CqrsHold   *hold = lfirst(lc);
 		TimestampTz due = Max(hold->retry_at, holds->probe_at);
 
-		/* Past that, answers of the broker are waited for. */
+		/* A hold that is due already waits for answers of the broker. */
 		if (hold->state == CQRS_HOLD_WAITING && due > now)
 			soonest = Min(soonest, due);
 	}
@@ -297,7 +303,9 @@ cqrs_holds_min_id(const CqrsHolds *holds)
 	return min;
 }
 
-/* Returns false when the master is waiting already, or its probe decides. */
+/*
+ * Returns false if the master is waiting already, or if its probe will decide.
+ */
 static bool
 hold_master(CqrsHolds *holds, const CqrsWindow *window, const char *cqrs_id,
 			int64 id, bool refused)
@@ -352,8 +360,9 @@ find(const CqrsHolds *holds, const char *cqrs_id)
 }
 
 /*
- * Whether none of the master's messages is in the window.  Positions only get
- * lower when others are taken out, and then this may be true too late.
+ * Whether none of the master's messages is in the window.  When other messages
+ * are taken out of the window, positions get lower, and this may become true
+ * later than it could, but never too early.
  */
 static bool
 is_clear(const CqrsHold *hold, const CqrsWindow *window)
@@ -362,7 +371,7 @@ is_clear(const CqrsHold *hold, const CqrsWindow *window)
 		cqrs_window_done(window) == cqrs_window_end(window);
 }
 
-/* Have a master wait longer than the last time. */
+/* Have a master wait longer than it did last time. */
 static void
 put_off(CqrsHolds *holds, CqrsHold *hold)
 {
@@ -383,8 +392,9 @@ forget_probe(CqrsHolds *holds)
 }
 
 /*
- * When it was last logged that a master is held, as far as that still matters.
- * Forgets that hold, and those for which it does not matter any more.
+ * When a hold of the master was last logged, as far as that still matters.
+ * Forgets ended holds of the master, and those of others that do not matter
+ * any more.
  */
 static TimestampTz
 forget_ended(CqrsHolds *holds, const char *cqrs_id)

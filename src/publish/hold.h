@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * hold.h
- *	  Masters whose messages are not to be sent now.
+ *	  Masters that are held: their messages are not sent now.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,23 +16,24 @@
 
 typedef enum CqrsHoldState
 {
-	CQRS_HOLD_WAITING,			/* for retry_at, and its turn to probe */
-	CQRS_HOLD_PROBING,			/* its probe is the one under way */
-	CQRS_HOLD_CATCHING_UP		/* that one was taken; the others follow */
+	CQRS_HOLD_WAITING,			/* for retry_at, and then for its turn */
+	CQRS_HOLD_PROBING,			/* its probe is in flight */
+	CQRS_HOLD_CATCHING_UP		/* its probe was taken; the others follow */
 } CqrsHoldState;
 
 typedef struct CqrsHold
 {
 	CqrsHoldState state;
-	int64		next_id;		/* its messages from here on are not in the
-								 * window, or were taken out */
-	uint64		clear_at;		/* none of it is in the window when so many
-								 * are done */
-	int			failures;		/* how often its messages were refused */
+	int64		next_id;		/* messages of the master from this id on are
+								 * not, or no longer, in the window */
+	uint64		clear_at;		/* when cqrs_window_done() is this, none of
+								 * the master's messages is in the window */
+	int			failures;		/* how often the master's messages were
+								 * refused */
 	TimestampTz retry_at;		/* WAITING: not before this */
-	bool		told;			/* logged; then its end is logged, too */
-	TimestampTz told_at;		/* when it, or an earlier one of this master,
-								 * was logged last; 0: never */
+	bool		told;			/* the hold was logged; so is its end, then */
+	TimestampTz told_at;		/* when a hold of this master was last logged;
+								 * 0: never */
 	char		cqrs_id[FLEXIBLE_ARRAY_MEMBER];
 } CqrsHold;
 
@@ -40,12 +41,12 @@ typedef struct CqrsHolds
 {
 	List	   *list;			/* of CqrsHold, in TopMemoryContext */
 	struct holds_hash *table;	/* the same, by cqrs_id */
-	List	   *ended;			/* those that are over, for their told_at */
-	int			nrefused;		/* of the list, with failures */
+	List	   *ended;			/* holds that have ended, for their told_at */
+	int			nrefused;		/* holds in the list that have failures */
 
-	CqrsHold   *probing;		/* PROBING, or NULL */
-	CqrsOutgoing *probe;		/* its message, or NULL; has refusal set when
-								 * it is to be parked */
+	CqrsHold   *probing;		/* the hold that is PROBING, or NULL */
+	CqrsOutgoing *probe;		/* its message, or NULL; if refusal is set, it
+								 * is to be parked */
 	TimestampTz probe_at;		/* no probe before this */
 } CqrsHolds;
 
@@ -53,66 +54,68 @@ extern CqrsHolds *cqrs_holds_create(void);
 
 /*
  * Hold a master's messages, from "id" on, until a probe succeeds, because one
- * of them was refused.  Returns false when it is waiting already.
+ * of them was refused.  Returns false if the master is waiting already.
  */
 extern bool cqrs_holds_add(CqrsHolds *holds, const CqrsWindow *window,
 						   const char *cqrs_id, int64 id);
 
-/* The same, because it is not known whether its route works: without delay. */
+/* The same, without delay, because it is not known whether the route works. */
 extern void cqrs_holds_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 									const char *cqrs_id, int64 id);
 
 /*
- * Whether it is to be logged, now, that a master is held: each hold once, and
- * each master once a minute at most.  The caller then does so.
+ * Whether the caller is to log now that a master is held.  Each hold is logged
+ * once at most, and each master once a minute at most.  If true, counts as
+ * logged.
  */
 extern bool cqrs_holds_tell(CqrsHolds *holds, const char *cqrs_id);
 
 /*
- * Whether a message that has been read has to stay out of the window, into
- * which it is put otherwise.
+ * Whether a message that has been read has to stay out of the window.  If
+ * false, the caller puts the message into the window.
  */
 extern bool cqrs_holds_keep(CqrsHolds *holds, const CqrsWindow *window,
 							const char *cqrs_id, int64 id);
 
 extern void cqrs_holds_remove(CqrsHolds *holds, CqrsHold *hold);
 
-/* Whether something can be done about a hold, or any of them, now. */
+/* Whether a hold, or any hold, has something to do now. */
 extern bool cqrs_holds_are_due(const CqrsHolds *holds,
 							   const CqrsWindow *window);
 
-/* The hold whose first message is to be the next probe, or NULL. */
+/* The hold whose first message becomes the next probe, or NULL. */
 extern CqrsHold *cqrs_holds_next_probe(const CqrsHolds *holds,
 									   const CqrsWindow *window);
 
-/* Make a message, which belongs to the holds from now on, the probe. */
+/* Make a message the probe.  The holds own the message from now on. */
 extern void cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold,
 								 CqrsOutgoing *message);
 
 /*
- * The probe is taken: the master's other messages follow.  Or it is refused,
- * and tried again later; or the connection is gone, which says nothing.  Its
- * message is forgotten.
+ * The outcome of the probe, whose message is forgotten.  Taken: the master's
+ * other messages follow.  Refused: the master is probed again later.  Lost
+ * with the connection: the master is probed again at once.
  */
 extern void cqrs_holds_probe_taken(CqrsHolds *holds);
 extern void cqrs_holds_probe_refused(CqrsHolds *holds);
 extern void cqrs_holds_probe_lost(CqrsHolds *holds);
 
 /*
- * The broker refuses the probe for what it is, for a reason that is copied: it
- * is to be parked.  That message, or NULL; and that it has been.
+ * The broker rejects the probe because of its content or size, so its message
+ * is to be parked; "reason" is copied.  refused() returns that message, or
+ * NULL; remove_refused() forgets it once it has been parked.
  */
 extern void cqrs_holds_refuse(CqrsHolds *holds, const char *reason);
 extern CqrsOutgoing *cqrs_holds_refused(const CqrsHolds *holds);
 extern void cqrs_holds_remove_refused(CqrsHolds *holds);
 
-/* Milliseconds until a hold is due, -1 when there is none to wait for. */
+/* Milliseconds until a hold is due, -1 if none is to become due. */
 extern long cqrs_holds_wait_ms(const CqrsHolds *holds);
 
-/* Have all probes made without a delay. */
+/* Have all held masters probed without a delay. */
 extern void cqrs_holds_retry(CqrsHolds *holds);
 
-/* The lowest id that is held, PG_INT64_MAX when there is none. */
+/* The lowest id that is held, PG_INT64_MAX if there is none. */
 extern int64 cqrs_holds_min_id(const CqrsHolds *holds);
 
 #endif							/* CQRS_HOLD_H */

@@ -1,34 +1,36 @@
 /*-------------------------------------------------------------------------
  *
  * lane.c
- *	  The publishers of a database among each other.
+ *	  Coordination of the publishers of a database.
  *
- * There are cqrs.publishers of them, numbered from 0.  Each is complete: it
- * reads the whole outbox, passes over the messages of the others, and has a
- * connection of its own, so that none waits for another.  Master and key of a
- * message decide whose it is; so the order of a row's messages is kept by one
- * lane, as long as the number of lanes does not change.  It changes only while
- * no publisher of the database runs (launcher.c).
+ * A database has cqrs.publishers publishers, numbered from 0; each has a lane.
+ * A publisher reads the whole outbox, skips the messages of other lanes, and
+ * has a connection of its own, so that no lane waits for another.  Master and
+ * key of a message decide its lane.  So one lane keeps the order of a row's
+ * messages, as long as the number of lanes does not change.  The number
+ * changes only while no publisher of the database runs (launcher.c).
  *
- * Watermark.  Each lane shows in shared memory how far it is; the watermark of
- * the outbox is the least of these.  Lane 0 saves it.  It sleeps without a
- * timeout while there is nothing to be saved, so who raises the least one
- * above what is saved wakes it.  Both write first and then look at what the
- * other one has written, with a barrier in between, so one of them notices.
- * What a lane shows outlives its process: it starts there again.
+ * Watermark.  Each lane has a watermark in shared memory; the watermark of the
+ * outbox is the lowest of these.  Lane 0 saves it.  Lane 0 sleeps without a
+ * timeout while there is nothing to save, so a lane that raises the lowest
+ * watermark above the saved one wakes lane 0.  Both write first and then read
+ * what the other one has written, with a barrier in between, so at least one
+ * of them notices.  A lane's watermark outlives its process: the next process
+ * starts there.
  *
- * Lease.  One queue for each lane, which one connection can have (link.c); a
- * copy of the database, whatever its number of lanes, has queues of the same
- * names.  Lane 0 counts as connected when it has its queue and nobody has that
- * of another lane who is not known here.  The others connect only while lane 0
- * is connected, and stay when it is not.  So while any lane of one copy is
- * connected, lane 0 of no other copy gets through, and so none of its lanes.
- * One case is left: lane 0 here has lost its connection without knowing, and a
- * copy took over at the very moment in which another lane connected.  Then
- * lane 0 finds its lease taken, for longer than the broker may take to notice
- * a dead connection, and the lanes here give up theirs.
+ * Lease.  Each lane has an exclusive queue, which one connection can have
+ * (link.c).  The queues of a copy of the database, whatever its number of
+ * lanes, have the same names.  Lane 0 counts as connected if it has its queue,
+ * and if no connection but those of this database's lanes has the queue of
+ * another lane.  The other lanes connect only while lane 0 is connected, and
+ * stay connected when lane 0 is not.  So while any lane of one copy is
+ * connected, lane 0 of no other copy can connect, and so none of that copy's
+ * lanes.  One case is left: lane 0 here has lost its connection without
+ * knowing, and a copy took over at the very moment when another lane connected
+ * here.  Then lane 0 finds its lease taken for longer than the broker may take
+ * to notice a dead connection, and the lanes here give up their connections.
  *
- * All that is shared is one word each, and needs no lock.
+ * Every shared field is one word, and needs no lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,8 +50,8 @@ typedef struct Lanes
 {
 	pg_atomic_uint64 saved_watermark;	/* written by lane 0, as is the lease */
 	pg_atomic_uint32 lease;		/* CqrsLease */
-	Oid			extensions[CQRS_MAX_LANES]; /* of which the lane has shown how
-											 * far it is */
+	Oid			extensions[CQRS_MAX_LANES]; /* whose progress the lane has
+											 * shown */
 } Lanes;
 
 static Lanes *lanes;			/* by slot */
@@ -156,7 +158,7 @@ cqrs_lane_watermark(const CqrsWorker *worker, int64 saved)
 	{
 		int64		watermark = 0;
 
-		/* What a lane has shown for a dropped extension says nothing. */
+		/* A watermark that was set for a dropped extension does not count. */
 		if (*(volatile Oid *) &shown[i] == worker->extension)
 		{
 			pg_read_barrier();

@@ -1,26 +1,28 @@
 /*-------------------------------------------------------------------------
  *
  * link.c
- *	  The publisher's dealings with the broker.
+ *	  The publisher's link to the broker.
  *
- * Keeps a connection while there is a URL, sends from the window, up to
- * cqrs.confirm_window unconfirmed messages, and takes what the broker answers.
+ * The link keeps a connection while there is a URL, sends messages from the
+ * window, up to cqrs.confirm_window unconfirmed ones, and handles the broker's
+ * answers.
  *
- * A failure of the transport is no error, and never a message's fault: the
- * connection is closed and everything unconfirmed is sent again after a delay
- * that doubles up to a limit.  This can send a message twice, with the same
- * message id, and cannot lose one.  The delay starts anew when all that was
- * under way at the last failure has been confirmed, and not before: otherwise
- * whatever ends each connection would be met again and again without a pause.
+ * A failure of the transport is no error, and no message is blamed for it: the
+ * connection is closed and all unconfirmed messages are sent again after a
+ * delay that doubles up to a limit.  This can send a message twice, with the
+ * same message id, and cannot lose one.  The delay is reset when all messages
+ * that were in flight at the last failure have been confirmed, and not before:
+ * otherwise a message that ends each connection would be sent again and again
+ * without a pause.
  *
- * Where the broker gives up what is under way because of a message, it does not
- * say which one is meant.  They are sent again one at a time; the one that is
- * alone when this happens again is the one, and is parked.  For a route that is
- * missing or not permitted, and for a queue that refuses more, the master is
- * held.
+ * If the broker closes the channel because of a message, it does not say which
+ * one.  The messages in flight are then sent again one at a time; the message
+ * that is alone in flight when the channel is closed again is parked.  If a
+ * route is missing or not permitted, or a queue rejects messages, the master
+ * is held.
  *
- * link_send.c sends, link_answer.c takes what the broker answers, and what is
- * told of all that is in link_log.c.
+ * link_send.c sends, link_answer.c handles the broker's answers, link_log.c
+ * logs.
  *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
@@ -43,11 +45,11 @@
 #include "publish/link_parts.h"
 #include "worker/worker.h"
 
-/* Events that are taken before something else has its turn. */
+/* The most events that are handled in one turn. */
 #define RECEIVE_TURN		500
-/* While another publisher has the lease, it is asked for this often. */
+/* The longest delay between attempts to take a lease that is not free. */
 #define LEASE_INTERVAL_MS	2000
-/* So often it is asked for before that is worth telling. */
+/* Failed attempts to take the lease before the first log message. */
 #define LEASE_ATTEMPTS		4
 
 static bool may_connect(const CqrsLink *link, bool paused);
@@ -197,7 +199,7 @@ cqrs_link_state(const CqrsLink *link)
 	return link->blocked ? CQRS_STATE_BLOCKED : CQRS_STATE_PUBLISHING;
 }
 
-/* Whether there is a reason to be connected; lanes above 0 follow lane 0. */
+/* Whether to be connected.  Lanes above 0 follow lane 0. */
 static bool
 may_connect(const CqrsLink *link, bool paused)
 {
@@ -226,7 +228,7 @@ open_connection(CqrsLink *link)
 										failure.reason);
 		return;
 	}
-	/* It may have taken its time. */
+	/* Connecting may have taken a while. */
 	if (!may_connect(link, false))
 	{
 		link->transport->close(link->connection, true);
@@ -247,7 +249,9 @@ open_connection(CqrsLink *link)
 	cqrs_link_log_connected(link->log, link->url, link->exchange);
 }
 
-/* Connect to the host of the URL whose turn it is; NULL on failure. */
+/*
+ * Connect to the host of the URL whose turn it is.  Returns NULL on failure.
+ */
 static CqrsConnection *
 connect_to(CqrsLink *link, const char *url, CqrsFailure *failure)
 {
@@ -281,18 +285,18 @@ connect_to(CqrsLink *link, const char *url, CqrsFailure *failure)
 		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
 				 reason);
 	}
-	/* Its parts may be a password. */
+	/* The buffer may contain a password. */
 	explicit_bzero(buffer, strlen(url));
 	pfree(buffer);
 	return connection;
 }
 
 /*
- * The leases that nobody may have when this lane connects: for lane 0, those
- * of all lanes that are not connected here.  Who has one is a copy of this
- * database, or a lane of ours whose end the broker has not noticed yet; what
- * that has sent has to arrive first, since its messages may now be another
- * lane's.
+ * The leases that no connection may have when this lane connects: for lane 0,
+ * those of all lanes that are not connected here.  A copy of this database may
+ * have one, or a lane of ours whose end the broker has not noticed yet.  What
+ * such a lane has sent has to arrive first, since its messages may now belong
+ * to another lane.
  */
 static List *
 vacant_leases(const CqrsLink *link)
@@ -328,9 +332,9 @@ close_connection(CqrsLink *link, bool politely)
 
 /*
  * A copy of this database publishes, or the broker has not noticed yet that
- * our last connection is gone.  The latter takes it a moment, or two intervals
- * of the heartbeat when that one was cut off; so ask again soon, and do not
- * tell at once.
+ * our last connection is gone.  To notice takes the broker a moment, or two
+ * intervals of the heartbeat if the network was cut.  So try again soon, and
+ * do not log at once.
  */
 static void
 lease_refused(CqrsLink *link, const char *reason)
@@ -339,9 +343,10 @@ lease_refused(CqrsLink *link, const char *reason)
 		link->leased_at = GetCurrentTimestamp();
 
 	/*
-	 * Longer than the broker takes to miss one lost connection.  Lanes that
-	 * are cut off one after another can take longer still; those that are not
-	 * then close as well, which repeats messages and loses none.
+	 * This is longer than the broker takes to notice one lost connection.
+	 * Lanes that are cut off one after another can take longer still.  The
+	 * lanes that are still connected then close their connections as well,
+	 * which repeats messages and loses none.
 	 */
 	else if (cqrs_until_after_ms(link->leased_at,
 								 2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
@@ -355,8 +360,9 @@ lease_refused(CqrsLink *link, const char *reason)
 }
 
 /*
- * Give up the connection, if there is one, and put the next attempt off; it
- * is made with the next host, and the delay grows with each round of hosts.
+ * Close the connection, if there is one, and schedule the next attempt.  It
+ * uses the next host if the transport is to blame, and the delay grows with
+ * each round of hosts.
  */
 void
 cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
@@ -376,12 +382,15 @@ cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 	cqrs_lane_set_lease(link->worker, CQRS_LEASE_NONE);
 	suspect = cqrs_window_by_tag(link->window,
 								 cqrs_window_first_tag(link->window));
-	/* Its master is held: the rewind takes it out of the window. */
+
+	/*
+	 * If its master is held, the rewind takes the message out of the window.
+	 */
 	gone = suspect != NULL && suspect->withdrawn;
 	resolved = single_out(link, blame, reason);
 	cqrs_link_log_failure(link->log, reason, link->connection != NULL);
 	cqrs_link_close(link);
-	/* After the rewind: it has to be the first one that is not sent. */
+	/* Done after the rewind, when the message is the first unsent one. */
 	if (resolved && blame == CQRS_BLAME_MESSAGE && suspect != NULL && !gone)
 		cqrs_window_refuse(link->window, reason);
 
@@ -400,10 +409,10 @@ cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 }
 
 /*
- * When the broker has closed the channel because of something that was sent:
- * if there was only one message that it can have meant, deal with it and
- * return true, else see to it that there is only one next time.  A route that
- * does not work is singled out by its probe.
+ * The broker may have closed the channel because of a message.  If it can only
+ * have meant one message, handle that message and return true, else have
+ * messages sent so that there is only one next time.  A broken route is found
+ * by its probe.
  */
 static bool
 single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
@@ -441,7 +450,10 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 	return true;
 }
 
-/* How long a confirm may still take; 0 when it is overdue, -1 for ever. */
+/*
+ * Milliseconds that a confirm may still take, 0 if it is overdue, -1: no
+ * limit.
+ */
 static long
 confirm_wait_ms(const CqrsLink *link)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * link.h
- *	  The publisher's dealings with the broker.
+ *	  The publisher's link to the broker.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,13 +17,14 @@
 
 typedef struct CqrsLink CqrsLink;
 
-/* Send what is in "window", as that lane. */
+/* Create a link that sends the messages in "window", as the worker's lane. */
 extern CqrsLink *cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window,
 								  CqrsHolds *holds);
 
 /*
- * Who is publishing: the first part of message ids, and the name of the lease.
- * Has to be told before the first turn; another one ends the connection.
+ * Set the identity of the publisher: the first part of message ids, and of the
+ * name of the lease.  To be called before the first turn.  A different
+ * identity ends the connection.
  */
 extern void cqrs_link_identify(CqrsLink *link, const char *identity);
 
@@ -31,30 +32,30 @@ extern void cqrs_link_identify(CqrsLink *link, const char *identity);
 extern void cqrs_link_reload(CqrsLink *link);
 
 /*
- * Connect when it is time to; disconnect with "paused", or when a copy of the
- * database has taken over.  May take notice of the latch.
+ * Connect if an attempt is due.  Disconnect if "paused", or if a copy of the
+ * database has taken over.  May reset the latch.
  */
 extern void cqrs_link_turn(CqrsLink *link, bool paused);
 
 /*
- * Send some messages; receive what has come, or a part of it, and return
- * whether there may be more.
+ * send() sends some messages.  receive() handles some of the broker's answers,
+ * and returns whether there may be more.
  */
 extern void cqrs_link_send(CqrsLink *link);
 extern bool cqrs_link_receive(CqrsLink *link);
 
-/* Give the connection up, if there is one. */
+/* Close the connection, if there is one. */
 extern void cqrs_link_close(CqrsLink *link);
 
 extern bool cqrs_link_is_open(const CqrsLink *link);
 
 /*
- * The socket to wait on, and whether for room to write as well;
- * PGINVALID_SOCKET without a connection.
+ * The socket to wait on, PGINVALID_SOCKET without a connection. *write is set
+ * if the wait is for room to write as well.
  */
 extern pgsocket cqrs_link_socket(const CqrsLink *link, bool *write);
 
-/* How long nothing has to be done: 0 for not at all, -1 for ever. */
+/* Milliseconds until something is due: 0 if it is now, -1 if nothing is. */
 extern long cqrs_link_wait_ms(const CqrsLink *link, bool paused);
 
 /* The state to show, as far as the broker is concerned. */

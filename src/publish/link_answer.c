@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * link_answer.c
- *	  What the broker answers to the publisher.
+ *	  Handling of the broker's answers to the publisher.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 #include "publish/message_id.h"
 #include "worker/worker.h"
 
-/* A connection that may have gone stale is not opened anew more often. */
+/* The least time between two renewals of a connection that may be stale. */
 #define RENEW_INTERVAL_MS	2000
 
 /* Why masters are held. */
@@ -82,7 +82,10 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 	}
 }
 
-/* Its route works, unless it was returned and that is not good enough. */
+/*
+ * The probe's route works, unless the probe was returned and that is a
+ * failure.
+ */
 static void
 probe_taken(CqrsLink *link)
 {
@@ -119,12 +122,12 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	int			nconfirmed = cqrs_window_confirm(link->window, event->tag,
 												 event->multiple);
 
-	/* To say again what is known is no progress. */
+	/* A confirm that says nothing new is no progress. */
 	if (nconfirmed == 0)
 		return;
 	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, nconfirmed);
 	link->confirmed_at = GetCurrentTimestamp();
-	/* Messages that were taken out of the window do not get done. */
+	/* Messages that were taken out of the window are never counted as done. */
 	if (cqrs_window_bytes(link->window) == 0)
 		link->failed_at = link->suspects_end = 0;
 	if (cqrs_window_done(link->window) >= link->failed_at)
@@ -132,14 +135,16 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 }
 
 /*
- * A queue refuses more, or has failed.  That is not the messages' fault; they
- * are sent again in their order, later, while other masters flow on.
+ * A queue rejects messages, or has failed.  The messages are not to blame:
+ * they are sent again later, in their order, while other masters are
+ * published.
  *
- * When the probe was taken and what follows is refused, it may be the channel:
- * RabbitMQ 3.10 goes on looking for the leader of a quorum queue where it was
- * when the channel first sent there, on a node that is gone.  So a new one is
- * opened after all that is under way has been answered, or it would be sent
- * twice; but not often, since a full queue does the same.
+ * If the probe was taken and later messages are refused, the channel may be
+ * the reason: RabbitMQ 3.10 goes on looking for the leader of a quorum queue
+ * on the node where the leader was when the channel first sent there, even if
+ * the node is gone.  So the connection is opened anew, after all messages in
+ * flight have been answered, because they would be sent twice otherwise.  That
+ * is not done often, since a full queue looks the same.
  */
 static void
 messages_nacked(CqrsLink *link, const CqrsEvent *event)
@@ -172,7 +177,7 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 		link->confirmed_at = GetCurrentTimestamp();
 }
 
-/* No queue is bound for a message; its confirm follows. */
+/* The broker has no queue for a message; the message's confirm follows. */
 static void
 message_returned(CqrsLink *link, const CqrsEvent *event)
 {
@@ -215,7 +220,7 @@ cqrs_link_hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *r
 
 	bool		news = cqrs_holds_add(link->holds, link->window, cqrs_id, id);
 
-	/* From here on the message may be gone. */
+	/* This may free the message. */
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 	if (news)
 		tell_held(link, cqrs_id, reason);

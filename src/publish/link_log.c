@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * link_log.c
- *	  What the publisher tells of its connection to the broker.
+ *	  Log messages of the publisher about its connection to the broker.
  *
- * Whatever can come again and again is told once, since a broker in trouble
- * would fill the log otherwise: failures until a connection has lasted,
- * blocking for a time, lost messages until the settings are reloaded.  What
- * was told is remembered as text, up to a limit: texts of the broker, and
- * names of masters, could be without number.
+ * Events that can repeat are logged once, since a broker in trouble would fill
+ * the log otherwise: a failure until a connection has lasted, blocking for a
+ * time, lost messages until the settings are reloaded.  The texts that were
+ * logged are remembered, up to a limit, because there is no bound on the
+ * number of the broker's texts and of masters.
  *
- * Failures are the last error of the lane as well (cqrs.stats, cqrs.lanes),
- * each of them, logged or not.
+ * Each failure, logged or not, also becomes the last error of the lane
+ * (cqrs.stats, cqrs.lanes).
  *
  * Belongs to the publisher alone; lives in TopMemoryContext.
  *
@@ -26,11 +26,11 @@
 #include "publish/link_log.h"
 #include "worker/worker.h"
 
-/* After a connection that has lasted so long, failures are told again. */
+/* After a connection that has lasted this long, failures are logged again. */
 #define LASTING_MS			60000
-/* Each reason to block is told once in this time. */
+/* Each reason to block is logged at most once in this time. */
 #define BLOCKED_INTERVAL_MS	60000
-/* So many different texts are remembered, of each kind. */
+/* The number of texts of each kind that are remembered. */
 #define TOLD_MAX			100
 
 struct CqrsLinkLog
@@ -38,7 +38,7 @@ struct CqrsLinkLog
 	bool		tell_connected; /* the next connection is to be logged */
 	TimestampTz connected_at;	/* when the last connection was made */
 	List	   *failures;		/* reasons that were logged, as strings */
-	bool		blocked_told;	/* that it blocks now was logged */
+	bool		blocked_told;	/* the current blocking was logged */
 	List	   *blocks;			/* reasons that were logged, as strings */
 	TimestampTz blocks_since;	/* when the list was last emptied */
 	List	   *unroutable;		/* masters whose lost messages were logged */
@@ -77,7 +77,7 @@ cqrs_link_log_connected(CqrsLinkLog *log, const char *url,
 	log->tell_connected = false;
 }
 
-/* Hosts can fail in different ways, and a connection again and again. */
+/* All reasons are remembered: hosts can fail in turn, each in its own way. */
 void
 cqrs_link_log_failure(CqrsLinkLog *log, const char *reason, bool connected)
 {
@@ -103,7 +103,7 @@ cqrs_link_log_standby(CqrsLinkLog *log, const char *reason)
 			 errhint("Where this is a copy that is to publish as well, call cqrs_adopt().")));
 }
 
-/* At the limit of its memory, a broker blocks and unblocks again and again. */
+/* A broker at its memory limit blocks and unblocks again and again. */
 void
 cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 {
@@ -119,7 +119,7 @@ cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 						reason)));
 }
 
-/* The end is told where the beginning was. */
+/* The end of blocking is logged if its beginning was. */
 void
 cqrs_link_log_unblocked(CqrsLinkLog *log)
 {
@@ -128,7 +128,7 @@ cqrs_link_log_unblocked(CqrsLinkLog *log)
 				(errmsg("cqrs publisher is no longer blocked by the broker")));
 }
 
-/* As with django-cqrs, the message is gone. */
+/* The message is lost, as with django-cqrs. */
 void
 cqrs_link_log_returned(CqrsLinkLog *log, const CqrsOutgoing *message,
 					   const char *exchange)
@@ -152,7 +152,7 @@ cqrs_link_log_held(const char *cqrs_id, const char *reason)
 			 errdetail("They wait in the outbox and are tried again; other masters are published.")));
 }
 
-/* Whether a text is among those that were told; from now on it is. */
+/* Whether a text was logged before.  From now on it counts as logged. */
 static bool
 is_told(List **told, const char *what)
 {

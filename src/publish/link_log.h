@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * link_log.h
- *	  What the publisher tells of its connection to the broker.
+ *	  Log messages of the publisher about its connection to the broker.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,13 +14,13 @@
 
 typedef struct CqrsLinkLog CqrsLinkLog;
 
-/* What fails becomes the last error of that lane. */
+/* Each failure also becomes the last error of this process's lane. */
 extern CqrsLinkLog *cqrs_link_log_create(void);
 
-/* The settings have changed: failures and lost messages are told again. */
+/* The settings have changed: failures and lost messages are logged again. */
 extern void cqrs_link_log_reload(CqrsLinkLog *log);
 
-/* There is a connection. */
+/* A connection has been made. */
 extern void cqrs_link_log_connected(CqrsLinkLog *log, const char *url,
 									const char *exchange);
 
@@ -31,19 +31,21 @@ extern void cqrs_link_log_failure(CqrsLinkLog *log, const char *reason,
 /* Another publisher has the lease. */
 extern void cqrs_link_log_standby(CqrsLinkLog *log, const char *reason);
 
-/* The broker blocks, and does so no longer. */
+/* The broker blocks the connection, or does not any more. */
 extern void cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason);
 extern void cqrs_link_log_unblocked(CqrsLinkLog *log);
 
 /*
  * The broker has dropped a message that no queue is bound for.  "exchange" is
- * that of messages which name none.
+ * the exchange of messages that name none.
  */
 extern void cqrs_link_log_returned(CqrsLinkLog *log,
 								   const CqrsOutgoing *message,
 								   const char *exchange);
 
-/* A master is held.  Whether that is to be told, hold.h knows. */
+/*
+ * A master is held.  The caller decides whether to log it: cqrs_holds_tell().
+ */
 extern void cqrs_link_log_held(const char *cqrs_id, const char *reason);
 
 #endif							/* CQRS_LINK_LOG_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * link_parts.h
- *	  What the parts of the publisher's link to the broker share.
+ *	  Declarations that the parts of the publisher's link to the broker share.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,7 @@
 #include "publish/link_log.h"
 #include "publish/window.h"
 
-/* What has become of the probe of the holds. */
+/* The progress of the holds' probe. */
 typedef enum CqrsProbeStep
 {
 	CQRS_STEP_NONE,				/* nothing */
@@ -41,45 +41,49 @@ struct CqrsLink
 	char	   *exchange;
 	int			host;			/* which host of the URL is to be tried */
 	bool		blocked;		/* by the broker */
-	bool		renew;			/* to be opened anew once all is answered */
-	TimestampTz renewed_at;		/* when that was last so */
-	bool		wary;			/* a route needs its routing key for proof */
-	HTAB	   *proven;			/* routes that are */
+	bool		renew;			/* to be opened anew once all messages in
+								 * flight are answered */
+	TimestampTz renewed_at;		/* when that was last requested */
+	bool		wary;			/* routes are proven with their routing key */
+	HTAB	   *proven;			/* the proven routes */
 	CqrsProbeStep probe;
-	bool		returned;		/* it was, and cqrs.unroutable is "keep" */
-	TimestampTz probed_at;		/* since when an answer is awaited */
-	int			leased;			/* how often in a row another one had the
-								 * lease */
-	TimestampTz leased_at;		/* the first of these times */
+	bool		returned;		/* the probe was returned, and cqrs.unroutable
+								 * is "keep" */
+	TimestampTz probed_at;		/* start of the wait for the probe's answer */
+	int			leased;			/* attempts in a row that found the lease
+								 * taken */
+	TimestampTz leased_at;		/* the first of these attempts */
 	int			failures;		/* in a row */
-	uint64		failed_at;		/* they are over when so many are done */
-	uint64		suspects_end;	/* until so many are done, one at a time */
-	TimestampTz connect_at;		/* not before this */
+	uint64		failed_at;		/* failures is reset when cqrs_window_done()
+								 * reaches this */
+	uint64		suspects_end;	/* messages are sent one at a time until
+								 * cqrs_window_done() reaches this */
+	TimestampTz connect_at;		/* no attempt before this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 };
 
 /* in link.c */
 
-/* Give up the connection, and put the next attempt off. */
+/* Close the connection, and schedule the next attempt. */
 extern void cqrs_link_connection_failed(struct CqrsLink *link,
 										CqrsBlame blame, const char *reason);
 
 /* in link_send.c */
 
-/* Whether there is something that may be sent now. */
+/* Whether a message or a probe may be sent now. */
 extern bool cqrs_link_may_send(const struct CqrsLink *link);
 
-/* The route of a message works; and that of no message is known to. */
+/* Note that the route of a message works; forget all such notes. */
 extern void cqrs_link_set_proven(struct CqrsLink *link, const CqrsOutgoing *message);
 extern void cqrs_link_forget_proven(struct CqrsLink *link);
 
 /* in link_answer.c */
 
-/* Deal with an event that is neither NONE nor FAILED. */
+/* Handle an event that is neither NONE nor FAILED. */
 extern void cqrs_link_handle_event(struct CqrsLink *link, const CqrsEvent *event,
 								   const CqrsFailure *failure);
 
-/* Hold the master of a message, which may be gone then. */
+/* Hold the master of a message.  This may free the message. */
 extern void cqrs_link_hold_master(struct CqrsLink *link, const CqrsOutgoing *message,
 								  const char *reason);
 

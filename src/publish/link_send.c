@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * link_send.c
- *	  What the publisher sends to the broker, and by which way.
+ *	  Sending of messages and probes to the broker.
  *
- * Only messages whose route is proven are published.  A route is the exchange:
- * that of the connection is proven when the connection is, any other when a
- * probe to it has been taken by this connection.  The master of a message with
- * another route is held (hold.c), which has its first message sent as a probe,
- * so that a route that is missing or not permitted ends nothing but its probe.
- * The proof can turn out to be none: the exchange is deleted, or the broker
- * permits only some routing keys.  When it gives up what is under way for that
- * reason, routes are taken for proven with their routing key only ("wary"),
- * until the configuration is reloaded.
+ * Only messages whose route is proven are published.  A route is an exchange.
+ * The connection's own exchange is proven when the connection is made, any
+ * other exchange when a probe to it has been taken on this connection.  If a
+ * message's route is not proven, its master is held (hold.c) and the master's
+ * first message is sent as a probe, so that a route that is missing or not
+ * permitted ends nothing but its probe.  A proof can turn out wrong: the
+ * exchange is deleted, or the broker permits only some routing keys.  If the
+ * broker closes the channel for that reason, a route is proven together with
+ * its routing key only ("wary"), until the configuration is reloaded.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,7 +24,7 @@
 #include "publish/message_id.h"
 #include "worker/worker.h"
 
-/* Messages that are sent before confirms are looked at. */
+/* The most messages that are sent before confirms are read. */
 #define SEND_TURN			200
 /* An exchange and a routing key of at most 255 bytes each, and a length. */
 #define ROUTE_BYTES			516
@@ -101,14 +101,14 @@ exchange_of(const CqrsLink *link, const CqrsOutgoing *message)
 	return message->exchange != NULL ? message->exchange : link->exchange;
 }
 
-/* Have a probe sent before the message and others of its master. */
+/* Have a probe sent before this and other messages of its master. */
 static void
 await_proof(CqrsLink *link, const CqrsOutgoing *message)
 {
 	char	   *cqrs_id = pstrdup(message->cqrs_id);
 	int64		id = message->id;
 
-	/* From here on the message is gone. */
+	/* This frees the message. */
 	cqrs_holds_add_unproven(link->holds, link->window, cqrs_id, id);
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 }
@@ -185,7 +185,7 @@ is_proven(const CqrsLink *link, const CqrsOutgoing *message)
 	return hash_search(link->proven, route, HASH_FIND, NULL) != NULL;
 }
 
-/* What has to be proven for a message. */
+/* The route of a message, as a key of the proven routes. */
 static void
 route_of(const CqrsLink *link, const CqrsOutgoing *message, char *route)
 {

@@ -4,8 +4,8 @@
  *	  A message of the outbox, made ready for the broker.
  *
  * The outbox has messages in the encoding of the database; the broker gets
- * them in UTF-8.  Where the encoding is another one, the conversion can fail,
- * and does so in a subtransaction.
+ * them in UTF-8.  If the encodings differ, the conversion can fail, so it runs
+ * in a subtransaction.
  *
  * Belongs to the publisher alone.
  *
@@ -41,7 +41,7 @@ cqrs_outgoing_build(const CqrsMessage *message, MemoryContext context,
 		try_to_build(message, context, error);
 }
 
-/* Whether the broker of cqrs.url refuses a message for its size. */
+/* Whether the broker of cqrs.url rejects a message because of its size. */
 static bool
 is_too_large(const CqrsMessage *message, char **error)
 {
@@ -62,8 +62,8 @@ is_too_large(const CqrsMessage *message, char **error)
 }
 
 /*
- * As build(), but NULL with the reason in *error when there are characters
- * that UTF-8 does not have, or too many.
+ * As build(), but returns NULL with the reason in *error if there are
+ * characters that UTF-8 does not have, or too many of them.
  */
 static CqrsOutgoing *
 try_to_build(const CqrsMessage *message, MemoryContext context, char **error)
@@ -120,7 +120,11 @@ build(const CqrsMessage *message, MemoryContext context)
 	text = pg_server_to_any(body.data, body.len, PG_UTF8);
 
 	text_length = strlen(text);
-	/* What comes before "expires" may have changed its length. */
+
+	/*
+	 * The conversion may have changed the length of the text before
+	 * "expires".
+	 */
 	if (text !=body.data && expires_at >= 0)
 	{
 		body.data[expires_at] = '\0';
@@ -136,7 +140,7 @@ build(const CqrsMessage *message, MemoryContext context)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("routing key or exchange is longer than %d bytes in UTF-8",
 						CQRS_SHORTSTR_BYTES)));
-	/* Too long for the property; the body has it all the same. */
+	/* If it is too long for the property, only the body has it. */
 	if (correlation_id != NULL && strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
 		correlation_id = NULL;
 
@@ -167,7 +171,9 @@ to_utf8(const char *string)
 		pg_server_to_any(string, strlen(string), PG_UTF8);
 }
 
-/* Copy a string, unless it is NULL, to *next, and move that behind it. */
+/*
+ * Copy a string, unless it is NULL, to *next, and advance *next past the copy.
+ */
 static char *
 append_string(char **next, const char *string)
 {

@@ -14,10 +14,10 @@
 #include "publish/window.h"
 
 /*
- * Make a message, in UTF-8 and in one piece of memory of "context".  NULL, with
- * the reason in *error, when the broker of cqrs.url refuses messages of its
- * size, or it has characters that UTF-8 has not.  What else is needed for it is
- * left in the current context.  In a transaction.
+ * Make a message, in UTF-8 and in one piece of memory of "context".  Returns
+ * NULL, with the reason in *error, if the broker of cqrs.url rejects messages
+ * of its size, or if it has characters that UTF-8 does not have.  Temporary
+ * memory is left in the current context.  Needs a transaction.
  */
 extern CqrsOutgoing *cqrs_outgoing_build(const CqrsMessage *message,
 										 MemoryContext context, char **error);

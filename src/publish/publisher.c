@@ -4,14 +4,14 @@
  *	  The worker that publishes the outbox of a database, or one of several
  *	  that share it (lane.c).
  *
- * A turn (worker.c) is made of the dealings with
+ * A turn (worker.c) has two parts:
  *
  *	  backlog	the database: save the watermark, recycle, read (backlog.c)
  *	  link		the broker: connect, send, receive (link.c)
  *
- * A failure of the transport is no error (link.c).  After an error of
- * PostgreSQL's the process is started again and derives its work from the
- * outbox and the watermark, which is never ahead of what is confirmed.
+ * A failure of the transport is no error (link.c).  After an ERROR the process
+ * is started again and derives its work from the outbox and the watermark,
+ * which is never ahead of the confirms.
  *
  * The window and the reader have memory contexts of their own.
  *
@@ -36,7 +36,7 @@
 #include "publish/window.h"
 #include "worker/worker.h"
 
-/* A publisher that shall end waits this long for confirms. */
+/* When a publisher is asked to end, it waits this long for confirms. */
 #define FINISH_MS			1000
 
 typedef struct Publisher
@@ -92,7 +92,7 @@ publisher_set_up(CqrsWorker *worker)
 	return true;
 }
 
-/* Whatever ends the process: it has no connection any more. */
+/* Called whatever ends the process, as it has no connection any more. */
 static void
 give_up_lease(int code, Datum worker)
 {
@@ -141,8 +141,8 @@ publisher_wait(CqrsWorker *worker, CqrsWait *wait)
 }
 
 /*
- * Wait a little for the confirms of what has been sent, and save what is
- * confirmed: so that an orderly end does not make messages be sent twice.
+ * Wait a little for the confirms of messages in flight, and save the
+ * watermark, so that messages are not sent twice after an orderly end.
  */
 static void
 publisher_finish(CqrsWorker *worker)

@@ -1,35 +1,38 @@
 /*-------------------------------------------------------------------------
  *
  * reader.c
- *	  What of the outbox is to be published next.
+ *	  Reading of the messages that are to be published next.
  *
  * Batches of ids become visible when their transactions commit, not in the
- * order of the ids.  Whatever is visible is read at once; nothing waits for a
+ * order of the ids.  Visible messages are read at once; nothing waits for a
  * transaction that is still open.  The reader keeps
  *
  *	  frontier	the highest id read
  *	  holes		ranges of batches below it that it has not seen
  *
- * A hole is a transaction that has drawn its batch and not committed yet, or
- * never will.  Each hole carries the next transaction id of the moment when it
- * was found.  Whoever drew a batch had his transaction id before, and that
- * before anybody drew a later batch; so once all transactions older than that
- * id have ended, what a snapshot still does not show was rolled back, and the
- * hole is settled.
+ * A hole is a transaction that has drawn its batch and has not committed yet,
+ * or never will.  Each hole has a barrier: the next transaction id at the
+ * moment when the hole was found.  A transaction gets its transaction id
+ * before it draws a batch, and so before any transaction draws a later batch.
+ * So once all transactions older than the barrier have ended, batches of the
+ * hole that a snapshot does not show were rolled back, and the hole is
+ * settled.
  *
- * Holes are looked into before the frontier moves, under the same snapshot and
- * in ascending order.  A row that was changed by the transaction of a hole is
- * locked until that one ends; so a later message of the row has a higher
- * batch and can be visible only when the hole's is, and is read after it.
+ * Holes are read before the frontier moves, under the same snapshot and in
+ * ascending order.  A row that was changed by the transaction of a hole is
+ * locked until that transaction ends.  So a later message of the row has a
+ * higher batch, can be visible only if the hole's message is, and is read
+ * after the hole's.
  *
- * Messages of other lanes are passed over; frontier and holes are of all.
+ * Messages of other lanes are skipped; frontier and holes cover all lanes.
  *
- * Messages of held masters are passed over, and read when the hold's probe or
- * its end asks for them (hold.c); the watermark stays below them.  Messages
- * that were parked before, by a process that ended before the watermark got
- * past them, or by this one before an earlier message held their master, or by
- * cqrs_park_held(), are passed over for good.  A held master that has been
- * unregistered is given up after some probes: its messages are parked.
+ * Messages of held masters are skipped, and read when the hold's probe or its
+ * end asks for them (hold.c); the watermark stays below them.  Messages that
+ * are parked already are skipped for good: a process may have parked them and
+ * ended before the watermark passed them, this process may have parked them
+ * before an earlier message held their master, or cqrs_park_held() has.  A
+ * held master that has been unregistered is given up after some probes: its
+ * messages are parked.
  *
  * Belongs to the publisher alone.
  *
@@ -50,11 +53,11 @@
 #include "publish/outgoing.h"
 #include "publish/reader.h"
 
-/* Other lanes' messages that are passed over before the broker is heard. */
+/* The most messages of other lanes that are skipped in one turn. */
 #define PASS_TURN			20000
-/* Probes of a master that has been unregistered, before it is given up. */
+/* Probes of an unregistered master before it is given up. */
 #define MAX_PROBES			10
-/* Messages of such a master that are parked before the broker is heard. */
+/* The most messages of such a master that are parked in one turn. */
 #define PARK_TURN			1000
 
 typedef struct Hole
@@ -67,12 +70,12 @@ typedef struct Hole
 struct CqrsReader
 {
 	const CqrsWorker *worker;
-	int			npassed;		/* messages of other lanes, in this turn */
+	int			npassed;		/* messages of other lanes skipped in this
+								 * turn */
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
 	CqrsHolds  *holds;
-	int64	   *parked;			/* ids above the watermark that are parked, in
-								 * order */
+	int64	   *parked;			/* parked ids above the watermark, ascending */
 	int			nparked;
 	MemoryContext context;		/* holes, and messages for the window */
 	MemoryContext scratch;		/* reset for each message */
@@ -148,7 +151,7 @@ cqrs_reader_min_unconfirmed(const CqrsReader *reader,
 	return Min(cqrs_holds_min_id(reader->holds), cqrs_window_min_id(window));
 }
 
-/* Returns false when the window is full before all holes are looked into. */
+/* Returns false if the window is full before all holes are read. */
 static bool
 read_holes(CqrsReader *reader, CqrsWindow *window)
 {
@@ -171,14 +174,16 @@ read_holes(CqrsReader *reader, CqrsWindow *window)
 }
 
 /*
- * Read what has become visible of a hole, and keep what has not and is not
- * settled.  Returns false when the window is full before the end.
+ * Read the messages of a hole that have become visible, and keep the rest of
+ * the hole unless it is settled.  Returns false if the window is full before
+ * the end.
  */
 static bool
 read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 {
 	int64		end_id = cqrs_batch_first_id(hole->last_batch + 1);
-	int64		unseen = hole->first_id;	/* the first id not accounted for */
+	int64		unseen = hole->first_id;	/* the first id neither seen nor
+											 * void */
 	bool		settled = FullTransactionIdFollowsOrEquals(oldest_running(),
 														   hole->barrier);
 	bool		complete = true;
@@ -210,8 +215,8 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 }
 
 /*
- * Do what is due about held masters.  Returns false when the window is full
- * before all of it is done.
+ * Do what is due for held masters.  Returns false if the window is full before
+ * all is done.
  */
 static bool
 read_held(CqrsReader *reader, CqrsWindow *window)
@@ -235,7 +240,9 @@ read_held(CqrsReader *reader, CqrsWindow *window)
 	return complete;
 }
 
-/* Make a held master's first message the probe; without one, end the hold. */
+/*
+ * Make a held master's first message the probe.  If it has none, end the hold.
+ */
 static void
 read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 {
@@ -243,7 +250,7 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 	CqrsOutboxScan *scan;
 	CqrsMessage message;
 
-	/* What has been parked since is passed over, too. */
+	/* Messages that have been parked since then are skipped, too. */
 	read_parked(reader, cqrs_reader_watermark(reader, window));
 	if (hold->failures > MAX_PROBES &&
 		!cqrs_objects_has_master(hold->cqrs_id))
@@ -271,8 +278,8 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 }
 
 /*
- * Put the messages of a master whose probe was taken into the window.  Returns
- * false when the window is full before the end, which ends the hold.
+ * Put the messages of a master whose probe was taken into the window, and end
+ * the hold.  Returns false if the window is full before that.
  */
 static bool
 read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
@@ -306,8 +313,8 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 }
 
 /*
- * Park the messages of a held master that nobody can mend, because it has been
- * unregistered: in parts, one each turn.
+ * Park the messages of a held master that has been unregistered, so that
+ * nobody can repair its route: PARK_TURN messages in each turn.
  */
 static void
 park_hold(CqrsReader *reader, CqrsHold *hold)
@@ -352,7 +359,7 @@ end_hold(CqrsReader *reader, CqrsHold *hold)
 	cqrs_holds_remove(reader->holds, hold);
 }
 
-/* Returns false when the window is full before the end. */
+/* Returns false if the window is full before the end. */
 static bool
 read_frontier(CqrsReader *reader, CqrsWindow *window)
 {
@@ -383,7 +390,7 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 	return complete;
 }
 
-/* Whether a message can be dealt with in this turn. */
+/* Whether a message can be handled in this turn. */
 static bool
 may_read(CqrsReader *reader, const CqrsWindow *window,
 		 const CqrsMessage *message)
@@ -427,7 +434,10 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 		cqrs_window_push(window, outgoing);
 }
 
-/* A message for the window; NULL when it cannot be sent, and is parked. */
+/*
+ * Make a message for the window.  If it cannot be sent, park it and return
+ * NULL.
+ */
 static CqrsOutgoing *
 build_or_park(CqrsReader *reader, const CqrsMessage *message)
 {
@@ -458,9 +468,9 @@ read_parked(CqrsReader *reader, int64 watermark)
 }
 
 /*
- * The oldest transaction id that the active snapshot takes for running, or
- * the first one that it does not know.  Its xmin cannot be more than 2^31
- * behind the next transaction id, so the epoch follows.
+ * The oldest transaction id that is running for the active snapshot, or the
+ * first one after the snapshot if none is.  The snapshot's xmin cannot be more
+ * than 2^31 behind the next transaction id, so the epoch follows.
  */
 static FullTransactionId
 oldest_running(void)

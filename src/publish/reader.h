@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * reader.h
- *	  What of the outbox is to be published next.
+ *	  Reading of the messages that are to be published next.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,29 +17,32 @@
 typedef struct CqrsReader CqrsReader;
 
 /*
- * Start reading above "watermark" what belongs to that lane; in a transaction.
- * Messages of masters in "holds" are put into the window only as the holds
- * allow.
+ * Start to read the messages of the worker's lane above "watermark".  Messages
+ * of masters in "holds" are put into the window only as the holds allow.
+ * Needs a transaction.
  */
 extern CqrsReader *cqrs_reader_create(const CqrsWorker *worker, int64 watermark,
 									  CqrsHolds *holds);
 
 /*
- * Put what is visible to the active snapshot and has not been read yet into
- * the window, as far as there is room.  Returns whether more is left.  What
- * cannot be sent at all is parked; so the watermark may be saved only after
- * the transaction's commit, which then is a synchronous one.
+ * Put messages that are visible to the active snapshot and have not been read
+ * yet into the window, as far as there is room.  Returns whether more are
+ * left.  A message that cannot be sent at all is parked.  So the watermark may
+ * be saved only after the commit of the transaction, which is then a
+ * synchronous one.
  */
 extern bool cqrs_reader_read(CqrsReader *reader, CqrsWindow *window);
 
-/* Whether batches are missing that may still come or turn out to be void. */
+/* Whether batches are missing that may still become visible or be void. */
 extern bool cqrs_reader_has_holes(const CqrsReader *reader);
 
-/* Up to which id everything is confirmed or was rolled back. */
+/* The id up to which everything is confirmed or was rolled back. */
 extern int64 cqrs_reader_watermark(const CqrsReader *reader,
 								   const CqrsWindow *window);
 
-/* The lowest id that was read and is not confirmed, else PG_INT64_MAX. */
+/*
+ * The lowest id that was read and is not confirmed, PG_INT64_MAX if none is.
+ */
 extern int64 cqrs_reader_min_unconfirmed(const CqrsReader *reader,
 										 const CqrsWindow *window);
 

@@ -3,7 +3,7 @@
  * state.c
  *	  The names of a publisher's states and counters.
  *
- * A counter is a column of that name of cqrs.publisher_stats().
+ * Each counter is a column of cqrs.publisher_stats(), with the same name.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * state.h
- *	  What is shown of a publisher: its state and its counters.
+ *	  A publisher's state and counters, as the views show them.
  *
  *-------------------------------------------------------------------------
  */

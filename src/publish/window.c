@@ -3,29 +3,30 @@
  * window.c
  *	  Messages between the outbox and their confirms.
  *
- * A ring in the order of sending, which is the order of the outbox as it
- * became visible.  Three positions, each the number of a message since the
- * start, with head <= sent <= tail:
+ * The window is a ring in the order of sending, which is the order in which
+ * messages were read from the outbox.  Three positions, each the number of a
+ * message since the start, with head <= sent <= tail:
  *
  *	  head	the first message that is not confirmed; all before are forgotten
  *	  sent	the next one to send; from head to here, confirms are awaited
  *	  tail	the end
  *
- * Confirms may come in any order; head moves over those without a gap.  When
- * the connection is lost everything from head on is sent again in the same
- * order, also what was confirmed behind a gap: otherwise an earlier message of
- * a row could reach consumers for the first time after a later one, and stay
- * as its last state.
+ * Confirms may arrive in any order; head moves to the first unconfirmed
+ * message.  When the connection is lost, all messages from head on are sent
+ * again in the same order, even those that were confirmed after an unconfirmed
+ * one: otherwise an earlier message of a row could reach consumers for the
+ * first time after a later one, and consumers would keep the older state.
  *
  * A message that is not to be sent after all (its master is held, or it is
- * parked) is taken out; one that has been sent stays until it is confirmed or
- * all is sent again, since confirms name messages by their position.
+ * parked) is taken out.  If it has been sent already, it stays until it is
+ * confirmed or the window is rewound, since confirms name messages by their
+ * position.
  *
- * The lowest id is asked for several times a turn.  Messages that become visible
- * late have lower ids than those before them; so a queue keeps, in ascending
- * order, the positions of those messages behind which there is no lower id.  The
- * first of them has the lowest id of all.  A message enters the queue once and
- * leaves it once.
+ * The lowest id is needed several times in a turn.  Messages that become
+ * visible late have lower ids than messages before them.  So a queue keeps, in
+ * ascending order, the positions of messages that no message with a lower id
+ * follows.  The first position in the queue has the lowest id of all.  A
+ * message enters the queue once and leaves it once.
  *
  * Belongs to the publisher alone, in memory contexts of its own.
  *
@@ -52,7 +53,7 @@ struct CqrsWindow
 	Size		bytes;
 	CqrsOutgoing *ring[RING_SIZE];
 
-	uint64		minima_start;	/* the queue of minima, a ring as well */
+	uint64		minima_start;	/* the queue of minima is a ring, too */
 	uint64		minima_end;
 	uint32		minima[RING_SIZE];	/* places in "ring" */
 };
@@ -92,7 +93,9 @@ cqrs_window_bytes(const CqrsWindow *window)
 	return window->bytes;
 }
 
-/* A message that is larger than the limit of bytes gets in alone. */
+/*
+ * A message that is larger than the limit of bytes is accepted if it is alone.
+ */
 bool
 cqrs_window_has_room(const CqrsWindow *window)
 {
@@ -130,7 +133,7 @@ cqrs_window_stamp(CqrsOutgoing *message)
 
 	if (message->expires_at < 0)
 		return;
-	/* Made once for messages in a row. */
+	/* One text serves all messages of the same second and time to live. */
 	if (now != second || message->ttl_s != ttl_s)
 	{
 		second = now;
@@ -261,7 +264,7 @@ cqrs_window_remove_refused(CqrsWindow *window)
 {
 	CqrsOutgoing *message = cqrs_window_refused(window);
 
-	/* Only without a connection: tags follow positions. */
+	/* Only possible without a connection, because tags follow positions. */
 	Assert(window->sent == window->head);
 	if (message == NULL)
 		return;
@@ -277,7 +280,7 @@ cqrs_window_min_id(const CqrsWindow *window)
 		PG_INT64_MAX;
 }
 
-/* The message with that id before a position, or NULL. */
+/* The message with the id "id" before a position, or NULL. */
 static CqrsOutgoing *
 find(const CqrsWindow *window, int64 id, uint64 end)
 {
@@ -306,7 +309,7 @@ move_head(CqrsWindow *window)
 	}
 }
 
-/* The message at that position is the last one now. */
+/* Add a position, which is now the last one, to the queue of minima. */
 static void
 append_minimum(CqrsWindow *window, uint64 position)
 {
