@@ -1,25 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * amqp.c
- *	  The way to a broker by AMQP 0-9-1.
+ *	  The transport to a broker by AMQP 0-9-1.
  *
- * One connection with a channel in confirm mode for the messages, and another
- * one for probes (amqp_probe.c).  Sending never waits: what
- * the socket does not take stays in the output (amqp_frames.c), and meanwhile
- * the broker's frames are read, connection.blocked and heartbeats among them.
+ * A connection has one channel in confirm mode for messages, and another one
+ * for probes (amqp_probe.c).  Sending never waits.  Bytes that the socket does
+ * not take stay in the output (amqp_frames.c), and meanwhile the broker's
+ * frames are read, connection.blocked and heartbeats among them.
  *
- * A peer that has sent nothing for two intervals of the heartbeat is taken for
- * dead.  There is no TCP_USER_TIMEOUT: it would also end connections on which
- * the broker does not read because of an alarm.
+ * A peer that has sent nothing for two heartbeat intervals is considered dead.
+ * TCP_USER_TIMEOUT is not set: it would also end connections that the broker
+ * does not read because of an alarm.
  *
  * A returned message arrives as a basic.return with its content, in several
  * frames, and then as a confirm.
  *
- * The broker is not trusted.  A frame that is malformed (amqp_decode.c), that is
- * on another channel than its kind, that nothing of ours has called for, or
- * that confirms what has not been sent, ends the connection with a reason.
- * What is allowed without limit, such as heartbeats, is taken a bounded number
- * at a time, and in the handshake within its deadline.
+ * The broker is not trusted.  A frame ends the connection, with a reason, if
+ * it is malformed (amqp_decode.c), is on the wrong channel for its kind,
+ * answers no request of ours, or confirms a message that has not been sent.
+ * Frames that are allowed without limit, such as heartbeats, are handled a
+ * bounded number at a time, and in the handshake within its deadline.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,18 +34,19 @@
 #include "broker/amqp_decode.h"
 
 /*
- * For what a URL leaves out, as the AMQP URI specification and RabbitMQ's
- * clients have it; user and virtual host are in amqp_handshake.c.
+ * Defaults for parts that a URL leaves out, as in the AMQP URI specification
+ * and in RabbitMQ's clients.  Those of user and virtual host are in
+ * amqp_handshake.c.
  */
 #define DEFAULT_HOST		"localhost"
 #define DEFAULT_PORT		5672
 #define DEFAULT_TLS_PORT	5671
-/* RabbitMQ takes no larger message, whatever its settings. */
+/* RabbitMQ accepts no larger message, whatever its settings. */
 #define MAX_BODY_BYTES		(512 * 1024 * 1024)
 #define DELIVERY_PERSISTENT 2
-/* How long the broker may take to answer a polite farewell. */
+/* The longest wait for the broker's answer to connection.close. */
 #define CLOSE_TIMEOUT_MS	500
-/* Frames that may come without an event before something else has its turn. */
+/* The most frames without an event that one poll() handles. */
 #define POLL_FRAMES			16
 
 static CqrsConnection *amqp_connect_broker(const CqrsConnectOptions *options,
@@ -113,7 +114,7 @@ amqp_connect_broker(const CqrsConnectOptions *options, CqrsFailure *failure)
 static bool
 amqp_can_publish(CqrsConnection *connection)
 {
-	/* When this fails, poll() is going to notice. */
+	/* If the flush fails, poll() is going to notice. */
 	return cqrs_frames_has_room(connection->frames) ||
 		(cqrs_frames_flush(connection->frames) &&
 		 cqrs_frames_has_room(connection->frames));
@@ -205,7 +206,7 @@ amqp_wait_ms(CqrsConnection *connection)
 		return -1;
 	wait_ms = cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
 								  2 * interval_ms);
-	/* Output that cannot be sent now leaves no room for a heartbeat. */
+	/* While output is pending, no heartbeat is sent. */
 	if (!cqrs_frames_pending(connection->frames))
 		wait_ms = Min(wait_ms,
 					  cqrs_until_after_ms(cqrs_frames_sent_at(connection->frames),
@@ -267,7 +268,10 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	return connection;
 }
 
-/* As django-cqrs declares it; another form is refused with 406. */
+/*
+ * The exchange is declared as django-cqrs does: the broker answers a differing
+ * declaration with 406 (PRECONDITION_FAILED).
+ */
 void
 cqrs_amqp_declare_exchange(CqrsConnection *connection, int channel,
 						   const char *exchange)
@@ -283,7 +287,7 @@ cqrs_amqp_declare_exchange(CqrsConnection *connection, int channel,
 		connection->declaring++;
 }
 
-/* Put a heartbeat into the output when it is time to. */
+/* Put a heartbeat into the output if one is due. */
 static void
 send_heartbeat(CqrsConnection *connection)
 {
@@ -295,7 +299,7 @@ send_heartbeat(CqrsConnection *connection)
 		cqrs_frames_put_heartbeat(connection->frames);
 }
 
-/* False when the heartbeats of the broker fail. */
+/* Returns false if the broker's heartbeats have failed to arrive. */
 static bool
 hears_broker(CqrsConnection *connection, CqrsFailure *failure)
 {
@@ -320,7 +324,7 @@ cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
 	va_start(args, format);
 	(void) vsnprintf(failure->reason, sizeof(failure->reason), format, args);
 	va_end(args);
-	/* What was too long may be cut in the middle of a character. */
+	/* A text that was too long may be cut in the middle of a character. */
 	failure->reason[pg_mbcliplen(failure->reason, strlen(failure->reason),
 								 sizeof(failure->reason) - 1)] = '\0';
 }
@@ -422,7 +426,7 @@ cqrs_amqp_handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 			break;
 
 		default:
-			/* A heartbeat has been noticed by its arrival. */
+			/* Nothing to do for a heartbeat: its arrival has been noted. */
 			break;
 	}
 }
@@ -497,8 +501,8 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 }
 
 /*
- * A message of which a part is still to be sent cannot have been confirmed,
- * and its body must stay.  Tag 0 with "multiple" stands for all before it.
+ * A message that has not been sent completely cannot have been confirmed, and
+ * its body must stay.  Tag 0 with "multiple" stands for all before it.
  */
 static void
 handle_confirm(CqrsConnection *connection, CqrsEventKind kind, uint64 tag,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * amqp.h
- *	  What the two parts of the transport by AMQP share.
+ *	  Declarations that the parts of the transport by AMQP share.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,35 +21,36 @@
 /* The second channel, which the broker may close (amqp_probe.c). */
 typedef enum CqrsProbeState
 {
-	CQRS_PROBE_CLOSED,			/* there is no such channel */
-	CQRS_PROBE_IDLE,			/* it is open */
-	CQRS_PROBE_DECLARING,		/* it is open, or being opened; declare-ok is
-								 * to come */
+	CQRS_PROBE_CLOSED,			/* the channel is not open */
+	CQRS_PROBE_IDLE,			/* the channel is open */
+	CQRS_PROBE_DECLARING,		/* open, or being opened; declare-ok is
+								 * awaited */
 	CQRS_PROBE_DECLARED,		/* the message may be sent */
-	CQRS_PROBE_SENT,			/* its confirm is to come */
-	CQRS_PROBE_CLOSING			/* close-ok is to come */
+	CQRS_PROBE_SENT,			/* the message's confirm is awaited */
+	CQRS_PROBE_CLOSING			/* close-ok is awaited */
 } CqrsProbeState;
 
 typedef enum CqrsReturn
 {
 	CQRS_RETURN_NONE,			/* no message is being returned */
-	CQRS_RETURN_HEADER,			/* next is the header of its content */
-	CQRS_RETURN_BODY			/* next is its body, or more of that */
+	CQRS_RETURN_HEADER,			/* the content header is next */
+	CQRS_RETURN_BODY			/* the body, or more of it, is next */
 } CqrsReturn;
 
 struct CqrsConnection
 {
 	CqrsFrames *frames;
 	MemoryContext context;		/* of this and all that belongs to it */
-	int			declaring;		/* exchanges, on the first channel */
-	uint64		published;		/* messages there, which is the last tag */
-	bool		more;			/* poll() has not read all that has come */
+	int			declaring;		/* exchanges being declared on the first
+								 * channel */
+	uint64		published;		/* messages on that channel; the last tag */
+	bool		more;			/* poll() has left input unread */
 	int			heartbeat_s;	/* as agreed, 0: none */
 	TimestampTz deadline;		/* of the handshake */
-	CqrsEvent	early;			/* what came during the handshake */
+	CqrsEvent	early;			/* an event during the handshake */
 
-	CqrsReturn	returning;		/* what is to come of a returned message */
-	uint64		return_rest;	/* bytes of its body that are to come */
+	CqrsReturn	returning;		/* the next frame of a returned message */
+	uint64		return_rest;	/* bytes of its body that are awaited */
 	char		return_id[256]; /* its message id */
 
 	CqrsProbeState probe;
@@ -58,8 +59,9 @@ struct CqrsConnection
 /* in amqp_handshake.c */
 
 /*
- * Log in; open the channel with all that belongs to it: the lease, the
- * exchange, confirms.  These wait until the connection's deadline.
+ * Log in, and open the channel with all that belongs to it: the lease, the
+ * exchange, confirm mode.  These functions wait until the connection's
+ * deadline.
  */
 extern bool cqrs_amqp_log_in(CqrsConnection *connection,
 							 const CqrsConnectOptions *options,
@@ -69,8 +71,8 @@ extern bool cqrs_amqp_open_channel(CqrsConnection *connection,
 								   CqrsFailure *failure);
 
 /*
- * Send what there is, and wait for a method, which is then in *frame.  What
- * the broker tells meanwhile is kept for poll().
+ * Send the output, and wait for a method, which is then in *frame.  An event
+ * that arrives meanwhile is kept for poll().
  */
 extern bool cqrs_amqp_await(CqrsConnection *connection,
 							amqp_method_number_t expected, const char *action,
@@ -87,9 +89,9 @@ extern void cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 extern bool cqrs_amqp_is_channel_right(const amqp_frame_t *frame);
 
 /*
- * Make an event of a frame from the broker; FAILED, with "failure" filled in,
- * for all that a broker has no reason to send now.  "action" is what could not
- * be done in that case.
+ * Make an event of a frame from the broker.  If the broker has no reason to
+ * send such a frame now, the event is FAILED and "failure" is filled in;
+ * "action" is what could not be done in that case.
  */
 extern void cqrs_amqp_handle_frame(CqrsConnection *connection,
 								   const amqp_frame_t *frame,

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * amqp_decode.c
- *	  What a broker sends, checked and decoded.
+ *	  Checking and decoding of the frames that a broker sends.
  *
- * The peer can be anything that listens at the port, so nothing here relies
- * on what it sends: a frame is looked at when all of it is there, and its
- * type, size and end are checked before its content.
+ * The peer can be anything that listens on the port, so nothing here relies on
+ * the input.  A frame is read when it is complete, and its type, size and end
+ * are checked before its content.
  *
- * librabbitmq decodes the arguments of methods, which it checks against their
- * length.  It gets only those methods that a publisher makes use of.  None of
- * them carries a table: librabbitmq decodes tables recursively, and a frame
- * has room for more levels than the stack.  So connection.start stays
- * undecoded, and properties are read here, where tables are passed over.
+ * librabbitmq decodes the arguments of methods, and checks them against their
+ * length.  It is given only methods that a publisher uses.  None of these
+ * carries a table: librabbitmq decodes tables recursively, and a frame has
+ * room for more levels than the stack.  So connection.start stays undecoded,
+ * and properties are read here, where tables are skipped.
  *
  * Nothing raises an error, and nothing is kept.
  *
@@ -27,7 +27,7 @@
 /* Class, weight and size of the body. */
 #define CONTENT_BYTES		12
 
-/* What is left of something encoded. */
+/* The part of encoded data that has not been read yet. */
 typedef struct Rest
 {
 	const char *data;
@@ -145,10 +145,10 @@ cqrs_decode_message_id(amqp_bytes_t properties, amqp_bytes_t *message_id)
 }
 
 /*
- * Texts are UTF-8, and RabbitMQ cuts long ones at a byte, which can be in the
- * middle of a character.  What is not valid becomes a question mark, and so do
- * control characters, and all beyond ASCII where the database has another
- * encoding: a conversion would need a transaction.
+ * Texts are UTF-8, and RabbitMQ may cut a long text in the middle of a
+ * character.  Invalid bytes and control characters become question marks.  If
+ * the database has another encoding, all characters beyond ASCII do, too: a
+ * conversion would need a transaction.
  */
 void
 cqrs_decode_text(char *buffer, Size size, amqp_bytes_t text)
@@ -261,7 +261,10 @@ decode_method(Rest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 	return false;
 }
 
-/* Methods whose arguments are looked at.  None may carry a table. */
+/*
+ * Whether the arguments of a method are decoded.  Such a method must not carry
+ * a table.
+ */
 static bool
 is_needed(amqp_method_number_t id)
 {
@@ -280,7 +283,7 @@ is_needed(amqp_method_number_t id)
 	}
 }
 
-/* Take bytes off the beginning; false when there are fewer. */
+/* Take bytes off the beginning.  Returns false if there are fewer. */
 static bool
 take(Rest *rest, Size length, const char **data)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * amqp_decode.h
- *	  What a broker sends, checked and decoded.
+ *	  Checking and decoding of the frames that a broker sends.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,35 +12,35 @@
 
 #include "broker/rabbitmq.h"
 
-/* Of each frame: type, channel, size. */
+/* The header of a frame: type, channel, size. */
 #define CQRS_FRAME_HEADER_BYTES 7
 
 #define CQRS_DECODE_ERROR_BYTES 160
 
 /*
- * Decode the frame that "input" begins with.  Returns its size, 0 when it is
- * not complete yet, or -1 with the reason in "error", of
+ * Decode the frame at the beginning of "input".  Returns its size, 0 if it is
+ * not complete yet, or -1 with the reason in "error", which has
  * CQRS_DECODE_ERROR_BYTES.  A frame of more than "max_size" bytes is refused
  * before it is complete.
  *
  * The frame points into "input" and into "pool".  The arguments of a method
- * are NULL when the method has none that a publisher may need; a content's
- * properties are left encoded, in "raw".
+ * are NULL if it has none that a publisher needs.  The properties of a content
+ * are left encoded, in "raw".
  */
 extern int	cqrs_decode_frame(const char *input, Size length, Size max_size,
 							  amqp_pool_t *pool, amqp_frame_t *frame,
 							  char *error);
 
 /*
- * The message id in encoded properties of class basic; false when there is
- * none, or they are malformed.
+ * Find the message id in encoded properties of class basic.  Returns false if
+ * there is none, or if the properties are malformed.
  */
 extern bool cqrs_decode_message_id(amqp_bytes_t properties,
 								   amqp_bytes_t *message_id);
 
 /*
- * Copy a text of the broker's into a buffer, as a string that is valid in the
- * database's encoding and fits on a line of the log.
+ * Copy a text from the broker into a buffer, as a string that is valid in the
+ * database's encoding and has no line breaks.
  */
 extern void cqrs_decode_text(char *buffer, Size size, amqp_bytes_t text);
 

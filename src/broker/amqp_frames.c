@@ -1,21 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * amqp_frames.c
- *	  Frames of AMQP 0-9-1, on their way to and from a broker.
+ *	  Sending and receiving of AMQP 0-9-1 frames.
  *
- * librabbitmq encodes and decodes methods and properties; its own input and
- * output is not used, because a send of its blocks for as long as the broker
- * does not read, hiding meanwhile what the broker says, and because it connects
- * by TLS in a way that cannot be interrupted.
+ * librabbitmq encodes and decodes methods and properties.  Its own input and
+ * output are not used, for two reasons: its send blocks for as long as the
+ * broker does not read, and reads nothing meanwhile; and its TLS connect
+ * cannot be interrupted.
  *
- * Output is a buffer of whole frames.  The body of a large message stays where
- * it is and goes through the buffer frame by frame, so that memory is bounded
- * whatever its size.
+ * Output is a buffer of whole frames.  The body of a large message is not
+ * copied as a whole but goes through the buffer frame by frame, so that memory
+ * is bounded whatever the size of the body.
  *
  * Input is a buffer with room for the largest frame that is accepted; frames
- * are checked and decoded there (amqp_decode.c).  The pool holds what the
- * last method was decoded into: malloc'd memory, given back by destroy().
- * Both are of constant size, whatever the broker sends.
+ * are checked and decoded there (amqp_decode.c).  The pool holds the decoded
+ * arguments of the last method.  It is malloc'd memory, freed by destroy().
+ * Both have a constant size, whatever the broker sends.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,12 +31,12 @@
 #define CONTENT_CLASS		60	/* basic */
 
 #define OUTPUT_BYTES	(384 * 1024)
-/* A frame, and as much again to read at once. */
+/* A frame, and as much again, to read much at once. */
 #define INPUT_BYTES		(2 * CQRS_FRAMES_MAX_BYTES)
 #define POOL_PAGE_BYTES	4096
-/* Writes before something else has its turn. */
+/* The most writes in one flush. */
 #define FLUSH_WRITES	64
-/* More than a method, properties and a body that is copied take. */
+/* More than a method, its properties and a copied body need. */
 #define ROOM_BYTES		(64 * 1024)
 /* Bodies up to this size are copied into the output. */
 #define COPIED_BODY_BYTES	(32 * 1024)
@@ -44,12 +44,12 @@
 struct CqrsFrames
 {
 	CqrsWire   *stream;
-	amqp_pool_t pool;			/* what the last frame was decoded into */
-	Size		frame_max;		/* of what is sent */
-	Size		input_max;		/* of what is received */
+	amqp_pool_t pool;			/* the last frame's arguments */
+	Size		frame_max;		/* of frames to send */
+	Size		input_max;		/* of received frames */
 	char		error[CQRS_DECODE_ERROR_BYTES]; /* "": the stream's */
 
-	const char *body;			/* what is left of a large body */
+	const char *body;			/* unsent rest of a large body */
 	Size		body_rest;
 	int			body_channel;
 
@@ -166,7 +166,7 @@ cqrs_frames_put_content(CqrsFrames *frames, int channel,
 void
 cqrs_frames_put_heartbeat(CqrsFrames *frames)
 {
-	/* When there is no room, what is there will show that we live. */
+	/* If there is no room, the pending output will show that we are alive. */
 	if (OUTPUT_BYTES - frames->output_end < ROOM_BYTES)
 		return;
 	end_frame(frames, begin_frame(frames, AMQP_FRAME_HEARTBEAT, 0));
@@ -216,7 +216,7 @@ cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 		int			consumed;
 		ssize_t		length;
 
-		/* Frees what earlier frames were decoded into. */
+		/* Frees the decoded arguments of earlier frames. */
 		recycle_amqp_pool(&frames->pool);
 		consumed = cqrs_decode_frame(frames->input + frames->input_start,
 									 frames->input_end - frames->input_start,
@@ -270,7 +270,7 @@ cqrs_frames_stream(const CqrsFrames *frames)
 	return frames->stream;
 }
 
-/* Returns where the frame begins; its size is filled in at its end. */
+/* Returns the start of the frame; end_frame() fills in the frame's size. */
 static Size
 begin_frame(CqrsFrames *frames, int type, int channel)
 {
@@ -345,7 +345,7 @@ put_body(CqrsFrames *frames, int channel, const char *body, Size length)
 	end_frame(frames, start);
 }
 
-/* Go on with a large body; the output is empty. */
+/* Put more of a large body into the output, which is empty. */
 static void
 refill(CqrsFrames *frames)
 {
@@ -360,7 +360,7 @@ refill(CqrsFrames *frames)
 	frames->body_rest -= length;
 }
 
-/* Read behind the part of a frame that is there, as cqrs_wire_read() does. */
+/* Read, as cqrs_wire_read() does, and append to the incomplete frame. */
 static ssize_t
 read_input(CqrsFrames *frames)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * amqp_frames.h
- *	  Frames of AMQP 0-9-1, on their way to and from a broker.
+ *	  Sending and receiving of AMQP 0-9-1 frames.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,24 +15,27 @@
 #include "broker/rabbitmq.h"
 #include "broker/socket.h"
 
-/* The largest frames that are sent or accepted, all their octets counted. */
+/*
+ * The size of the largest frames that are sent or accepted, with all octets.
+ */
 #define CQRS_FRAMES_MAX_BYTES	131072
 
 typedef struct CqrsFrames CqrsFrames;
 
-/* Exchange frames over "stream", which belongs to them from now on. */
+/* Create frames that use "stream", and own it from now on. */
 extern CqrsFrames *cqrs_frames_create(CqrsWire *stream);
 extern void cqrs_frames_destroy(CqrsFrames *frames);
 
 /*
- * The size of frames that was agreed on, from AMQP_FRAME_MIN_SIZE to
+ * Set the frame size that was negotiated, from AMQP_FRAME_MIN_SIZE to
  * CQRS_FRAMES_MAX_BYTES.
  */
 extern void cqrs_frames_tune(CqrsFrames *frames, Size frame_max);
 
 /*
- * Put something into the output; there has to be room.  The body of a content
- * is not copied: it must stay until the broker has confirmed it, or destroy().
+ * Put something into the output, which has to have room for it.  The body of a
+ * content is not copied: it must stay until the broker has confirmed the
+ * message, or until destroy().
  */
 extern bool cqrs_frames_has_room(const CqrsFrames *frames);
 extern void cqrs_frames_put_protocol(CqrsFrames *frames);
@@ -44,30 +47,30 @@ extern void cqrs_frames_put_content(CqrsFrames *frames, int channel,
 extern void cqrs_frames_put_heartbeat(CqrsFrames *frames);
 
 /*
- * Send of the output what can be sent without waiting, up to a limit; "pending"
- * tells whether something is left.  False when the connection is gone.
+ * Send output without waiting, up to a limit.  Returns false if the connection
+ * is gone.  pending() returns whether output is left.
  */
 extern bool cqrs_frames_flush(CqrsFrames *frames);
 extern bool cqrs_frames_pending(const CqrsFrames *frames);
 
-/* The channel of the body that is being sent, 0 when there is none. */
+/* The channel of the body that is being sent, 0 if there is none. */
 extern int	cqrs_frames_body_channel(const CqrsFrames *frames);
 
 /*
- * The next frame, valid until the next call and as cqrs_decode_frame() fills it
- * in: 1, or 0 when none is there yet, or -1 when the connection is gone or the
- * broker has sent something else.
+ * Read the next frame, which is filled in as by cqrs_decode_frame() and valid
+ * until the next call.  Returns 1, or 0 if no frame is complete yet, or -1 if
+ * the connection is gone or the broker has sent something that is no frame.
  */
 extern int	cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame);
 
 /* Why the connection is gone. */
 extern const char *cqrs_frames_error(const CqrsFrames *frames);
 
-/* When something was last sent, and a whole frame received. */
+/* When bytes were last sent, and when a whole frame was last received. */
 extern TimestampTz cqrs_frames_sent_at(const CqrsFrames *frames);
 extern TimestampTz cqrs_frames_received_at(const CqrsFrames *frames);
 
-/* Overwrite what was sent, which may have been a password. */
+/* Overwrite output that was sent, since it may contain a password. */
 extern void cqrs_frames_forget(CqrsFrames *frames);
 
 extern CqrsWire *cqrs_frames_stream(const CqrsFrames *frames);

@@ -4,7 +4,7 @@
  *	  The beginning of a connection by AMQP 0-9-1.
  *
  * Each step sends a method and waits for its answer, until the deadline of the
- * connection; the process's latch is looked at meanwhile (socket.c).
+ * connection.  The process's latch ends the wait early (socket.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -12,7 +12,7 @@
 
 #include "broker/amqp.h"
 
-/* For what a URL leaves out, as RabbitMQ's clients have it. */
+/* Defaults for parts that a URL leaves out, as in RabbitMQ's clients. */
 #define DEFAULT_USER		"guest"
 #define DEFAULT_PASSWORD	"guest"
 #define DEFAULT_VHOST		"/"
@@ -103,7 +103,7 @@ put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 	pfree(response);
 }
 
-/* False when the broker has less channels than are needed; 0 is no limit. */
+/* Returns false if the broker offers too few channels; 0 means no limit. */
 static bool
 has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
 {
@@ -116,14 +116,17 @@ has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
 	return false;
 }
 
-/* Agree on the limits that the broker offers, or lower ones; false if too low. */
+/*
+ * Accept the broker's limits, or lower ones.  Returns false if they are too
+ * low.
+ */
 static bool
 tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 	 int heartbeat_s, CqrsFailure *failure)
 {
 	amqp_connection_tune_ok_t tune_ok = {0};
 
-	/* 0 stands for no limit. */
+	/* 0 means no limit. */
 	if (offer->frame_max != 0 && offer->frame_max < AMQP_FRAME_MIN_SIZE)
 	{
 		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
@@ -173,8 +176,8 @@ cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *opt
 }
 
 /*
- * An exclusive queue, which nobody else can declare as long as the connection
- * lives in the eyes of the broker.  Nothing is ever bound to it.
+ * Declare an exclusive queue.  No other connection can declare it until the
+ * broker has noticed the end of this one.  The queue never has a binding.
  */
 static bool
 take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
@@ -191,9 +194,9 @@ take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 }
 
 /*
- * Deleting a queue that does not exist succeeds; one that is exclusive to
- * another connection is refused, and the channel closed.  Only the last one is
- * waited for: the broker deals with them in their order.
+ * Deleting a queue that does not exist succeeds.  If a queue is exclusive to
+ * another connection, the broker refuses to delete it and closes the channel.
+ * Only the last answer is waited for, as the broker handles requests in order.
  */
 static bool
 check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)

@@ -3,16 +3,17 @@
  * amqp_probe.c
  *	  The second channel of a connection by AMQP 0-9-1, for probes.
  *
- * A broker answers an exchange that is missing, of another type or not
- * permitted by closing the channel, and drops with it whatever else was on its
- * way there.  So a route that is not known to work is tried on a channel that
- * carries one message at a time and nothing else.  When the broker closes it,
- * the next probe opens it anew; the channel of the messages notices nothing.
+ * If an exchange is missing, of another type or not permitted, the broker
+ * closes the channel and drops all messages in flight on it.  So a route that
+ * is not known to work is tried on a channel that carries one message at a
+ * time and nothing else.  If the broker closes that channel, the next probe
+ * opens it anew; the channel of the messages is not affected.
  *
- * There is one message under way at most, so a confirm needs no tag, and a
- * returned message no id: its content is not looked at.  The message is sent
- * once its exchange has been declared, since the body of a large message must
- * not be under way when the broker closes the channel for that exchange.
+ * At most one message is in flight.  So the tag of a confirm is not needed,
+ * nor is the id of a returned message, whose content is ignored.  The message
+ * is sent after its exchange has been declared, since the body of a large
+ * message must not be in flight when the broker closes the channel because of
+ * the exchange.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +55,10 @@ cqrs_amqp_probe(CqrsConnection *connection, const CqrsEnvelope *envelope)
 	connection->probe = CQRS_PROBE_SENT;
 }
 
-/* The answers are not waited for: they come before that to the declaration. */
+/*
+ * These answers are not waited for: they arrive before the one to the
+ * declaration.
+ */
 static void
 open_channel(CqrsConnection *connection)
 {
@@ -75,10 +79,14 @@ cqrs_amqp_handle_probe(CqrsConnection *connection, const amqp_frame_t *frame,
 	CqrsProbeState state = connection->probe;
 	bool		expected = false;
 
-	/* The content of a returned message. */
+	/* It is content of a returned message. */
 	if (frame->frame_type != AMQP_FRAME_METHOD)
 		return;
-	/* What is not sent yet cannot be answered, and its body has to stay. */
+
+	/*
+	 * A message that has not been sent completely cannot be answered, and its
+	 * body has to stay.
+	 */
 	if (cqrs_frames_body_channel(connection->frames) ==
 		CQRS_AMQP_PROBE_CHANNEL)
 	{
@@ -129,9 +137,9 @@ cqrs_amqp_handle_probe(CqrsConnection *connection, const amqp_frame_t *frame,
 }
 
 /*
- * The message is confirmed.  After a nack the channel is given up: RabbitMQ
- * 3.10 goes on looking for the leader of a quorum queue where it was when the
- * channel first sent there, on a node that is gone.
+ * The message is confirmed.  After a nack the channel is closed: RabbitMQ 3.10
+ * goes on looking for the leader of a quorum queue on the node where the
+ * leader was when the channel first sent there, even if the node is gone.
  */
 static void
 probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
@@ -151,7 +159,7 @@ probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
 	}
 }
 
-/* When both sides close at the same time, its close-ok comes as well. */
+/* If both sides close at the same time, the broker's close-ok follows. */
 static void
 channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 			   CqrsEvent *event, CqrsFailure *failure)

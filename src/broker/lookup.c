@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * lookup.c
- *	  Addresses of a host, without being held up by name servers.
+ *	  Lookup of a host's addresses, without blocking on name servers.
  *
  * getaddrinfo() waits for name servers as long as the resolver's settings say,
  * half a minute by default, and cannot be interrupted.  So a thread calls it.
- * The thread runs nothing of PostgreSQL's, takes no signals, and shares only
- * a Lookup with this process, in malloc'd memory.  When it is not waited for
- * any longer it ends by itself, or with the process.
+ * The thread runs nothing of PostgreSQL's, takes no signals, and shares only a
+ * Lookup with this process, in malloc'd memory.  If nobody waits for the
+ * thread any longer, it ends by itself, or with the process.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,8 +32,8 @@
 
 typedef struct Lookup
 {
-	pg_atomic_flag left;		/* set by the first of the two to leave it */
-	int			pipe[2];		/* closed by the thread when it is done */
+	pg_atomic_flag left;		/* set by the first of the two that leaves */
+	int			pipe[2];		/* closed by the thread at its end */
 	char		port[16];
 	int			status;			/* of getaddrinfo() */
 	struct addrinfo *addresses;
@@ -135,7 +135,7 @@ run_thread(void *arg)
 	return NULL;
 }
 
-/* Returns false when it is not done in time. */
+/* Returns false if the thread is not done in time. */
 static bool
 wait_for_thread(Lookup *lookup, int timeout_ms)
 {
@@ -166,7 +166,7 @@ wait_for_thread(Lookup *lookup, int timeout_ms)
 	return false;
 }
 
-/* Who leaves last cleans up. */
+/* The last one that leaves frees the memory. */
 static void
 leave(Lookup *lookup)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * lookup.h
- *	  Addresses of a host, without being held up by name servers.
+ *	  Lookup of a host's addresses, without blocking on name servers.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,9 +13,9 @@
 #include <netdb.h>
 
 /*
- * Resolve a host within "timeout_ms", or until the process is asked to end.
- * Returns NULL with *reason set on failure; otherwise the caller calls
- * freeaddrinfo().  May take notice of the latch.
+ * Look up a host within "timeout_ms", or until the process is asked to end.
+ * On failure returns NULL and sets *reason; otherwise the caller has to call
+ * freeaddrinfo().  May reset the latch.
  */
 extern struct addrinfo *cqrs_lookup(const char *host, int port,
 									int timeout_ms, const char **reason);

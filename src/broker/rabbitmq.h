@@ -3,7 +3,8 @@
  * rabbitmq.h
  *	  The headers of librabbitmq, which release 0.12 has moved.
  *
- * Those at the old place warn that they are going.  test/ includes this, too.
+ * The headers at the old place warn that they are deprecated. test/ includes
+ * this file, too.
  *
  *-------------------------------------------------------------------------
  */

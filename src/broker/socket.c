@@ -3,13 +3,13 @@
  * socket.c
  *	  A connection that carries bytes, by TCP or by TLS over it.
  *
- * The socket is non-blocking and every wait is one on the process's latch as
- * well, with a deadline; so a request to end is noticed wherever the broker
- * lets us hang.  Nothing here raises an error, except that a wait ends the
- * process with the postmaster.
+ * The socket is non-blocking, and every wait has a deadline and is also a wait
+ * for the process's latch.  So a shutdown request is noticed wherever the
+ * broker lets us hang.  Nothing here raises an error, but if the postmaster
+ * dies, a wait ends the process.
  *
- * OpenSSL is used directly: librabbitmq's TLS connects by itself, in a way
- * that cannot be interrupted.  PostgreSQL ignores SIGPIPE in its processes.
+ * OpenSSL is used directly, because the TLS connect of librabbitmq cannot be
+ * interrupted.  PostgreSQL ignores SIGPIPE in its processes.
  *
  *-------------------------------------------------------------------------
  */
@@ -79,7 +79,7 @@ cqrs_wire_open(const char *host, int port, const CqrsTlsOptions *tls,
 	if (fd < 0)
 		return NULL;
 
-	/* Without these it works as well, only not as well. */
+	/* These options are improvements only, so failures are ignored. */
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 
@@ -225,7 +225,9 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 static bool
 wait_for(int fd, int events, TimestampTz deadline)
 {
-	/* The deadline holds for a peer, too, that always has something more. */
+	/*
+	 * The deadline also ends the wait for a peer that keeps the socket ready.
+	 */
 	while (cqrs_wire_may_go_on(deadline))
 	{
 		int			occurred = WaitLatchOrSocket(MyLatch,
@@ -252,7 +254,7 @@ start_tls(CqrsWire *stream, const char *host, const CqrsTlsOptions *tls,
 	if (stream->context == NULL)
 		return tls_failed(stream, "could not set up TLS");
 	SSL_CTX_set_min_proto_version(stream->context, TLS1_2_VERSION);
-	/* The rest of the output grows and moves between two attempts. */
+	/* Between two attempts the rest of the output may grow and move. */
 	SSL_CTX_set_mode(stream->context, SSL_MODE_ENABLE_PARTIAL_WRITE |
 					 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	if (!load_files(stream, tls))
@@ -296,7 +298,10 @@ refuse_passphrase(char *buffer, int size, int writing, void *data)
 	return 0;
 }
 
-/* Tell the broker which name we use, and check its certificate against it. */
+/*
+ * Send the name that we use to the broker, and have its certificate checked
+ * against that name.
+ */
 static bool
 expect_host(CqrsWire *stream, const char *host)
 {
@@ -340,7 +345,7 @@ shake_hands(CqrsWire *stream, TimestampTz deadline)
 	}
 }
 
-/* Note what OpenSSL says of a failure; returns false. */
+/* Keep OpenSSL's reason for a failure.  Returns false. */
 static bool
 tls_failed(CqrsWire *stream, const char *what)
 {
@@ -355,7 +360,7 @@ tls_failed(CqrsWire *stream, const char *what)
 	return false;
 }
 
-/* The result of a read or write, out of OpenSSL's. */
+/* The result of a read or write, derived from OpenSSL's result. */
 static ssize_t
 tls_result(CqrsWire *stream, int result)
 {

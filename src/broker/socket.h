@@ -18,7 +18,7 @@ typedef struct CqrsTlsOptions
 	const char *ca_file;		/* "": the system's */
 	const char *cert_file;
 	const char *key_file;
-	bool		verify;			/* the broker's certificate and its name */
+	bool		verify;			/* check the broker's certificate and name */
 } CqrsTlsOptions;
 
 typedef struct CqrsWire CqrsWire;
@@ -26,18 +26,18 @@ typedef struct CqrsWire CqrsWire;
 #define CQRS_WIRE_ERROR_BYTES 300
 
 /*
- * Connect; "tls" is NULL for plain TCP.  Waits for at most "timeout_ms" for
- * the name, for each address of it, and for the handshake of TLS; less when
- * the process is asked to end.  NULL on failure, with the reason in "error",
- * of CQRS_WIRE_ERROR_BYTES.  May take notice of the latch.
+ * Connect; "tls" is NULL for plain TCP.  Waits for at most "timeout_ms" each
+ * for the lookup of the name, for every address, and for the TLS handshake;
+ * less if the process is asked to end.  On failure returns NULL with the
+ * reason in "error", which has CQRS_WIRE_ERROR_BYTES.  May reset the latch.
  */
 extern CqrsWire *cqrs_wire_open(const char *host, int port,
 								const CqrsTlsOptions *tls, int timeout_ms,
 								char *error);
 
 /*
- * Read or write what is possible without waiting.  Return the number of
- * bytes, 0 when nothing is possible now, -1 when the connection is gone.
+ * Read or write without waiting.  Return the number of bytes, 0 if nothing can
+ * be read or written now, -1 if the connection is gone.
  */
 extern ssize_t cqrs_wire_read(CqrsWire *stream, void *buffer, Size size);
 extern ssize_t cqrs_wire_write(CqrsWire *stream, const void *data,
@@ -48,14 +48,14 @@ extern const char *cqrs_wire_error(const CqrsWire *stream);
 
 /*
  * Wait until there is something to read or, with "write", room to write.
- * Returns false when the deadline is over or the process is asked to end.
+ * Returns false if the deadline has passed or the process is asked to end.
  */
 extern bool cqrs_wire_wait(CqrsWire *stream, bool write,
 						   TimestampTz deadline);
 
 /*
- * For those who need not wait, because something is always there: false as
- * cqrs_wire_wait() is.
+ * For loops that never wait, because there is always something to read.
+ * Returns false under the same conditions as cqrs_wire_wait().
  */
 extern bool cqrs_wire_may_go_on(TimestampTz deadline);
 

@@ -3,19 +3,19 @@
  * transport.h
  *	  A connection to a broker, for publishing.
  *
- * A transport carries out; it decides nothing.  Whether to try again, to wait
- * or to complain is the business of the connection's owner (session.h).
+ * A transport carries out and decides nothing.  The owner of the connection
+ * (publish/link.h) decides whether to try again, to wait or to log.
  *
- * A connection publishes, and does not consume: this interface has no
+ * A connection publishes and does not consume: the interface has no
  * subscriptions.
  *
- * To add a transport: implement CqrsTransport in files of its own, and enter it
- * into the table of transport.c.
+ * To add a transport, implement CqrsTransport in files of its own, and add it
+ * to the table in transport.c.
  *
- * Where a broker refuses a route by giving up all that is under way beside it,
- * as AMQP does by closing the channel, a connection has a second way, for one
- * message at a time: the probe.  What happens to a probe is of no consequence
- * for messages that are published.
+ * A broker may refuse a route by dropping all other messages in flight with
+ * it, as AMQP does by closing the channel.  So a connection can also send a
+ * probe: one message at a time, whose outcome does not affect messages that
+ * are published.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,22 +31,22 @@
 
 struct CqrsTlsOptions;			/* socket.h */
 
-/* What connect() needs to know.  Nothing of it is kept. */
+/* The arguments of connect(), which keeps no pointer to them. */
 typedef struct CqrsConnectOptions
 {
 	const CqrsUrl *url;			/* its scheme is one of the transport's */
 	const char *name;			/* shown to the operator of the broker */
-	const char *exchange;		/* made ready at once */
-	const char *lease;			/* a name that one connection can have */
+	const char *exchange;		/* declared when connecting */
+	const char *lease;			/* a name that only one connection can have */
 	List	   *vacant;			/* such names that no connection may have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
-	const struct CqrsTlsOptions *tls;	/* where the scheme asks for TLS */
+	const struct CqrsTlsOptions *tls;	/* for tls_scheme */
 } CqrsConnectOptions;
 
 /*
- * A message as it goes out.  Strings are UTF-8.  The body is not copied: it
- * must stay until the message is confirmed or the connection closed.
+ * A message as it is sent.  Strings are UTF-8.  The body is not copied: it
+ * must stay until the message is confirmed or the connection is closed.
  */
 typedef struct CqrsEnvelope
 {
@@ -65,7 +65,7 @@ typedef enum CqrsBlame
 	CQRS_BLAME_TRANSPORT,		/* the network, the broker, the login */
 	CQRS_BLAME_ROUTE,			/* an exchange is missing, of another type, or
 								 * not permitted */
-	CQRS_BLAME_MESSAGE,			/* a message is refused for what it is */
+	CQRS_BLAME_MESSAGE,			/* the content or size of a message */
 	CQRS_BLAME_LEASE			/* another connection has the lease */
 } CqrsBlame;
 
@@ -79,13 +79,13 @@ typedef struct CqrsFailure
 
 typedef enum CqrsEventKind
 {
-	CQRS_EVENT_NONE,			/* nothing has come */
+	CQRS_EVENT_NONE,			/* nothing has arrived */
 	CQRS_EVENT_FAILED,			/* the connection is of no use any more */
-	CQRS_EVENT_ACK,				/* the broker has taken charge of a message */
-	CQRS_EVENT_NACK,			/* it has not */
+	CQRS_EVENT_ACK,				/* the broker has accepted a message */
+	CQRS_EVENT_NACK,			/* the broker has refused a message */
 	CQRS_EVENT_RETURNED,		/* no queue for it; its ACK follows */
 	CQRS_EVENT_DECLARED,		/* the exchange of a probe is there */
-	CQRS_EVENT_REFUSED,			/* the probe is refused, in "failure" why */
+	CQRS_EVENT_REFUSED,			/* the probe is refused; "failure" says why */
 	CQRS_EVENT_BLOCKED,			/* the broker asks to send nothing */
 	CQRS_EVENT_UNBLOCKED
 } CqrsEventKind;
@@ -93,10 +93,10 @@ typedef enum CqrsEventKind
 typedef struct CqrsEvent
 {
 	CqrsEventKind kind;
-	bool		probe;			/* ACK, NACK, RETURNED: it is the probe, and
-								 * the next three say nothing */
-	uint64		tag;			/* ACK, NACK: which message, of those that all
-								 * has been sent of */
+	bool		probe;			/* ACK, NACK, RETURNED: for the probe; the
+								 * next three fields are not set */
+	uint64		tag;			/* ACK, NACK: of a message that has been sent
+								 * completely */
 	bool		multiple;		/* ACK, NACK: and all before it */
 	char		detail[256];	/* RETURNED: message id; BLOCKED: reason */
 } CqrsEvent;
@@ -104,9 +104,9 @@ typedef struct CqrsEvent
 typedef struct CqrsConnection CqrsConnection;
 
 /*
- * None of these raises an error, and those that are not said to wait do not.
- * A wait ends soon after ShutdownRequestPending has been set together with the
- * latch, and may take notice of the latch.
+ * None of these functions raises an error, and only those that say so wait.  A
+ * wait ends soon after ShutdownRequestPending and the latch have been set, and
+ * may reset the latch.
  */
 typedef struct CqrsTransport
 {
@@ -115,9 +115,9 @@ typedef struct CqrsTransport
 	Size		max_body;		/* the broker refuses larger bodies */
 
 	/*
-	 * Connect, take the lease if it and "vacant" are free, and make the
-	 * exchange ready.  Waits for at most the timeouts of the options.  NULL
-	 * on failure.
+	 * Connect, take the lease if it and all of "vacant" are free, and declare
+	 * the exchange.  Waits for at most the timeouts of the options.  Returns
+	 * NULL on failure.
 	 */
 	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
 								CqrsFailure *failure);
@@ -128,12 +128,12 @@ typedef struct CqrsTransport
 	/*
 	 * Send a message, for which there has to be room.  The first one of a
 	 * connection has the tag 1, each further one the next number.  Its
-	 * exchange is that of the options, or one that a probe was taken at.
+	 * exchange is that of the options, or one to which a probe was taken.
 	 */
 	void		(*publish) (CqrsConnection *connection,
 							const CqrsEnvelope *envelope);
 
-	/* Whether a probe can begin: there is room, and the last one has ended. */
+	/* Whether a probe can begin: there is room, and no probe is in flight. */
 	bool		(*can_probe) (CqrsConnection *connection);
 
 	/*
@@ -150,22 +150,24 @@ typedef struct CqrsTransport
 						  const CqrsEnvelope *envelope);
 
 	/*
-	 * Go on sending, and see what has come: one event a call, after a bounded
-	 * amount of work.  Has to be called when the socket is ready, and when
-	 * wait_ms() says so: for heartbeats, and for what has not been seen yet.
+	 * Go on sending, and return what has arrived: one event a call, after a
+	 * bounded amount of work.  To be called when the socket is ready, and
+	 * when wait_ms() has passed: for heartbeats, and for input that is left.
 	 */
 	void		(*poll) (CqrsConnection *connection, CqrsEvent *event,
 						 CqrsFailure *failure);
 
-	/* The socket, to wait on, and whether for room to write as well. */
+	/*
+	 * The socket to wait on. *write is set if the wait is for room as well.
+	 */
 	pgsocket	(*socket) (CqrsConnection *connection, bool *write);
 
 	/* Milliseconds until poll() is due, whatever the socket; -1 for never. */
 	long		(*wait_ms) (CqrsConnection *connection);
 
 	/*
-	 * Give the connection and all its memory back, after telling the broker
-	 * so with "politely", which waits a little for its answer.
+	 * Close the connection and free all its memory.  With "politely", say so
+	 * to the broker first, and wait a little for its answer.
 	 */
 	void		(*close) (CqrsConnection *connection, bool politely);
 } CqrsTransport;
@@ -173,14 +175,14 @@ typedef struct CqrsTransport
 extern const CqrsTransport cqrs_transport_amqp;
 
 /*
- * The transport of a URL, which need not be valid otherwise, by its scheme;
- * NULL when there is none.
+ * The transport of a URL, found by the URL's scheme, or NULL.  The rest of the
+ * URL need not be valid.
  */
 extern const CqrsTransport *cqrs_transport_of(const char *url);
 
 /*
- * Whether a scheme has a transport; if not, *reason is a full sentence that
- * names those that have one.  Safe in any process at any moment.
+ * Whether a scheme has a transport.  If not, *reason is set to a full sentence
+ * that names the schemes that have one.  Safe in any process at any moment.
  */
 extern bool cqrs_transport_check_scheme(const char *scheme,
 										const char **reason);
