@@ -47,7 +47,7 @@ extern bool cqrs_backlog_paused(const CqrsBacklog *backlog);
 extern const char *cqrs_backlog_identity(const CqrsBacklog *backlog);
 
 /*
- * Publish the progress in shared memory, for waiting backends and other lanes.
+ * Show the progress in shared memory, for waiting backends and other lanes.
  */
 extern void cqrs_backlog_show_progress(const CqrsBacklog *backlog);
 

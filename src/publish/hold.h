@@ -65,8 +65,8 @@ extern void cqrs_holds_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 
 /*
  * Whether the caller is to log now that a master is held.  Each hold is logged
- * once at most, and each master once a minute at most.  If true, counts as
- * logged.
+ * once at most, and each master once a minute at most.  A hold counts as
+ * logged once this has returned true.
  */
 extern bool cqrs_holds_tell(CqrsHolds *holds, const char *cqrs_id);
 

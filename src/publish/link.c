@@ -12,7 +12,7 @@
  * delay that doubles up to a limit.  This can send a message twice, with the
  * same message id, and cannot lose one.  The delay is reset when all messages
  * that were in flight at the last failure have been confirmed, and not before:
- * otherwise a message that ends each connection would be sent again and again
+ * otherwise a cause that ends every connection would act again and again
  * without a pause.
  *
  * If the broker closes the channel because of a message, it does not say which
@@ -332,9 +332,9 @@ close_connection(CqrsLink *link, bool politely)
 
 /*
  * A copy of this database publishes, or the broker has not noticed yet that
- * our last connection is gone.  To notice takes the broker a moment, or two
- * intervals of the heartbeat if the network was cut.  So try again soon, and
- * do not log at once.
+ * our last connection is gone.  The broker notices that after a moment, or
+ * after two heartbeat intervals if the network was cut.  So try again soon,
+ * and do not log at once.
  */
 static void
 lease_refused(CqrsLink *link, const char *reason)

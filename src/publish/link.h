@@ -50,7 +50,7 @@ extern void cqrs_link_close(CqrsLink *link);
 extern bool cqrs_link_is_open(const CqrsLink *link);
 
 /*
- * The socket to wait on, PGINVALID_SOCKET without a connection. *write is set
+ * The socket to wait on, PGINVALID_SOCKET without a connection.  *write is set
  * if the wait is for room to write as well.
  */
 extern pgsocket cqrs_link_socket(const CqrsLink *link, bool *write);

@@ -105,8 +105,8 @@ extern uint64 cqrs_window_end(const CqrsWindow *window);
 
 /*
  * The broker rejects the first message, which is to be parked; "reason" is
- * copied.  refused() returns that message, or NULL. remove_refused() forgets it
- * once it has been parked.
+ * copied.  refused() returns that message, or NULL.  remove_refused() removes
+ * the message once it has been parked.
  */
 extern void cqrs_window_refuse(CqrsWindow *window, const char *reason);
 extern CqrsOutgoing *cqrs_window_refused(const CqrsWindow *window);
