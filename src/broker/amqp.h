@@ -43,7 +43,7 @@ struct CqrsConnection
 	MemoryContext context;		/* of this and all that belongs to it */
 	int			declaring;		/* exchanges being declared on the first
 								 * channel */
-	uint64		published;		/* messages on that channel; the last tag */
+	uint64		published;		/* messages sent there, so the last tag */
 	bool		more;			/* poll() has left input unread */
 	int			heartbeat_s;	/* as agreed, 0: none */
 	TimestampTz deadline;		/* of the handshake */

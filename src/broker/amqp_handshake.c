@@ -4,7 +4,7 @@
  *	  The beginning of a connection by AMQP 0-9-1.
  *
  * Each step sends a method and waits for its answer, until the deadline of the
- * connection.  The process's latch ends the wait early (socket.c).
+ * connection.  A shutdown request ends the wait early (socket.c).
  *
  *-------------------------------------------------------------------------
  */

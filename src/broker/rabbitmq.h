@@ -3,7 +3,7 @@
  * rabbitmq.h
  *	  The headers of librabbitmq, which release 0.12 has moved.
  *
- * The headers at the old place warn that they are deprecated. test/ includes
+ * The headers at the old place warn that they are deprecated.  test/ includes
  * this file, too.
  *
  *-------------------------------------------------------------------------

@@ -158,7 +158,7 @@ typedef struct CqrsTransport
 						 CqrsFailure *failure);
 
 	/*
-	 * The socket to wait on. *write is set if the wait is for room as well.
+	 * The socket to wait on.  *write is set if the wait is for room as well.
 	 */
 	pgsocket	(*socket) (CqrsConnection *connection, bool *write);
 
@@ -166,8 +166,8 @@ typedef struct CqrsTransport
 	long		(*wait_ms) (CqrsConnection *connection);
 
 	/*
-	 * Close the connection and free all its memory.  With "politely", say so
-	 * to the broker first, and wait a little for its answer.
+	 * Close the connection and free all its memory.  With "politely",
+	 * announce that to the broker first, and wait a little for its answer.
 	 */
 	void		(*close) (CqrsConnection *connection, bool politely);
 } CqrsTransport;

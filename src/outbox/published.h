@@ -67,7 +67,7 @@ extern void cqrs_published_set_progress(int slot, int lane,
 
 /*
  * The watermark of a lane: all of the lane's messages up to that id are
- * confirmed or void. 0 if it is not known.  It outlives the process.
+ * confirmed or void.  0 if it is not known.  It outlives the process.
  */
 extern int64 cqrs_published_watermark(int slot, int lane);
 extern void cqrs_published_set_watermark(int slot, int lane, int64 watermark);

@@ -62,8 +62,8 @@ is_too_large(const CqrsMessage *message, char **error)
 }
 
 /*
- * As build(), but returns NULL with the reason in *error if there are
- * characters that UTF-8 does not have, or too many of them.
+ * As build(), but returns NULL with the reason in *error if a text has
+ * characters that UTF-8 does not have, or is too long.
  */
 static CqrsOutgoing *
 try_to_build(const CqrsMessage *message, MemoryContext context, char **error)

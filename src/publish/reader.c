@@ -182,8 +182,7 @@ static bool
 read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 {
 	int64		end_id = cqrs_batch_first_id(hole->last_batch + 1);
-	int64		unseen = hole->first_id;	/* the first id neither seen nor
-											 * void */
+	int64		unseen = hole->first_id;	/* the first id not seen yet */
 	bool		settled = FullTransactionIdFollowsOrEquals(oldest_running(),
 														   hole->barrier);
 	bool		complete = true;

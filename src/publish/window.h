@@ -57,7 +57,7 @@ extern void cqrs_window_push(CqrsWindow *window, CqrsOutgoing *message);
 extern void cqrs_window_stamp(CqrsOutgoing *message);
 
 /*
- * The next message to send, or NULL. sent() notes that it has been sent.
+ * The next message to send, or NULL.  sent() notes that it has been sent.
  */
 extern CqrsOutgoing *cqrs_window_next_unsent(CqrsWindow *window);
 extern void cqrs_window_sent(CqrsWindow *window);
