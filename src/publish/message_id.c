@@ -19,7 +19,7 @@ bool
 cqrs_message_id_parse(const char *text, const char *identity, int64 *id)
 {
 	Size		length = strlen(identity);
-	const char *digits = text + length + 1;
+	const char *digits = text +length + 1;
 	char	   *end;
 
 	if (strncmp(text, identity, length) != 0 || text[length] != '-' ||
