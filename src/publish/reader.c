@@ -39,20 +39,15 @@
 
 #include "access/transam.h"
 #include "access/xact.h"
-#include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-#include "base/exchange.h"
-#include "base/guc.h"
 #include "base/objects.h"
-#include "broker/transport.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
+#include "publish/outgoing.h"
 #include "publish/reader.h"
 
 /* Other lanes' messages that are passed over before the broker is heard. */
@@ -102,12 +97,6 @@ static CqrsOutgoing *build_or_park(CqrsReader *reader,
 								   const CqrsMessage *message);
 static void read_parked(CqrsReader *reader, int64 watermark);
 static void park_hold(CqrsReader *reader, CqrsHold *hold);
-static bool is_too_large(const CqrsMessage *message, char **error);
-static CqrsOutgoing *try_to_build(CqrsReader *reader,
-								  const CqrsMessage *message, char **error);
-static CqrsOutgoing *build(CqrsReader *reader, const CqrsMessage *message);
-static char *to_utf8(const char *string);
-static char *append_string(char **next, const char *string);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
@@ -443,12 +432,10 @@ static CqrsOutgoing *
 build_or_park(CqrsReader *reader, const CqrsMessage *message)
 {
 	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
-	CqrsOutgoing *outgoing = NULL;
 	char	   *error;
+	CqrsOutgoing *outgoing = cqrs_outgoing_build(message, reader->context,
+												 &error);
 
-	if (!is_too_large(message, &error))
-		outgoing = GetDatabaseEncoding() == PG_UTF8 ?
-			build(reader, message) : try_to_build(reader, message, &error);
 	if (outgoing == NULL)
 	{
 		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
@@ -468,147 +455,6 @@ read_parked(CqrsReader *reader, int64 watermark)
 	if (reader->parked != NULL)
 		pfree(reader->parked);
 	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
-}
-
-/* Whether the broker of cqrs.url refuses a message for its size. */
-static bool
-is_too_large(const CqrsMessage *message, char **error)
-{
-	const char *url = cqrs_guc_url();
-	const CqrsTransport *transport = url != NULL ? cqrs_transport_of(url) : NULL;
-	Size		size = strlen(message->instance_data) +
-	strlen(message->instance_pk);
-
-	if (message->previous_data != NULL)
-		size += strlen(message->previous_data);
-	if (message->meta != NULL)
-		size += strlen(message->meta);
-	if (transport == NULL || size <= transport->max_body)
-		return false;
-	*error = psprintf("message of %zu bytes is larger than %zu bytes", size,
-					  transport->max_body);
-	return true;
-}
-
-/*
- * As build(), but NULL with the reason in *error when there are characters
- * that UTF-8 does not have, or too many.
- */
-static CqrsOutgoing *
-try_to_build(CqrsReader *reader, const CqrsMessage *message, char **error)
-{
-	CqrsOutgoing *volatile outgoing = NULL;
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		outgoing = build(reader, message);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *failure;
-		int			category;
-
-		MemoryContextSwitchTo(context);
-		failure = CopyErrorData();
-		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
-		if (category != ERRCODE_DATA_EXCEPTION &&
-			category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		*error = failure->message;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return outgoing;
-}
-
-/* Put a message together, in UTF-8 and in one piece of memory. */
-static CqrsOutgoing *
-build(CqrsReader *reader, const CqrsMessage *message)
-{
-	StringInfoData body;
-	CqrsOutgoing *outgoing;
-	char	   *text;
-	char	   *key;
-	char	   *exchange;
-	char	   *correlation_id = NULL;
-	char	   *next;
-	int			expires_at;
-	Size		text_length;
-	Size		size;
-
-	initStringInfo(&body);
-	cqrs_message_body(&body, message, &expires_at);
-	text = pg_server_to_any(body.data, body.len, PG_UTF8);
-
-	text_length = strlen(text);
-	/* What comes before "expires" may have changed its length. */
-	if (text !=body.data && expires_at >= 0)
-	{
-		body.data[expires_at] = '\0';
-		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));
-	}
-
-	key = to_utf8(cqrs_message_routing_key(message));
-	exchange = to_utf8(message->exchange);
-	correlation_id = to_utf8(message->correlation_id);
-	if (strlen(key) > CQRS_SHORTSTR_BYTES ||
-		(exchange != NULL && strlen(exchange) > CQRS_SHORTSTR_BYTES))
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("routing key or exchange is longer than %d bytes in UTF-8",
-						CQRS_SHORTSTR_BYTES)));
-	/* Too long for the property; the body has it all the same. */
-	if (correlation_id != NULL && strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
-		correlation_id = NULL;
-
-	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
-		strlen(message->cqrs_id) + 1 +
-		(exchange != NULL ? strlen(exchange) + 1 : 0) +
-		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
-	outgoing = MemoryContextAllocHuge(reader->context, size);
-	next = (char *) (outgoing + 1);
-	outgoing->id = message->id;
-	outgoing->committed_at = message->committed_at;
-	outgoing->size = size;
-	outgoing->cqrs_id = append_string(&next, message->cqrs_id);
-	outgoing->exchange = append_string(&next, exchange);
-	outgoing->routing_key = append_string(&next, key);
-	outgoing->correlation_id = append_string(&next, correlation_id);
-	outgoing->body = append_string(&next, text);
-	outgoing->body_length = text_length;
-	outgoing->expires_at = expires_at;
-	outgoing->ttl_s = cqrs_message_ttl(message);
-	return outgoing;
-}
-
-static char *
-to_utf8(const char *string)
-{
-	return string == NULL ? NULL :
-		pg_server_to_any(string, strlen(string), PG_UTF8);
-}
-
-/* Copy a string, unless it is NULL, to *next, and move that behind it. */
-static char *
-append_string(char **next, const char *string)
-{
-	char	   *copy = *next;
-	Size		size;
-
-	if (string == NULL)
-		return NULL;
-	size = strlen(string) + 1;
-	memcpy(copy, string, size);
-	*next += size;
-	return copy;
 }
 
 /*

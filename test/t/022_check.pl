@@ -50,7 +50,7 @@ wait_published($node);
 
 $broker->stop;
 wait_for_state($node, 'waiting');
-like(finding('broker'), qr/^error\|not connected, last error: .+\|see to /,
+like(finding('broker'), qr/^error\|not connected, last error: .+\|resolve /,
 	'no broker');
 
 $node->safe_psql('postgres', 'SELECT cqrs_pause()');

@@ -58,10 +58,11 @@ my %TRIALS = (
 	'cqrs.trigger_update'        => on_own('BEFORE UPDATE', 'trigger_update'),
 	'cqrs.trigger_insert_delete' =>
 	  on_own('AFTER INSERT', 'trigger_insert_delete'),
-	'cqrs.trigger_truncate' => on_own('BEFORE TRUNCATE', 'trigger_truncate'),
-	'cqrs.trigger_discard'  => on_own('BEFORE INSERT',   'trigger_discard'),
-	'cqrs.trigger_loaded'   => on_own('AFTER INSERT',    'trigger_loaded'),
-	'cqrs.forget_dropped'   =>
+	'cqrs.trigger_truncate'  => on_own('BEFORE TRUNCATE', 'trigger_truncate'),
+	'cqrs.trigger_at_commit' => on_own('AFTER INSERT',  'trigger_at_commit'),
+	'cqrs.trigger_discard'   => on_own('BEFORE INSERT', 'trigger_discard'),
+	'cqrs.trigger_loaded'    => on_own('AFTER INSERT',  'trigger_loaded'),
+	'cqrs.forget_dropped'    =>
 	  q{CREATE EVENT TRIGGER t ON sql_drop EXECUTE FUNCTION cqrs.forget_dropped()},
 	'cqrs.follow_created' =>
 	  q{CREATE EVENT TRIGGER t ON ddl_command_end EXECUTE FUNCTION cqrs.follow_created()},
