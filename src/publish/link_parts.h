@@ -47,7 +47,8 @@ struct CqrsLink
 	HTAB	   *proven;			/* routes that are */
 	CqrsProbeStep probe;
 	bool		returned;		/* it was, and cqrs.unroutable is "keep" */
-	TimestampTz probed_at;		/* since when an answer is awaited */
+	TimestampTz probed_at;		/* since when the probe waits, for an answer
+								 * or to begin */
 	int			leased;			/* how often in a row another one had the
 								 * lease */
 	TimestampTz leased_at;		/* the first of these times */
