@@ -231,7 +231,7 @@ open_connection(CqrsLink *link)
 	}
 	link->blocked = false;
 	link->renew = false;
-	link->confirmed_at = GetCurrentTimestamp();
+	link->confirmed_at = link->probed_at = GetCurrentTimestamp();
 	cqrs_window_rewind(link->window);
 
 	cqrs_worker_set_connected(true);
@@ -383,7 +383,7 @@ confirm_wait_ms(const CqrsLink *link)
 	if (cqrs_window_unconfirmed(link->window) > 0)
 		wait_ms = cqrs_until_after_ms(link->confirmed_at,
 									  cqrs_confirm_timeout_ms);
-	if (link->probe != CQRS_STEP_NONE)
+	if (cqrs_holds_waiting_probe(link->holds) != NULL)
 		wait_ms = cqrs_sooner_ms(wait_ms,
 								 cqrs_until_after_ms(link->probed_at,
 													 cqrs_confirm_timeout_ms));

@@ -43,7 +43,8 @@ struct CqrsLink
 	HTAB	   *proven;			/* routes that are */
 	CqrsProbeStep probe;
 	bool		returned;		/* it was, and cqrs.unroutable is "keep" */
-	TimestampTz probed_at;		/* since when an answer is awaited */
+	TimestampTz probed_at;		/* since when the probe waits, for an answer
+								 * or to begin */
 	uint64		failed_at;		/* failures of the session are over when so
 								 * many are done */
 	uint64		suspects_end;	/* until so many are done, one at a time */

@@ -49,6 +49,8 @@ cqrs_link_send(CqrsLink *link)
 
 	if (cqrs_window_unconfirmed(link->window) == 0)
 		link->confirmed_at = GetCurrentTimestamp();
+	if (cqrs_holds_waiting_probe(link->holds) == NULL)
+		link->probed_at = GetCurrentTimestamp();
 	if (may_probe(link))
 		send_probe(link);
 	for (int i = 0; i < SEND_TURN; i++)
@@ -117,8 +119,7 @@ await_proof(CqrsLink *link, const CqrsOutgoing *message)
 static bool
 may_probe(const CqrsLink *link)
 {
-	if (link->holds->probe == NULL || link->holds->probe->refusal != NULL ||
-		link->renew)
+	if (cqrs_holds_waiting_probe(link->holds) == NULL || link->renew)
 		return false;
 	switch (link->probe)
 	{
@@ -138,7 +139,7 @@ may_probe(const CqrsLink *link)
 static void
 send_probe(CqrsLink *link)
 {
-	CqrsOutgoing *message = link->holds->probe;
+	CqrsOutgoing *message = cqrs_holds_waiting_probe(link->holds);
 
 	link->probed_at = GetCurrentTimestamp();
 	if (link->probe == CQRS_STEP_NONE)
