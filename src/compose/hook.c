@@ -122,7 +122,7 @@ cqrs_hook_leave(CqrsHookScope *scope)
 void
 cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master)
 {
-	(void) cqrs_function_hooks(relation, master);
+	(void) cqrs_hooks_of(relation, master);
 }
 
 void
@@ -130,9 +130,9 @@ cqrs_hook_check_settings(const CqrsRelation *relation,
 						 const CqrsMaster *master)
 {
 	if (cqrs_meta_function[0] != '\0' && master->meta == NULL)
-		(void) cqrs_function_meta_setting(relation->owner);
+		(void) cqrs_hooks_meta_setting(relation->owner);
 	if (cqrs_correlation_function[0] != '\0')
-		(void) cqrs_function_correlation_setting(relation->owner);
+		(void) cqrs_hooks_correlation_setting(relation->owner);
 }
 
 bool
@@ -159,7 +159,7 @@ bool
 cqrs_hook_is_set_wise(const CqrsRelation *relation, CqrsMaster *master)
 {
 	return master->serializer != NULL &&
-		cqrs_function_hooks(relation, master)->set_wise;
+		cqrs_hooks_of(relation, master)->set_wise;
 }
 
 void
@@ -243,7 +243,7 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 	}
 	else if (cqrs_meta_function[0] != '\0')
 	{
-		hook = cqrs_function_meta_setting(subject->relation->owner);
+		hook = cqrs_hooks_meta_setting(subject->relation->owner);
 		args[0] = text_arg(message->cqrs_id);
 	}
 	else
@@ -274,7 +274,7 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 	args[1] = text_arg(message->cqrs_id);
 	args[2] = text_arg(json_to_text(message->instance_pk));
 	args[3] = text_arg(message->queue);
-	result = call(cqrs_function_correlation_setting(subject->relation->owner),
+	result = call(cqrs_hooks_correlation_setting(subject->relation->owner),
 				  subject, 1, args, lengthof(args), &isnull);
 	if (isnull)
 		return NULL;
@@ -293,7 +293,7 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 static struct CqrsHooks *
 hooks_of(const CqrsHookSubject *subject)
 {
-	return cqrs_function_hooks(subject->relation, subject->master);
+	return cqrs_hooks_of(subject->relation, subject->master);
 }
 
 /* Call a hook, about "nrows" rows of which the subject is the first. */
