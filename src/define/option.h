@@ -32,8 +32,8 @@ typedef struct CqrsOptionInfo
 	bool		default_bool;	/* CQRS_TYPE_BOOL */
 	const char *choices[3];		/* CQRS_TYPE_CHOICE */
 	const char *role;			/* CQRS_TYPE_FUNCTION: its name in messages */
-	void		(*check) (const char *name, Datum value);	/* NULL: none; the
-															 * value is not null */
+	void		(*check) (const char *name, Datum value);	/* NULL: none; the value
+															 * is not null */
 } CqrsOptionInfo;
 
 /* The options of one kind of object. */

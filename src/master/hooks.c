@@ -106,7 +106,7 @@ cqrs_hooks_correlation_setting(Oid owner)
 
 void
 cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
-					Oid owner)
+				 Oid owner)
 {
 	CqrsFunction hook;
 

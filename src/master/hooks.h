@@ -31,7 +31,7 @@ typedef struct CqrsHooks
  * when one does not fit.  Valid until the next call for the master.
  */
 extern struct CqrsHooks *cqrs_hooks_of(const CqrsRelation *relation,
-											 CqrsMaster *master);
+									   CqrsMaster *master);
 
 /* The function that cqrs.meta_function names, for the owner of a table. */
 extern CqrsFunction *cqrs_hooks_meta_setting(Oid owner);
@@ -44,6 +44,6 @@ extern CqrsFunction *cqrs_hooks_correlation_setting(Oid owner);
  * not fit a table that was registered and its owner.
  */
 extern void cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
-								Oid owner);
+							 Oid owner);
 
 #endif							/* CQRS_HOOKS_H */

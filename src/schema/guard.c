@@ -428,7 +428,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 	PG_TRY();
 	{
 		cqrs_hooks_check(hooks[before->hook], name, row->relid,
-							owner);
+						 owner);
 	}
 	PG_CATCH();
 	{
