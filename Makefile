@@ -17,7 +17,8 @@ SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter pack capture since_15 paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
-	partitions flush tools diff keys dump check ddl retype meaning grants abuse intrusion
+	partitions flush commit order tools diff keys dump check ddl retype meaning grants \
+	abuse intrusion
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
 	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks
@@ -27,9 +28,10 @@ PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
+TEST_MODULES = test/tools/late_change.so
 # Parts of the library, tested without a server.
 UNIT_TESTS = test/unit/order
-EXTRA_CLEAN = $(TEST_TOOLS) $(UNIT_TESTS) test-output
+EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
@@ -85,6 +87,9 @@ test-unit: $(UNIT_TESTS)
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
+
+$(TEST_MODULES): %.so: %.c
+	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $<
 
 # A list given on the command line runs that list alone; the others are run
 # only when none is given.

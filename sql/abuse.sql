@@ -167,3 +167,23 @@ UPDATE lt SET m = 'b';
 SELECT test_messages();
 DROP TABLE g, gk, lt;
 DROP FUNCTION lt_copy;
+
+-- Keys of parked messages that are no keys of the table any more.
+CREATE TABLE pk (a int PRIMARY KEY, b int NOT NULL, c int NOT NULL);
+CREATE FUNCTION pk_fails(pk) RETURNS jsonb STABLE LANGUAGE sql AS $$SELECT to_jsonb(1 / 0)$$;
+SELECT cqrs_register('pk', serializer => 'pk_fails', on_error => 'park');
+INSERT INTO pk VALUES (1, 2, 3);
+SELECT test_skip();
+SELECT cqrs_unregister('pk');
+ALTER TABLE pk DROP CONSTRAINT pk_pkey, ADD PRIMARY KEY (a, b);
+SELECT cqrs_register('pk');
+UPDATE cqrs.parked SET id = 1;
+SELECT test_error($$SELECT cqrs_retry_parked('pk')$$);
+UPDATE cqrs.parked SET instance_pk = '[1,2,3]';
+SELECT test_error($$SELECT cqrs_retry_parked('pk')$$);
+UPDATE cqrs.parked SET instance_pk = '[1,null]';
+SELECT test_error($$SELECT cqrs_retry_parked('pk')$$);
+UPDATE cqrs.parked SET instance_pk = '[1,2]';
+SELECT cqrs_retry_parked('pk');
+SELECT test_messages();
+DROP TABLE pk CASCADE;

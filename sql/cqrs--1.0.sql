@@ -3,48 +3,52 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION cqrs" to load this file. \quit
 
--- CREATE EXTENSION has put the target schema into the path.  A function or an
--- operator there, which fits the types of a call better than PostgreSQL's own,
--- would be taken into a view or function below and run with the rights of those
--- who use that.  So nothing but PostgreSQL's own can be found; what is created
--- has its schema written out.  Until the end of the script.
+-- CREATE EXTENSION has put the target schema into search_path.  A function or
+-- operator in that schema could match the types of a call better than
+-- PostgreSQL's own, get into a view or function below, and run with the
+-- privileges of its users.  So until the end of the script only PostgreSQL's
+-- own objects are found by their bare names; all others are written with their
+-- schema.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
 --
 -- Schema
 --
--- cqrs holds what is internal or to look at.  The functions that users call
--- are in the schema that CREATE EXTENSION chose.
+-- The schema cqrs has the internal objects, and the views and tables that
+-- users read.  The functions that users call are in the schema that CREATE
+-- EXTENSION chose.
 --
 
 CREATE SCHEMA cqrs;
-COMMENT ON SCHEMA cqrs IS 'CQRS masters: definitions, outbox and statistics';
+COMMENT ON SCHEMA cqrs IS 'objects of the extension cqrs: masters, outbox and statistics';
 GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
 
 --
 -- Masters
 --
 --		cqrs_id			name of the master in messages
---		relation		its table
---		fields			published columns, NULL for all
---		tracked_fields	columns whose previous values are sent, {*} for all
---		field_map		keys of columns where they differ from their names
---		meta			function that gives the meta object
+--		relation		table of the master
+--		fields			published columns; NULL: all
+--		tracked_fields	columns whose previous values are sent; {*}: all
+--		field_map		keys of the columns whose key is not their name
+--		meta			function that returns the meta object
 --		produce			whether messages are sent
---		serializer		function that gives instance_data
---		sync_when		condition that rows of replicas fulfil
---		delete_data		function that gives custom data of a DELETE
---		leave			of a row that no longer fulfils it: ignore, delete
---		on_error		of a function: fail, park
---		skip_unchanged	whether updates of other columns are passed over
---		message_ttl		in seconds, 0 for none, NULL for cqrs.message_ttl
---		exchange		NULL for cqrs.exchange
---		routing_key		NULL for cqrs_id
---		on_truncate		delete, refuse, ignore
---		replication		which changes count: origin, replica, always
+--		serializer		function that returns instance_data
+--		sync_when		condition; only rows that match it are published
+--		delete_data		function that returns the custom data of a DELETE
+--		leave			what to send when a row stops matching sync_when:
+--						ignore (nothing), delete (a DELETE)
+--		on_error		what to do when a function fails: fail, park
+--		skip_unchanged	whether updates that change no field send nothing
+--		message_ttl		in seconds; 0: none; NULL: cqrs.message_ttl
+--		exchange		NULL: cqrs.exchange
+--		routing_key		NULL: cqrs_id
+--		on_truncate		what TRUNCATE does: delete, refuse, ignore
+--		replication		which changes to publish: origin, replica, always
 --
--- Names of columns and functions, not their numbers, so that a dump restores.
--- Written by cqrs_register(), cqrs_alter() and cqrs_unregister() only.
+-- Columns and functions are stored by name, not by number, so that a dump can
+-- be restored.  Only cqrs_register(), cqrs_alter() and cqrs_unregister() write
+-- to the table.
 --
 
 CREATE TABLE cqrs.master (
@@ -68,21 +72,21 @@ CREATE TABLE cqrs.master (
 	replication text NOT NULL DEFAULT 'origin'
 );
 CREATE INDEX master_relation_idx ON cqrs.master (relation);
-COMMENT ON TABLE cqrs.master IS 'registered masters; changed by cqrs_register, cqrs_alter and cqrs_unregister';
+COMMENT ON TABLE cqrs.master IS 'registered masters; use cqrs_register, cqrs_alter and cqrs_unregister to change them';
 GRANT SELECT ON cqrs.master TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('cqrs.master', '');
 
 --
 -- Outbox
 --
---		id				of the first message: batch * 100000 + position; a
---						transaction draws a batch when it commits
---		last_id			of the last one; those in between are in this row
+--		id				id of the row's first message: batch * 100000 +
+--						position; a transaction draws a batch when it commits
+--		last_id			id of the row's last message; ids are consecutive
 --		committed_at	time of the commit
---		messages		the messages, for cqrs.unpack()
+--		messages		the packed messages, for cqrs.unpack()
 --
--- Rows are only inserted, and a segment is emptied as a whole.  So there is
--- nothing for autovacuum to do.  What fits a page stays in it.
+-- Rows are only inserted, and a segment is truncated as a whole, so autovacuum
+-- has nothing to do.  A row that fits into a page is not moved to TOAST.
 --
 
 CREATE TABLE cqrs.segment_0 (
@@ -98,13 +102,13 @@ CREATE TABLE cqrs.segment_2 (LIKE cqrs.segment_0)
 CREATE INDEX segment_0_id_idx ON cqrs.segment_0 (id);
 CREATE INDEX segment_1_id_idx ON cqrs.segment_1 (id);
 CREATE INDEX segment_2_id_idx ON cqrs.segment_2 (id);
-COMMENT ON TABLE cqrs.segment_0 IS 'segment of the outbox; look at cqrs.outbox instead';
-COMMENT ON TABLE cqrs.segment_1 IS 'segment of the outbox; look at cqrs.outbox instead';
-COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; look at cqrs.outbox instead';
+COMMENT ON TABLE cqrs.segment_0 IS 'segment of the outbox; use the view cqrs.outbox to read it';
+COMMENT ON TABLE cqrs.segment_1 IS 'segment of the outbox; use the view cqrs.outbox to read it';
+COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; use the view cqrs.outbox to read it';
 
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'keeps rows that logical replication brings out of the outbox';
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of segments: discards rows that logical replication inserts';
 REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
@@ -116,15 +120,15 @@ ALTER TABLE cqrs.segment_0 ENABLE REPLICA TRIGGER discard;
 ALTER TABLE cqrs.segment_1 ENABLE REPLICA TRIGGER discard;
 ALTER TABLE cqrs.segment_2 ENABLE REPLICA TRIGGER discard;
 
--- Every id up to the watermark is published or was rolled back.
+-- Every message up to this id is confirmed or was rolled back.
 CREATE SEQUENCE cqrs.watermark MINVALUE 0 START 0;
 SELECT pg_catalog.setval('cqrs.watermark', 0);
-COMMENT ON SEQUENCE cqrs.watermark IS 'highest id below which nothing is pending';
+COMMENT ON SEQUENCE cqrs.watermark IS 'watermark as last saved: all messages up to this id are confirmed';
 GRANT SELECT ON SEQUENCE cqrs.watermark TO PUBLIC;
 
 CREATE FUNCTION cqrs.current_watermark() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_sql_watermark' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION cqrs.current_watermark() IS 'highest id below which nothing is pending';
+COMMENT ON FUNCTION cqrs.current_watermark() IS 'current watermark: all messages up to this id are confirmed';
 
 CREATE FUNCTION cqrs.unpack(first_id bigint, messages bytea, OUT id bigint,
 		OUT signal_type text, OUT cqrs_id text, OUT instance_pk text,
@@ -132,10 +136,10 @@ CREATE FUNCTION cqrs.unpack(first_id bigint, messages bytea, OUT id bigint,
 		OUT routing_key text, OUT message_ttl integer, OUT body text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'cqrs_sql_unpack' LANGUAGE C STABLE STRICT ROWS 10;
-COMMENT ON FUNCTION cqrs.unpack(bigint, bytea) IS 'messages in a row of a segment, as they would be published now';
+COMMENT ON FUNCTION cqrs.unpack(bigint, bytea) IS 'unpacks the messages of a row of a segment, with the bodies that they would have now';
 
--- The pack that the watermark is in begins at most 199 ids before it; this and
--- not last_id, because there is an index.
+-- The row that contains the watermark begins at most 199 ids below it.  The
+-- condition is on id instead of last_id, because only id has an index.
 CREATE VIEW cqrs.outbox AS
 	SELECT m.id, m.cqrs_id, m.signal_type,
 		m.instance_pk::pg_catalog.jsonb AS instance_pk, m.queue,
@@ -146,20 +150,23 @@ CREATE VIEW cqrs.outbox AS
 		cqrs.unpack(s.id, s.messages) m
 	WHERE s.id > cqrs.current_watermark() - 200
 		AND m.id > cqrs.current_watermark();
-COMMENT ON VIEW cqrs.outbox IS 'messages that are not known to be confirmed yet';
+COMMENT ON VIEW cqrs.outbox IS 'messages that are not known to be confirmed';
 
 --
--- Parked messages: those that could not be made, because a function failed,
--- that the broker has refused for themselves, or whose route does not work.
+-- Parked messages: a function failed while the message was made, the broker
+-- rejected the message because of its size or content, or the master was held
+-- and its messages were given up.
 --
 --		id				as in the outbox
---		parked_at
---		reason			hook: a function failed; refused: by the broker; held:
---						the broker takes no messages of the master
---		error			in words
---		committed_at ... message_ttl	as in the outbox; data, previous_data
---						and meta only where the message was made
---		row_data		of a DELETE that could not be made: the row
+--		parked_at		when the message was parked
+--		reason			hook: a function failed; refused: the broker rejects
+--						the message, or it cannot be sent; held: the master
+--						was held
+--		error			error message of the function, or reply of the broker
+--		committed_at ... message_ttl	as in the outbox; instance_data,
+--						previous_data and meta are NULL if the message could
+--						not be made
+--		row_data		old row of a DELETE that could not be made
 --
 
 CREATE TABLE cqrs.parked (
@@ -181,30 +188,31 @@ CREATE TABLE cqrs.parked (
 	message_ttl integer,
 	row_data text
 );
-COMMENT ON TABLE cqrs.parked IS 'messages that could not be made or were refused by the broker; sent again by cqrs_retry_parked';
+COMMENT ON TABLE cqrs.parked IS 'messages that could not be made or that the broker does not accept; cqrs_retry_parked sends them again';
 
 --
 -- Publisher
 --
 
--- One row.  The identity distinguishes copies of a database; it is part of
--- message ids and of the name of the lease at the broker.
+-- The table has one row.  The identity distinguishes copies of a database.  It
+-- is part of message ids and of the name of the lease queue at the broker.
 CREATE TABLE cqrs.publisher (
 	paused boolean NOT NULL,
 	identity text
 );
--- For publications of all tables: it has no key.
+-- The table has no primary key.  Without a replica identity, its updates would
+-- fail in a database with a publication FOR ALL TABLES.
 ALTER TABLE cqrs.publisher REPLICA IDENTITY FULL;
 INSERT INTO cqrs.publisher VALUES (false);
-COMMENT ON TABLE cqrs.publisher IS 'state of publishing; changed by cqrs_pause, cqrs_resume and cqrs_adopt';
+COMMENT ON TABLE cqrs.publisher IS 'state of publishing; use cqrs_pause, cqrs_resume and cqrs_adopt to change it';
 
 CREATE FUNCTION cqrs.wake_publisher() RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_publisher' LANGUAGE C STRICT;
-COMMENT ON FUNCTION cqrs.wake_publisher() IS 'has the publisher started, or look at its settings, after the commit';
+COMMENT ON FUNCTION cqrs.wake_publisher() IS 'starts the publisher or makes it reload its state, at commit';
 REVOKE ALL ON FUNCTION cqrs.wake_publisher() FROM PUBLIC;
 
--- A row for each lane in force, and for those that have been since the start of
--- the server; "lanes" is how many are in force.
+-- Returns a row for each current lane, and for each former lane that has run
+-- since the start of the server.  "lanes" is the number of current lanes.
 CREATE FUNCTION cqrs.publisher_stats(OUT lane integer, OUT lanes integer,
 		OUT pid integer, OUT state text,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
@@ -214,7 +222,7 @@ CREATE FUNCTION cqrs.publisher_stats(OUT lane integer, OUT lanes integer,
 		OUT stats_since timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT ROWS 1;
-COMMENT ON FUNCTION cqrs.publisher_stats() IS 'what the publishers of this database have done; see cqrs.stats and cqrs.lanes';
+COMMENT ON FUNCTION cqrs.publisher_stats() IS 'state and counters of the publishers of this database, for cqrs.stats and cqrs.lanes';
 REVOKE ALL ON FUNCTION cqrs.publisher_stats() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cqrs.publisher_stats() TO pg_monitor;
 
@@ -262,13 +270,13 @@ GRANT SELECT ON cqrs.stats TO pg_monitor;
 CREATE FUNCTION @extschema@.cqrs_pause() RETURNS void
 	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$UPDATE cqrs.publisher SET paused = true; SELECT cqrs.wake_publisher()$$;
-COMMENT ON FUNCTION @extschema@.cqrs_pause() IS 'stops publishing in this database; messages wait in the outbox';
+COMMENT ON FUNCTION @extschema@.cqrs_pause() IS 'pauses publishing in this database; messages wait in the outbox';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_pause() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_resume() RETURNS void
 	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$UPDATE cqrs.publisher SET paused = false; SELECT cqrs.wake_publisher()$$;
-COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'starts publishing again after cqrs_pause';
+COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'resumes publishing after cqrs_pause';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_resume() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_adopt() RETURNS text
@@ -278,7 +286,7 @@ CREATE FUNCTION @extschema@.cqrs_adopt() RETURNS text
 		SET identity = substr(md5(gen_random_uuid()::text), 1, 12);
 	SELECT cqrs.wake_publisher();
 	SELECT identity FROM cqrs.publisher$$;
-COMMENT ON FUNCTION @extschema@.cqrs_adopt() IS 'gives a copy of a database an identity of its own, so that it publishes beside the original';
+COMMENT ON FUNCTION @extschema@.cqrs_adopt() IS 'gives a copy of a database an identity of its own, so that both can publish';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_adopt() FROM PUBLIC;
 
 --
@@ -287,24 +295,38 @@ REVOKE ALL ON FUNCTION @extschema@.cqrs_adopt() FROM PUBLIC;
 
 CREATE FUNCTION cqrs.trigger_update() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_update' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_update() IS 'trigger of masters: bumps cqrs_revision and cqrs_updated, notes the row';
+COMMENT ON FUNCTION cqrs.trigger_update() IS 'trigger of masters: sets cqrs_revision and cqrs_updated, and records that the row was updated';
 CREATE FUNCTION cqrs.trigger_insert_delete() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_insert_delete' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_insert_delete() IS 'trigger of masters: notes the row';
+COMMENT ON FUNCTION cqrs.trigger_insert_delete() IS 'trigger of masters: records that the row was inserted or deleted';
 CREATE FUNCTION cqrs.trigger_truncate() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_truncate' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: a DELETE for each row that TRUNCATE removes';
+COMMENT ON FUNCTION cqrs.trigger_truncate() IS 'trigger of masters: makes a DELETE for each row that TRUNCATE removes';
 
--- For queries that look for rows by the keys of messages, with the rights of
--- the caller: a value of a key column as messages have it.
+-- The table stays empty.  The library queues events of its trigger, which make
+-- the messages of a transaction.  The trigger fires in all values of
+-- session_replication_role.
+CREATE FUNCTION cqrs.trigger_at_commit() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_at_commit' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_at_commit() IS 'trigger of cqrs.at_commit: makes the messages of a transaction at commit';
+REVOKE ALL ON FUNCTION cqrs.trigger_at_commit() FROM PUBLIC;
+CREATE TABLE cqrs.at_commit ();
+COMMENT ON TABLE cqrs.at_commit IS 'empty table whose deferred trigger makes the messages of a transaction';
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit();
+ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
+
+-- Used in queries that find rows by the keys of messages.  These queries run
+-- with the privileges of the caller, so everyone may call the function.
 CREATE FUNCTION cqrs.key_json(value anyelement) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'cqrs_sql_key_json' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION cqrs.key_json(anyelement) IS 'value of a key column as messages have it';
+COMMENT ON FUNCTION cqrs.key_json(anyelement) IS 'returns a value of a key column in the form that messages have';
 
--- Partitions that are added later get what those before them have.
+-- A partition that is created or attached later gets the triggers of its root.
 CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;
-COMMENT ON FUNCTION cqrs.follow_partitions(regclass) IS 'checks new partitions of masters and adds their triggers';
+COMMENT ON FUNCTION cqrs.follow_partitions(regclass) IS 'checks new partitions of a master and creates their triggers';
 REVOKE ALL ON FUNCTION cqrs.follow_partitions(regclass) FROM PUBLIC;
 CREATE FUNCTION cqrs.follow_created() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -315,22 +337,23 @@ BEGIN
 		WHERE c.classid = 'pg_class'::regclass AND c.object_type = 'table';
 END
 $$;
-COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: new partitions of masters';
+COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: calls cqrs.follow_partitions for new and altered tables';
 REVOKE ALL ON FUNCTION cqrs.follow_created() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
 	EXECUTE FUNCTION cqrs.follow_created();
-COMMENT ON EVENT TRIGGER cqrs_follow_created IS 'gives partitions of masters their triggers';
+COMMENT ON EVENT TRIGGER cqrs_follow_created IS 'creates the triggers of new partitions of masters';
 
--- Rows that a dump brings; fired by no function of ours.
+-- Fires when a dump is restored.  The functions of the extension insert into
+-- cqrs.master without firing triggers.
 CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_loaded' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'keeps a session that restores a dump from publishing what it loads';
+COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'trigger of cqrs.master: in a session that restores a dump, switches off publishing of the masters that it loads';
 REVOKE ALL ON FUNCTION cqrs.trigger_loaded() FROM PUBLIC;
 CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
 
--- A master goes with its table.
+-- When a table is dropped, its masters are removed.
 CREATE FUNCTION cqrs.forget_dropped() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
@@ -363,11 +386,11 @@ CREATE FUNCTION @extschema@.cqrs_register(relation regclass,
 		replication text DEFAULT 'origin')
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'cqrs_register' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_register(regclass, text, text[], text[], jsonb, regproc, boolean, regproc, text, regproc, text, text, boolean, integer, text, text, text, text) IS 'makes a table a master, whose changes are published';
+COMMENT ON FUNCTION @extschema@.cqrs_register(regclass, text, text[], text[], jsonb, regproc, boolean, regproc, text, regproc, text, text, boolean, integer, text, text, text, text) IS 'makes a table a master, so that its changes are published';
 
 CREATE FUNCTION @extschema@.cqrs_unregister(cqrs_id text) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_unregister' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_unregister(text) IS 'ends a master; the table and its columns stay';
+COMMENT ON FUNCTION @extschema@.cqrs_unregister(text) IS 'removes a master; the table and its columns stay';
 
 CREATE FUNCTION @extschema@.cqrs_alter(cqrs_id text, options jsonb) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_alter' LANGUAGE C;
@@ -377,80 +400,80 @@ CREATE FUNCTION @extschema@.cqrs_sync(cqrs_id text, filter text DEFAULT NULL,
 		queue text DEFAULT NULL)
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_sync_filter' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_sync(text, text, text) IS 'sends the rows of a master that match a filter again, as they are';
+COMMENT ON FUNCTION @extschema@.cqrs_sync(text, text, text) IS 'sends the current rows of a master that match a filter, as SYNC';
 
 CREATE FUNCTION @extschema@.cqrs_sync("row" record, queue text DEFAULT NULL)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'cqrs_sync_row' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_sync(record, text) IS 'sends a row of a master again, as it is';
+COMMENT ON FUNCTION @extschema@.cqrs_sync(record, text) IS 'sends the current state of a row, as SYNC, for all masters of its table';
 
 CREATE FUNCTION @extschema@.cqrs_retry_parked(cqrs_id text DEFAULT NULL,
 		ids bigint[] DEFAULT NULL)
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_retry_parked' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_retry_parked(text, bigint[]) IS 'sends again what parked messages tell of';
+COMMENT ON FUNCTION @extschema@.cqrs_retry_parked(text, bigint[]) IS 'makes parked messages again and sends them';
 
 CREATE FUNCTION @extschema@.cqrs_park_held(cqrs_id text) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_park_held' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_park_held(text) IS 'parks the pending messages of a master whose route does not work';
+COMMENT ON FUNCTION @extschema@.cqrs_park_held(text) IS 'moves the pending messages of a held master to cqrs.parked';
 
 CREATE FUNCTION @extschema@.cqrs_flush() RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_flush' LANGUAGE C STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_flush() IS 'makes the messages of what the transaction has changed so far';
+COMMENT ON FUNCTION @extschema@.cqrs_flush() IS 'makes the messages of the changes that the transaction has made so far';
 
 CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text) RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text) IS 'the rows of a master as the lines that django-cqrs''s cqrs_bulk_load reads';
+COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text) IS 'returns the rows of a master as input of django-cqrs''s command cqrs_bulk_load';
 
 CREATE FUNCTION @extschema@.cqrs_bulk_dump(cqrs_id text, filename text,
 		overwrite boolean DEFAULT false)
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_bulk_dump_file' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text, text, boolean) IS 'writes the lines that django-cqrs''s cqrs_bulk_load reads into a file on the server';
+COMMENT ON FUNCTION @extschema@.cqrs_bulk_dump(text, text, boolean) IS 'writes the rows of a master to a file on the server, as input of django-cqrs''s command cqrs_bulk_load';
 
 CREATE PROCEDURE @extschema@.cqrs_sync_all(cqrs_id text,
 		filter text DEFAULT NULL, queue text DEFAULT NULL,
 		batch_size integer DEFAULT 10000, after jsonb DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'cqrs_sync_all' LANGUAGE C;
-COMMENT ON PROCEDURE @extschema@.cqrs_sync_all(text, text, text, integer, jsonb) IS 'sends all rows of a master again, in one transaction for each batch';
+COMMENT ON PROCEDURE @extschema@.cqrs_sync_all(text, text, text, integer, jsonb) IS 'sends the rows of a master as SYNC, with one transaction for each batch';
 
 CREATE FUNCTION @extschema@.cqrs_diff_master(cqrs_id text,
 		filter text DEFAULT NULL, batch integer DEFAULT 10000)
 	RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_diff_master' LANGUAGE C;
-COMMENT ON FUNCTION @extschema@.cqrs_diff_master(text, text, integer) IS 'keys and revisions of a master''s rows, for django-cqrs''s cqrs_diff_replica';
+COMMENT ON FUNCTION @extschema@.cqrs_diff_master(text, text, integer) IS 'returns keys and revisions of a master''s rows, as input of django-cqrs''s command cqrs_diff_replica';
 
 CREATE FUNCTION @extschema@.cqrs_diff_sync(lines text[]) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'cqrs_diff_sync' LANGUAGE C STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_diff_sync(text[]) IS 'sends the rows again that django-cqrs''s cqrs_diff_replica has found to differ';
+COMMENT ON FUNCTION @extschema@.cqrs_diff_sync(text[]) IS 'sends the rows that django-cqrs''s command cqrs_diff_replica lists, as SYNC';
 
 CREATE FUNCTION @extschema@.cqrs_deleted_diff_master(lines text[])
 	RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_deleted_diff_master' LANGUAGE C STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_master(text[]) IS 'of the keys that django-cqrs''s cqrs_deleted_diff_replica lists, those that are gone';
+COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_master(text[]) IS 'returns those keys of django-cqrs''s command cqrs_deleted_diff_replica that the master does not have';
 
 CREATE FUNCTION @extschema@.cqrs_relation(cqrs_id text) RETURNS regclass
 	AS 'MODULE_PATHNAME', 'cqrs_sql_relation' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_relation(text) IS 'table of a master';
+COMMENT ON FUNCTION @extschema@.cqrs_relation(text) IS 'returns the table of a master';
 
 CREATE FUNCTION @extschema@.cqrs_to_json("row" record, cqrs_id text) RETURNS json
 	AS 'MODULE_PATHNAME', 'cqrs_to_json' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_to_json(record, text) IS 'a row as the messages of a master carry it';
+COMMENT ON FUNCTION @extschema@.cqrs_to_json(record, text) IS 'returns a row as instance_data of a message of a master';
 
 CREATE FUNCTION @extschema@.cqrs_is_initial_save("row" record) RETURNS boolean
 	AS 'MODULE_PATHNAME', 'cqrs_is_initial_save' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_is_initial_save(record) IS 'whether the current transaction has saved a row of a master no more than once';
+COMMENT ON FUNCTION @extschema@.cqrs_is_initial_save(record) IS 'returns whether the current transaction has saved a row at most once';
 
 CREATE FUNCTION @extschema@.cqrs_wait_published(timeout interval DEFAULT NULL)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'cqrs_wait_published' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION @extschema@.cqrs_wait_published(interval) IS 'waits until the messages that this session has committed are confirmed';
+COMMENT ON FUNCTION @extschema@.cqrs_wait_published(interval) IS 'waits until the broker has confirmed the messages that this session has committed';
 
 --
 -- Progress and checks
 --
 
--- See src/progress.c.
+-- The numbers are those of src/resend/progress.c; here parameters count from 1.
 CREATE VIEW cqrs.progress_sync AS
 	SELECT p.pid, p.datid, d.datname, p.relid,
 		CASE p.param18 WHEN 1 THEN 'sync' WHEN 2 THEN 'dump' END AS command,
@@ -460,20 +483,21 @@ CREATE VIEW cqrs.progress_sync AS
 	FROM pg_catalog.pg_stat_get_progress_info('COPY') AS p
 		LEFT JOIN pg_catalog.pg_database d ON d.oid = p.datid
 	WHERE p.param17 = 1668379251;
-COMMENT ON VIEW cqrs.progress_sync IS 'progress of cqrs_sync_all and of cqrs_bulk_dump into files';
+COMMENT ON VIEW cqrs.progress_sync IS 'progress of running cqrs_sync_all, and of running cqrs_bulk_dump into a file';
 GRANT SELECT ON cqrs.progress_sync TO PUBLIC;
 
 CREATE FUNCTION cqrs.url_is_set() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'cqrs_sql_url_is_set' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION cqrs.url_is_set() IS 'whether cqrs.url has a value';
+COMMENT ON FUNCTION cqrs.url_is_set() IS 'returns whether cqrs.url is set';
 REVOKE ALL ON FUNCTION cqrs.url_is_set() FROM PUBLIC;
 
 CREATE FUNCTION cqrs.check_master(cqrs_id text) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_check_master' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION cqrs.check_master(text) IS 'raises the error that writing to a master''s table would raise';
+COMMENT ON FUNCTION cqrs.check_master(text) IS 'raises the error that a write to the table of a master would raise';
 REVOKE ALL ON FUNCTION cqrs.check_master(text) FROM PUBLIC;
 
--- Each item comes once, in this order; masters each with their name.
+-- Returns the items in the order below: one for each prepared transaction, for
+-- each master and for each table without a master, and one of each other kind.
 CREATE FUNCTION @extschema@.cqrs_check(OUT item text, OUT status text,
 		OUT detail text, OUT remedy text)
 	RETURNS SETOF record
@@ -522,8 +546,10 @@ BEGIN
 		detail := CASE running.n WHEN 0 THEN 'no publisher runs'
 			ELSE format('publishers run, but not that of lane %s', running.missing) END
 			|| coalesce(', last error: ' || stats.last_error, '');
-		remedy := format('look into the server''s log; is max_worker_processes (%s) large enough?',
-			current_setting('max_worker_processes'));
+		remedy := CASE WHEN running.n = 0 AND stats.last_error_at >= stats.started_at
+			THEN 'mend what the last error names; the publisher is started again every second'
+			ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
+				current_setting('max_worker_processes')) END;
 	ELSIF stats.state = 'paused' THEN
 		status := 'warning'; detail := 'publishing is paused'; remedy := 'SELECT cqrs_resume()';
 	END IF;
@@ -532,18 +558,18 @@ BEGIN
 	item := 'broker'; status := 'ok'; remedy := NULL;
 	detail := coalesce('connected since ' || stats.connected_at, 'not connected');
 	IF stats.state = 'blocked' THEN
-		status := 'warning'; detail := 'the broker has asked to send nothing';
-		remedy := 'see to memory and disk of the broker';
+		status := 'warning'; detail := 'the broker blocks publishers: it is short of memory or disk space';
+		remedy := 'free memory or disk space at the broker';
 	ELSIF stats.connected_at IS NULL AND NOT pg_is_in_recovery() THEN
 		status := CASE WHEN stats.last_error IS NULL THEN 'warning' ELSE 'error' END;
 		detail := CASE running.connected WHEN 0 THEN 'not connected'
 			ELSE format('connected, but not lane %s', running.waiting) END
 			|| coalesce(', last error: ' || stats.last_error, '');
-		remedy := 'see to the items above, then to the broker, its address and its user';
+		remedy := 'resolve the items above first; then check the last error, the broker, cqrs.url and the broker''s user';
 	ELSIF stats.held > 0 THEN
 		status := 'error';
 		detail := format('connected, but %s masters are held, last error: %s', stats.held, stats.last_error);
-		remedy := 'see to exchanges, queues and rights at the broker; when a route can never work, cqrs_park_held()';
+		remedy := 'check exchanges, queues and permissions at the broker; if a route can never work, use cqrs_park_held()';
 	ELSIF stats.returned > 0 THEN
 		status := 'warning';
 		detail := format('connected, but for %s messages no queue was bound', stats.returned);
@@ -559,13 +585,13 @@ BEGIN
 		pg_size_pretty(bytes));
 	IF stats.oldest_pending_age > '1 minute' THEN
 		status := 'warning';
-		remedy := 'see to publisher and broker, and to open or prepared transactions';
+		remedy := 'check the items publisher and broker, and open or prepared transactions';
 	END IF;
 	allowed := pg_size_bytes(current_setting('cqrs.max_pending_bytes'));
 	IF allowed > 0 AND bytes > allowed * 0.8 THEN
 		status := CASE WHEN bytes < allowed THEN 'warning' ELSE 'error' END;
 		detail := format('%s, cqrs.max_pending_bytes is %s', detail, pg_size_pretty(allowed));
-		remedy := 'see to publisher and broker, or allow more';
+		remedy := 'check the items publisher and broker, or raise cqrs.max_pending_bytes';
 	END IF;
 	RETURN NEXT;
 
@@ -574,7 +600,7 @@ BEGIN
 		ORDER BY x.prepared
 	LOOP
 		item := 'prepared transaction ' || xact.gid; status := 'warning';
-		detail := format('prepared at %s: segments of the outbox cannot be emptied', xact.prepared);
+		detail := format('prepared at %s: segments of the outbox cannot be truncated', xact.prepared);
 		remedy := format('COMMIT PREPARED %1$L, or ROLLBACK PREPARED %1$L', xact.gid);
 		RETURN NEXT;
 	END LOOP;
@@ -585,7 +611,7 @@ BEGIN
 	IF parked.messages > 0 THEN
 		status := 'warning';
 		detail := format('%s messages are parked, of: %s', parked.messages, parked.masters);
-		remedy := 'look at "error" in cqrs.parked; when its cause is gone: SELECT cqrs_retry_parked()';
+		remedy := 'see column "error" of cqrs.parked; after removing the cause: SELECT cqrs_retry_parked()';
 	END IF;
 	RETURN NEXT;
 
@@ -603,7 +629,7 @@ BEGIN
 			INTO trouble, missing
 			FROM (SELECT master.relation AS relid
 				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
-				CROSS JOIN unnest(ARRAY['zz_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
+				CROSS JOIN unnest(ARRAY['00_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
 				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
 				LEFT JOIN pg_proc f ON f.oid = t.tgfoid
 			WHERE t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace
@@ -626,13 +652,13 @@ BEGIN
 				status := 'error';
 				detail := format('writing to table %s fails: %s', master.relation, SQLERRM);
 				GET STACKED DIAGNOSTICS remedy = PG_EXCEPTION_HINT;
-				remedy := coalesce(nullif(remedy, ''), 'change the master by cqrs_alter(), or the setting that is named');
+				remedy := coalesce(nullif(remedy, ''), 'change the master with cqrs_alter(), or the setting that the detail names');
 			END;
 		END IF;
 		RETURN NEXT;
 	END LOOP;
 
-	-- A dump of a table alone has its triggers, and not its masters.
+	-- A dump of a single table contains its triggers, but not its masters.
 	FOR orphan IN SELECT t.tgrelid::regclass AS relation FROM pg_trigger t
 			JOIN pg_proc f ON f.oid = t.tgfoid AND f.pronamespace = 'cqrs'::regnamespace
 				AND f.proname IN ('trigger_update', 'trigger_insert_delete')
@@ -641,14 +667,14 @@ BEGIN
 		GROUP BY t.tgrelid ORDER BY t.tgrelid::regclass::text
 	LOOP
 		item := format('table %s', orphan.relation); status := 'error';
-		detail := format('table %s has the triggers of a master and is none: its changes are not published', orphan.relation);
+		detail := format('table %s has the triggers of a master, but no master: its changes are not published', orphan.relation);
 		remedy := format('SELECT cqrs_register(%L, ...) with the options that the master had, then CALL cqrs_sync_all; or drop the triggers',
 			orphan.relation);
 		RETURN NEXT;
 	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.cqrs_check() IS 'what is right and wrong with settings, publisher, broker, outbox and masters';
+COMMENT ON FUNCTION @extschema@.cqrs_check() IS 'checks settings, publishers, broker, outbox and masters, and says what to do';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_check() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.cqrs_check() TO pg_monitor;
 

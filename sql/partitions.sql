@@ -14,7 +14,7 @@ CREATE FUNCTION p_meta(r p, signal_type text, instance_data jsonb, previous_data
 	STABLE LANGUAGE sql AS $$SELECT jsonb_build_object('v', r.v, 'region', r.region)$$;
 SELECT cqrs_register('p', tracked_fields => '{v}', meta => 'p_meta');
 SELECT cqrs_register('p', 'narrow', fields => '{region,id}', sync_when => 'id < 100');
-SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'zz_cqrs%' AND tgrelid::regclass::text LIKE 'p%' ORDER BY tgrelid::regclass::text, 2;
+SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname ~ '_cqrs_' AND tgrelid::regclass::text LIKE 'p%' ORDER BY tgrelid::regclass::text, 2;
 
 INSERT INTO p VALUES (1, 'eu', 'a'), (2, 'us', 'b'), (200, 'us', 'b');
 SELECT test_messages();
@@ -73,9 +73,9 @@ SELECT test_messages();
 SELECT cqrs_alter('p', '{"fields": ["id", "region"], "tracked_fields": null, "meta": null, "replication": "always"}');
 INSERT INTO p VALUES (1, 'eu', 'a'), (2, 'us', 'b');
 SELECT test_messages();
-SELECT tgenabled, count(*) FROM pg_trigger WHERE tgname LIKE 'zz_cqrs%' AND tgrelid::regclass::text LIKE 'p%' GROUP BY 1;
+SELECT tgenabled, count(*) FROM pg_trigger WHERE tgname ~ '_cqrs_' AND tgrelid::regclass::text LIKE 'p%' GROUP BY 1;
 CREATE TABLE p_af PARTITION OF p FOR VALUES IN ('af');
-SELECT tgenabled, count(*) FROM pg_trigger WHERE tgname LIKE 'zz_cqrs%' AND tgrelid::regclass::text LIKE 'p%' GROUP BY 1;
+SELECT tgenabled, count(*) FROM pg_trigger WHERE tgname ~ '_cqrs_' AND tgrelid::regclass::text LIKE 'p%' GROUP BY 1;
 SET session_replication_role = replica;
 INSERT INTO p VALUES (1, 'af', 'a');
 RESET session_replication_role;
@@ -106,6 +106,6 @@ SELECT test_error('CREATE UNLOGGED TABLE q1 PARTITION OF q FOR VALUES IN (1)');
 SELECT cqrs_unregister('q');
 SELECT cqrs_unregister('narrow');
 SELECT cqrs_unregister('p');
-SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE 'zz_cqrs%' AND tgrelid::regclass::text LIKE 'p%' ORDER BY tgrelid::regclass::text, 2;
+SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname ~ '_cqrs_' AND tgrelid::regclass::text LIKE 'p%' ORDER BY tgrelid::regclass::text, 2;
 
 DROP TABLE p, p_af, q CASCADE;

@@ -57,7 +57,7 @@ SELECT cqrs_id FROM cqrs.master ORDER BY 1;
 CREATE TABLE refused (id int PRIMARY KEY, a int, b text);
 CREATE VIEW state AS
 	SELECT (SELECT count(*) FROM cqrs.master) AS masters,
-		(SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'zz_cqrs%') AS triggers,
+		(SELECT count(*) FROM pg_trigger WHERE tgname ~ '_cqrs_') AS triggers,
 		(SELECT count(*) FROM pg_attribute WHERE attname LIKE 'cqrs%') AS columns;
 CREATE TEMP TABLE state_before AS SELECT * FROM state;
 SELECT test_error('SELECT cqrs_register(NULL)');

@@ -15,10 +15,15 @@
 #include "miscadmin.h"
 
 #include "base/guc.h"
-#include "base/shared.h"
-#include "capture/capture.h"
+#include "base/slot.h"
+#include "broker/transport.h"
+#include "capture/commit.h"
+#include "outbox/published.h"
+#include "outbox/writer.h"
+#include "publish/publisher.h"
 #include "schema/utility_hook.h"
 #include "worker/launcher.h"
+#include "worker/roster.h"
 #include "worker/wake.h"
 
 PG_MODULE_MAGIC;
@@ -34,9 +39,13 @@ _PG_init(void)
 				 errmsg("cqrs must be loaded via \"shared_preload_libraries\""),
 				 errhint("Add 'cqrs' to \"shared_preload_libraries\" in postgresql.conf and restart the server.")));
 
-	cqrs_guc_init();
-	cqrs_shared_init();
-	cqrs_capture_init();
+	cqrs_guc_init(cqrs_transport_check_scheme);
+	cqrs_roster_init();
+	cqrs_outbox_init();
+	cqrs_published_init();
+	cqrs_publisher_init();
+	cqrs_slot_init();
+	cqrs_commit_init();
 	cqrs_utility_init();
 	cqrs_wake_init();
 	cqrs_launcher_init();

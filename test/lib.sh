@@ -156,7 +156,8 @@ build_and_install()
 	make="$make ${COVERAGE:+COPT=--coverage}"
 	make="$make ${SANITIZE:+SANITIZE=1} ${ASSERT:+ASSERT=1}"
 	$make -j"$(nproc)" all \
-		test/tools/cqrs_consume test/bench/bare_publisher
+		test/tools/cqrs_consume test/tools/late_change.so \
+		test/bench/bare_publisher
 
 	# Programs find the rest of their installation from where they lie, through
 	# links: so they are copied, and all else is linked.
@@ -182,6 +183,7 @@ build_and_install()
 	export CQRS_BINDIR=$pg_bindir CQRS_PKGLIBDIR=$install$pkglibdir
 	export CQRS_SHAREDIR=$install$sharedir
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
+	export CQRS_LATE_CHANGE=$src/test/tools/late_change.so
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
 }

@@ -66,6 +66,7 @@ static const struct config_enum_entry unroutable_options[] = {
 
 static char *url_placeholder;
 static const char *url;
+static CqrsSchemeCheck check_scheme;
 
 static const struct config_enum_entry outbox_full_options[] = {
 	{"warn", CQRS_OUTBOX_FULL_WARN, false},
@@ -73,7 +74,6 @@ static const struct config_enum_entry outbox_full_options[] = {
 	{NULL, 0, false}
 };
 
-static bool has_transport(const char *scheme);
 static bool check_url(char **newval, void **extra, GucSource source);
 static void assign_url(const char *newval, void *extra);
 static const char *show_url(void);
@@ -100,8 +100,9 @@ cqrs_guc_url(void)
 }
 
 void
-cqrs_guc_init(void)
+cqrs_guc_init(CqrsSchemeCheck scheme_check)
 {
+	check_scheme = scheme_check;
 	define_capture_settings();
 	define_message_settings();
 	define_publisher_settings();
@@ -316,13 +317,6 @@ define_file(const char *name, const char *description, char **variable)
 							   NULL, NULL, NULL);
 }
 
-/* Whether messages can be published to URLs of a scheme. */
-static bool
-has_transport(const char *scheme)
-{
-	return strcmp(scheme, "amqp") == 0 || strcmp(scheme, "amqps") == 0;
-}
-
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
@@ -343,11 +337,8 @@ check_url(char **newval, void **extra, GucSource source)
 		if (scratch == NULL)
 			return false;
 		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
-		if (valid && !has_transport(parsed.scheme))
-		{
-			valid = false;
-			reason = "The URL must start with \"amqp://\" or \"amqps://\".";
-		}
+		if (valid)
+			valid = check_scheme(parsed.scheme, &reason);
 		free(scratch);
 		if (!valid)
 		{

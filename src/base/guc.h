@@ -57,7 +57,13 @@ extern bool cqrs_guc_allows_exchange(const char *name);
 /* The broker's URL with its password, or NULL when none is set. */
 extern const char *cqrs_guc_url(void);
 
+/*
+ * Whether there is a transport for a scheme of URLs; if not, *reason is a full
+ * sentence that names those that have one.  Does not raise errors or allocate.
+ */
+typedef bool (*CqrsSchemeCheck) (const char *scheme, const char **reason);
+
 /* Define all settings.  Called once, while the library is preloaded. */
-extern void cqrs_guc_init(void);
+extern void cqrs_guc_init(CqrsSchemeCheck scheme_check);
 
 #endif							/* CQRS_GUC_H */

@@ -8,7 +8,7 @@
 #ifndef CQRS_LIMITS_H
 #define CQRS_LIMITS_H
 
-/* The most publishers that a database can have. */
+/* The most processes of one kind that a database can have: its lanes. */
 #define CQRS_MAX_LANES	16
 
 #endif							/* CQRS_LIMITS_H */

@@ -105,6 +105,7 @@ find_objects(const char **problem)
 											 problem);
 	found.parked = lookup_object(schema, "parked", problem);
 	found.publisher = lookup_object(schema, "publisher", problem);
+	found.at_commit = lookup_object(schema, "at_commit", problem);
 	found.watermark = lookup_object(schema, "watermark", problem);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{

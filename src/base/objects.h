@@ -27,6 +27,8 @@ typedef struct CqrsObjects
 	Oid			master_by_relation;
 	Oid			parked;			/* table cqrs.parked */
 	Oid			publisher;		/* table cqrs.publisher */
+	Oid			at_commit;		/* table cqrs.at_commit, whose trigger makes
+								 * the messages of a transaction */
 	Oid			watermark;		/* sequence cqrs.watermark */
 	Oid			segment[CQRS_SEGMENTS];
 	Oid			segment_index[CQRS_SEGMENTS];

@@ -7,8 +7,8 @@
  * and by the publisher.  Nothing here raises an error, and only
  * cqrs_url_mask() allocates.
  *
- * Any scheme is parsed; which ones there is a transport for is checked by the
- * callers.  The grammar is that of RFC 3986 for the parts that CqrsUrl has,
+ * Any scheme is parsed; broker/transport.h knows which ones have a transport,
+ * and each transport what a part means that is left out.  The grammar is that of RFC 3986 for the parts that CqrsUrl has,
  * with a list of hosts.  The delimiters :@/[] are only accepted as such, so
  * that a password with an unencoded one is refused, and not cut in two.
  *
@@ -29,13 +29,6 @@
 #define REASON_FORM \
 	"The URL must have the form amqp://user:password@host:port/vhost, with several hosts separated by commas, and special characters percent-encoded."
 
-/* What is meant where a URL of a scheme leaves a part out. */
-static const CqrsUrl defaults[] = {
-	{"amqp", "guest", "guest", "localhost", 5672, "/", false},
-	{"amqps", "guest", "guest", "localhost", 5671, "/", true}
-};
-
-static void set_defaults(CqrsUrl *url, const char *scheme);
 static bool parse_authority(char *authority, CqrsUrl *url,
 							const char **reason);
 static bool parse_host(char *host, CqrsUrl *url, const char **reason);
@@ -86,7 +79,10 @@ cqrs_url_parse(char *buffer, int host, CqrsUrl *url, const char **reason)
 	}
 	*authority = '\0';
 	authority += 3;
-	set_defaults(url, buffer);
+	*url = (CqrsUrl)
+	{
+		.scheme = buffer
+	};
 
 	path = strchr(authority, '/');
 	if (path != NULL)
@@ -119,21 +115,6 @@ cqrs_url_mask(const char *url)
 		return pstrdup(url);
 
 	return psprintf("%.*s:***%s", (int) (colon - url), url, at);
-}
-
-/* Those of a scheme without any: no user, no port, an empty path. */
-static void
-set_defaults(CqrsUrl *url, const char *scheme)
-{
-	*url = (CqrsUrl)
-	{
-		scheme, NULL, NULL, "localhost", 0, "", false
-	};
-	for (int i = 0; i < lengthof(defaults); i++)
-	{
-		if (strcmp(defaults[i].scheme, scheme) == 0)
-			*url = defaults[i];
-	}
 }
 
 /* Parse user:password@host:port, of which each part may be missing. */

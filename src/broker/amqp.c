@@ -30,10 +30,18 @@
 #include "utils/timestamp.h"
 
 #include "base/timing.h"
-#include "base/url.h"
 #include "broker/amqp.h"
 #include "broker/amqp_decode.h"
 
+/*
+ * For what a URL leaves out, as the AMQP URI specification and RabbitMQ's
+ * clients have it; user and virtual host are in amqp_handshake.c.
+ */
+#define DEFAULT_HOST		"localhost"
+#define DEFAULT_PORT		5672
+#define DEFAULT_TLS_PORT	5671
+/* RabbitMQ takes no larger message, whatever its settings. */
+#define MAX_BODY_BYTES		(512 * 1024 * 1024)
 #define DELIVERY_PERSISTENT 2
 /* How long the broker may take to answer a polite farewell. */
 #define CLOSE_TIMEOUT_MS	500
@@ -50,8 +58,7 @@ static void amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 static pgsocket amqp_socket(CqrsConnection *connection, bool *write);
 static long amqp_wait_ms(CqrsConnection *connection);
 static void amqp_close(CqrsConnection *connection, bool politely);
-static CqrsConnection *open_connection(const CqrsUrl *url,
-									   const CqrsConnectOptions *options,
+static CqrsConnection *open_connection(const CqrsConnectOptions *options,
 									   CqrsFailure *failure);
 static void send_heartbeat(CqrsConnection *connection);
 static bool hears_broker(CqrsConnection *connection, CqrsFailure *failure);
@@ -73,41 +80,33 @@ static void violated(CqrsEvent *event, CqrsFailure *failure,
 					 const char *action, const char *what);
 
 const CqrsTransport cqrs_transport_amqp = {
-	amqp_connect_broker,
-	amqp_can_publish,
-	amqp_publish,
-	cqrs_amqp_can_probe,
-	cqrs_amqp_declare,
-	cqrs_amqp_probe,
-	amqp_poll_event,
-	amqp_socket,
-	amqp_wait_ms,
-	amqp_close
+	.scheme = "amqp",
+	.tls_scheme = "amqps",
+	.max_body = MAX_BODY_BYTES,
+	.connect = amqp_connect_broker,
+	.can_publish = amqp_can_publish,
+	.publish = amqp_publish,
+	.can_probe = cqrs_amqp_can_probe,
+	.declare = cqrs_amqp_declare,
+	.probe = cqrs_amqp_probe,
+	.poll = amqp_poll_event,
+	.socket = amqp_socket,
+	.wait_ms = amqp_wait_ms,
+	.close = amqp_close
 };
 
 static CqrsConnection *
 amqp_connect_broker(const CqrsConnectOptions *options, CqrsFailure *failure)
 {
-	CqrsConnection *connection;
-	CqrsUrl		url;
-	const char *reason;
-	char	   *buffer = pstrdup(options->url);
+	CqrsConnection *connection = open_connection(options, failure);
 
-	if (!cqrs_url_parse(buffer, options->host, &url, &reason))
-	{
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "invalid URL: %s", reason);
-		return NULL;
-	}
-	connection = open_connection(&url, options, failure);
 	if (connection != NULL &&
-		(!cqrs_amqp_log_in(connection, &url, options->heartbeat_s, failure) ||
+		(!cqrs_amqp_log_in(connection, options, failure) ||
 		 !cqrs_amqp_open_channel(connection, options, failure)))
 	{
 		amqp_close(connection, false);
 		connection = NULL;
 	}
-	explicit_bzero(buffer, strlen(options->url));
-	pfree(buffer);
 	return connection;
 }
 
@@ -236,17 +235,22 @@ amqp_close(CqrsConnection *connection, bool politely)
 	MemoryContextDelete(connection->context);
 }
 
+/* A connection on which nothing has been sent; NULL on failure. */
 static CqrsConnection *
-open_connection(const CqrsUrl *url, const CqrsConnectOptions *options,
-				CqrsFailure *failure)
+open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 {
+	const CqrsUrl *url = options->url;
+	bool		tls = strcmp(url->scheme, cqrs_transport_amqp.tls_scheme) == 0;
+	int			port = url->port;
 	CqrsConnection *connection;
 	CqrsWire   *stream;
 	MemoryContext context;
 	char		error[CQRS_WIRE_ERROR_BYTES] = "";
 
-	stream = cqrs_wire_open(url->host, url->port,
-							url->tls ? &options->tls : NULL,
+	if (port == 0)
+		port = tls ? DEFAULT_TLS_PORT : DEFAULT_PORT;
+	stream = cqrs_wire_open(url->host != NULL ? url->host : DEFAULT_HOST,
+							port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
 	if (stream == NULL)
 	{
@@ -314,11 +318,11 @@ cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
 
 	failure->blame = blame;
 	va_start(args, format);
-	(void) vsnprintf(failure->text, sizeof(failure->text), format, args);
+	(void) vsnprintf(failure->reason, sizeof(failure->reason), format, args);
 	va_end(args);
 	/* What was too long may be cut in the middle of a character. */
-	failure->text[pg_mbcliplen(failure->text, strlen(failure->text),
-							   sizeof(failure->text) - 1)] = '\0';
+	failure->reason[pg_mbcliplen(failure->reason, strlen(failure->reason),
+								 sizeof(failure->reason) - 1)] = '\0';
 }
 
 /* Put the broker's own words into "failure". */
@@ -477,7 +481,7 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 
 		case AMQP_CONNECTION_BLOCKED_METHOD:
 			event->kind = CQRS_EVENT_BLOCKED;
-			cqrs_decode_text(event->text, sizeof(event->text),
+			cqrs_decode_text(event->detail, sizeof(event->detail),
 							 ((amqp_connection_blocked_t *) method->decoded)->reason);
 			break;
 
@@ -565,7 +569,7 @@ finish_return(CqrsConnection *connection, CqrsEvent *event)
 {
 	connection->returning = CQRS_RETURN_NONE;
 	event->kind = CQRS_EVENT_RETURNED;
-	strlcpy(event->text, connection->return_id, sizeof(event->text));
+	strlcpy(event->detail, connection->return_id, sizeof(event->detail));
 }
 
 static void

@@ -12,7 +12,6 @@
 
 #include "nodes/pg_list.h"
 
-#include "base/url.h"
 #include "broker/amqp_frames.h"
 #include "broker/transport.h"
 
@@ -62,8 +61,9 @@ struct CqrsConnection
  * Log in; open the channel with all that belongs to it: the lease, the
  * exchange, confirms.  These wait until the connection's deadline.
  */
-extern bool cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url,
-							 int heartbeat_s, CqrsFailure *failure);
+extern bool cqrs_amqp_log_in(CqrsConnection *connection,
+							 const CqrsConnectOptions *options,
+							 CqrsFailure *failure);
 extern bool cqrs_amqp_open_channel(CqrsConnection *connection,
 								   const CqrsConnectOptions *options,
 								   CqrsFailure *failure);

@@ -12,7 +12,13 @@
 
 #include "broker/amqp.h"
 
-static void put_start_ok(CqrsConnection *connection, const CqrsUrl *url);
+/* For what a URL leaves out, as RabbitMQ's clients have it. */
+#define DEFAULT_USER		"guest"
+#define DEFAULT_PASSWORD	"guest"
+#define DEFAULT_VHOST		"/"
+
+static void put_start_ok(CqrsConnection *connection,
+						 const CqrsConnectOptions *options);
 static bool has_channels(const amqp_connection_tune_t *offer,
 						 CqrsFailure *failure);
 static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
@@ -23,9 +29,10 @@ static bool check_vacant(CqrsConnection *connection, List *names,
 						 CqrsFailure *failure);
 
 bool
-cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s,
-				 CqrsFailure *failure)
+cqrs_amqp_log_in(CqrsConnection *connection,
+				 const CqrsConnectOptions *options, CqrsFailure *failure)
 {
+	const char *vhost = options->url->path;
 	amqp_frame_t frame;
 	amqp_connection_open_t open = {0};
 
@@ -34,16 +41,18 @@ cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s
 						 failure))
 		return false;
 
-	put_start_ok(connection, url);
+	put_start_ok(connection, options);
 	if (!cqrs_amqp_await(connection, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
 						 failure))
 		return false;
 	cqrs_frames_forget(connection->frames);
 	if (!has_channels(frame.payload.method.decoded, failure) ||
-		!tune(connection, frame.payload.method.decoded, heartbeat_s, failure))
+		!tune(connection, frame.payload.method.decoded,
+			  options->heartbeat_s, failure))
 		return false;
 
-	open.virtual_host = amqp_cstring_bytes(url->path);
+	open.virtual_host = amqp_cstring_bytes(vhost != NULL ? vhost :
+										   DEFAULT_VHOST);
 	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
 						   &open);
 	return cqrs_amqp_await(connection, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
@@ -51,8 +60,12 @@ cqrs_amqp_log_in(CqrsConnection *connection, const CqrsUrl *url, int heartbeat_s
 }
 
 static void
-put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
+put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 {
+	const CqrsUrl *url = options->url;
+	const char *user = url->user != NULL ? url->user : DEFAULT_USER;
+	const char *password = url->password != NULL ? url->password :
+	DEFAULT_PASSWORD;
 	const char *capabilities[] = {
 		"authentication_failure_close", "connection.blocked",
 		"publisher_confirms"
@@ -60,8 +73,7 @@ put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
 	amqp_table_entry_t entries[lengthof(capabilities)];
 	amqp_table_entry_t properties[2];
 	amqp_connection_start_ok_t start_ok = {0};
-	char	   *response = psprintf("%c%s%c%s", '\0', url->user, '\0',
-									url->password);
+	char	   *response = psprintf("%c%s%c%s", '\0', user, '\0', password);
 
 	memset(entries, 0, sizeof(entries));
 	for (int i = 0; i < lengthof(capabilities); i++)
@@ -77,12 +89,12 @@ put_start_ok(CqrsConnection *connection, const CqrsUrl *url)
 	properties[0].value.value.table.entries = entries;
 	properties[1].key = amqp_cstring_bytes("connection_name");
 	properties[1].value.kind = AMQP_FIELD_KIND_UTF8;
-	properties[1].value.value.bytes = amqp_cstring_bytes("cqrs publisher");
+	properties[1].value.value.bytes = amqp_cstring_bytes(options->name);
 
 	start_ok.client_properties.num_entries = lengthof(properties);
 	start_ok.client_properties.entries = properties;
 	start_ok.mechanism = amqp_cstring_bytes("PLAIN");
-	start_ok.response.len = strlen(url->user) + strlen(url->password) + 2;
+	start_ok.response.len = strlen(user) + strlen(password) + 2;
 	start_ok.response.bytes = response;
 	start_ok.locale = amqp_cstring_bytes("en_US");
 	cqrs_frames_put_method(connection->frames, 0,

@@ -1,10 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * transport.h
- *	  The way to a broker, as the publisher sees it.
+ *	  A connection to a broker, for publishing.
  *
  * A transport carries out; it decides nothing.  Whether to try again, to wait
- * or to complain is the publisher's business.
+ * or to complain is the business of the connection's owner (session.h).
+ *
+ * A connection publishes, and does not consume: this interface has no
+ * subscriptions.
+ *
+ * To add a transport: implement CqrsTransport in files of its own, and enter it
+ * into the table of transport.c.
  *
  * Where a broker refuses a route by giving up all that is under way beside it,
  * as AMQP does by closing the channel, a connection has a second way, for one
@@ -20,19 +26,22 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
-#include "broker/socket.h"
 
-/* What a connection needs to know.  Strings are not kept. */
+#include "base/url.h"
+
+struct CqrsTlsOptions;			/* socket.h */
+
+/* What connect() needs to know.  Nothing of it is kept. */
 typedef struct CqrsConnectOptions
 {
-	const char *url;
-	int			host;			/* which of its hosts, from 0 */
+	const CqrsUrl *url;			/* its scheme is one of the transport's */
+	const char *name;			/* shown to the operator of the broker */
 	const char *exchange;		/* made ready at once */
 	const char *lease;			/* a name that one connection can have */
 	List	   *vacant;			/* such names that no connection may have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
-	CqrsTlsOptions tls;
+	const struct CqrsTlsOptions *tls;	/* where the scheme asks for TLS */
 } CqrsConnectOptions;
 
 /*
@@ -65,7 +74,7 @@ typedef enum CqrsBlame
 typedef struct CqrsFailure
 {
 	CqrsBlame	blame;
-	char text[	CQRS_TRANSPORT_ERROR_BYTES];	/* without a password */
+	char		reason[CQRS_TRANSPORT_ERROR_BYTES]; /* without a password */
 } CqrsFailure;
 
 typedef enum CqrsEventKind
@@ -89,7 +98,7 @@ typedef struct CqrsEvent
 	uint64		tag;			/* ACK, NACK: which message, of those that all
 								 * has been sent of */
 	bool		multiple;		/* ACK, NACK: and all before it */
-	char text[	256];			/* RETURNED: message id; BLOCKED: reason */
+	char		detail[256];	/* RETURNED: message id; BLOCKED: reason */
 } CqrsEvent;
 
 typedef struct CqrsConnection CqrsConnection;
@@ -101,6 +110,10 @@ typedef struct CqrsConnection CqrsConnection;
  */
 typedef struct CqrsTransport
 {
+	const char *scheme;			/* of its URLs, in lower case */
+	const char *tls_scheme;		/* the same, over TLS */
+	Size		max_body;		/* the broker refuses larger bodies */
+
 	/*
 	 * Connect, take the lease if it and "vacant" are free, and make the
 	 * exchange ready.  Waits for at most the timeouts of the options.  NULL
@@ -158,5 +171,18 @@ typedef struct CqrsTransport
 } CqrsTransport;
 
 extern const CqrsTransport cqrs_transport_amqp;
+
+/*
+ * The transport of a URL, which need not be valid otherwise, by its scheme;
+ * NULL when there is none.
+ */
+extern const CqrsTransport *cqrs_transport_of(const char *url);
+
+/*
+ * Whether a scheme has a transport; if not, *reason is a full sentence that
+ * names those that have one.  Safe in any process at any moment.
+ */
+extern bool cqrs_transport_check_scheme(const char *scheme,
+										const char **reason);
 
 #endif							/* CQRS_TRANSPORT_H */

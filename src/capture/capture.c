@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * capture.c
- *	  Triggers and transaction callbacks: where changes are seen.
+ *	  Triggers: where changes are seen.
  *
  * A row trigger does as little as it can: BEFORE UPDATE bumps cqrs_revision
  * and cqrs_updated and notes the version that is about to be replaced; AFTER
@@ -12,9 +12,8 @@
  * transaction has made before the table became a master, before cqrs_flush()
  * or by a rewrite of the table has not been noted (changeset.h, "since").
  *
- * When the transaction commits or is prepared, with all deferred triggers
- * done, the notes become messages (resolve.c).  An error there fails the
- * transaction.  After the commit the publisher is woken; that cannot fail.
+ * At the end of the transaction the notes become messages (commit.c,
+ * resolve.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -32,15 +31,14 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "base/shared.h"
 #include "capture/capture.h"
 #include "capture/chain.h"
 #include "capture/changeset.h"
+#include "capture/commit.h"
 #include "capture/generated.h"
 #include "capture/resolve.h"
 #include "capture/truncate.h"
@@ -51,10 +49,6 @@ PG_FUNCTION_INFO_V1(cqrs_trigger_insert_delete);
 PG_FUNCTION_INFO_V1(cqrs_trigger_truncate);
 PG_FUNCTION_INFO_V1(cqrs_trigger_discard);
 PG_FUNCTION_INFO_V1(cqrs_flush);
-
-/* The outermost subtransaction that has written messages, or invalid. */
-static SubTransactionId written_in = InvalidSubTransactionId;
-static Snapshot kept_snapshot = NULL;
 
 static TriggerData *trigger_data(FunctionCallInfo fcinfo, TriggerEvent event,
 								 TriggerEvent level);
@@ -76,40 +70,6 @@ static bool fields_differ(Relation rel, CqrsField *fields,
 						  int nfields, HeapTuple a, HeapTuple b);
 static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
 					  bool raise);
-static void at_transaction_end(XactEvent event, void *arg);
-static void at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
-								  SubTransactionId parent, void *arg);
-
-void
-cqrs_capture_init(void)
-{
-	RegisterXactCallback(at_transaction_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
-}
-
-void
-cqrs_capture_has_written(void)
-{
-	SubTransactionId current = GetCurrentSubTransactionId();
-
-	if (written_in == InvalidSubTransactionId || current < written_in)
-		written_in = current;
-}
-
-void
-cqrs_capture_keep_snapshot(void)
-{
-	if (kept_snapshot == NULL)
-		kept_snapshot = RegisterSnapshotOnOwner(GetActiveSnapshot(),
-												TopTransactionResourceOwner);
-}
-
-bool
-cqrs_capture_has_unsent(void)
-{
-	return written_in != InvalidSubTransactionId ||
-		!cqrs_changeset_is_empty();
-}
 
 void
 cqrs_capture_begin_late(Relation rel)
@@ -173,6 +133,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 		}
 		cqrs_changeset_get_target(target)->noted_by =
 			GetCurrentCommandId(false);
+		cqrs_commit_schedule();
 		cqrs_changeset_note(target, &data->tg_trigtuple->t_self);
 	}
 	else if (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
@@ -202,7 +163,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 
 	check_truncate_allowed(data->tg_relation);
 	if (cqrs_truncate_rows(data->tg_relation))
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 	return PointerGetDatum(NULL);
 }
 
@@ -249,7 +210,7 @@ cqrs_flush(PG_FUNCTION_ARGS)
 	int64		nmessages = cqrs_resolve_flush();
 
 	if (nmessages > 0)
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 	PG_RETURN_INT64(nmessages);
 }
 
@@ -431,6 +392,7 @@ note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 		cqrs_changeset_get_target(index)->repeats = true;
 		index = cqrs_changeset_target(CQRS_TOUCHED, rel);
 	}
+	cqrs_commit_schedule();
 	cqrs_changeset_note(index, &old->t_self);
 }
 
@@ -544,50 +506,4 @@ bump(TriggerData *data, const CqrsRelation *relation, bool raise)
 	return heap_modify_tuple_by_cols(data->tg_newtuple,
 									 RelationGetDescr(data->tg_relation), 2,
 									 columns, values, nulls);
-}
-
-static void
-at_transaction_end(XactEvent event, void *arg)
-{
-	switch (event)
-	{
-		case XACT_EVENT_PRE_COMMIT:
-		case XACT_EVENT_PRE_PREPARE:
-			if (cqrs_resolve_all())
-				cqrs_capture_has_written();
-			if (kept_snapshot != NULL)
-				UnregisterSnapshotFromOwner(kept_snapshot,
-											TopTransactionResourceOwner);
-			kept_snapshot = NULL;
-			break;
-
-		case XACT_EVENT_COMMIT:
-			if (written_in != InvalidSubTransactionId)
-				cqrs_shared_wake_publisher();
-			/* FALLTHROUGH */
-
-		case XACT_EVENT_PREPARE:
-		case XACT_EVENT_ABORT:
-			written_in = InvalidSubTransactionId;
-			kept_snapshot = NULL;
-			cqrs_changeset_reset();
-			break;
-
-		default:
-			break;
-	}
-}
-
-static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId subid,
-					  SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
-		cqrs_changeset_abort_sub(subid);
-		if (written_in >= subid)
-			written_in = InvalidSubTransactionId;
-	}
-	else if (event == SUBXACT_EVENT_COMMIT_SUB && written_in == subid)
-		written_in = parent;
 }

@@ -43,6 +43,7 @@ static CqrsTarget *targets = NULL;
 static int	ntargets = 0;
 static int	targets_capacity = 0;
 
+static uint64 ndone = 0;		/* all notes up to here are dealt with */
 static List *kept = NIL;		/* CqrsNote of rows that were found unchanged */
 static bool any_done = false;
 static bool frozen = false;
@@ -60,6 +61,17 @@ bool
 cqrs_changeset_is_empty(void)
 {
 	return nnotes == 0;
+}
+
+bool
+cqrs_changeset_has_pending(void)
+{
+	CqrsWalk	walk;
+
+	if (nnotes == ndone)
+		return false;
+	cqrs_changeset_walk(&walk);
+	return cqrs_changeset_next(&walk) != NULL;
 }
 
 bool
@@ -220,6 +232,7 @@ cqrs_changeset_all_done(void)
 	}
 	for (int i = 0; i < ntargets; i++)
 		cqrs_changeset_note_done(i);
+	ndone = nnotes;
 
 	/* The version that the update makes is noted, too, when it is touched. */
 	foreach(lc, kept)
@@ -266,6 +279,8 @@ cqrs_changeset_abort_sub(SubTransactionId subid)
 	}
 	if (any_done && nnotes < before)
 		find_done();
+	if (nnotes < ndone)
+		ndone = 0;
 }
 
 void
@@ -274,6 +289,7 @@ cqrs_changeset_reset(void)
 	context = NULL;
 	chunks = NIL;
 	nnotes = 0;
+	ndone = 0;
 	targets = NULL;
 	ntargets = 0;
 	targets_capacity = 0;

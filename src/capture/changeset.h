@@ -52,6 +52,9 @@ typedef struct CqrsNote
 
 extern bool cqrs_changeset_is_empty(void);
 
+/* Whether there are notes that have not been dealt with. */
+extern bool cqrs_changeset_has_pending(void);
+
 /* Whether rows of a table have been noted and not been dealt with. */
 extern bool cqrs_changeset_has_notes(Oid relid);
 

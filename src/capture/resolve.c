@@ -59,6 +59,7 @@
 #include "capture/changeset.h"
 #include "capture/resolve.h"
 #include "compose/compose.h"
+#include "compose/hook.h"
 #include "master/relation.h"
 #include "master/row.h"
 
@@ -79,6 +80,7 @@ typedef struct Resolver
 	CqrsComposer *composer;
 	Pass		pass;
 	bool		flush;			/* changes may follow */
+	bool		late;			/* no function of a user may run */
 
 	/* The table at hand */
 	int			target;			/* -1: none */
@@ -90,7 +92,8 @@ typedef struct Resolver
 } Resolver;
 
 static void check_keys_settled(void);
-static int64 resolve_all(bool flush);
+static void set_done(void);
+static int64 resolve_all(bool flush, bool late);
 static Resolver *begin_resolver(void);
 static int64 end_resolver(Resolver *resolver);
 static void run_pass(Resolver *resolver, Pass pass);
@@ -104,10 +107,16 @@ static void resolve_change(Resolver *resolver, const CqrsNote *note);
 static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
 
 bool
-cqrs_resolve_all(void)
+cqrs_resolve_all(bool late)
 {
-	return !cqrs_changeset_is_empty() && cqrs_produce &&
-		resolve_all(false) > 0;
+	int64		nmessages = 0;
+
+	if (cqrs_changeset_is_empty())
+		return false;
+	if (cqrs_produce)
+		nmessages = resolve_all(false, late);
+	set_done();
+	return nmessages > 0;
 }
 
 int64
@@ -119,11 +128,17 @@ cqrs_resolve_flush(void)
 		return 0;
 
 	check_keys_settled();
-	nmessages = resolve_all(true);
-	/* What is changed from now on is told apart by its command id. */
+	nmessages = resolve_all(true, false);
+	set_done();
+	return nmessages;
+}
+
+/* What is changed from now on is recognised by its command id. */
+static void
+set_done(void)
+{
 	CommandCounterIncrement();
 	cqrs_changeset_all_done();
-	return nmessages;
 }
 
 /*
@@ -153,7 +168,7 @@ check_keys_settled(void)
 }
 
 static int64
-resolve_all(bool flush)
+resolve_all(bool flush, bool late)
 {
 	Resolver   *resolver;
 	int64		nmessages;
@@ -163,6 +178,7 @@ resolve_all(bool flush)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	resolver = begin_resolver();
 	resolver->flush = flush;
+	resolver->late = late;
 	cqrs_changeset_freeze();
 
 	if (cqrs_changeset_keys_move())
@@ -281,8 +297,15 @@ use_relation(Resolver *resolver, Relation rel)
 	cqrs_row_init(&resolver->after, rel);
 	MemoryContextSwitchTo(caller);
 
-	if (resolver->relation != NULL)
-		cqrs_composer_enter(resolver->composer, rel, resolver->relation);
+	if (resolver->relation == NULL)
+		return;
+	if (resolver->late && cqrs_hook_any(resolver->relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot make messages of table \"%s\" at this point of the commit",
+						RelationGetRelationName(rel)),
+				 errdetail("The table was changed after deferred triggers have fired, and its messages need functions or expressions of users.")));
+	cqrs_composer_enter(resolver->composer, rel, resolver->relation);
 }
 
 static void

@@ -36,6 +36,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "base/guc.h"
 #include "compose/compose.h"
 #include "compose/hook.h"
 #include "compose/instance_data.h"
@@ -63,6 +64,8 @@ struct CqrsComposer
 	MemoryContext context;		/* holds all of this */
 	CqrsOutboxWriter *writer;	/* NULL until the first message */
 	int64		nmessages;
+	const char *correlation_id; /* cqrs.correlation_id at the beginning, which
+								 * hooks can change; NULL: none */
 
 	Relation	rel;			/* NULL: none entered */
 	const CqrsRelation *relation;
@@ -82,7 +85,11 @@ static void compose(CqrsComposer *composer, CqrsMaster *master,
 static bool attempt(CqrsComposer *composer, Draft *draft, Step step);
 static bool attempt_or_error(CqrsComposer *composer, Draft *draft, Step step,
 							 char **error);
+static void push_context(ErrorContextCallback *callback,
+						 const CqrsMessage *message);
+static void error_context(void *arg);
 static bool make_draft(CqrsComposer *composer, Draft *draft);
+static void serialize_fields(CqrsComposer *composer, Draft *draft);
 static bool start_draft(CqrsComposer *composer, Draft *draft);
 static bool start_deleted(CqrsComposer *composer, Draft *draft);
 static bool finish_draft(CqrsComposer *composer, Draft *draft);
@@ -101,6 +108,8 @@ cqrs_composer_begin(void)
 	CqrsComposer *composer = palloc0(sizeof(CqrsComposer));
 
 	composer->context = CurrentMemoryContext;
+	if (cqrs_correlation_id[0] != '\0')
+		composer->correlation_id = pstrdup(cqrs_correlation_id);
 	return composer;
 }
 
@@ -296,7 +305,6 @@ static bool
 start_draft(CqrsComposer *composer, Draft *draft)
 {
 	CqrsMaster *master = draft->master;
-	StringInfoData buf;
 
 	if (draft->message.signal == CQRS_DELETE)
 		return start_deleted(composer, draft);
@@ -310,6 +318,22 @@ start_draft(CqrsComposer *composer, Draft *draft)
 		return start_deleted(composer, draft);
 	}
 
+	serialize_fields(composer, draft);
+	if (master->serializer != NULL &&
+		!cqrs_hook_is_set_wise(composer->relation, master))
+		return serialize_one(composer, draft);
+	return true;
+}
+
+/* Previous values, and the row where there is no serializer. */
+static void
+serialize_fields(CqrsComposer *composer, Draft *draft)
+{
+	CqrsMaster *master = draft->master;
+	ErrorContextCallback callback;
+	StringInfoData buf;
+
+	push_context(&callback, &draft->message);
 	if (draft->message.signal == CQRS_SAVE && master->tracks)
 	{
 		initStringInfo(&buf);
@@ -323,9 +347,32 @@ start_draft(CqrsComposer *composer, Draft *draft)
 		cqrs_serialize_row(&buf, composer->rel, master, draft->after);
 		draft->message.instance_data = buf.data;
 	}
-	else if (!cqrs_hook_is_set_wise(composer->relation, master))
-		return serialize_one(composer, draft);
-	return true;
+	error_context_stack = callback.previous;
+}
+
+/*
+ * Until the caller pops it, errors have a context line that names the message,
+ * as those of hooks have (hook.c).
+ */
+static void
+push_context(ErrorContextCallback *callback, const CqrsMessage *message)
+{
+	callback->callback = error_context;
+	callback->arg = unconstify(CqrsMessage *, message);
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
+}
+
+static void
+error_context(void *arg)
+{
+	const CqrsMessage *message = arg;
+
+	errcontext("%s of master \"%s\", key %s",
+			   cqrs_signal_name(message->signal), message->cqrs_id,
+			   message->instance_pk);
+	if (geterrcode() == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		errhint("The JSON of a row and its message can have 1 GB at most.");
 }
 
 /*
@@ -350,8 +397,10 @@ start_deleted(CqrsComposer *composer, Draft *draft)
 static bool
 finish_draft(CqrsComposer *composer, Draft *draft)
 {
-	draft->message.correlation_id =
-		cqrs_hook_correlation_id(&draft->subject, &draft->message);
+	draft->message.correlation_id = composer->correlation_id;
+	if (composer->correlation_id == NULL)
+		draft->message.correlation_id =
+			cqrs_hook_correlation_id(&draft->subject, &draft->message);
 	draft->message.meta = cqrs_hook_meta(&draft->subject, draft->row,
 										 &draft->message);
 	return true;
@@ -494,11 +543,14 @@ static void
 write_message(CqrsComposer *composer, const CqrsMessage *message)
 {
 	MemoryContext caller = MemoryContextSwitchTo(composer->context);
+	ErrorContextCallback callback;
 
 	if (composer->writer == NULL)
 		composer->writer = cqrs_outbox_begin();
+	push_context(&callback, message);
 	cqrs_outbox_append(composer->writer, message);
 	composer->nmessages++;
+	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(caller);
 }
 

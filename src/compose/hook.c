@@ -47,16 +47,21 @@
 /* AMQP 0-9-1: the property correlation-id is a short string. */
 #define CORRELATION_ID_BYTES	255
 
+/* What an error is about, while a hook's arguments are made and it is called. */
 typedef struct ErrorSubject
 {
+	ErrorContextCallback callback;
 	const char *hook;			/* NULL: sync_when */
 	const CqrsHookSubject *subject;
 	int			nrows;
 } ErrorSubject;
 
 static struct CqrsHooks *hooks_of(const CqrsHookSubject *subject);
-static Datum call(CqrsFunction *hook, const CqrsHookSubject *subject,
-				  int nrows, NullableDatum *args, int nargs, bool *isnull);
+static Datum call(CqrsFunction *hook, NullableDatum *args, int nargs,
+				  bool *isnull);
+static void push_context(ErrorSubject *error, const char *hook,
+						 const CqrsHookSubject *subject, int nrows);
+static void pop_context(ErrorSubject *error);
 static void error_context(void *arg);
 static HeapTuple root_tuple(const CqrsRelation *relation, HeapTuple row);
 static NullableDatum row_arg(const CqrsRelation *relation, HeapTuple row);
@@ -66,27 +71,32 @@ static NullableDatum text_arg(const char *text);
 static NullableDatum jsonb_arg(const char *json);
 static char *json_to_text(const char *json);
 static Datum without_key(Datum object, const char *key);
-static char *serialized_object(const CqrsHookSubject *subject,
-							   CqrsFunction *hook, Datum value, bool isnull,
+static void serialize_set(const CqrsHookSubject *subject, CqrsFunction *hook,
+						  HeapTuple *rows, int nrows, char **results);
+static char *serialized_object(CqrsFunction *hook, Datum value, bool isnull,
 							   bool is_jsonb);
+
+bool
+cqrs_hook_any(const CqrsRelation *relation)
+{
+	ListCell   *lc;
+
+	if (cqrs_meta_function[0] != '\0' || cqrs_correlation_function[0] != '\0')
+		return true;
+	foreach(lc, relation->masters)
+	{
+		if (cqrs_master_has_hooks(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
 
 void
 cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 				const CqrsRelation *relation)
 {
-	bool		any = cqrs_meta_function[0] != '\0' ||
-	cqrs_correlation_function[0] != '\0';
-	ListCell   *lc;
-
-	foreach(lc, relation->masters)
-	{
-		CqrsMaster *master = lfirst(lc);
-
-		any |= cqrs_master_has_hooks(master);
-	}
-
 	scope->guc_level = 0;
-	if (any)
+	if (cqrs_hook_any(relation))
 		cqrs_hook_enter_as_owner(scope, relation);
 	else if (cqrs_serialize_uses_settings(rel, relation))
 	{
@@ -138,20 +148,16 @@ cqrs_hook_check_settings(const CqrsRelation *relation,
 bool
 cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row)
 {
-	ErrorContextCallback callback;
-	ErrorSubject error = {NULL, subject, 1};
+	ErrorSubject error;
 	bool		matches;
 
 	if (subject->master->sync_when == NULL)
 		return true;
 
-	callback.callback = error_context;
-	callback.arg = &error;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
+	push_context(&error, NULL, subject, 1);
 	matches = cqrs_condition_holds(hooks_of(subject)->sync_when,
 								   root_tuple(subject->relation, row));
-	error_context_stack = callback.previous;
+	pop_context(&error);
 	return matches;
 }
 
@@ -168,29 +174,40 @@ cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
 {
 	CqrsHooks  *hooks = hooks_of(subject);
 	CqrsFunction *hook = &hooks->serializer;
-	Oid			type = hooks->set_wise ? get_element_type(hook->result) :
-	hook->result;
 	NullableDatum arg;
 	Datum		value;
 	bool		isnull;
-	Datum	   *elems;
-	bool	   *nulls;
-	int			nelems = 0;
+	ErrorSubject error;
 
-	if (!hooks->set_wise)
+	push_context(&error, hook->name, subject, nrows);
+	if (hooks->set_wise)
+		serialize_set(subject, hook, rows, nrows, results);
+	else
 	{
 		for (int i = 0; i < nrows; i++)
 		{
 			arg = row_arg(subject->relation, rows[i]);
-			value = call(hook, subject, 1, &arg, 1, &isnull);
-			results[i] = serialized_object(subject, hook, value, isnull,
-										   type == JSONBOID);
+			value = call(hook, &arg, 1, &isnull);
+			results[i] = serialized_object(hook, value, isnull,
+										   hook->result == JSONBOID);
 		}
-		return;
 	}
+	pop_context(&error);
+}
 
-	arg = rows_arg(subject->relation, rows, nrows);
-	value = call(hook, subject, nrows, &arg, 1, &isnull);
+/* The same by one call for all rows. */
+static void
+serialize_set(const CqrsHookSubject *subject, CqrsFunction *hook,
+			  HeapTuple *rows, int nrows, char **results)
+{
+	Oid			type = get_element_type(hook->result);
+	NullableDatum arg = rows_arg(subject->relation, rows, nrows);
+	bool		isnull;
+	Datum		value = call(hook, &arg, 1, &isnull);
+	Datum	   *elems;
+	bool	   *nulls;
+	int			nelems = 0;
+
 	if (!isnull)
 		deconstruct_array(DatumGetArrayTypeP(value), type, -1, false,
 						  TYPALIGN_INT, &elems, &nulls, &nelems);
@@ -201,22 +218,27 @@ cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
 						hook->name, nelems, nrows),
 				 errdetail("The array that it returns must have the object of each row in the place of the row.")));
 	for (int i = 0; i < nrows; i++)
-		results[i] = serialized_object(subject, hook, elems[i], nulls[i],
+		results[i] = serialized_object(hook, elems[i], nulls[i],
 									   type == JSONBOID);
 }
 
 char *
 cqrs_hook_delete_data(const CqrsHookSubject *subject, HeapTuple row)
 {
+	CqrsFunction *hook;
 	NullableDatum arg;
 	Jsonb	   *data;
 	Datum		value;
 	bool		isnull;
+	ErrorSubject error;
 
 	if (subject->master->delete_data == NULL)
 		return NULL;
+	hook = &hooks_of(subject)->delete_data;
+	push_context(&error, hook->name, subject, 1);
 	arg = row_arg(subject->relation, row);
-	value = call(&hooks_of(subject)->delete_data, subject, 1, &arg, 1, &isnull);
+	value = call(hook, &arg, 1, &isnull);
+	pop_context(&error);
 	if (isnull)
 		return NULL;
 
@@ -235,24 +257,23 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 	CqrsFunction *hook;
 	Datum		meta;
 	bool		isnull;
+	ErrorSubject error;
 
 	if (subject->master->meta != NULL)
-	{
 		hook = &hooks_of(subject)->meta;
-		args[0] = row_arg(subject->relation, row);
-	}
 	else if (cqrs_meta_function[0] != '\0')
-	{
 		hook = cqrs_hooks_meta_setting(subject->relation->owner);
-		args[0] = text_arg(message->cqrs_id);
-	}
 	else
 		return NULL;
 
+	push_context(&error, hook->name, subject, 1);
+	args[0] = subject->master->meta != NULL ?
+		row_arg(subject->relation, row) : text_arg(message->cqrs_id);
 	args[1] = text_arg(cqrs_signal_name(message->signal));
 	args[2] = jsonb_arg(message->instance_data);
 	args[3] = jsonb_arg(message->previous_data);
-	meta = call(hook, subject, 1, args, lengthof(args), &isnull);
+	meta = call(hook, args, lengthof(args), &isnull);
+	pop_context(&error);
 	return isnull ? NULL : JsonbToCString(NULL, &DatumGetJsonbP(meta)->root, -1);
 }
 
@@ -260,22 +281,24 @@ char *
 cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 						 const CqrsMessage *message)
 {
+	CqrsFunction *hook;
 	NullableDatum args[4];
 	Datum		result;
 	bool		isnull;
 	char	   *correlation_id;
+	ErrorSubject error;
 
-	if (cqrs_correlation_id[0] != '\0')
-		return cqrs_correlation_id;
 	if (cqrs_correlation_function[0] == '\0')
 		return NULL;
 
+	hook = cqrs_hooks_correlation_setting(subject->relation->owner);
+	push_context(&error, hook->name, subject, 1);
 	args[0] = text_arg(cqrs_signal_name(message->signal));
 	args[1] = text_arg(message->cqrs_id);
 	args[2] = text_arg(json_to_text(message->instance_pk));
 	args[3] = text_arg(message->queue);
-	result = call(cqrs_hooks_correlation_setting(subject->relation->owner),
-				  subject, 1, args, lengthof(args), &isnull);
+	result = call(hook, args, lengthof(args), &isnull);
+	pop_context(&error);
 	if (isnull)
 		return NULL;
 
@@ -284,7 +307,7 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 		ereport(ERROR,
 				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 				 errmsg("correlation id from function %s is too long",
-						cqrs_correlation_function),
+						hook->name),
 				 errdetail("It has %zu bytes; the limit of AMQP is %d.",
 						   strlen(correlation_id), CORRELATION_ID_BYTES)));
 	return correlation_id;
@@ -296,38 +319,48 @@ hooks_of(const CqrsHookSubject *subject)
 	return cqrs_hooks_of(subject->relation, subject->master);
 }
 
-/* Call a hook, about "nrows" rows of which the subject is the first. */
+/* Call a hook, which is not called when it is strict and an argument null. */
 static Datum
-call(CqrsFunction *hook, const CqrsHookSubject *subject, int nrows,
-	 NullableDatum *args, int nargs, bool *isnull)
+call(CqrsFunction *hook, NullableDatum *args, int nargs, bool *isnull)
 {
 	LOCAL_FCINFO(fcinfo, 4);
-	ErrorContextCallback callback;
-	ErrorSubject error = {hook->name, subject, nrows};
-	Datum		result = (Datum) 0;
-
-	callback.callback = error_context;
-	callback.arg = &error;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
+	Datum		result;
 
 	InitFunctionCallInfoData(*fcinfo, &hook->flinfo, nargs, InvalidOid, NULL,
 							 NULL);
-	*isnull = false;
+	*isnull = true;
 	for (int i = 0; i < nargs; i++)
 	{
 		fcinfo->args[i] = args[i];
 		if (args[i].isnull && hook->flinfo.fn_strict)
-			*isnull = true;
+			return (Datum) 0;
 	}
-	if (!*isnull)
-	{
-		result = FunctionCallInvoke(fcinfo);
-		*isnull = fcinfo->isnull;
-	}
-
-	error_context_stack = callback.previous;
+	result = FunctionCallInvoke(fcinfo);
+	*isnull = fcinfo->isnull;
 	return result;
+}
+
+/*
+ * Until pop_context(), errors have a context line that names the hook, NULL for
+ * sync_when, and the message; of "nrows" messages the subject is the first.
+ */
+static void
+push_context(ErrorSubject *error, const char *hook,
+			 const CqrsHookSubject *subject, int nrows)
+{
+	error->hook = hook;
+	error->subject = subject;
+	error->nrows = nrows;
+	error->callback.callback = error_context;
+	error->callback.arg = error;
+	error->callback.previous = error_context_stack;
+	error_context_stack = &error->callback;
+}
+
+static void
+pop_context(ErrorSubject *error)
+{
+	error_context_stack = error->callback.previous;
 }
 
 static void
@@ -438,8 +471,7 @@ without_key(Datum object, const char *key)
 
 /* The text of what a serializer has returned, which must be an object. */
 static char *
-serialized_object(const CqrsHookSubject *subject, CqrsFunction *hook,
-				  Datum value, bool isnull, bool is_jsonb)
+serialized_object(CqrsFunction *hook, Datum value, bool isnull, bool is_jsonb)
 {
 	if (!isnull && is_jsonb && JB_ROOT_IS_OBJECT(DatumGetJsonbP(value)))
 	{
@@ -454,7 +486,6 @@ serialized_object(const CqrsHookSubject *subject, CqrsFunction *hook,
 		return TextDatumGetCString(value);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_JSON_TEXT),
-			 errmsg("serializer %s has not returned a JSON object", hook->name),
-			 errdetail("It was called for master \"%s\".",
-					   subject->master->cqrs_id)));
+			 errmsg("serializer %s has not returned a JSON object",
+					hook->name)));
 }

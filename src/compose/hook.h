@@ -47,6 +47,9 @@ extern void cqrs_hook_enter_as_owner(CqrsHookScope *scope,
 									 const CqrsRelation *relation);
 extern void cqrs_hook_leave(CqrsHookScope *scope);
 
+/* Whether functions or expressions of users take part, for any master. */
+extern bool cqrs_hook_any(const CqrsRelation *relation);
+
 /* Raise the error that a user is to see when hooks of a master do not fit. */
 extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 
@@ -76,7 +79,7 @@ extern char *cqrs_hook_delete_data(const CqrsHookSubject *subject,
 extern char *cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 							const CqrsMessage *message);
 
-/* The correlation id: the setting's, the function's, or NULL. */
+/* The correlation id of the setting's function, or NULL. */
 extern char *cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 									  const CqrsMessage *message);
 

@@ -41,6 +41,7 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "nodes/makefuncs.h"
+#include "port/atomics.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -53,7 +54,7 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/objects.h"
-#include "base/shared.h"
+#include "base/slot.h"
 #include "outbox/pack.h"
 #include "outbox/parked.h"
 #include "outbox/writer.h"
@@ -96,6 +97,17 @@ struct CqrsOutboxWriter
 
 PG_FUNCTION_INFO_V1(cqrs_sql_watermark);
 
+/* What the writers of a database share. */
+typedef struct SharedWriter
+{
+	pg_atomic_uint64 next_batch;	/* next batch of ids, 0: not known yet */
+	pg_atomic_uint32 segment;	/* the segment to write to; a hint */
+} SharedWriter;
+
+static SharedWriter *writers;	/* by slot */
+
+static void init_writer(void *element);
+static void reset_writer(void *element);
 static void check_size(void);
 static void finish_pack(CqrsOutboxWriter *writer, int length);
 static void insert_rows(CqrsOutboxWriter *writer);
@@ -104,6 +116,41 @@ static int64 segment_max_id(Oid segment, Oid index);
 static BlockNumber segment_blocks(Oid segment);
 static bool try_truncate(const CqrsObjects *objects, int segment,
 						 int64 watermark, bool *busy);
+
+void
+cqrs_outbox_init(void)
+{
+	static const CqrsSharedArray array = {
+		.name = "cqrs outbox",
+		.size = sizeof(SharedWriter),
+		.by_slot = true,
+		.elements = (void **) &writers,
+		.init = init_writer,
+		.reset = reset_writer
+	};
+
+	cqrs_slot_add_array(&array);
+}
+
+uint64
+cqrs_outbox_next_batch(int slot)
+{
+	return pg_atomic_read_u64(&writers[slot].next_batch);
+}
+
+static void
+init_writer(void *element)
+{
+	pg_atomic_init_u64(&((SharedWriter *) element)->next_batch, 0);
+	pg_atomic_init_u32(&((SharedWriter *) element)->segment, 0);
+}
+
+static void
+reset_writer(void *element)
+{
+	pg_atomic_write_u64(&((SharedWriter *) element)->next_batch, 0);
+	pg_atomic_write_u32(&((SharedWriter *) element)->segment, 0);
+}
 
 CqrsOutboxWriter *
 cqrs_outbox_begin(void)
@@ -118,7 +165,7 @@ cqrs_outbox_begin(void)
 	/* The id of the transaction comes before that of its batch. */
 	(void) GetTopTransactionId();
 
-	segment = pg_atomic_read_u32(&cqrs_shared_my_slot()->segment);
+	segment = pg_atomic_read_u32(&writers[cqrs_slot_mine()].segment);
 	writer->segment = table_open(objects->segment[segment], RowExclusiveLock);
 	writer->index = index_open(objects->segment_index[segment],
 							   RowExclusiveLock);
@@ -249,18 +296,18 @@ cqrs_outbox_end(CqrsOutboxWriter *writer)
 void
 cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
 {
-	CqrsSlot   *slot = cqrs_shared_my_slot();
+	SharedWriter *shared = &writers[cqrs_slot_mine()];
 	uint64		batch;
 
-	if (pg_atomic_read_u64(&slot->next_batch) == 0)
+	if (pg_atomic_read_u64(&shared->next_batch) == 0)
 	{
 		uint64		unknown = 0;
 
 		/* Who loses the race has computed the same, as nobody has drawn. */
-		pg_atomic_compare_exchange_u64(&slot->next_batch, &unknown,
+		pg_atomic_compare_exchange_u64(&shared->next_batch, &unknown,
 									   first_batch());
 	}
-	batch = pg_atomic_fetch_add_u64(&slot->next_batch, 1);
+	batch = pg_atomic_fetch_add_u64(&shared->next_batch, 1);
 	writer->next_id = cqrs_batch_first_id((int64) batch);
 	writer->end_id = cqrs_batch_first_id((int64) batch + 1);
 }
@@ -369,8 +416,8 @@ bool
 cqrs_outbox_recycle(int64 watermark, bool idle)
 {
 	const CqrsObjects *objects = cqrs_catalog_objects(false);
-	CqrsSlot   *slot = cqrs_shared_my_slot();
-	uint32		current = pg_atomic_read_u32(&slot->segment);
+	SharedWriter *shared = &writers[cqrs_slot_mine()];
+	uint32		current = pg_atomic_read_u32(&shared->segment);
 	BlockNumber blocks[CQRS_SEGMENTS];
 	bool		busy = false;
 
@@ -390,7 +437,7 @@ cqrs_outbox_recycle(int64 watermark, bool idle)
 
 		if (blocks[current] >= SEGMENT_FULL_BLOCKS && blocks[candidate] == 0)
 		{
-			pg_atomic_write_u32(&slot->segment, candidate);
+			pg_atomic_write_u32(&shared->segment, candidate);
 			break;
 		}
 	}

@@ -14,6 +14,12 @@
 
 typedef struct CqrsOutboxWriter CqrsOutboxWriter;
 
+/* Ask for the shared memory; called once, while the library is preloaded. */
+extern void cqrs_outbox_init(void);
+
+/* The next batch of ids in a database, 0 when it is not known yet. */
+extern uint64 cqrs_outbox_next_batch(int slot);
+
 /*
  * Writing, in the transaction whose messages they are.  begin() allocates in
  * the current context, append() copies; messages get their ids in the order of

@@ -39,10 +39,12 @@
 #include "base/objects.h"
 #include "base/timing.h"
 #include "outbox/parked.h"
+#include "outbox/published.h"
 #include "outbox/scan.h"
 #include "outbox/writer.h"
 #include "publish/backlog.h"
 #include "publish/reader.h"
+#include "worker/worker.h"
 
 /* The watermark is saved this often while messages flow. */
 #define SAVE_INTERVAL_MS	200
@@ -53,8 +55,7 @@
 
 struct CqrsBacklog
 {
-	const CqrsPlace *place;
-	Oid			extension;		/* that it publishes for */
+	const CqrsWorker *worker;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
 	CqrsReader *reader;
@@ -90,23 +91,22 @@ static bool recycle_is_due(const CqrsBacklog *backlog);
 static void recycle_segments(CqrsBacklog *backlog);
 
 CqrsBacklog *
-cqrs_backlog_create(const CqrsPlace *place, Oid extension,
-					CqrsWindow *window, CqrsHolds *holds)
+cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
+					CqrsHolds *holds)
 {
 	CqrsBacklog *backlog = MemoryContextAllocZero(TopMemoryContext,
 												  sizeof(CqrsBacklog));
 
-	backlog->place = place;
-	backlog->extension = extension;
+	backlog->worker = worker;
 	backlog->window = window;
 	backlog->holds = holds;
 	backlog->saved_watermark = cqrs_outbox_watermark();
-	backlog->reader = cqrs_reader_create(place,
-										 cqrs_lane_begin(place, extension,
+	backlog->reader = cqrs_reader_create(worker,
+										 cqrs_lane_begin(worker,
 														 backlog->saved_watermark),
 										 holds);
 	/* Look at once. */
-	backlog->calls = pg_atomic_read_u32(&place->slot->calls) - 1;
+	backlog->calls = cqrs_worker_calls(worker) - 1;
 	backlog->more = true;
 	return backlog;
 }
@@ -131,7 +131,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	bool		save = save_is_due(backlog);
 	bool		recycle = recycle_is_due(backlog);
 	bool		park = refused(backlog) != NULL;
-	uint32		calls = pg_atomic_read_u32(&backlog->place->slot->calls);
+	uint32		calls = cqrs_worker_calls(backlog->worker);
 	bool		look = calls != backlog->calls;
 
 	if (!look && !read && !save && !recycle && !park)
@@ -198,10 +198,9 @@ cqrs_backlog_show_progress(const CqrsBacklog *backlog)
 	if (!backlog->more)
 		unconfirmed = min_id == PG_INT64_MAX ? PG_UINT64_MAX :
 			cqrs_batch_of(min_id);
-	cqrs_shared_set_progress(backlog->place->slot, backlog->place->lane,
-							 unconfirmed, backlog->commits,
-							 cqrs_batch_of(watermark(backlog) + 1));
-	cqrs_lane_set_watermark(backlog->place, watermark(backlog));
+	cqrs_published_set_progress(backlog->worker->slot, backlog->worker->number,
+								unconfirmed, backlog->commits);
+	cqrs_lane_set_watermark(backlog->worker, watermark(backlog));
 }
 
 void
@@ -209,14 +208,14 @@ cqrs_backlog_finish(CqrsBacklog *backlog)
 {
 	const CqrsObjects *objects;
 
-	cqrs_lane_set_watermark(backlog->place, watermark(backlog));
-	if (backlog->place->nlanes == 1 &&
+	cqrs_lane_set_watermark(backlog->worker, watermark(backlog));
+	if (backlog->worker->count == 1 &&
 		watermark(backlog) == backlog->saved_watermark)
 		return;
 
 	StartTransactionCommand();
 	objects = cqrs_catalog_objects(true);
-	if (objects != NULL && objects->extension == backlog->extension)
+	if (objects != NULL && objects->extension == backlog->worker->extension)
 	{
 		int64		saved;
 		int64		reached;
@@ -224,7 +223,7 @@ cqrs_backlog_finish(CqrsBacklog *backlog)
 		/* Lanes that end at the same time: the last one has the highest. */
 		LockRelationOid(objects->watermark, ShareUpdateExclusiveLock);
 		saved = cqrs_outbox_watermark();
-		reached = cqrs_lane_watermark(backlog->place, saved);
+		reached = cqrs_lane_watermark(backlog->worker, saved);
 		if (reached > saved)
 			cqrs_outbox_set_watermark(reached);
 	}
@@ -243,7 +242,7 @@ cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog, bool connected)
 static bool
 look_is_due(const CqrsBacklog *backlog)
 {
-	return backlog->calls != pg_atomic_read_u32(&backlog->place->slot->calls);
+	return backlog->calls != cqrs_worker_calls(backlog->worker);
 }
 
 static bool
@@ -253,7 +252,7 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 		return false;
 	return backlog->more ||
 		cqrs_holds_are_due(backlog->holds, backlog->window) ||
-		backlog->commits != pg_atomic_read_u64(&backlog->place->slot->commits) ||
+		backlog->commits != cqrs_published_commits(backlog->worker->slot) ||
 		(cqrs_reader_has_holes(backlog->reader) &&
 		 cqrs_until_after_ms(backlog->read_at,
 							 HOLE_INTERVAL_MS) == 0);
@@ -277,10 +276,10 @@ watermark(const CqrsBacklog *backlog)
 static int64
 unsaved_watermark(const CqrsBacklog *backlog)
 {
-	if (backlog->place->number != 0)
+	if (backlog->worker->number != 0)
 		return backlog->saved_watermark;
-	return backlog->place->nlanes == 1 ? watermark(backlog) :
-		cqrs_lane_watermark(backlog->place, backlog->saved_watermark);
+	return backlog->worker->count == 1 ? watermark(backlog) :
+		cqrs_lane_watermark(backlog->worker, backlog->saved_watermark);
 }
 
 /* A message that is to be parked, or NULL. */
@@ -330,10 +329,10 @@ check_extension(CqrsBacklog *backlog, uint32 calls)
 {
 	const CqrsObjects *objects = cqrs_catalog_objects(true);
 
-	if (objects != NULL && objects->extension == backlog->extension)
+	if (objects != NULL && objects->extension == backlog->worker->extension)
 		return;
 	if (objects == NULL)
-		cqrs_shared_unwant_publisher(backlog->place->slot, calls);
+		cqrs_worker_unwant(backlog->worker, calls);
 	proc_exit(1);
 }
 
@@ -351,7 +350,7 @@ read_settings(CqrsBacklog *backlog)
 	backlog->paused = false;
 	initStringInfo(&identity);
 	appendStringInfo(&identity, UINT64_FORMAT "-%u-%u", GetSystemIdentifier(),
-					 MyDatabaseId, backlog->extension);
+					 MyDatabaseId, backlog->worker->extension);
 	if (HeapTupleIsValid(tuple))
 	{
 		bool		isnull;
@@ -376,7 +375,7 @@ static void
 read_outbox(CqrsBacklog *backlog)
 {
 	/* Before reading: what commits meanwhile is read next time. */
-	backlog->commits = pg_atomic_read_u64(&backlog->place->slot->commits);
+	backlog->commits = cqrs_published_commits(backlog->worker->slot);
 	backlog->read_at = GetCurrentTimestamp();
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -391,7 +390,7 @@ save_watermark(CqrsBacklog *backlog)
 	if (reached != backlog->saved_watermark)
 		cqrs_outbox_set_watermark(reached);
 	backlog->saved_watermark = reached;
-	cqrs_lane_has_saved(backlog->place, reached);
+	cqrs_lane_has_saved(backlog->worker, reached);
 	backlog->saved_at = GetCurrentTimestamp();
 	backlog->recycle = true;
 }

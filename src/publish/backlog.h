@@ -17,10 +17,10 @@
 typedef struct CqrsBacklog CqrsBacklog;
 
 /*
- * Publish for "extension" what is above the watermark and belongs to "place",
- * by way of "window"; in a transaction.
+ * Publish what is above the watermark and belongs to that lane, by way of
+ * "window"; in a transaction.
  */
-extern CqrsBacklog *cqrs_backlog_create(const CqrsPlace *place, Oid extension,
+extern CqrsBacklog *cqrs_backlog_create(const CqrsWorker *worker,
 										CqrsWindow *window, CqrsHolds *holds);
 
 /*

@@ -28,142 +28,139 @@
  * lane 0 finds its lease taken, for longer than the broker may take to notice
  * a dead connection, and the lanes here give up theirs.
  *
- * All that is shared is one word each, and needs no lock; pids and latches are
- * protected by that of CqrsShared.
+ * All that is shared is one word each, and needs no lock.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "common/hashfn.h"
-#include "miscadmin.h"
-#include "utils/timestamp.h"
+#include "port/atomics.h"
 
-#include "base/guc.h"
+#include "base/limits.h"
+#include "base/slot.h"
+#include "outbox/published.h"
 #include "publish/lane.h"
+#include "worker/worker.h"
 
-static void wake(CqrsLane *lane);
-
-bool
-cqrs_lane_attach(CqrsPlace *place, int number)
+/* What the lanes of a database share. */
+typedef struct Lanes
 {
-	CqrsSlot   *slot = cqrs_shared_my_slot();
-	CqrsLane   *lane = &slot->lanes[number];
-	bool		known;
-	bool		attached;
+	pg_atomic_uint64 saved_watermark;	/* written by lane 0, as is the lease */
+	pg_atomic_uint32 lease;		/* CqrsLease */
+	Oid			extensions[CQRS_MAX_LANES]; /* of which the lane has shown how
+											 * far it is */
+} Lanes;
 
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	/* Whether the launcher knows that the database has the extension. */
-	known = slot->wanted && pg_atomic_read_u32(&slot->nlanes) != 0;
-	if (pg_atomic_read_u32(&slot->nlanes) == 0)
-		cqrs_shared_set_lanes(slot, cqrs_publishers);
-	place->slot = slot;
-	place->lane = lane;
-	place->number = number;
-	place->nlanes = pg_atomic_read_u32(&slot->nlanes);
-	attached = number < place->nlanes && lane->pid == 0;
-	if (attached)
-	{
-		lane->pid = MyProcPid;
-		lane->latch = MyLatch;
-		lane->started_at = GetCurrentTimestamp();
-		pg_atomic_write_u32(&lane->state, CQRS_STARTING);
-		slot->wanted = true;
-		/* The other lanes are to be started. */
-		if (!known && cqrs_shared->launcher != NULL)
-			SetLatch(cqrs_shared->launcher);
-	}
-	LWLockRelease(cqrs_shared->lock);
-	return attached;
+static Lanes *lanes;			/* by slot */
+
+static void init_lanes(void *element);
+static void reset_lanes(void *element);
+
+void
+cqrs_lane_init(void)
+{
+	static const CqrsSharedArray array = {
+		.name = "cqrs lanes",
+		.size = sizeof(Lanes),
+		.by_slot = true,
+		.elements = (void **) &lanes,
+		.init = init_lanes,
+		.reset = reset_lanes
+	};
+
+	cqrs_slot_add_array(&array);
 }
 
 void
-cqrs_lane_detach(const CqrsPlace *place)
+cqrs_lane_recount(int slot, int count)
 {
-	CqrsLane   *lane = place->lane;
+	for (int i = 0; i < CQRS_MAX_LANES; i++)
+		lanes[slot].extensions[i] = InvalidOid;
+	pg_atomic_write_u32(&lanes[slot].lease, CQRS_LEASE_NONE);
+	cqrs_published_set_lanes(slot, count);
+}
 
-	if (place->number == 0)
-		pg_atomic_write_u32(&place->slot->lease, CQRS_LEASE_NONE);
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	lane->pid = 0;
-	lane->latch = NULL;
-	pg_atomic_write_u32(&lane->listens, 0);
-	lane->connected_at = 0;
-	pg_atomic_write_u32(&lane->state, CQRS_STOPPED);
-	pg_atomic_write_u64(&lane->held, 0);
-	if (cqrs_shared->launcher != NULL)
-		SetLatch(cqrs_shared->launcher);
-	LWLockRelease(cqrs_shared->lock);
-	ConditionVariableBroadcast(&place->slot->left);
+static void
+init_lanes(void *element)
+{
+	pg_atomic_init_u64(&((Lanes *) element)->saved_watermark, 0);
+	pg_atomic_init_u32(&((Lanes *) element)->lease, CQRS_LEASE_NONE);
+}
+
+static void
+reset_lanes(void *element)
+{
+	pg_atomic_write_u64(&((Lanes *) element)->saved_watermark, 0);
 }
 
 bool
-cqrs_lane_has(const CqrsPlace *place, const CqrsMessage *message)
+cqrs_lane_has(const CqrsWorker *worker, const CqrsMessage *message)
 {
 	uint32		hash;
 
-	if (place->nlanes == 1)
+	if (worker->count == 1)
 		return true;
 	hash = hash_combine(hash_bytes((const unsigned char *) message->cqrs_id,
 								   strlen(message->cqrs_id)),
 						hash_bytes((const unsigned char *) message->instance_pk,
 								   strlen(message->instance_pk)));
-	return hash % place->nlanes == place->number;
+	return hash % worker->count == worker->number;
 }
 
 int64
-cqrs_lane_begin(const CqrsPlace *place, Oid extension, int64 saved)
+cqrs_lane_begin(const CqrsWorker *worker, int64 saved)
 {
-	CqrsLane   *lane = place->lane;
+	Oid		   *shown = &lanes[worker->slot].extensions[worker->number];
 	int64		watermark = saved;
 
-	if (place->number == 0)
-		cqrs_lane_has_saved(place, saved);
-	if (lane->extension == extension)
-		watermark = Max(saved, (int64) pg_atomic_read_u64(&lane->watermark));
+	if (worker->number == 0)
+		cqrs_lane_has_saved(worker, saved);
+	if (*shown == worker->extension)
+		watermark = Max(saved, cqrs_published_watermark(worker->slot,
+														worker->number));
 	else
 	{
-		pg_atomic_write_u64(&lane->watermark, 0);
+		cqrs_published_set_watermark(worker->slot, worker->number, 0);
 		pg_write_barrier();
-		lane->extension = extension;
+		*shown = worker->extension;
 	}
-	cqrs_lane_set_watermark(place, watermark);
+	cqrs_lane_set_watermark(worker, watermark);
 	return watermark;
 }
 
 void
-cqrs_lane_set_watermark(const CqrsPlace *place, int64 watermark)
+cqrs_lane_set_watermark(const CqrsWorker *worker, int64 watermark)
 {
-	CqrsLane   *lane = place->lane;
 	int64		before;
 	int64		saved;
 
-	if (watermark == (int64) pg_atomic_read_u64(&lane->watermark))
+	if (watermark == cqrs_published_watermark(worker->slot, worker->number))
 		return;
-	before = cqrs_lane_watermark(place, 0);
-	pg_atomic_write_u64(&lane->watermark, watermark);
+	before = cqrs_lane_watermark(worker, 0);
+	cqrs_published_set_watermark(worker->slot, worker->number, watermark);
 	pg_memory_barrier();
-	saved = pg_atomic_read_u64(&place->slot->saved_watermark);
-	if (place->number != 0 && before <= saved &&
-		cqrs_lane_watermark(place, 0) > saved)
-		wake(&place->slot->lanes[0]);
+	saved = pg_atomic_read_u64(&lanes[worker->slot].saved_watermark);
+	if (worker->number != 0 && before <= saved &&
+		cqrs_lane_watermark(worker, 0) > saved)
+		cqrs_worker_wake(worker, 0);
 }
 
 int64
-cqrs_lane_watermark(const CqrsPlace *place, int64 saved)
+cqrs_lane_watermark(const CqrsWorker *worker, int64 saved)
 {
+	Oid		   *shown = lanes[worker->slot].extensions;
 	int64		lowest = PG_INT64_MAX;
 
-	for (int i = 0; i < place->nlanes; i++)
+	for (int i = 0; i < worker->count; i++)
 	{
-		CqrsLane   *lane = &place->slot->lanes[i];
 		int64		watermark = 0;
 
 		/* What a lane has shown for a dropped extension says nothing. */
-		if (*(volatile Oid *) &lane->extension == place->lane->extension)
+		if (*(volatile Oid *) &shown[i] == worker->extension)
 		{
 			pg_read_barrier();
-			watermark = pg_atomic_read_u64(&lane->watermark);
+			watermark = cqrs_published_watermark(worker->slot, i);
 		}
 		lowest = Min(lowest, Max(watermark, saved));
 	}
@@ -171,27 +168,27 @@ cqrs_lane_watermark(const CqrsPlace *place, int64 saved)
 }
 
 void
-cqrs_lane_has_saved(const CqrsPlace *place, int64 watermark)
+cqrs_lane_has_saved(const CqrsWorker *worker, int64 watermark)
 {
-	pg_atomic_write_u64(&place->slot->saved_watermark, watermark);
+	pg_atomic_write_u64(&lanes[worker->slot].saved_watermark, watermark);
 	pg_memory_barrier();
 }
 
 void
-cqrs_lane_set_lease(const CqrsPlace *place, CqrsLease lease)
+cqrs_lane_set_lease(const CqrsWorker *worker, CqrsLease lease)
 {
-	if (place->number != 0 || cqrs_lane_lease(place) == lease)
+	if (worker->number != 0 || cqrs_lane_lease(worker) == lease)
 		return;
-	pg_atomic_write_u32(&place->slot->lease, lease);
+	pg_atomic_write_u32(&lanes[worker->slot].lease, lease);
 	pg_memory_barrier();
-	for (int i = 1; i < place->nlanes; i++)
-		wake(&place->slot->lanes[i]);
+	for (int i = 1; i < worker->count; i++)
+		cqrs_worker_wake(worker, i);
 }
 
 CqrsLease
-cqrs_lane_lease(const CqrsPlace *place)
+cqrs_lane_lease(const CqrsWorker *worker)
 {
-	return pg_atomic_read_u32(&place->slot->lease);
+	return pg_atomic_read_u32(&lanes[worker->slot].lease);
 }
 
 char *
@@ -199,25 +196,4 @@ cqrs_lane_lease_name(const char *identity, int number)
 {
 	return number == 0 ? psprintf("cqrs.lease.%s", identity) :
 		psprintf("cqrs.lease.%s.%d", identity, number);
-}
-
-bool
-cqrs_lane_is_connected(const CqrsPlace *place, int number)
-{
-	bool		connected;
-
-	LWLockAcquire(cqrs_shared->lock, LW_SHARED);
-	connected = place->slot->lanes[number].connected_at != 0;
-	LWLockRelease(cqrs_shared->lock);
-	return connected;
-}
-
-static void
-wake(CqrsLane *lane)
-{
-	/* Without the lock: a stale latch is set in vain. */
-	Latch	   *latch = *(Latch *volatile *) &lane->latch;
-
-	if (latch != NULL)
-		SetLatch(latch);
 }

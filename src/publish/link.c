@@ -35,10 +35,13 @@
 #include "utils/memutils.h"
 
 #include "base/guc.h"
+#include "base/limits.h"
 #include "base/timing.h"
 #include "base/url.h"
+#include "broker/socket.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "worker/worker.h"
 
 /* Events that are taken before something else has its turn. */
 #define RECEIVE_TURN		500
@@ -49,6 +52,8 @@
 
 static bool may_connect(const CqrsLink *link, bool paused);
 static void open_connection(CqrsLink *link);
+static CqrsConnection *connect_to(CqrsLink *link, const char *url,
+								  CqrsFailure *failure);
 static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
@@ -56,17 +61,15 @@ static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static long confirm_wait_ms(const CqrsLink *link);
 
 CqrsLink   *
-cqrs_link_create(const CqrsPlace *place, CqrsWindow *window, CqrsHolds *holds)
+cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window, CqrsHolds *holds)
 {
 	CqrsLink   *link = MemoryContextAllocZero(TopMemoryContext,
 											  sizeof(CqrsLink));
 
-	link->place = place;
-	link->lane = place->lane;
+	link->worker = worker;
 	link->window = window;
 	link->holds = holds;
-	link->transport = &cqrs_transport_amqp;
-	link->log = cqrs_link_log_create(place->lane);
+	link->log = cqrs_link_log_create();
 	cqrs_link_forget_proven(link);
 	return link;
 }
@@ -107,8 +110,8 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 	if (link->connection != NULL)
 	{
 		if (paused ||
-			(link->place->number != 0 &&
-			 cqrs_lane_lease(link->place) == CQRS_LEASE_LOST))
+			(link->worker->number != 0 &&
+			 cqrs_lane_lease(link->worker) == CQRS_LEASE_LOST))
 			close_connection(link, true);
 	}
 	else if (may_connect(link, paused) && cqrs_until_ms(link->connect_at) == 0)
@@ -127,7 +130,7 @@ cqrs_link_receive(CqrsLink *link)
 		if (event.kind == CQRS_EVENT_NONE)
 			break;
 		if (event.kind == CQRS_EVENT_FAILED)
-			cqrs_link_connection_failed(link, failure.blame, failure.text);
+			cqrs_link_connection_failed(link, failure.blame, failure.reason);
 		else
 			cqrs_link_handle_event(link, &event, &failure);
 	}
@@ -141,7 +144,7 @@ cqrs_link_receive(CqrsLink *link)
 		close_connection(link, true);
 		link->connect_at = 0;
 	}
-	pg_atomic_write_u64(&link->lane->held, link->holds->nrefused);
+	cqrs_worker_set_counter(CQRS_COUNTER_HELD, link->holds->nrefused);
 	return link->connection != NULL &&
 		link->transport->wait_ms(link->connection) == 0;
 }
@@ -186,12 +189,12 @@ CqrsPublisherState
 cqrs_link_state(const CqrsLink *link)
 {
 	if (cqrs_guc_url() == NULL)
-		return CQRS_UNCONFIGURED;
+		return CQRS_STATE_UNCONFIGURED;
 	if (link->connection == NULL)
 		return link->leased > 0 ||
-			cqrs_lane_lease(link->place) == CQRS_LEASE_LOST ?
-			CQRS_STANDING_BY : CQRS_WAITING;
-	return link->blocked ? CQRS_BLOCKED : CQRS_PUBLISHING;
+			cqrs_lane_lease(link->worker) == CQRS_LEASE_LOST ?
+			CQRS_STATE_STANDING_BY : CQRS_STATE_WAITING;
+	return link->blocked ? CQRS_STATE_BLOCKED : CQRS_STATE_PUBLISHING;
 }
 
 /* Whether there is a reason to be connected; lanes above 0 follow lane 0. */
@@ -199,38 +202,28 @@ static bool
 may_connect(const CqrsLink *link, bool paused)
 {
 	return !paused && cqrs_guc_url() != NULL &&
-		(link->place->number == 0 ||
-		 cqrs_lane_lease(link->place) == CQRS_LEASE_HELD);
+		(link->worker->number == 0 ||
+		 cqrs_lane_lease(link->worker) == CQRS_LEASE_HELD);
 }
 
 static void
 open_connection(CqrsLink *link)
 {
-	CqrsConnectOptions options;
+	const char *url = cqrs_guc_url();
 	CqrsFailure failure;
 
-	options.url = cqrs_guc_url();
-	options.host = link->host % cqrs_url_hosts(options.url);
-	options.exchange = cqrs_exchange;
-	options.lease = cqrs_lane_lease_name(link->identity, link->place->number);
-	options.vacant = vacant_leases(link);
-	options.heartbeat_s = cqrs_heartbeat_s;
-	options.connect_timeout_ms = cqrs_connect_timeout_ms;
-	options.tls.ca_file = cqrs_ssl_ca_file;
-	options.tls.cert_file = cqrs_ssl_cert_file;
-	options.tls.key_file = cqrs_ssl_key_file;
-	options.tls.verify = cqrs_ssl_verify;
-
-	pg_atomic_write_u32(&link->lane->state, CQRS_CONNECTING);
+	cqrs_worker_set_state(CQRS_STATE_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
-	link->connection = link->transport->connect(&options, &failure);
+	link->transport = cqrs_transport_of(url);
+	link->connection = connect_to(link, url, &failure);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (link->connection == NULL)
 	{
 		if (failure.blame == CQRS_BLAME_LEASE)
-			lease_refused(link, failure.text);
+			lease_refused(link, failure.reason);
 		else
-			cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT, failure.text);
+			cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
+										failure.reason);
 		return;
 	}
 	/* It may have taken its time. */
@@ -242,19 +235,56 @@ open_connection(CqrsLink *link)
 	}
 	link->leased = 0;
 
-	link->url = MemoryContextStrdup(TopMemoryContext, options.url);
-	link->exchange = MemoryContextStrdup(TopMemoryContext, options.exchange);
+	link->url = MemoryContextStrdup(TopMemoryContext, url);
+	link->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
 	link->blocked = false;
 	link->renew = false;
 	link->confirmed_at = GetCurrentTimestamp();
 	cqrs_window_rewind(link->window);
 
-	pg_atomic_fetch_add_u64(&link->lane->connects, 1);
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	link->lane->connected_at = link->confirmed_at;
-	LWLockRelease(cqrs_shared->lock);
-	cqrs_lane_set_lease(link->place, CQRS_LEASE_HELD);
+	cqrs_worker_set_connected(true);
+	cqrs_lane_set_lease(link->worker, CQRS_LEASE_HELD);
 	cqrs_link_log_connected(link->log, link->url, link->exchange);
+}
+
+/* Connect to the host of the URL whose turn it is; NULL on failure. */
+static CqrsConnection *
+connect_to(CqrsLink *link, const char *url, CqrsFailure *failure)
+{
+	CqrsTlsOptions tls = {
+		.ca_file = cqrs_ssl_ca_file,
+		.cert_file = cqrs_ssl_cert_file,
+		.key_file = cqrs_ssl_key_file,
+		.verify = cqrs_ssl_verify
+	};
+	CqrsUrl		parsed;
+	CqrsConnectOptions options = {
+		.url = &parsed,
+		.name = "cqrs publisher",
+		.exchange = cqrs_exchange,
+		.lease = cqrs_lane_lease_name(link->identity, link->worker->number),
+		.vacant = vacant_leases(link),
+		.heartbeat_s = cqrs_heartbeat_s,
+		.connect_timeout_ms = cqrs_connect_timeout_ms,
+		.tls = &tls
+	};
+	CqrsConnection *connection = NULL;
+	char	   *buffer = pstrdup(url);
+	const char *reason;
+
+	if (cqrs_url_parse(buffer, link->host % cqrs_url_hosts(url), &parsed,
+					   &reason))
+		connection = link->transport->connect(&options, failure);
+	else
+	{
+		failure->blame = CQRS_BLAME_TRANSPORT;
+		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
+				 reason);
+	}
+	/* Its parts may be a password. */
+	explicit_bzero(buffer, strlen(url));
+	pfree(buffer);
+	return connection;
 }
 
 /*
@@ -269,11 +299,11 @@ vacant_leases(const CqrsLink *link)
 {
 	List	   *leases = NIL;
 
-	if (link->place->number != 0)
+	if (link->worker->number != 0)
 		return NIL;
 	for (int i = 1; i < CQRS_MAX_LANES; i++)
 	{
-		if (!cqrs_lane_is_connected(link->place, i))
+		if (!cqrs_worker_is_connected(link->worker, i))
 			leases = lappend(leases, cqrs_lane_lease_name(link->identity, i));
 	}
 	return leases;
@@ -292,10 +322,8 @@ close_connection(CqrsLink *link, bool politely)
 	link->probe = CQRS_STEP_NONE;
 	link->returned = false;
 	cqrs_link_forget_proven(link);
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	link->lane->connected_at = 0;
-	LWLockRelease(cqrs_shared->lock);
-	cqrs_lane_set_lease(link->place, CQRS_LEASE_NONE);
+	cqrs_worker_set_connected(false);
+	cqrs_lane_set_lease(link->worker, CQRS_LEASE_NONE);
 }
 
 /*
@@ -317,7 +345,7 @@ lease_refused(CqrsLink *link, const char *reason)
 	 */
 	else if (cqrs_until_after_ms(link->leased_at,
 								 2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
-		cqrs_lane_set_lease(link->place, CQRS_LEASE_LOST);
+		cqrs_lane_set_lease(link->worker, CQRS_LEASE_LOST);
 	link->connect_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									Min(cqrs_backoff_ms(link->leased - 1),
@@ -345,7 +373,7 @@ cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 		return;
 	}
 	link->leased = 0;
-	cqrs_lane_set_lease(link->place, CQRS_LEASE_NONE);
+	cqrs_lane_set_lease(link->worker, CQRS_LEASE_NONE);
 	suspect = cqrs_window_by_tag(link->window,
 								 cqrs_window_first_tag(link->window));
 	/* Its master is held: the rewind takes it out of the window. */

@@ -12,12 +12,13 @@
 
 #include "publish/hold.h"
 #include "publish/lane.h"
+#include "publish/state.h"
 #include "publish/window.h"
 
 typedef struct CqrsLink CqrsLink;
 
 /* Send what is in "window", as that lane. */
-extern CqrsLink *cqrs_link_create(const CqrsPlace *place, CqrsWindow *window,
+extern CqrsLink *cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window,
 								  CqrsHolds *holds);
 
 /*

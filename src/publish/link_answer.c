@@ -11,6 +11,8 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "publish/message_id.h"
+#include "worker/worker.h"
 
 /* A connection that may have gone stale is not opened anew more often. */
 #define RENEW_INTERVAL_MS	2000
@@ -44,7 +46,7 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 		case CQRS_EVENT_NACK:
 			if (event->probe)
 			{
-				pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+				cqrs_worker_count(CQRS_COUNTER_NACKED, 1);
 				probe_refused(link, CQRS_BLAME_ROUTE, NACKED);
 			}
 			else
@@ -60,12 +62,12 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 			break;
 
 		case CQRS_EVENT_REFUSED:
-			probe_refused(link, failure->blame, failure->text);
+			probe_refused(link, failure->blame, failure->reason);
 			break;
 
 		case CQRS_EVENT_BLOCKED:
 			link->blocked = true;
-			cqrs_link_log_blocked(link->log, event->text);
+			cqrs_link_log_blocked(link->log, event->detail);
 			break;
 
 		case CQRS_EVENT_UNBLOCKED:
@@ -89,7 +91,7 @@ probe_taken(CqrsLink *link)
 		probe_refused(link, CQRS_BLAME_ROUTE, RETURNED);
 		return;
 	}
-	pg_atomic_fetch_add_u64(&link->lane->confirmed, 1);
+	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, 1);
 	cqrs_link_set_proven(link, link->holds->probe);
 	cqrs_holds_probe_taken(link->holds);
 	link->probe = CQRS_STEP_NONE;
@@ -120,7 +122,7 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	/* To say again what is known is no progress. */
 	if (nconfirmed == 0)
 		return;
-	pg_atomic_fetch_add_u64(&link->lane->confirmed, nconfirmed);
+	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, nconfirmed);
 	link->confirmed_at = GetCurrentTimestamp();
 	/* Messages that were taken out of the window do not get done. */
 	if (cqrs_window_bytes(link->window) == 0)
@@ -152,7 +154,7 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 
 		if (message == NULL)
 			continue;
-		pg_atomic_fetch_add_u64(&link->lane->nacked, 1);
+		cqrs_worker_count(CQRS_COUNTER_NACKED, 1);
 		if (!message->withdrawn)
 		{
 			int			nholds = list_length(link->holds->list);
@@ -180,11 +182,10 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 		message = link->holds->probe;
 	else
 	{
-		const char *dash = strrchr(event->text, '-');
+		int64		id;
 
-		if (dash != NULL)
-			message = cqrs_window_find_sent(link->window,
-											strtoll(dash + 1, NULL, 10));
+		if (cqrs_message_id_parse(event->detail, link->identity, &id))
+			message = cqrs_window_find_sent(link->window, id);
 	}
 	if (message == NULL)
 	{
@@ -192,7 +193,7 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 									"could not publish: protocol violation by the broker: return of a message that was not sent");
 		return;
 	}
-	pg_atomic_fetch_add_u64(&link->lane->returned, 1);
+	cqrs_worker_count(CQRS_COUNTER_RETURNED, 1);
 	if (!event->probe && message->withdrawn)
 		return;
 	if (cqrs_unroutable == CQRS_UNROUTABLE_KEEP)
@@ -223,8 +224,7 @@ cqrs_link_hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *r
 static void
 tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
 {
-	cqrs_shared_set_error(link->lane,
-						  psprintf("master \"%s\": %s", cqrs_id, reason));
+	cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
 	if (cqrs_holds_tell(link->holds, cqrs_id))
 		cqrs_link_log_held(cqrs_id, reason);
 }

@@ -24,6 +24,7 @@
 #include "base/timing.h"
 #include "base/url.h"
 #include "publish/link_log.h"
+#include "worker/worker.h"
 
 /* After a connection that has lasted so long, failures are told again. */
 #define LASTING_MS			60000
@@ -34,8 +35,6 @@
 
 struct CqrsLinkLog
 {
-	CqrsLane   *lane;
-
 	bool		tell_connected; /* the next connection is to be logged */
 	TimestampTz connected_at;	/* when the last connection was made */
 	List	   *failures;		/* reasons that were logged, as strings */
@@ -49,12 +48,11 @@ static bool is_told(List **told, const char *what);
 static void forget(List **told);
 
 CqrsLinkLog *
-cqrs_link_log_create(CqrsLane *lane)
+cqrs_link_log_create(void)
 {
 	CqrsLinkLog *log = MemoryContextAllocZero(TopMemoryContext,
 											  sizeof(CqrsLinkLog));
 
-	log->lane = lane;
 	log->tell_connected = true;
 	return log;
 }
@@ -83,7 +81,7 @@ cqrs_link_log_connected(CqrsLinkLog *log, const char *url,
 void
 cqrs_link_log_failure(CqrsLinkLog *log, const char *reason, bool connected)
 {
-	cqrs_shared_set_error(log->lane, reason);
+	cqrs_worker_set_error(reason);
 	if (connected && cqrs_until_after_ms(log->connected_at, LASTING_MS) == 0)
 		forget(&log->failures);
 	if (is_told(&log->failures, reason))
@@ -98,7 +96,7 @@ cqrs_link_log_failure(CqrsLinkLog *log, const char *reason, bool connected)
 void
 cqrs_link_log_standby(CqrsLinkLog *log, const char *reason)
 {
-	cqrs_shared_set_error(log->lane, reason);
+	cqrs_worker_set_error(reason);
 	ereport(LOG,
 			(errmsg("cqrs publisher stands by, because another publisher of this database is connected to the broker"),
 			 errdetail("The broker says: %s", reason),

@@ -10,13 +10,12 @@
 
 #include "postgres.h"
 
-#include "base/shared.h"
 #include "publish/window.h"
 
 typedef struct CqrsLinkLog CqrsLinkLog;
 
 /* What fails becomes the last error of that lane. */
-extern CqrsLinkLog *cqrs_link_log_create(CqrsLane *lane);
+extern CqrsLinkLog *cqrs_link_log_create(void);
 
 /* The settings have changed: failures and lost messages are told again. */
 extern void cqrs_link_log_reload(CqrsLinkLog *log);

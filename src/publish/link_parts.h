@@ -29,14 +29,13 @@ typedef enum CqrsProbeStep
 
 struct CqrsLink
 {
-	const CqrsPlace *place;
-	CqrsLane   *lane;
+	const CqrsWorker *worker;
 	char	   *identity;
 	CqrsWindow *window;
 	CqrsHolds  *holds;
 	CqrsLinkLog *log;
 
-	const CqrsTransport *transport;
+	const CqrsTransport *transport; /* that of the connection */
 	CqrsConnection *connection; /* NULL: none */
 	char	   *url;			/* of the connection */
 	char	   *exchange;

@@ -21,6 +21,8 @@
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
+#include "publish/message_id.h"
+#include "worker/worker.h"
 
 /* Messages that are sent before confirms are looked at. */
 #define SEND_TURN			200
@@ -65,7 +67,7 @@ cqrs_link_send(CqrsLink *link)
 		envelope = make_envelope(link, message);
 		link->transport->publish(link->connection, &envelope);
 		cqrs_window_sent(link->window);
-		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
 }
 
@@ -151,7 +153,7 @@ send_probe(CqrsLink *link)
 
 		link->transport->probe(link->connection, &envelope);
 		link->probe = CQRS_STEP_SENT;
-		pg_atomic_fetch_add_u64(&link->lane->published, 1);
+		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
 }
 
@@ -159,13 +161,11 @@ static CqrsEnvelope
 make_envelope(CqrsLink *link, CqrsOutgoing *message)
 {
 	CqrsEnvelope envelope;
-	char	   *message_id = psprintf("%s-" INT64_FORMAT, link->identity,
-									  message->id);
 
 	cqrs_window_stamp(message);
 	envelope.exchange = exchange_of(link, message);
 	envelope.routing_key = message->routing_key;
-	envelope.message_id = message_id;
+	envelope.message_id = cqrs_message_id_make(link->identity, message->id);
 	envelope.correlation_id = message->correlation_id;
 	envelope.timestamp = message->committed_at;
 	envelope.body = message->body;

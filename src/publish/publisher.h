@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * publisher.h
- *	  The process that publishes the outbox of a database, or one of several
+ *	  The worker that publishes the outbox of a database, or one of several
  *	  that share it.
  *
  *-------------------------------------------------------------------------
@@ -11,10 +11,7 @@
 
 #include "postgres.h"
 
-/*
- * Entry point of the background worker; the argument is the database, and
- * bgw_extra has the number of the lane, an int.
- */
-extern PGDLLEXPORT void cqrs_publisher_main(Datum arg);
+/* Register the kind of worker; called once, while the library is preloaded. */
+extern void cqrs_publisher_init(void);
 
 #endif							/* CQRS_PUBLISHER_H */

@@ -39,23 +39,17 @@
 
 #include "access/transam.h"
 #include "access/xact.h"
-#include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-#include "base/exchange.h"
-#include "base/guc.h"
 #include "base/objects.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
+#include "publish/outgoing.h"
 #include "publish/reader.h"
 
-/* RabbitMQ takes no larger message, whatever its settings. */
-#define MAX_BODY_BYTES		(512 * 1024 * 1024)
 /* Other lanes' messages that are passed over before the broker is heard. */
 #define PASS_TURN			20000
 /* Probes of a master that has been unregistered, before it is given up. */
@@ -72,7 +66,7 @@ typedef struct Hole
 
 struct CqrsReader
 {
-	const CqrsPlace *place;
+	const CqrsWorker *worker;
 	int			npassed;		/* messages of other lanes, in this turn */
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
@@ -103,21 +97,15 @@ static CqrsOutgoing *build_or_park(CqrsReader *reader,
 								   const CqrsMessage *message);
 static void read_parked(CqrsReader *reader, int64 watermark);
 static void park_hold(CqrsReader *reader, CqrsHold *hold);
-static bool is_too_large(const CqrsMessage *message, char **error);
-static CqrsOutgoing *try_to_build(CqrsReader *reader,
-								  const CqrsMessage *message, char **error);
-static CqrsOutgoing *build(CqrsReader *reader, const CqrsMessage *message);
-static char *to_utf8(const char *string);
-static char *append_string(char **next, const char *string);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
-cqrs_reader_create(const CqrsPlace *place, int64 watermark, CqrsHolds *holds)
+cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds)
 {
 	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsReader));
 
-	reader->place = place;
+	reader->worker = worker;
 	reader->frontier = watermark;
 	reader->holds = holds;
 	read_parked(reader, watermark);
@@ -269,7 +257,7 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, hold->cqrs_id) == 0 &&
-			cqrs_lane_has(reader->place, &message) &&
+			cqrs_lane_has(reader->worker, &message) &&
 			!cqrs_parked_has(reader->parked, reader->nparked, message.id))
 			outgoing = build_or_park(reader, &message);
 	}
@@ -299,7 +287,7 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
-			!cqrs_lane_has(reader->place, &message))
+			!cqrs_lane_has(reader->worker, &message))
 			continue;
 		if (!cqrs_window_has_room(window))
 		{
@@ -333,7 +321,7 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
-			!cqrs_lane_has(reader->place, &message))
+			!cqrs_lane_has(reader->worker, &message))
 			continue;
 		hold->next_id = message.id + 1;
 		if (cqrs_parked_has(reader->parked, reader->nparked, message.id))
@@ -400,7 +388,7 @@ static bool
 may_read(CqrsReader *reader, const CqrsWindow *window,
 		 const CqrsMessage *message)
 {
-	if (cqrs_lane_has(reader->place, message))
+	if (cqrs_lane_has(reader->worker, message))
 		return cqrs_window_has_room(window);
 	return ++reader->npassed <= PASS_TURN;
 }
@@ -429,7 +417,7 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 {
 	CqrsOutgoing *outgoing;
 
-	if (!cqrs_lane_has(reader->place, message) ||
+	if (!cqrs_lane_has(reader->worker, message) ||
 		cqrs_holds_keep(reader->holds, window, message->cqrs_id,
 						message->id) ||
 		cqrs_parked_has(reader->parked, reader->nparked, message->id))
@@ -444,12 +432,10 @@ static CqrsOutgoing *
 build_or_park(CqrsReader *reader, const CqrsMessage *message)
 {
 	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
-	CqrsOutgoing *outgoing = NULL;
 	char	   *error;
+	CqrsOutgoing *outgoing = cqrs_outgoing_build(message, reader->context,
+												 &error);
 
-	if (!is_too_large(message, &error))
-		outgoing = GetDatabaseEncoding() == PG_UTF8 ?
-			build(reader, message) : try_to_build(reader, message, &error);
 	if (outgoing == NULL)
 	{
 		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
@@ -469,144 +455,6 @@ read_parked(CqrsReader *reader, int64 watermark)
 	if (reader->parked != NULL)
 		pfree(reader->parked);
 	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
-}
-
-static bool
-is_too_large(const CqrsMessage *message, char **error)
-{
-	Size		size = strlen(message->instance_data) +
-	strlen(message->instance_pk);
-
-	if (message->previous_data != NULL)
-		size += strlen(message->previous_data);
-	if (message->meta != NULL)
-		size += strlen(message->meta);
-	if (size <= MAX_BODY_BYTES)
-		return false;
-	*error = psprintf("message of %zu bytes is larger than %d bytes", size,
-					  MAX_BODY_BYTES);
-	return true;
-}
-
-/*
- * As build(), but NULL with the reason in *error when there are characters
- * that UTF-8 does not have, or too many.
- */
-static CqrsOutgoing *
-try_to_build(CqrsReader *reader, const CqrsMessage *message, char **error)
-{
-	CqrsOutgoing *volatile outgoing = NULL;
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		outgoing = build(reader, message);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *failure;
-		int			category;
-
-		MemoryContextSwitchTo(context);
-		failure = CopyErrorData();
-		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
-		if (category != ERRCODE_DATA_EXCEPTION &&
-			category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		*error = failure->message;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return outgoing;
-}
-
-/* Put a message together, in UTF-8 and in one piece of memory. */
-static CqrsOutgoing *
-build(CqrsReader *reader, const CqrsMessage *message)
-{
-	StringInfoData body;
-	CqrsOutgoing *outgoing;
-	char	   *text;
-	char	   *key;
-	char	   *exchange;
-	char	   *correlation_id = NULL;
-	char	   *next;
-	int			expires_at;
-	Size		text_length;
-	Size		size;
-
-	initStringInfo(&body);
-	cqrs_message_body(&body, message, &expires_at);
-	text = pg_server_to_any(body.data, body.len, PG_UTF8);
-
-	text_length = strlen(text);
-	/* What comes before "expires" may have changed its length. */
-	if (text !=body.data && expires_at >= 0)
-	{
-		body.data[expires_at] = '\0';
-		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));
-	}
-
-	key = to_utf8(cqrs_message_routing_key(message));
-	exchange = to_utf8(message->exchange);
-	correlation_id = to_utf8(message->correlation_id);
-	if (strlen(key) > CQRS_SHORTSTR_BYTES ||
-		(exchange != NULL && strlen(exchange) > CQRS_SHORTSTR_BYTES))
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("routing key or exchange is longer than %d bytes in UTF-8",
-						CQRS_SHORTSTR_BYTES)));
-	/* Too long for the property; the body has it all the same. */
-	if (correlation_id != NULL && strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
-		correlation_id = NULL;
-
-	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
-		strlen(message->cqrs_id) + 1 +
-		(exchange != NULL ? strlen(exchange) + 1 : 0) +
-		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
-	outgoing = MemoryContextAllocHuge(reader->context, size);
-	next = (char *) (outgoing + 1);
-	outgoing->id = message->id;
-	outgoing->committed_at = message->committed_at;
-	outgoing->size = size;
-	outgoing->cqrs_id = append_string(&next, message->cqrs_id);
-	outgoing->exchange = append_string(&next, exchange);
-	outgoing->routing_key = append_string(&next, key);
-	outgoing->correlation_id = append_string(&next, correlation_id);
-	outgoing->body = append_string(&next, text);
-	outgoing->body_length = text_length;
-	outgoing->expires_at = expires_at;
-	outgoing->ttl_s = cqrs_message_ttl(message);
-	return outgoing;
-}
-
-static char *
-to_utf8(const char *string)
-{
-	return string == NULL ? NULL :
-		pg_server_to_any(string, strlen(string), PG_UTF8);
-}
-
-/* Copy a string, unless it is NULL, to *next, and move that behind it. */
-static char *
-append_string(char **next, const char *string)
-{
-	char	   *copy = *next;
-	Size		size;
-
-	if (string == NULL)
-		return NULL;
-	size = strlen(string) + 1;
-	memcpy(copy, string, size);
-	*next += size;
-	return copy;
 }
 
 /*

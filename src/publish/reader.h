@@ -17,11 +17,11 @@
 typedef struct CqrsReader CqrsReader;
 
 /*
- * Start reading above "watermark" what belongs to "place"; in a transaction.
+ * Start reading above "watermark" what belongs to that lane; in a transaction.
  * Messages of masters in "holds" are put into the window only as the holds
  * allow.
  */
-extern CqrsReader *cqrs_reader_create(const CqrsPlace *place, int64 watermark,
+extern CqrsReader *cqrs_reader_create(const CqrsWorker *worker, int64 watermark,
 									  CqrsHolds *holds);
 
 /*

@@ -18,12 +18,15 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
 
 #include "base/compat.h"
 #include "base/objects.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "master/master.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
@@ -31,7 +34,7 @@
 
 PG_FUNCTION_INFO_V1(cqrs_park_held);
 
-static void check_may_park(const char *cqrs_id);
+static Oid	check_may_park(const char *cqrs_id);
 static int64 park_all(const char *cqrs_id);
 
 /* cqrs_park_held(cqrs_id text) RETURNS bigint */
@@ -40,18 +43,23 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 {
 	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	Relation	parked;
+	Oid			relid;
 	int64		count;
 
 	PreventCommandIfReadOnly("cqrs_park_held()");
-	check_may_park(cqrs_id);
+	relid = check_may_park(cqrs_id);
 
-	/* As cqrs_retry_parked(): two calls at a time would park twice. */
-	parked = table_open(cqrs_catalog_objects(false)->parked,
-						ShareUpdateExclusiveLock);
+	/*
+	 * Two calls at a time would park twice.  By table, as cqrs_retry_parked()
+	 * does, so that an owner keeps nobody else from parking.
+	 */
+	parked = table_open(cqrs_catalog_objects(false)->parked, RowExclusiveLock);
+	LockDatabaseObject(RelationGetRelid(parked), relid, 0,
+					   AccessExclusiveLock);
 	count = park_all(cqrs_id);
 	table_close(parked, NoLock);
 	if (count > 0)
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 	else
 		(void) cqrs_master_read(cqrs_id, false);
 	PG_RETURN_INT64(count);
@@ -59,9 +67,9 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 
 /*
  * The owner of the table may, and a superuser also where only messages are left
- * of the master.
+ * of the master.  Returns the table's OID, or InvalidOid.
  */
-static void
+static Oid
 check_may_park(const char *cqrs_id)
 {
 	CqrsMasterRow *row = cqrs_master_read(cqrs_id, superuser());
@@ -69,6 +77,7 @@ check_may_park(const char *cqrs_id)
 	if (row != NULL && !cqrs_owns_relation(row->relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 					   get_rel_name(row->relid));
+	return row != NULL ? row->relid : InvalidOid;
 }
 
 /* Park what is pending of a master and not parked yet; returns their number. */
@@ -80,18 +89,27 @@ park_all(const char *cqrs_id)
 	int			nids = cqrs_parked_above(watermark, &ids);
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(watermark + 1, PG_INT64_MAX);
 	CqrsMessage message;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs parked message",
+												  ALLOCSET_DEFAULT_SIZES);
 	int64		count = 0;
 
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
+		MemoryContext caller;
+
 		CHECK_FOR_INTERRUPTS();
 		if (strcmp(message.cqrs_id, cqrs_id) != 0 ||
 			cqrs_parked_has(ids, nids, message.id))
 			continue;
+		caller = MemoryContextSwitchTo(context);
 		cqrs_parked_insert(&message, CQRS_PARK_HELD,
 						   "parked by cqrs_park_held()", NULL);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
 		count++;
 	}
+	MemoryContextDelete(context);
 	cqrs_outbox_scan_end(scan);
 	pfree(ids);
 	return count;

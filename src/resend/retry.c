@@ -44,7 +44,7 @@
 
 #include "base/compat.h"
 #include "base/objects.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "compose/compose.h"
 #include "compose/hook.h"
 #include "master/master.h"
@@ -77,6 +77,9 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 	List	   *tables;
 	Relation	rel;
 	List	   *list;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs parked message",
+												  ALLOCSET_DEFAULT_SIZES);
 	int64		count = 0;
 	ListCell   *lc;
 
@@ -93,13 +96,17 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 	foreach(lc, list)
 	{
 		CqrsParked *parked = lfirst(lc);
+		MemoryContext caller = MemoryContextSwitchTo(context);
 
 		CHECK_FOR_INTERRUPTS();
-		if (!list_member_oid(tables, table_of(parked)))
-			continue;
-		retry(parked);
-		CatalogTupleDelete(rel, &parked->tid);
-		count++;
+		if (list_member_oid(tables, table_of(parked)))
+		{
+			retry(parked);
+			CatalogTupleDelete(rel, &parked->tid);
+			count++;
+		}
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
 	}
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(count);
@@ -255,6 +262,16 @@ note_row(Relation rel, const CqrsRelation *relation,
 	CqrsQuery  *query;
 	int64		found;
 
+	/* The master may have been registered anew, with another primary key. */
+	if (!cqrs_keys_are_valid(DatumGetJsonbP(keys), rel, relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("parked message " INT64_FORMAT " has no key of table \"%s\"",
+						message->id, RelationGetRelationName(rel)),
+				 errdetail("Its key is %s, and the primary key has other columns now.",
+						   message->instance_pk),
+				 errhint("Name the other messages in \"ids\", or delete this one from cqrs.parked.")));
+
 	env = cqrs_keys_offer(DatumGetJsonbP(keys), rel, relation);
 	query = cqrs_query_begin_env(psprintf("SELECT r.tableoid, r.ctid FROM " CQRS_KEYS_SOURCE ", %s AS r WHERE %s",
 										  cqrs_sync_table(rel),
@@ -295,7 +312,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
 	if (cqrs_composer_end(composer) > 0)
-		cqrs_capture_has_written();
+		cqrs_commit_has_written();
 }
 
 /* The row that was kept, as the table has its columns now. */

@@ -34,8 +34,8 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
-#include "capture/capture.h"
 #include "capture/changeset.h"
+#include "capture/commit.h"
 #include "master/condition.h"
 #include "master/relation.h"
 #include "resend/sync.h"
@@ -132,7 +132,8 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 
 		if (!master->produce)
 			continue;
-		cqrs_capture_keep_snapshot();
+		cqrs_commit_keep_snapshot();
+		cqrs_commit_schedule();
 		cqrs_changeset_note(resent_target(place.relid, master->cqrs_id, queue),
 							&place.tid);
 		any = true;
@@ -253,7 +254,7 @@ cqrs_sync_note_rows(const char *cqrs_id, const char *queue, CqrsQuery *query,
 	uint16		target = 0;
 	int64		count = 0;
 
-	cqrs_capture_keep_snapshot();
+	cqrs_commit_keep_snapshot();
 	while (cqrs_query_fetch(query, FETCH_ROWS) > 0)
 	{
 		for (uint64 i = 0; i < query->nrows; i++)
@@ -268,6 +269,7 @@ cqrs_sync_note_rows(const char *cqrs_id, const char *queue, CqrsQuery *query,
 			if (relid != last_relid)
 				target = resent_target(relid, cqrs_id, queue);
 			last_relid = relid;
+			cqrs_commit_schedule();
 			cqrs_changeset_note(target, (ItemPointer) DatumGetPointer(tid));
 		}
 		count += query->nrows;

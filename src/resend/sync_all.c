@@ -33,9 +33,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "base/shared.h"
 #include "compose/serialize.h"
 #include "master/relation.h"
+#include "outbox/published.h"
 #include "resend/keys.h"
 #include "resend/progress.h"
 #include "resend/sync.h"
@@ -107,7 +107,7 @@ cqrs_sync_all(PG_FUNCTION_ARGS)
 		SPI_commit();
 		SPI_start_transaction();
 
-		last = cqrs_shared_mark();
+		last = cqrs_published_mark();
 		cqrs_progress_update(&sync->progress, CQRS_PROGRESS_READING,
 							 sync->rows, 0, sync->key_text);
 		if (nrows == sync->batch_size)
@@ -329,7 +329,7 @@ wait_for_publisher(SyncAll *sync, const CqrsMark *mark)
 											   CQRS_PROGRESS_INTERVAL_MS);
 		cqrs_progress_update(&sync->progress, CQRS_PROGRESS_WAITING,
 							 sync->rows, 0, sync->key_text);
-	} while (!cqrs_shared_wait_published(mark, deadline));
+	} while (!cqrs_published_wait(mark, deadline));
 	cqrs_progress_update(&sync->progress, CQRS_PROGRESS_READING, sync->rows, 0,
 						 sync->key_text);
 }

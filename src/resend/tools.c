@@ -20,11 +20,11 @@
 #include "utils/timestamp.h"
 
 #include "base/guc.h"
-#include "base/shared.h"
-#include "capture/capture.h"
+#include "capture/commit.h"
 #include "compose/hook.h"
 #include "compose/instance_data.h"
 #include "master/relation.h"
+#include "outbox/published.h"
 #include "resend/sync.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_relation);
@@ -156,9 +156,9 @@ Datum
 cqrs_wait_published(PG_FUNCTION_ARGS)
 {
 	TimestampTz deadline = DT_NOEND;
-	CqrsMark	mark = cqrs_shared_mark();
+	CqrsMark	mark = cqrs_published_mark();
 
-	if (cqrs_capture_has_unsent())
+	if (cqrs_commit_has_unsent())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for messages of the current transaction"),
@@ -168,7 +168,7 @@ cqrs_wait_published(PG_FUNCTION_ARGS)
 		deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 														   TimestampTzGetDatum(GetCurrentTimestamp()),
 														   PG_GETARG_DATUM(0)));
-	PG_RETURN_BOOL(cqrs_shared_wait_published(&mark, deadline));
+	PG_RETURN_BOOL(cqrs_published_wait(&mark, deadline));
 }
 
 /*

@@ -34,7 +34,6 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
-#include "base/shared.h"
 #include "capture/capture.h"
 #include "capture/changeset.h"
 #include "compose/hook.h"

@@ -111,7 +111,7 @@ cqrs_triggers_create(Oid relid)
 					 CQRS_TRIGGER_UPDATE, table));
 	execute(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
 					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
-					 CQRS_TRIGGER_INSERT_DELETE, table));
+					 quote_identifier(CQRS_TRIGGER_INSERT_DELETE), table));
 }
 
 void
@@ -203,7 +203,7 @@ static void
 drop_trigger(Oid relid, const char *name)
 {
 	if (OidIsValid(get_trigger_oid(relid, name, true)))
-		execute(psprintf("DROP TRIGGER %s ON %s", name,
+		execute(psprintf("DROP TRIGGER %s ON %s", quote_identifier(name),
 						 qualified_name(relid)));
 }
 
@@ -241,7 +241,8 @@ enable_trigger(Oid relid, const char *name, const char *mode)
 	table_close(rel, NoLock);
 	if (differs)
 		execute(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
-						 qualified_name(relid), mode, name));
+						 qualified_name(relid), mode,
+						 quote_identifier(name)));
 }
 
 static void

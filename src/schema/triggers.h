@@ -14,10 +14,13 @@
 
 /*
  * Names of the triggers on a master's table.  Triggers fire in the order of
- * their names: after the user's, so that what these decide is known.
+ * their names.  The trigger of UPDATE fires after the user's, so that what these
+ * decide is known.  The trigger of INSERT and DELETE fires before the user's:
+ * these may insert rows that refer to the new one, or delete rows that the old
+ * one referred to, and a row is noted before others that change on its account.
  */
+#define CQRS_TRIGGER_INSERT_DELETE	"00_cqrs_insert_delete"
 #define CQRS_TRIGGER_UPDATE			"zz_cqrs_update"
-#define CQRS_TRIGGER_INSERT_DELETE	"zz_cqrs_insert_delete"
 #define CQRS_TRIGGER_TRUNCATE		"zz_cqrs_truncate"
 
 /* Add those of cqrs_revision and cqrs_updated that a table does not have. */

@@ -5,7 +5,10 @@
  *	  commands that publishers have to hear of.
  *
  *	  COMMIT PREPARED			the transaction's messages are now visible, but
- *								no callback of ours has run for them
+ *								no callback of ours has run for them.  Apply
+ *								workers do it without a command: any background
+ *								worker's transaction that has written WAL without
+ *								a transaction id of its own may be one
  *	  DROP EXTENSION			the publishers leave
  *	  DROP, ALTER DATABASE		need a database without other sessions: the
  *								publishers leave for some seconds
@@ -20,6 +23,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
@@ -30,10 +36,12 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
-#include "base/shared.h"
+#include "base/slot.h"
+#include "outbox/published.h"
 #include "schema/ddl.h"
 #include "schema/utility_hook.h"
 #include "worker/wake.h"
+#include "worker/worker.h"
 
 typedef enum Followup
 {
@@ -44,6 +52,7 @@ typedef enum Followup
 } Followup;
 
 static ProcessUtility_hook_type previous_hook;
+static bool may_have_committed_prepared = false;
 
 static void process_utility(PlannedStmt *statement, const char *query,
 							bool read_only_tree,
@@ -57,12 +66,14 @@ static bool may_create_databases(void);
 static void vacate_database(const char *name);
 static void vacate_template(const char *name);
 static const char *template_database(const CreatedbStmt *create);
+static void at_transaction_end(XactEvent event, void *arg);
 
 void
 cqrs_utility_init(void)
 {
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	RegisterXactCallback(at_transaction_end, NULL);
 }
 
 static void
@@ -95,8 +106,8 @@ before_utility(Node *parsetree)
 	{
 		case T_DropStmt:
 			if (cqrs_ddl_drops_extension(parsetree) && superuser() &&
-				cqrs_shared_slot(MyDatabaseId, false) != NULL)
-				cqrs_wake_vacate();
+				cqrs_slot_find(MyDatabaseId) >= 0)
+				cqrs_wake_vacate(MyDatabaseId);
 			break;
 
 		case T_DropdbStmt:
@@ -163,16 +174,16 @@ after_utility(Followup followup)
 		return;
 	if (followup == FOLLOWUP_RESCAN)
 		cqrs_wake_rescan_at_commit();
-	else if (cqrs_shared_slot(MyDatabaseId, false) == NULL)
+	else if (cqrs_slot_find(MyDatabaseId) < 0)
 		return;
 	else if (followup == FOLLOWUP_WAKE_NOW)
 	{
-		cqrs_shared_wake_publisher();
+		cqrs_published_count_commit();
 		/* It may be the transaction of a cqrs_pause(). */
-		cqrs_shared_want_publisher();
+		cqrs_wake_want(CQRS_WORKER_PUBLISHER);
 	}
 	else
-		cqrs_wake_at_commit();
+		cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
 }
 
 /* PostgreSQL's own function is not exported by all versions. */
@@ -200,7 +211,7 @@ vacate_database(const char *name)
 
 	if (OidIsValid(dboid) && dboid != MyDatabaseId &&
 		cqrs_owns_database(dboid, GetUserId()))
-		cqrs_shared_vacate(dboid);
+		cqrs_wake_vacate(dboid);
 }
 
 /* Who may create databases may copy his own ones, and those marked for it. */
@@ -220,7 +231,7 @@ vacate_template(const char *name)
 		ReleaseSysCache(tuple);
 	}
 	if (is_template)
-		cqrs_shared_vacate(dboid);
+		cqrs_wake_vacate(dboid);
 	else
 		vacate_database(name);
 }
@@ -238,4 +249,39 @@ template_database(const CreatedbStmt *create)
 			return defGetString(option);
 	}
 	return "template1";
+}
+
+/*
+ * Notice COMMIT PREPARED by a background worker that is not one of ours.  Other
+ * transactions without an id write WAL as well, when they prune pages; to wake
+ * publishers for these costs a look at the outbox.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			may_have_committed_prepared = MyBackendType == B_BG_WORKER &&
+				!cqrs_worker_is_here() && XactLastRecEnd != 0 &&
+				!TransactionIdIsValid(GetTopTransactionIdIfAny());
+			break;
+
+		case XACT_EVENT_COMMIT:
+			if (may_have_committed_prepared && OidIsValid(MyDatabaseId) &&
+				cqrs_slot_find(MyDatabaseId) >= 0)
+			{
+				cqrs_published_count_commit();
+				cqrs_wake_listeners(CQRS_WORKER_PUBLISHER);
+			}
+			/* FALLTHROUGH */
+
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			may_have_committed_prepared = false;
+			break;
+
+		default:
+			break;
+	}
 }

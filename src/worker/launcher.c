@@ -1,56 +1,47 @@
 /*-------------------------------------------------------------------------
  *
  * launcher.c
- *	  The process that keeps publishers in each database that needs them.
+ *	  The process that keeps workers in each database that needs them.
  *
  * It is connected to no database, so it pins none.  Only a process in a
  * database can tell whether that has the extension: when the launcher starts,
  * and when databases come and go, it sends a publisher into each database
  * that it does not know; one that finds no extension leaves at once.  From
- * then on backends ask for a publisher (CREATE EXTENSION, or a commit that
- * finds none) by a flag in the database's slot and the launcher's latch.
+ * then on backends ask for workers (CREATE EXTENSION, or a commit that finds
+ * none) by a flag in shared memory (roster.h) and the launcher's latch.
  *
- * A database has cqrs.publishers publishers, its lanes.  Their number decides
- * whose message is whose, so it must be one for all: when the setting has
- * changed they are told to end, and only when none is left the new number comes
- * into force, in the database's slot, and new ones are started.
+ * How many workers of a kind a database has is a setting of their class, such
+ * as cqrs.publishers.  The number decides whose work is whose, so it must be one
+ * for all: when the setting has changed they are asked to end, and only when
+ * none is left the new number comes into force, and new ones are started.
  *
- * A publisher that ends is started again after RESTART_DELAY_MS, unless it
- * has said that it is not wanted any more.  The postmaster tells the launcher
- * of the end of those that it has started; those that an earlier launcher has
- * left set its latch themselves.  The launcher sleeps on its latch, with a
- * timeout only when something is to be started later.
+ * A worker that ends is started again after RESTART_DELAY_MS, unless it has
+ * said that it is not wanted any more.  The postmaster signals the end of those
+ * that this launcher has started; those that an earlier one has left set its
+ * latch themselves.  The launcher sleeps on its latch, with a timeout only when
+ * something is to be started later.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "access/xact.h"
-#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
-#include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/relcache.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "base/guc.h"
-#include "worker/launcher.h"
-#include "base/shared.h"
+#include "base/slot.h"
 #include "base/timing.h"
+#include "worker/databases.h"
+#include "worker/launcher.h"
+#include "worker/roster.h"
 
-/* A publisher that ends is not started again before this. */
+/* A worker that ends is not started again before this. */
 #define RESTART_DELAY_MS	1000
 /* Without a free worker slot, this is waited before the next attempt. */
 #define NO_WORKER_DELAY_MS	5000
@@ -61,38 +52,47 @@
 /* Databases that are looked into at the same time. */
 #define MAX_PROBES			4
 
+/* A kind of worker in a database, as this launcher knows it. */
+typedef struct Team
+{
+	bool		settled;		/* as many are in force as there are to be */
+	TimestampTz started_at[CQRS_MAX_LANES]; /* last attempt, 0: none */
+	BackgroundWorkerHandle *handles[CQRS_MAX_LANES];	/* what was started
+														 * last, or NULL */
+} Team;
+
 /* A database that the launcher looks after; known by oid, in local memory. */
-typedef struct Charge
+typedef struct Database
 {
 	Oid			dboid;
 	bool		probe;			/* not known yet to have the extension */
-	bool		settled;		/* it has as many lanes as it is to have */
-	TimestampTz started_at[CQRS_MAX_LANES]; /* last attempt, 0: none */
-	BackgroundWorkerHandle *workers[CQRS_MAX_LANES];	/* what was started
-														 * last, or NULL */
-} Charge;
+	Team		teams[CQRS_NWORKERKINDS];
+} Database;
 
-static List *charges = NIL;
+static List *databases = NIL;
 static bool out_of_workers = false; /* which was logged */
 static TimestampTz warned_at = 0;	/* when that was logged last */
 
 static void detach(int code, Datum arg);
+static bool take_rescan(void);
 static void look_at_databases(void);
-static List *read_databases(List **connectable);
-static void forget_databases(List *existing);
+static List *read_slots(void);
+static void forget_databases(List *existing, List *occupied);
 static void adopt_slots(void);
-static Charge *find_charge(Oid dboid);
-static Charge *add_charge(Oid dboid, bool probe);
-static long start_publishers(void);
-static int	settle_charges(void);
-static bool settle(Charge *charge);
-static bool is_probe(const Charge *charge);
-static bool has_publishers(Charge *charge);
-static bool is_running(Charge *charge, int lane);
-static long start_delay_ms(const Charge *charge, int lane, TimestampTz now);
-static bool is_open(Oid dboid);
-static bool start_publisher(Charge *charge, int lane);
-static void warn_no_worker(int lane);
+static bool is_wanted(int slot);
+static Database *find_database(Oid dboid);
+static Database *add_database(Oid dboid, bool probe);
+static long start_workers(void);
+static long start_due(CqrsWorkerKind kind, int number, int *nprobes);
+static int	settle_databases(void);
+static bool settle(Database *database, CqrsWorkerKind kind);
+static bool is_probe(const Database *database);
+static bool has_workers(Database *database, CqrsWorkerKind kind);
+static bool is_running(Database *database, CqrsWorkerKind kind, int number);
+static long start_delay_ms(const Database *database, CqrsWorkerKind kind,
+						   int number, TimestampTz now);
+static bool start_worker(Database *database, CqrsWorkerKind kind, int number);
+static void warn_no_worker(CqrsWorkerKind kind, int number);
 
 void
 cqrs_launcher_init(void)
@@ -122,15 +122,14 @@ cqrs_launcher_main(Datum arg)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	before_shmem_exit(detach, (Datum) 0);
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	cqrs_shared->launcher = MyLatch;
-	cqrs_shared->rescan = true;
-	LWLockRelease(cqrs_shared->lock);
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	cqrs_roster_server->launcher = MyLatch;
+	cqrs_roster_server->rescan = true;
+	LWLockRelease(cqrs_slot_lock);
 
 	while (!ShutdownRequestPending)
 	{
 		long		delay_ms;
-		bool		rescan;
 
 		if (ConfigReloadPending)
 		{
@@ -138,15 +137,10 @@ cqrs_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-		rescan = cqrs_shared->rescan;
-		cqrs_shared->rescan = false;
-		LWLockRelease(cqrs_shared->lock);
-
-		if (rescan)
+		if (take_rescan())
 			look_at_databases();
 		adopt_slots();
-		delay_ms = start_publishers();
+		delay_ms = start_workers();
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
@@ -163,364 +157,376 @@ cqrs_launcher_main(Datum arg)
 static void
 detach(int code, Datum arg)
 {
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	if (cqrs_shared->launcher == MyLatch)
-		cqrs_shared->launcher = NULL;
-	LWLockRelease(cqrs_shared->lock);
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	if (cqrs_roster_server->launcher == MyLatch)
+		cqrs_roster_server->launcher = NULL;
+	LWLockRelease(cqrs_slot_lock);
 }
 
-/* Look into databases that are new, and forget those that are gone. */
-static void
-look_at_databases(void)
+/* Whether the set of databases has changed since the last call. */
+static bool
+take_rescan(void)
 {
-	List	   *connectable;
-	List	   *existing = read_databases(&connectable);
-	ListCell   *lc;
+	bool		rescan;
 
-	forget_databases(existing);
-	foreach(lc, connectable)
-	{
-		if (find_charge(lfirst_oid(lc)) == NULL)
-			(void) add_charge(lfirst_oid(lc), true);
-	}
-	list_free(existing);
-	list_free(connectable);
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	rescan = cqrs_roster_server->rescan;
+	cqrs_roster_server->rescan = false;
+	LWLockRelease(cqrs_slot_lock);
+	return rescan;
 }
 
 /*
- * All databases; and in *connectable those that allow connections and are no
- * templates.
+ * Look into databases that are new, and forget those that are gone.  The slots
+ * are read first: a database that has one by then and is not found afterwards
+ * has been dropped, whereas one that takes its slot in between is new.
  */
-static List *
-read_databases(List **connectable)
+static void
+look_at_databases(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	List	   *existing = NIL;
-	Relation	rel;
-	TableScanDesc scan;
-	HeapTuple	tuple;
+	List	   *occupied = read_slots();
+	List	   *connectable;
+	List	   *existing = cqrs_databases_read(&connectable);
+	ListCell   *lc;
 
-	*connectable = NIL;
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(rel, 0, NULL);
-	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	forget_databases(existing, occupied);
+	foreach(lc, connectable)
 	{
-		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext transaction = MemoryContextSwitchTo(caller);
-
-		existing = lappend_oid(existing, database->oid);
-		if (database->datallowconn && !database->datistemplate)
-			*connectable = lappend_oid(*connectable, database->oid);
-		MemoryContextSwitchTo(transaction);
+		if (find_database(lfirst_oid(lc)) == NULL)
+			(void) add_database(lfirst_oid(lc), true);
 	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
-	return existing;
+	list_free(existing);
+	list_free(connectable);
+	list_free(occupied);
+}
+
+/* The databases of all slots; InvalidOid for a free one. */
+static List *
+read_slots(void)
+{
+	List	   *occupied = NIL;
+
+	LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+	for (int slot = 0; slot < cqrs_slot_count(); slot++)
+		occupied = lappend_oid(occupied, cqrs_slot_database(slot));
+	LWLockRelease(cqrs_slot_lock);
+	return occupied;
 }
 
 /*
  * Give up what belongs to databases that do not exist any more.  Only then may
- * a slot be given to another database: sessions keep a pointer to theirs.
+ * a slot be given to another database: sessions keep the number of theirs.
  */
 static void
-forget_databases(List *existing)
+forget_databases(List *existing, List *occupied)
 {
 	ListCell   *lc;
 
-	foreach(lc, charges)
+	foreach(lc, databases)
 	{
-		Charge	   *charge = lfirst(lc);
+		Database   *database = lfirst(lc);
+		bool		keep = list_member_oid(existing, database->dboid);
 
-		if (list_member_oid(existing, charge->dboid) || has_publishers(charge))
+		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+			keep = keep || has_workers(database, kind);
+		if (keep)
 			continue;
-		charges = foreach_delete_current(charges, lc);
-		pfree(charge);
+		databases = foreach_delete_current(databases, lc);
+		pfree(database);
 	}
 
-	LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < cqrs_shared->nslots; i++)
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	for (int slot = 0; slot < cqrs_slot_count(); slot++)
 	{
-		CqrsSlot   *slot = &cqrs_shared->slots[i];
+		Oid			dboid = cqrs_slot_database(slot);
 
-		if (OidIsValid(slot->dboid) && !cqrs_shared_is_occupied(slot) &&
-			!list_member_oid(existing, slot->dboid))
-			slot->dboid = InvalidOid;
+		if (OidIsValid(dboid) && list_nth_oid(occupied, slot) == dboid &&
+			!list_member_oid(existing, dboid) && !cqrs_roster_is_occupied(slot))
+			cqrs_slot_free(slot);
 	}
-	LWLockRelease(cqrs_shared->lock);
+	LWLockRelease(cqrs_slot_lock);
 }
 
-/* Look after the databases for which a publisher is asked. */
+/* Look after the databases for which a worker is asked. */
 static void
 adopt_slots(void)
 {
-	LWLockAcquire(cqrs_shared->lock, LW_SHARED);
-	for (int i = 0; i < cqrs_shared->nslots; i++)
+	LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+	for (int slot = 0; slot < cqrs_slot_count(); slot++)
 	{
-		CqrsSlot   *slot = &cqrs_shared->slots[i];
+		Oid			dboid = cqrs_slot_database(slot);
 
-		if (OidIsValid(slot->dboid) && slot->wanted &&
-			find_charge(slot->dboid) == NULL)
-			(void) add_charge(slot->dboid, false);
+		if (OidIsValid(dboid) && is_wanted(slot) &&
+			find_database(dboid) == NULL)
+			(void) add_database(dboid, false);
 	}
-	LWLockRelease(cqrs_shared->lock);
+	LWLockRelease(cqrs_slot_lock);
 }
 
-static Charge *
-find_charge(Oid dboid)
+/* Whether a worker of any kind is wanted in a database. */
+static bool
+is_wanted(int slot)
+{
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+	{
+		if (*(volatile bool *) &cqrs_rosters[slot].kinds[kind].wanted)
+			return true;
+	}
+	return false;
+}
+
+static Database *
+find_database(Oid dboid)
 {
 	ListCell   *lc;
 
-	foreach(lc, charges)
+	foreach(lc, databases)
 	{
-		if (((Charge *) lfirst(lc))->dboid == dboid)
+		if (((Database *) lfirst(lc))->dboid == dboid)
 			return lfirst(lc);
 	}
 	return NULL;
 }
 
-static Charge *
-add_charge(Oid dboid, bool probe)
+static Database *
+add_database(Oid dboid, bool probe)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-	Charge	   *charge = palloc0(sizeof(Charge));
+	Database   *database = palloc0(sizeof(Database));
 
-	charge->dboid = dboid;
-	charge->probe = probe;
-	charges = lappend(charges, charge);
+	database->dboid = dboid;
+	database->probe = probe;
+	databases = lappend(databases, database);
 	MemoryContextSwitchTo(caller);
-	return charge;
+	return database;
 }
 
 /*
  * Start what has to be started now.  Returns the time until the next start in
- * milliseconds, or -1 when there is none to wait for.  Where workers are few,
- * each database has its lane 0 before any has another one.
+ * milliseconds, or -1 when there is none to wait for.  Where background workers
+ * are few, each database has the first of each kind before any has another one.
  */
 static long
-start_publishers(void)
+start_workers(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	long		wait_ms = -1;
-	int			nprobes = settle_charges();
+	int			nprobes = settle_databases();
 
-	for (int lane = 0; lane < cqrs_publishers; lane++)
+	for (int number = 0; number < CQRS_MAX_LANES; number++)
 	{
-		ListCell   *lc;
-
-		foreach(lc, charges)
+		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 		{
-			Charge	   *charge = lfirst(lc);
-			long		delay_ms;
-
-			if (is_running(charge, lane))
-				continue;
-			delay_ms = start_delay_ms(charge, lane, now);
-			if (delay_ms < 0)
-				continue;
-			if (is_probe(charge) && nprobes >= MAX_PROBES)
-				delay_ms = RESTART_DELAY_MS;
-			if (delay_ms == 0 && !is_open(charge->dboid))
-				delay_ms = CLOSED_DELAY_MS;
-			if (delay_ms == 0)
-			{
-				if (start_publisher(charge, lane))
-				{
-					nprobes += is_probe(charge) ? 1 : 0;
-					continue;
-				}
-				delay_ms = NO_WORKER_DELAY_MS;
-			}
-			if (wait_ms < 0 || delay_ms < wait_ms)
-				wait_ms = delay_ms;
+			if (cqrs_kind_class(kind) != NULL &&
+				number < *cqrs_kind_class(kind)->count)
+				wait_ms = cqrs_sooner_ms(wait_ms,
+										 start_due(kind, number, &nprobes));
 		}
 	}
 	return wait_ms;
 }
 
-/* See to the number of lanes; returns how many probes are under way. */
+/* The same for the workers of one kind and number, of all databases. */
+static long
+start_due(CqrsWorkerKind kind, int number, int *nprobes)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait_ms = -1;
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+		long		delay_ms;
+
+		if (is_running(database, kind, number))
+			continue;
+		delay_ms = start_delay_ms(database, kind, number, now);
+		if (delay_ms < 0)
+			continue;
+		if (is_probe(database) && *nprobes >= MAX_PROBES)
+			delay_ms = RESTART_DELAY_MS;
+		if (delay_ms == 0 && !cqrs_databases_is_open(database->dboid))
+			delay_ms = CLOSED_DELAY_MS;
+		if (delay_ms == 0)
+		{
+			if (start_worker(database, kind, number))
+			{
+				*nprobes += is_probe(database) ? 1 : 0;
+				continue;
+			}
+			delay_ms = NO_WORKER_DELAY_MS;
+		}
+		wait_ms = cqrs_sooner_ms(wait_ms, delay_ms);
+	}
+	return wait_ms;
+}
+
+/* Check the numbers of workers; returns how many probes are under way. */
 static int
-settle_charges(void)
+settle_databases(void)
 {
 	int			nprobes = 0;
 	ListCell   *lc;
 
-	foreach(lc, charges)
+	foreach(lc, databases)
 	{
-		Charge	   *charge = lfirst(lc);
+		Database   *database = lfirst(lc);
 
-		charge->settled = settle(charge);
-		if (is_probe(charge) && is_running(charge, 0))
+		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+			database->teams[kind].settled = settle(database, kind);
+		if (is_probe(database) &&
+			is_running(database, CQRS_WORKER_PUBLISHER, 0))
 			nprobes++;
 	}
 	return nprobes;
 }
 
 /*
- * Whether a database has as many lanes in force as it is to have.  If not, they
- * are told to end, and if none is left, the number is changed.
+ * Whether a database has as many workers of a kind in force as it is to have.
+ * If not, they are asked to end, and if none is left, the number is changed.
  */
 static bool
-settle(Charge *charge)
+settle(Database *database, CqrsWorkerKind kind)
 {
-	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
-	uint32		nlanes;
+	const CqrsWorkerClass *class = cqrs_kind_class(kind);
+	int			slot = cqrs_slot_find(database->dboid);
+	uint32		count;
 
-	if (slot == NULL)
+	if (slot < 0 || class == NULL)
 		return false;
-	nlanes = pg_atomic_read_u32(&slot->nlanes);
-	if (nlanes == cqrs_publishers)
+	count = pg_atomic_read_u32(&cqrs_rosters[slot].kinds[kind].count);
+	if (count == *class->count)
 		return true;
-	if (!has_publishers(charge))
+	if (!has_workers(database, kind))
 	{
-		LWLockAcquire(cqrs_shared->lock, LW_EXCLUSIVE);
+		LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
 		/* There may be one that an earlier launcher has started. */
-		if (!cqrs_shared_is_occupied(slot))
-			cqrs_shared_set_lanes(slot, cqrs_publishers);
-		nlanes = pg_atomic_read_u32(&slot->nlanes);
-		LWLockRelease(cqrs_shared->lock);
+		if (!cqrs_roster_has_processes(slot, kind))
+			cqrs_roster_set_count(slot, kind, *class->count);
+		count = pg_atomic_read_u32(&cqrs_rosters[slot].kinds[kind].count);
+		LWLockRelease(cqrs_slot_lock);
 	}
 	/* A first one that is about to start decides the number itself. */
-	if (nlanes != cqrs_publishers && nlanes > 0)
+	if (count != *class->count && count > 0)
 	{
-		for (int lane = 0; lane < CQRS_MAX_LANES; lane++)
+		for (int i = 0; i < CQRS_MAX_LANES; i++)
 		{
-			if (charge->workers[lane] != NULL)
-				TerminateBackgroundWorker(charge->workers[lane]);
+			if (database->teams[kind].handles[i] != NULL)
+				TerminateBackgroundWorker(database->teams[kind].handles[i]);
 		}
-		cqrs_shared_end_publishers(slot);
+		cqrs_roster_end(slot, kind);
 	}
-	return nlanes == cqrs_publishers;
+	return count == *class->count;
 }
 
 /* Whether a database has not shown yet that it has the extension. */
 static bool
-is_probe(const Charge *charge)
+is_probe(const Database *database)
 {
-	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
+	int			slot = cqrs_slot_find(database->dboid);
 
-	return charge->probe && (slot == NULL || !*(volatile bool *) &slot->wanted);
+	return database->probe && (slot < 0 || !is_wanted(slot));
 }
 
 static bool
-has_publishers(Charge *charge)
+has_workers(Database *database, CqrsWorkerKind kind)
 {
-	for (int lane = 0; lane < CQRS_MAX_LANES; lane++)
+	for (int number = 0; number < CQRS_MAX_LANES; number++)
 	{
-		if (is_running(charge, lane))
+		if (is_running(database, kind, number))
 			return true;
 	}
 	return false;
 }
 
-/* Whether a publisher runs, or is about to, in a database. */
+/* Whether a worker runs, or is about to, in a database. */
 static bool
-is_running(Charge *charge, int lane)
+is_running(Database *database, CqrsWorkerKind kind, int number)
 {
-	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
+	BackgroundWorkerHandle **handle = &database->teams[kind].handles[number];
+	int			slot = cqrs_slot_find(database->dboid);
 	pid_t		pid;
 
-	if (charge->workers[lane] != NULL)
+	if (*handle != NULL)
 	{
-		if (GetBackgroundWorkerPid(charge->workers[lane], &pid) != BGWH_STOPPED)
+		if (GetBackgroundWorkerPid(*handle, &pid) != BGWH_STOPPED)
 			return true;
-		pfree(charge->workers[lane]);
-		charge->workers[lane] = NULL;
+		pfree(*handle);
+		*handle = NULL;
 	}
-	return slot != NULL && *(volatile pid_t *) &slot->lanes[lane].pid != 0;
+	return slot >= 0 &&
+		*(volatile pid_t *) &cqrs_rosters[slot].kinds[kind].processes[number].pid != 0;
 }
 
 /*
- * How long to wait before a publisher is started: 0 for now, -1 when none is
- * wanted.  A probe is made once.
+ * How long to wait before a worker is started: 0 for now, -1 when none is
+ * wanted.  A probe is made once, by a publisher.
  */
 static long
-start_delay_ms(const Charge *charge, int lane, TimestampTz now)
+start_delay_ms(const Database *database, CqrsWorkerKind kind, int number,
+			   TimestampTz now)
 {
-	CqrsSlot   *slot = cqrs_shared_slot(charge->dboid, false);
-	TimestampTz started_at = charge->started_at[lane];
-	bool		wanted = lane == 0 && charge->probe && started_at == 0;
+	int			slot = cqrs_slot_find(database->dboid);
+	TimestampTz started_at = database->teams[kind].started_at[number];
+	bool		wanted = kind == CQRS_WORKER_PUBLISHER && number == 0 &&
+	database->probe && started_at == 0;
 	TimestampTz when = started_at == 0 ? 0 :
 	TimestampTzPlusMilliseconds(started_at, RESTART_DELAY_MS);
 
-	if (slot != NULL)
+	if (slot >= 0)
 	{
-		LWLockAcquire(cqrs_shared->lock, LW_SHARED);
-		wanted = (wanted || slot->wanted) && charge->settled;
-		when = Max(when, slot->hold_until);
-		LWLockRelease(cqrs_shared->lock);
+		LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+		wanted = (wanted || cqrs_rosters[slot].kinds[kind].wanted) &&
+			database->teams[kind].settled;
+		when = Max(when, cqrs_rosters[slot].hold_until);
+		LWLockRelease(cqrs_slot_lock);
 	}
 	if (!wanted)
 		return -1;
 	return when <= now ? 0 : TimestampDifferenceMilliseconds(now, when);
 }
 
-/* Whether a database is there and takes connections; else none is tried. */
 static bool
-is_open(Oid dboid)
+start_worker(Database *database, CqrsWorkerKind kind, int number)
 {
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		open;
-
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(dboid));
-	scan = systable_beginscan(rel, DatabaseOidIndexId,
-							  criticalSharedRelcachesBuilt, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	open = HeapTupleIsValid(tuple) &&
-		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	return open;
-}
-
-static bool
-start_publisher(Charge *charge, int lane)
-{
+	const CqrsWorkerClass *class = cqrs_kind_class(kind);
+	Team	   *team = &database->teams[kind];
 	BackgroundWorker worker = {0};
+	int			extra[2] = {kind, number};
 	MemoryContext caller;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_main_arg = ObjectIdGetDatum(charge->dboid);
+	worker.bgw_main_arg = ObjectIdGetDatum(database->dboid);
 	worker.bgw_notify_pid = MyProcPid;
-	memcpy(worker.bgw_extra, &lane, sizeof(lane));
+	memcpy(worker.bgw_extra, extra, sizeof(extra));
 	strlcpy(worker.bgw_library_name, "cqrs", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "cqrs_publisher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "cqrs_worker_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN,
-			 cqrs_publishers == 1 ? "cqrs publisher for database %u" :
-			 "cqrs publisher for database %u lane %d", charge->dboid, lane);
-	strlcpy(worker.bgw_type, "cqrs publisher", BGW_MAXLEN);
+			 *class->count == 1 ? "cqrs %s for database %u" :
+			 "cqrs %s for database %u lane %d", class->name, database->dboid,
+			 number);
+	snprintf(worker.bgw_type, BGW_MAXLEN, "cqrs %s", class->name);
 
 	caller = MemoryContextSwitchTo(TopMemoryContext);
-	charge->started_at[lane] = GetCurrentTimestamp();
-	if (!RegisterDynamicBackgroundWorker(&worker, &charge->workers[lane]))
+	team->started_at[number] = GetCurrentTimestamp();
+	if (!RegisterDynamicBackgroundWorker(&worker, &team->handles[number]))
 	{
-		charge->workers[lane] = NULL;
-		if (charge->probe)
-			charge->started_at[lane] = 0;
-		warn_no_worker(lane);
+		team->handles[number] = NULL;
+		if (database->probe)
+			team->started_at[number] = 0;
+		warn_no_worker(kind, number);
 	}
 	else
 		out_of_workers = false;
 	MemoryContextSwitchTo(caller);
-	return charge->workers[lane] != NULL;
+	return team->handles[number] != NULL;
 }
 
 /* Once until a start succeeds, and not again and again where some do. */
 static void
-warn_no_worker(int lane)
+warn_no_worker(CqrsWorkerKind kind, int number)
 {
 	if (out_of_workers || cqrs_until_after_ms(warned_at, WARN_INTERVAL_MS) > 0)
 		return;
@@ -528,12 +534,13 @@ warn_no_worker(int lane)
 	warned_at = GetCurrentTimestamp();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 lane == 0 ?
-			 errmsg("no background worker is free for a cqrs publisher") :
-			 errmsg("no background worker is free for lane %d of the cqrs publishers",
-					lane),
-			 lane == 0 ?
-			 errdetail("Messages wait in the outbox until there is one.") :
-			 errdetail("The messages of this lane wait in the outbox until there is one."),
+			 number == 0 ?
+			 errmsg("no background worker is free for a cqrs %s",
+					cqrs_kind_class(kind)->name) :
+			 errmsg("no background worker is free for lane %d of the cqrs %ss",
+					number, cqrs_kind_class(kind)->name),
+			 number == 0 ?
+			 errdetail("Messages wait until there is one.") :
+			 errdetail("The messages of this lane wait until there is one."),
 			 errhint("Increase \"max_worker_processes\" and restart the server.")));
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * launcher.h
- *	  The process that keeps a publisher in each database that needs one.
+ *	  The process that keeps workers in each database that needs them.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * wake.c
- *	  What a transaction asks of publishers and launcher once it has ended.
+ *	  How backends reach the workers and the launcher.
  *
- * Asked for by commands and functions, and done when the transaction has
- * ended: before, nobody else could see what it has changed.  A rolled back
- * savepoint takes nothing back; publishers that look in vain cost little.
+ * What commands and functions ask for is done when their transaction has ended:
+ * before, nobody else could see what it has changed.  A rolled back savepoint
+ * takes nothing back; workers that look in vain cost little.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,14 +13,23 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "utils/timestamp.h"
 
-#include "base/shared.h"
+#include "base/compat.h"
+#include "base/slot.h"
+#include "worker/roster.h"
 #include "worker/wake.h"
 
-static bool wake_at_commit = false;
-static bool vacated = false;
+/* How long a database is left alone after a command that needs it empty. */
+#define VACATE_HOLD_MS	10000
+/* How long such a command waits for the workers at the most. */
+#define VACATE_WAIT_MS	5000
+
+static bool want_at_commit[CQRS_NWORKERKINDS];
+static bool vacated = false;	/* the current database */
 static bool rescan_at_commit = false;
 
+static void wait_until_left(int slot, Oid dboid);
 static void at_transaction_end(XactEvent event, void *arg);
 
 void
@@ -30,11 +39,36 @@ cqrs_wake_init(void)
 }
 
 void
-cqrs_wake_at_commit(void)
+cqrs_wake_listeners(CqrsWorkerKind kind)
+{
+	int			slot = cqrs_slot_mine();
+
+	if (!cqrs_roster_wake(slot, kind, false) &&
+		!*(volatile bool *) &cqrs_rosters[slot].kinds[kind].wanted)
+		cqrs_wake_want(kind);
+}
+
+void
+cqrs_wake_want(CqrsWorkerKind kind)
+{
+	int			slot = cqrs_slot_mine();
+	CqrsRosterKind *workers = &cqrs_rosters[slot].kinds[kind];
+
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	workers->wanted = true;
+	cqrs_rosters[slot].hold_until = 0;
+	pg_atomic_fetch_add_u32(&workers->calls, 1);
+	(void) cqrs_roster_wake(slot, kind, true);
+	cqrs_roster_wake_launcher();
+	LWLockRelease(cqrs_slot_lock);
+}
+
+void
+cqrs_wake_want_at_commit(CqrsWorkerKind kind)
 {
 	/* Taking a slot can fail, and must not once the transaction is committed. */
-	(void) cqrs_shared_my_slot();
-	wake_at_commit = true;
+	(void) cqrs_slot_mine();
+	want_at_commit[kind] = true;
 }
 
 void
@@ -44,10 +78,51 @@ cqrs_wake_rescan_at_commit(void)
 }
 
 void
-cqrs_wake_vacate(void)
+cqrs_wake_vacate(Oid dboid)
 {
-	vacated = true;
-	cqrs_shared_vacate(MyDatabaseId);
+	int			slot = cqrs_slot_find(dboid);
+
+	if (slot < 0)
+		return;
+	if (dboid == MyDatabaseId)
+		vacated = true;
+
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	cqrs_rosters[slot].hold_until =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), VACATE_HOLD_MS);
+	LWLockRelease(cqrs_slot_lock);
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+		cqrs_roster_end(slot, kind);
+	wait_until_left(slot, dboid);
+}
+
+/* Until no worker is in the database, or it has lost its slot. */
+static void
+wait_until_left(int slot, Oid dboid)
+{
+	CqrsRoster *roster = &cqrs_rosters[slot];
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   VACATE_WAIT_MS);
+
+	ConditionVariablePrepareToSleep(&roster->left);
+	for (;;)
+	{
+		bool		gone;
+		long		wait_ms;
+
+		LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+		gone = cqrs_slot_database(slot) != dboid ||
+			!cqrs_roster_is_occupied(slot);
+		LWLockRelease(cqrs_slot_lock);
+
+		wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												  deadline);
+		if (gone || wait_ms <= 0)
+			break;
+		ConditionVariableTimedSleep(&roster->left, wait_ms,
+									cqrs_wait_event(CQRS_WAIT_VACATE));
+	}
+	ConditionVariableCancelSleep();
 }
 
 static void
@@ -56,11 +131,20 @@ at_transaction_end(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;
-	/* Also when what made them leave was undone, as a whole or in part. */
-	if (vacated || (wake_at_commit && event == XACT_EVENT_COMMIT))
-		cqrs_shared_want_publisher();
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+	{
+		/* Also when what made them leave was undone, as a whole or in part. */
+		if (vacated || (want_at_commit[kind] && event == XACT_EVENT_COMMIT))
+			cqrs_wake_want(kind);
+		want_at_commit[kind] = false;
+	}
+	vacated = false;
 	if (rescan_at_commit && event == XACT_EVENT_COMMIT)
-		cqrs_shared_wake_launcher(true);
-	wake_at_commit = vacated = false;
+	{
+		LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+		cqrs_roster_server->rescan = true;
+		cqrs_roster_wake_launcher();
+		LWLockRelease(cqrs_slot_lock);
+	}
 	rescan_at_commit = false;
 }

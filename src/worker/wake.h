@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wake.h
- *	  What a transaction asks of publishers and launcher once it has ended.
+ *	  How backends reach the workers and the launcher.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,22 +10,33 @@
 
 #include "postgres.h"
 
+#include "worker/kind.h"
+
 /* Register the callback; called once, while the library is preloaded. */
 extern void cqrs_wake_init(void);
 
 /*
- * Once the current transaction has committed, have a publisher started for
- * this database, or the one that runs look at its settings in the catalog.
+ * A transaction has committed that gives workers of the current database work:
+ * wake those that wait for it.  The database has a slot.  Cannot fail.
  */
-extern void cqrs_wake_at_commit(void);
+extern void cqrs_wake_listeners(CqrsWorkerKind kind);
 
-/* Once it has committed, have the launcher look at all databases again. */
+/*
+ * Have the launcher start workers for the current database, and those that run
+ * look at the catalog.
+ */
+extern void cqrs_wake_want(CqrsWorkerKind kind);
+
+/* The same, once the current transaction has committed. */
+extern void cqrs_wake_want_at_commit(CqrsWorkerKind kind);
+
+/* Have the launcher look at all databases again, once it has committed. */
 extern void cqrs_wake_rescan_at_commit(void);
 
 /*
- * Have the publishers leave this database until the transaction has ended;
- * wait until they have.
+ * Make all workers leave a database for some seconds, or the current one until
+ * the transaction has ended; wait until they have.
  */
-extern void cqrs_wake_vacate(void);
+extern void cqrs_wake_vacate(Oid dboid);
 
 #endif							/* CQRS_WAKE_H */

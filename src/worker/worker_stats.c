@@ -1,10 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * worker_stats.c
- *	  What the publishers of a database have done and are doing.
+ *	  What the workers of a database have done and are doing.
  *
- * The counters are in shared memory, since the start of the server; what is
- * pending is read from the outbox.
+ * The counters are in shared memory, since the start of the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,34 +16,58 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "base/shared.h"
+#include "base/slot.h"
+#include "worker/roster.h"
 #include "worker/wake.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_publisher_stats);
 PG_FUNCTION_INFO_V1(cqrs_sql_wake_publisher);
 
-#define STATS_NATTS		16
+/* Columns that all kinds have; the others are counters, known by their names. */
+enum
+{
+	STATS_LANE = 0,
+	STATS_LANES,
+	STATS_PID,
+	STATS_STATE,
+	STATS_STARTED_AT,
+	STATS_CONNECTED_AT,
+	STATS_LAST_ERROR,
+	STATS_LAST_ERROR_AT,
+	STATS_SINCE,
+	STATS_NCOLUMNS
+};
 
-static Datum lane_stats(CqrsSlot *slot, int number, int nlanes,
-						TupleDesc desc);
+static const char *const columns[STATS_NCOLUMNS] = {
+	[STATS_LANE] = "lane",
+	[STATS_LANES] = "lanes",
+	[STATS_PID] = "pid",
+	[STATS_STATE] = "state",
+	[STATS_STARTED_AT] = "started_at",
+	[STATS_CONNECTED_AT] = "connected_at",
+	[STATS_LAST_ERROR] = "last_error",
+	[STATS_LAST_ERROR_AT] = "last_error_at",
+	[STATS_SINCE] = "stats_since"
+};
+
+static Datum process_stats(int slot, CqrsWorkerKind kind, int number,
+						   int count, TupleDesc desc);
+static int	find_name(const char *const *names, int length, const char *name);
+static int	list_length_of(const char *const *names);
 static Datum timestamp_or_null(TimestampTz time, bool *isnull);
 
 /*
- * cqrs.publisher_stats(OUT lane integer, OUT lanes integer, OUT pid integer,
- * OUT state text, OUT started_at timestamptz, OUT connected_at timestamptz,
- * OUT connects bigint, OUT published bigint, OUT confirmed bigint,
- * OUT returned bigint, OUT nacked bigint, OUT held bigint, OUT errors bigint,
- * OUT last_error text, OUT last_error_at timestamptz,
- * OUT stats_since timestamptz) RETURNS SETOF record
+ * cqrs.publisher_stats() RETURNS SETOF record
  *
  * A row for each lane of the current database that is in force, or has been.
  */
 Datum
 cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 {
-	CqrsSlot   *slot = cqrs_shared_my_slot();
+	int			slot = cqrs_slot_mine();
+	CqrsRosterKind *workers = &cqrs_rosters[slot].kinds[CQRS_WORKER_PUBLISHER];
 	FuncCallContext *context;
-	int			nlanes;
+	int			count;
 
 	if (SRF_IS_FIRSTCALL())
 	{
@@ -53,66 +76,81 @@ cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-			desc->natts != STATS_NATTS)
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "unexpected result type");
 		context->tuple_desc = BlessTupleDesc(desc);
 		/* Before the launcher has decided, there is one that is stopped. */
-		nlanes = Max(pg_atomic_read_u32(&slot->nlanes), 1);
-		context->user_fctx = (void *) (intptr_t) nlanes;
+		count = Max(pg_atomic_read_u32(&workers->count), 1);
+		context->user_fctx = (void *) (intptr_t) count;
 		MemoryContextSwitchTo(caller);
 	}
 	context = SRF_PERCALL_SETUP();
-	nlanes = (intptr_t) context->user_fctx;
+	count = (intptr_t) context->user_fctx;
 
 	for (int i = context->call_cntr; i < CQRS_MAX_LANES; i++)
 	{
-		if (i >= nlanes && *(volatile TimestampTz *) &slot->lanes[i].started_at == 0)
+		if (i >= count &&
+			*(volatile TimestampTz *) &workers->processes[i].started_at == 0)
 			break;
-		SRF_RETURN_NEXT(context, lane_stats(slot, i, nlanes, context->tuple_desc));
+		SRF_RETURN_NEXT(context, process_stats(slot, CQRS_WORKER_PUBLISHER, i,
+											   count, context->tuple_desc));
 	}
 	SRF_RETURN_DONE(context);
 }
 
+/* A row with the columns that "desc" names. */
 static Datum
-lane_stats(CqrsSlot *slot, int number, int nlanes, TupleDesc desc)
+process_stats(int slot, CqrsWorkerKind kind, int number, int count,
+			  TupleDesc desc)
 {
-	CqrsLane   *lane = &slot->lanes[number];
-	Datum		values[STATS_NATTS];
-	bool		nulls[STATS_NATTS] = {false};
-	char		last_error[CQRS_ERROR_BYTES];
-	TimestampTz started_at;
-	TimestampTz connected_at;
-	TimestampTz last_error_at;
-	pid_t		pid;
+	const CqrsWorkerClass *class = cqrs_kind_class(kind);
+	CqrsRosterProcess *process = &cqrs_rosters[slot].kinds[kind].processes[number];
+	int			ncounters = list_length_of(class->counters);
+	Datum		common[STATS_NCOLUMNS];
+	bool		common_nulls[STATS_NCOLUMNS] = {false};
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *nulls = palloc0(sizeof(bool) * desc->natts);
+	CqrsRosterProcess shown;
 
-	LWLockAcquire(cqrs_shared->lock, LW_SHARED);
-	pid = lane->pid;
-	started_at = lane->started_at;
-	connected_at = lane->connected_at;
-	last_error_at = lane->last_error_at;
-	strlcpy(last_error, lane->last_error, CQRS_ERROR_BYTES);
-	LWLockRelease(cqrs_shared->lock);
+	LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+	memcpy(&shown, process, sizeof(shown));
+	LWLockRelease(cqrs_slot_lock);
 
-	values[0] = Int32GetDatum(number);
-	values[1] = Int32GetDatum(nlanes);
-	nulls[2] = pid == 0;
-	values[2] = Int32GetDatum(pid);
-	values[3] = CStringGetTextDatum(cqrs_shared_state_name(pg_atomic_read_u32(&lane->state)));
-	values[4] = timestamp_or_null(started_at, &nulls[4]);
-	values[5] = timestamp_or_null(connected_at, &nulls[5]);
-	values[6] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->connects));
-	values[7] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->published));
-	values[8] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->confirmed));
-	values[9] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->returned));
-	values[10] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->nacked));
-	values[11] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->held));
-	values[12] = Int64GetDatum((int64) pg_atomic_read_u64(&lane->errors));
-	nulls[13] = last_error_at == 0;
-	values[13] = CStringGetTextDatum(last_error);
-	values[14] = timestamp_or_null(last_error_at, &nulls[14]);
-	values[15] = timestamp_or_null(cqrs_shared->since, &nulls[15]);
+	common[STATS_LANE] = Int32GetDatum(number);
+	common[STATS_LANES] = Int32GetDatum(count);
+	common_nulls[STATS_PID] = shown.pid == 0;
+	common[STATS_PID] = Int32GetDatum(shown.pid);
+	common[STATS_STATE] =
+		CStringGetTextDatum(class->states[pg_atomic_read_u32(&process->state)]);
+	common[STATS_STARTED_AT] =
+		timestamp_or_null(shown.started_at, &common_nulls[STATS_STARTED_AT]);
+	common[STATS_CONNECTED_AT] =
+		timestamp_or_null(shown.connected_at,
+						  &common_nulls[STATS_CONNECTED_AT]);
+	common_nulls[STATS_LAST_ERROR] = shown.last_error_at == 0;
+	common[STATS_LAST_ERROR] = CStringGetTextDatum(shown.last_error);
+	common[STATS_LAST_ERROR_AT] =
+		timestamp_or_null(shown.last_error_at,
+						  &common_nulls[STATS_LAST_ERROR_AT]);
+	common[STATS_SINCE] = timestamp_or_null(cqrs_roster_server->since,
+											&common_nulls[STATS_SINCE]);
 
+	for (int i = 0; i < desc->natts; i++)
+	{
+		const char *name = NameStr(TupleDescAttr(desc, i)->attname);
+		int			column = find_name(columns, STATS_NCOLUMNS, name);
+		int			counter = find_name(class->counters, ncounters, name);
+
+		if (column >= 0)
+		{
+			values[i] = common[column];
+			nulls[i] = common_nulls[column];
+		}
+		else if (counter >= 0)
+			values[i] = Int64GetDatum((int64) pg_atomic_read_u64(&process->counters[counter]));
+		else
+			elog(ERROR, "there is no statistic \"%s\"", name);
+	}
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
@@ -120,8 +158,31 @@ lane_stats(CqrsSlot *slot, int number, int nlanes, TupleDesc desc)
 Datum
 cqrs_sql_wake_publisher(PG_FUNCTION_ARGS)
 {
-	cqrs_wake_at_commit();
+	cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
 	PG_RETURN_VOID();
+}
+
+/* The place of a name in a list, or -1. */
+static int
+find_name(const char *const *names, int length, const char *name)
+{
+	for (int i = 0; i < length; i++)
+	{
+		if (strcmp(names[i], name) == 0)
+			return i;
+	}
+	return -1;
+}
+
+/* The length of a list of names that ends with NULL. */
+static int
+list_length_of(const char *const *names)
+{
+	int			length = 0;
+
+	while (names[length] != NULL)
+		length++;
+	return length;
 }
 
 static Datum

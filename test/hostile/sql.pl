@@ -336,7 +336,7 @@ sub trigger_statements
 	return
 	  "BEGIN; CREATE TEMP TABLE own (id int PRIMARY KEY, data text, cqrs_id text, cqrs_revision int, cqrs_updated timestamptz, relation regclass);"
 	  . " CREATE TRIGGER "
-	  . pick(qw(mine zz_cqrs_update zz_cqrs_insert_delete))
+	  . pick(qw(mine zz_cqrs_update "00_cqrs_insert_delete"))
 	  . " $kind $event ON $table FOR EACH $each EXECUTE FUNCTION $function("
 	  . pick('', "'x'") . ");"
 	  . " INSERT INTO $table (id) VALUES (1000001), (1000002);"

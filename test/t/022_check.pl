@@ -33,9 +33,24 @@ is( $node->safe_psql(
 unlike($node->safe_psql('postgres', q{SELECT * FROM cqrs_check()}),
 	qr/guest/, 'the password is not shown');
 
+# A publisher that fails each time it is started.
+$node->safe_psql(
+	'postgres', q{
+	ALTER SEQUENCE cqrs.watermark MAXVALUE 1000;
+	INSERT INTO author VALUES (0, 'x')});
+ok( $node->poll_query_until(
+		'postgres', q{
+		SELECT detail LIKE 'no publisher runs, last error: setval: %' AND
+			remedy LIKE 'mend what the last error names%'
+		FROM cqrs_check() WHERE item = 'publisher'}),
+	'a publisher that fails');
+$node->safe_psql('postgres',
+	'ALTER SEQUENCE cqrs.watermark NO MAXVALUE; DELETE FROM author');
+wait_published($node);
+
 $broker->stop;
 wait_for_state($node, 'waiting');
-like(finding('broker'), qr/^error\|not connected, last error: .+\|see to /,
+like(finding('broker'), qr/^error\|not connected, last error: .+\|resolve /,
 	'no broker');
 
 $node->safe_psql('postgres', 'SELECT cqrs_pause()');

@@ -126,7 +126,7 @@ DELETE|herd|2||1|null|{}
 END
 	is( $sql->(
 			q{SELECT tgenabled, count(*) FROM pg_trigger
-			WHERE tgname LIKE 'zz_cqrs%'
+			WHERE tgname ~ '_cqrs_'
 				AND tgrelid IN (SELECT relid FROM pg_partition_tree('zoo.herd'))
 			GROUP BY 1}),
 		'A|9',

@@ -35,6 +35,7 @@ my %TRIALS = (
 	'cqrs_bulk_dump file' =>
 	  q{SELECT cqrs_bulk_dump('item', current_setting('data_directory') || '/privileges.dump', true)},
 	'cqrs_retry_parked'          => q{SELECT cqrs_retry_parked('item')},
+	'cqrs_park_held'             => q{SELECT cqrs_park_held('item')},
 	'cqrs_to_json serializer'    => qq{SELECT cqrs_to_json($ROW, 'custom')},
 	'cqrs_bulk_dump serializer'  => q{SELECT cqrs_bulk_dump('custom')},
 	'cqrs_relation'              => q{SELECT cqrs_relation('item')},
@@ -49,7 +50,7 @@ my %TRIALS = (
 	'cqrs.publisher_stats'       => q{SELECT cqrs.publisher_stats()},
 	'cqrs.current_watermark'     => q{SELECT cqrs.current_watermark()},
 	'cqrs.unpack'                => q{SELECT cqrs.unpack(1, '')},
-	'cqrs.key_json'             => q{SELECT cqrs.key_json(1)},
+	'cqrs.key_json'              => q{SELECT cqrs.key_json(1)},
 	'cqrs.wake_publisher'        => q{SELECT cqrs.wake_publisher()},
 	'cqrs.check_master'          => q{SELECT cqrs.check_master('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
@@ -57,10 +58,11 @@ my %TRIALS = (
 	'cqrs.trigger_update'        => on_own('BEFORE UPDATE', 'trigger_update'),
 	'cqrs.trigger_insert_delete' =>
 	  on_own('AFTER INSERT', 'trigger_insert_delete'),
-	'cqrs.trigger_truncate' => on_own('BEFORE TRUNCATE', 'trigger_truncate'),
-	'cqrs.trigger_discard'  => on_own('BEFORE INSERT',   'trigger_discard'),
-	'cqrs.trigger_loaded'   => on_own('AFTER INSERT',    'trigger_loaded'),
-	'cqrs.forget_dropped'   =>
+	'cqrs.trigger_truncate'  => on_own('BEFORE TRUNCATE', 'trigger_truncate'),
+	'cqrs.trigger_at_commit' => on_own('AFTER INSERT',  'trigger_at_commit'),
+	'cqrs.trigger_discard'   => on_own('BEFORE INSERT', 'trigger_discard'),
+	'cqrs.trigger_loaded'    => on_own('AFTER INSERT',  'trigger_loaded'),
+	'cqrs.forget_dropped'    =>
 	  q{CREATE EVENT TRIGGER t ON sql_drop EXECUTE FUNCTION cqrs.forget_dropped()},
 	'cqrs.follow_created' =>
 	  q{CREATE EVENT TRIGGER t ON ddl_command_end EXECUTE FUNCTION cqrs.follow_created()},

@@ -1,0 +1,58 @@
+-- The order of a transaction's messages where triggers and foreign keys change
+-- other rows on account of one: a consumer with the same foreign keys can apply
+-- them one after the other.
+\pset format unaligned
+\pset tuples_only on
+\pset null NULL
+SET client_min_messages = error;
+SELECT test_skip();
+
+-- A trigger whose name sorts before most creates a row that refers to the new
+-- one; another one deletes what nothing refers to any more.  What PostgreSQL
+-- deletes for a foreign key comes last.
+CREATE TABLE usr (id int PRIMARY KEY);
+CREATE TABLE profile (id int PRIMARY KEY, usr int NOT NULL REFERENCES usr, v text);
+CREATE TABLE photo (id int PRIMARY KEY, profile int REFERENCES profile ON DELETE CASCADE);
+SELECT cqrs_register('usr'), cqrs_register('profile'), cqrs_register('photo');
+CREATE FUNCTION give_profile() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO profile VALUES (new.id * 10, new.id, 'made');
+	RETURN NULL;
+END
+$$;
+CREATE TRIGGER "A insert" AFTER INSERT ON usr FOR EACH ROW EXECUTE FUNCTION give_profile();
+CREATE FUNCTION take_usr() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	DELETE FROM usr WHERE id = old.usr;
+	RETURN NULL;
+END
+$$;
+CREATE TRIGGER a_delete AFTER DELETE ON profile FOR EACH ROW EXECUTE FUNCTION take_usr();
+INSERT INTO usr VALUES (1), (2);
+SELECT test_messages();
+INSERT INTO photo VALUES (1, 10), (2, 10), (3, 20);
+SELECT count(*) FROM test_messages();
+DELETE FROM profile WHERE id = 10;
+SELECT test_messages();
+
+-- A trigger of a DELETE gives the key to a new row.
+CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO profile VALUES (old.id, old.usr, 'revived');
+	RETURN NULL;
+END
+$$;
+DROP TRIGGER a_delete ON profile;
+CREATE TRIGGER "0 delete" AFTER DELETE ON profile FOR EACH ROW EXECUTE FUNCTION revive();
+ALTER TABLE photo DROP CONSTRAINT photo_profile_fkey;
+DELETE FROM profile WHERE id = 20;
+SELECT test_messages();
+
+-- In a statement with data-modifying WITH, what it updates comes first, then
+-- what it inserts and deletes.
+WITH p AS (INSERT INTO usr VALUES (3) RETURNING id)
+UPDATE profile SET v = 'moved to ' || p.id FROM p WHERE profile.id = 20;
+SELECT test_messages();
+
+DROP TABLE usr, profile, photo CASCADE;
+DROP FUNCTION give_profile, take_usr, revive;

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * transport.c
+ *	  The transports that there are.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "broker/transport.h"
+
+static const CqrsTransport *const transports[] = {
+	&cqrs_transport_amqp
+};
+
+/* Names all schemes of the table. */
+#define REASON_SCHEME \
+	"The URL must start with \"amqp://\" or \"amqps://\"."
+
+static const CqrsTransport *find(const char *scheme, Size length);
+static bool is_scheme(const char *name, const char *scheme, Size length);
+
+const CqrsTransport *
+cqrs_transport_of(const char *url)
+{
+	const char *end = strstr(url, "://");
+
+	return end != NULL ? find(url, end - url) : NULL;
+}
+
+bool
+cqrs_transport_check_scheme(const char *scheme, const char **reason)
+{
+	if (find(scheme, strlen(scheme)) != NULL)
+		return true;
+	*reason = REASON_SCHEME;
+	return false;
+}
+
+/* The transport of a scheme of "length" bytes, or NULL. */
+static const CqrsTransport *
+find(const char *scheme, Size length)
+{
+	for (int i = 0; i < lengthof(transports); i++)
+	{
+		if (is_scheme(transports[i]->scheme, scheme, length) ||
+			is_scheme(transports[i]->tls_scheme, scheme, length))
+			return transports[i];
+	}
+	return NULL;
+}
+
+static bool
+is_scheme(const char *name, const char *scheme, Size length)
+{
+	return strlen(name) == length && memcmp(name, scheme, length) == 0;
+}

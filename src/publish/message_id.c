@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * message_id.c
+ *	  The id that a message has at the broker: IDENTITY-ID.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "publish/message_id.h"
+
+char *
+cqrs_message_id_make(const char *identity, int64 id)
+{
+	return psprintf("%s-" INT64_FORMAT, identity, id);
+}
+
+bool
+cqrs_message_id_parse(const char *text, const char *identity, int64 *id)
+{
+	Size		length = strlen(identity);
+	const char *digits = text +length + 1;
+	char	   *end;
+
+	if (strncmp(text, identity, length) != 0 || text[length] != '-' ||
+		*digits < '0' || *digits > '9')
+		return false;
+	errno = 0;
+	*id = strtoll(digits, &end, 10);
+	return *end == '\0' && errno == 0;
+}

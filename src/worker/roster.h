@@ -1,0 +1,112 @@
+/*-------------------------------------------------------------------------
+ *
+ * roster.h
+ *	  Which workers a database has and is to have, in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_ROSTER_H
+#define CQRS_ROSTER_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+
+#include "base/limits.h"
+#include "worker/kind.h"
+
+#define CQRS_ERROR_BYTES	512
+
+/*
+ * A process.  Written by it alone.  Fields without a note are protected by
+ * cqrs_slot_lock.
+ */
+typedef struct CqrsRosterProcess
+{
+	pid_t		pid;			/* 0 when there is no process */
+	Latch	   *latch;			/* it lives in the process's PGPROC */
+	pg_atomic_uint32 listens;	/* 1: a commit is to set the latch */
+
+	/* Readable without the lock. */
+	pg_atomic_uint32 state;
+	pg_atomic_uint64 counters[CQRS_WORKER_MAX_COUNTERS];
+
+	TimestampTz started_at;
+	TimestampTz connected_at;	/* 0: not connected */
+	TimestampTz last_error_at;	/* 0: none */
+	char		last_error[CQRS_ERROR_BYTES];
+} CqrsRosterProcess;
+
+/* The processes of a kind in a database. */
+typedef struct CqrsRosterKind
+{
+	bool		wanted;			/* the launcher shall keep processes there */
+	pg_atomic_uint32 count;		/* in force, 0: none yet; changes only while
+								 * no process runs; readable without the lock */
+	pg_atomic_uint32 calls;		/* how often they were asked to look at the
+								 * catalog */
+	CqrsRosterProcess processes[CQRS_MAX_LANES];	/* those not in force keep
+													 * their statistics */
+} CqrsRosterKind;
+
+/* A database. */
+typedef struct CqrsRoster
+{
+	bool		asked;			/* all kinds were started since one of them
+								 * had nothing to do */
+	TimestampTz hold_until;		/* no process is started before this */
+	ConditionVariable left;		/* broadcast when a process goes */
+	CqrsRosterKind kinds[CQRS_NWORKERKINDS];
+} CqrsRoster;
+
+/* The server. */
+typedef struct CqrsRosterServer
+{
+	Latch	   *launcher;		/* NULL when there is none */
+	bool		rescan;			/* the set of databases has changed */
+	TimestampTz since;			/* start of the counters; constant */
+} CqrsRosterServer;
+
+extern CqrsRoster *cqrs_rosters;	/* by slot */
+extern CqrsRosterServer *cqrs_roster_server;
+
+/* Ask for the shared memory; called once, while the library is preloaded. */
+extern void cqrs_roster_init(void);
+
+/*
+ * Whether a kind has a process in a database, or any kind has; the caller holds
+ * the lock.
+ */
+extern bool cqrs_roster_has_processes(int slot, CqrsWorkerKind kind);
+extern bool cqrs_roster_is_occupied(int slot);
+
+/* Have all processes of a kind in a database end. */
+extern void cqrs_roster_end(int slot, CqrsWorkerKind kind);
+
+/*
+ * Have so many processes from now on; the caller holds the lock exclusively,
+ * and there is no process of the kind.
+ */
+extern void cqrs_roster_set_count(int slot, CqrsWorkerKind kind, int count);
+
+/*
+ * Become the process worker->number of worker->kind in the current database,
+ * which takes a slot if need be.  Fills in slot and count.  False when there is
+ * that one already, or there are fewer.
+ */
+extern bool cqrs_roster_enter(CqrsWorker *worker);
+extern void cqrs_roster_leave(const CqrsWorker *worker);
+
+/* Set the launcher's latch; the caller holds the lock. */
+extern void cqrs_roster_wake_launcher(void);
+
+/*
+ * Wake the processes of a kind: all, or those that listen.  Needs no lock and
+ * cannot fail.  Returns whether there is any.
+ */
+extern bool cqrs_roster_wake(int slot, CqrsWorkerKind kind, bool all);
+
+#endif							/* CQRS_ROSTER_H */

@@ -1,0 +1,373 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  A process that serves a database: its entry point and its loop.
+ *
+ * A turn does what is due and then waits for the latch, a socket, or the time
+ * when something else is due; what that is, the class knows (kind.h).  No
+ * transaction, and so no snapshot or lock, is open while a process waits.
+ *
+ * An error of PostgreSQL's ends the process; the launcher starts it again.  The
+ * memory context of a turn is reset with each; what lives longer is in
+ * contexts of its owner.
+ *
+ * Settings.  ALTER DATABASE and ALTER ROLE are for users' sessions: a worker
+ * acts as the bootstrap superuser, whatever they say, and with its own values
+ * of the settings below.  They are set before the process connects, because a
+ * value of that source is kept when those of database and role are applied.
+ * What remains (log_min_messages and its like) only a superuser can set, who
+ * may mean the workers, too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/pmsignal.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/objects.h"
+#include "base/slot.h"
+#include "worker/roster.h"
+#include "worker/worker.h"
+
+static CqrsWorker *here = NULL; /* this process */
+
+static void pin_settings(void);
+static void connect_database(Oid dboid);
+static void handle_sigterm(SIGNAL_ARGS);
+static bool attach(CqrsWorker *worker);
+static Oid	find_extension(void);
+static void detach(int code, Datum arg);
+static bool set_up(CqrsWorker *worker);
+static void run(CqrsWorker *worker);
+static void wait_turn(CqrsWorker *worker);
+static CqrsRosterProcess *process_of(const CqrsWorker *worker, int number);
+
+void
+cqrs_worker_main(Datum dboid)
+{
+	CqrsWorker *worker = MemoryContextAllocZero(TopMemoryContext,
+												sizeof(CqrsWorker));
+	int			extra[2];
+
+	memcpy(extra, MyBgworkerEntry->bgw_extra, sizeof(extra));
+	worker->kind = extra[0];
+	worker->number = extra[1];
+	here = worker;
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, handle_sigterm);
+	BackgroundWorkerUnblockSignals();
+	pin_settings();
+	connect_database(DatumGetObjectId(dboid));
+
+	if (!attach(worker))
+		proc_exit(0);
+
+	PG_TRY();
+	{
+		if (!set_up(worker))
+			proc_exit(0);
+		run(worker);
+	}
+	PG_CATCH();
+	{
+		MemoryContext error_context = MemoryContextSwitchTo(TopMemoryContext);
+		ErrorData  *error = CopyErrorData();
+
+		cqrs_worker_set_error(error->message);
+		MemoryContextSwitchTo(error_context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	cqrs_kind_class(worker->kind)->finish(worker);
+	proc_exit(1);
+}
+
+void
+cqrs_worker_set_state(int state)
+{
+	pg_atomic_write_u32(&process_of(here, here->number)->state, state);
+}
+
+void
+cqrs_worker_set_connected(bool connected)
+{
+	CqrsRosterProcess *process = process_of(here, here->number);
+
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	process->connected_at = connected ? GetCurrentTimestamp() : 0;
+	LWLockRelease(cqrs_slot_lock);
+	if (connected)
+		cqrs_worker_count(CQRS_WORKER_CONNECTS, 1);
+}
+
+void
+cqrs_worker_set_error(const char *message)
+{
+	CqrsRosterProcess *process = process_of(here, here->number);
+
+	/* Cut where a character ends. */
+	int			length = pg_mbcliplen(message, strlen(message),
+									  CQRS_ERROR_BYTES - 1);
+
+	cqrs_worker_count(CQRS_WORKER_ERRORS, 1);
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	memcpy(process->last_error, message, length);
+	process->last_error[length] = '\0';
+	process->last_error_at = GetCurrentTimestamp();
+	LWLockRelease(cqrs_slot_lock);
+}
+
+void
+cqrs_worker_count(int counter, int64 n)
+{
+	pg_atomic_fetch_add_u64(&process_of(here, here->number)->counters[counter],
+							n);
+}
+
+void
+cqrs_worker_set_counter(int counter, int64 n)
+{
+	pg_atomic_write_u64(&process_of(here, here->number)->counters[counter], n);
+}
+
+uint32
+cqrs_worker_calls(const CqrsWorker *worker)
+{
+	return pg_atomic_read_u32(&cqrs_rosters[worker->slot].kinds[worker->kind].calls);
+}
+
+void
+cqrs_worker_unwant(const CqrsWorker *worker, uint32 calls)
+{
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	cqrs_rosters[worker->slot].asked = false;
+	if (cqrs_worker_calls(worker) == calls)
+		cqrs_rosters[worker->slot].kinds[worker->kind].wanted = false;
+	LWLockRelease(cqrs_slot_lock);
+}
+
+void
+cqrs_worker_wake(const CqrsWorker *worker, int number)
+{
+	/* Without the lock: a stale latch is set in vain. */
+	Latch	   *latch = *(Latch *volatile *) &process_of(worker, number)->latch;
+
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+bool
+cqrs_worker_is_connected(const CqrsWorker *worker, int number)
+{
+	bool		connected;
+
+	LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+	connected = process_of(worker, number)->connected_at != 0;
+	LWLockRelease(cqrs_slot_lock);
+	return connected;
+}
+
+bool
+cqrs_worker_is_here(void)
+{
+	return here != NULL;
+}
+
+/* What neither server nor database nor role may change. */
+static void
+pin_settings(void)
+{
+	const char *settings[][2] = {
+		{"role", "none"},
+		{"search_path", "pg_catalog, pg_temp"},
+		{"session_replication_role", "origin"},
+		{"exit_on_error", "off"},
+		/* A crash sets the watermark back a little; waiting would cost more. */
+		{"synchronous_commit", "off"},
+		/* A commit that was counted has to be seen by the next snapshot. */
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		/* Who waits for a lock does not see the request to shut down. */
+		{"lock_timeout", "1s"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"transaction_timeout", "0"}
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+	{
+		/* Not all of them are in all versions. */
+		if (GetConfigOption(settings[i][0], true, false) != NULL)
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+							PGC_S_OVERRIDE);
+	}
+}
+
+/* As the bootstrap superuser, whoever the settings say that sessions are. */
+static void
+connect_database(Oid dboid)
+{
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	if (GetSessionUserId() != GetAuthenticatedUserId())
+		SetSessionAuthorization(GetAuthenticatedUserId(), true);
+}
+
+/*
+ * What waits for a broker waits for the latch as well.  No die(): with it, the
+ * process would end at the next check for interrupts, without finish().
+ */
+static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/*
+ * Enter the roster; false when the database does not have the extension, or
+ * has that worker.  A database without the extension takes no slot.
+ */
+static bool
+attach(CqrsWorker *worker)
+{
+	uint32		calls = 0;
+
+	worker->slot = cqrs_slot_find(MyDatabaseId);
+	if (worker->slot >= 0)
+		calls = cqrs_worker_calls(worker);
+	worker->extension = find_extension();
+	if (!OidIsValid(worker->extension))
+	{
+		if (worker->slot >= 0)
+			cqrs_worker_unwant(worker, calls);
+		return false;
+	}
+
+	if (!cqrs_roster_enter(worker))
+		return false;
+	before_shmem_exit(detach, PointerGetDatum(worker));
+	return true;
+}
+
+/* The extension of the database, InvalidOid when there is none. */
+static Oid
+find_extension(void)
+{
+	const CqrsObjects *objects;
+	Oid			extension = InvalidOid;
+
+	StartTransactionCommand();
+	objects = cqrs_catalog_objects(true);
+	if (objects != NULL)
+		extension = objects->extension;
+	CommitTransactionCommand();
+	return extension;
+}
+
+static void
+detach(int code, Datum arg)
+{
+	cqrs_roster_leave((CqrsWorker *) DatumGetPointer(arg));
+}
+
+/* False when the class has nothing to do here; then it is not wanted. */
+static bool
+set_up(CqrsWorker *worker)
+{
+	uint32		calls = cqrs_worker_calls(worker);
+	bool		wanted;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(TopMemoryContext);
+	wanted = cqrs_kind_class(worker->kind)->set_up(worker);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	if (!wanted)
+		cqrs_worker_unwant(worker, calls);
+	return wanted;
+}
+
+static void
+run(CqrsWorker *worker)
+{
+	MemoryContext turn = AllocSetContextCreate(TopMemoryContext,
+											   "cqrs worker turn",
+											   ALLOCSET_DEFAULT_SIZES);
+
+	while (!ShutdownRequestPending)
+	{
+		MemoryContextSwitchTo(turn);
+		MemoryContextReset(turn);
+
+		/* Barriers, too: DROP DATABASE waits for everybody. */
+		CHECK_FOR_INTERRUPTS();
+		worker->reloaded = ConfigReloadPending;
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		cqrs_kind_class(worker->kind)->turn(worker);
+		wait_turn(worker);
+	}
+}
+
+/* Wait until something is to be done. */
+static void
+wait_turn(CqrsWorker *worker)
+{
+	const CqrsWorkerClass *class = cqrs_kind_class(worker->kind);
+	pg_atomic_uint32 *listens = &process_of(worker, worker->number)->listens;
+	CqrsWait	wait = {PGINVALID_SOCKET, false, -1};
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+
+	/*
+	 * First listen, then see whether there is anything to do: a commit counts
+	 * itself before it looks who listens, so one of the two notices the
+	 * other.
+	 */
+	pg_atomic_write_u32(listens, class->listens(worker));
+	pg_memory_barrier();
+	class->wait(worker, &wait);
+	if (wait.timeout_ms == 0 || ShutdownRequestPending || ConfigReloadPending)
+	{
+		/* With a broker that never falls silent, there is no other place. */
+		if (!PostmasterIsAlive())
+			proc_exit(1);
+		return;
+	}
+	if (wait.timeout_ms > 0)
+		events |= WL_TIMEOUT;
+	if (wait.socket != PGINVALID_SOCKET)
+		events |= WL_SOCKET_READABLE | (wait.write ? WL_SOCKET_WRITEABLE : 0);
+	if (WaitLatchOrSocket(MyLatch, events, wait.socket, wait.timeout_ms,
+						  cqrs_wait_event(class->wait_event)) & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	pg_atomic_write_u32(listens, 0);
+}
+
+/* What is shown of a process of a worker's kind and database. */
+static CqrsRosterProcess *
+process_of(const CqrsWorker *worker, int number)
+{
+	return &cqrs_rosters[worker->slot].kinds[worker->kind].processes[number];
+}
