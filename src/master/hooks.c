@@ -175,6 +175,8 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 	MemoryContext context;
 	MemoryContext caller;
 	CqrsFunction hook;
+	/* Before the lookup, which a change may interrupt. */
+	uint64		generation = cqrs_function_generation();
 	CqrsFunctionKind kind = {
 		.role = role,
 		.nsignatures = 1,
@@ -182,7 +184,7 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 		.stable = STABLE_BECAUSE
 	};
 
-	if (setting->context != NULL && setting->generation == cqrs_function_generation() &&
+	if (setting->context != NULL && setting->generation == generation &&
 		setting->owner == owner && strcmp(setting->hook.name, name) == 0)
 		return &setting->hook;
 
@@ -196,7 +198,7 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 		MemoryContextSetParent(setting->context, TopTransactionContext);
 	MemoryContextSetParent(context, TopMemoryContext);
 	setting->context = context;
-	setting->generation = cqrs_function_generation();
+	setting->generation = generation;
 	setting->owner = owner;
 	setting->hook = hook;
 	return &setting->hook;
