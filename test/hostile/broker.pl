@@ -490,11 +490,14 @@ $hostile->misbehave('publish: silence');
 my $both = $hostile->write_row;
 RabbitMQ->poll_until(sub { return $hostile->broker->hits > 0 }, 60)
   or BAIL_OUT('the broker was not met');
-is($hostile->query(q{SELECT cqrs_park_held('item')}), 1, 'one is parked');
+
+# Messages that are confirmed above the watermark are parked as well.
+my $nparked = $hostile->query(q{SELECT cqrs_park_held('item')});
+cmp_ok($nparked, '>=', 1, 'a message is parked');
 $hostile->misbehave('publish: channel.close 406');
 $hostile->wait_until('SELECT pending FROM cqrs.stats', qr/^0$/);
 is($hostile->query('SELECT count(*) FROM cqrs.parked'),
-	1, 'a message is parked once');
+	$nparked, 'a message is parked once');
 $hostile->recover($both, 'parked meanwhile');
 $hostile->check_alive;
 
