@@ -26,8 +26,8 @@ static int	find_option(const CqrsOptionTable *table, const char *name);
 static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
 static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
 static Datum json_seconds(const CqrsOptionInfo *info, Numeric number);
-static void type_error(const CqrsOptionInfo *info, const char *expected)
-			pg_attribute_noreturn();
+pg_noreturn static void type_error(const CqrsOptionInfo *info,
+								   const char *expected);
 static Datum check_choice(const CqrsOptionInfo *info, const char *value);
 
 void

@@ -13,6 +13,8 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
+#include "base/compat.h"
+
 /* The types of options, and the SQL types of their values. */
 typedef enum CqrsOptionType
 {
@@ -58,8 +60,8 @@ extern void cqrs_option_set_json(const CqrsOptionTable *table,
 								 NullableDatum *values, Jsonb *options);
 
 /* The error of a check: "problem", a sentence, says what a value must be. */
-extern void cqrs_option_refuse(const char *name, const char *problem)
-			pg_attribute_noreturn();
+pg_noreturn extern void cqrs_option_refuse(const char *name,
+										   const char *problem);
 
 /* A list of char * from a text[] without nulls, and back. */
 extern List *cqrs_option_text_list(Datum array);

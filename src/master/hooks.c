@@ -175,6 +175,7 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 	MemoryContext context;
 	MemoryContext caller;
 	CqrsFunction hook;
+
 	/* Before the lookup, which a change may interrupt. */
 	uint64		generation = cqrs_function_generation();
 	CqrsFunctionKind kind = {
