@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  Differences between the supported PostgreSQL versions (14 to 18).
+ *	  Differences between the supported PostgreSQL versions (14 to 19).
  *
  * No other file looks at PG_VERSION_NUM.
  *
@@ -12,6 +12,7 @@
 
 #include "postgres.h"
 
+#include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
@@ -26,12 +27,21 @@
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 140000
 #error "cqrs needs PostgreSQL 14 or later"
+#endif
+
+/*
+ * For a function that does not return.  Older versions put it after the
+ * prototype.
+ */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
 #endif
 
 /* The number of a relation's current file; a rewrite changes it. */
@@ -67,6 +77,39 @@ cqrs_relation_rewritten(Relation rel)
 #if PG_VERSION_NUM < 170000
 #define AT_SetExpression ((AlterTableType) -2)
 #endif
+
+/* A scan of all rows of a table that a snapshot sees. */
+static inline TableScanDesc
+cqrs_begin_table_scan(Relation rel, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
+#else
+	return table_beginscan(rel, snapshot, 0, NULL);
+#endif
+}
+
+/* A jsonb value under construction; "result" is set when it is complete. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState CqrsJsonbState;
+#else
+typedef struct CqrsJsonbState
+{
+	JsonbParseState *parse;
+	JsonbValue *result;
+} CqrsJsonbState;
+#endif
+
+static inline void
+cqrs_push_jsonb(CqrsJsonbState *state, JsonbIteratorToken token,
+				JsonbValue *value)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, token, value);
+#else
+	state->result = pushJsonbValue(&state->parse, token, value);
+#endif
+}
 
 /* Whether this transaction holds a lock of that mode, or a stronger one. */
 static inline bool

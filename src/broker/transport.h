@@ -4,7 +4,7 @@
  *	  A connection to a broker, for publishing.
  *
  * A transport carries out and decides nothing.  The owner of the connection
- * (publish/link.h) decides whether to try again, to wait or to log.
+ * (session.h) decides whether to try again, to wait or to log.
  *
  * A connection publishes and does not consume: the interface has no
  * subscriptions.

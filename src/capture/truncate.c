@@ -27,6 +27,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "base/compat.h"
 #include "base/guc.h"
 #include "capture/chain.h"
 #include "capture/changeset.h"
@@ -163,7 +164,7 @@ static void
 scan_rows(Truncation *truncation)
 {
 	Relation	rel = truncation->rel;
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	TableScanDesc scan = cqrs_begin_table_scan(rel, GetActiveSnapshot());
 	HeapTuple	tuple;
 
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)

@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "base/compat.h"
 #include "compose/key_value.h"
 #include "compose/serialize.h"
 #include "compose/value.h"
@@ -60,7 +61,7 @@ static Datum read_array(const JsonbValue *json, Oid base, Oid element);
 static void read_elements(ArrayReader *reader, const JsonbValue *json,
 						  int level);
 static Datum read_row(const JsonbValue *json, Oid base);
-static void invalid_json(const JsonbValue *json, Oid type) pg_attribute_noreturn();
+pg_noreturn static void invalid_json(const JsonbValue *json, Oid type);
 static Datum extreme(Datum value, Oid type, bool highest);
 static Datum extreme_date(DateADT date, bool highest);
 static Datum extreme_timestamp(Timestamp time, bool highest);

@@ -12,6 +12,8 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+#include "base/compat.h"
+#include "define/option.h"
 #include "master/column_use.h"
 #include "master/condition.h"
 
@@ -100,28 +102,27 @@ rename_in_list(NullableDatum *option, const char *from, const char *to)
 
 	if (option->isnull)
 		return;
-	names = cqrs_master_text_list(option->value);
+	names = cqrs_option_text_list(option->value);
 	foreach(lc, names)
 	{
 		if (strcmp(lfirst(lc), from) == 0)
 			lfirst(lc) = pstrdup(to);
 	}
-	option->value = cqrs_master_text_array(names);
+	option->value = cqrs_option_text_array(names);
 }
 
 /* A published column keeps the key that it has had, be that its old name. */
 static Datum
 rename_in_map(Datum map, const char *from, const char *to, bool publishes)
 {
-	JsonbParseState *state = NULL;
+	CqrsJsonbState state = {0};
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	name;
 	JsonbValue	value;
-	JsonbValue *object;
 	char	   *key = publishes ? pstrdup(from) : NULL;
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	cqrs_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	if (map != (Datum) 0)
 	{
 		it = JsonbIteratorInit(&DatumGetJsonbP(map)->root);
@@ -137,8 +138,8 @@ rename_in_map(Datum map, const char *from, const char *to, bool publishes)
 				key = pnstrdup(value.val.string.val, value.val.string.len);
 				continue;
 			}
-			pushJsonbValue(&state, WJB_KEY, &name);
-			pushJsonbValue(&state, WJB_VALUE, &value);
+			cqrs_push_jsonb(&state, WJB_KEY, &name);
+			cqrs_push_jsonb(&state, WJB_VALUE, &value);
 		}
 	}
 	if (key != NULL && strcmp(key, to) != 0)
@@ -148,10 +149,10 @@ rename_in_map(Datum map, const char *from, const char *to, bool publishes)
 		name.val.string.len = strlen(to);
 		value.val.string.val = key;
 		value.val.string.len = strlen(key);
-		pushJsonbValue(&state, WJB_KEY, &name);
-		pushJsonbValue(&state, WJB_VALUE, &value);
+		cqrs_push_jsonb(&state, WJB_KEY, &name);
+		cqrs_push_jsonb(&state, WJB_VALUE, &value);
 	}
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return object->val.object.nPairs == 0 ? (Datum) 0 :
-		JsonbPGetDatum(JsonbValueToJsonb(object));
+	cqrs_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return state.result->val.object.nPairs == 0 ? (Datum) 0 :
+		JsonbPGetDatum(JsonbValueToJsonb(state.result));
 }

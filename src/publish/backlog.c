@@ -303,12 +303,19 @@ park_refused(CqrsBacklog *backlog)
 	CqrsOutgoing *outgoing = refused(backlog);
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(outgoing->id, outgoing->id);
 	CqrsMessage message;
+	int64	   *ids;
+	int			nids;
 
 	/* Without its row the message cannot be parked and would be lost. */
 	if (!cqrs_outbox_scan_next(scan, &message))
 		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
 			 outgoing->id);
-	cqrs_parked_insert(&message, CQRS_PARK_REFUSED, outgoing->refusal, NULL);
+	/* cqrs_park_held() may have parked it meanwhile. */
+	nids = cqrs_parked_above(message.id - 1, &ids);
+	if (!cqrs_parked_has(ids, nids, message.id))
+		cqrs_parked_insert(&message, CQRS_PARK_REFUSED, outgoing->refusal,
+						   NULL);
+	pfree(ids);
 	cqrs_outbox_scan_end(scan);
 	ForceSyncCommit();
 	ereport(LOG,

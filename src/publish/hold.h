@@ -91,6 +91,9 @@ extern CqrsHold *cqrs_holds_next_probe(const CqrsHolds *holds,
 extern void cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold,
 								 CqrsOutgoing *message);
 
+/* The probe that is to be sent or is in flight, or NULL. */
+extern CqrsOutgoing *cqrs_holds_waiting_probe(const CqrsHolds *holds);
+
 /*
  * The outcome of the probe, whose message is forgotten.  Taken: the master's
  * other messages follow.  Refused: the master is probed again later.  Lost

@@ -12,7 +12,7 @@
 
 #include "utils/hsearch.h"
 
-#include "broker/transport.h"
+#include "broker/session.h"
 #include "publish/hold.h"
 #include "publish/lane.h"
 #include "publish/link_log.h"
@@ -35,11 +35,7 @@ struct CqrsLink
 	CqrsHolds  *holds;
 	CqrsLinkLog *log;
 
-	const CqrsTransport *transport; /* that of the connection */
-	CqrsConnection *connection; /* NULL: none */
-	char	   *url;			/* of the connection */
-	char	   *exchange;
-	int			host;			/* which host of the URL is to be tried */
+	CqrsSession *session;
 	bool		blocked;		/* by the broker */
 	bool		renew;			/* to be opened anew once all messages in
 								 * flight are answered */
@@ -49,16 +45,12 @@ struct CqrsLink
 	CqrsProbeStep probe;
 	bool		returned;		/* the probe was returned, and cqrs.unroutable
 								 * is "keep" */
-	TimestampTz probed_at;		/* start of the wait for the probe's answer */
-	int			leased;			/* attempts in a row that found the lease
-								 * taken */
-	TimestampTz leased_at;		/* the first of these attempts */
-	int			failures;		/* in a row */
-	uint64		failed_at;		/* failures is reset when cqrs_window_done()
-								 * reaches this */
+	TimestampTz probed_at;		/* start of the probe's wait, for an answer or
+								 * to begin */
+	uint64		failed_at;		/* the session has recovered when
+								 * cqrs_window_done() reaches this */
 	uint64		suspects_end;	/* messages are sent one at a time until
 								 * cqrs_window_done() reaches this */
-	TimestampTz connect_at;		/* no attempt before this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 };
 
