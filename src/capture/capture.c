@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * Triggers on the tables of masters: they note what a transaction changes.
+ * capture.c
+ *	  Triggers on the tables of masters: they note what a transaction changes.
  *
  * A row trigger does as little as it can.  BEFORE UPDATE bumps cqrs_revision
  * and cqrs_updated and notes the version that is about to be replaced.  AFTER
