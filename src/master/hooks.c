@@ -175,6 +175,7 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 	MemoryContext context;
 	MemoryContext caller;
 	CqrsFunction hook;
+
 	/*
 	 * Read before the lookup: a change during the lookup must invalidate it.
 	 */

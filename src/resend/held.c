@@ -50,9 +50,9 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 	relid = check_may_park(cqrs_id);
 
 	/*
-	 * Two concurrent calls would park a message twice.  The lock is per table,
-	 * as in cqrs_retry_parked(), so that an owner cannot block owners of other
-	 * tables.
+	 * Two concurrent calls would park a message twice.  The lock is per
+	 * table, as in cqrs_retry_parked(), so that an owner cannot block owners
+	 * of other tables.
 	 */
 	parked = table_open(cqrs_catalog_objects(false)->parked, RowExclusiveLock);
 	LockDatabaseObject(RelationGetRelid(parked), relid, 0,
