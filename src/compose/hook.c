@@ -132,7 +132,7 @@ cqrs_hook_leave(CqrsHookScope *scope)
 void
 cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master)
 {
-	(void) cqrs_function_hooks(relation, master);
+	(void) cqrs_hooks_of(relation, master);
 }
 
 void
@@ -140,9 +140,9 @@ cqrs_hook_check_settings(const CqrsRelation *relation,
 						 const CqrsMaster *master)
 {
 	if (cqrs_meta_function[0] != '\0' && master->meta == NULL)
-		(void) cqrs_function_meta_setting(relation->owner);
+		(void) cqrs_hooks_meta_setting(relation->owner);
 	if (cqrs_correlation_function[0] != '\0')
-		(void) cqrs_function_correlation_setting(relation->owner);
+		(void) cqrs_hooks_correlation_setting(relation->owner);
 }
 
 bool
@@ -165,7 +165,7 @@ bool
 cqrs_hook_is_set_wise(const CqrsRelation *relation, CqrsMaster *master)
 {
 	return master->serializer != NULL &&
-		cqrs_function_hooks(relation, master)->set_wise;
+		cqrs_hooks_of(relation, master)->set_wise;
 }
 
 void
@@ -262,7 +262,7 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 	if (subject->master->meta != NULL)
 		hook = &hooks_of(subject)->meta;
 	else if (cqrs_meta_function[0] != '\0')
-		hook = cqrs_function_meta_setting(subject->relation->owner);
+		hook = cqrs_hooks_meta_setting(subject->relation->owner);
 	else
 		return NULL;
 
@@ -291,7 +291,7 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 	if (cqrs_correlation_function[0] == '\0')
 		return NULL;
 
-	hook = cqrs_function_correlation_setting(subject->relation->owner);
+	hook = cqrs_hooks_correlation_setting(subject->relation->owner);
 	push_context(&error, hook->name, subject, 1);
 	args[0] = text_arg(cqrs_signal_name(message->signal));
 	args[1] = text_arg(message->cqrs_id);
@@ -316,7 +316,7 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 static struct CqrsHooks *
 hooks_of(const CqrsHookSubject *subject)
 {
-	return cqrs_function_hooks(subject->relation, subject->master);
+	return cqrs_hooks_of(subject->relation, subject->master);
 }
 
 /* Call a hook, which is not called when it is strict and an argument null. */

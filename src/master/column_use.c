@@ -12,6 +12,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+#include "define/option.h"
 #include "master/column_use.h"
 #include "master/condition.h"
 
@@ -100,13 +101,13 @@ rename_in_list(NullableDatum *option, const char *from, const char *to)
 
 	if (option->isnull)
 		return;
-	names = cqrs_master_text_list(option->value);
+	names = cqrs_option_text_list(option->value);
 	foreach(lc, names)
 	{
 		if (strcmp(lfirst(lc), from) == 0)
 			lfirst(lc) = pstrdup(to);
 	}
-	option->value = cqrs_master_text_array(names);
+	option->value = cqrs_option_text_array(names);
 }
 
 /* A published column keeps the key that it has had, be that its old name. */

@@ -10,18 +10,9 @@
 
 #include "postgres.h"
 
-#include "fmgr.h"
-
+#include "define/function.h"
 #include "master/condition.h"
 #include "master/relation.h"
-
-/* A function that has been looked up. */
-typedef struct CqrsFunction
-{
-	char	   *name;			/* qualified; NULL: there is none */
-	Oid			result;
-	FmgrInfo	flinfo;
-} CqrsFunction;
 
 /* The hooks of a master. */
 typedef struct CqrsHooks
@@ -39,32 +30,20 @@ typedef struct CqrsHooks
  * The hooks of a master, looked up anew if any function has changed; an error
  * when one does not fit.  Valid until the next call for the master.
  */
-extern struct CqrsHooks *cqrs_function_hooks(const CqrsRelation *relation,
-											 CqrsMaster *master);
+extern struct CqrsHooks *cqrs_hooks_of(const CqrsRelation *relation,
+									   CqrsMaster *master);
 
 /* The function that cqrs.meta_function names, for the owner of a table. */
-extern CqrsFunction *cqrs_function_meta_setting(Oid owner);
+extern CqrsFunction *cqrs_hooks_meta_setting(Oid owner);
 
 /* The same for cqrs.correlation_function. */
-extern CqrsFunction *cqrs_function_correlation_setting(Oid owner);
+extern CqrsFunction *cqrs_hooks_correlation_setting(Oid owner);
 
 /*
  * Raise the error that a user is to see when the function of an option does
  * not fit a table that was registered and its owner.
  */
-extern void cqrs_function_check(CqrsOption option, const char *name, Oid root,
-								Oid owner);
-
-/* What the function of an option is called in messages. */
-extern const char *cqrs_function_role(CqrsOption option);
-
-/* The name by which the function of an option is kept; an error without it. */
-extern char *cqrs_function_qualified_name(CqrsOption option, Oid function);
-
-/*
- * The OIDs of all functions of a qualified name that are not VOLATILE,
- * whatever rights the current user has.
- */
-extern List *cqrs_function_candidates(const char *name);
+extern void cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
+							 Oid owner);
 
 #endif							/* CQRS_HOOKS_H */

@@ -19,12 +19,12 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
 #include "base/objects.h"
+#include "define/option.h"
 #include "master/master.h"
 
 /* Columns of cqrs.master; the options follow in the order of CqrsOption */
@@ -180,7 +180,7 @@ List *
 cqrs_master_names(const CqrsMasterRow *row, CqrsOption option)
 {
 	return row->options[option].isnull ? NIL :
-		cqrs_master_text_list(row->options[option].value);
+		cqrs_option_text_list(row->options[option].value);
 }
 
 int
@@ -215,42 +215,6 @@ cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg)
 				 errdetail("It says which master is meant."),
 				 errhint("See cqrs.master for those that exist.")));
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
-
-List *
-cqrs_master_text_list(Datum array)
-{
-	List	   *list = NIL;
-	Datum	   *elems;
-	bool	   *nulls;
-	int			nelems;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elems, &nulls, &nelems);
-	for (int i = 0; i < nelems; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("names of fields must not be null"),
-					 errdetail("Element %d of the array is.", i + 1),
-					 errhint("Name columns of the table, or use NULL in the place of the array.")));
-		list = lappend(list, TextDatumGetCString(elems[i]));
-	}
-	return list;
-}
-
-Datum
-cqrs_master_text_array(List *names)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * (list_length(names) + 1));
-	ListCell   *lc;
-	int			nelems = 0;
-
-	foreach(lc, names)
-		elems[nelems++] = CStringGetTextDatum(lfirst(lc));
-	return PointerGetDatum(construct_array(elems, nelems, TEXTOID, -1, false,
-										   TYPALIGN_INT));
 }
 
 bool

@@ -61,11 +61,7 @@ extern bool cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option);
 extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
 						   const char *choice);
 
-/* A list of char * from a text[] without nulls, and back. */
-extern List *cqrs_master_text_list(Datum array);
-extern Datum cqrs_master_text_array(List *names);
-
-/* Whether such a list has a name. */
+/* Whether a list of char * has a name. */
 extern bool cqrs_master_has_name(List *names, const char *name);
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * options.h
- *	  Options of masters as users give them.
+ *	  The options of masters.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,19 +10,13 @@
 
 #include "postgres.h"
 
-#include "utils/jsonb.h"
-
+#include "define/option.h"
 #include "master/master.h"
 
-/*
- * Set an option from an argument of cqrs_register(); null gives the default.
- * Raises the error that a user is to see when the value is not one of those
- * that the option can have.
- */
-extern void cqrs_option_set(CqrsMasterRow *row, CqrsOption option,
-							NullableDatum argument);
+/* By CqrsOption: the arguments of cqrs_register(), the keys of cqrs_alter(). */
+extern const CqrsOptionTable cqrs_options_master;
 
-/* The same for all options that a JSON object, for cqrs_alter(), names. */
-extern void cqrs_options_set_json(CqrsMasterRow *row, Jsonb *options);
+/* What the function of an option is called in messages. */
+extern const char *cqrs_options_role(CqrsOption option);
 
 #endif							/* CQRS_OPTIONS_H */

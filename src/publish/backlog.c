@@ -297,12 +297,19 @@ park_refused(CqrsBacklog *backlog)
 	CqrsOutgoing *outgoing = refused(backlog);
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(outgoing->id, outgoing->id);
 	CqrsMessage message;
+	int64	   *ids;
+	int			nids;
 
 	/* Or the message would be gone. */
 	if (!cqrs_outbox_scan_next(scan, &message))
 		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
 			 outgoing->id);
-	cqrs_parked_insert(&message, CQRS_PARK_REFUSED, outgoing->refusal, NULL);
+	/* Somebody may have called cqrs_park_held() meanwhile. */
+	nids = cqrs_parked_above(message.id - 1, &ids);
+	if (!cqrs_parked_has(ids, nids, message.id))
+		cqrs_parked_insert(&message, CQRS_PARK_REFUSED, outgoing->refusal,
+						   NULL);
+	pfree(ids);
 	cqrs_outbox_scan_end(scan);
 	ForceSyncCommit();
 	ereport(LOG,

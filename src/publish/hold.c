@@ -196,6 +196,13 @@ cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
 	holds->probe = message;
 }
 
+CqrsOutgoing *
+cqrs_holds_waiting_probe(const CqrsHolds *holds)
+{
+	return holds->probe != NULL && holds->probe->refusal == NULL ?
+		holds->probe : NULL;
+}
+
 void
 cqrs_holds_probe_taken(CqrsHolds *holds)
 {

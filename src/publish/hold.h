@@ -89,6 +89,9 @@ extern CqrsHold *cqrs_holds_next_probe(const CqrsHolds *holds,
 extern void cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold,
 								 CqrsOutgoing *message);
 
+/* The probe that is to be sent, or is under way; NULL when there is none. */
+extern CqrsOutgoing *cqrs_holds_waiting_probe(const CqrsHolds *holds);
+
 /*
  * The probe is taken: the master's other messages follow.  Or it is refused,
  * and tried again later; or the connection is gone, which says nothing.  Its

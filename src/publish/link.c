@@ -37,23 +37,17 @@
 #include "base/guc.h"
 #include "base/limits.h"
 #include "base/timing.h"
-#include "base/url.h"
-#include "broker/socket.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
 #include "worker/worker.h"
 
 /* Events that are taken before something else has its turn. */
 #define RECEIVE_TURN		500
-/* While another publisher has the lease, it is asked for this often. */
-#define LEASE_INTERVAL_MS	2000
 /* So often it is asked for before that is worth telling. */
 #define LEASE_ATTEMPTS		4
 
 static bool may_connect(const CqrsLink *link, bool paused);
 static void open_connection(CqrsLink *link);
-static CqrsConnection *connect_to(CqrsLink *link, const char *url,
-								  CqrsFailure *failure);
 static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
@@ -69,6 +63,7 @@ cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window, CqrsHolds *holds)
 	link->worker = worker;
 	link->window = window;
 	link->holds = holds;
+	link->session = cqrs_session_create();
 	link->log = cqrs_link_log_create();
 	cqrs_link_forget_proven(link);
 	return link;
@@ -79,54 +74,51 @@ cqrs_link_identify(CqrsLink *link, const char *identity)
 {
 	if (link->identity != NULL && strcmp(identity, link->identity) == 0)
 		return;
-	if (link->connection != NULL)
+	if (link->session->connection != NULL)
 		close_connection(link, true);
 	if (link->identity != NULL)
 		pfree(link->identity);
 	link->identity = MemoryContextStrdup(TopMemoryContext, identity);
-	link->connect_at = 0;
+	cqrs_session_hurry(link->session);
 }
 
 void
 cqrs_link_reload(CqrsLink *link)
 {
-	const char *url = cqrs_guc_url();
+	bool		moved = cqrs_session_reload(link->session);
 
-	link->connect_at = 0;
-	link->failures = 0;
 	cqrs_link_log_reload(link->log);
 	cqrs_holds_retry(link->holds);
 	link->wary = false;
 	cqrs_link_forget_proven(link);
-	if (link->connection != NULL &&
-		(url == NULL || strcmp(url, link->url) != 0 ||
-		 strcmp(cqrs_exchange, link->exchange) != 0))
+	if (moved)
 		close_connection(link, true);
 }
 
 void
 cqrs_link_turn(CqrsLink *link, bool paused)
 {
-	if (link->connection != NULL)
+	if (link->session->connection != NULL)
 	{
 		if (paused ||
 			(link->worker->number != 0 &&
 			 cqrs_lane_lease(link->worker) == CQRS_LEASE_LOST))
 			close_connection(link, true);
 	}
-	else if (may_connect(link, paused) && cqrs_until_ms(link->connect_at) == 0)
+	else if (may_connect(link, paused) &&
+			 cqrs_session_wait_ms(link->session) == 0)
 		open_connection(link);
 }
 
 bool
 cqrs_link_receive(CqrsLink *link)
 {
-	for (int i = 0; i < RECEIVE_TURN && link->connection != NULL; i++)
+	for (int i = 0; i < RECEIVE_TURN && link->session->connection != NULL; i++)
 	{
 		CqrsEvent	event;
 		CqrsFailure failure;
 
-		link->transport->poll(link->connection, &event, &failure);
+		link->session->transport->poll(link->session->connection, &event, &failure);
 		if (event.kind == CQRS_EVENT_NONE)
 			break;
 		if (event.kind == CQRS_EVENT_FAILED)
@@ -134,40 +126,40 @@ cqrs_link_receive(CqrsLink *link)
 		else
 			cqrs_link_handle_event(link, &event, &failure);
 	}
-	if (link->connection != NULL && confirm_wait_ms(link) == 0)
+	if (link->session->connection != NULL && confirm_wait_ms(link) == 0)
 		cqrs_link_connection_failed(link, CQRS_BLAME_TRANSPORT,
 									"no confirm within \"cqrs.confirm_timeout\"");
-	if (link->connection != NULL && link->renew &&
+	if (link->session->connection != NULL && link->renew &&
 		cqrs_window_unconfirmed(link->window) == 0 &&
 		link->probe != CQRS_STEP_SENT)
 	{
 		close_connection(link, true);
-		link->connect_at = 0;
+		cqrs_session_hurry(link->session);
 	}
 	cqrs_worker_set_counter(CQRS_COUNTER_HELD, link->holds->nrefused);
-	return link->connection != NULL &&
-		link->transport->wait_ms(link->connection) == 0;
+	return link->session->connection != NULL &&
+		link->session->transport->wait_ms(link->session->connection) == 0;
 }
 
 void
 cqrs_link_close(CqrsLink *link)
 {
-	if (link->connection != NULL)
+	if (link->session->connection != NULL)
 		close_connection(link, false);
 }
 
 bool
 cqrs_link_is_open(const CqrsLink *link)
 {
-	return link->connection != NULL;
+	return link->session->connection != NULL;
 }
 
 pgsocket
 cqrs_link_socket(const CqrsLink *link, bool *write)
 {
 	*write = false;
-	return link->connection != NULL ?
-		link->transport->socket(link->connection, write) : PGINVALID_SOCKET;
+	return link->session->connection != NULL ?
+		link->session->transport->socket(link->session->connection, write) : PGINVALID_SOCKET;
 }
 
 long
@@ -175,13 +167,14 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 {
 	bool		write;
 
-	if (link->connection == NULL)
-		return may_connect(link, paused) ? cqrs_until_ms(link->connect_at) : -1;
+	if (link->session->connection == NULL)
+		return may_connect(link, paused) ?
+			cqrs_session_wait_ms(link->session) : -1;
 
-	(void) link->transport->socket(link->connection, &write);
+	(void) link->session->transport->socket(link->session->connection, &write);
 	if (!link->blocked && !write && cqrs_link_may_send(link))
 		return 0;
-	return cqrs_sooner_ms(link->transport->wait_ms(link->connection),
+	return cqrs_sooner_ms(link->session->transport->wait_ms(link->session->connection),
 						  confirm_wait_ms(link));
 }
 
@@ -190,8 +183,8 @@ cqrs_link_state(const CqrsLink *link)
 {
 	if (cqrs_guc_url() == NULL)
 		return CQRS_STATE_UNCONFIGURED;
-	if (link->connection == NULL)
-		return link->leased > 0 ||
+	if (link->session->connection == NULL)
+		return link->session->leased > 0 ||
 			cqrs_lane_lease(link->worker) == CQRS_LEASE_LOST ?
 			CQRS_STATE_STANDING_BY : CQRS_STATE_WAITING;
 	return link->blocked ? CQRS_STATE_BLOCKED : CQRS_STATE_PUBLISHING;
@@ -209,15 +202,19 @@ may_connect(const CqrsLink *link, bool paused)
 static void
 open_connection(CqrsLink *link)
 {
-	const char *url = cqrs_guc_url();
+	CqrsConnectOptions options = {
+		.name = "cqrs publisher",
+		.lease = cqrs_lane_lease_name(link->identity, link->worker->number),
+		.vacant = vacant_leases(link)
+	};
 	CqrsFailure failure;
+	bool		connected;
 
 	cqrs_worker_set_state(CQRS_STATE_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
-	link->transport = cqrs_transport_of(url);
-	link->connection = connect_to(link, url, &failure);
+	connected = cqrs_session_connect(link->session, &options, &failure);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	if (link->connection == NULL)
+	if (!connected)
 	{
 		if (failure.blame == CQRS_BLAME_LEASE)
 			lease_refused(link, failure.reason);
@@ -229,62 +226,17 @@ open_connection(CqrsLink *link)
 	/* It may have taken its time. */
 	if (!may_connect(link, false))
 	{
-		link->transport->close(link->connection, true);
-		link->connection = NULL;
+		cqrs_session_close(link->session, true);
 		return;
 	}
-	link->leased = 0;
-
-	link->url = MemoryContextStrdup(TopMemoryContext, url);
-	link->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
 	link->blocked = false;
 	link->renew = false;
-	link->confirmed_at = GetCurrentTimestamp();
+	link->confirmed_at = link->probed_at = GetCurrentTimestamp();
 	cqrs_window_rewind(link->window);
 
 	cqrs_worker_set_connected(true);
 	cqrs_lane_set_lease(link->worker, CQRS_LEASE_HELD);
-	cqrs_link_log_connected(link->log, link->url, link->exchange);
-}
-
-/* Connect to the host of the URL whose turn it is; NULL on failure. */
-static CqrsConnection *
-connect_to(CqrsLink *link, const char *url, CqrsFailure *failure)
-{
-	CqrsTlsOptions tls = {
-		.ca_file = cqrs_ssl_ca_file,
-		.cert_file = cqrs_ssl_cert_file,
-		.key_file = cqrs_ssl_key_file,
-		.verify = cqrs_ssl_verify
-	};
-	CqrsUrl		parsed;
-	CqrsConnectOptions options = {
-		.url = &parsed,
-		.name = "cqrs publisher",
-		.exchange = cqrs_exchange,
-		.lease = cqrs_lane_lease_name(link->identity, link->worker->number),
-		.vacant = vacant_leases(link),
-		.heartbeat_s = cqrs_heartbeat_s,
-		.connect_timeout_ms = cqrs_connect_timeout_ms,
-		.tls = &tls
-	};
-	CqrsConnection *connection = NULL;
-	char	   *buffer = pstrdup(url);
-	const char *reason;
-
-	if (cqrs_url_parse(buffer, link->host % cqrs_url_hosts(url), &parsed,
-					   &reason))
-		connection = link->transport->connect(&options, failure);
-	else
-	{
-		failure->blame = CQRS_BLAME_TRANSPORT;
-		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
-				 reason);
-	}
-	/* Its parts may be a password. */
-	explicit_bzero(buffer, strlen(url));
-	pfree(buffer);
-	return connection;
+	cqrs_link_log_connected(link->log, link->session->url, link->session->exchange);
 }
 
 /*
@@ -312,11 +264,7 @@ vacant_leases(const CqrsLink *link)
 static void
 close_connection(CqrsLink *link, bool politely)
 {
-	link->transport->close(link->connection, politely);
-	link->connection = NULL;
-	explicit_bzero(link->url, strlen(link->url));
-	pfree(link->url);
-	pfree(link->exchange);
+	cqrs_session_close(link->session, politely);
 	cqrs_window_rewind(link->window);
 	cqrs_holds_probe_lost(link->holds);
 	link->probe = CQRS_STEP_NONE;
@@ -328,29 +276,23 @@ close_connection(CqrsLink *link, bool politely)
 
 /*
  * A copy of this database publishes, or the broker has not noticed yet that
- * our last connection is gone.  The latter takes it a moment, or two intervals
- * of the heartbeat when that one was cut off; so ask again soon, and do not
- * tell at once.
+ * our last connection is gone (session.c); so this is not logged at once.
  */
 static void
 lease_refused(CqrsLink *link, const char *reason)
 {
-	if (link->leased++ == 0)
-		link->leased_at = GetCurrentTimestamp();
+	int			attempts = cqrs_session_refused(link->session);
 
 	/*
 	 * Longer than the broker takes to miss one lost connection.  Lanes that
 	 * are cut off one after another can take longer still; those that are not
 	 * then close as well, which repeats messages and loses none.
 	 */
-	else if (cqrs_until_after_ms(link->leased_at,
-								 2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
+	if (attempts > 1 &&
+		cqrs_until_after_ms(link->session->leased_at,
+							2 * (cqrs_heartbeat_s + 1) * 1000L) == 0)
 		cqrs_lane_set_lease(link->worker, CQRS_LEASE_LOST);
-	link->connect_at =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									Min(cqrs_backoff_ms(link->leased - 1),
-										LEASE_INTERVAL_MS));
-	if (link->leased == LEASE_ATTEMPTS)
+	if (attempts == LEASE_ATTEMPTS)
 		cqrs_link_log_standby(link->log, reason);
 }
 
@@ -365,38 +307,27 @@ cqrs_link_connection_failed(CqrsLink *link, CqrsBlame blame, const char *reason)
 	const CqrsOutgoing *suspect;
 	bool		gone;
 	bool		resolved;
-	int			nhosts;
 
 	if (ShutdownRequestPending)
 	{
 		cqrs_link_close(link);
 		return;
 	}
-	link->leased = 0;
 	cqrs_lane_set_lease(link->worker, CQRS_LEASE_NONE);
 	suspect = cqrs_window_by_tag(link->window,
 								 cqrs_window_first_tag(link->window));
 	/* Its master is held: the rewind takes it out of the window. */
 	gone = suspect != NULL && suspect->withdrawn;
 	resolved = single_out(link, blame, reason);
-	cqrs_link_log_failure(link->log, reason, link->connection != NULL);
+	cqrs_link_log_failure(link->log, reason, link->session->connection != NULL);
 	cqrs_link_close(link);
 	/* After the rewind: it has to be the first one that is not sent. */
 	if (resolved && blame == CQRS_BLAME_MESSAGE && suspect != NULL && !gone)
 		cqrs_window_refuse(link->window, reason);
 
-	nhosts = cqrs_guc_url() != NULL ? cqrs_url_hosts(cqrs_guc_url()) : 1;
-	if (resolved)
-		link->failures = 0;
-	else
-		link->failed_at = Max(link->failed_at, sent);
-	link->connect_at =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									cqrs_backoff_ms(link->failures / nhosts));
 	if (!resolved)
-		link->failures++;
-	if (blame == CQRS_BLAME_TRANSPORT)
-		link->host = (link->host + 1) % nhosts;
+		link->failed_at = Max(link->failed_at, sent);
+	cqrs_session_put_off(link->session, blame, resolved);
 }
 
 /*
@@ -452,7 +383,7 @@ confirm_wait_ms(const CqrsLink *link)
 	if (cqrs_window_unconfirmed(link->window) > 0)
 		wait_ms = cqrs_until_after_ms(link->confirmed_at,
 									  cqrs_confirm_timeout_ms);
-	if (link->probe != CQRS_STEP_NONE)
+	if (cqrs_holds_waiting_probe(link->holds) != NULL)
 		wait_ms = cqrs_sooner_ms(wait_ms,
 								 cqrs_until_after_ms(link->probed_at,
 													 cqrs_confirm_timeout_ms));

@@ -128,7 +128,7 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	if (cqrs_window_bytes(link->window) == 0)
 		link->failed_at = link->suspects_end = 0;
 	if (cqrs_window_done(link->window) >= link->failed_at)
-		link->failures = 0;
+		cqrs_session_recover(link->session);
 }
 
 /*
@@ -204,7 +204,7 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 			cqrs_link_hold_master(link, message, RETURNED);
 	}
 	else
-		cqrs_link_log_returned(link->log, message, link->exchange);
+		cqrs_link_log_returned(link->log, message, link->session->exchange);
 }
 
 void

@@ -12,7 +12,7 @@
 
 #include "utils/hsearch.h"
 
-#include "broker/transport.h"
+#include "broker/session.h"
 #include "publish/hold.h"
 #include "publish/lane.h"
 #include "publish/link_log.h"
@@ -35,11 +35,7 @@ struct CqrsLink
 	CqrsHolds  *holds;
 	CqrsLinkLog *log;
 
-	const CqrsTransport *transport; /* that of the connection */
-	CqrsConnection *connection; /* NULL: none */
-	char	   *url;			/* of the connection */
-	char	   *exchange;
-	int			host;			/* which host of the URL is to be tried */
+	CqrsSession *session;
 	bool		blocked;		/* by the broker */
 	bool		renew;			/* to be opened anew once all is answered */
 	TimestampTz renewed_at;		/* when that was last so */
@@ -47,14 +43,11 @@ struct CqrsLink
 	HTAB	   *proven;			/* routes that are */
 	CqrsProbeStep probe;
 	bool		returned;		/* it was, and cqrs.unroutable is "keep" */
-	TimestampTz probed_at;		/* since when an answer is awaited */
-	int			leased;			/* how often in a row another one had the
-								 * lease */
-	TimestampTz leased_at;		/* the first of these times */
-	int			failures;		/* in a row */
-	uint64		failed_at;		/* they are over when so many are done */
+	TimestampTz probed_at;		/* since when the probe waits, for an answer
+								 * or to begin */
+	uint64		failed_at;		/* failures of the session are over when so
+								 * many are done */
 	uint64		suspects_end;	/* until so many are done, one at a time */
-	TimestampTz connect_at;		/* not before this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 };
 

@@ -44,11 +44,13 @@ static void route_of(const CqrsLink *link, const CqrsOutgoing *message,
 void
 cqrs_link_send(CqrsLink *link)
 {
-	if (link->connection == NULL || link->blocked)
+	if (link->session->connection == NULL || link->blocked)
 		return;
 
 	if (cqrs_window_unconfirmed(link->window) == 0)
 		link->confirmed_at = GetCurrentTimestamp();
+	if (cqrs_holds_waiting_probe(link->holds) == NULL)
+		link->probed_at = GetCurrentTimestamp();
 	if (may_probe(link))
 		send_probe(link);
 	for (int i = 0; i < SEND_TURN; i++)
@@ -57,7 +59,7 @@ cqrs_link_send(CqrsLink *link)
 		CqrsEnvelope envelope;
 
 		if (!may_send(link) ||
-			!link->transport->can_publish(link->connection))
+			!link->session->transport->can_publish(link->session->connection))
 			break;
 		if (!is_proven(link, message))
 		{
@@ -65,7 +67,7 @@ cqrs_link_send(CqrsLink *link)
 			continue;
 		}
 		envelope = make_envelope(link, message);
-		link->transport->publish(link->connection, &envelope);
+		link->session->transport->publish(link->session->connection, &envelope);
 		cqrs_window_sent(link->window);
 		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
@@ -98,7 +100,7 @@ may_send(const CqrsLink *link)
 static const char *
 exchange_of(const CqrsLink *link, const CqrsOutgoing *message)
 {
-	return message->exchange != NULL ? message->exchange : link->exchange;
+	return message->exchange != NULL ? message->exchange : link->session->exchange;
 }
 
 /* Have a probe sent before the message and others of its master. */
@@ -117,15 +119,14 @@ await_proof(CqrsLink *link, const CqrsOutgoing *message)
 static bool
 may_probe(const CqrsLink *link)
 {
-	if (link->holds->probe == NULL || link->holds->probe->refusal != NULL ||
-		link->renew)
+	if (cqrs_holds_waiting_probe(link->holds) == NULL || link->renew)
 		return false;
 	switch (link->probe)
 	{
 		case CQRS_STEP_NONE:
-			return link->transport->can_probe(link->connection);
+			return link->session->transport->can_probe(link->session->connection);
 		case CQRS_STEP_DECLARED:
-			return link->transport->can_publish(link->connection) &&
+			return link->session->transport->can_publish(link->session->connection) &&
 				!(is_suspecting(link) &&
 				  cqrs_window_unconfirmed(link->window) > 0);
 		case CQRS_STEP_DECLARING:
@@ -138,20 +139,20 @@ may_probe(const CqrsLink *link)
 static void
 send_probe(CqrsLink *link)
 {
-	CqrsOutgoing *message = link->holds->probe;
+	CqrsOutgoing *message = cqrs_holds_waiting_probe(link->holds);
 
 	link->probed_at = GetCurrentTimestamp();
 	if (link->probe == CQRS_STEP_NONE)
 	{
-		link->transport->declare(link->connection,
-								 exchange_of(link, message));
+		link->session->transport->declare(link->session->connection,
+										  exchange_of(link, message));
 		link->probe = CQRS_STEP_DECLARING;
 	}
 	else
 	{
 		CqrsEnvelope envelope = make_envelope(link, message);
 
-		link->transport->probe(link->connection, &envelope);
+		link->session->transport->probe(link->session->connection, &envelope);
 		link->probe = CQRS_STEP_SENT;
 		cqrs_worker_count(CQRS_COUNTER_PUBLISHED, 1);
 	}
@@ -179,7 +180,7 @@ is_proven(const CqrsLink *link, const CqrsOutgoing *message)
 	char		route[ROUTE_BYTES];
 
 	if (!link->wary &&
-		strcmp(exchange_of(link, message), link->exchange) == 0)
+		strcmp(exchange_of(link, message), link->session->exchange) == 0)
 		return true;
 	route_of(link, message, route);
 	return hash_search(link->proven, route, HASH_FIND, NULL) != NULL;

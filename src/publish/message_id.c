@@ -16,13 +16,13 @@ cqrs_message_id_make(const char *identity, int64 id)
 }
 
 bool
-cqrs_message_id_parse(const char *text, const char *identity, int64 *id)
+cqrs_message_id_parse(const char *message_id, const char *identity, int64 *id)
 {
 	Size		length = strlen(identity);
-	const char *digits = text +length + 1;
+	const char *digits = message_id + length + 1;
 	char	   *end;
 
-	if (strncmp(text, identity, length) != 0 || text[length] != '-' ||
+	if (strncmp(message_id, identity, length) != 0 || message_id[length] != '-' ||
 		*digits < '0' || *digits > '9')
 		return false;
 	errno = 0;

@@ -20,7 +20,7 @@ extern char *cqrs_message_id_make(const char *identity, int64 id);
  * Find "id" in a message id that cqrs_message_id_make() has made for
  * "identity".  Returns false for any other text.
  */
-extern bool cqrs_message_id_parse(const char *text, const char *identity,
+extern bool cqrs_message_id_parse(const char *message_id, const char *identity,
 								  int64 *id);
 
 #endif							/* CQRS_MESSAGE_ID_H */

@@ -41,6 +41,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
+#include "postmaster/interrupt.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -50,8 +51,8 @@
 #include "publish/outgoing.h"
 #include "publish/reader.h"
 
-/* Other lanes' messages that are passed over before the broker is heard. */
-#define PASS_TURN			20000
+/* Messages that a part of a turn looks at, so that the broker is heard. */
+#define LOOK_TURN			20000
 /* Probes of a master that has been unregistered, before it is given up. */
 #define MAX_PROBES			10
 /* Messages of such a master that are parked before the broker is heard. */
@@ -67,7 +68,7 @@ typedef struct Hole
 struct CqrsReader
 {
 	const CqrsWorker *worker;
-	int			npassed;		/* messages of other lanes, in this turn */
+	int			nlooked;		/* messages in this part of the turn */
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
 	CqrsHolds  *holds;
@@ -82,13 +83,14 @@ static bool read_holes(CqrsReader *reader, CqrsWindow *window);
 static bool read_hole(CqrsReader *reader, CqrsWindow *window,
 					  const Hole *hole);
 static bool read_held(CqrsReader *reader, CqrsWindow *window);
-static void read_probe(CqrsReader *reader, const CqrsWindow *window,
+static bool read_probe(CqrsReader *reader, const CqrsWindow *window,
 					   CqrsHold *hold);
 static bool read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold);
 static void end_hold(CqrsReader *reader, CqrsHold *hold);
 static bool read_frontier(CqrsReader *reader, CqrsWindow *window);
 static bool may_read(CqrsReader *reader, const CqrsWindow *window,
 					 const CqrsMessage *message);
+static bool may_look(CqrsReader *reader);
 static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 					 FullTransactionId barrier);
 static void push_message(CqrsReader *reader, CqrsWindow *window,
@@ -96,7 +98,7 @@ static void push_message(CqrsReader *reader, CqrsWindow *window,
 static CqrsOutgoing *build_or_park(CqrsReader *reader,
 								   const CqrsMessage *message);
 static void read_parked(CqrsReader *reader, int64 watermark);
-static void park_hold(CqrsReader *reader, CqrsHold *hold);
+static bool park_hold(CqrsReader *reader, CqrsHold *hold);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
@@ -119,9 +121,12 @@ cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds)
 bool
 cqrs_reader_read(CqrsReader *reader, CqrsWindow *window)
 {
-	reader->npassed = 0;
-	return !(read_holes(reader, window) && read_held(reader, window) &&
-			 read_frontier(reader, window));
+	bool		complete;
+
+	if (!read_holes(reader, window))
+		return true;
+	complete = read_held(reader, window);
+	return !(read_frontier(reader, window) && complete);
 }
 
 bool
@@ -148,7 +153,7 @@ cqrs_reader_min_unconfirmed(const CqrsReader *reader,
 	return Min(cqrs_holds_min_id(reader->holds), cqrs_window_min_id(window));
 }
 
-/* Returns false when the window is full before all holes are looked into. */
+/* Returns false when the turn ends before all holes are looked into. */
 static bool
 read_holes(CqrsReader *reader, CqrsWindow *window)
 {
@@ -157,6 +162,7 @@ read_holes(CqrsReader *reader, CqrsWindow *window)
 	ListCell   *lc;
 
 	reader->holes = NIL;
+	reader->nlooked = 0;
 	foreach(lc, holes)
 	{
 		Hole	   *hole = lfirst(lc);
@@ -172,7 +178,7 @@ read_holes(CqrsReader *reader, CqrsWindow *window)
 
 /*
  * Read what has become visible of a hole, and keep what has not and is not
- * settled.  Returns false when the window is full before the end.
+ * settled.  Returns false when the turn ends before that.
  */
 static bool
 read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
@@ -210,19 +216,22 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 }
 
 /*
- * Do what is due about held masters.  Returns false when the window is full
- * before all of it is done.
+ * Do what is due about held masters.  Returns false when the turn ends before
+ * all of it is done.
  */
 static bool
 read_held(CqrsReader *reader, CqrsWindow *window)
 {
 	CqrsHold   *probe = cqrs_holds_next_probe(reader->holds, window);
-	List	   *holds;
+	bool		probed = true;
 	bool		complete = true;
+	List	   *holds;
 	ListCell   *lc;
 
+	reader->nlooked = 0;
 	if (probe != NULL)
-		read_probe(reader, window, probe);
+		probed = read_probe(reader, window, probe);
+	reader->nlooked = 0;
 	holds = list_copy(reader->holds->list);
 	foreach(lc, holds)
 	{
@@ -232,14 +241,18 @@ read_held(CqrsReader *reader, CqrsWindow *window)
 			complete = read_hold(reader, window, hold);
 	}
 	list_free(holds);
-	return complete;
+	return probed && complete;
 }
 
-/* Make a held master's first message the probe; without one, end the hold. */
-static void
+/*
+ * Make a held master's first message the probe; without one, end the hold.
+ * Returns false when the turn ends before that.
+ */
+static bool
 read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 {
 	CqrsOutgoing *outgoing = NULL;
+	bool		complete = true;
 	CqrsOutboxScan *scan;
 	CqrsMessage message;
 
@@ -247,15 +260,18 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 	read_parked(reader, cqrs_reader_watermark(reader, window));
 	if (hold->failures > MAX_PROBES &&
 		!cqrs_objects_has_master(hold->cqrs_id))
-	{
-		park_hold(reader, hold);
-		return;
-	}
+		return park_hold(reader, hold);
 
 	scan = cqrs_outbox_scan_begin(hold->next_id, reader->frontier);
 	while (outgoing == NULL && cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (!may_look(reader))
+		{
+			hold->next_id = message.id;
+			complete = false;
+			break;
+		}
 		if (strcmp(message.cqrs_id, hold->cqrs_id) == 0 &&
 			cqrs_lane_has(reader->worker, &message) &&
 			!cqrs_parked_has(reader->parked, reader->nparked, message.id))
@@ -266,13 +282,14 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 
 	if (outgoing != NULL)
 		cqrs_holds_set_probe(reader->holds, hold, outgoing);
-	else
+	else if (complete)
 		end_hold(reader, hold);
+	return complete;
 }
 
 /*
  * Put the messages of a master whose probe was taken into the window.  Returns
- * false when the window is full before the end, which ends the hold.
+ * false when the turn ends before the last one, which ends the hold.
  */
 static bool
 read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
@@ -286,14 +303,15 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
-			!cqrs_lane_has(reader->worker, &message))
-			continue;
-		if (!cqrs_window_has_room(window))
+		if (!may_look(reader) || !cqrs_window_has_room(window))
 		{
+			hold->next_id = message.id;
 			complete = false;
 			break;
 		}
+		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
+			!cqrs_lane_has(reader->worker, &message))
+			continue;
 		hold->next_id = message.id + 1;
 		push_message(reader, window, &message);
 	}
@@ -307,19 +325,26 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 
 /*
  * Park the messages of a held master that nobody can mend, because it has been
- * unregistered: in parts, one each turn.
+ * unregistered: in parts, one each turn.  Returns false when more are left.
  */
-static void
+static bool
 park_hold(CqrsReader *reader, CqrsHold *hold)
 {
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
 												  reader->frontier);
 	CqrsMessage message;
 	int			count = 0;
+	bool		complete = true;
 
-	while (count < PARK_TURN && cqrs_outbox_scan_next(scan, &message))
+	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (count == PARK_TURN || !may_look(reader))
+		{
+			hold->next_id = message.id;
+			complete = false;
+			break;
+		}
 		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
 			!cqrs_lane_has(reader->worker, &message))
 			continue;
@@ -334,12 +359,13 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	cqrs_outbox_scan_flush_wal(scan);
 	cqrs_outbox_scan_end(scan);
 	ForceSyncCommit();
-	if (count == PARK_TURN)
-		return;
+	if (!complete)
+		return false;
 	ereport(LOG,
 			(errmsg("messages of master \"%s\" are parked: the master is unregistered, and the broker does not take them",
 					hold->cqrs_id)));
 	cqrs_holds_remove(reader->holds, hold);
+	return true;
 }
 
 static void
@@ -352,7 +378,7 @@ end_hold(CqrsReader *reader, CqrsHold *hold)
 	cqrs_holds_remove(reader->holds, hold);
 }
 
-/* Returns false when the window is full before the end. */
+/* Returns false when the turn ends before the end of the outbox. */
 static bool
 read_frontier(CqrsReader *reader, CqrsWindow *window)
 {
@@ -361,6 +387,7 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 												  PG_INT64_MAX);
 	CqrsMessage message;
 
+	reader->nlooked = 0;
 	while (cqrs_outbox_scan_next(scan, &message))
 	{
 		int64		next_batch = cqrs_batch_of(reader->frontier) + 1;
@@ -388,9 +415,21 @@ static bool
 may_read(CqrsReader *reader, const CqrsWindow *window,
 		 const CqrsMessage *message)
 {
-	if (cqrs_lane_has(reader->worker, message))
-		return cqrs_window_has_room(window);
-	return ++reader->npassed <= PASS_TURN;
+	return may_look(reader) &&
+		(cqrs_window_has_room(window) ||
+		 !cqrs_lane_has(reader->worker, message));
+}
+
+/*
+ * Whether another message can be looked at.  Those that are passed over take no
+ * room in the window; without a limit of their own a turn would last as long
+ * as there are some, be it hours, and the broker would get no heartbeat, the
+ * other masters no turn, and a request to shut down no attention.
+ */
+static bool
+may_look(CqrsReader *reader)
+{
+	return !ShutdownRequestPending && ++reader->nlooked <= LOOK_TURN;
 }
 
 static void

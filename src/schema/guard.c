@@ -45,6 +45,7 @@
 #include "master/column_use.h"
 #include "master/hooks.h"
 #include "master/master.h"
+#include "master/options.h"
 #include "outbox/parked.h"
 #include "schema/facts.h"
 #include "schema/guard.h"
@@ -426,8 +427,8 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 
 	PG_TRY();
 	{
-		cqrs_function_check(hooks[before->hook], name, row->relid,
-							owner);
+		cqrs_hooks_check(hooks[before->hook], name, row->relid,
+						 owner);
 	}
 	PG_CATCH();
 	{
@@ -439,7 +440,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot change or drop the %s of master \"%s\"",
-						cqrs_function_role(hooks[before->hook]), row->cqrs_id),
+						cqrs_options_role(hooks[before->hook]), row->cqrs_id),
 				 errdetail("After the command: %s.", error->message),
 				 errhint("Use cqrs_alter() to give the master another function or none.")));
 	}

@@ -103,7 +103,8 @@ cqrs_register(PG_FUNCTION_ARGS)
 	row.cqrs_id = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(rel)) :
 		text_to_cstring(PG_GETARG_TEXT_PP(1));
 	for (int i = 0; i < CQRS_NOPTIONS; i++)
-		cqrs_option_set(&row, (CqrsOption) i, fcinfo->args[2 + i]);
+		cqrs_option_set(&cqrs_options_master, row.options, i,
+						fcinfo->args[2 + i]);
 
 	check_cqrs_id(row.cqrs_id);
 	check_exchange(NULL, cqrs_master_text(&row, CQRS_OPTION_EXCHANGE));
@@ -177,7 +178,8 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
 	exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
-	cqrs_options_set_json(row, PG_GETARG_JSONB_P(1));
+	cqrs_option_set_json(&cqrs_options_master, row->options,
+						 PG_GETARG_JSONB_P(1));
 	check_exchange(exchange, cqrs_master_text(row, CQRS_OPTION_EXCHANGE));
 	refuse_own_changes(relid);
 	check_definition(relid, row);

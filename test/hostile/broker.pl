@@ -382,6 +382,66 @@ foreach my $code (320, 501, 502, 541)
 		qr/broker closed the connection: $code \?\?\[2J/);
 }
 
+# The channel of probes: the first message of the other channel is refused, so
+# that the next one is a probe.
+sub on_probe
+{
+	my ($what, $answer, $reason) = @_;
+
+	misbehaviour(
+		'publish',
+		"probe: $what",
+		sub {
+			my ($connection, $message) = @_;
+			return $connection->put(
+				method(1, 60, 120, pack('Q>C', $message->{tag}, 0)))
+			  if $message->{channel} == 1;
+			$answer->($connection, $message);
+		},
+		$reason);
+	return;
+}
+
+on_probe('silence', sub { },            qr/no confirm within/);
+on_probe('end',     sub { $_[0]->end }, qr/connection lost/);
+on_probe(
+	'return without confirm',
+	sub {
+		$_[0]->put(
+			method(2, 60, 50,
+					pack('n', 312)
+				  . shortstr('NO_ROUTE')
+				  . shortstr('')
+				  . shortstr(''))
+			  . content(2, message_id($_[1]{id}), 'x'));
+	},
+	qr/no confirm within/);
+on_probe(
+	'confirm after the close',
+	sub {
+		$_[0]->put(method(2, 20, 40, close_args(404, 'no', 60, 40))
+			  . method(2, 60, 80, pack('Q>C', 1, 0)));
+	},
+	qr/wrong channel/);
+on_probe(
+	'close-ok of no close',
+	sub { $_[0]->put(method(2, 20, 41)) },
+	qr/unexpected method 20\.41 on channel 2/);
+on_probe(
+	'declare-ok again',
+	sub { $_[0]->put(method(2, 40, 11)) },
+	qr/unexpected method 40\.11 on channel 2/);
+
+# The broker does not answer that the channel is closed: no probe can begin.
+on_probe(
+	'refusal, and no more answers',
+	sub {
+		my ($connection, $message) = @_;
+		$connection->put(method(2, 60, 120, pack('Q>C', 1, 0)));
+		$connection->deaf;
+	},
+	qr/no confirm within/);
+
 # What goes on without end, and with no reason to end the connection.
 misbehaviour(
 	'publish',
@@ -424,6 +484,22 @@ $hostile->wait_until(
 	qr/: 406 (\x{d0}\x{bf})+\?$/);
 $hostile->recover($refused, 'refused');
 pass('the error of a parked message is text');
+
+# A message that cqrs_park_held() has parked meanwhile is not parked again.
+$hostile->misbehave('publish: silence');
+my $both = $hostile->write_row;
+RabbitMQ->poll_until(sub { return $hostile->broker->hits > 0 }, 60)
+  or BAIL_OUT('the broker was not met');
+
+# Messages that are confirmed above the watermark are parked as well.
+my $nparked = $hostile->query(q{SELECT cqrs_park_held('item')});
+cmp_ok($nparked, '>=', 1, 'a message is parked');
+$hostile->misbehave('publish: channel.close 406');
+$hostile->wait_until('SELECT pending FROM cqrs.stats', qr/^0$/);
+is($hostile->query('SELECT count(*) FROM cqrs.parked'),
+	$nparked, 'a message is parked once');
+$hostile->recover($both, 'parked meanwhile');
+$hostile->check_alive;
 
 cmp_ok($met, '>=', 60, 'these are many') unless defined $only;
 

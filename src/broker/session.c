@@ -1,0 +1,160 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.c
+ *	  The connections to the broker of cqrs.url, one after another.
+ *
+ * Knows which host is tried next, and when.  What is sent and received, what
+ * is logged, and whether a connection is wanted, is the owner's business.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "base/guc.h"
+#include "base/timing.h"
+#include "base/url.h"
+#include "broker/session.h"
+#include "broker/socket.h"
+
+/* While another connection has the lease, attempts are made this often. */
+#define LEASE_INTERVAL_MS	2000
+
+static CqrsConnection *connect_to(CqrsSession *session, const char *url,
+								  CqrsConnectOptions *options,
+								  CqrsFailure *failure);
+
+CqrsSession *
+cqrs_session_create(void)
+{
+	return MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsSession));
+}
+
+bool
+cqrs_session_connect(CqrsSession *session, CqrsConnectOptions *options,
+					 CqrsFailure *failure)
+{
+	const char *url = cqrs_guc_url();
+
+	Assert(session->connection == NULL);
+	session->transport = cqrs_transport_of(url);
+	session->connection = connect_to(session, url, options, failure);
+	if (session->connection == NULL)
+		return false;
+	session->url = MemoryContextStrdup(TopMemoryContext, url);
+	session->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
+	session->leased = 0;
+	return true;
+}
+
+void
+cqrs_session_close(CqrsSession *session, bool politely)
+{
+	session->transport->close(session->connection, politely);
+	session->connection = NULL;
+	explicit_bzero(session->url, strlen(session->url));
+	pfree(session->url);
+	pfree(session->exchange);
+}
+
+long
+cqrs_session_wait_ms(const CqrsSession *session)
+{
+	return cqrs_until_ms(session->connect_at);
+}
+
+void
+cqrs_session_hurry(CqrsSession *session)
+{
+	session->connect_at = 0;
+}
+
+bool
+cqrs_session_reload(CqrsSession *session)
+{
+	const char *url = cqrs_guc_url();
+
+	session->connect_at = 0;
+	session->failures = 0;
+	return session->connection != NULL &&
+		(url == NULL || strcmp(url, session->url) != 0 ||
+		 strcmp(cqrs_exchange, session->exchange) != 0);
+}
+
+void
+cqrs_session_recover(CqrsSession *session)
+{
+	session->failures = 0;
+}
+
+void
+cqrs_session_put_off(CqrsSession *session, CqrsBlame blame, bool resolved)
+{
+	const char *url = cqrs_guc_url();
+	int			nhosts = url != NULL ? cqrs_url_hosts(url) : 1;
+
+	session->leased = 0;
+	if (resolved)
+		session->failures = 0;
+	session->connect_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									cqrs_backoff_ms(session->failures / nhosts));
+	if (!resolved)
+		session->failures++;
+	if (blame == CQRS_BLAME_TRANSPORT)
+		session->host = (session->host + 1) % nhosts;
+}
+
+/*
+ * The broker may not have noticed yet that our last connection is gone.  It
+ * takes a moment for that, or two intervals of the heartbeat when the
+ * connection was cut off; so attempts go on soon.
+ */
+int
+cqrs_session_refused(CqrsSession *session)
+{
+	if (session->leased++ == 0)
+		session->leased_at = GetCurrentTimestamp();
+	session->connect_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									Min(cqrs_backoff_ms(session->leased - 1),
+										LEASE_INTERVAL_MS));
+	return session->leased;
+}
+
+/* NULL on failure. */
+static CqrsConnection *
+connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
+		   CqrsFailure *failure)
+{
+	CqrsTlsOptions tls = {
+		.ca_file = cqrs_ssl_ca_file,
+		.cert_file = cqrs_ssl_cert_file,
+		.key_file = cqrs_ssl_key_file,
+		.verify = cqrs_ssl_verify
+	};
+	CqrsUrl		parsed;
+	CqrsConnection *connection = NULL;
+	char	   *buffer = pstrdup(url);
+	const char *reason;
+
+	options->url = &parsed;
+	options->exchange = cqrs_exchange;
+	options->heartbeat_s = cqrs_heartbeat_s;
+	options->connect_timeout_ms = cqrs_connect_timeout_ms;
+	options->tls = &tls;
+	if (cqrs_url_parse(buffer, session->host % cqrs_url_hosts(url), &parsed,
+					   &reason))
+		connection = session->transport->connect(options, failure);
+	else
+	{
+		failure->blame = CQRS_BLAME_TRANSPORT;
+		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
+				 reason);
+	}
+	/* Its parts may be a password. */
+	explicit_bzero(buffer, strlen(url));
+	pfree(buffer);
+	return connection;
+}

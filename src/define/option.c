@@ -1,0 +1,299 @@
+/*-------------------------------------------------------------------------
+ *
+ * option.c
+ *	  Typed options, as users give them.
+ *
+ * An option comes as an SQL argument or in a JSON object.  Both lead to the
+ * same value and the same check.  What an option means for a table is not
+ * checked here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/numeric.h"
+
+#include "define/function.h"
+#include "define/option.h"
+
+#define SECONDS_EXPECTED \
+	"a whole number of seconds up to 2147483647, 0 for none, or null"
+
+static int	find_option(const CqrsOptionTable *table, const char *name);
+static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
+static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
+static Datum json_seconds(const CqrsOptionInfo *info, Numeric number);
+static void type_error(const CqrsOptionInfo *info, const char *expected)
+			pg_attribute_noreturn();
+static Datum check_choice(const CqrsOptionInfo *info, const char *value);
+
+void
+cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
+				int option, NullableDatum argument)
+{
+	const CqrsOptionInfo *info = &table->infos[option];
+	NullableDatum *value = &values[option];
+
+	*value = argument;
+	switch (info->type)
+	{
+		case CQRS_TYPE_NAMES:
+			/* Names are checked against the table later, nulls here. */
+			if (!argument.isnull)
+				(void) cqrs_option_text_list(argument.value);
+			break;
+
+		case CQRS_TYPE_OBJECT:
+		case CQRS_TYPE_TEXT:
+			break;
+
+		case CQRS_TYPE_FUNCTION:
+			if (!argument.isnull)
+				value->value =
+					CStringGetTextDatum(cqrs_function_qualified_name(info->role,
+																	 DatumGetObjectId(argument.value)));
+			break;
+
+		case CQRS_TYPE_CHOICE:
+			value->value = check_choice(info, argument.isnull ? NULL :
+										TextDatumGetCString(argument.value));
+			value->isnull = false;
+			break;
+
+		case CQRS_TYPE_BOOL:
+			if (argument.isnull)
+				value->value = BoolGetDatum(info->default_bool);
+			value->isnull = false;
+			break;
+
+		case CQRS_TYPE_SECONDS:
+			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
+				type_error(info, SECONDS_EXPECTED);
+			break;
+	}
+	if (info->check != NULL && !value->isnull)
+		info->check(info->name, value->value);
+}
+
+void
+cqrs_option_set_json(const CqrsOptionTable *table, NullableDatum *values,
+					 Jsonb *options)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	int			option = 0;
+
+	if (!JB_ROOT_IS_OBJECT(options))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options must be a JSON object"),
+				 errdetail("They are an array or a scalar."),
+				 errhint("For example %s.", table->example)));
+
+	it = JsonbIteratorInit(&options->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			option = find_option(table, pnstrdup(value.val.string.val,
+												 value.val.string.len));
+		else if (token == WJB_VALUE)
+			cqrs_option_set(table, values, option,
+							from_json(&table->infos[option], &value));
+	}
+}
+
+/* The number of the option of that name. */
+static int
+find_option(const CqrsOptionTable *table, const char *name)
+{
+	StringInfoData valid;
+
+	for (int i = 0; i < table->noptions; i++)
+	{
+		if (strcmp(table->infos[i].name, name) == 0)
+			return i;
+	}
+
+	initStringInfo(&valid);
+	for (int i = 0; i < table->noptions; i++)
+		appendStringInfo(&valid, "%s%s", i > 0 ? ", " : "", table->infos[i].name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized option \"%s\"", name),
+			 errdetail("%s", table->where),
+			 errhint("Valid options are: %s.", valid.data)));
+}
+
+/* The SQL argument that a JSON value stands for. */
+static NullableDatum
+from_json(const CqrsOptionInfo *info, JsonbValue *value)
+{
+	NullableDatum result = {.isnull = value->type == jbvNull};
+	char	   *string = NULL;
+
+	if (result.isnull)
+		return result;
+	if (value->type == jbvString)
+		string = pnstrdup(value->val.string.val, value->val.string.len);
+
+	switch (info->type)
+	{
+		case CQRS_TYPE_NAMES:
+			result.value = cqrs_option_text_array(json_names(info, value));
+			break;
+
+		case CQRS_TYPE_OBJECT:
+			result.value = JsonbPGetDatum(JsonbValueToJsonb(value));
+			break;
+
+		case CQRS_TYPE_FUNCTION:
+			if (string == NULL)
+				type_error(info, "the name of a function, or null");
+			result.value = DirectFunctionCall1(regprocin,
+											   CStringGetDatum(string));
+			break;
+
+		case CQRS_TYPE_TEXT:
+		case CQRS_TYPE_CHOICE:
+			if (string == NULL)
+				type_error(info, "a string, or null");
+			result.value = CStringGetTextDatum(string);
+			break;
+
+		case CQRS_TYPE_BOOL:
+			if (value->type != jbvBool)
+				type_error(info, "true or false");
+			result.value = BoolGetDatum(value->val.boolean);
+			break;
+
+		case CQRS_TYPE_SECONDS:
+			if (value->type != jbvNumeric)
+				type_error(info, SECONDS_EXPECTED);
+			result.value = json_seconds(info, value->val.numeric);
+			break;
+	}
+	return result;
+}
+
+/* Names of columns from an array of JSON. */
+static List *
+json_names(const CqrsOptionInfo *info, JsonbValue *value)
+{
+	List	   *names = NIL;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	elem;
+
+	if (value->type != jbvBinary ||
+		!JsonContainerIsArray(value->val.binary.data))
+		type_error(info, "an array of column names, or null");
+
+	it = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &elem, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM)
+			continue;
+		if (elem.type != jbvString)
+			type_error(info, "an array of column names, or null");
+		names = lappend(names, pnstrdup(elem.val.string.val,
+										elem.val.string.len));
+	}
+	return names;
+}
+
+/* A number of seconds from a number of JSON. */
+static Datum
+json_seconds(const CqrsOptionInfo *info, Numeric number)
+{
+	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+															 NumericGetDatum(number)));
+	char	   *end;
+	long		value;
+
+	errno = 0;
+	value = strtol(digits, &end, 10);
+	if (errno != 0 || *end != '\0' || value < 0 || value > PG_INT32_MAX)
+		type_error(info, SECONDS_EXPECTED);
+	return Int32GetDatum((int32) value);
+}
+
+/* The value is of another type than the option. */
+static void
+type_error(const CqrsOptionInfo *info, const char *expected)
+{
+	cqrs_option_refuse(info->name, psprintf("It must be %s.", expected));
+}
+
+void
+cqrs_option_refuse(const char *name, const char *problem)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\"", name),
+			 errdetail("%s", problem),
+			 errhint("Null stands for the default.")));
+}
+
+/* The value of an option that has choices; NULL gives the default. */
+static Datum
+check_choice(const CqrsOptionInfo *info, const char *value)
+{
+	StringInfoData valid;
+
+	if (value == NULL)
+		return CStringGetTextDatum(info->choices[0]);
+
+	initStringInfo(&valid);
+	for (int i = 0; i < lengthof(info->choices) && info->choices[i] != NULL; i++)
+	{
+		if (strcmp(info->choices[i], value) == 0)
+			return CStringGetTextDatum(value);
+		appendStringInfo(&valid, "%s\"%s\"", i > 0 ? ", " : "",
+						 info->choices[i]);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\": \"%s\"", info->name, value),
+			 errdetail("It is none of the values that the option can have."),
+			 errhint("Valid values are: %s.", valid.data)));
+}
+
+List *
+cqrs_option_text_list(Datum array)
+{
+	List	   *list = NIL;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			nelems;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, &nulls, &nelems);
+	for (int i = 0; i < nelems; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("names of fields must not be null"),
+					 errdetail("Element %d of the array is.", i + 1),
+					 errhint("Name columns of the table, or use NULL in the place of the array.")));
+		list = lappend(list, TextDatumGetCString(elems[i]));
+	}
+	return list;
+}
+
+Datum
+cqrs_option_text_array(List *names)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * (list_length(names) + 1));
+	ListCell   *lc;
+	int			nelems = 0;
+
+	foreach(lc, names)
+		elems[nelems++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(elems, nelems, TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}

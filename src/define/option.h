@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * option.h
+ *	  Typed options, as users give them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_OPTION_H
+#define CQRS_OPTION_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+/* The types of options, and the SQL types of their values. */
+typedef enum CqrsOptionType
+{
+	CQRS_TYPE_NAMES,			/* text[] of columns */
+	CQRS_TYPE_OBJECT,			/* jsonb */
+	CQRS_TYPE_FUNCTION,			/* regproc, kept as its qualified name: text */
+	CQRS_TYPE_TEXT,
+	CQRS_TYPE_CHOICE,			/* text, one of some; the first by default */
+	CQRS_TYPE_BOOL,
+	CQRS_TYPE_SECONDS			/* integer */
+} CqrsOptionType;
+
+typedef struct CqrsOptionInfo
+{
+	const char *name;
+	CqrsOptionType type;
+	bool		default_bool;	/* CQRS_TYPE_BOOL */
+	const char *choices[3];		/* CQRS_TYPE_CHOICE */
+	const char *role;			/* CQRS_TYPE_FUNCTION: its name in messages */
+	void		(*check) (const char *name, Datum value);	/* NULL: none; the value
+															 * is not null */
+} CqrsOptionInfo;
+
+/* The options of one kind of object. */
+typedef struct CqrsOptionTable
+{
+	const CqrsOptionInfo *infos;
+	int			noptions;
+	const char *where;			/* which they are: a sentence */
+	const char *example;		/* JSON */
+} CqrsOptionTable;
+
+/*
+ * Set an option from an SQL argument; null gives the default.  Raises the error
+ * that a user is to see when the option cannot have that value.
+ */
+extern void cqrs_option_set(const CqrsOptionTable *table,
+							NullableDatum *values, int option,
+							NullableDatum argument);
+
+/* The same for all options that a JSON object names. */
+extern void cqrs_option_set_json(const CqrsOptionTable *table,
+								 NullableDatum *values, Jsonb *options);
+
+/* The error of a check: "problem", a sentence, says what a value must be. */
+extern void cqrs_option_refuse(const char *name, const char *problem)
+			pg_attribute_noreturn();
+
+/* A list of char * from a text[] without nulls, and back. */
+extern List *cqrs_option_text_list(Datum array);
+extern Datum cqrs_option_text_array(List *names);
+
+#endif							/* CQRS_OPTION_H */
