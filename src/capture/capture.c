@@ -1,16 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * capture.c
- *	  Triggers: where changes are seen.
+ *	  Triggers on the tables of masters: they note what a transaction changes.
  *
- * A row trigger does as little as it can: BEFORE UPDATE bumps cqrs_revision
- * and cqrs_updated and notes the version that is about to be replaced; AFTER
- * INSERT notes the new version, AFTER DELETE the deleted one.  Only the first
- * touch of a row by a transaction needs a note, and no list of rows is needed
- * to tell: a version that the transaction itself has made has been noted, or
- * comes from one that has.  Its xmin says so, and its command: what the
- * transaction has made before the table became a master, before cqrs_flush()
- * or by a rewrite of the table has not been noted (changeset.h, "since").
+ * A row trigger does as little as it can.  BEFORE UPDATE bumps cqrs_revision
+ * and cqrs_updated and notes the version that is about to be replaced.  AFTER
+ * INSERT notes the new version, AFTER DELETE the deleted one.
+ *
+ * Only the first touch of a row by a transaction needs a note.  A trigger
+ * recognises it by the xmin of the old version and needs no list of rows: a
+ * version that the transaction itself has made has been noted, or succeeds a
+ * version that has.  Some versions of the transaction's own have not been
+ * noted: those made before the table became a master, before cqrs_flush() or
+ * by a rewrite of the table.  A trigger recognises them by their command ids
+ * (changeset.h, "since").
  *
  * At the end of the transaction the notes become messages (commit.c,
  * resolve.c).
@@ -74,7 +77,7 @@ static HeapTuple bump(TriggerData *data, const CqrsRelation *relation,
 void
 cqrs_capture_begin_late(Relation rel)
 {
-	/* What is changed from now on is told apart by its command id. */
+	/* Later changes are recognised by their command ids. */
 	CommandCounterIncrement();
 	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_BORN, rel));
 	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_TOUCHED, rel));
@@ -138,7 +141,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 	}
 	else if (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
 	{
-		/* It was noted before the update that moves it. */
+		/* BEFORE UPDATE has noted the version. */
 	}
 	else if (may_be_first_touch(data))
 	{
@@ -147,7 +150,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 		CommandId	inserted = cqrs_changeset_get_target(target)->noted_by;
 
 		note_touch(data, relation, data->tg_trigtuple, NULL);
-		/* A trigger of the DELETE's may have given the key to a new row. */
+		/* A trigger may have given the deleted key to a new row. */
 		if (inserted > HeapTupleHeaderGetCmax(data->tg_trigtuple->t_data))
 			cqrs_changeset_get_target(touched_target(data))->keys_move = true;
 	}
@@ -192,8 +195,9 @@ check_truncate_allowed(Relation rel)
 }
 
 /*
- * BEFORE INSERT on the segments, enabled for replicas only: rows that logical
- * replication brings are another server's, which publishes them itself.
+ * BEFORE INSERT FOR EACH ROW on the segments, enabled with ENABLE REPLICA.  It
+ * discards rows that logical replication brings: the server that they come
+ * from publishes them itself.
  */
 Datum
 cqrs_trigger_discard(PG_FUNCTION_ARGS)
@@ -214,7 +218,7 @@ cqrs_flush(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(nmessages);
 }
 
-/* Check that a function is called as the trigger that it is made for. */
+/* Raise an error unless a function is called as its kind of trigger. */
 static TriggerData *
 trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
 {
@@ -245,8 +249,9 @@ any_produces(const CqrsRelation *relation)
 }
 
 /*
- * Whether the old version may not have been noted: it was not made by this
- * transaction, or it was but that proves nothing.
+ * Whether the old version may not have been noted.  If another transaction
+ * made it, it has not.  If this transaction made it, the command that did so
+ * decides (changeset.h, "since").
  */
 static bool
 may_be_first_touch(TriggerData *data)
@@ -258,9 +263,9 @@ may_be_first_touch(TriggerData *data)
 }
 
 /*
- * The target for touched rows.  In a file that this transaction has made,
- * versions that are older than the first command that a trigger fires for
- * come from the rewrite.
+ * The target for touched rows.  If this transaction has made the table's file,
+ * the rewrite made all versions that are older than the first command that a
+ * trigger fires for.
  */
 static uint16
 touched_target(TriggerData *data)
@@ -276,9 +281,9 @@ touched_target(TriggerData *data)
 }
 
 /*
- * Whether an update raises the revision: the first one of the row does, unless
- * all masters skip updates that leave their fields as they are.  Then it is
- * the first one that does not.
+ * Whether an update raises the revision.  The first update of a row in the
+ * transaction does.  If all masters skip updates that leave their fields as
+ * they are, the first update that changes one of their fields does instead.
  */
 static bool
 raises_revision(TriggerData *data, const CqrsRelation *relation,
@@ -313,9 +318,10 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 
 /*
  * Whether this transaction has raised the revision of a row that it has
- * touched, since cqrs_flush() if that was called: it is compared with that of
- * the versions before, which the index of the primary key still leads to.  A
- * row without one was born here.
+ * touched, since cqrs_flush() if that was called.  The revision is compared
+ * with the revisions of the versions that the transaction found, which the
+ * index of the primary key still leads to.  If there is no such version, the
+ * transaction has inserted the row.
  */
 static bool
 was_raised(TriggerData *data, const CqrsRelation *relation)
@@ -351,8 +357,8 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 }
 
 /*
- * Copy the header of the version that a scan has returned, as it is at one
- * moment: others may be locking the row.
+ * Copy the header of the version that a scan has returned, under the buffer's
+ * lock: other transactions may be locking the row.
  */
 static void
 copy_header(HeapTupleHeader header, SysScanDesc scan, HeapTuple tuple)
@@ -364,7 +370,7 @@ copy_header(HeapTupleHeader header, SysScanDesc scan, HeapTuple tuple)
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 }
 
-/* Note "old", about to become "new" or, where that is NULL, deleted. */
+/* Note "old", about to become "new", or to be deleted if "new" is NULL. */
 static void
 note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 		   HeapTuple new)
@@ -423,8 +429,8 @@ key_differs(Relation rel, const CqrsRelation *relation, HeapTuple a,
 }
 
 /*
- * Whether a row and its next version differ in any of some fields, those of ours
- * left aside.
+ * Whether a row and its next version differ in any of some fields, other than
+ * cqrs_revision and cqrs_updated.
  */
 static bool
 fields_differ(Relation rel, CqrsField *fields, int nfields,
@@ -443,7 +449,7 @@ fields_differ(Relation rel, CqrsField *fields, int nfields,
 
 		if (fields[i].ours)
 			continue;
-		/* It is computed after this trigger. */
+		/* PostgreSQL computes the column after this trigger. */
 		if (att->attgenerated != '\0')
 		{
 			if (cqrs_generated_differs(rel, fields, &fields[i], a, b))
@@ -459,9 +465,9 @@ fields_differ(Relation rel, CqrsField *fields, int nfields,
 }
 
 /*
- * The new version with its revision and time of change: with "raise" the
- * revision grows by one, and it never falls.  An application that raises the
- * revision by itself, as django-cqrs does, is left alone.
+ * The new version with its revision and time of change.  With "raise" the
+ * revision grows by one.  It never falls.  If an application raises the
+ * revision by itself, as django-cqrs does, its revision is kept.
  */
 static HeapTuple
 bump(TriggerData *data, const CqrsRelation *relation, bool raise)

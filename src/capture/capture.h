@@ -14,7 +14,7 @@
 
 /*
  * "rel" becomes a master's table in this transaction, which may have changed
- * some of its rows before.
+ * rows of the table before.
  */
 extern void cqrs_capture_begin_late(Relation rel);
 

@@ -4,11 +4,12 @@
  *	  The update chain of a row, from a version that was noted to the last.
  *
  * The walk is over the versions that the current transaction has made and not
- * taken back; cqrs_chain_lock() goes on over those of others.  No version on
- * the way can have been pruned: its predecessor was deleted by a transaction
- * that still runs, ours.  So one that is missing is an internal error.
+ * rolled back; cqrs_chain_lock() goes on over the versions of other
+ * transactions.  No version on the way can have been pruned, because the
+ * current transaction, which still runs, deleted its predecessor.  So a
+ * missing version is an internal error.
  *
- * The two ends of the chain followed last stay pinned, until another one is
+ * The two ends of the chain followed last stay pinned until another chain is
  * followed or the table is left; after an ERROR the resource owner unpins
  * them.  The notes of a statement lead from page to page in order, on both
  * ends, so that most reads find their page pinned.  A buffer is locked only
@@ -80,9 +81,10 @@ cqrs_chain_lock(Relation rel, ItemPointerData tid, TupleTableSlot *slot)
 	TM_Result	result;
 
 	/*
-	 * Not TUPLE_LOCK_FLAG_FIND_LAST_VERSION, which makes a row that was moved
-	 * to another partition an error.  The next version is there: whoever made
-	 * it has committed after our snapshot was taken.
+	 * Not TUPLE_LOCK_FLAG_FIND_LAST_VERSION, which raises an error for a row
+	 * that was moved to another partition.  The next version cannot have been
+	 * pruned: the transaction that made it has committed after our snapshot
+	 * was taken.
 	 */
 	while ((result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
 									  GetCurrentCommandId(true),
@@ -136,8 +138,8 @@ cqrs_chain_updated_by_us(HeapTupleHeader header)
 }
 
 /*
- * Pin the buffer of a version and describe it, giving up the one before.
- * "tid" may be part of what is given up.
+ * Pin the buffer of a version and describe it; unpin the version described
+ * before.  "tid" may point into "version".
  */
 static void
 read_version(Relation rel, CqrsVersion *version, ItemPointer tid)
@@ -180,7 +182,10 @@ release_version(CqrsVersion *version)
 	version->buffer = InvalidBuffer;
 }
 
-/* Whether a version has been passed; with "remember", it has from now on. */
+/*
+ * Whether a version has been passed.  With "remember" it counts as passed from
+ * now on.
+ */
 static bool
 look_up_seen(CqrsChain *chain, Relation rel, ItemPointer tid, bool remember)
 {

@@ -24,7 +24,9 @@ typedef enum CqrsFate
 	CQRS_FATE_MOVED				/* to another partition */
 } CqrsFate;
 
-/* A version of a row in a pinned buffer, and what this transaction did to it. */
+/*
+ * A version of a row in a pinned buffer, and what this transaction did to it
+ */
 typedef struct CqrsVersion
 {
 	Buffer		buffer;
@@ -55,9 +57,9 @@ extern CqrsFate cqrs_chain_follow(CqrsChain *chain, Relation rel,
 								  ItemPointer tid, bool remember);
 
 /*
- * Lock a row against writers, once those before us have ended, and put its
- * last version into the slot.  NULL when they have deleted it, or moved it to
- * another partition.
+ * Lock a row against writers, once earlier lockers have ended, and put its
+ * last version into the slot.  NULL if they have deleted the row or moved it
+ * to another partition.
  */
 extern HeapTuple cqrs_chain_lock(Relation rel, ItemPointerData tid,
 								 TupleTableSlot *slot);
@@ -65,14 +67,14 @@ extern HeapTuple cqrs_chain_lock(Relation rel, ItemPointerData tid,
 /* Unpin the versions; to be called before the table is closed. */
 extern void cqrs_chain_release(CqrsChain *chain);
 
-/* Whether a chain that was to be remembered has passed a version. */
+/* Whether a chain that was followed with "remember" has passed a version. */
 extern bool cqrs_chain_seen(CqrsChain *chain, Relation rel, ItemPointer tid);
 
 /* Forget all versions that were seen. */
 extern void cqrs_chain_forget(CqrsChain *chain);
 
 /*
- * Whether this transaction has updated or deleted a version, and not taken
+ * Whether this transaction has updated or deleted a version and not rolled
  * that back.  The caller holds the buffer's lock, or is in a scan.
  */
 extern bool cqrs_chain_updated_by_us(HeapTupleHeader header);

@@ -4,14 +4,16 @@
  *	  What the current transaction has touched: an append-only list of notes.
  *
  * A note is the place of a row's version, an index into the table of targets,
- * and the subtransaction that made it.  Subtransaction ids grow, so when one
- * fails its notes, and those of the subtransactions within it, are the tail of
- * the list.  Targets are not taken back; one without notes does no harm.
+ * and the subtransaction that made it.  Subtransaction ids grow.  So when a
+ * subtransaction fails, its notes, and the notes of the subtransactions within
+ * it, are the tail of the list.  Targets are not removed; a target without
+ * notes does no harm.
  *
  * Notes live in chunks that double in size, up to a limit, in a memory context
- * below TopTransactionContext: a transaction of one row takes one small chunk,
- * one of ten million about 120 MB.  The context goes with the transaction by
- * itself; cqrs_changeset_reset() only has to forget it.
+ * below TopTransactionContext.  A transaction of one row takes one small
+ * chunk, a transaction of ten million rows about 120 MB.  PostgreSQL deletes
+ * the context with the transaction; cqrs_changeset_reset() only has to forget
+ * it.
  *
  *-------------------------------------------------------------------------
  */
@@ -223,7 +225,7 @@ cqrs_changeset_all_done(void)
 	int			n = ntargets;
 	ListCell   *lc;
 
-	/* Rows that were born have been touched by nobody yet, but may be. */
+	/* Rows that were born have not been touched yet, but may be. */
 	for (int i = 0; i < n; i++)
 	{
 		if (targets[i].kind == CQRS_BORN)
@@ -338,7 +340,7 @@ next_note(CqrsWalk *walk)
 	return &chunk->notes[walk->index++];
 }
 
-/* Find for each target up to where its notes have been dealt with, and when. */
+/* For each target, find the position and command up to which it is done. */
 static void
 find_done(void)
 {

@@ -22,7 +22,7 @@ typedef enum CqrsNoteKind
 
 /*
  * What notes have in common: their kind, and a table and its file.  A note of
- * the kind CQRS_RESENT is for one master, and for one queue or all.
+ * the kind CQRS_RESENT is for one master, and for one queue or all queues.
  */
 typedef struct CqrsTarget
 {
@@ -58,13 +58,16 @@ extern bool cqrs_changeset_has_pending(void);
 /* Whether rows of a table have been noted and not been dealt with. */
 extern bool cqrs_changeset_has_notes(Oid relid);
 
-/* The same, but for rows that were born in this transaction. */
+/*
+ * Whether rows of a table have been noted and not been dealt with, other than
+ * rows that were born in this transaction.
+ */
 extern bool cqrs_changeset_has_known_notes(Oid relid);
 
 /*
- * Between these two nothing may be noted, nor frozen again: an attempt, by a
- * function that a hook calls, is an error.  The end of the transaction allows
- * it again, and so does the failure of the subtransaction.
+ * Between these two calls, cqrs_changeset_freeze() and anything that makes a
+ * note raise an error: a function that a hook calls may try.  The end of the
+ * transaction thaws, and so does the failure of the subtransaction.
  */
 extern void cqrs_changeset_freeze(void);
 extern void cqrs_changeset_thaw(void);
@@ -84,8 +87,8 @@ extern int	cqrs_changeset_ntargets(void);
 extern bool cqrs_changeset_keys_move(void);
 
 /*
- * Raise an error when the table has another file than the one that notes of a
- * target are of: they lead nowhere.
+ * Raise an error if the table's file is no longer the one that the notes of a
+ * target are of: such notes lead nowhere.
  */
 extern void cqrs_changeset_check_file(const CqrsTarget *target, Relation rel);
 
@@ -93,9 +96,9 @@ extern void cqrs_changeset_check_file(const CqrsTarget *target, Relation rel);
 extern void cqrs_changeset_note(uint16 target, ItemPointer tid);
 
 /*
- * Note that all earlier notes of a target have been dealt with, and that none
- * was made of versions that are older than the current command.  It is a note
- * itself, so that the failure of a subtransaction takes it back.
+ * Note that all earlier notes of a target have been dealt with, and that no
+ * version older than the current command has been noted.  This is a note
+ * itself, so that the failure of a subtransaction removes it.
  */
 extern void cqrs_changeset_note_done(uint16 target);
 
@@ -105,19 +108,23 @@ extern void cqrs_changeset_note_done(uint16 target);
  */
 extern void cqrs_changeset_begin(uint16 target, CommandId since);
 
-/* The same of all targets, except for the notes that are kept. */
+/*
+ * Note that all earlier notes of all targets have been dealt with, except for
+ * the notes that are kept.
+ */
 extern void cqrs_changeset_all_done(void);
 
 /*
- * Keep a note, whose row has not changed, while all are dealt with: where a
- * trigger calls cqrs_flush() the update that it was made for is still to come.
+ * Keep a note whose row has not changed, while all others are dealt with: if a
+ * trigger calls cqrs_flush(), the update that the note was made for is still
+ * to come.
  */
 extern void cqrs_changeset_keep(const CqrsNote *note);
 
 /* A subtransaction fails: drop what it and those within it have noted. */
 extern void cqrs_changeset_abort_sub(SubTransactionId subid);
 
-/* The transaction is over; its memory goes with it. */
+/* The transaction has ended; PostgreSQL frees the memory with it. */
 extern void cqrs_changeset_reset(void);
 
 /*

@@ -5,38 +5,38 @@
  *
  * Making messages can run users' functions and can fail.  PostgreSQL and other
  * extensions expect both while deferred triggers fire: portals are closed
- * afterwards, and what extensions do in their callbacks before a commit, like
- * postgres_fdw committing its remote transactions, comes later still.  So the
- * first note of a transaction queues an event of a deferred constraint trigger,
- * that of the table cqrs.at_commit.  The table stays empty; the event is of no
+ * afterwards, and callbacks of extensions before a commit run later still, for
+ * example to commit the remote transactions of postgres_fdw.  So the first
+ * note of a transaction queues an event of a deferred constraint trigger, the
+ * one of the table cqrs.at_commit.  The table stays empty; the event has no
  * row.
  *
- * Deferred triggers fire in the order of their events, in rounds: what they
- * queue themselves fires in the next round.  They may change masters, so ours
+ * Deferred triggers fire in the order of their events, in rounds: events that
+ * they queue fire in the next round.  They may change masters, so our trigger
  * has to be the last one.  When it fires it queues its event again, unless no
- * command has changed anything since it fired before.  In that case nothing is
+ * command has changed anything since it last fired.  In that case nothing is
  * left to fire: an event before ours has fired before it, and an event behind
- * ours was queued by a change that was made since.
+ * ours was queued by a change made since.
  *
  * SET CONSTRAINTS ALL IMMEDIATE fires our trigger as well, in the middle of a
- * transaction or of another deferred trigger, and has events that come later
- * fire when they are queued.  That is how it is recognised: ours is queued
- * again and fires at once.  Our trigger is then set to be deferred, as SET
- * CONSTRAINTS does, and the event is queued once more.  A savepoint takes both
- * back together with the command.
+ * transaction or of another deferred trigger.  From then on PostgreSQL fires
+ * events as soon as they are queued.  Our trigger recognises this case because
+ * its event, queued again, fires at once.  Our trigger is then set to be
+ * deferred, as SET CONSTRAINTS does, and the event is queued once more.  If a
+ * savepoint is rolled back, both are undone together with the command.
  *
- * The end of a transaction closes cursors WITH HOLD after the deferred triggers
- * have fired.  That reads their rows, functions in the query may change
- * masters, and deferred triggers fire once more.  Such changes get messages of
- * their own, as those after cqrs_flush() do.
+ * The end of a transaction closes cursors WITH HOLD after the deferred
+ * triggers have fired.  PostgreSQL reads their rows, functions in the query
+ * may change masters, and deferred triggers fire once more.  Such changes get
+ * messages of their own, as changes after cqrs_flush() do.
  *
- * After all this nothing fires any more.  Changes that a callback of another
- * extension makes before the commit (XACT_EVENT_PRE_COMMIT) are resolved in
- * our callback, as long as no function of a user takes part.  If one does, or
- * if our callback has been called already, the transaction fails, as it does
- * when such a callback fails.
+ * After that no trigger fires.  Changes that a callback of another extension
+ * makes before the commit (XACT_EVENT_PRE_COMMIT) are resolved in our
+ * callback, as long as no user's function takes part.  If one does, or if our
+ * callback has been called already, the transaction fails, as it does when
+ * such a callback fails.
  *
- * After the commit the publisher is woken; that cannot fail.
+ * The publisher is woken after the commit; that cannot fail.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,19 +71,19 @@ static Snapshot kept_snapshot = NULL;
 
 /*
  * The outermost subtransaction that has an event of ours in the queue, or
- * invalid.  When a subtransaction within that one fails, PostgreSQL takes back
- * that the event has fired in it.
+ * invalid.  If the event has fired in a subtransaction within that one, and
+ * that subtransaction fails, PostgreSQL has the event fire again.
  */
 static SubTransactionId scheduled_in = InvalidSubTransactionId;
 
-/* The next command when our trigger fired at the end of the transaction. */
+/* Command id after our trigger last fired at the end of the transaction. */
 static CommandId last_fired = InvalidCommandId;
 
-/* While an event is being queued: whether it has fired. */
+/* Whether an event is being queued, and whether it has fired meanwhile. */
 static bool queueing = false;
 static bool fired_at_once;
 
-/* Nothing can be made of changes any more. */
+/* Changes can no longer be resolved: an error is raised for them. */
 static bool closed = false;
 
 static bool queue(void);
@@ -145,8 +145,8 @@ cqrs_commit_has_unsent(void)
 }
 
 /*
- * AFTER INSERT FOR EACH ROW ON cqrs.at_commit, deferred.  A row that somebody
- * inserts there is ignored.
+ * AFTER INSERT FOR EACH ROW ON cqrs.at_commit, deferred.  If a user inserts a
+ * row there, it is ignored.
  */
 Datum
 cqrs_trigger_at_commit(PG_FUNCTION_ARGS)
@@ -173,7 +173,7 @@ cqrs_trigger_at_commit(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* An event of ours comes up: is it the last one of the transaction? */
+/* An event of ours fires at the end: resolve the notes if it is the last. */
 static void
 fire(void)
 {
@@ -196,8 +196,8 @@ fire(void)
 }
 
 /*
- * Queue an event, to be fired at the end of the transaction.  False when
- * triggers are not deferred at present; then ours has been made so.
+ * Queue an event, to be fired at the end of the transaction.  If triggers are
+ * not deferred at present, make our trigger deferred and return false.
  */
 static bool
 queue(void)
@@ -211,12 +211,12 @@ queue(void)
 }
 
 /*
- * Queue an event; false when it has fired at once instead.
+ * Queue an event.  False if it has fired at once.
  *
- * In a security-restricted operation (a function that REFRESH MATERIALIZED VIEW
- * calls, for example) PostgreSQL refuses deferred triggers, since they would
- * escape the restriction.  Ours runs users' functions under restrictions of its
- * own, whenever it fires.
+ * In a security-restricted operation (a function that REFRESH MATERIALIZED
+ * VIEW calls, for example) PostgreSQL refuses deferred triggers, since they
+ * would escape the restriction.  Our trigger sets its own restrictions before
+ * it calls users' functions, whenever it fires.
  */
 static bool
 queue_event(void)
@@ -243,7 +243,7 @@ queue_event(void)
 	GetUserIdAndSecContext(&role, &security);
 	SetUserIdAndSecContext(role, security & ~SECURITY_RESTRICTED_OPERATION);
 	AfterTriggerBeginQuery();
-	/* Without a WHEN of the trigger's, no executor state is needed. */
+	/* The trigger has no WHEN, so no executor state is needed. */
 	ExecARInsertTriggers(NULL, info, no_row, NIL, NULL);
 	AfterTriggerEndQuery(NULL);
 	SetUserIdAndSecContext(role, security);
@@ -256,7 +256,7 @@ queue_event(void)
 	return !fired_at_once;
 }
 
-/* Whether the table has the trigger that is to fire, whoever writes. */
+/* Whether the table has our trigger, with ENABLE ALWAYS. */
 static bool
 has_trigger(const TriggerDesc *triggers)
 {
@@ -271,8 +271,8 @@ has_trigger(const TriggerDesc *triggers)
 }
 
 /*
- * SET CONSTRAINTS cqrs.at_commit DEFERRED, which undoes what SET CONSTRAINTS
- * ALL IMMEDIATE is for our trigger.  The writer may lack rights on the schema.
+ * SET CONSTRAINTS cqrs.at_commit DEFERRED, which reverses SET CONSTRAINTS ALL
+ * IMMEDIATE for our trigger.  The writer may lack privileges on the schema.
  */
 static void
 set_deferred(void)
@@ -290,7 +290,7 @@ set_deferred(void)
 	SetUserIdAndSecContext(role, security);
 }
 
-/* Make the messages of all that has been noted. */
+/* Make the messages of all notes. */
 static void
 finish(bool late)
 {
@@ -328,7 +328,7 @@ at_transaction_end(XactEvent event, void *arg)
 				finish(true);
 			release_snapshot();
 			closed = true;
-			/* An event that has not fired will not do so any more. */
+			/* An event that has not fired by now does not fire. */
 			scheduled_in = InvalidSubTransactionId;
 			break;
 

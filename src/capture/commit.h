@@ -14,8 +14,8 @@
 extern void cqrs_commit_init(void);
 
 /*
- * Have the notes of this transaction resolved at its end.  Called with each
- * note; all but the first call in a transaction do nothing.
+ * Schedule the notes of this transaction to be resolved at its end.  Called
+ * with each note; all but the first call in a transaction do nothing.
  */
 extern void cqrs_commit_schedule(void);
 
@@ -28,7 +28,7 @@ extern void cqrs_commit_keep_snapshot(void);
 /* Whether the transaction has changes whose messages are not committed yet. */
 extern bool cqrs_commit_has_unsent(void);
 
-/* The transaction has written messages other than by what it has noted. */
+/* The transaction has written messages that were not made from notes. */
 extern void cqrs_commit_has_written(void);
 
 #endif							/* CQRS_COMMIT_H */

@@ -3,12 +3,13 @@
  * generated.c
  *	  Values of generated columns, before PostgreSQL has computed them.
  *
- * They are computed after the triggers before an UPDATE, one of which has to
- * know whether the row will change.  Where none of the columns that the
- * expression uses has changed, neither has its value; else it is computed here
- * as well, with the rights of the writer, as PostgreSQL is about to do.
+ * PostgreSQL computes generated columns after the BEFORE UPDATE triggers.
+ * Ours has to know whether the row will change.  If none of the columns that
+ * the expression uses has changed, its value has not either.  Otherwise the
+ * value is computed here as well, with the rights of the writer, as PostgreSQL
+ * is about to do.
  *
- * What is kept with the field is the expression as it is stored.  It is planned
+ * The field keeps the expression as it is stored.  The expression is planned
  * for each row, because functions that it calls may be replaced.
  *
  *-------------------------------------------------------------------------
@@ -30,7 +31,7 @@
 struct CqrsGenerated
 {
 	Node	   *expression;
-	Bitmapset  *columns;		/* that it uses, as pull_varattnos() has them */
+	Bitmapset  *columns;		/* used, as pull_varattnos() has them */
 };
 
 static struct CqrsGenerated *look_up(Relation rel, AttrNumber attnum);
@@ -90,7 +91,7 @@ any_differs(TupleDesc desc, Bitmapset *columns, HeapTuple a, HeapTuple b)
 		bool		a_null;
 		bool		b_null;
 
-		/* The table is the same; the whole row cannot be used. */
+		/* The whole row cannot be used, and tableoid is the same. */
 		if (attnum <= 0)
 			continue;
 		a_value = heap_getattr(a, attnum, desc, &a_null);

@@ -17,8 +17,8 @@
 
 /*
  * Whether a generated column will have another value in "new" than it has in
- * "old".  The field is one of an array that was allocated as a whole, at
- * "fields", and keeps what is found out about it.
+ * "old".  "field" is an element of the array "fields", which was allocated as
+ * a whole; it caches what is found out about the column.
  */
 extern bool cqrs_generated_differs(Relation rel, CqrsField *fields,
 								   CqrsField *field, HeapTuple old,

@@ -5,7 +5,7 @@
  *
  * Each note is the place of a version of a row.  From there the update chain
  * leads to the version that is live now, over the versions that this
- * transaction has made and not taken back (chain.c):
+ * transaction has made and not rolled back (chain.c):
  *
  *	  noted as		chain ends at				message
  *	  ------------	--------------------------	-----------------------------
@@ -23,19 +23,20 @@
  *
  * Versions noted for resending are kept by a registered snapshot (sync.c).
  *
- * Messages are in the order of first touches, with two exceptions.  Where keys
+ * Messages are in the order of first touches, with two exceptions.  If keys
  * may have passed from one row to another (a key was updated, or the primary
- * key is deferrable) all DELETEs of the table come before anything else, lest
- * the DELETE of a key follows the SAVE of its new owner.  And SYNCs come last,
- * lest one has the revision of a SAVE that follows.
+ * key is deferrable), all DELETEs of the table come first, so that no DELETE
+ * of a key follows the SAVE of its new owner.  SYNCs come last, so that none
+ * has the revision of a SAVE that follows.
  *
- * Where a version can have been noted twice (after a rewrite of the table the
- * xmin of a row no longer tells if it is new) all versions that a chain passed
- * are remembered, and notes of them are skipped.
+ * If a version can have been noted twice, all versions that a chain passed are
+ * remembered, and notes of remembered versions are skipped.  That is so after
+ * a rewrite of the table, since the xmin of a row no longer shows whether the
+ * row is new.
  *
  * Runs with an active snapshot, for toasted values and hooks.  Memory of one
- * row lives in a context that is reset for each note.  The versions of the row
- * at hand are pinned until the next note is followed or the table is left.
+ * row lives in a context that is reset for each note.  The versions of the
+ * current row are pinned until the next note is followed or the table is left.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,7 +64,7 @@
 #include "master/relation.h"
 #include "master/row.h"
 
-/* Which messages of tables where keys move are made. */
+/* What a pass over the notes makes. */
 typedef enum Pass
 {
 	PASS_ALL,
@@ -82,13 +83,13 @@ typedef struct Resolver
 	bool		flush;			/* changes may follow */
 	bool		late;			/* no function of a user may run */
 
-	/* The table at hand */
+	/* The current table */
 	int			target;			/* -1: none */
 	Relation	rel;			/* NULL: the table is gone */
 	CqrsRelation *relation;
 	CqrsRow		before;
 	CqrsRow		after;
-	CqrsChain	chain;			/* of the note at hand */
+	CqrsChain	chain;			/* of the current note */
 } Resolver;
 
 static void check_keys_settled(void);
@@ -133,7 +134,7 @@ cqrs_resolve_flush(void)
 	return nmessages;
 }
 
-/* What is changed from now on is recognised by its command id. */
+/* Later changes are recognised by their command ids. */
 static void
 set_done(void)
 {
@@ -142,8 +143,9 @@ set_done(void)
 }
 
 /*
- * With a primary key that is checked at commit, two rows may have one key for
- * the time being, and a message of one would be taken for the other's.
+ * If a primary key is checked at commit, two rows may have the same key until
+ * then, and replicas would take a message of one row for a message of the
+ * other.
  */
 static void
 check_keys_settled(void)
@@ -376,8 +378,8 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 }
 
 /*
- * Whether the version that was noted is still the last one of its row; then its
- * update may be still to come.
+ * Whether the version that was noted is still the last one of its row.  If so,
+ * its update may be still to come.
  */
 static bool
 keep_unchanged(Resolver *resolver, const CqrsNote *note)
@@ -391,7 +393,7 @@ keep_unchanged(Resolver *resolver, const CqrsNote *note)
 	return true;
 }
 
-/* The row is live: a SAVE, and before it perhaps the DELETE of its old key. */
+/* The row is live: a SAVE, and a DELETE before it if the key has changed. */
 static void
 resolve_change(Resolver *resolver, const CqrsNote *note)
 {
@@ -406,7 +408,7 @@ resolve_change(Resolver *resolver, const CqrsNote *note)
 	{
 		cqrs_row_set(&resolver->before, resolver->rel,
 					 &resolver->chain.noted.tuple);
-		/* A trigger after ours can take back all, the revision included. */
+		/* A trigger after ours can undo the change, the revision included. */
 		if (cqrs_row_same(resolver->rel, resolver->relation,
 						  &resolver->before, &resolver->after))
 			return;
@@ -425,13 +427,14 @@ resolve_change(Resolver *resolver, const CqrsNote *note)
 }
 
 /*
- * Replicas apply a SYNC whatever its revision, so it has to carry the last
- * state that anybody has committed, and nobody may commit another one before
- * us: take the row's lock, and follow what others have done to it meanwhile.
- * What this transaction itself has written is locked already.
+ * Replicas apply a SYNC whatever its revision is.  So a SYNC has to carry the
+ * last committed state, and no other transaction may commit a newer one before
+ * this one: take the row's lock, and follow the changes that other
+ * transactions have made meanwhile.  Rows that this transaction itself has
+ * written are locked already.
  *
  * All rows are locked before any message is made, and then a batch of ids is
- * drawn: the messages of those who have been waited for come first.
+ * drawn: the messages of the transactions that were waited for get lower ids.
  */
 static void
 resolve_resent(Resolver *resolver, const CqrsTarget *target)

@@ -3,18 +3,18 @@
  * truncate.c
  *	  Messages of the rows that TRUNCATE removes.
  *
- * Masters get a DELETE for each row that was there before the transaction, at
- * once, while the rows can still be read: TRUNCATE has the ACCESS EXCLUSIVE lock
- * that keeps others from adding to them.  What the transaction has changed
- * before is found by its notes, all else by a scan; versions that the notes lead
- * over are remembered, so that the scan passes over them.  All notes of the
- * table are marked as dealt with.
+ * Masters get a DELETE for each row that was there before the transaction.
+ * The messages are made at once, while the rows can still be read: TRUNCATE
+ * has the ACCESS EXCLUSIVE lock, so no other transaction can add rows.  Rows
+ * that the transaction has changed before are found by its notes, all others
+ * by a scan.  Versions that the notes lead over are remembered, and the scan
+ * skips them.  All notes of the table are marked as dealt with.
  *
- * Masters that ignore the TRUNCATE get what was changed before, as if the
- * transaction committed without it.
+ * Masters that ignore the TRUNCATE get the messages of earlier changes, as if
+ * the transaction committed without it.
  *
- * As at a commit (resolve.c), DELETEs come first where keys have moved, and
- * memory of one row lives in a context that is reset for each.
+ * As at a commit (resolve.c), DELETEs come first if keys have moved, and
+ * memory of one row lives in a context that is reset for each row.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +44,8 @@ typedef struct Truncation
 	CqrsRelation *relation;
 	CqrsRow		before;
 	CqrsRow		after;
-	CqrsChain	chain;			/* of the note at hand */
-	bool		deletes;		/* the messages that are made now */
+	CqrsChain	chain;			/* of the current note */
+	bool		deletes;		/* kinds of messages to make now */
 	bool		saves;
 } Truncation;
 
@@ -87,7 +87,7 @@ compose_all(Relation rel, CqrsRelation *relation)
 	Truncation *truncation = palloc0(sizeof(Truncation));
 	int64		nmessages;
 
-	/* TRUNCATE removes what is committed by now, whatever we could see. */
+	/* TRUNCATE removes committed rows, visible to our snapshot or not. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	truncation->row_context = AllocSetContextCreate(context, "cqrs row",
 													ALLOCSET_DEFAULT_SIZES);
@@ -118,8 +118,8 @@ compose_all(Relation rel, CqrsRelation *relation)
 }
 
 /*
- * What this transaction has already changed: rows that it has deleted are
- * gone before the TRUNCATE, rows that it has made need no DELETE.
+ * Rows that this transaction has already changed.  A row that it has updated
+ * or deleted gets its DELETE here; a row that it has inserted needs none.
  */
 static void
 walk_notes(Truncation *truncation, bool deletes, bool saves)
@@ -199,7 +199,7 @@ compose_truncated(Truncation *truncation, const CqrsRow *first,
 	}
 }
 
-/* What a change before the TRUNCATE is to masters that ignore it. */
+/* The message of a change before the TRUNCATE, for masters that ignore it. */
 static void
 compose_ignored(Truncation *truncation, CqrsNoteKind kind, CqrsFate fate)
 {

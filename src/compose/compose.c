@@ -3,26 +3,25 @@
  * compose.c
  *	  From what has become of a row to the messages of its masters.
  *
- * resolve.c says what has become of a row: changed, deleted, to be sent again.
- * Here each master of the table makes its message of that, or none: sync_when
- * is evaluated, the row serialized (instance_data.c), the hooks are called.
- * Messages go to the outbox in the order of the calls.
+ * resolve.c finds out what has become of a row: changed, deleted, to be sent
+ * again.  Here each master of the table makes its message of the row, or none:
+ * sync_when is evaluated, the row is serialized (instance_data.c), the hooks
+ * are called.  Messages go to the outbox in the order of the calls.
  *
  * A message is made in two steps, with a draft between them: start_draft()
- * finds out whether there is one, and makes instance_data; finish_draft()
- * makes what is derived from that.  A serializer that takes many rows at once
- * comes between the two: its drafts wait in a queue, and whatever is made
- * after them waits behind, until there are BATCH_ROWS of them, or the rows of
- * another table come.
+ * finds out whether there is a message, and makes instance_data;
+ * finish_draft() makes what is derived from instance_data.  A serializer that
+ * takes many rows at once runs between the two steps.  The drafts of its
+ * master wait in a queue, and all drafts made after them wait behind, until
+ * the queue has BATCH_ROWS drafts or the rows of another table begin.
  *
  * An error of a hook fails the transaction, unless the master has on_error
- * "park".  Then the hook runs in a subtransaction, and the message is parked
- * when it fails.  (Nothing is written within that subtransaction, since hooks
- * cannot, so it costs no transaction id.)  Errors that doom the transaction as
- * a whole are passed on.
+ * "park".  Then the hook runs in a subtransaction, and if it fails the message
+ * is parked.  (Hooks cannot write, so the subtransaction needs no transaction
+ * id.)  Errors that doom the whole transaction are rethrown.
  *
  * Memory: a draft that does not have to wait lives in the caller's context,
- * which is reset for each row; those that wait in "cqrs drafts".
+ * which is reset for each row; waiting drafts live in "cqrs drafts".
  *
  *-------------------------------------------------------------------------
  */
@@ -202,7 +201,7 @@ cqrs_compose_again(CqrsComposer *composer, const CqrsMessage *message)
 	write_message(composer, message);
 }
 
-/* Make the message of a master, if there is to be one. */
+/* Make the message of a master, if it has one. */
 static void
 compose(CqrsComposer *composer, CqrsMaster *master, CqrsSignal signal,
 		const char *queue, const CqrsRow *before, const CqrsRow *after)
@@ -238,7 +237,10 @@ compose(CqrsComposer *composer, CqrsMaster *master, CqrsSignal signal,
 	}
 }
 
-/* Do a step; false when it says so, or when it has failed and is parked. */
+/*
+ * Do a step.  False if the step returns false, or has failed and the message
+ * is parked.
+ */
 static bool
 attempt(CqrsComposer *composer, Draft *draft, Step step)
 {
@@ -253,7 +255,7 @@ attempt(CqrsComposer *composer, Draft *draft, Step step)
 	return result;
 }
 
-/* Do a step in a subtransaction; false and *error when it has failed. */
+/* Do a step in a subtransaction; if it fails, set *error and return false. */
 static bool
 attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
 {
@@ -298,8 +300,8 @@ make_draft(CqrsComposer *composer, Draft *draft)
 }
 
 /*
- * Find out whether there is a message, and serialize the row, unless that is
- * done for many rows at once.
+ * Find out whether there is a message, and serialize the row, unless the
+ * serializer takes many rows at once.
  */
 static bool
 start_draft(CqrsComposer *composer, Draft *draft)
@@ -351,8 +353,8 @@ serialize_fields(CqrsComposer *composer, Draft *draft)
 }
 
 /*
- * Until the caller pops it, errors have a context line that names the message,
- * as those of hooks have (hook.c).
+ * Add a context line that names the message to errors, as errors of hooks have
+ * it (hook.c), until the caller pops it.
  */
 static void
 push_context(ErrorContextCallback *callback, const CqrsMessage *message)
@@ -376,9 +378,9 @@ error_context(void *arg)
 }
 
 /*
- * Replicas can have the row when it matched in the state that they know.  One
- * that ends matching is deleted, too: that costs nothing and is what
- * django-cqrs looks at.
+ * Replicas can have the row if it matched sync_when in the state that they
+ * know.  A row whose last state matches is deleted as well: an unneeded DELETE
+ * does no harm, and django-cqrs looks at the last state.
  */
 static bool
 start_deleted(CqrsComposer *composer, Draft *draft)
@@ -477,8 +479,8 @@ flush_queue(CqrsComposer *composer)
 
 /*
  * Serialize the drafts that wait for the serializer of the same master as
- * "first", by one call.  When it fails and messages are parked, each is to be
- * serialized alone: only some may be at fault.
+ * "first", in one call.  If the call fails and messages are parked, mark each
+ * draft to be serialized alone: only some of the rows may be at fault.
  */
 static void
 serialize_waiting(CqrsComposer *composer, Draft *first)

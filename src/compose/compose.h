@@ -19,15 +19,15 @@ typedef struct CqrsComposer CqrsComposer;
 /* A composer writes to the outbox; it lives in the current context. */
 extern CqrsComposer *cqrs_composer_begin(void);
 
-/* Write out what waits, and give back how many messages were made. */
+/* Write the drafts that wait, and return how many messages were made. */
 extern int64 cqrs_composer_end(CqrsComposer *composer);
 
-/* Have all further messages get ids that nobody could draw before now. */
+/* Give all further messages ids that no transaction could draw before now. */
 extern void cqrs_composer_draw_batch(CqrsComposer *composer);
 
 /*
- * The table, or partition, whose rows come next, until leave().  Between the
- * two the rights are those of its owner, if it has hooks.
+ * The table, or partition, whose rows come next, until leave().  If it has
+ * hooks, its owner's rights are in effect between the two calls.
  */
 extern void cqrs_composer_enter(CqrsComposer *composer, Relation rel,
 								const CqrsRelation *relation);
@@ -46,7 +46,10 @@ extern void cqrs_compose_master_saved(CqrsComposer *composer,
 									  const CqrsRow *before,
 									  const CqrsRow *after);
 
-/* DELETE of the row that replicas know as *first and that ended as *last. */
+/*
+ * DELETE of the row that replicas know as *first and whose last state is
+ * *last.
+ */
 extern void cqrs_compose_deleted(CqrsComposer *composer, const CqrsRow *first,
 								 const CqrsRow *last);
 
@@ -56,11 +59,11 @@ extern void cqrs_compose_master_deleted(CqrsComposer *composer,
 										const CqrsRow *first,
 										const CqrsRow *last);
 
-/* SYNC of one master to one queue, or with NULL to all. */
+/* SYNC of one master to one queue, or to all queues if "queue" is NULL. */
 extern void cqrs_compose_resent(CqrsComposer *composer, CqrsMaster *master,
 								const char *queue, const CqrsRow *row);
 
-/* A message as it was made before, under a new id. */
+/* Write a message that was made before again, under a new id. */
 extern void cqrs_compose_again(CqrsComposer *composer,
 							   const CqrsMessage *message);
 

@@ -5,19 +5,18 @@
  *
  * They run while the transaction commits, under its active snapshot, with the
  * rights of the owner of the master's table and search_path "pg_catalog,
- * pg_temp": a writer with fewer rights gains nothing by what they do, and
- * objects of its own are not found by them.  The transaction is read-only
- * meanwhile, because a STABLE function can call a VOLATILE one that writes, and
- * what triggers note now comes too late.  Our own writes do not go through the
- * executor and are not affected.  The end of a subtransaction restores all of
- * that after an error.  An error in a function has a context line that names it
- * and the message; what becomes of it is compose.c's business.
+ * pg_temp".  So a writer with fewer rights gains nothing by them, and they do
+ * not find the writer's objects.  The transaction is read-only meanwhile,
+ * because a STABLE function can call a VOLATILE one that writes, and triggers
+ * can no longer note changes.  Our own writes do not go through the executor
+ * and are not affected.  After an error, the end of the subtransaction
+ * restores all these settings.  An error in a function gets a context line
+ * that names the function and the message; compose.c handles the error.
  *
- * Which functions these are, and what they must be like, is hooks.c's
- * business; what is here calls them.
+ * hooks.c finds these functions and checks them; this file calls them.
  *
  * Hooks get rows of the type of the table that was registered; the row of a
- * partition is converted when its columns lie differently.
+ * partition is converted if its columns are in another order.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +46,7 @@
 /* AMQP 0-9-1: the property correlation-id is a short string. */
 #define CORRELATION_ID_BYTES	255
 
-/* What an error is about, while a hook's arguments are made and it is called. */
+/* What an error context names while a hook is prepared and called. */
 typedef struct ErrorSubject
 {
 	ErrorContextCallback callback;
@@ -195,7 +194,7 @@ cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
 	pop_context(&error);
 }
 
-/* The same by one call for all rows. */
+/* The same in one call for all rows. */
 static void
 serialize_set(const CqrsHookSubject *subject, CqrsFunction *hook,
 			  HeapTuple *rows, int nrows, char **results)
@@ -242,7 +241,7 @@ cqrs_hook_delete_data(const CqrsHookSubject *subject, HeapTuple row)
 	if (isnull)
 		return NULL;
 
-	/* django-cqrs leaves out what Python takes for false. */
+	/* django-cqrs omits values that Python takes for false. */
 	data = DatumGetJsonbP(value);
 	if (!JB_ROOT_IS_SCALAR(data) && JB_ROOT_COUNT(data) == 0)
 		return NULL;
@@ -319,7 +318,7 @@ hooks_of(const CqrsHookSubject *subject)
 	return cqrs_hooks_of(subject->relation, subject->master);
 }
 
-/* Call a hook, which is not called when it is strict and an argument null. */
+/* Call a hook.  A strict hook is not called if an argument is null. */
 static Datum
 call(CqrsFunction *hook, NullableDatum *args, int nargs, bool *isnull)
 {
@@ -341,8 +340,9 @@ call(CqrsFunction *hook, NullableDatum *args, int nargs, bool *isnull)
 }
 
 /*
- * Until pop_context(), errors have a context line that names the hook, NULL for
- * sync_when, and the message; of "nrows" messages the subject is the first.
+ * Add a context line to errors, until pop_context().  It names the hook, NULL
+ * for sync_when, and the message.  Of "nrows" messages the subject is the
+ * first.
  */
 static void
 push_context(ErrorSubject *error, const char *hook,
@@ -475,7 +475,7 @@ serialized_object(CqrsFunction *hook, Datum value, bool isnull, bool is_jsonb)
 {
 	if (!isnull && is_jsonb && JB_ROOT_IS_OBJECT(DatumGetJsonbP(value)))
 	{
-		/* A serializer may begin with to_jsonb(row). */
+		/* A serializer may have started from to_jsonb(row). */
 		value = without_key(without_key(value, "cqrs_revision"),
 							"cqrs_updated");
 		return JsonbToCString(NULL, &DatumGetJsonbP(value)->root, -1);

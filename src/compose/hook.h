@@ -16,7 +16,7 @@
 #include "master/relation.h"
 #include "outbox/message.h"
 
-/* What hooks are called for; errors in them name it. */
+/* The message that hooks are called for; errors in hooks name it. */
 typedef struct CqrsHookSubject
 {
 	const CqrsRelation *relation;
@@ -39,7 +39,9 @@ typedef struct CqrsHookScope
 
 /*
  * Enter the scope in which rows of a table are serialized and its hooks are
- * called; the rights are the owner's where there are any, or in any case.  After an error the end of the (sub)transaction does the leaving.
+ * called.  The first function sets the owner's rights only if the table has
+ * hooks, the second one always.  After an error the end of the
+ * (sub)transaction leaves the scope.
  */
 extern void cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 							const CqrsRelation *relation);
@@ -50,10 +52,10 @@ extern void cqrs_hook_leave(CqrsHookScope *scope);
 /* Whether functions or expressions of users take part, for any master. */
 extern bool cqrs_hook_any(const CqrsRelation *relation);
 
-/* Raise the error that a user is to see when hooks of a master do not fit. */
+/* Raise an error if hooks of a master do not fit. */
 extern void cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master);
 
-/* The same for the functions of settings, where the master's table uses them. */
+/* The same for the functions of settings, if the master's table uses them. */
 extern void cqrs_hook_check_settings(const CqrsRelation *relation,
 									 const CqrsMaster *master);
 
@@ -67,11 +69,11 @@ extern bool cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row);
 extern bool cqrs_hook_is_set_wise(const CqrsRelation *relation,
 								  CqrsMaster *master);
 
-/* The objects, as JSON, that the serializer makes of rows, in results[]. */
+/* Serialize rows; sets results[] to the objects as JSON. */
 extern void cqrs_hook_serialize(const CqrsHookSubject *subject,
 								HeapTuple *rows, int nrows, char **results);
 
-/* The JSON that goes under "custom" of a DELETE, or NULL. */
+/* The JSON for "custom" of a DELETE, or NULL. */
 extern char *cqrs_hook_delete_data(const CqrsHookSubject *subject,
 								   HeapTuple row);
 

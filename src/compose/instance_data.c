@@ -3,8 +3,8 @@
  * instance_data.c
  *	  The instance_data of messages.
  *
- * Published fields or what a serializer makes of the row, and for a DELETE its
- * key; always with cqrs_revision and cqrs_updated.  Runs in the scope of
+ * Published fields or the result of a serializer, and for a DELETE the key;
+ * always with cqrs_revision and cqrs_updated.  Runs in the scope of
  * cqrs_hook_enter().  Results are in the caller's context.
  *
  *-------------------------------------------------------------------------
@@ -26,7 +26,7 @@
 static char *with_revision(Relation rel, const CqrsRelation *relation,
 						   HeapTuple row, const char *object);
 
-/* A serializer can read what the owner can, and the row may be made up. */
+/* A serializer has its owner's rights, and the caller can make up the row. */
 void
 cqrs_instance_check_owner(const CqrsRelation *relation,
 						  const CqrsMaster *master)
@@ -81,7 +81,7 @@ cqrs_instance_serialize(const CqrsHookSubject *subject, Relation rel,
 		results[i] = with_revision(rel, subject->relation, rows[i], results[i]);
 }
 
-/* django-cqrs calls the key "id" whatever its name is. */
+/* django-cqrs calls the key "id", whatever the name of the column is. */
 char *
 cqrs_instance_deleted(const CqrsHookSubject *subject, HeapTuple row,
 					  const CqrsRow *first, const CqrsRow *last)

@@ -15,31 +15,32 @@
 #include "master/row.h"
 
 /*
- * An error unless the user may see what the serializer of a master, if it has
- * one, makes of rows.
+ * Raise an error unless the user may see the result of the master's
+ * serializer, if it has one.
  */
 extern void cqrs_instance_check_owner(const CqrsRelation *relation,
 									  const CqrsMaster *master);
 
 /*
- * The instance_data of rows, as they are in messages of a master, in results[]:
- * for functions that show them, after the check above.
+ * The instance_data of rows in results[], as messages of a master have it.
+ * For functions that show instance_data; call cqrs_instance_check_owner()
+ * before.
  */
 extern void cqrs_instance_data(Relation rel, const CqrsRelation *relation,
 							   CqrsMaster *master, HeapTuple *rows, int nrows,
 							   char **results);
 
 /*
- * The same by the master's serializer, in one call for all rows if it takes
- * many; errors name the subject, which is the first row.
+ * The same, made by the master's serializer, in one call for all rows if it
+ * takes many at once.  Errors name the subject, which is the first row.
  */
 extern void cqrs_instance_serialize(const CqrsHookSubject *subject,
 									Relation rel, HeapTuple *rows, int nrows,
 									char **results);
 
 /*
- * That of a DELETE of the row that replicas know as *first and that ended as
- * *last; "row" is what hooks get.
+ * The instance_data of a DELETE of the row that replicas know as *first and
+ * whose last state is *last.  Hooks get "row".
  */
 extern char *cqrs_instance_deleted(const CqrsHookSubject *subject,
 								   HeapTuple row, const CqrsRow *first,

@@ -3,8 +3,8 @@
  * key_type.c
  *	  Whether keys of a type can be read back from the JSON of messages.
  *
- * Types are judged by their properties and not by a list of names, so that
- * those of later releases and of extensions are judged, too.  Parts of a type
+ * Types are judged by their properties and not by a list of names.  So types
+ * of later releases and of extensions are judged as well.  Parts of a type
  * count: elements, attributes, bounds.
  *
  *-------------------------------------------------------------------------
@@ -29,9 +29,9 @@ typedef enum Problem
 {
 	PROBLEM_NONE,
 	PROBLEM_UNSTABLE,			/* the text depends on more than the value */
-	PROBLEM_FUNCTION,			/* to read them could call a user's function */
+	PROBLEM_FUNCTION,			/* reading could call a user's function */
 	PROBLEM_DIMENSIONS,			/* an element looks like a dimension */
-	PROBLEM_OBJECT,				/* the JSON is no text of the type */
+	PROBLEM_OBJECT,				/* the JSON is not the type's text */
 	PROBLEM_INTERNAL,			/* a type for PostgreSQL's own use */
 	PROBLEM_VECTOR				/* an array with a lower bound of its own */
 } Problem;
@@ -86,8 +86,8 @@ cqrs_key_type_check(Relation rel, const CqrsRelation *relation)
 
 /*
  * "as_text": the value is part of one that is written as PostgreSQL's text, by
- * input and output functions.  "outer" are the row types that it is part of.
- * "part" is the type that is to blame.
+ * input and output functions.  "outer" are the row types that the value is
+ * part of.  *part is set to the type that has the problem.
  */
 static Problem
 problem_of(Oid type, bool as_text, List *outer, Oid *part)
@@ -189,8 +189,8 @@ problem_of_scalar(Oid base, bool as_text)
 }
 
 /*
- * Types whose functions depend on settings that serialize.c pins, and whose
- * text in that form is read alike under any settings.
+ * Whether serialize.c pins the settings that the type's output depends on, and
+ * the text in that form is read alike under any settings.
  */
 static bool
 text_is_pinned(Oid base)

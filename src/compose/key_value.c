@@ -5,14 +5,15 @@
  *
  * The inverse of value.c, for types that key_type.c accepts.
  *
- * JSON does not carry all of a value: infinite dates are the first and the last
- * that Python knows, arrays lose their lower bounds, and an attribute that is
- * the JSON null looks like one that is null.  Values that share their JSON lie
- * in a range of the type's order, whose ends are computed here: rows are looked
- * up between them, and compared by their JSON.
+ * JSON does not carry all of a value.  Infinite dates are written as the first
+ * and the last date that Python knows, arrays lose their lower bounds, and an
+ * attribute that is the JSON null looks like a null attribute.  Values that
+ * share their JSON lie in a range of the type's order.  The ends of the range
+ * are computed here: rows are looked up between them, and compared by their
+ * JSON.
  *
- * No function of a user's is called.  Keys are read with the rights of the
- * caller, who need not trust the owner of the table.
+ * No user's function is called.  Keys are read with the rights of the caller,
+ * who need not trust the owner of the table.
  *
  *-------------------------------------------------------------------------
  */
@@ -128,8 +129,8 @@ read_scalar(const JsonbValue *json, Oid base)
 }
 
 /*
- * An element is never written as an array, so that the arrays in the JSON are
- * the dimensions.
+ * An element is never written as an array, so the arrays in the JSON are the
+ * dimensions.
  */
 static Datum
 read_array(const JsonbValue *json, Oid base, Oid element)
@@ -297,7 +298,7 @@ extreme_timestamp(Timestamp time, bool highest)
 	return TimestampGetDatum(time);
 }
 
-/* Lower bounds count after the elements. */
+/* Arrays are ordered by their elements first, then by their lower bounds. */
 static Datum
 extreme_array(Datum value, bool highest)
 {
@@ -355,7 +356,7 @@ extreme_row(Datum value, bool highest)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
-/* An attribute that is null comes after all values, the JSON null included. */
+/* A null attribute sorts after all values, the JSON null included. */
 static void
 extreme_null(Datum *value, bool *isnull, bool highest)
 {

@@ -3,12 +3,12 @@
  * serialize.c
  *	  Rows as the JSON of messages.
  *
- * A master's format (keys already escaped, the way in which value.c writes each
- * column) is made at its first use and lives with the master in the cache of
- * relation.c.
+ * A master's format has the escaped keys and the way in which value.c writes
+ * each column.  It is made at its first use and lives with the master in the
+ * cache of relation.c.
  *
- * Output must not depend on the session.  Types whose text does depend on
- * settings are written with these pinned; the caller pins once for many rows.
+ * Output must not depend on the session.  Types whose text depends on settings
+ * are written with these settings pinned; the caller pins once for many rows.
  * Values may be toasted: callers have a snapshot.  Everything is allocated in
  * the caller's context.
  *
@@ -88,11 +88,11 @@ cqrs_serialize_pin_settings(void)
 	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
 		pin_setting("timezone", "UTC");
 
-	/* Not "C": what an amount is worth depends on where it was entered. */
+	/* Not "C": the worth of an amount depends on where it was entered. */
 	if (strcmp(GetConfigOption("lc_monetary", false, false), monetary) != 0)
 		pin_setting("lc_monetary", monetary);
 
-	/* Names of objects then have their schemas. */
+	/* So names of objects are written with their schemas. */
 	if (strcmp(namespace_search_path, search_path) != 0)
 		pin_setting("search_path", search_path);
 	return level;

@@ -30,15 +30,15 @@ extern void cqrs_serialize_row(StringInfo out, Relation rel,
 							   CqrsMaster *master, const CqrsRow *row);
 
 /*
- * Append the previous values of tracked fields as an object: of those that
- * differ between "before" and "after"; with "before" NULL (the row is new),
- * null for each one that is not null.
+ * Append the previous values of the tracked fields that differ between
+ * "before" and "after", as an object.  If "before" is NULL (the row is new),
+ * append null for each tracked field that is not null.
  */
 extern void cqrs_serialize_previous(StringInfo out, Relation rel,
 									CqrsMaster *master, const CqrsRow *before,
 									const CqrsRow *after);
 
-/* Append the primary key: its value, or an array when it has several columns. */
+/* Append the primary key: its value, or an array if it has several columns. */
 extern void cqrs_serialize_key(StringInfo out, Relation rel,
 							   const CqrsRelation *relation,
 							   const CqrsRow *row);

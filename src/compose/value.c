@@ -3,13 +3,12 @@
  * value.c
  *	  Values of columns as JSON.
  *
- * What each type becomes follows django-cqrs, so that its replicas read it:
+ * The form of each type follows django-cqrs, so that its replicas can read it:
  * docs/wire-format.md has the table.
  *
- * Output must not depend on the session: where the text of a type does depend
- * on settings, the caller has pinned them (serialize.c).  Values may be
- * toasted: callers have a snapshot.  Everything is allocated in the caller's
- * context.
+ * Output must not depend on the session: if the text of a type depends on
+ * settings, the caller has pinned them (serialize.c).  Values may be toasted:
+ * callers have a snapshot.  Everything is allocated in the caller's context.
  *
  *-------------------------------------------------------------------------
  */
@@ -249,7 +248,7 @@ text_is_fixed(Oid type)
 	}
 }
 
-/* Whether a type is the extension hstore's; if so, find its cast to JSON. */
+/* Whether a type is hstore of the extension; if so, find its cast to JSON. */
 static bool
 hstore_output(Oid type, FmgrInfo *output)
 {
@@ -280,7 +279,7 @@ hstore_output(Oid type, FmgrInfo *output)
 	return is_hstore;
 }
 
-/* A number that always shows to be a float; what JSON lacks as a string. */
+/* A number that always looks like a float; a string if JSON cannot have it. */
 static void
 append_float(StringInfo out, double value, bool single)
 {
@@ -314,7 +313,7 @@ append_numeric(StringInfo out, CqrsValueFormat *format, Datum value)
 		appendStringInfoString(out, text);
 }
 
-/* Infinite dates are the first and the last that Python knows. */
+/* Infinite dates become the first and the last date that Python knows. */
 static void
 append_date(StringInfo out, DateADT date)
 {
@@ -362,7 +361,7 @@ needs_escape(unsigned char c)
 	return (c < ' ') | (c == '"') | (c == '\\');
 }
 
-/* In blocks of a fixed size, which compilers make vectors of. */
+/* In blocks of a fixed size, which compilers can vectorize. */
 static bool
 needs_escapes(const char *string, int length)
 {
@@ -406,8 +405,9 @@ append_uuid(StringInfo out, Datum value)
 }
 
 /*
- * YYYY-MM-DD HH:MM:SS[.ffffff][+00:00], in UTC where there is a zone: six
- * digits or no fraction, as Python's str() of a datetime.
+ * YYYY-MM-DD HH:MM:SS[.ffffff][+00:00], in UTC if the type has a time zone.
+ * The fraction has six digits or is missing, as in Python's str() of a
+ * datetime.
  */
 static void
 append_timestamp(StringInfo out, Timestamp time, bool zone)
@@ -511,7 +511,7 @@ append_array_level(StringInfo out, CqrsValueFormat *element,
 	appendStringInfoChar(out, ']');
 }
 
-/* An object of the attributes.  Types may nest in a circle through arrays. */
+/* An object of the attributes.  Types may nest in a cycle through arrays. */
 static void
 append_composite(StringInfo out, Datum value)
 {

@@ -50,8 +50,8 @@ typedef struct CqrsValueFormat
 } CqrsValueFormat;
 
 /*
- * Decide how values of a type are written.  Domains are as their base types.
- * What the format points to lives in the current context.
+ * Decide how values of a type are written.  Domains are written as their base
+ * types.  The format's allocations are in the current context.
  */
 extern void cqrs_value_init(CqrsValueFormat *format, Oid type);
 
@@ -62,7 +62,7 @@ extern bool cqrs_value_uses_settings(const CqrsValueFormat *format);
 extern void cqrs_value_append(StringInfo out, CqrsValueFormat *format,
 							  Datum value);
 
-/* Append a point in time as cqrs_updated has it, without quotes. */
+/* Append a point in time in the form of cqrs_updated, without quotes. */
 extern void cqrs_value_append_timestamptz(StringInfo out, TimestampTz time);
 
 #endif							/* CQRS_VALUE_H */

@@ -61,8 +61,8 @@ typedef struct CqrsMaster
 } CqrsMaster;
 
 /*
- * A table that has masters, or a partition of one.  Numbers of columns are
- * those of the table itself, their order in messages is the root's.
+ * A table that has masters, or a partition of one.  Column numbers are those
+ * of the table itself; the order of columns in messages is the root's.
  */
 typedef struct CqrsRelation
 {
@@ -82,7 +82,7 @@ typedef struct CqrsRelation
 	List	   *masters;		/* of CqrsMaster, by cqrs_id */
 } CqrsRelation;
 
-/* Whether anything of the user's takes part in making a master's messages. */
+/* Whether users' functions or expressions take part in making messages. */
 static inline bool
 cqrs_master_has_hooks(const CqrsMaster *master)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * column_use.c
- *	  What the options of a master do with columns of its table.
+ *	  Which columns of its table the options of a master use.
  *
  * Works on the row of cqrs.master alone, which need not fit the table.
  *
@@ -111,7 +111,7 @@ rename_in_list(NullableDatum *option, const char *from, const char *to)
 	option->value = cqrs_option_text_array(names);
 }
 
-/* A published column keeps the key that it has had, be that its old name. */
+/* A published column keeps its key, even if the key is its old name. */
 static Datum
 rename_in_map(Datum map, const char *from, const char *to, bool publishes)
 {

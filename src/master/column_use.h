@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * column_use.h
- *	  What the options of a master do with columns of its table.
+ *	  Which columns of its table the options of a master use.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,8 +13,8 @@
 #include "master/master.h"
 
 /*
- * What a master does with a column, as a verb phrase; NULL when nothing: then
- * the column may go.
+ * How a master uses a column, as a verb phrase.  NULL if it does not: then the
+ * column may be dropped.
  */
 extern const char *cqrs_definition_use(const CqrsMasterRow *row,
 									   const char *name);
@@ -23,10 +23,12 @@ extern const char *cqrs_definition_use(const CqrsMasterRow *row,
 extern bool cqrs_definition_publishes(const CqrsMasterRow *row,
 									  const char *name);
 
-/* Whether it is cqrs_revision or cqrs_updated. */
+/* Whether a column is cqrs_revision or cqrs_updated. */
 extern bool cqrs_definition_is_own(const char *name);
 
-/* The key of a column in messages; "name" itself where no other is given. */
+/*
+ * The key of a column in messages: its name, unless "field_map" has another.
+ */
 extern const char *cqrs_definition_key(const CqrsMasterRow *row,
 									   const char *name);
 
@@ -34,7 +36,9 @@ extern const char *cqrs_definition_key(const CqrsMasterRow *row,
 extern bool cqrs_definition_condition_uses(const CqrsMasterRow *row,
 										   const char *name);
 
-/* Have a master name a renamed column anew, so that its messages stay. */
+/*
+ * Give a master the new name of a column, and keep its messages as they are.
+ */
 extern void cqrs_definition_rename(CqrsMasterRow *row, const char *from,
 								   const char *to);
 

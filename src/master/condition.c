@@ -3,10 +3,10 @@
  * condition.c
  *	  Boolean SQL expressions over the row of a table.
  *
- * Two uses: the filter of a function, which is only parsed here, so that it
- * can be put between parentheses in a query; and sync_when of a master, which
- * is compiled once in a session and then evaluated for row after row, in what
- * hook.c makes of the rights and the search_path.
+ * There are two kinds.  The filter of a function is only parsed here, so that
+ * it can be put between parentheses in a query.  sync_when of a master is
+ * compiled once in a session and then evaluated row by row, under the rights
+ * and the search_path that hook.c has set.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@ struct CqrsCondition
 	TupleTableSlot *slot;
 };
 
-/* While an expression is parsed: where errors in it point to. */
+/* While an expression is parsed: the text that error positions refer to. */
 typedef struct ParseContext
 {
 	ErrorContextCallback callback;
@@ -129,7 +129,7 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 	Node	   *expression = cqrs_condition_analyze(rel, text, what);
 	ParseContext context;
 
-	/* What is folded into constants may fail. */
+	/* Folding into constants evaluates functions, which may fail. */
 	enter_parsing(&context, text, what);
 	expression = (Node *) expression_planner((Expr *) expression);
 	leave_parsing(&context);
@@ -195,7 +195,7 @@ leave_parsing(const ParseContext *context)
 	error_context_stack = context->callback.previous;
 }
 
-/* Have an error point into the expression and not into the caller's query. */
+/* Make an error position point into the expression, not the caller's query. */
 static void
 parse_error_context(void *arg)
 {

@@ -18,8 +18,7 @@
 typedef struct CqrsCondition CqrsCondition;
 
 /*
- * Parse "text", which has to be one expression and nothing else.  "what" names
- * it in errors.
+ * Parse "text", which must be a single expression.  "what" names it in errors.
  */
 extern Node *cqrs_condition_parse(const char *text, const char *what);
 
@@ -28,22 +27,22 @@ extern bool cqrs_condition_names_column(const char *text, const char *what,
 										const char *column);
 
 /*
- * What the parser makes of an expression over rows of a table: an error when
- * it is not boolean, or is VOLATILE.  The table is open and locked.  Names are
- * looked up by the search_path of now.
+ * The parse tree of an expression over rows of a table.  Raises an error if
+ * the expression is not boolean, or is VOLATILE.  The table is open and
+ * locked.  Names are looked up by the current search_path.
  */
 extern Node *cqrs_condition_analyze(Relation rel, const char *text,
 									const char *what);
 
 /*
- * Compile an expression over rows of a table, whose row type "desc" has, in
- * the current context.  Names are looked up by the search_path of now.
+ * Compile an expression over rows of a table, whose row type is "desc", in the
+ * current context.  Names are looked up by the current search_path.
  */
 extern CqrsCondition *cqrs_condition_compile(Oid relid, TupleDesc desc,
 											 const char *text,
 											 const char *what);
 
-/* Whether a row fulfils it; NULL counts as false. */
+/* Whether a row satisfies a condition; NULL counts as false. */
 extern bool cqrs_condition_holds(CqrsCondition *condition, HeapTuple row);
 
 #endif							/* CQRS_CONDITION_H */

@@ -4,9 +4,10 @@
  *	  The columns that a master publishes and tracks.
  *
  * The options "fields", "tracked_fields" and "field_map" name columns by their
- * names.  Here they become numbers of columns and keys of messages.  Whatever
- * does not fit the table is an error, for the user who gives the option, or who
- * writes to a table that has been changed behind our back.
+ * names.  Here the names become column numbers and keys of messages.  If an
+ * option does not fit the table, an error is raised: to the user who sets the
+ * option, or to the writer if the table was changed without the extension's
+ * knowledge.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,9 +44,9 @@ cqrs_fields_resolve(Relation rel, Relation root, const CqrsRelation *relation,
 }
 
 /*
- * The published fields: all columns in their order, or the chosen ones in the
- * order of the columns with cqrs_revision and cqrs_updated at the end unless
- * they were chosen, too.
+ * The published fields: all columns in their order, or the chosen columns in
+ * the table's order.  cqrs_revision and cqrs_updated follow at the end, unless
+ * they were chosen.
  */
 static void
 resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
@@ -190,7 +191,7 @@ check_names(Relation rel, const char *option, List *names)
 	}
 }
 
-/* Replicas tell fields apart by their keys. */
+/* Replicas distinguish fields by their keys. */
 static void
 check_keys(const CqrsMaster *master)
 {
@@ -211,7 +212,9 @@ check_keys(const CqrsMaster *master)
 	}
 }
 
-/* PostgreSQL 18 has columns that are computed when they are read. */
+/*
+ * PostgreSQL 18 and later have columns that are computed when they are read.
+ */
 static void
 check_stored(Relation rel, AttrNumber attnum)
 {

@@ -16,9 +16,9 @@
 #include "master/master.h"
 
 /*
- * Fill in the fields and the tracked fields of *master, which is "row" resolved
- * for a table or a partition of it; the order is that of the root's columns.
- * An error when they do not fit.  Allocates in the current context.
+ * Fill in the fields and the tracked fields of *master, from "row", for a
+ * table or a partition of it; the order is that of the root's columns.  Raises
+ * an error if they do not fit.  Allocates in the current context.
  */
 extern void cqrs_fields_resolve(Relation rel, Relation root,
 								const CqrsRelation *relation,

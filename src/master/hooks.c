@@ -3,17 +3,17 @@
  * hooks.c
  *	  Users' functions that take part in making messages, looked up.
  *
- * What the name of a function stands for is looked up once, and again after any change in
- * pg_proc.  The hooks of a master are kept with it in the cache of relation.c,
- * those of settings here.
+ * The name of a function is looked up once, and again after any change in
+ * pg_proc.  The hooks of a master are kept with the master in the cache of
+ * relation.c, the functions of settings here.
  *
- * They have to be STABLE or IMMUTABLE, which is what they are called for; that
- * they do not write is ensured while they run (hook.c).  They have to
- * have one of some exact signatures, and the owner of the table has to be
- * allowed to call them.
+ * Hooks must be STABLE or IMMUTABLE.  hook.c ensures that they do not write
+ * while they run.  They must have one of some exact signatures, and the owner
+ * of the table must be allowed to call them.
  *
- * A result that is kept is put together in the caller's memory context and
- * moved to where it stays when it is complete: an error leaves the last one.
+ * A cached result is built in the caller's memory context, and moved to its
+ * final context when it is complete: after an error the previous result
+ * remains.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +61,7 @@ cqrs_hooks_of(const CqrsRelation *relation, CqrsMaster *master)
 	if (hooks != NULL && hooks->generation == cqrs_function_generation())
 		return hooks;
 
-	/* What is looked up and folded here stays for all who come after. */
+	/* Later callers reuse what is looked up and folded here. */
 	if (cqrs_master_has_hooks(master) &&
 		(GetUserId() != relation->owner || !InSecurityRestrictedOperation()))
 		elog(ERROR, "hooks of master \"%s\" are looked up without the rights of its owner",
@@ -76,7 +76,7 @@ cqrs_hooks_of(const CqrsRelation *relation, CqrsMaster *master)
 	look_up_hooks(relation, master, hooks);
 	MemoryContextSwitchTo(caller);
 
-	/* A call further up the stack may still use the old ones. */
+	/* A caller further up the stack may still use the old hooks. */
 	if (master->hooks != NULL)
 		MemoryContextSetParent(master->hooks->context, TopTransactionContext);
 	MemoryContextSetParent(context, GetMemoryChunkContext(master));
@@ -137,8 +137,8 @@ look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 }
 
 /*
- * Look up the function of an option; returns which of the signatures that it
- * can have it has.
+ * Look up the function of an option; returns the index of its signature among
+ * the signatures that the option allows.
  */
 static int
 find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
@@ -176,7 +176,7 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 	MemoryContext caller;
 	CqrsFunction hook;
 
-	/* Before the lookup, which a change may interrupt. */
+	/* Before the lookup: a change during the lookup must invalidate it. */
 	uint64		generation = cqrs_function_generation();
 	CqrsFunctionKind kind = {
 		.role = role,

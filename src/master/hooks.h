@@ -27,8 +27,8 @@ typedef struct CqrsHooks
 } CqrsHooks;
 
 /*
- * The hooks of a master, looked up anew if any function has changed; an error
- * when one does not fit.  Valid until the next call for the master.
+ * The hooks of a master, looked up anew if any function has changed.  Raises
+ * an error if one does not fit.  Valid until the next call for the master.
  */
 extern struct CqrsHooks *cqrs_hooks_of(const CqrsRelation *relation,
 									   CqrsMaster *master);
@@ -40,8 +40,8 @@ extern CqrsFunction *cqrs_hooks_meta_setting(Oid owner);
 extern CqrsFunction *cqrs_hooks_correlation_setting(Oid owner);
 
 /*
- * Raise the error that a user is to see when the function of an option does
- * not fit a table that was registered and its owner.
+ * Raise an error if the function of an option does not fit a registered table
+ * and its owner.
  */
 extern void cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
 							 Oid owner);

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * loaded.c
- *	  Masters that come with a dump.
+ *	  Masters that the session restores from a dump.
  *
- * pg_restore --data-only loads the rows of cqrs.master and those of the user's
- * tables into a database that has the triggers already, in an order that
- * depends on the names of schemas.  Rows that are loaded are no changes.  So a
- * session that writes a master by COPY or INSERT is taken for one that
- * restores: for the rest of it, that master sends nothing.  Our own functions
+ * pg_restore --data-only loads the rows of cqrs.master and of the users'
+ * tables into a database that has the triggers already.  The order depends on
+ * the names of schemas.  Restored rows are not changes.  So if a session
+ * writes a master by COPY or INSERT, it is taken for a restore: until the
+ * session ends, that master sends none of its changes.  Our own functions
  * write to cqrs.master directly, which fires no trigger (master.c).
  *
  *-------------------------------------------------------------------------
@@ -40,7 +40,9 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 	Oid			relid;
 	bool		isnull;
 
-	/* On a table of his own, a writer would stop publishing by it. */
+	/*
+	 * Otherwise a trigger on another table could stop the writer's messages.
+	 */
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
@@ -61,7 +63,7 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(caller);
 	}
 
-	/* Sessions that know the table as one without masters. */
+	/* Other sessions may have cached that the table has no masters. */
 	relid = DatumGetObjectId(SPI_getbinval(data->tg_trigtuple, desc,
 										   SPI_fnumber(desc, "relation"),
 										   &isnull));

@@ -3,11 +3,12 @@
  * master.c
  *	  The rows of cqrs.master: what users have registered, by name.
  *
- * Read and written directly, as system catalogs are, so that no rights on the
- * table are needed or given: callers (register.c) have checked what the user
- * may do.  Who writes holds a lock on the master's table that keeps writers
- * and other changes of its masters out; the unique index on cqrs_id settles
- * races for a name.
+ * Rows are read and written directly, as in system catalogs, so that no
+ * privileges on cqrs.master are needed or granted: callers (register.c) have
+ * checked what the user may do.  A caller that writes holds a lock on the
+ * master's table that conflicts with writers and with other changes of its
+ * masters.  If two sessions use the same name, the unique index on cqrs_id
+ * decides.
  *
  *-------------------------------------------------------------------------
  */

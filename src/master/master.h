@@ -39,7 +39,7 @@ typedef enum CqrsOption
 
 #define CQRS_NOPTIONS	(CQRS_OPTION_REPLICATION + 1)
 
-/* A row of cqrs.master: values of the types that options.c gives to them. */
+/* A row of cqrs.master: values of the types that options.c defines. */
 typedef struct CqrsMasterRow
 {
 	char	   *cqrs_id;
@@ -48,12 +48,12 @@ typedef struct CqrsMasterRow
 } CqrsMasterRow;
 
 /*
- * The cqrs_id that is an argument of a function which is not STRICT: an error
- * when it is null.
+ * The cqrs_id that is an argument of a function which is not STRICT.  Raises
+ * an error if it is null.
  */
 extern char *cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg);
 
-/* The values of options in the types of C: NULL, NIL and -1 for null. */
+/* The values of options as C types: NULL, NIL and -1 for null. */
 extern char *cqrs_master_text(const CqrsMasterRow *row, CqrsOption option);
 extern List *cqrs_master_names(const CqrsMasterRow *row, CqrsOption option);
 extern int	cqrs_master_int(const CqrsMasterRow *row, CqrsOption option);
@@ -65,7 +65,7 @@ extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
 extern bool cqrs_master_has_name(List *names, const char *name);
 
 /*
- * The master of that name, in the current context.  When there is none: NULL
+ * The master of that name, in the current context.  If there is none: NULL
  * with missing_ok, an error without.
  */
 extern CqrsMasterRow *cqrs_master_read(const char *cqrs_id, bool missing_ok);
@@ -73,7 +73,7 @@ extern CqrsMasterRow *cqrs_master_read(const char *cqrs_id, bool missing_ok);
 /* All masters of a table, or of all tables (InvalidOid), ordered by cqrs_id. */
 extern List *cqrs_master_read_all(Oid relid);
 
-/* Write a master: a new row, or in the place of the one with its name. */
+/* Write a master: as a new row, or replace the row with its name. */
 extern void cqrs_master_insert(const CqrsMasterRow *row);
 extern void cqrs_master_update(const CqrsMasterRow *row);
 extern void cqrs_master_delete(const char *cqrs_id);

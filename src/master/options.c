@@ -3,9 +3,9 @@
  * options.c
  *	  The options of masters.
  *
- * One entry for each option: its name, its type, and what else a value has to
- * fulfil.  What an option means for a table is checked when the master is
- * bound to it (relation.c, hooks.c).
+ * One entry for each option: its name, its type, and a further check of its
+ * value.  Whether an option fits a table is checked when the master is bound
+ * to the table (relation.c, hooks.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +61,7 @@ cqrs_options_role(CqrsOption option)
 	return infos[option].role;
 }
 
-/* The names themselves are checked against the table. */
+/* The names are checked against the table elsewhere (fields.c). */
 static void
 check_fields(const char *name, Datum value)
 {
@@ -93,7 +93,7 @@ check_routing_key(const char *name, Datum value)
 									CQRS_SHORTSTR_BYTES));
 }
 
-/* A text as the protocol has it. */
+/* A text in the encoding of the protocol, UTF-8. */
 static char *
 utf8_of(Datum value)
 {

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * relation.c
- *	  Masters, as a backend knows them.
+ *	  The backend's cache of tables and their masters.
  *
  * Masters are rows of cqrs.master, which names columns and functions by their
- * names so that a dump restores them.  A backend keeps them resolved in a
- * hash table by table.  Who changes a master holds a lock on the table that
- * conflicts with writers, and sends an invalidation of the table's relcache
- * entry; so the definition cannot change under a transaction that has written
- * to the table.
+ * names so that a dump restores them.  A backend keeps resolved masters in a
+ * hash table, by table.  A session that changes a master holds a lock on the
+ * table that conflicts with writers, and sends an invalidation of the table's
+ * relcache entry.  So the definition cannot change under a transaction that
+ * has written to the table.
  *
  * An entry is rebuilt when it is looked up and found invalid.  Its old
  * contents live on until the end of the transaction, since a caller further up
@@ -68,8 +68,9 @@ make_cache(void)
 }
 
 /*
- * get_partition_ancestors() has no parent of one that is being detached.  What
- * a transaction has changed there before it is to be published.
+ * get_partition_ancestors() does not return the parent of a partition that is
+ * being detached.  Changes that a transaction has made there before the detach
+ * must be published.
  */
 Oid
 cqrs_catalog_root(Oid relid)
@@ -164,7 +165,7 @@ cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
 	table_close(root, AccessShareLock);
 }
 
-/* Relcache callback: nothing may be freed or looked up here. */
+/* Relcache callback, which must not free or look up anything. */
 static void
 invalidate(Datum arg, Oid relid)
 {
@@ -270,9 +271,10 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 }
 
 /*
- * Read the masters of a table and resolve them.  The old contents go with the
- * transaction.  An error leaves the entry invalid.  No lock is kept: whoever
- * needs one has taken it, and anybody can have a master looked up.
+ * Read the masters of a table and resolve them.  The old contents live until
+ * the end of the transaction.  An error leaves the entry invalid.  No lock is
+ * kept: callers that need one have taken it, and any user can look up a
+ * master.
  */
 static void
 build_relation(CqrsRelation *entry)
@@ -290,11 +292,11 @@ build_relation(CqrsRelation *entry)
 	fresh.context = context;
 
 	rel = table_open(entry->relid, AccessShareLock);
-	/* Taken back by an invalidation that arrives while this goes on. */
+	/* An invalidation that arrives meanwhile resets this. */
 	entry->valid = true;
 	PG_TRY();
 	{
-		/* For invalidate(). */
+		/* invalidate() reads the root meanwhile. */
 		fresh.root = entry->root = cqrs_catalog_root(RelationGetRelid(rel));
 		rows = cqrs_catalog_objects(true) == NULL ? NIL :
 			cqrs_master_read_all(fresh.root);
@@ -318,8 +320,8 @@ build_relation(CqrsRelation *entry)
 }
 
 /*
- * The number of a column that has to be there with that type and not null, and
- * that has to be free to be written to.
+ * The number of a column, which must exist with that type, be NOT NULL, and be
+ * writable.
  */
 static AttrNumber
 require_column(Relation rel, const char *name, Oid type)

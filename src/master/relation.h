@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * relation.h
- *	  Masters, as a backend knows them.
+ *	  The backend's cache of tables and their masters.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,41 +19,42 @@
 #include "master/master.h"
 
 /*
- * The masters of a table, NULL when it has none.  What is returned stays
- * valid until the end of the transaction.
+ * The masters of a table, NULL if it has none.  The result stays valid until
+ * the end of the transaction.
  */
 extern CqrsRelation *cqrs_catalog_relation(Oid relid);
 
 /*
- * The topmost table of the partition tree that a table is in, also where it is
- * being detached by DETACH ... CONCURRENTLY; else the table itself.
+ * The topmost table of the partition tree that a table is in, even while the
+ * table is being detached by DETACH ... CONCURRENTLY; otherwise the table
+ * itself.
  */
 extern Oid	cqrs_catalog_root(Oid relid);
 
-/* Scan keys for the index of the primary key: where it is that of a row. */
+/* Scan keys for the index of the primary key, which match the key of a row. */
 extern ScanKeyData *cqrs_catalog_key_scan(Relation rel,
 										  const CqrsRelation *relation,
 										  HeapTuple row);
 
 /*
- * The master of that name, and its table; an error when there is none.  The
- * caller has a lock on the table, or does not look at its columns.
+ * The master of that name, and its table.  Raises an error if there is none.
+ * The caller has a lock on the table, or does not use its columns.
  */
 extern CqrsMaster *cqrs_catalog_master(const char *cqrs_id,
 									   CqrsRelation **relation);
 
 /*
- * Open and lock the table of a master, and only then look up the master, so
- * that the two fit.
+ * Open and lock the table of a master, and look up the master only then, so
+ * that the master fits the table.
  */
 extern Relation cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock,
 								  CqrsRelation **relation,
 								  CqrsMaster **master);
 
 /*
- * Resolve masters against their table, or a partition of it: raises the error
- * that a user is to see when they do not fit.  "rows" are CqrsMasterRow.
- * Allocates in the current context.
+ * Resolve masters against their table, or a partition of it.  Raises an error
+ * if they do not fit.  "rows" are CqrsMasterRow.  Allocates in the current
+ * context.
  */
 extern void cqrs_catalog_resolve(Relation rel, List *rows,
 								 CqrsRelation *relation);

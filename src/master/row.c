@@ -3,9 +3,8 @@
  * row.c
  *	  Versions of rows, taken apart and compared.
  *
- * Values are the same when their images are: nobody cares here for what the
- * operator of a type takes for equal, since it would hide changes that
- * messages show.
+ * Values are the same if their binary images are.  A type's equality operator
+ * is not used, since it may hide changes that messages show.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,7 +76,7 @@ bool
 cqrs_row_same(Relation rel, const CqrsRelation *relation,
 			  const CqrsRow *before, const CqrsRow *after)
 {
-	/* Differs as a rule, and saves us the rest. */
+	/* The revision usually differs; then no other column is compared. */
 	if (!cqrs_row_same_column(rel, relation->revision, before, after))
 		return false;
 	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)

@@ -30,8 +30,8 @@ extern void cqrs_row_init(CqrsRow *row, Relation rel);
 extern void cqrs_row_set(CqrsRow *row, Relation rel, HeapTuple tuple);
 
 /*
- * An error unless key, cqrs_revision and cqrs_updated are there, in a row that
- * does not come out of the table.
+ * Raise an error unless the key, cqrs_revision and cqrs_updated are not null,
+ * in a row that was not read from the table.
  */
 extern void cqrs_row_check(Relation rel, const CqrsRelation *relation,
 						   const CqrsRow *row);
@@ -40,15 +40,17 @@ extern void cqrs_row_check(Relation rel, const CqrsRelation *relation,
 extern bool cqrs_row_same_column(Relation rel, AttrNumber attnum,
 								 const CqrsRow *before, const CqrsRow *after);
 
-/* Whether they are the same in all columns. */
+/* Whether two versions of a row are the same in all columns. */
 extern bool cqrs_row_same(Relation rel, const CqrsRelation *relation,
 						  const CqrsRow *before, const CqrsRow *after);
 
-/* Whether their primary keys are the same. */
+/* Whether the primary keys of two versions are the same. */
 extern bool cqrs_row_same_key(Relation rel, const CqrsRelation *relation,
 							  const CqrsRow *before, const CqrsRow *after);
 
-/* Whether their published fields are the same, apart from our own. */
+/*
+ * Whether published fields are the same, cqrs_revision and cqrs_updated aside.
+ */
 extern bool cqrs_row_same_fields(Relation rel, const CqrsMaster *master,
 								 const CqrsRow *before, const CqrsRow *after);
 

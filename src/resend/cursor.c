@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.c
- *	  The rows of a master one after the other.
+ *	  The rows of a master, one after the other.
  *
  * For functions that return or write something for each row of a table, in
  * memory that does not depend on its size.  The query runs with the caller's
- * rights, row security included.  Between two calls of a set-returning
- * function others run, and functions of the master's owner run for each row;
- * what they can do does not reach the query (query.c), nor the definition of
- * the master, which is a copy.
+ * rights, row security included.  Other functions run between two calls of a
+ * set-returning function, and functions of the master's owner run for each
+ * row.  Neither can reach the query (query.c) or the definition of the master,
+ * which is a copy.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +28,7 @@
 #include "resend/cursor.h"
 #include "resend/sync.h"
 
-/* Who takes instance_data. */
+/* The callback that takes instance_data, and its argument. */
 typedef struct DataTaker
 {
 	CqrsStreamData take;
@@ -49,7 +49,7 @@ cqrs_stream_begin(const char *cqrs_id)
 
 	stream->rel = cqrs_catalog_open(cqrs_id, AccessShareLock, &relation,
 									&stream->master);
-	/* What it points to stays until the end of the transaction. */
+	/* The copy's pointers are valid until the end of the transaction. */
 	stream->relation = palloc(sizeof(CqrsRelation));
 	*stream->relation = *relation;
 	cqrs_row_init(&stream->row, stream->rel);
@@ -65,7 +65,7 @@ cqrs_stream_query(CqrsStream *stream, const char *query)
 	stream->query = cqrs_query_begin(query, 0, NULL, NULL);
 }
 
-/* The query has the caller's rights, so it runs outside of the hooks' scope. */
+/* The query has the caller's rights, so it runs outside the scope of hooks. */
 uint64
 cqrs_stream_fetch(CqrsStream *stream, uint64 count, CqrsStreamRow take,
 				  void *arg)

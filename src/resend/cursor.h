@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cursor.h
- *	  The rows of a master one after the other.
+ *	  The rows of a master, one after the other.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +25,7 @@ typedef struct CqrsStream
 	Relation	rel;
 	CqrsRelation *relation;		/* as it was at the beginning */
 	CqrsMaster *master;
-	CqrsRow		row;			/* for what the caller makes of a row */
+	CqrsRow		row;			/* room for the caller's current row */
 	CqrsQuery  *query;			/* NULL: not begun */
 	MemoryContext row_context;	/* current while a row is dealt with, and
 								 * reset afterwards */
@@ -41,7 +41,7 @@ extern CqrsStream *cqrs_stream_begin(const char *cqrs_id);
 extern void cqrs_stream_query(CqrsStream *stream, const char *query);
 
 /*
- * Give up to "count" rows to "take", with settings pinned.  Returns how many
+ * Pass up to "count" rows to "take", with settings pinned.  Returns how many
  * there were, 0 at the end.
  */
 extern uint64 cqrs_stream_fetch(CqrsStream *stream, uint64 count,
@@ -56,20 +56,20 @@ typedef void (*CqrsStreamData) (CqrsStream *stream, const char *data,
 extern uint64 cqrs_stream_fetch_data(CqrsStream *stream, uint64 count,
 									 CqrsStreamData take, void *arg);
 
-/* Whether the row that was set matches sync_when; while rows are dealt with. */
+/* Whether the row that was set matches sync_when.  Called from "take" only. */
 extern bool cqrs_stream_matches(CqrsStream *stream);
 
 extern void cqrs_stream_end(CqrsStream *stream);
 
 /*
- * End the stream when the set-returning function of "fcinfo" is left before
- * its end; and at its end, do so now.
+ * attach: end the stream if the set-returning function of "fcinfo" is left
+ * before its end.  detach: end the stream now, at the end of the function.
  */
 extern void cqrs_stream_attach(CqrsStream *stream, FunctionCallInfo fcinfo);
 extern void cqrs_stream_detach(CqrsStream *stream, FunctionCallInfo fcinfo);
 
 /*
- * Ways to deal with a row: the query for all of it, and it taken apart; the
+ * The query for whole rows, and the function that takes such a row apart; the
  * same for primary key and revision alone, of rows that match a filter.
  */
 extern char *cqrs_stream_row_query(CqrsStream *stream, const char *filter);

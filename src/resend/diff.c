@@ -3,8 +3,8 @@
  * diff.c
  *	  The streams by which master and replica compare their rows.
  *
- * They are those of django-cqrs's commands (docs/wire-format.md), lines of text
- * that are piped from one side to the other and back:
+ * The streams are those of django-cqrs's commands (docs/wire-format.md): lines
+ * of text that are piped from one side to the other and back:
  *
  *	  cqrs_diff_master			[key, revision] of each row, for the replica's
  *								cqrs_diff_replica
@@ -43,7 +43,7 @@ PG_FUNCTION_INFO_V1(cqrs_deleted_diff_master);
 /* Rows that are fetched at once. */
 #define FETCH_ROWS	1000
 
-/* How a replica without a queue of its own answers. */
+/* The queue in the answer of a replica that has no queue of its own. */
 #define NO_QUEUE	"None"
 
 /* cqrs_diff_master() in progress */
@@ -52,14 +52,14 @@ typedef struct DiffMaster
 	CqrsStream *stream;
 	int64		batch;			/* pairs on a line */
 	StringInfoData line;
-	int64		npairs;			/* on it so far */
+	int64		npairs;			/* on the line so far */
 	bool		begun;			/* the first line has been returned */
 } DiffMaster;
 
 /* The lines of a diff that have been read. */
 typedef struct DiffLines
 {
-	List	   *lines;			/* of char *, as they came */
+	List	   *lines;			/* of char *, unchanged */
 	char	   *cqrs_id;
 	char	   *queue;			/* or NULL */
 } DiffLines;
@@ -129,7 +129,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 	}
 	if (!diff->begun)
 	{
-		/* Only when there are rows; what was read of them comes next. */
+		/* The first line comes only if there are rows; the rows follow. */
 		diff->begun = true;
 		SRF_RETURN_NEXT(context,
 						CStringGetTextDatum(header_line(diff->stream->master->cqrs_id)));
@@ -139,7 +139,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 	SRF_RETURN_NEXT(context, PointerGetDatum(line));
 }
 
-/* Make the next line, which is empty; it stays so at the end. */
+/* Fill the line, which is empty; at the end it stays empty. */
 static void
 fill_line(DiffMaster *diff)
 {
@@ -264,7 +264,7 @@ cqrs_deleted_diff_master(PG_FUNCTION_ARGS)
 }
 
 /*
- * The first line as it came, and for each other one the keys that the table
+ * The first line unchanged, and for each other line the keys that the table
  * does not have, unless it has all.
  */
 static List *
@@ -288,8 +288,8 @@ missing_keys(const DiffLines *lines)
 	answer = lappend(answer, pstrdup(linitial(lines->lines)));
 
 	/*
-	 * The replica may have got a row after an older snapshot of this
-	 * transaction was taken: such a row is not gone.
+	 * A replica may have received a row that an older snapshot of this
+	 * transaction does not see: such a row is not gone.
 	 */
 	PushActiveSnapshot(GetLatestSnapshot());
 	for (int i = 1; i < list_length(lines->lines); i++)
@@ -325,7 +325,7 @@ missing_keys(const DiffLines *lines)
 	return answer;
 }
 
-/* A row that is only hidden would be taken for deleted. */
+/* Refuse row security: a hidden row would be taken for deleted. */
 static void
 check_no_row_security(Relation rel)
 {
@@ -342,8 +342,8 @@ check_no_row_security(Relation rel)
 
 /*
  * Take the lines of a diff apart: the first one is "cqrs_id,time", or
- * "cqrs_id,time,queue".  White space at the end of a line does not count, nor
- * do empty lines at the end.
+ * "cqrs_id,time,queue".  White space at the end of a line and empty lines at
+ * the end are ignored.
  */
 static DiffLines
 read_lines(ArrayType *array, bool with_queue)
@@ -387,7 +387,7 @@ read_lines(ArrayType *array, bool with_queue)
 	return result;
 }
 
-/* End a line before its last comma, and return what comes after that. */
+/* Cut a line at its last comma, and return the part after the comma. */
 static char *
 cut_last(char *line)
 {
@@ -399,7 +399,7 @@ cut_last(char *line)
 	return comma + 1;
 }
 
-/* The keys of a line, or NULL when it is empty. */
+/* The keys of a line, or NULL if it is empty. */
 static Jsonb *
 keys_of_line(const char *line, int number, Relation rel,
 			 const CqrsRelation *relation)

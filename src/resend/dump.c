@@ -4,11 +4,11 @@
  *	  cqrs_bulk_dump: the rows of a master as django-cqrs's cqrs_bulk_load
  *	  reads them, as rows or into a file on the server.
  *
- * The file is written under another name in the same directory and gets its
- * own when it is complete and on disk.  Where an existing file must not be
- * overwritten, the name is taken first, by an empty file, so that of several
- * dumps to one name only one begins.  Whatever ends the dump early removes
- * both files.
+ * The file is written under another name in the same directory, and renamed
+ * when it is complete and on disk.  If an existing file must not be
+ * overwritten, an empty file reserves the name first, so that of several dumps
+ * to one name only one begins.  If the dump ends early for any reason, both
+ * files are removed.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +46,7 @@ typedef struct Dump
 	text	   *lines[FETCH_ROWS];	/* read ahead */
 	int			nlines;
 	int			next;
-	MemoryContext lines_context;	/* reset with each reading */
+	MemoryContext lines_context;	/* reset before each read */
 } Dump;
 
 /* cqrs_bulk_dump(cqrs_id, filename) in progress */
@@ -54,7 +54,7 @@ typedef struct DumpFile
 {
 	const char *name;
 	char	   *temporary;
-	bool		reserved;		/* the name is taken by an empty file of ours */
+	bool		reserved;		/* an empty file of ours reserves the name */
 	bool		created;		/* the temporary file exists */
 	int			fd;
 	StringInfoData buffer;
@@ -179,7 +179,7 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	file.temporary = psprintf("%s.cqrs_%d", name, MyProcPid);
 	file.fd = -1;
 
-	/* A session that is terminated ends by FATAL. */
+	/* A session that is terminated ends by FATAL, which skips PG_CATCH(). */
 	PG_ENSURE_ERROR_CLEANUP(remove_files, PointerGetDatum(&file));
 	{
 		create_files(&file, overwrite);
@@ -212,7 +212,7 @@ check_file_name(const char *name)
 				 errhint("Name another file.")));
 }
 
-/* Write all rows, and the line before them. */
+/* Write the first line and all rows. */
 static int64
 write_rows(CqrsStream *stream, DumpFile *file)
 {

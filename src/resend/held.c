@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * held.c
- *	  cqrs_park_held: messages of a master whose route does not work, parked.
+ *	  cqrs_park_held: parks the messages of a held master.
  *
- * A message keeps the exchange and the routing key that its master had.  Where
- * these can never work, the publisher holds the master (hold.c), and nothing
- * moves on until its messages are out of the way.  Here they are copied to
- * cqrs.parked, from where cqrs_retry_parked() sends the rows by the route that
- * the master has now.  The publisher passes over what is parked when it tries
- * the master again (reader.c).
+ * A message keeps the exchange and the routing key that its master had when it
+ * was made.  If these can never work, the publisher holds the master (hold.c),
+ * and the master stays held until its messages are out of the way.  Here they
+ * are copied to cqrs.parked, from where cqrs_retry_parked() sends the rows
+ * with the exchange and routing key that the master has now.  The publisher
+ * skips parked messages when it tries the master again (reader.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -50,8 +50,9 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 	relid = check_may_park(cqrs_id);
 
 	/*
-	 * Two calls at a time would park twice.  By table, as cqrs_retry_parked()
-	 * does, so that an owner keeps nobody else from parking.
+	 * Two concurrent calls would park a message twice.  The lock is per
+	 * table, as in cqrs_retry_parked(), so that an owner cannot block owners
+	 * of other tables.
 	 */
 	parked = table_open(cqrs_catalog_objects(false)->parked, RowExclusiveLock);
 	LockDatabaseObject(RelationGetRelid(parked), relid, 0,
@@ -66,8 +67,9 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 }
 
 /*
- * The owner of the table may, and a superuser also where only messages are left
- * of the master.  Returns the table's OID, or InvalidOid.
+ * Check that the user may park messages of a master: the owner of the table
+ * may, and a superuser may even if the master is gone and only its messages
+ * are left.  Returns the table's OID, or InvalidOid.
  */
 static Oid
 check_may_park(const char *cqrs_id)
@@ -80,7 +82,7 @@ check_may_park(const char *cqrs_id)
 	return row != NULL ? row->relid : InvalidOid;
 }
 
-/* Park what is pending of a master and not parked yet; returns their number. */
+/* Park pending messages of a master that are not parked; returns how many. */
 static int64
 park_all(const char *cqrs_id)
 {

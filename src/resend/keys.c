@@ -3,15 +3,15 @@
  * keys.c
  *	  Primary keys as JSON, back to rows.
  *
- * Keys come as messages have them: a value, or an array where the primary key
- * has several columns.  They become rows of typed columns, which a query reads
- * like a transition table and which find the table's rows by operators of their
- * types; so one query does for many keys, and can use the index of the primary
- * key.  Operators are named with their schemas, since queries run with the
- * caller's search_path.
+ * Keys have the form that they have in messages: a value, or an array if the
+ * primary key has several columns.  They become rows of typed columns, which a
+ * query reads like a transition table and compares with the table's rows by
+ * operators of their types.  So one query serves many keys, and can use the
+ * index of the primary key.  Operators are named with their schemas, since
+ * queries run with the caller's search_path.
  *
- * Where values that differ can have the same JSON (key_value.c), the rows of
- * all of them are found.
+ * If different values can have the same JSON (key_value.c), the rows of all
+ * these values are found.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,10 +34,10 @@
 #include "compose/key_value.h"
 #include "resend/keys.h"
 
-/* What queries call the keys. */
+/* The name of the keys in queries. */
 #define KEYS_NAME	"cqrs_keys"
 
-/* Their columns: the key and its number, and three for each of its columns. */
+/* Columns of the keys: the key and its number, and three per key column. */
 #define COLUMNS_OF_KEY		2
 #define COLUMNS_PER_COLUMN	3
 
@@ -228,8 +228,9 @@ row_column(Form_pg_attribute att)
 }
 
 /*
- * In the range of values that have the same JSON, those that do.  What is equal
- * is found as well, be it by a collation for which different texts are equal.
+ * The rows in the range of values that have the same JSON: those whose value
+ * has this JSON, and those whose value is equal, since a collation may take
+ * different texts for equal.
  */
 static void
 append_between(StringInfo out, Form_pg_attribute att, int i)
@@ -271,9 +272,9 @@ cqrs_keys_columns(const CqrsRelation *relation)
 }
 
 /*
- * A comparison of rows is what an index serves best, but it takes operators by
- * one name in one schema.  The other form is right for all of them, and reads
- * all rows with the same first column again.
+ * A row comparison uses an index best, but its operators must have one name in
+ * one schema.  The other form works for all operators, but reads all rows with
+ * the same first column again.
  */
 char *
 cqrs_keys_above(Relation rel, const CqrsRelation *relation)
@@ -347,7 +348,7 @@ append_above(StringInfo out, Relation rel, const CqrsRelation *relation, int i)
 	}
 }
 
-/* "left >= right", by the operator "<": the planner knows its negator. */
+/* "left >= right", as NOT "<": the planner knows the negator of "<". */
 static void
 append_not_below(StringInfo out, const char *left, Form_pg_attribute att,
 				 const char *right)
@@ -359,8 +360,8 @@ append_not_below(StringInfo out, const char *left, Form_pg_attribute att,
 }
 
 /*
- * Both sides are cast to what the operator takes.  generate_operator_clause()
- * would cast to anyarray, too, which is an error where the column has a length.
+ * Cast both sides to the operator's input types.  generate_operator_clause()
+ * would cast to anyarray, too, which is an error if the column has a length.
  */
 static void
 append_comparison(StringInfo out, const char *left, Form_pg_attribute att,
@@ -384,7 +385,7 @@ append_comparison(StringInfo out, const char *left, Form_pg_attribute att,
 	ReleaseSysCache(tuple);
 }
 
-/* Without its length, which is 1 by default for some types. */
+/* The type without its length, which is 1 by default for some types. */
 static char *
 type_name(Oid type)
 {

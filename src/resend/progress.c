@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * progress.c
- *	  How far a long command is: for cqrs.progress_sync, and as notices.
+ *	  Progress of long commands: for cqrs.progress_sync, and as notices.
  *
  * PostgreSQL has no kind of command for extensions in its progress reports.
- * That of COPY is used, whose view shows rows and bytes as well; parameters
- * that COPY leaves alone say what it really is.  PostgreSQL itself ends the
- * report when the command fails or the session ends.
+ * The kind of COPY is used, whose view shows rows and bytes as well;
+ * parameters that COPY does not set hold the real kind.  PostgreSQL itself
+ * ends the report when the command fails or the session ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +21,7 @@
 
 #include "resend/progress.h"
 
-/* cqrs--1.0.sql has these numbers, plus one. */
+/* cqrs--1.0.sql has these numbers, plus one */
 #define PARAM_MAGIC		16
 #define PARAM_KIND		17
 #define PARAM_ESTIMATE	18
@@ -95,7 +95,7 @@ tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
 
 	initStringInfo(&text);
 	appendStringInfo(&text, INT64_FORMAT " rows", progress->rows);
-	/* More rows than estimated: nothing is known about the rest. */
+	/* With more rows than estimated, nothing is known about the rest. */
 	if (progress->rows < progress->estimate)
 	{
 		appendStringInfo(&text, " of about %.0f (%.0f %%)", progress->estimate,
@@ -114,7 +114,7 @@ tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
 	pfree(text.data);
 }
 
-/* Never 0, since it is divided by. */
+/* Never 0, since callers divide by it. */
 static double
 seconds_since(TimestampTz begin)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * progress.h
- *	  How far a long command is: for cqrs.progress_sync, and as notices.
+ *	  Progress of long commands: for cqrs.progress_sync, and as notices.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +33,7 @@ typedef struct CqrsProgress
 	TimestampTz told_at;		/* when the last notice was given */
 } CqrsProgress;
 
-/* Notices are given this often at the most. */
+/* Shortest time between two notices. */
 #define CQRS_PROGRESS_INTERVAL_MS	5000
 
 extern void cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
@@ -41,8 +41,8 @@ extern void cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
 								double estimate);
 
 /*
- * So many rows and bytes are done, up to a key, which may be NULL.  Gives a
- * notice when it is time.
+ * Report the rows and bytes done so far, and the last key, which may be NULL.
+ * Gives a notice if the last one is old enough.
  */
 extern void cqrs_progress_update(CqrsProgress *progress,
 								 CqrsProgressPhase phase, int64 rows,

@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * query.c
- *	  The rows of a query, some at a time, out of the reach of SQL.
+ *	  The rows of a query, some at a time, out of the reach of SQL commands.
  *
  * Other functions run between two fetches, and the functions of the query
- * itself during one.  Every portal has a name by which these can close it,
- * move it, or put another one in its place, whose rows have other types; that
- * includes the unnamed ones of SPI.  So the executor is called directly, as
- * for functions in language SQL: nothing of the query can be named, and its
- * tuple descriptor is the one with which it was begun.
+ * itself during a fetch.  Every portal has a name, also the unnamed ones of
+ * SPI.  By that name such functions can close the portal, move it, or replace
+ * it by one whose rows have other types.  So the executor is called directly,
+ * as for functions in language SQL: no command can name the query, and its
+ * tuple descriptor never changes.
  *
- * Resources (buffers, relations, the snapshot) are of the resource owner that
- * is current when the query begins, which must be current in all calls.  The
- * caller of a set-returning function provides for that.
+ * Resources (buffers, relations, the snapshot) belong to the resource owner
+ * that is current when the query begins.  The same owner must be current in
+ * all calls; the caller of a set-returning function ensures that.
  *
  * The executor's memory is in the context "cqrs query".
  *
@@ -36,7 +36,7 @@
 /* Keeps the rows that the executor gives. */
 typedef struct RowReceiver
 {
-	DestReceiver receiver;		/* first, as the executor knows no more */
+	DestReceiver receiver;		/* must be first */
 	CqrsQuery  *query;
 } RowReceiver;
 
@@ -159,7 +159,7 @@ plan_query(const char *text, int nparams, const Oid *types,
 						   CURSOR_OPT_NO_SCROLL, params);
 }
 
-/* Constants, so that the planner knows the values. */
+/* The parameters, as constants so that the planner knows the values. */
 static ParamListInfo
 make_params(int nparams, const Oid *types, const Datum *values)
 {
@@ -208,7 +208,7 @@ enter_error_context(ErrorContextCallback *callback, const char *text)
 	error_context_stack = callback;
 }
 
-/* As SPI does: a position is one in this query and not in the caller's. */
+/* As SPI does: error positions are in this query, not in the caller's. */
 static void
 error_context(void *arg)
 {

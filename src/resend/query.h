@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * query.h
- *	  The rows of a query, some at a time, out of the reach of SQL.
+ *	  The rows of a query, some at a time, out of the reach of SQL commands.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +40,7 @@ extern CqrsQuery *cqrs_query_begin_env(const char *text, int nparams,
 /* Fetch up to "count" rows, at least 1; returns how many, 0 at the end. */
 extern uint64 cqrs_query_fetch(CqrsQuery *query, uint64 count);
 
-/* End a query; one that is left by an error ends with its transaction. */
+/* End a query.  After an error the end of the transaction does so. */
 extern void cqrs_query_end(CqrsQuery *query);
 
 #endif							/* CQRS_QUERY_H */

@@ -1,23 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * retry.c
- *	  cqrs_retry_parked: parked messages, again.
+ *	  cqrs_retry_parked: sends parked messages again.
  *
- * Since a message was parked, its row may have been changed, deleted or made
- * anew, and messages of that have been sent.  So it is not the parked message
- * that is sent but what is true now: a row that is there goes out as a SYNC,
- * read under lock while the transaction commits, as all SYNCs are.  A row that
- * is gone needs nothing, unless it is its DELETE that was parked.  That one is
- * sent as it was, by the route that its master has now, or made from the row
- * that was kept with it, under a lock that keeps others from making the row
- * anew meanwhile.
+ * After a message was parked, its row may have been changed, deleted or
+ * inserted anew, and messages of that have been sent.  So the row's current
+ * state is sent and not the parked message: a row that exists goes out as a
+ * SYNC, read under lock while the transaction commits, as all SYNCs are.  For
+ * a row that is gone nothing is sent, unless its DELETE was parked.  If only
+ * the message was kept, the DELETE is sent with the exchange and routing key
+ * that its master has now.  If the row was kept with it, the DELETE is made
+ * from that row.  A lock keeps the row from being inserted anew meanwhile.
  *
- * Everything that touches keys and rows has the rights of the table's owner,
- * since types can have functions of his: a superuser may be the caller.
+ * Everything that touches keys and rows runs with the rights of the table's
+ * owner: the owner's types can have functions, and a superuser may be the
+ * caller.
  *
- * Two calls at a time would send twice, so a call locks the tables whose
- * messages it sends: by a lock tag of its own, which no command of SQL takes.
- * A caller who may send nothing locks nothing.
+ * Two concurrent calls would send messages twice.  So a call locks the tables
+ * whose messages it sends, by a lock tag of its own, which no SQL command
+ * takes.  A caller who may not send a table's messages does not lock it.
  *
  *-------------------------------------------------------------------------
  */
@@ -113,8 +114,8 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 }
 
 /*
- * Keep other calls from the tables of the messages that are meant; returns
- * their OIDs.  The locks are taken in the order of these.
+ * Lock the tables of the selected messages against other calls; returns their
+ * OIDs.  The locks are taken in the order of the OIDs.
  */
 static List *
 lock_tables(const char *cqrs_id, ArrayType *ids)
@@ -148,7 +149,7 @@ lock_tables(const char *cqrs_id, ArrayType *ids)
 	return tables;
 }
 
-/* The table of a parked message's master, InvalidOid when that is gone. */
+/* The table of a parked message's master, InvalidOid if the master is gone. */
 static Oid
 table_of(const CqrsParked *parked)
 {
@@ -157,7 +158,7 @@ table_of(const CqrsParked *parked)
 	return row == NULL ? InvalidOid : row->relid;
 }
 
-/* The parked messages that are meant and that the user may send. */
+/* The selected parked messages that the user may send. */
 static List *
 chosen(const char *cqrs_id, ArrayType *ids)
 {
@@ -236,7 +237,7 @@ retry(CqrsParked *parked)
 	table_close(rel, NoLock);
 }
 
-/* A row that is only hidden would be taken for deleted. */
+/* Refuse row security: a hidden row would be taken for deleted. */
 static void
 check_no_row_security(Relation rel)
 {
@@ -297,7 +298,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 	{
 		CqrsMessage message = parked->message;
 
-		/* The route that it was parked with may be why it was. */
+		/* Its old exchange or routing key may be why it was parked. */
 		message.exchange = master->exchange;
 		message.routing_key = master->routing_key;
 		cqrs_compose_again(composer, &message);
@@ -315,7 +316,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_commit_has_written();
 }
 
-/* The row that was kept, as the table has its columns now. */
+/* The row that was kept, with the columns that the table has now. */
 static HeapTupleHeader
 row_of_json(Relation rel, const char *json)
 {

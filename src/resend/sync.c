@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * sync.c
- *	  cqrs_sync: rows as they are, for replicas that lack them.
+ *	  cqrs_sync: sends the current state of rows, for replicas that lack them.
  *
- * Rows are chosen by a query that runs with the caller's rights, row security
- * included.  For cqrs_sync that only notes where they are; their state is read
- * under lock while the transaction commits (resolve.c).  A snapshot is kept
- * until then, so that the noted versions are not pruned and their places not
- * given to other rows.  Since it reads and locks rows, cqrs_sync needs the
- * privileges that SELECT FOR SHARE needs, SELECT and UPDATE.
+ * A query chooses the rows, with the caller's rights, row security included.
+ * cqrs_sync then only notes where the rows are; their state is read under lock
+ * while the transaction commits (resolve.c).  A snapshot is kept until then,
+ * so that the noted versions are not pruned and their places not reused.
+ * Since cqrs_sync reads and locks rows, it needs the privileges of SELECT FOR
+ * SHARE: SELECT and UPDATE.
  *
  *-------------------------------------------------------------------------
  */
@@ -189,8 +189,8 @@ cqrs_sync_open(const char *cqrs_id, CqrsRelation **relation,
 }
 
 /*
- * The whole row is sent, or given to functions of the owner, so SELECT on some
- * columns is not enough.  Called before the table is locked.
+ * The whole row is sent, or passed to functions of the owner, so SELECT on
+ * some columns is not enough.  Called before the table is locked.
  */
 static void
 check_privileges(Oid relid)
@@ -210,7 +210,7 @@ check_privileges(Oid relid)
 			 errhint("Have it granted by the owner of the table.")));
 }
 
-/* A row is found by its key, which anybody can make up. */
+/* A row is found by its key, which any caller can make up. */
 static void
 check_no_row_security(Relation rel)
 {
@@ -241,7 +241,7 @@ cqrs_sync_query(Relation rel, const char *columns, const char *filter)
 								 cqrs_sync_table(rel),
 								 quote_identifier(RelationGetRelationName(rel)));
 
-	/* The line break ends a comment in the filter. */
+	/* The line break ends a comment at the end of the filter. */
 	return filter == NULL ? pstrdup(query) :
 		psprintf("%s WHERE (%s\n)", query, filter);
 }
@@ -312,14 +312,14 @@ cqrs_sync_find(Relation rel, HeapTuple tuple, bool only_written,
 	return false;
 }
 
-/* Whoever writes to a table has this lock on it until his transaction ends. */
+/* A transaction that writes to a table keeps this lock on it until its end. */
 static bool
 is_written(Oid relid)
 {
 	return cqrs_relation_has_lock(relid, RowExclusiveLock);
 }
 
-/* The table is locked. */
+/* The caller has locked the table. */
 static bool
 find_in_partition(Relation root, Oid relid, HeapTuple tuple,
 				  CqrsSyncSearch search, void *arg)
@@ -346,7 +346,7 @@ search_table(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
 
 /*
  * Where the row with the key of "tuple" is now, as the active snapshot sees
- * it.  A row that comes out of a query does not say so itself.
+ * it.  A row that a query returns does not carry its own address.
  */
 static bool
 find_place(Relation rel, const CqrsRelation *relation, HeapTuple tuple,

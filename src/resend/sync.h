@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sync.h
- *	  How the rows of a master are chosen that are to be sent or listed.
+ *	  How the rows of a master to be sent or listed are chosen.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,24 +20,24 @@
 /* Called with the last row of each fetch. */
 typedef void (*CqrsSyncLastRow) (HeapTuple row, TupleDesc desc, void *arg);
 
-/* Errors when the name of a queue is too long for a routing key, or empty. */
+/* Raise an error if a queue's name is empty or too long for a routing key. */
 extern void cqrs_sync_check_queue(const char *queue);
 
 /*
- * An error unless the filter is one expression: nothing that closes the
- * parenthesis around it and goes on.  It runs with the caller's rights, so
- * this is about clear errors, not about safety.
+ * Raise an error unless the filter is one expression and does not close the
+ * parenthesis around it.  The filter runs with the caller's rights, so this
+ * check makes errors clear; it is not needed for safety.
  */
 extern void cqrs_sync_check_filter(const char *filter);
 
 /*
  * Open the table of a master whose rows are to be sent, and look up the
- * master; an error unless the user may read and lock its rows.
+ * master.  Raises an error unless the user may read and lock the rows.
  */
 extern Relation cqrs_sync_open(const char *cqrs_id, CqrsRelation **relation,
 							   CqrsMaster **master);
 
-/* The table as it is written after FROM. */
+/* The FROM item for a table. */
 extern char *cqrs_sync_table(Relation rel);
 
 /* A query for the rows of a table that match a filter, or for all. */
@@ -46,7 +46,7 @@ extern char *cqrs_sync_query(Relation rel, const char *columns,
 
 /*
  * Note all rows of a query, whose first columns are CQRS_SYNC_PLACE, to be
- * sent when the transaction commits.  Returns how many there are.
+ * sent when the transaction commits.  Returns the number of rows.
  */
 #define CQRS_SYNC_PLACE		"tableoid, ctid"
 extern int64 cqrs_sync_note_rows(const char *cqrs_id, const char *queue,
@@ -55,15 +55,16 @@ extern int64 cqrs_sync_note_rows(const char *cqrs_id, const char *queue,
 
 /*
  * Take a record as a row of the table that its type belongs to: fills in
- * *tuple, returns the table's OID; an error when that has no master.
+ * *tuple, returns the table's OID.  Raises an error if the table has no
+ * master.
  */
 extern Oid	cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple);
 
 /*
- * Call "search" with the table and a row, or with each of its partitions and
- * the row in that one's layout, until it returns true; and return that.  With
- * "only_written", tables that this transaction cannot have written to are left
- * out, and none is locked.
+ * Call "search" with the table and a row, or with each partition and the row
+ * in the partition's layout, until it returns true; returns whether it has.
+ * With "only_written", tables that this transaction cannot have written to are
+ * skipped, and none is locked.
  */
 typedef bool (*CqrsSyncSearch) (Relation rel, const CqrsRelation *relation,
 								HeapTuple tuple, void *arg);

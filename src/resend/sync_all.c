@@ -4,14 +4,15 @@
  *	  cqrs_sync_all: all rows of a master, in many short transactions.
  *
  * Each batch is a query for the rows that follow the last key in the order of
- * the primary key, and a transaction of its own; so neither locks nor
- * snapshots last long, and what is done survives an interruption.  Everything
- * that could have changed meanwhile, rights included, is looked at again.
+ * the primary key, and a transaction of its own.  So neither locks nor
+ * snapshots last long, and finished batches survive an interruption.
+ * Everything that could have changed between two batches, rights included, is
+ * checked again.
  *
- * No more than two batches wait in the outbox: before the next one, the
- * publisher must have sent the one before the last, and, because ids ascend,
- * all that was in the outbox before that.  The procedure waits for it between
- * two transactions, without a snapshot.
+ * At most two batches are in the outbox at a time.  Batch N + 2 starts only
+ * after the publisher has sent batch N and, because ids ascend, everything
+ * older.  The procedure waits for that between two transactions, without a
+ * snapshot.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,7 @@
 
 PG_FUNCTION_INFO_V1(cqrs_sync_all);
 
-/* Lives over all transactions of the procedure. */
+/* State that outlives the transactions of the procedure. */
 typedef struct SyncAll
 {
 	char	   *cqrs_id;
@@ -58,7 +59,7 @@ typedef struct SyncAll
 	MemoryContext key_context;	/* holds the last key; reset with each */
 } SyncAll;
 
-/* What a batch needs while its rows are noted. */
+/* The state of a batch while its rows are noted. */
 typedef struct Batch
 {
 	SyncAll    *sync;
@@ -131,7 +132,7 @@ check_nonatomic(FunctionCallInfo fcinfo)
 			 errhint("Call it outside of a transaction block, or use cqrs_sync().")));
 }
 
-/* What is returned is in the context of SPI, which outlives a commit here. */
+/* The result is in the context of SPI, which outlives a commit here. */
 static SyncAll *
 read_arguments(FunctionCallInfo fcinfo)
 {
@@ -157,7 +158,7 @@ read_arguments(FunctionCallInfo fcinfo)
 	return sync;
 }
 
-/* Find out where to begin and, roughly, how many rows there are. */
+/* Find the key to begin after, and estimate the number of rows. */
 static void
 begin(SyncAll *sync, Jsonb *after)
 {
@@ -198,7 +199,7 @@ read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 						sync->cqrs_id),
 				 errdetail("It is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
-	/* Of rows that have the same JSON, none may be left out. */
+	/* Of rows whose keys have the same JSON, none may be left out. */
 	env = cqrs_keys_offer(keys, rel, relation);
 	query = cqrs_query_begin_env(psprintf("SELECT %s FROM " CQRS_KEYS_SOURCE,
 										  cqrs_keys_lowest(relation)),
@@ -209,7 +210,7 @@ read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 	cqrs_keys_withdraw(env);
 }
 
-/* Note the next rows; returns how many there are. */
+/* Note the next rows; returns their number. */
 static int64
 sync_batch(SyncAll *sync)
 {
@@ -282,7 +283,7 @@ keep_key(HeapTuple row, TupleDesc desc, void *arg)
 	set_key(batch->sync, batch->rel, batch->relation, row, desc, 3);
 }
 
-/* Take the last key from a row whose column "first_column" is its first. */
+/* Set the last key from a row, whose key begins at column "first_column". */
 static void
 set_key(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 		HeapTuple row, TupleDesc desc, int first_column)
@@ -317,7 +318,7 @@ set_key(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 	AtEOXact_GUC(false, guc_level);
 }
 
-/* Wait until the messages up to a mark are confirmed, and say so at times. */
+/* Wait until messages up to a mark are confirmed; reports progress. */
 static void
 wait_for_publisher(SyncAll *sync, const CqrsMark *mark)
 {

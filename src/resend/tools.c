@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * tools.c
- *	  Small functions about masters, rows, and what has been published.
+ *	  Small functions about masters, rows, and published messages.
  *
  *-------------------------------------------------------------------------
  */
@@ -101,11 +101,11 @@ cqrs_is_initial_save(PG_FUNCTION_ARGS)
 }
 
 /*
- * Whether the current transaction has saved the row with the key of "tuple"
- * once at the most.  A row that comes out of a query has no xmin, so the row
- * is looked up, with all that the transaction has done so far.  This tells
- * nothing about other transactions, and so needs no rights.  For want of them,
- * it keeps no lock either.
+ * Whether the current transaction has saved the row with the key of "tuple" at
+ * most once.  A row that a query returns has no xmin, so the row is looked up,
+ * with all changes of the transaction so far.  The result reveals nothing
+ * about other transactions, so it needs no privileges.  Since the caller may
+ * have none, no lock on the table is kept.
  */
 static bool
 find_initial(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
@@ -128,9 +128,9 @@ find_initial(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
 }
 
 /*
- * Whether the version that "successor" has replaced was made by the current
- * transaction, too.  No version of the current transaction can have been
- * pruned.  Where the key has changed, none is found: for a consumer, the row
+ * Whether the current transaction has also made the version that "successor"
+ * has replaced.  No version of the current transaction can have been pruned.
+ * If the key has changed, no such version is found: for a consumer, the row
  * with that key is new.
  */
 static bool
@@ -172,7 +172,7 @@ cqrs_wait_published(PG_FUNCTION_ARGS)
 }
 
 /*
- * cqrs.check_master(cqrs_id text) RETURNS void: raises the error that writing
+ * cqrs.check_master(cqrs_id text) RETURNS void: raises the error that a write
  * to the master's table would raise.
  */
 Datum

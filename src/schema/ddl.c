@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * ddl.c
- *	  Commands that change the schema below masters: what each may touch, and
- *	  so has to be looked at before it and after it (guard.c).
+ *	  Commands that change the schema below masters: which objects each may
+ *	  touch, and are therefore checked before and after it (guard.c).
  *
  * Without CASCADE, a command changes the tables that it names, their children,
- * and functions.  With CASCADE, and in DROP OWNED and DROP EXTENSION, nothing
- * is certain, and all masters are looked at.  What sync_when means can change
- * by far more commands (meaning.c), and values have another form when their
- * type has: both concern any master.
+ * and functions.  With CASCADE, and in DROP OWNED and DROP EXTENSION, a
+ * command may touch anything, and all masters are checked.  Far more commands
+ * can change what sync_when means (meaning.c), and values change their form
+ * when their type does: both concern any master.
  *
- * A table that goes, or that is detached from its master, takes rows along
- * that the transaction has changed, and whose messages are not made yet: that
- * is refused, too, as cqrs_unregister() refuses it.
+ * A command that drops a table, or detaches it from its master, is refused as
+ * well if the transaction has changed rows of the table whose messages are not
+ * made yet.  cqrs_unregister() refuses the same.
  *
- * When the extension itself is dropped, the masters' tables are locked first:
- * a writer locks his table, and a segment of the outbox when he commits, and
- * PostgreSQL would do so the other way round.
+ * When the extension itself is dropped, the masters' tables are locked first.
+ * A writer locks its table, and at commit a segment of the outbox.  DROP
+ * EXTENSION would lock them in the opposite order, and could deadlock.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +50,7 @@
 typedef enum Scope
 {
 	SCOPE_NONE,
-	SCOPE_TABLES,				/* those that it names */
+	SCOPE_TABLES,				/* the tables that it names */
 	SCOPE_HOOKS,				/* any function */
 	SCOPE_ALL					/* anything */
 } Scope;
@@ -60,7 +60,7 @@ struct CqrsDdlGuard
 	MemoryContext context;		/* holds all of this */
 	bool		disables_trigger;	/* the command does so by name */
 	List	   *relids;			/* tables that may be touched */
-	List	   *tables;			/* what is known of each, or NULL */
+	List	   *tables;			/* CqrsTableFacts of each, or NULL */
 	List	   *hooks;			/* of CqrsGuardedHook */
 	List	   *meanings;		/* of CqrsMeaning */
 	Oid			type;			/* whose values the command gives another
@@ -201,9 +201,10 @@ cqrs_ddl_drops_extension(Node *statement)
 }
 
 /*
- * By who may drop the extension, which drops their triggers.  While extension
- * and library do not fit, nothing is written to masters, and it has to be
- * possible to drop it.
+ * For superusers only, so that a user who may not drop the extension cannot
+ * block writers.  Dropping the extension drops the masters' triggers.  If the
+ * extension does not match the library, writes to masters fail anyway; nothing
+ * is locked, since it has to be possible to drop the extension.
  */
 static void
 lock_masters(void)
@@ -222,8 +223,8 @@ lock_masters(void)
 }
 
 /*
- * Whether there may be masters to look at.  Not while the extension itself is
- * being made, changed or dropped, piece by piece.
+ * Whether there may be masters to check.  False while the extension itself is
+ * being created, changed or dropped, piece by piece.
  */
 static bool
 is_ready(Node *statement)
@@ -236,7 +237,7 @@ is_ready(Node *statement)
 		CurrentExtensionObject != get_extension_oid("cqrs", true);
 }
 
-/* What a command may touch; tables that it names are added to *relids. */
+/* The scope of a command; tables that it names are added to *relids. */
 static Scope
 find_scope(Node *statement, List **relids)
 {
@@ -361,8 +362,8 @@ rename_scope(RenameStmt *rename, List **relids)
 }
 
 /*
- * Without CASCADE, little goes but what is named.  An extension takes its
- * members along in any case.
+ * Without CASCADE, DROP drops little beside the named objects.  DROP EXTENSION
+ * always drops the members of the extension.
  */
 static Scope
 drop_scope(DropStmt *drop, List **relids)
@@ -414,10 +415,7 @@ add_parents(List *relids, CreateStmt *create)
 	return relids;
 }
 
-/*
- * Judge parts of ALTER TABLE before they run, if the caller is one who may
- * run them.
- */
+/* Judge parts of ALTER TABLE before they run, if the user may run them. */
 static void
 foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
 {
@@ -473,8 +471,8 @@ takes_tables(Node *statement)
 }
 
 /*
- * Whether an expression in SQL may mean something else after a command, or
- * nothing.  Indexes and triggers are in none.
+ * Whether an SQL expression may mean something else after a command, or
+ * nothing at all.  No expression refers to indexes or triggers.
  */
 static bool
 changes_meanings(Node *statement)
@@ -505,8 +503,8 @@ changes_meanings(Node *statement)
 }
 
 /*
- * The type whose values a command shows in another form wherever they are: an
- * enum with another label, a row with other attributes.
+ * The type whose values take another form by a command wherever they are
+ * stored: an enum with a renamed label, a row with other attributes.
  */
 static Oid
 retyped(Node *statement)

@@ -18,15 +18,16 @@ typedef struct CqrsDdlGuard CqrsDdlGuard;
 extern bool cqrs_ddl_drops_extension(Node *statement);
 
 /*
- * What masters rely on and a command may take away, as it is before the
- * command; NULL when there is nothing to guard.  An error when the command
- * is one that would work for long before it is refused.
+ * Read what masters rely on and a command may change, before the command runs;
+ * NULL if there is nothing to guard.  If the command would be refused only
+ * after a long time, raise the error now.
  */
 extern CqrsDdlGuard *cqrs_ddl_before(Node *statement);
 
 /*
- * Compare that with what the command has left: an error when a master has
- * lost something, and renamed columns are followed.  Ends the guard.
+ * Compare what was read with the state after the command.  Raises an error if
+ * a master has lost something; masters follow renamed columns.  Ends the
+ * guard.
  */
 extern void cqrs_ddl_after(CqrsDdlGuard *guard);
 

@@ -3,8 +3,8 @@
  * facts.c
  *	  What masters rely on of a table, as the system catalogs have it.
  *
- * Read without a lock on the table: the command that is guarded takes the locks
- * that it needs, and no others may be waited for.
+ * Facts are read without a lock on the table: the guarded command takes the
+ * locks that it needs, and must not wait for others.
  *
  *-------------------------------------------------------------------------
  */

@@ -51,8 +51,8 @@ typedef struct CqrsTableFacts
 extern const char *const cqrs_facts_triggers[CQRS_FACTS_TRIGGERS];
 
 /*
- * The facts about a table, in the current context; NULL when it is gone.  Takes
- * no lock on it.
+ * The facts about a table, in the current context; NULL if the table is gone.
+ * Takes no lock on the table.
  */
 extern CqrsTableFacts *cqrs_facts_table(Oid relid);
 

@@ -1,28 +1,29 @@
 /*-------------------------------------------------------------------------
  *
  * guard.c
- *	  What masters rely on in the schema: which changes of it are refused, and
- *	  how masters follow the others.
+ *	  What masters rely on in the schema: which schema changes are refused,
+ *	  and how masters follow the others.
  *
  * Facts are read before a command and again after it (ddl.c), and only the
- * difference is judged.  So it does not matter by what way a column goes
- * (ALTER TABLE, DROP TYPE ... CASCADE, DROP OWNED), and nothing is asked of a
- * table that is not complete yet: pg_restore adds keys, triggers and functions
- * one by one to tables that are masters already.
+ * difference is judged.  So the way in which a column is dropped does not
+ * matter (ALTER TABLE, DROP TYPE ... CASCADE, DROP OWNED), and incomplete
+ * tables are accepted: pg_restore adds keys, triggers and functions one by one
+ * to tables that are masters already.
  *
  * Facts come from the system catalogs without a lock on the table, since the
- * command takes the locks that it needs and no others may be waited for.  They
- * are compared for tables that this transaction has locked, by then, against
- * other changes of their schema; so what others do meanwhile is theirs.
- * Definitions of masters are read after the command, because one that is gone
- * or has been changed by then needs nothing any more.
+ * command takes the locks that it needs and must not wait for others.  They
+ * are compared only for tables that this transaction has locked against other
+ * schema changes by then; schema changes by other transactions are judged
+ * there.  Definitions of masters are read after the command, because a master
+ * that the command has dropped or changed needs no check of its old
+ * definition.
  *
  * An error undoes the command with its (sub)transaction.  Changes of type, of
- * values (retype.c), of persistence and access method are judged before the
- * command as well, because a large table may take hours to rewrite.
+ * values (retype.c), of persistence and of access method are judged before the
+ * command as well, because rewriting a large table may take hours.
  *
- * A new option of masters that names a function gets a line in hooks[]; one
- * that names columns of the table is for column_use.c.
+ * If a new option of masters names a function, it needs a line in hooks[]; if
+ * it names columns of the table, column_use.c needs to know it.
  *
  *-------------------------------------------------------------------------
  */
@@ -107,7 +108,7 @@ cqrs_guard_check_table(const CqrsTableFacts *before, bool disables_trigger)
 }
 
 /*
- * The masters of a table or, where it has none of its own, of the nearest
+ * The masters of a table or, if it has none of its own, of the nearest
  * partitioned table that it is a part of.
  */
 static List *
@@ -156,7 +157,7 @@ cqrs_guard_hooks(List *rows)
 	return result;
 }
 
-/* A table as it would be after those commands that rewrite it. */
+/* The facts of a table after those commands that rewrite it. */
 static CqrsTableFacts *
 predict(const CqrsTableFacts *before, List *commands)
 {
@@ -207,7 +208,7 @@ predict_column(CqrsTableFacts *after, int i, const AlterTableCmd *command)
 		!cqrs_retype_using_keeps_values(after->relid, i + 1, definition);
 }
 
-/* Refuse what has been taken from masters, and follow renamed columns. */
+/* Refuse what a command takes from masters, and follow renamed columns. */
 static void
 check_table(bool disables_trigger, const CqrsTableFacts *before,
 			const CqrsTableFacts *after)
@@ -233,7 +234,7 @@ check_table(bool disables_trigger, const CqrsTableFacts *before,
 	}
 }
 
-/* What concerns partitions as well. */
+/* Checks that also apply to partitions. */
 static void
 check_storage(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
@@ -260,9 +261,9 @@ check_storage(const CqrsTableFacts *before, const CqrsTableFacts *after,
 }
 
 /*
- * A trigger that was to be disabled by its name.  Not when another one is
- * missing or disabled: pg_restore disables those that were disabled in the
- * original, by DISABLE TRIGGER ALL, one by one.
+ * Refuse to disable a trigger of ours by its name.  If another trigger is
+ * missing or disabled already, accept it: pg_restore disables, one by one, the
+ * triggers that were disabled in the original by DISABLE TRIGGER ALL.
  */
 static void
 check_enabled(const CqrsTableFacts *before,
@@ -283,8 +284,8 @@ check_enabled(const CqrsTableFacts *before,
 }
 
 /*
- * Values that change without an update of their rows: replicas would keep the
- * old ones, and revisions would not show it.
+ * Refuse changes of values without an update of their rows: replicas would
+ * keep the old values, and revisions would not show the difference.
  */
 static void
 check_values(const CqrsTableFacts *before, const CqrsTableFacts *after,
@@ -307,7 +308,7 @@ check_values(const CqrsTableFacts *before, const CqrsTableFacts *after,
 	}
 }
 
-/* Whether values of a column are in messages, or decide whether there are any. */
+/* Whether a column's values are in messages, or decide if there are any. */
 static bool
 decides_messages(const CqrsMasterRow *row, const char *name)
 {
@@ -367,8 +368,8 @@ check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 }
 
 /*
- * A column that is added must not come under the key of another one.  Rows that
- * are there have its default from now on, which is in none of their messages.
+ * A new column must not have the key of another one.  Existing rows have its
+ * default from now on, which none of their messages has.
  */
 static void
 check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
@@ -401,8 +402,8 @@ check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 }
 
 /*
- * When a function of the name that a master gives has gone or become
- * VOLATILE, see whether the master can do without.
+ * If a function with a name that a master has given is gone or has become
+ * VOLATILE, check that the master still has one that fits.
  */
 void
 cqrs_guard_check_hook(const CqrsGuardedHook *before)
@@ -467,7 +468,7 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 		return;
 	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
 	{
-		/* The one for TRUNCATE is not cloned, and stays when it is there. */
+		/* The TRUNCATE trigger is not cloned; an existing one stays. */
 		if (OidIsValid(facts->triggers[i].function) &&
 			strcmp(cqrs_facts_triggers[i], CQRS_TRIGGER_TRUNCATE) != 0)
 			ereport(ERROR,
@@ -534,7 +535,7 @@ refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 			 errhint("%s", hint)));
 }
 
-/* Parked messages of deleted rows keep the rows, which name all columns. */
+/* Parked messages of deleted rows keep the rows, with all column names. */
 static void
 follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
@@ -549,7 +550,7 @@ follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 	}
 }
 
-/* Have a master name renamed columns anew, so that its messages stay. */
+/* Give a master the new column names, and keep its messages as they are. */
 static void
 follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			   CqrsMasterRow *row)

@@ -1,27 +1,28 @@
 /*-------------------------------------------------------------------------
  *
  * meaning.c
- *	  What sync_when of masters means, kept through changes of the schema.
+ *	  Keeps the meaning of sync_when through changes of the schema.
  *
- * sync_when is kept as text, so that a dump restores it, and its names are
- * looked up by each session.  What they stand for is the expression that the
- * parser makes of the text.  It is made before a command and again after it
- * (ddl.c).  Where the two differ, or the text cannot be parsed any more, the
- * text is written anew from the first expression, as PostgreSQL prints that of
- * a CHECK constraint, with the names of now: so renamed columns, tables,
- * schemas, functions, types and enum labels are followed, and a new function
- * does not take the place of another one.  When that fails, the command has
- * taken something away, or has made a function VOLATILE, and is refused.
+ * sync_when is stored as text, so that a dump restores it, and each session
+ * looks up its names.  Its meaning is the expression that the parser makes of
+ * the text.  The text is parsed before a command and again after it (ddl.c).
+ * If the two expressions differ, or the text can no longer be parsed, the text
+ * is written anew from the first expression with the current names, as
+ * PostgreSQL prints the expression of a CHECK constraint.  So renamed columns,
+ * tables, schemas, functions, types and enum labels are followed, and a new
+ * function does not replace another one.  If that fails, the command has
+ * dropped something that the expression needs, or has made a function
+ * VOLATILE, and is refused.
  *
- * An expression that fails already before the command is of no concern: a dump
- * is restored piece by piece.
+ * An expression that fails before the command already is ignored: a dump is
+ * restored piece by piece.
  *
- * The parser needs a lock on the master's table.  It is taken only when it is
- * free and released at once, because a command on other objects must not wait
- * for that table or keep a lock on it.  Where it is not free, the table is
- * being changed by another transaction, and its master is passed over.
+ * The parser needs a lock on the master's table.  The lock is taken only if it
+ * is free, and released at once, because a command on other objects must not
+ * wait for that table or keep a lock on it.  If the lock is not free, another
+ * transaction is changing the table, and its master is skipped.
  *
- * Types can have functions of users, so all of this has the rights and the
+ * Types can have users' functions, so all of this runs with the rights and the
  * search_path that sync_when is evaluated under.
  *
  *-------------------------------------------------------------------------
@@ -60,7 +61,7 @@ typedef struct References
 {
 	List	   *columns;		/* numbers */
 	List	   *attributes;		/* numbers, of composite values */
-	List	   *functions;		/* oids, those of operators and casts as well */
+	List	   *functions;		/* oids, also of operators and casts */
 } References;
 
 typedef Node *(*Work) (Relation rel, void *arg);
@@ -146,9 +147,9 @@ cqrs_meaning_check(const CqrsMeaning *before)
 }
 
 /*
- * Do work that may fail.  False when the table is gone, or is being changed by
- * others; else *result, which is NULL when the work has failed, with the reason
- * in *error.
+ * Do work that may fail.  False if the table is gone, or is being changed by
+ * another transaction.  Otherwise *result is set: NULL if the work has failed,
+ * with the reason in *error.
  */
 static bool
 try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
@@ -224,7 +225,7 @@ parse(Relation rel, void *text)
 	return expression;
 }
 
-/* A String with the text of an expression. */
+/* The text of an expression, as a String node. */
 static Node *
 print(Relation rel, void *expression)
 {
@@ -235,7 +236,7 @@ print(Relation rel, void *expression)
 												  true));
 }
 
-/* A column means the same when its length or precision has changed. */
+/* A column means the same if only its length or precision has changed. */
 static bool
 forget_lengths(Node *node, void *context)
 {
@@ -248,7 +249,7 @@ forget_lengths(Node *node, void *context)
 
 /*
  * Whether two expressions refer to the same objects.  They need not be equal:
- * what is printed may have casts at other places.
+ * the printed text may have casts at other places.
  */
 static bool
 refer_to_same(Node *a, Node *b)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * meaning.h
- *	  What sync_when of masters means, kept through changes of the schema.
+ *	  Keeps the meaning of sync_when through changes of the schema.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,7 +12,7 @@
 
 #include "nodes/pg_list.h"
 
-/* What the sync_when of a master means at a moment. */
+/* The meaning of a master's sync_when, at one moment. */
 typedef struct CqrsMeaning CqrsMeaning;
 
 /*
@@ -22,8 +22,8 @@ typedef struct CqrsMeaning CqrsMeaning;
 extern List *cqrs_meaning_read(List *rows);
 
 /*
- * Have the master's sync_when mean the same as before, by other words where
- * names have changed; an error when nothing can mean it any more.
+ * Make the master's sync_when mean the same as before, with the current names.
+ * Raises an error if no expression can mean the same any more.
  */
 extern void cqrs_meaning_check(const CqrsMeaning *before);
 

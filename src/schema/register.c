@@ -3,12 +3,13 @@
  * register.c
  *	  cqrs_register, cqrs_alter, cqrs_unregister.
  *
- * All run with the rights of the caller, who has to own the table.  What the
- * table gets is added by triggers.c; the row in cqrs.master is written directly.
- * The table is locked against writers until the end of the transaction, so a
- * definition holds for whole transactions: those that have written to the table
- * before see the old one, all others the new one.  The invalidation of the
- * table's relcache entry makes backends read it.
+ * All run with the rights of the caller, who has to own the table.  triggers.c
+ * adds triggers and columns to the table; the row in cqrs.master is written
+ * directly.  The table is locked against writers until the end of the
+ * transaction, so a definition holds for whole transactions: transactions that
+ * have written to the table before see the old one, all others the new one.
+ * The invalidation of the table's relcache entry makes backends read the new
+ * one.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +45,8 @@
 #include "schema/triggers.h"
 
 /*
- * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the one of a
- * SYNC to one queue is "cqrs.<queue>.<cqrs_id>".
+ * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the routing
+ * key of a SYNC to one queue is "cqrs.<queue>.<cqrs_id>".
  */
 #define CQRS_ID_BYTES	120
 
@@ -219,7 +220,7 @@ check_partitions(Oid relid)
 	}
 }
 
-/* The caller has the relation open, and nothing has been changed yet. */
+/* Called before anything is changed; the caller has the relation open. */
 static void
 check_table(Relation rel)
 {
@@ -282,7 +283,7 @@ check_table(Relation rel)
 				 errhint("Use a database with a known encoding.")));
 }
 
-/* System tables are for check_table() to refuse. */
+/* Accepts system tables, which check_table() refuses. */
 static void
 check_owner(Oid relid)
 {
@@ -298,7 +299,10 @@ check_owner(Oid relid)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
 }
 
-/* It becomes a routing key, in which "*" and "#" are for bindings only. */
+/*
+ * The cqrs_id becomes a routing key.  Only the binding keys of queues may have
+ * "*" and "#".
+ */
 static void
 check_cqrs_id(const char *cqrs_id)
 {
@@ -320,8 +324,9 @@ check_cqrs_id(const char *cqrs_id)
 }
 
 /*
- * Messages are published under the login of the server's administrator, who
- * says to which exchanges.  What a master has may stay, whoever gave it.
+ * Messages are published with the login of the server's administrator, who
+ * decides which exchanges masters may use.  An exchange that a master has
+ * already may stay, whoever has set it.
  */
 static void
 check_exchange(const char *before, const char *after)
@@ -347,14 +352,14 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 
 	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
 						 &relation);
-	/* Names are looked up as they will be while messages are made. */
+	/* Names are looked up as while messages are made. */
 	cqrs_hook_enter(&scope, rel, &relation);
 	cqrs_hook_check(&relation, linitial(relation.masters));
 	cqrs_hook_leave(&scope);
 	table_close(rel, NoLock);
 }
 
-/* Functions that look for rows get keys as messages have them. */
+/* Check that rows can be found by their keys, as messages have them. */
 static void
 check_key(Oid relid, const CqrsMasterRow *row)
 {
@@ -368,8 +373,8 @@ check_key(Oid relid, const CqrsMasterRow *row)
 }
 
 /*
- * The revision of a new row has to be the same for all rows: what nextval() or
- * random() gives is no count of changes.
+ * All new rows must get the same revision: the result of nextval() or random()
+ * is no count of changes.
  */
 static void
 check_revision_default(Oid relid)
@@ -388,7 +393,7 @@ check_revision_default(Oid relid)
 	table_close(rel, NoLock);
 }
 
-/* A table has one set of triggers, so its masters agree in "replication". */
+/* A table has one set of triggers, so its masters agree on "replication". */
 static void
 check_same_replication(const CqrsMasterRow *row)
 {
@@ -428,7 +433,7 @@ share_replication(const CqrsMasterRow *row)
 	}
 }
 
-/* Have changes be noted from now on, and none that were made before. */
+/* Note changes from now on, and none that were made before. */
 static void
 begin_capture(Oid relid)
 {
@@ -465,7 +470,7 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Once in a session: nobody would see that changes only pile up. */
+/* Warn once in a session; otherwise the outbox would grow unnoticed. */
 static void
 warn_if_unconfigured(void)
 {
@@ -506,8 +511,8 @@ lock_master(const char *cqrs_id, CqrsMasterRow **row)
 }
 
 /*
- * Changes become messages when the transaction commits.  Those that were made
- * under the old definition must not be sent, or dropped, under the new one.
+ * Changes become messages when the transaction commits.  Changes made under
+ * the old definition must not be sent, or dropped, under the new one.
  */
 static void
 refuse_own_changes(Oid relid)

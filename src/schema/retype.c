@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * retype.c
- *	  What a change of types does to values that are stored.
+ *	  Whether a change of types changes stored values.
  *
  * ALTER TABLE ... TYPE computes each value anew by an expression, the implicit
- * cast or that of USING.  PostgreSQL leaves the table as it is where that
- * expression is nothing but the column once it has been simplified; the same
- * test tells here whether values may change.
+ * cast or that of USING.  If the simplified expression is nothing but the
+ * column, PostgreSQL does not rewrite the table.  The same test shows here
+ * whether values may change.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * retype.h
- *	  What a change of types does to values that are stored.
+ *	  Whether a change of types changes stored values.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,14 +22,14 @@ extern bool cqrs_retype_keeps_values(Oid type, int32 old_typmod,
 
 /*
  * The same for ALTER TABLE ... TYPE with USING.  Raises the errors that the
- * command would raise about the expression.
+ * command would raise for the expression.
  */
 extern bool cqrs_retype_using_keeps_values(Oid relid, AttrNumber attnum,
 										   const ColumnDef *definition);
 
 /*
- * Whether values of "type" have values of "part" in them: as the elements of
- * an array, the attributes of a row, the bounds of a range.
+ * Whether values of "type" contain values of "part": as the elements of an
+ * array, the attributes of a row, the bounds of a range.
  */
 extern bool cqrs_retype_contains(Oid type, Oid part);
 

@@ -3,14 +3,14 @@
  * triggers.c
  *	  The triggers of a table that has masters, and the columns they fill.
  *
- * All masters of a table share one set of triggers, which capture.c is behind.
- * The caller has locked the table and its partitions against writers, and has
- * checked that the user owns it: DDL goes through SPI with the rights of the
- * user.
+ * All masters of a table share one set of triggers, whose functions are in
+ * capture.c.  The caller has locked the table and its partitions against
+ * writers, and has checked that the user owns the table: DDL goes through SPI
+ * with the rights of the user.
  *
- * Triggers for rows are cloned to partitions by PostgreSQL, now and when more
- * are created or attached.  The one for TRUNCATE is not, so partitions get it
- * from here.
+ * PostgreSQL clones row triggers to partitions, now and when partitions are
+ * created or attached later.  It does not clone the TRUNCATE trigger, so
+ * partitions get that one from here.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,7 +59,7 @@ cqrs_triggers_add_columns(Oid relid)
 						 commands.data));
 }
 
-/* A column that Django has made has no default, which SQL relies on. */
+/* Columns made by Django have no default, but plain SQL relies on one. */
 static void
 add_column(StringInfo commands, Oid relid, const char *name, Oid type_oid,
 		   const char *type, const char *value)
@@ -100,7 +100,7 @@ cqrs_triggers_create(Oid relid)
 
 	if (has_triggers(relid))
 		return;
-	/* Some may be there: a dump of the table alone brings triggers. */
+	/* Some triggers may exist: a dump of the table alone brings them. */
 	cqrs_triggers_drop(relid);
 
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))

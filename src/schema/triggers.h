@@ -14,31 +14,32 @@
 
 /*
  * Names of the triggers on a master's table.  Triggers fire in the order of
- * their names.  The trigger of UPDATE fires after the user's, so that what these
- * decide is known.  The trigger of INSERT and DELETE fires before the user's:
- * these may insert rows that refer to the new one, or delete rows that the old
- * one referred to, and a row is noted before others that change on its account.
+ * their names.  The UPDATE trigger fires after the user's triggers, so that it
+ * sees the final row.  The INSERT and DELETE trigger fires before the user's
+ * triggers, which may insert rows that refer to the new row, or delete rows
+ * that the old row referred to.  So a row is noted before the rows that change
+ * because of it.
  */
 #define CQRS_TRIGGER_INSERT_DELETE	"00_cqrs_insert_delete"
 #define CQRS_TRIGGER_UPDATE			"zz_cqrs_update"
 #define CQRS_TRIGGER_TRUNCATE		"zz_cqrs_truncate"
 
-/* Add those of cqrs_revision and cqrs_updated that a table does not have. */
+/* Add cqrs_revision and cqrs_updated to a table, unless it has them. */
 extern void cqrs_triggers_add_columns(Oid relid);
 
 /* Create the triggers of a table and its partitions, unless it has them. */
 extern void cqrs_triggers_create(Oid relid);
 
-/* Drop what create() made, as far as it is there. */
+/* Drop those triggers of cqrs_triggers_create() that exist. */
 extern void cqrs_triggers_drop(Oid relid);
 
-/* Have the triggers fire for the changes that "replication" names. */
+/* Make the triggers fire for the changes that "replication" names. */
 extern void cqrs_triggers_enable(const CqrsMasterRow *row);
 
 /*
- * Give a partition the trigger that it lacks.  One that has no row triggers is
- * being restored from a dump, which brings all of them; one that is complete
- * may have them disabled on purpose.
+ * Give a partition the TRUNCATE trigger that it lacks.  A partition without
+ * row triggers is being restored from a dump, which brings all triggers.  A
+ * partition with all triggers may have them disabled on purpose.
  */
 extern void cqrs_triggers_follow(Oid relid, const CqrsMasterRow *row);
 

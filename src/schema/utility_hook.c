@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * utility_hook.c
- *	  The utility hook: schema changes go through ddl.c; and there are
- *	  commands that publishers have to hear of.
+ *	  The utility hook: passes schema changes to ddl.c, and informs publishers
+ *	  of these commands:
  *
  *	  COMMIT PREPARED			the transaction's messages are now visible, but
  *								no callback of ours has run for them.  Apply
@@ -15,7 +15,7 @@
  *	  CREATE DATABASE			the same for the template; and the new database
  *								may have the extension from it
  *
- * Publishers are only asked to leave by who may run the command; when the
+ * Publishers are asked to leave only if the user may run the command.  If the
  * command fails all the same, the launcher starts them again.
  *
  *-------------------------------------------------------------------------
@@ -142,7 +142,7 @@ before_utility(Node *parsetree)
 	}
 }
 
-/* What is to be done when a command has succeeded. */
+/* What to do after a command has succeeded. */
 static Followup
 followup_of(Node *parsetree)
 {
@@ -179,7 +179,7 @@ after_utility(Followup followup)
 	else if (followup == FOLLOWUP_WAKE_NOW)
 	{
 		cqrs_published_count_commit();
-		/* It may be the transaction of a cqrs_pause(). */
+		/* The transaction may have called cqrs_pause(). */
 		cqrs_wake_want(CQRS_WORKER_PUBLISHER);
 	}
 	else
@@ -203,7 +203,7 @@ may_create_databases(void)
 	return may;
 }
 
-/* For commands that only the owner may run. */
+/* Ask publishers to leave for a command that only the owner may run. */
 static void
 vacate_database(const char *name)
 {
@@ -214,7 +214,10 @@ vacate_database(const char *name)
 		cqrs_wake_vacate(dboid);
 }
 
-/* Who may create databases may copy his own ones, and those marked for it. */
+/*
+ * CREATE DATABASE copies databases that the user owns, or that are marked as
+ * templates.
+ */
 static void
 vacate_template(const char *name)
 {
@@ -252,9 +255,9 @@ template_database(const CreatedbStmt *create)
 }
 
 /*
- * Notice COMMIT PREPARED by a background worker that is not one of ours.  Other
- * transactions without an id write WAL as well, when they prune pages; to wake
- * publishers for these costs a look at the outbox.
+ * Notice COMMIT PREPARED by a background worker that is not one of ours.
+ * Other transactions without an id write WAL as well, when they prune pages.
+ * Waking publishers for such a transaction only costs a look at the outbox.
  */
 static void
 at_transaction_end(XactEvent event, void *arg)

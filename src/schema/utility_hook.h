@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * utility_hook.h
- *	  Commands that publishers have to hear of.
+ *	  The utility hook: guards schema changes, and informs publishers.
  *
  *-------------------------------------------------------------------------
  */
