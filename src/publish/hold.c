@@ -42,7 +42,7 @@
 #include "publish/hold.h"
 
 /* A held master is logged at most once in this time. */
-#define TELL_INTERVAL_MS	60000
+#define LOG_INTERVAL_MS	60000
 /*
  * The pause after a probe that was refused, before the next one of any master.
  */
@@ -101,15 +101,15 @@ cqrs_holds_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 }
 
 bool
-cqrs_holds_tell(CqrsHolds *holds, const char *cqrs_id)
+cqrs_holds_should_log(CqrsHolds *holds, const char *cqrs_id)
 {
 	CqrsHold   *hold = find(holds, cqrs_id);
 
-	if (hold == NULL || hold->told ||
-		cqrs_until_after_ms(hold->told_at, TELL_INTERVAL_MS) > 0)
+	if (hold == NULL || hold->logged ||
+		cqrs_until_after_ms(hold->logged_at, LOG_INTERVAL_MS) > 0)
 		return false;
-	hold->told = true;
-	hold->told_at = GetCurrentTimestamp();
+	hold->logged = true;
+	hold->logged_at = GetCurrentTimestamp();
 	return true;
 }
 
@@ -137,7 +137,7 @@ cqrs_holds_remove(CqrsHolds *holds, CqrsHold *hold)
 		holds->nrefused--;
 	(void) holds_delete(holds->table, hold->cqrs_id);
 	holds->list = list_delete_ptr(holds->list, hold);
-	if (hold->told_at == 0)
+	if (hold->logged_at == 0)
 		pfree(hold);
 	else
 		holds->ended = lappend(holds->ended, hold);
@@ -349,7 +349,7 @@ create(CqrsHolds *holds, const char *cqrs_id, int64 id)
 	bool		found;
 
 	strcpy(hold->cqrs_id, cqrs_id);
-	hold->told_at = forget_ended(holds, cqrs_id);
+	hold->logged_at = forget_ended(holds, cqrs_id);
 	hold->next_id = id;
 	holds->list = lappend(holds->list, hold);
 	holds_insert(holds->table, hold->cqrs_id, &found)->hold = hold;
@@ -406,7 +406,7 @@ forget_probe(CqrsHolds *holds)
 static TimestampTz
 forget_ended(CqrsHolds *holds, const char *cqrs_id)
 {
-	TimestampTz told_at = 0;
+	TimestampTz logged_at = 0;
 	ListCell   *lc;
 
 	foreach(lc, holds->ended)
@@ -414,12 +414,12 @@ forget_ended(CqrsHolds *holds, const char *cqrs_id)
 		CqrsHold   *hold = lfirst(lc);
 		bool		same = strcmp(hold->cqrs_id, cqrs_id) == 0;
 
-		if (!same && cqrs_until_after_ms(hold->told_at, TELL_INTERVAL_MS) > 0)
+		if (!same && cqrs_until_after_ms(hold->logged_at, LOG_INTERVAL_MS) > 0)
 			continue;
 		if (same)
-			told_at = Max(told_at, hold->told_at);
+			logged_at = Max(logged_at, hold->logged_at);
 		holds->ended = foreach_delete_current(holds->ended, lc);
 		pfree(hold);
 	}
-	return told_at;
+	return logged_at;
 }

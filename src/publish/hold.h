@@ -31,8 +31,8 @@ typedef struct CqrsHold
 	int			failures;		/* how often the master's messages were
 								 * refused */
 	TimestampTz retry_at;		/* WAITING: not before this */
-	bool		told;			/* the hold was logged; so is its end, then */
-	TimestampTz told_at;		/* when a hold of this master was last logged;
+	bool		logged;			/* the hold was logged; so is its end, then */
+	TimestampTz logged_at;		/* when a hold of this master was last logged;
 								 * 0: never */
 	char		cqrs_id[FLEXIBLE_ARRAY_MEMBER];
 } CqrsHold;
@@ -41,7 +41,7 @@ typedef struct CqrsHolds
 {
 	List	   *list;			/* of CqrsHold, in TopMemoryContext */
 	struct holds_hash *table;	/* the same, by cqrs_id */
-	List	   *ended;			/* holds that have ended, for their told_at */
+	List	   *ended;			/* holds that have ended, for their logged_at */
 	int			nrefused;		/* holds in the list that have failures */
 
 	CqrsHold   *probing;		/* the hold that is PROBING, or NULL */
@@ -68,7 +68,7 @@ extern void cqrs_holds_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
  * once at most, and each master once a minute at most.  A hold counts as
  * logged once this has returned true.
  */
-extern bool cqrs_holds_tell(CqrsHolds *holds, const char *cqrs_id);
+extern bool cqrs_holds_should_log(CqrsHolds *holds, const char *cqrs_id);
 
 /*
  * Whether a message that has been read has to stay out of the window.  If

@@ -230,6 +230,6 @@ static void
 tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
 {
 	cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
-	if (cqrs_holds_tell(link->holds, cqrs_id))
+	if (cqrs_holds_should_log(link->holds, cqrs_id))
 		cqrs_link_log_held(cqrs_id, reason);
 }

@@ -31,21 +31,21 @@
 /* Each reason to block is logged at most once in this time. */
 #define BLOCKED_INTERVAL_MS	60000
 /* The number of texts of each kind that are remembered. */
-#define TOLD_MAX			100
+#define LOGGED_MAX			100
 
 struct CqrsLinkLog
 {
 	bool		tell_connected; /* the next connection is to be logged */
 	TimestampTz connected_at;	/* when the last connection was made */
 	List	   *failures;		/* reasons that were logged, as strings */
-	bool		blocked_told;	/* the current blocking was logged */
+	bool		blocked_logged; /* the current blocking was logged */
 	List	   *blocks;			/* reasons that were logged, as strings */
 	TimestampTz blocks_since;	/* when the list was last emptied */
 	List	   *unroutable;		/* masters whose lost messages were logged */
 };
 
-static bool is_told(List **told, const char *what);
-static void forget(List **told);
+static bool was_logged(List **logged, const char *what);
+static void forget(List **logged);
 
 CqrsLinkLog *
 cqrs_link_log_create(void)
@@ -84,7 +84,7 @@ cqrs_link_log_failure(CqrsLinkLog *log, const char *reason, bool connected)
 	cqrs_worker_set_error(reason);
 	if (connected && cqrs_until_after_ms(log->connected_at, LASTING_MS) == 0)
 		forget(&log->failures);
-	if (is_told(&log->failures, reason))
+	if (was_logged(&log->failures, reason))
 		return;
 	log->tell_connected = true;
 	ereport(LOG,
@@ -112,8 +112,8 @@ cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 		forget(&log->blocks);
 		log->blocks_since = GetCurrentTimestamp();
 	}
-	log->blocked_told = !is_told(&log->blocks, reason);
-	if (log->blocked_told)
+	log->blocked_logged = !was_logged(&log->blocks, reason);
+	if (log->blocked_logged)
 		ereport(LOG,
 				(errmsg("cqrs publisher is blocked by the broker: %s",
 						reason)));
@@ -123,7 +123,7 @@ cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 void
 cqrs_link_log_unblocked(CqrsLinkLog *log)
 {
-	if (log->blocked_told)
+	if (log->blocked_logged)
 		ereport(LOG,
 				(errmsg("cqrs publisher is no longer blocked by the broker")));
 }
@@ -133,7 +133,7 @@ void
 cqrs_link_log_returned(CqrsLinkLog *log, const CqrsOutgoing *message,
 					   const char *exchange)
 {
-	if (is_told(&log->unroutable, message->cqrs_id))
+	if (was_logged(&log->unroutable, message->cqrs_id))
 		return;
 	ereport(LOG,
 			(errmsg("no queue is bound for messages with routing key \"%s\"",
@@ -154,30 +154,30 @@ cqrs_link_log_held(const char *cqrs_id, const char *reason)
 
 /* Whether a text was logged before.  From now on it counts as logged. */
 static bool
-is_told(List **told, const char *what)
+was_logged(List **logged, const char *what)
 {
 	MemoryContext caller;
 	ListCell   *lc;
 
-	foreach(lc, *told)
+	foreach(lc, *logged)
 	{
 		if (strcmp(lfirst(lc), what) == 0)
 			return true;
 	}
 	caller = MemoryContextSwitchTo(TopMemoryContext);
-	if (list_length(*told) >= TOLD_MAX)
+	if (list_length(*logged) >= LOGGED_MAX)
 	{
-		pfree(linitial(*told));
-		*told = list_delete_first(*told);
+		pfree(linitial(*logged));
+		*logged = list_delete_first(*logged);
 	}
-	*told = lappend(*told, pstrdup(what));
+	*logged = lappend(*logged, pstrdup(what));
 	MemoryContextSwitchTo(caller);
 	return false;
 }
 
 static void
-forget(List **told)
+forget(List **logged)
 {
-	list_free_deep(*told);
-	*told = NIL;
+	list_free_deep(*logged);
+	*logged = NIL;
 }

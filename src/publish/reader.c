@@ -377,7 +377,7 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 static void
 end_hold(CqrsReader *reader, CqrsHold *hold)
 {
-	if (hold->told)
+	if (hold->logged)
 		ereport(LOG,
 				(errmsg("messages of master \"%s\" are published again",
 						hold->cqrs_id)));

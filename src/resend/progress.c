@@ -44,7 +44,7 @@ cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
 	progress->cqrs_id = cqrs_id;
 	progress->estimate = estimate;
 	progress->rows = 0;
-	progress->begun_at = progress->told_at = GetCurrentTimestamp();
+	progress->begun_at = progress->logged_at = GetCurrentTimestamp();
 
 	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, relid);
 	pgstat_progress_update_multi_param(lengthof(params), params, values);
@@ -67,11 +67,11 @@ cqrs_progress_update(CqrsProgress *progress, CqrsProgressPhase phase,
 
 	progress->rows = rows;
 	pgstat_progress_update_multi_param(lengthof(params), params, values);
-	if (TimestampDifferenceExceeds(progress->told_at, now,
+	if (TimestampDifferenceExceeds(progress->logged_at, now,
 								   CQRS_PROGRESS_INTERVAL_MS))
 	{
 		tell(progress, phase, key);
-		progress->told_at = now;
+		progress->logged_at = now;
 	}
 }
 

@@ -30,7 +30,7 @@ typedef struct CqrsProgress
 	double		estimate;		/* of rows */
 	int64		rows;
 	TimestampTz begun_at;
-	TimestampTz told_at;		/* when the last notice was given */
+	TimestampTz logged_at;		/* when the last notice was given */
 } CqrsProgress;
 
 /* Shortest time between two notices. */

@@ -177,7 +177,7 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 		if (OidIsValid(guard->type))
 			cqrs_guard_check_type(guard->type);
 		if (OidIsValid(guard->renamed))
-			cqrs_guard_tell_renamed(guard->renamed);
+			cqrs_guard_notice_renamed(guard->renamed);
 		check_changed(guard);
 	}
 	MemoryContextSwitchTo(caller);

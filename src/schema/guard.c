@@ -482,7 +482,7 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 }
 
 void
-cqrs_guard_tell_renamed(Oid relid)
+cqrs_guard_notice_renamed(Oid relid)
 {
 	ListCell   *lc;
 

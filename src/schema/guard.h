@@ -43,7 +43,7 @@ extern void cqrs_guard_check_table(const CqrsTableFacts *before,
 extern void cqrs_guard_check_hook(const CqrsGuardedHook *before);
 
 /* Raise a notice that names the masters of a renamed table. */
-extern void cqrs_guard_tell_renamed(Oid relid);
+extern void cqrs_guard_notice_renamed(Oid relid);
 
 /* Raise an error if a master publishes a type whose form has changed. */
 extern void cqrs_guard_check_type(Oid type);
