@@ -277,7 +277,8 @@ at_transaction_end(XactEvent event, void *arg)
 				cqrs_published_count_commit();
 				cqrs_wake_listeners(CQRS_WORKER_PUBLISHER);
 			}
-			/* FALLTHROUGH */
+			may_have_committed_prepared = false;
+			break;
 
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
