@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/tableam.h"
+#include "access/tupdesc.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
@@ -86,6 +87,15 @@ cqrs_begin_table_scan(Relation rel, Snapshot snapshot)
 	return table_beginscan(rel, snapshot, 0, NULL, SO_NONE);
 #else
 	return table_beginscan(rel, snapshot, 0, NULL);
+#endif
+}
+
+/* To be called on a tuple descriptor once all its columns are set. */
+static inline void
+cqrs_finish_tuple_desc(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 190000
+	TupleDescFinalize(desc);
 #endif
 }
 

@@ -30,6 +30,7 @@
 #include "utils/tuplestore.h"
 #include "utils/typcache.h"
 
+#include "base/compat.h"
 #include "compose/key_type.h"
 #include "compose/key_value.h"
 #include "resend/keys.h"
@@ -172,6 +173,7 @@ describe_keys(Relation rel, const CqrsRelation *relation)
 			TupleDescInitEntryCollation(desc, column, att->attcollation);
 		}
 	}
+	cqrs_finish_tuple_desc(desc);
 	return desc;
 }
 
