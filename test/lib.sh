@@ -81,6 +81,9 @@ interruptibly()
 
 start_run()
 {
+	# The private installation's, which comes first in PATH later, knows no
+	# directory of header files.
+	pg_config=$(command -v "$pg_config")
 	umask 022
 	work=$(mktemp -d /tmp/cqrs-test.XXXXXX)
 	trap end_run EXIT
