@@ -96,7 +96,7 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for %s %s", role, called),
-				 errdetail("It is called with the rights of the table's owner."),
+				 errdetail("The function is called with the rights of the table's owner."),
 				 errhint("Grant EXECUTE to the owner of the table.")));
 
 	result->name = pstrdup(name);

@@ -91,7 +91,7 @@ cqrs_option_set_json(const CqrsOptionTable *table, NullableDatum *values,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options must be a JSON object"),
-				 errdetail("They are an array or a scalar."),
+				 errdetail("The options are an array or a scalar, not an object."),
 				 errhint("For example %s.", table->example)));
 
 	it = JsonbIteratorInit(&options->root);
@@ -258,7 +258,7 @@ check_choice(const CqrsOptionInfo *info, const char *value)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for option \"%s\": \"%s\"", info->name, value),
-			 errdetail("It is none of the values that the option can have."),
+			 errdetail("The option cannot have this value."),
 			 errhint("Valid values are: %s.", valid.data)));
 }
 

@@ -113,7 +113,7 @@ cqrs_condition_analyze(Relation rel, const char *text, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("%s contains a VOLATILE function", what),
-				 errdetail("It is evaluated while a transaction commits and must not change data."),
+				 errdetail("The condition is evaluated while a transaction commits, and must not change data."),
 				 errhint("Declare the function STABLE or IMMUTABLE.")));
 	leave_parsing(&context);
 	free_parsestate(pstate);

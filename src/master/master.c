@@ -213,7 +213,7 @@ cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("cqrs_id must not be null"),
-				 errdetail("It says which master is meant."),
+				 errdetail("The argument names the master."),
 				 errhint("See cqrs.master for those that exist.")));
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }

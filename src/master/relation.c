@@ -141,7 +141,7 @@ cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock, CqrsRelation **relation,
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("master \"%s\" was changed concurrently", cqrs_id),
-				 errdetail("It is one of another table now."),
+				 errdetail("The master belongs to another table now."),
 				 errhint("Call the function again.")));
 	return rel;
 }

@@ -149,7 +149,7 @@ cqrs_link_log_held(const char *cqrs_id, const char *reason)
 {
 	ereport(LOG,
 			(errmsg("messages of master \"%s\" are held: %s", cqrs_id, reason),
-			 errdetail("They wait in the outbox and are tried again; other masters are published.")));
+			 errdetail("The messages wait in the outbox and are tried again; other masters are published.")));
 }
 
 /* Whether a text was logged before.  From now on it counts as logged. */

@@ -101,7 +101,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"batch\" must be at least 1"),
-					 errdetail("So many rows are put into a line."),
+					 errdetail("The batch is the number of rows in a line."),
 					 errhint("Leave it out for the default.")));
 		cqrs_sync_check_filter(filter);
 

@@ -128,7 +128,7 @@ check_nonatomic(FunctionCallInfo fcinfo)
 	ereport(ERROR,
 			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 			 errmsg("cqrs_sync_all() cannot run inside a transaction block"),
-			 errdetail("It commits after each batch."),
+			 errdetail("The procedure commits after each batch."),
 			 errhint("Call it outside of a transaction block, or use cqrs_sync().")));
 }
 
@@ -143,7 +143,7 @@ read_arguments(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"batch_size\" must be at least 1"),
-				 errdetail("So many rows are sent in a transaction."),
+				 errdetail("The batch size is the number of rows sent in one transaction."),
 				 errhint("Leave it out for the default.")));
 	if (!PG_ARGISNULL(1))
 		sync->filter = text_to_cstring(PG_GETARG_TEXT_PP(1));

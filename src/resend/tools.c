@@ -162,7 +162,7 @@ cqrs_wait_published(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for messages of the current transaction"),
-				 errdetail("They are published after it has committed."),
+				 errdetail("Messages are published only after their transaction has committed."),
 				 errhint("Call cqrs_wait_published() after COMMIT.")));
 	if (!PG_ARGISNULL(0))
 		deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,

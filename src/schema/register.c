@@ -88,7 +88,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("relation must not be null"),
-				 errdetail("It says which table is to be a master."),
+				 errdetail("The argument names the table that becomes a master."),
 				 errhint("Name a table, as in cqrs_register('author').")));
 	relid = PG_GETARG_OID(0);
 
@@ -173,7 +173,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("options must not be null"),
-				 errdetail("They say what of the master is to be changed."),
+				 errdetail("The options say what to change about the master."),
 				 errhint("Name options with their values, as in {\"meta\": null}.")));
 	rel = lock_master(cqrs_id, &row);
 	relid = RelationGetRelid(rel);
@@ -200,7 +200,7 @@ check_not_partition(Relation rel)
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 			 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
-			 errdetail("It is a partition."),
+			 errdetail("The table is a partition."),
 			 errhint("Register the partitioned table \"%s\", whose masters all its partitions are part of.",
 					 get_rel_name(cqrs_catalog_root(RelationGetRelid(rel))))));
 }
@@ -231,39 +231,39 @@ check_table(Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is a system table."),
+				 errdetail("The table is a system table."),
 				 errhint("Register a table of your own.")));
 	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is a foreign table, whose changes by others are not seen here."),
+				 errdetail("The table is a foreign table; changes that others make to it are not seen here."),
 				 errhint("Register the table on the server that owns it.")));
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is not a table."),
+				 errdetail("The relation is not a table."),
 				 errhint("Register the table below a view; columns are chosen by \"fields\".")));
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is a temporary table."),
+				 errdetail("The table is temporary."),
 				 errhint("Register a permanent table.")));
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is an unlogged table, which a crash empties without a trace."),
+				 errdetail("The table is unlogged; a crash empties it without a trace."),
 				 errhint("Use ALTER TABLE ... SET LOGGED.")));
 	if (rel->rd_rel->relkind == RELKIND_RELATION &&
 		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It is not of the access method \"heap\", on whose row versions the capture of changes relies."),
+				 errdetail("The access method of the table is not \"heap\", on whose row versions the capture of changes relies."),
 				 errhint("Use ALTER TABLE ... SET ACCESS METHOD heap, or recreate the table.")));
 	if (rel->rd_rel->relkind == RELKIND_RELATION &&
 		!rel->rd_rel->relispartition &&
@@ -273,7 +273,7 @@ check_table(Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot register \"%s\"", name),
-				 errdetail("It has inheritance parents or children, whose rows would be part of it only in some commands."),
+				 errdetail("The table has inheritance parents or children, whose rows only some commands would include."),
 				 errhint("Register a table without inheritance.")));
 	if (GetDatabaseEncoding() == PG_SQL_ASCII)
 		ereport(ERROR,
@@ -310,7 +310,7 @@ check_cqrs_id(const char *cqrs_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
-				 errdetail("It must have 1 to %d bytes.", CQRS_ID_BYTES),
+				 errdetail("The cqrs_id must have 1 to %d bytes.", CQRS_ID_BYTES),
 				 errhint("Choose one with the argument \"cqrs_id\".")));
 	for (const char *c = cqrs_id; *c != '\0'; c++)
 	{
@@ -318,7 +318,7 @@ check_cqrs_id(const char *cqrs_id)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_NAME),
 					 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
-					 errdetail("It is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
+					 errdetail("The cqrs_id is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
 					 errhint("Choose one with the argument \"cqrs_id\".")));
 	}
 }
@@ -505,7 +505,7 @@ lock_master(const char *cqrs_id, CqrsMasterRow **row)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("master \"%s\" was changed concurrently", cqrs_id),
-				 errdetail("It is one of another table now."),
+				 errdetail("The master belongs to another table now."),
 				 errhint("Call the function again.")));
 	return rel;
 }
