@@ -71,7 +71,7 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("%s %s does not exist", role, called),
-				 errdetail("It has to be a function with exactly these arguments that returns one %s.",
+				 errdetail("The function must have exactly these arguments and return one %s.",
 						   format_type_be(signatures[0].result)),
 				 errhint("%s", kind->others != NULL ? kind->others :
 						 "Create it, or name another one.")));
@@ -89,7 +89,7 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
-				 errdetail("It has the %s %s, which is called with the rights of the table's owner.",
+				 errdetail("The schema contains the %s %s, which is called with the rights of the table's owner.",
 						   role, called),
 				 errhint("Grant USAGE to the owner of the table.")));
 	if (cqrs_execute_aclcheck(function, owner) != ACLCHECK_OK)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * parked.c
- *	  Parked messages: set aside so that they do not hold up others.
+ *	  Parked messages: kept in a table of their own, so that others are sent.
  *
  * There are three kinds.  Messages that a user's function has failed to make,
  * where the master has on_error "park", are written in the transaction that

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * parked.h
- *	  Parked messages: set aside so that they do not hold up others.
+ *	  Parked messages: kept in a table of their own, so that others are sent.
  *
  *-------------------------------------------------------------------------
  */

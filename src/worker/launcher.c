@@ -462,7 +462,7 @@ is_running(Database *database, CqrsWorkerKind kind, int number)
 }
 
 /*
- * The delay before a worker is started: 0 for now, -1 if it is not wanted.  A
+ * The delay before a worker is started: 0 if none, -1 if it is not wanted.  A
  * database is probed once, by a publisher.
  */
 static long
