@@ -47,7 +47,7 @@
 
 /* The number of a relation's current file; a rewrite changes it. */
 static inline Oid
-cqrs_relation_file(Relation rel)
+cqrs_compat_relation_file(Relation rel)
 {
 #if PG_VERSION_NUM >= 160000
 	return rel->rd_locator.relNumber;
@@ -58,7 +58,7 @@ cqrs_relation_file(Relation rel)
 
 /* Whether the current transaction has given an older relation a new file. */
 static inline bool
-cqrs_relation_rewritten(Relation rel)
+cqrs_compat_relation_rewritten(Relation rel)
 {
 #if PG_VERSION_NUM >= 160000
 	return rel->rd_createSubid == InvalidSubTransactionId &&
@@ -123,7 +123,7 @@ cqrs_push_jsonb(CqrsJsonbState *state, JsonbIteratorToken token,
 
 /* Whether this transaction holds a lock of that mode, or a stronger one. */
 static inline bool
-cqrs_relation_has_lock(Oid relid, LOCKMODE weakest)
+cqrs_compat_relation_has_lock(Oid relid, LOCKMODE weakest)
 {
 	LOCKTAG		tag;
 
@@ -143,9 +143,9 @@ cqrs_relation_has_lock(Oid relid, LOCKMODE weakest)
 
 /* Whether this transaction keeps others from changing a table's schema. */
 static inline bool
-cqrs_relation_locked(Oid relid)
+cqrs_compat_relation_locked(Oid relid)
 {
-	return cqrs_relation_has_lock(relid, ShareUpdateExclusiveLock);
+	return cqrs_compat_relation_has_lock(relid, ShareUpdateExclusiveLock);
 }
 
 static inline bool

@@ -41,7 +41,7 @@ static Oid	lookup_object(Oid schema, const char *name,
 static int	column_count(Oid relid);
 
 const CqrsObjects *
-cqrs_catalog_objects(bool missing_ok)
+cqrs_objects_get(bool missing_ok)
 {
 	const char *problem = NULL;
 
@@ -62,7 +62,7 @@ cqrs_catalog_objects(bool missing_ok)
 }
 
 bool
-cqrs_catalog_is_usable(void)
+cqrs_objects_are_usable(void)
 {
 	const char *problem;
 
@@ -128,7 +128,7 @@ find_objects(const char **problem)
 bool
 cqrs_objects_has_master(const char *cqrs_id)
 {
-	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+	Relation	master = table_open(cqrs_objects_get(false)->master,
 									AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;

@@ -39,10 +39,10 @@ typedef struct CqrsObjects
  * extension, returns NULL with missing_ok, else raises an error.  Needs a
  * transaction.
  */
-extern const CqrsObjects *cqrs_catalog_objects(bool missing_ok);
+extern const CqrsObjects *cqrs_objects_get(bool missing_ok);
 
 /* Whether the objects exist and match the version of this library. */
-extern bool cqrs_catalog_is_usable(void);
+extern bool cqrs_objects_are_usable(void);
 
 /* Whether there is a master of that name. */
 extern bool cqrs_objects_has_master(const char *cqrs_id);

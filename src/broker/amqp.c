@@ -191,7 +191,7 @@ static pgsocket
 amqp_socket(CqrsConnection *connection, bool *write)
 {
 	*write = cqrs_frames_pending(connection->frames);
-	return cqrs_wire_socket(cqrs_frames_stream(connection->frames));
+	return cqrs_socket_fd(cqrs_frames_socket(connection->frames));
 }
 
 static long
@@ -244,16 +244,16 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	bool		tls = strcmp(url->scheme, cqrs_transport_amqp.tls_scheme) == 0;
 	int			port = url->port;
 	CqrsConnection *connection;
-	CqrsWire   *stream;
+	CqrsSocket   *sock;
 	MemoryContext context;
-	char		error[CQRS_WIRE_ERROR_BYTES] = "";
+	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 
 	if (port == 0)
 		port = tls ? DEFAULT_TLS_PORT : DEFAULT_PORT;
-	stream = cqrs_wire_open(url->host != NULL ? url->host : DEFAULT_HOST,
+	sock = cqrs_socket_open(url->host != NULL ? url->host : DEFAULT_HOST,
 							port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
-	if (stream == NULL)
+	if (sock == NULL)
 	{
 		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "%s", error);
 		return NULL;
@@ -262,7 +262,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 									ALLOCSET_SMALL_SIZES);
 	connection = MemoryContextAllocZero(context, sizeof(CqrsConnection));
 	connection->context = context;
-	connection->frames = cqrs_frames_create(stream);
+	connection->frames = cqrs_frames_create(sock);
 	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   options->connect_timeout_ms);
 	return connection;
@@ -334,17 +334,17 @@ void
 cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 						 const amqp_method_t *method)
 {
-	char text[	256];
+	char		reply_text[256];
 
 	if (method->id == AMQP_CHANNEL_CLOSE_METHOD)
 	{
 		amqp_channel_close_t *close = method->decoded;
 
-		cqrs_decode_text(text, sizeof(text), close->reply_text);
+		cqrs_decode_text(reply_text, sizeof(reply_text), close->reply_text);
 		cqrs_amqp_fail(failure, blame_of_channel(close),
 					   "could not %s: broker closed the channel: %d %s",
 					   close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
-					   action, close->reply_code, text);
+					   action, close->reply_code, reply_text);
 	}
 	else if (method->id == AMQP_CONNECTION_CLOSE_METHOD)
 	{
@@ -352,10 +352,10 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		bool		malformed = close->reply_code == AMQP_FRAME_ERROR ||
 		close->reply_code == AMQP_SYNTAX_ERROR;
 
-		cqrs_decode_text(text, sizeof(text), close->reply_text);
+		cqrs_decode_text(reply_text, sizeof(reply_text), close->reply_text);
 		cqrs_amqp_fail(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
 					   "could not %s: broker closed the connection: %d %s", action,
-					   close->reply_code, text);
+					   close->reply_code, reply_text);
 	}
 	else
 	{

@@ -43,11 +43,11 @@
 
 struct CqrsFrames
 {
-	CqrsWire   *stream;
+	CqrsSocket   *sock;
 	amqp_pool_t pool;			/* the last frame's arguments */
 	Size		frame_max;		/* of frames to send */
 	Size		input_max;		/* of received frames */
-	char		error[CQRS_DECODE_ERROR_BYTES]; /* "": the stream's */
+	char		error[CQRS_DECODE_ERROR_BYTES]; /* "": the socket's */
 
 	const char *body;			/* unsent rest of a large body */
 	Size		body_rest;
@@ -77,13 +77,13 @@ static void refill(CqrsFrames *frames);
 static ssize_t read_input(CqrsFrames *frames);
 
 CqrsFrames *
-cqrs_frames_create(CqrsWire *stream)
+cqrs_frames_create(CqrsSocket *sock)
 {
 	CqrsFrames *frames = MemoryContextAlloc(TopMemoryContext,
 											sizeof(CqrsFrames));
 
 	memset(frames, 0, offsetof(CqrsFrames, input));
-	frames->stream = stream;
+	frames->sock = sock;
 	init_amqp_pool(&frames->pool, POOL_PAGE_BYTES);
 	frames->frame_max = AMQP_FRAME_MIN_SIZE;
 	frames->input_max = CQRS_FRAMES_MAX_BYTES;
@@ -95,7 +95,7 @@ void
 cqrs_frames_destroy(CqrsFrames *frames)
 {
 	empty_amqp_pool(&frames->pool);
-	cqrs_wire_close(frames->stream);
+	cqrs_socket_close(frames->sock);
 	pfree(frames);
 }
 
@@ -183,7 +183,7 @@ cqrs_frames_flush(CqrsFrames *frames)
 			refill(frames);
 		if (frames->output_start == frames->output_end)
 			return true;
-		written = cqrs_wire_write(frames->stream,
+		written = cqrs_socket_write(frames->sock,
 								  frames->output + frames->output_start,
 								  frames->output_end - frames->output_start);
 		if (written < 0)
@@ -243,7 +243,7 @@ const char *
 cqrs_frames_error(const CqrsFrames *frames)
 {
 	return frames->error[0] != '\0' ? frames->error :
-		cqrs_wire_error(frames->stream);
+		cqrs_socket_error(frames->sock);
 }
 
 TimestampTz
@@ -264,10 +264,10 @@ cqrs_frames_forget(CqrsFrames *frames)
 	explicit_bzero(frames->output, frames->output_start);
 }
 
-CqrsWire   *
-cqrs_frames_stream(const CqrsFrames *frames)
+CqrsSocket   *
+cqrs_frames_socket(const CqrsFrames *frames)
 {
-	return frames->stream;
+	return frames->sock;
 }
 
 /* Returns the start of the frame; end_frame() fills in the frame's size. */
@@ -360,7 +360,7 @@ refill(CqrsFrames *frames)
 	frames->body_rest -= length;
 }
 
-/* Read, as cqrs_wire_read() does, and append to the incomplete frame. */
+/* Read, as cqrs_socket_read() does, and append to the incomplete frame. */
 static ssize_t
 read_input(CqrsFrames *frames)
 {
@@ -372,7 +372,7 @@ read_input(CqrsFrames *frames)
 	frames->input_start = 0;
 	/* An incomplete frame is shorter than half the buffer. */
 	Assert(frames->input_end < CQRS_FRAMES_MAX_BYTES);
-	length = cqrs_wire_read(frames->stream, frames->input + frames->input_end,
+	length = cqrs_socket_read(frames->sock, frames->input + frames->input_end,
 							INPUT_BYTES - frames->input_end);
 	if (length > 0)
 	{

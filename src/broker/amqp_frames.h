@@ -22,8 +22,8 @@
 
 typedef struct CqrsFrames CqrsFrames;
 
-/* Create frames that use "stream", and own it from now on. */
-extern CqrsFrames *cqrs_frames_create(CqrsWire *stream);
+/* Create frames that use "sock", and own it from now on. */
+extern CqrsFrames *cqrs_frames_create(CqrsSocket *sock);
 extern void cqrs_frames_destroy(CqrsFrames *frames);
 
 /*
@@ -73,6 +73,6 @@ extern TimestampTz cqrs_frames_received_at(const CqrsFrames *frames);
 /* Overwrite output that was sent, since it may contain a password. */
 extern void cqrs_frames_forget(CqrsFrames *frames);
 
-extern CqrsWire *cqrs_frames_stream(const CqrsFrames *frames);
+extern CqrsSocket *cqrs_frames_socket(const CqrsFrames *frames);
 
 #endif							/* CQRS_AMQP_FRAMES_H */

@@ -222,7 +222,7 @@ bool
 cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 				const char *action, amqp_frame_t *frame, CqrsFailure *failure)
 {
-	while (cqrs_wire_may_go_on(connection->deadline))
+	while (cqrs_socket_may_go_on(connection->deadline))
 	{
 		int			result = -1;
 
@@ -236,7 +236,7 @@ cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 		}
 		if (result == 0)
 		{
-			(void) cqrs_wire_wait(cqrs_frames_stream(connection->frames),
+			(void) cqrs_socket_wait(cqrs_frames_socket(connection->frames),
 								  cqrs_frames_pending(connection->frames),
 								  connection->deadline);
 			continue;

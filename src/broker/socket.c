@@ -35,39 +35,39 @@
 #include "broker/lookup.h"
 #include "broker/socket.h"
 
-struct CqrsWire
+struct CqrsSocket
 {
 	int			fd;
 	SSL_CTX    *context;		/* NULL: no TLS */
 	SSL		   *ssl;
-	char		error[CQRS_WIRE_ERROR_BYTES];
+	char		error[CQRS_SOCKET_ERROR_BYTES];
 };
 
 static int	connect_address(const struct addrinfo *address, int timeout_ms,
 							char *error);
 static bool wait_for(int fd, int events, TimestampTz deadline);
-static bool start_tls(CqrsWire *stream, const char *host,
+static bool start_tls(CqrsSocket *sock, const char *host,
 					  const CqrsTlsOptions *tls, TimestampTz deadline);
-static bool load_files(CqrsWire *stream, const CqrsTlsOptions *tls);
+static bool load_files(CqrsSocket *sock, const CqrsTlsOptions *tls);
 static int	refuse_passphrase(char *buffer, int size, int writing, void *data);
-static bool expect_host(CqrsWire *stream, const char *host);
-static bool shake_hands(CqrsWire *stream, TimestampTz deadline);
-static bool tls_failed(CqrsWire *stream, const char *what);
-static ssize_t tls_result(CqrsWire *stream, int result);
+static bool expect_host(CqrsSocket *sock, const char *host);
+static bool shake_hands(CqrsSocket *sock, TimestampTz deadline);
+static bool tls_failed(CqrsSocket *sock, const char *what);
+static ssize_t tls_result(CqrsSocket *sock, int result);
 
-CqrsWire   *
-cqrs_wire_open(const char *host, int port, const CqrsTlsOptions *tls,
+CqrsSocket   *
+cqrs_socket_open(const char *host, int port, const CqrsTlsOptions *tls,
 			   int timeout_ms, char *error)
 {
 	const char *reason = "";	/* keep compiler quiet */
 	struct addrinfo *addresses = cqrs_lookup(host, port, timeout_ms, &reason);
-	CqrsWire   *stream;
+	CqrsSocket   *sock;
 	int			on = 1;
 	int			fd = -1;
 
 	if (addresses == NULL)
 	{
-		snprintf(error, CQRS_WIRE_ERROR_BYTES,
+		snprintf(error, CQRS_SOCKET_ERROR_BYTES,
 				 "could not resolve host \"%s\": %s", host, reason);
 		return NULL;
 	}
@@ -83,84 +83,84 @@ cqrs_wire_open(const char *host, int port, const CqrsTlsOptions *tls,
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 
-	stream = MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsWire));
-	stream->fd = fd;
+	sock = MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsSocket));
+	sock->fd = fd;
 	if (tls != NULL &&
-		!start_tls(stream, host, tls,
+		!start_tls(sock, host, tls,
 				   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											   timeout_ms)))
 	{
-		strlcpy(error, stream->error, CQRS_WIRE_ERROR_BYTES);
-		cqrs_wire_close(stream);
+		strlcpy(error, sock->error, CQRS_SOCKET_ERROR_BYTES);
+		cqrs_socket_close(sock);
 		return NULL;
 	}
-	return stream;
+	return sock;
 }
 
 ssize_t
-cqrs_wire_read(CqrsWire *stream, void *buffer, Size size)
+cqrs_socket_read(CqrsSocket *sock, void *buffer, Size size)
 {
 	ssize_t		result;
 
-	if (stream->ssl != NULL)
+	if (sock->ssl != NULL)
 	{
 		ERR_clear_error();
-		return tls_result(stream, SSL_read(stream->ssl, buffer,
+		return tls_result(sock, SSL_read(sock->ssl, buffer,
 										   Min(size, INT_MAX)));
 	}
 
 	do
-		result = recv(stream->fd, buffer, size, 0);
+		result = recv(sock->fd, buffer, size, 0);
 	while (result < 0 && errno == EINTR);
 	if (result > 0)
 		return result;
 	if (result < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		return 0;
-	strlcpy(stream->error,
+	strlcpy(sock->error,
 			result == 0 ? "the broker closed the socket" : strerror(errno),
-			CQRS_WIRE_ERROR_BYTES);
+			CQRS_SOCKET_ERROR_BYTES);
 	return -1;
 }
 
 ssize_t
-cqrs_wire_write(CqrsWire *stream, const void *data, Size size)
+cqrs_socket_write(CqrsSocket *sock, const void *data, Size size)
 {
 	ssize_t		result;
 
-	if (stream->ssl != NULL)
+	if (sock->ssl != NULL)
 	{
 		ERR_clear_error();
-		return tls_result(stream, SSL_write(stream->ssl, data,
+		return tls_result(sock, SSL_write(sock->ssl, data,
 											Min(size, INT_MAX)));
 	}
 
 	do
-		result = send(stream->fd, data, size, 0);
+		result = send(sock->fd, data, size, 0);
 	while (result < 0 && errno == EINTR);
 	if (result >= 0)
 		return result;
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		return 0;
-	strlcpy(stream->error, strerror(errno), CQRS_WIRE_ERROR_BYTES);
+	strlcpy(sock->error, strerror(errno), CQRS_SOCKET_ERROR_BYTES);
 	return -1;
 }
 
 const char *
-cqrs_wire_error(const CqrsWire *stream)
+cqrs_socket_error(const CqrsSocket *sock)
 {
-	return stream->error;
+	return sock->error;
 }
 
 bool
-cqrs_wire_wait(CqrsWire *stream, bool write, TimestampTz deadline)
+cqrs_socket_wait(CqrsSocket *sock, bool write, TimestampTz deadline)
 {
-	return wait_for(stream->fd,
+	return wait_for(sock->fd,
 					WL_SOCKET_READABLE | (write ? WL_SOCKET_WRITEABLE : 0),
 					deadline);
 }
 
 bool
-cqrs_wire_may_go_on(TimestampTz deadline)
+cqrs_socket_may_go_on(TimestampTz deadline)
 {
 	/* DROP DATABASE elsewhere waits for all processes. */
 	if (ProcSignalBarrierPending)
@@ -169,18 +169,18 @@ cqrs_wire_may_go_on(TimestampTz deadline)
 }
 
 pgsocket
-cqrs_wire_socket(const CqrsWire *stream)
+cqrs_socket_fd(const CqrsSocket *sock)
 {
-	return stream->fd;
+	return sock->fd;
 }
 
 void
-cqrs_wire_close(CqrsWire *stream)
+cqrs_socket_close(CqrsSocket *sock)
 {
-	SSL_free(stream->ssl);
-	SSL_CTX_free(stream->context);
-	close(stream->fd);
-	pfree(stream);
+	SSL_free(sock->ssl);
+	SSL_CTX_free(sock->context);
+	close(sock->fd);
+	pfree(sock);
 }
 
 /* A connected, non-blocking socket, or -1. */
@@ -197,7 +197,7 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 
 	if (fd < 0)
 	{
-		snprintf(error, CQRS_WIRE_ERROR_BYTES,
+		snprintf(error, CQRS_SOCKET_ERROR_BYTES,
 				 "could not create a socket: %s", strerror(errno));
 		return -1;
 	}
@@ -215,20 +215,20 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 	if (result == 0)
 		return fd;
 
-	snprintf(error, CQRS_WIRE_ERROR_BYTES, "could not connect: %s",
+	snprintf(error, CQRS_SOCKET_ERROR_BYTES, "could not connect: %s",
 			 strerror(result));
 	close(fd);
 	return -1;
 }
 
-/* As cqrs_wire_wait(), for the given events of a socket. */
+/* As cqrs_socket_wait(), for the given events of a socket. */
 static bool
 wait_for(int fd, int events, TimestampTz deadline)
 {
 	/*
 	 * The deadline also ends the wait for a peer that keeps the socket ready.
 	 */
-	while (cqrs_wire_may_go_on(deadline))
+	while (cqrs_socket_may_go_on(deadline))
 	{
 		int			occurred = WaitLatchOrSocket(MyLatch,
 												 events | WL_LATCH_SET |
@@ -246,49 +246,49 @@ wait_for(int fd, int events, TimestampTz deadline)
 }
 
 static bool
-start_tls(CqrsWire *stream, const char *host, const CqrsTlsOptions *tls,
+start_tls(CqrsSocket *sock, const char *host, const CqrsTlsOptions *tls,
 		  TimestampTz deadline)
 {
 	ERR_clear_error();
-	stream->context = SSL_CTX_new(TLS_client_method());
-	if (stream->context == NULL)
-		return tls_failed(stream, "could not set up TLS");
-	SSL_CTX_set_min_proto_version(stream->context, TLS1_2_VERSION);
+	sock->context = SSL_CTX_new(TLS_client_method());
+	if (sock->context == NULL)
+		return tls_failed(sock, "could not set up TLS");
+	SSL_CTX_set_min_proto_version(sock->context, TLS1_2_VERSION);
 	/* Between two attempts the rest of the output may grow and move. */
-	SSL_CTX_set_mode(stream->context, SSL_MODE_ENABLE_PARTIAL_WRITE |
+	SSL_CTX_set_mode(sock->context, SSL_MODE_ENABLE_PARTIAL_WRITE |
 					 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-	if (!load_files(stream, tls))
+	if (!load_files(sock, tls))
 		return false;
-	SSL_CTX_set_verify(stream->context,
+	SSL_CTX_set_verify(sock->context,
 					   tls->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
 
-	stream->ssl = SSL_new(stream->context);
-	if (stream->ssl == NULL || SSL_set_fd(stream->ssl, stream->fd) != 1 ||
-		!expect_host(stream, host))
-		return tls_failed(stream, "could not set up TLS");
-	return shake_hands(stream, deadline);
+	sock->ssl = SSL_new(sock->context);
+	if (sock->ssl == NULL || SSL_set_fd(sock->ssl, sock->fd) != 1 ||
+		!expect_host(sock, host))
+		return tls_failed(sock, "could not set up TLS");
+	return shake_hands(sock, deadline);
 }
 
 static bool
-load_files(CqrsWire *stream, const CqrsTlsOptions *tls)
+load_files(CqrsSocket *sock, const CqrsTlsOptions *tls)
 {
 	/* Without this OpenSSL would ask at the terminal. */
-	SSL_CTX_set_default_passwd_cb(stream->context, refuse_passphrase);
+	SSL_CTX_set_default_passwd_cb(sock->context, refuse_passphrase);
 
 	if (tls->verify && tls->ca_file[0] == '\0' &&
-		SSL_CTX_set_default_verify_paths(stream->context) != 1)
-		return tls_failed(stream, "could not load the system's CA certificates");
+		SSL_CTX_set_default_verify_paths(sock->context) != 1)
+		return tls_failed(sock, "could not load the system's CA certificates");
 	if (tls->verify && tls->ca_file[0] != '\0' &&
-		SSL_CTX_load_verify_locations(stream->context, tls->ca_file, NULL) != 1)
-		return tls_failed(stream, "could not load \"cqrs.ssl_ca_file\"");
+		SSL_CTX_load_verify_locations(sock->context, tls->ca_file, NULL) != 1)
+		return tls_failed(sock, "could not load \"cqrs.ssl_ca_file\"");
 	if (tls->cert_file[0] != '\0' &&
-		SSL_CTX_use_certificate_chain_file(stream->context,
+		SSL_CTX_use_certificate_chain_file(sock->context,
 										   tls->cert_file) != 1)
-		return tls_failed(stream, "could not load \"cqrs.ssl_cert_file\"");
+		return tls_failed(sock, "could not load \"cqrs.ssl_cert_file\"");
 	if (tls->key_file[0] != '\0' &&
-		SSL_CTX_use_PrivateKey_file(stream->context, tls->key_file,
+		SSL_CTX_use_PrivateKey_file(sock->context, tls->key_file,
 									SSL_FILETYPE_PEM) != 1)
-		return tls_failed(stream, "could not load \"cqrs.ssl_key_file\"");
+		return tls_failed(sock, "could not load \"cqrs.ssl_key_file\"");
 	return true;
 }
 
@@ -303,43 +303,43 @@ refuse_passphrase(char *buffer, int size, int writing, void *data)
  * against that name.
  */
 static bool
-expect_host(CqrsWire *stream, const char *host)
+expect_host(CqrsSocket *sock, const char *host)
 {
-	X509_VERIFY_PARAM *parameters = SSL_get0_param(stream->ssl);
+	X509_VERIFY_PARAM *parameters = SSL_get0_param(sock->ssl);
 
 	if (X509_VERIFY_PARAM_set1_ip_asc(parameters, host) == 1)
 		return true;
 	ERR_clear_error();
-	return SSL_set_tlsext_host_name(stream->ssl, host) == 1 &&
-		SSL_set1_host(stream->ssl, host) == 1;
+	return SSL_set_tlsext_host_name(sock->ssl, host) == 1 &&
+		SSL_set1_host(sock->ssl, host) == 1;
 }
 
 static bool
-shake_hands(CqrsWire *stream, TimestampTz deadline)
+shake_hands(CqrsSocket *sock, TimestampTz deadline)
 {
 	for (;;)
 	{
-		int			result = SSL_connect(stream->ssl);
-		int			error = SSL_get_error(stream->ssl, result);
+		int			result = SSL_connect(sock->ssl);
+		int			error = SSL_get_error(sock->ssl, result);
 
 		if (result == 1)
 			return true;
 		if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
 		{
-			long		verdict = SSL_get_verify_result(stream->ssl);
+			long		verdict = SSL_get_verify_result(sock->ssl);
 
 			if (verdict == X509_V_OK)
-				return tls_failed(stream, "TLS handshake failed");
-			snprintf(stream->error, CQRS_WIRE_ERROR_BYTES,
+				return tls_failed(sock, "TLS handshake failed");
+			snprintf(sock->error, CQRS_SOCKET_ERROR_BYTES,
 					 "the broker's certificate is not accepted: %s",
 					 X509_verify_cert_error_string(verdict));
 			return false;
 		}
-		if (!wait_for(stream->fd, error == SSL_ERROR_WANT_READ ?
+		if (!wait_for(sock->fd, error == SSL_ERROR_WANT_READ ?
 					  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
 		{
-			strlcpy(stream->error, "TLS handshake timed out",
-					CQRS_WIRE_ERROR_BYTES);
+			strlcpy(sock->error, "TLS handshake timed out",
+					CQRS_SOCKET_ERROR_BYTES);
 			return false;
 		}
 	}
@@ -347,7 +347,7 @@ shake_hands(CqrsWire *stream, TimestampTz deadline)
 
 /* Keep OpenSSL's reason for a failure.  Returns false. */
 static bool
-tls_failed(CqrsWire *stream, const char *what)
+tls_failed(CqrsSocket *sock, const char *what)
 {
 	unsigned long code = ERR_get_error();
 	const char *reason = ERR_reason_error_string(code);
@@ -355,28 +355,28 @@ tls_failed(CqrsWire *stream, const char *what)
 	if (reason == NULL)
 		reason = ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code)) :
 			"the broker closed the socket";
-	snprintf(stream->error, CQRS_WIRE_ERROR_BYTES, "%s: %s", what, reason);
+	snprintf(sock->error, CQRS_SOCKET_ERROR_BYTES, "%s: %s", what, reason);
 	ERR_clear_error();
 	return false;
 }
 
 /* The result of a read or write, derived from OpenSSL's result. */
 static ssize_t
-tls_result(CqrsWire *stream, int result)
+tls_result(CqrsSocket *sock, int result)
 {
 	if (result > 0)
 		return result;
-	switch (SSL_get_error(stream->ssl, result))
+	switch (SSL_get_error(sock->ssl, result))
 	{
 		case SSL_ERROR_WANT_READ:
 		case SSL_ERROR_WANT_WRITE:
 			return 0;
 		case SSL_ERROR_ZERO_RETURN:
-			strlcpy(stream->error, "the broker closed the connection",
-					CQRS_WIRE_ERROR_BYTES);
+			strlcpy(sock->error, "the broker closed the connection",
+					CQRS_SOCKET_ERROR_BYTES);
 			return -1;
 		default:
-			(void) tls_failed(stream, "TLS");
+			(void) tls_failed(sock, "TLS");
 			return -1;
 	}
 }

@@ -21,17 +21,17 @@ typedef struct CqrsTlsOptions
 	bool		verify;			/* check the broker's certificate and name */
 } CqrsTlsOptions;
 
-typedef struct CqrsWire CqrsWire;
+typedef struct CqrsSocket CqrsSocket;
 
-#define CQRS_WIRE_ERROR_BYTES 300
+#define CQRS_SOCKET_ERROR_BYTES 300
 
 /*
  * Connect; "tls" is NULL for plain TCP.  Waits for at most "timeout_ms" each
  * for the lookup of the name, for every address, and for the TLS handshake;
  * less if the process is asked to end.  On failure returns NULL with the
- * reason in "error", which has CQRS_WIRE_ERROR_BYTES.  May reset the latch.
+ * reason in "error", which has CQRS_SOCKET_ERROR_BYTES.  May reset the latch.
  */
-extern CqrsWire *cqrs_wire_open(const char *host, int port,
+extern CqrsSocket *cqrs_socket_open(const char *host, int port,
 								const CqrsTlsOptions *tls, int timeout_ms,
 								char *error);
 
@@ -39,28 +39,28 @@ extern CqrsWire *cqrs_wire_open(const char *host, int port,
  * Read or write without waiting.  Return the number of bytes, 0 if nothing can
  * be read or written now, -1 if the connection is gone.
  */
-extern ssize_t cqrs_wire_read(CqrsWire *stream, void *buffer, Size size);
-extern ssize_t cqrs_wire_write(CqrsWire *stream, const void *data,
+extern ssize_t cqrs_socket_read(CqrsSocket *sock, void *buffer, Size size);
+extern ssize_t cqrs_socket_write(CqrsSocket *sock, const void *data,
 							   Size size);
 
 /* Why reading or writing has failed. */
-extern const char *cqrs_wire_error(const CqrsWire *stream);
+extern const char *cqrs_socket_error(const CqrsSocket *sock);
 
 /*
  * Wait until there is something to read or, with "write", room to write.
  * Returns false if the deadline has passed or the process is asked to end.
  */
-extern bool cqrs_wire_wait(CqrsWire *stream, bool write,
+extern bool cqrs_socket_wait(CqrsSocket *sock, bool write,
 						   TimestampTz deadline);
 
 /*
  * For loops that never wait, because there is always something to read.
- * Returns false under the same conditions as cqrs_wire_wait().
+ * Returns false under the same conditions as cqrs_socket_wait().
  */
-extern bool cqrs_wire_may_go_on(TimestampTz deadline);
+extern bool cqrs_socket_may_go_on(TimestampTz deadline);
 
-extern pgsocket cqrs_wire_socket(const CqrsWire *stream);
+extern pgsocket cqrs_socket_fd(const CqrsSocket *sock);
 
-extern void cqrs_wire_close(CqrsWire *stream);
+extern void cqrs_socket_close(CqrsSocket *sock);
 
 #endif							/* CQRS_SOCKET_H */

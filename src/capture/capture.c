@@ -89,7 +89,7 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = trigger_data(fcinfo, TRIGGER_EVENT_UPDATE,
 									 TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
-	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
+	CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(data->tg_relation));
 	bool		first_touch;
 	bool		raise;
 
@@ -119,7 +119,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = trigger_data(fcinfo, 0,
 									 TRIGGER_EVENT_AFTER | TRIGGER_EVENT_ROW);
-	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(data->tg_relation));
+	CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(data->tg_relation));
 
 	if (relation == NULL || !any_produces(relation))
 		return PointerGetDatum(NULL);
@@ -129,7 +129,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 		uint16		target = cqrs_changeset_target(CQRS_BORN,
 												   data->tg_relation);
 
-		if (cqrs_relation_rewritten(data->tg_relation))
+		if (cqrs_compat_relation_rewritten(data->tg_relation))
 		{
 			cqrs_changeset_get_target(target)->repeats = true;
 			(void) touched_target(data);
@@ -173,7 +173,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 static void
 check_truncate_allowed(Relation rel)
 {
-	const CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	const CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(rel));
 	ListCell   *lc;
 
 	if (relation == NULL)
@@ -275,7 +275,7 @@ touched_target(TriggerData *data)
 
 	if (!cqrs_changeset_get_target(target)->begun)
 		cqrs_changeset_begin(target,
-							 cqrs_relation_rewritten(data->tg_relation) ?
+							 cqrs_compat_relation_rewritten(data->tg_relation) ?
 							 GetActiveSnapshot()->curcid : FirstCommandId);
 	return target;
 }
@@ -328,7 +328,7 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 {
 	Relation	rel = data->tg_relation;
 	TupleDesc	desc = RelationGetDescr(rel);
-	ScanKeyData *keys = cqrs_catalog_key_scan(rel, relation,
+	ScanKeyData *keys = cqrs_relation_key_scan(rel, relation,
 											  data->tg_trigtuple);
 	SysScanDesc scan = systable_beginscan(rel, relation->key_index, true,
 										  SnapshotAny, relation->nkeys, keys);
@@ -390,7 +390,7 @@ note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 	 */
 	if (new != NULL && later_trigger_exists(data))
 		target->keys_move = target->repeats = true;
-	if (cqrs_relation_rewritten(rel) ||
+	if (cqrs_compat_relation_rewritten(rel) ||
 		rel->rd_createSubid != InvalidSubTransactionId)
 	{
 		target->repeats = true;

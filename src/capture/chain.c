@@ -204,7 +204,7 @@ look_up_seen(CqrsChain *chain, Relation rel, ItemPointer tid, bool remember)
 		chain->seen = hash_create("cqrs seen versions", 1024, &ctl,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	key.file = cqrs_relation_file(rel);
+	key.file = cqrs_compat_relation_file(rel);
 	key.block = ItemPointerGetBlockNumber(tid);
 	key.offset = ItemPointerGetOffsetNumber(tid);
 	(void) hash_search(chain->seen, &key,

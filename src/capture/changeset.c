@@ -133,11 +133,11 @@ cqrs_changeset_target(CqrsNoteKind kind, Relation rel)
 	/* Most changes follow one of the same table. */
 	if (i < ntargets && targets[i].kind == kind &&
 		targets[i].relid == RelationGetRelid(rel) &&
-		targets[i].file == cqrs_relation_file(rel))
+		targets[i].file == cqrs_compat_relation_file(rel))
 		return i;
 
 	last[kind] = find_target(kind, RelationGetRelid(rel),
-							 cqrs_relation_file(rel), NULL, NULL);
+							 cqrs_compat_relation_file(rel), NULL, NULL);
 	return last[kind];
 }
 
@@ -146,7 +146,7 @@ cqrs_changeset_resent_target(Relation rel, const char *cqrs_id,
 							 const char *queue)
 {
 	return find_target(CQRS_RESENT, RelationGetRelid(rel),
-					   cqrs_relation_file(rel), cqrs_id, queue);
+					   cqrs_compat_relation_file(rel), cqrs_id, queue);
 }
 
 CqrsTarget *
@@ -170,7 +170,7 @@ cqrs_changeset_keys_move(void)
 void
 cqrs_changeset_check_file(const CqrsTarget *target, Relation rel)
 {
-	if (target->file != cqrs_relation_file(rel))
+	if (target->file != cqrs_compat_relation_file(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",

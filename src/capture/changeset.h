@@ -28,7 +28,7 @@ typedef struct CqrsTarget
 {
 	CqrsNoteKind kind;
 	Oid			relid;
-	Oid			file;			/* cqrs_relation_file() when noted */
+	Oid			file;			/* cqrs_compat_relation_file() when noted */
 	bool		keys_move;		/* keys may pass from row to row */
 	bool		repeats;		/* a row may have been noted more than once */
 	bool		skipped;		/* noted rows may keep their revision */

@@ -157,7 +157,7 @@ cqrs_trigger_at_commit(PG_FUNCTION_ARGS)
 		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
 		!TRIGGER_FIRED_AFTER(data->tg_event) ||
-		RelationGetRelid(data->tg_relation) != cqrs_catalog_objects(false)->at_commit)
+		RelationGetRelid(data->tg_relation) != cqrs_objects_get(false)->at_commit)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function is not called as the trigger that it is made for"),
@@ -221,7 +221,7 @@ queue(void)
 static bool
 queue_event(void)
 {
-	Relation	rel = table_open(cqrs_catalog_objects(false)->at_commit,
+	Relation	rel = table_open(cqrs_objects_get(false)->at_commit,
 								 AccessShareLock);
 	ResultRelInfo *info = makeNode(ResultRelInfo);
 	TupleTableSlot *no_row = MakeSingleTupleTableSlot(RelationGetDescr(rel),

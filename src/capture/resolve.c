@@ -158,7 +158,7 @@ check_keys_settled(void)
 		if (!cqrs_changeset_has_notes(relid) ||
 			!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 			continue;
-		relation = cqrs_catalog_relation(relid);
+		relation = cqrs_relation_get(relid);
 		if (relation != NULL && relation->key_deferrable)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -294,7 +294,7 @@ use_relation(Resolver *resolver, Relation rel)
 	MemoryContext caller = MemoryContextSwitchTo(resolver->context);
 
 	resolver->rel = rel;
-	resolver->relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	resolver->relation = cqrs_relation_get(RelationGetRelid(rel));
 	cqrs_row_init(&resolver->before, rel);
 	cqrs_row_init(&resolver->after, rel);
 	MemoryContextSwitchTo(caller);

@@ -60,7 +60,7 @@ static void compose_ignored(Truncation *truncation, CqrsNoteKind kind,
 bool
 cqrs_truncate_rows(Relation rel)
 {
-	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(rel));
 	bool		any;
 
 	/* A partitioned table holds no rows; its partitions have the trigger. */

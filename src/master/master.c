@@ -48,7 +48,7 @@ static int	compare_cqrs_id(const ListCell *a, const ListCell *b);
 CqrsMasterRow *
 cqrs_master_read(const char *cqrs_id, bool missing_ok)
 {
-	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+	Relation	master = table_open(cqrs_objects_get(false)->master,
 									AccessShareLock);
 	HeapTuple	tuple = find_tuple(master, cqrs_id);
 	CqrsMasterRow *row = NULL;
@@ -68,7 +68,7 @@ cqrs_master_read(const char *cqrs_id, bool missing_ok)
 List *
 cqrs_master_read_all(Oid relid)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 	Relation	master = table_open(objects->master, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -92,7 +92,7 @@ cqrs_master_read_all(Oid relid)
 void
 cqrs_master_insert(const CqrsMasterRow *row)
 {
-	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+	Relation	master = table_open(cqrs_objects_get(false)->master,
 									RowExclusiveLock);
 
 	CatalogTupleInsert(master, tuple_from_row(master, row));
@@ -102,7 +102,7 @@ cqrs_master_insert(const CqrsMasterRow *row)
 void
 cqrs_master_update(const CqrsMasterRow *row)
 {
-	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+	Relation	master = table_open(cqrs_objects_get(false)->master,
 									RowExclusiveLock);
 	HeapTuple	old = find_tuple(master, row->cqrs_id);
 
@@ -115,7 +115,7 @@ cqrs_master_update(const CqrsMasterRow *row)
 void
 cqrs_master_delete(const char *cqrs_id)
 {
-	Relation	master = table_open(cqrs_catalog_objects(false)->master,
+	Relation	master = table_open(cqrs_objects_get(false)->master,
 									RowExclusiveLock);
 	HeapTuple	old = find_tuple(master, cqrs_id);
 
@@ -136,7 +136,7 @@ find_tuple(Relation master, const char *cqrs_id)
 	ScanKeyEntryInitialize(&key, 0, MASTER_CQRS_ID, BTEqualStrategyNumber,
 						   InvalidOid, C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(cqrs_id));
-	scan = systable_beginscan(master, cqrs_catalog_objects(false)->master_by_id,
+	scan = systable_beginscan(master, cqrs_objects_get(false)->master_by_id,
 							  true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))

@@ -73,7 +73,7 @@ make_cache(void)
  * must be published.
  */
 Oid
-cqrs_catalog_root(Oid relid)
+cqrs_relation_root(Oid relid)
 {
 	while (get_rel_relispartition(relid))
 		relid = get_partition_parent(relid, true);
@@ -81,7 +81,7 @@ cqrs_catalog_root(Oid relid)
 }
 
 CqrsRelation *
-cqrs_catalog_relation(Oid relid)
+cqrs_relation_get(Oid relid)
 {
 	static CqrsRelation *last = NULL;
 	CqrsRelation *entry;
@@ -106,10 +106,10 @@ cqrs_catalog_relation(Oid relid)
 }
 
 CqrsMaster *
-cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
+cqrs_relation_master(const char *cqrs_id, CqrsRelation **relation)
 {
 	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
-	CqrsRelation *entry = cqrs_catalog_relation(relid);
+	CqrsRelation *entry = cqrs_relation_get(relid);
 	ListCell   *lc;
 
 	if (entry != NULL)
@@ -130,13 +130,13 @@ cqrs_catalog_master(const char *cqrs_id, CqrsRelation **relation)
 }
 
 Relation
-cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock, CqrsRelation **relation,
+cqrs_relation_open(const char *cqrs_id, LOCKMODE lock, CqrsRelation **relation,
 				  CqrsMaster **master)
 {
 	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
 	Relation	rel = table_open(relid, lock);
 
-	*master = cqrs_catalog_master(cqrs_id, relation);
+	*master = cqrs_relation_master(cqrs_id, relation);
 	if ((*relation)->relid != relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -147,9 +147,9 @@ cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock, CqrsRelation **relation,
 }
 
 void
-cqrs_catalog_resolve(Relation rel, List *rows, CqrsRelation *relation)
+cqrs_relation_bind(Relation rel, List *rows, CqrsRelation *relation)
 {
-	Relation	root = table_open(cqrs_catalog_root(RelationGetRelid(rel)), AccessShareLock);
+	Relation	root = table_open(cqrs_relation_root(RelationGetRelid(rel)), AccessShareLock);
 	ListCell   *lc;
 
 	relation->root = RelationGetRelid(root);
@@ -181,7 +181,7 @@ invalidate(Datum arg, Oid relid)
 }
 
 ScanKeyData *
-cqrs_catalog_key_scan(Relation rel, const CqrsRelation *relation,
+cqrs_relation_key_scan(Relation rel, const CqrsRelation *relation,
 					  HeapTuple row)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -297,11 +297,11 @@ build_relation(CqrsRelation *entry)
 	PG_TRY();
 	{
 		/* invalidate() reads the root meanwhile. */
-		fresh.root = entry->root = cqrs_catalog_root(RelationGetRelid(rel));
-		rows = cqrs_catalog_objects(true) == NULL ? NIL :
+		fresh.root = entry->root = cqrs_relation_root(RelationGetRelid(rel));
+		rows = cqrs_objects_get(true) == NULL ? NIL :
 			cqrs_master_read_all(fresh.root);
 		if (rows != NIL)
-			cqrs_catalog_resolve(rel, rows, &fresh);
+			cqrs_relation_bind(rel, rows, &fresh);
 	}
 	PG_CATCH();
 	{

@@ -22,17 +22,17 @@
  * The masters of a table, NULL if it has none.  The result stays valid until
  * the end of the transaction.
  */
-extern CqrsRelation *cqrs_catalog_relation(Oid relid);
+extern CqrsRelation *cqrs_relation_get(Oid relid);
 
 /*
  * The topmost table of the partition tree that a table is in, even while the
  * table is being detached by DETACH ... CONCURRENTLY; otherwise the table
  * itself.
  */
-extern Oid	cqrs_catalog_root(Oid relid);
+extern Oid	cqrs_relation_root(Oid relid);
 
 /* Scan keys for the index of the primary key, which match the key of a row. */
-extern ScanKeyData *cqrs_catalog_key_scan(Relation rel,
+extern ScanKeyData *cqrs_relation_key_scan(Relation rel,
 										  const CqrsRelation *relation,
 										  HeapTuple row);
 
@@ -40,14 +40,14 @@ extern ScanKeyData *cqrs_catalog_key_scan(Relation rel,
  * The master of that name, and its table.  Raises an error if there is none.
  * The caller has a lock on the table, or does not use its columns.
  */
-extern CqrsMaster *cqrs_catalog_master(const char *cqrs_id,
+extern CqrsMaster *cqrs_relation_master(const char *cqrs_id,
 									   CqrsRelation **relation);
 
 /*
  * Open and lock the table of a master, and look up the master only then, so
  * that the master fits the table.
  */
-extern Relation cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock,
+extern Relation cqrs_relation_open(const char *cqrs_id, LOCKMODE lock,
 								  CqrsRelation **relation,
 								  CqrsMaster **master);
 
@@ -56,7 +56,7 @@ extern Relation cqrs_catalog_open(const char *cqrs_id, LOCKMODE lock,
  * if they do not fit.  "rows" are CqrsMasterRow.  Allocates in the current
  * context.
  */
-extern void cqrs_catalog_resolve(Relation rel, List *rows,
+extern void cqrs_relation_bind(Relation rel, List *rows,
 								 CqrsRelation *relation);
 
 #endif							/* CQRS_RELATION_H */

@@ -71,7 +71,7 @@ void
 cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 				   const char *error, const char *row)
 {
-	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+	Relation	parked = table_open(cqrs_objects_get(false)->parked,
 									RowExclusiveLock);
 	Datum		values[PARKED_NATTS];
 	bool		nulls[PARKED_NATTS] = {false};
@@ -108,7 +108,7 @@ cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 List *
 cqrs_parked_read_all(void)
 {
-	Relation	rel = table_open(cqrs_catalog_objects(false)->parked,
+	Relation	rel = table_open(cqrs_objects_get(false)->parked,
 								 AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0,
@@ -168,7 +168,7 @@ compare_id(const ListCell *a, const ListCell *b)
 void
 cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
 {
-	Relation	rel = table_open(cqrs_catalog_objects(false)->parked,
+	Relation	rel = table_open(cqrs_objects_get(false)->parked,
 								 RowExclusiveLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0,
@@ -290,7 +290,7 @@ end_of_value(const char *value)
 int64
 cqrs_parked_max_id(void)
 {
-	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+	Relation	parked = table_open(cqrs_objects_get(false)->parked,
 									AccessShareLock);
 	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false,
 										  SnapshotAny, 0, NULL);
@@ -314,7 +314,7 @@ cqrs_parked_max_id(void)
 int
 cqrs_parked_above(int64 id, int64 **ids)
 {
-	Relation	parked = table_open(cqrs_catalog_objects(false)->parked,
+	Relation	parked = table_open(cqrs_objects_get(false)->parked,
 									AccessShareLock);
 	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false, NULL, 0,
 										  NULL);

@@ -131,7 +131,7 @@ cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
 static void
 segment_scan_begin(CqrsOutboxScan *scan, int segment)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 	SegmentScan *result = &scan->segments[segment];
 	ScanKeyData keys[2];
 

@@ -156,7 +156,7 @@ CqrsOutboxWriter *
 cqrs_outbox_begin(void)
 {
 	CqrsOutboxWriter *writer = palloc(sizeof(CqrsOutboxWriter));
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 	uint32		segment;
 
 	if (cqrs_max_pending_kb > 0)
@@ -252,7 +252,7 @@ static void
 check_size(void)
 {
 	static TimestampTz warned_at = 0;
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 	bool		refuse = cqrs_outbox_full == CQRS_OUTBOX_FULL_REFUSE;
 	int64		size_kb = 0;
 
@@ -356,7 +356,7 @@ insert_rows(CqrsOutboxWriter *writer)
 static uint64
 first_batch(void)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 	int64		highest = Max(cqrs_outbox_watermark(), cqrs_parked_max_id());
 
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
@@ -393,7 +393,7 @@ segment_max_id(Oid segment, Oid index)
 int64
 cqrs_outbox_watermark(void)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 
 	return DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
 											 ObjectIdGetDatum(objects->watermark)));
@@ -409,7 +409,7 @@ cqrs_sql_watermark(PG_FUNCTION_ARGS)
 void
 cqrs_outbox_set_watermark(int64 watermark)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 
 	(void) DirectFunctionCall2(setval_oid,
 							   ObjectIdGetDatum(objects->watermark),
@@ -419,7 +419,7 @@ cqrs_outbox_set_watermark(int64 watermark)
 bool
 cqrs_outbox_recycle(int64 watermark, bool idle)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(false);
+	const CqrsObjects *objects = cqrs_objects_get(false);
 	SharedWriter *shared = &writers[cqrs_slot_mine()];
 	uint32		current = pg_atomic_read_u32(&shared->segment);
 	BlockNumber blocks[CQRS_SEGMENTS];

@@ -215,7 +215,7 @@ cqrs_backlog_finish(CqrsBacklog *backlog)
 		return;
 
 	StartTransactionCommand();
-	objects = cqrs_catalog_objects(true);
+	objects = cqrs_objects_get(true);
 	if (objects != NULL && objects->extension == backlog->worker->extension)
 	{
 		int64		saved;
@@ -340,7 +340,7 @@ remove_refused(CqrsBacklog *backlog)
 static void
 check_extension(CqrsBacklog *backlog, uint32 calls)
 {
-	const CqrsObjects *objects = cqrs_catalog_objects(true);
+	const CqrsObjects *objects = cqrs_objects_get(true);
 
 	if (objects != NULL && objects->extension == backlog->worker->extension)
 		return;
@@ -353,7 +353,7 @@ check_extension(CqrsBacklog *backlog, uint32 calls)
 static void
 read_settings(CqrsBacklog *backlog)
 {
-	Relation	rel = table_open(cqrs_catalog_objects(false)->publisher,
+	Relation	rel = table_open(cqrs_objects_get(false)->publisher,
 								 AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
 										  NULL);

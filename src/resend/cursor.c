@@ -47,7 +47,7 @@ cqrs_stream_begin(const char *cqrs_id)
 	CqrsStream *stream = palloc0(sizeof(CqrsStream));
 	CqrsRelation *relation;
 
-	stream->rel = cqrs_catalog_open(cqrs_id, AccessShareLock, &relation,
+	stream->rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
 									&stream->master);
 	/* The copy's pointers are valid until the end of the transaction. */
 	stream->relation = palloc(sizeof(CqrsRelation));

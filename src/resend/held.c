@@ -54,7 +54,7 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 	 * table, as in cqrs_retry_parked(), so that an owner cannot block owners
 	 * of other tables.
 	 */
-	parked = table_open(cqrs_catalog_objects(false)->parked, RowExclusiveLock);
+	parked = table_open(cqrs_objects_get(false)->parked, RowExclusiveLock);
 	LockDatabaseObject(RelationGetRelid(parked), relid, 0,
 					   AccessExclusiveLock);
 	count = park_all(cqrs_id);

@@ -92,7 +92,7 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 	if (tables == NIL)
 		PG_RETURN_INT64(0);
 
-	rel = table_open(cqrs_catalog_objects(false)->parked, RowExclusiveLock);
+	rel = table_open(cqrs_objects_get(false)->parked, RowExclusiveLock);
 	list = chosen(cqrs_id, ids);
 	foreach(lc, list)
 	{
@@ -120,7 +120,7 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 static List *
 lock_tables(const char *cqrs_id, ArrayType *ids)
 {
-	Oid			class = cqrs_catalog_objects(false)->parked;
+	Oid			class = cqrs_objects_get(false)->parked;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "cqrs parked messages",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -216,7 +216,7 @@ retry(CqrsParked *parked)
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	LOCKMODE	lock = deletes ? ShareRowExclusiveLock : RowShareLock;
-	Relation	rel = cqrs_catalog_open(message->cqrs_id, lock, &relation,
+	Relation	rel = cqrs_relation_open(message->cqrs_id, lock, &relation,
 										&master);
 	CqrsHookScope scope;
 

@@ -123,7 +123,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	check_privileges(relid);
 	rel = table_open(relid, RowShareLock);
 	check_no_row_security(rel);
-	relation = cqrs_catalog_relation(relid);
+	relation = cqrs_relation_get(relid);
 	found = relation != NULL &&
 		cqrs_sync_find(rel, &tuple, false, find_place, &place);
 	foreach(lc, found ? relation->masters : NIL)
@@ -147,7 +147,7 @@ cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
 {
 	Oid			relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
 
-	if (!OidIsValid(relid) || cqrs_catalog_relation(relid) == NULL)
+	if (!OidIsValid(relid) || cqrs_relation_get(relid) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row of type %s is not a row of a master's table",
@@ -185,7 +185,7 @@ cqrs_sync_open(const char *cqrs_id, CqrsRelation **relation,
 			   CqrsMaster **master)
 {
 	check_privileges(cqrs_master_read(cqrs_id, false)->relid);
-	return cqrs_catalog_open(cqrs_id, RowShareLock, relation, master);
+	return cqrs_relation_open(cqrs_id, RowShareLock, relation, master);
 }
 
 /*
@@ -316,7 +316,7 @@ cqrs_sync_find(Relation rel, HeapTuple tuple, bool only_written,
 static bool
 is_written(Oid relid)
 {
-	return cqrs_relation_has_lock(relid, RowExclusiveLock);
+	return cqrs_compat_relation_has_lock(relid, RowExclusiveLock);
 }
 
 /* The caller has locked the table. */
@@ -339,7 +339,7 @@ find_in_partition(Relation root, Oid relid, HeapTuple tuple,
 static bool
 search_table(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
 {
-	CqrsRelation *relation = cqrs_catalog_relation(RelationGetRelid(rel));
+	CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(rel));
 
 	return relation != NULL && search(rel, relation, tuple, arg);
 }
@@ -358,7 +358,7 @@ find_place(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
 
 	scan = systable_beginscan(rel, relation->key_index, true,
 							  GetActiveSnapshot(), relation->nkeys,
-							  cqrs_catalog_key_scan(rel, relation, tuple));
+							  cqrs_relation_key_scan(rel, relation, tuple));
 	found = systable_getnext(scan);
 	if (HeapTupleIsValid(found))
 	{

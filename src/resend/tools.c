@@ -58,7 +58,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 	HeapTuple	row = &tuple;
 	CqrsRelation *relation;
 	CqrsMaster *master;
-	Relation	rel = cqrs_catalog_open(cqrs_id, AccessShareLock, &relation,
+	Relation	rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
 										&master);
 	CqrsHookScope scope;
 	CqrsRow		values;
@@ -111,7 +111,7 @@ static bool
 find_initial(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
 			 void *arg)
 {
-	ScanKey		keys = cqrs_catalog_key_scan(rel, relation, tuple);
+	ScanKey		keys = cqrs_relation_key_scan(rel, relation, tuple);
 	SysScanDesc scan;
 	HeapTuple	found;
 	bool	   *initial = arg;
@@ -180,7 +180,7 @@ cqrs_sql_check_master(PG_FUNCTION_ARGS)
 {
 	CqrsRelation *relation;
 	CqrsMaster *master;
-	Relation	rel = cqrs_catalog_open(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+	Relation	rel = cqrs_relation_open(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 										AccessShareLock, &relation, &master);
 	CqrsHookScope scope;
 

@@ -106,7 +106,7 @@ cqrs_ddl_before(Node *statement)
 		return NULL;
 	scope = find_scope(statement, &relids);
 	takes = !cqrs_changeset_is_empty() && takes_tables(statement);
-	meanings = cqrs_catalog_is_usable() && changes_meanings(statement);
+	meanings = cqrs_objects_are_usable() && changes_meanings(statement);
 	if (scope == SCOPE_NONE && !takes && !meanings)
 		return NULL;
 
@@ -163,11 +163,11 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 
 	CommandCounterIncrement();
 	caller = MemoryContextSwitchTo(guard->context);
-	if (cqrs_catalog_objects(true) != NULL)
+	if (cqrs_objects_get(true) != NULL)
 	{
 		forboth(lc, guard->relids, lc2, guard->tables)
 		{
-			if (lfirst(lc2) != NULL && cqrs_relation_locked(lfirst_oid(lc)))
+			if (lfirst(lc2) != NULL && cqrs_compat_relation_locked(lfirst_oid(lc)))
 				cqrs_guard_check_table(lfirst(lc2), guard->disables_trigger);
 		}
 		foreach(lc, guard->hooks)
@@ -211,7 +211,7 @@ lock_masters(void)
 {
 	ListCell   *lc;
 
-	if (!superuser() || !cqrs_catalog_is_usable())
+	if (!superuser() || !cqrs_objects_are_usable())
 		return;
 	foreach(lc, cqrs_master_read_all(InvalidOid))
 	{
@@ -307,7 +307,7 @@ find_scope(Node *statement, List **relids)
 			break;
 	}
 	if (scope == SCOPE_NONE || (scope == SCOPE_TABLES && *relids == NIL) ||
-		cqrs_catalog_objects(true) == NULL)
+		cqrs_objects_get(true) == NULL)
 		return SCOPE_NONE;
 	return scope;
 }
@@ -446,7 +446,7 @@ foresee_attach(Oid relid, RangeVar *name)
 	Oid			partition = RangeVarGetRelid(name, NoLock, true);
 
 	if (OidIsValid(relid) && OidIsValid(partition) &&
-		cqrs_catalog_is_usable() &&
+		cqrs_objects_are_usable() &&
 		cqrs_owns_relation(relid, GetUserId()) &&
 		cqrs_owns_relation(partition, GetUserId()))
 		cqrs_guard_foresee_attach(relid, partition);
@@ -574,7 +574,7 @@ check_changed(const CqrsDdlGuard *guard)
 		Oid			relid = lfirst_oid(lc);
 
 		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
-			cqrs_catalog_relation(relid) != NULL)
+			cqrs_relation_get(relid) != NULL)
 			continue;
 		if (cqrs_produce && cqrs_changeset_has_known_notes(relid))
 			ereport(ERROR,

@@ -202,7 +202,7 @@ check_not_partition(Relation rel)
 			 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
 			 errdetail("The table is a partition."),
 			 errhint("Register the partitioned table \"%s\", whose masters all its partitions are part of.",
-					 get_rel_name(cqrs_catalog_root(RelationGetRelid(rel))))));
+					 get_rel_name(cqrs_relation_root(RelationGetRelid(rel))))));
 }
 
 /* Lock the partitions of a table against writers, and check each. */
@@ -350,7 +350,7 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 	CqrsRelation relation = {0};
 	CqrsHookScope scope;
 
-	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
+	cqrs_relation_bind(rel, list_make1(unconstify(CqrsMasterRow *, row)),
 						 &relation);
 	/* Names are looked up as while messages are made. */
 	cqrs_hook_enter(&scope, rel, &relation);
@@ -366,7 +366,7 @@ check_key(Oid relid, const CqrsMasterRow *row)
 	Relation	rel = table_open(relid, NoLock);
 	CqrsRelation relation = {0};
 
-	cqrs_catalog_resolve(rel, list_make1(unconstify(CqrsMasterRow *, row)),
+	cqrs_relation_bind(rel, list_make1(unconstify(CqrsMasterRow *, row)),
 						 &relation);
 	cqrs_key_type_check(rel, &relation);
 	table_close(rel, NoLock);
@@ -455,7 +455,7 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	List	   *masters;
-	Oid			root = cqrs_catalog_root(relid);
+	Oid			root = cqrs_relation_root(relid);
 	ListCell   *lc;
 
 	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)

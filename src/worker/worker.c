@@ -276,7 +276,7 @@ find_extension(void)
 	Oid			extension = InvalidOid;
 
 	StartTransactionCommand();
-	objects = cqrs_catalog_objects(true);
+	objects = cqrs_objects_get(true);
 	if (objects != NULL)
 		extension = objects->extension;
 	CommitTransactionCommand();
