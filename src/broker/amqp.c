@@ -244,7 +244,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	bool		tls = strcmp(url->scheme, cqrs_transport_amqp.tls_scheme) == 0;
 	int			port = url->port;
 	CqrsConnection *connection;
-	CqrsSocket   *sock;
+	CqrsSocket *sock;
 	MemoryContext context;
 	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 

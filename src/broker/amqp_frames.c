@@ -43,7 +43,7 @@
 
 struct CqrsFrames
 {
-	CqrsSocket   *sock;
+	CqrsSocket *sock;
 	amqp_pool_t pool;			/* the last frame's arguments */
 	Size		frame_max;		/* of frames to send */
 	Size		input_max;		/* of received frames */
@@ -184,8 +184,8 @@ cqrs_frames_flush(CqrsFrames *frames)
 		if (frames->output_start == frames->output_end)
 			return true;
 		written = cqrs_socket_write(frames->sock,
-								  frames->output + frames->output_start,
-								  frames->output_end - frames->output_start);
+									frames->output + frames->output_start,
+									frames->output_end - frames->output_start);
 		if (written < 0)
 			return false;
 		if (written == 0)
@@ -264,7 +264,7 @@ cqrs_frames_forget(CqrsFrames *frames)
 	explicit_bzero(frames->output, frames->output_start);
 }
 
-CqrsSocket   *
+CqrsSocket *
 cqrs_frames_socket(const CqrsFrames *frames)
 {
 	return frames->sock;
@@ -373,7 +373,7 @@ read_input(CqrsFrames *frames)
 	/* An incomplete frame is shorter than half the buffer. */
 	Assert(frames->input_end < CQRS_FRAMES_MAX_BYTES);
 	length = cqrs_socket_read(frames->sock, frames->input + frames->input_end,
-							INPUT_BYTES - frames->input_end);
+							  INPUT_BYTES - frames->input_end);
 	if (length > 0)
 	{
 		frames->input_end += length;

@@ -237,8 +237,8 @@ cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 		if (result == 0)
 		{
 			(void) cqrs_socket_wait(cqrs_frames_socket(connection->frames),
-								  cqrs_frames_pending(connection->frames),
-								  connection->deadline);
+									cqrs_frames_pending(connection->frames),
+									connection->deadline);
 			continue;
 		}
 		if (frame->frame_type == AMQP_FRAME_METHOD &&

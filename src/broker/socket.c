@@ -55,13 +55,13 @@ static bool shake_hands(CqrsSocket *sock, TimestampTz deadline);
 static bool tls_failed(CqrsSocket *sock, const char *what);
 static ssize_t tls_result(CqrsSocket *sock, int result);
 
-CqrsSocket   *
+CqrsSocket *
 cqrs_socket_open(const char *host, int port, const CqrsTlsOptions *tls,
-			   int timeout_ms, char *error)
+				 int timeout_ms, char *error)
 {
 	const char *reason = "";	/* keep compiler quiet */
 	struct addrinfo *addresses = cqrs_lookup(host, port, timeout_ms, &reason);
-	CqrsSocket   *sock;
+	CqrsSocket *sock;
 	int			on = 1;
 	int			fd = -1;
 
@@ -106,7 +106,7 @@ cqrs_socket_read(CqrsSocket *sock, void *buffer, Size size)
 	{
 		ERR_clear_error();
 		return tls_result(sock, SSL_read(sock->ssl, buffer,
-										   Min(size, INT_MAX)));
+										 Min(size, INT_MAX)));
 	}
 
 	do
@@ -131,7 +131,7 @@ cqrs_socket_write(CqrsSocket *sock, const void *data, Size size)
 	{
 		ERR_clear_error();
 		return tls_result(sock, SSL_write(sock->ssl, data,
-											Min(size, INT_MAX)));
+										  Min(size, INT_MAX)));
 	}
 
 	do

@@ -32,8 +32,8 @@ typedef struct CqrsSocket CqrsSocket;
  * reason in "error", which has CQRS_SOCKET_ERROR_BYTES.  May reset the latch.
  */
 extern CqrsSocket *cqrs_socket_open(const char *host, int port,
-								const CqrsTlsOptions *tls, int timeout_ms,
-								char *error);
+									const CqrsTlsOptions *tls, int timeout_ms,
+									char *error);
 
 /*
  * Read or write without waiting.  Return the number of bytes, 0 if nothing can
@@ -41,7 +41,7 @@ extern CqrsSocket *cqrs_socket_open(const char *host, int port,
  */
 extern ssize_t cqrs_socket_read(CqrsSocket *sock, void *buffer, Size size);
 extern ssize_t cqrs_socket_write(CqrsSocket *sock, const void *data,
-							   Size size);
+								 Size size);
 
 /* Why reading or writing has failed. */
 extern const char *cqrs_socket_error(const CqrsSocket *sock);
@@ -51,7 +51,7 @@ extern const char *cqrs_socket_error(const CqrsSocket *sock);
  * Returns false if the deadline has passed or the process is asked to end.
  */
 extern bool cqrs_socket_wait(CqrsSocket *sock, bool write,
-						   TimestampTz deadline);
+							 TimestampTz deadline);
 
 /*
  * For loops that never wait, because there is always something to read.

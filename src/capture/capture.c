@@ -329,7 +329,7 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 	Relation	rel = data->tg_relation;
 	TupleDesc	desc = RelationGetDescr(rel);
 	ScanKeyData *keys = cqrs_relation_key_scan(rel, relation,
-											  data->tg_trigtuple);
+											   data->tg_trigtuple);
 	SysScanDesc scan = systable_beginscan(rel, relation->key_index, true,
 										  SnapshotAny, relation->nkeys, keys);
 	int32		revision;

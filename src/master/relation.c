@@ -131,7 +131,7 @@ cqrs_relation_master(const char *cqrs_id, CqrsRelation **relation)
 
 Relation
 cqrs_relation_open(const char *cqrs_id, LOCKMODE lock, CqrsRelation **relation,
-				  CqrsMaster **master)
+				   CqrsMaster **master)
 {
 	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
 	Relation	rel = table_open(relid, lock);
@@ -182,7 +182,7 @@ invalidate(Datum arg, Oid relid)
 
 ScanKeyData *
 cqrs_relation_key_scan(Relation rel, const CqrsRelation *relation,
-					  HeapTuple row)
+					   HeapTuple row)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	ScanKeyData *keys = palloc(sizeof(ScanKeyData) * relation->nkeys);

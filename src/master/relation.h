@@ -33,23 +33,23 @@ extern Oid	cqrs_relation_root(Oid relid);
 
 /* Scan keys for the index of the primary key, which match the key of a row. */
 extern ScanKeyData *cqrs_relation_key_scan(Relation rel,
-										  const CqrsRelation *relation,
-										  HeapTuple row);
+										   const CqrsRelation *relation,
+										   HeapTuple row);
 
 /*
  * The master of that name, and its table.  Raises an error if there is none.
  * The caller has a lock on the table, or does not use its columns.
  */
 extern CqrsMaster *cqrs_relation_master(const char *cqrs_id,
-									   CqrsRelation **relation);
+										CqrsRelation **relation);
 
 /*
  * Open and lock the table of a master, and look up the master only then, so
  * that the master fits the table.
  */
 extern Relation cqrs_relation_open(const char *cqrs_id, LOCKMODE lock,
-								  CqrsRelation **relation,
-								  CqrsMaster **master);
+								   CqrsRelation **relation,
+								   CqrsMaster **master);
 
 /*
  * Resolve masters against their table, or a partition of it.  Raises an error
@@ -57,6 +57,6 @@ extern Relation cqrs_relation_open(const char *cqrs_id, LOCKMODE lock,
  * context.
  */
 extern void cqrs_relation_bind(Relation rel, List *rows,
-								 CqrsRelation *relation);
+							   CqrsRelation *relation);
 
 #endif							/* CQRS_RELATION_H */

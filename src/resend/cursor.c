@@ -48,7 +48,7 @@ cqrs_stream_begin(const char *cqrs_id)
 	CqrsRelation *relation;
 
 	stream->rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
-									&stream->master);
+									 &stream->master);
 	/* The copy's pointers are valid until the end of the transaction. */
 	stream->relation = palloc(sizeof(CqrsRelation));
 	*stream->relation = *relation;

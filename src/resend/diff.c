@@ -279,7 +279,7 @@ missing_keys(const DiffLines *lines)
 	if (lines->lines == NIL)
 		return NIL;
 	rel = cqrs_relation_open(lines->cqrs_id, AccessShareLock, &relation,
-							&master);
+							 &master);
 	check_no_row_security(rel);
 	query = psprintf("SELECT pg_catalog.string_agg(k.key::pg_catalog.text, ',' ORDER BY k.n) "
 					 "FROM " CQRS_KEYS_SOURCE " WHERE NOT EXISTS (SELECT FROM %s AS r WHERE %s)",

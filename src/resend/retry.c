@@ -217,7 +217,7 @@ retry(CqrsParked *parked)
 	CqrsMaster *master;
 	LOCKMODE	lock = deletes ? ShareRowExclusiveLock : RowShareLock;
 	Relation	rel = cqrs_relation_open(message->cqrs_id, lock, &relation,
-										&master);
+										 &master);
 	CqrsHookScope scope;
 
 	if (!master->produce)

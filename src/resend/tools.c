@@ -59,7 +59,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	Relation	rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
-										&master);
+										 &master);
 	CqrsHookScope scope;
 	CqrsRow		values;
 	char	   *json;
@@ -181,7 +181,7 @@ cqrs_sql_check_master(PG_FUNCTION_ARGS)
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	Relation	rel = cqrs_relation_open(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-										AccessShareLock, &relation, &master);
+										 AccessShareLock, &relation, &master);
 	CqrsHookScope scope;
 
 	cqrs_hook_enter(&scope, rel, relation);

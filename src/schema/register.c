@@ -351,7 +351,7 @@ check_definition(Oid relid, const CqrsMasterRow *row)
 	CqrsHookScope scope;
 
 	cqrs_relation_bind(rel, list_make1(unconstify(CqrsMasterRow *, row)),
-						 &relation);
+					   &relation);
 	/* Names are looked up as while messages are made. */
 	cqrs_hook_enter(&scope, rel, &relation);
 	cqrs_hook_check(&relation, linitial(relation.masters));
@@ -367,7 +367,7 @@ check_key(Oid relid, const CqrsMasterRow *row)
 	CqrsRelation relation = {0};
 
 	cqrs_relation_bind(rel, list_make1(unconstify(CqrsMasterRow *, row)),
-						 &relation);
+					   &relation);
 	cqrs_key_type_check(rel, &relation);
 	table_close(rel, NoLock);
 }
