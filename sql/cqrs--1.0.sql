@@ -371,6 +371,18 @@ CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 COMMENT ON EVENT TRIGGER cqrs_forget_dropped IS 'removes the masters of dropped tables';
 
 --
+-- Replicas
+--
+
+--
+-- Messages, as replicas see them
+--
+
+--
+-- Consumer
+--
+
+--
 -- Functions for users
 --
 

@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * transport.h
- *	  A connection to a broker, for publishing.
+ *	  A connection to a broker, for publishing or for consuming.
  *
  * A transport carries out and decides nothing.  The owner of the connection
  * (session.h) decides whether to try again, to wait or to log.
  *
- * A connection publishes and does not consume: the interface has no
- * subscriptions.
+ * A connection publishes or consumes, never both: a broker that blocks
+ * publishers, as RabbitMQ does in an alarm, does not read what they send, and
+ * so would not read the acknowledgements of a consumer either.
  *
  * To add a transport, implement CqrsTransport in files of its own, and add it
  * to the table in transport.c.
@@ -36,13 +37,48 @@ typedef struct CqrsConnectOptions
 {
 	const CqrsUrl *url;			/* its scheme is one of the transport's */
 	const char *name;			/* shown to the operator of the broker */
+	bool		consumes;		/* this connection consumes */
 	const char *exchange;		/* declared when connecting */
 	const char *lease;			/* a name that only one connection can have */
 	List	   *vacant;			/* such names that no connection may have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
 	const struct CqrsTlsOptions *tls;	/* for tls_scheme */
+	Size		max_delivery;	/* a consumer's: a larger body fails the
+								 * connection */
+	MemoryContext deliveries;	/* a consumer's: where they are allocated */
 } CqrsConnectOptions;
+
+/* A routing key of an exchange whose messages go to a queue. */
+typedef struct CqrsBinding
+{
+	const char *exchange;
+	const char *routing_key;
+}			CqrsBinding;
+
+/* A queue that a connection consumes. */
+typedef struct CqrsQueue
+{
+	const char *name;
+	bool		quorum;			/* of the kind that is replicated */
+	List	   *bindings;		/* CqrsBinding */
+} CqrsQueue;
+
+/*
+ * A message from a queue: one chunk of the memory context of the options,
+ * owned by the receiver of the event.
+ */
+typedef struct CqrsDelivery
+{
+	uint64		tag;			/* for acknowledge(); 1, 2, 3, ... */
+	bool		redelivered;	/* may have been delivered before */
+	int64		delivery_count; /* times it was returned to the queue; 0 if
+								 * the broker does not say */
+	const char *routing_key;
+	const char *message_id;		/* or NULL */
+	Size		length;
+	char	   *body;			/* as it came, not checked; a zero follows */
+} CqrsDelivery;
 
 /*
  * A message as it is sent.  Strings are UTF-8.  The body is not copied: it
@@ -87,7 +123,13 @@ typedef enum CqrsEventKind
 	CQRS_EVENT_DECLARED,		/* the exchange of a probe is there */
 	CQRS_EVENT_REFUSED,			/* the probe is refused; "failure" says why */
 	CQRS_EVENT_BLOCKED,			/* the broker asks to send nothing */
-	CQRS_EVENT_UNBLOCKED
+	CQRS_EVENT_UNBLOCKED,
+	CQRS_EVENT_SUBSCRIBED,		/* deliveries follow */
+	CQRS_EVENT_DELIVERY,
+	CQRS_EVENT_CANCELLED		/* no delivery follows; "detail" is empty
+								 * after unsubscribe(), else why the broker
+								 * has ended the subscription: the queue is
+								 * gone */
 } CqrsEventKind;
 
 typedef struct CqrsEvent
@@ -98,7 +140,9 @@ typedef struct CqrsEvent
 	uint64		tag;			/* ACK, NACK: of a message that has been sent
 								 * completely */
 	bool		multiple;		/* ACK, NACK: and all before it */
-	char		detail[256];	/* RETURNED: message id; BLOCKED: reason */
+	char		detail[256];	/* RETURNED: message id; BLOCKED, CANCELLED:
+								 * reason */
+	CqrsDelivery *delivery;		/* DELIVERY */
 } CqrsEvent;
 
 typedef struct CqrsConnection CqrsConnection;
@@ -121,6 +165,8 @@ typedef struct CqrsTransport
 	 */
 	CqrsConnection *(*connect) (const CqrsConnectOptions *options,
 								CqrsFailure *failure);
+
+	/* For connections that publish: */
 
 	/* Whether there is room for another message. */
 	bool		(*can_publish) (CqrsConnection *connection);
@@ -148,6 +194,55 @@ typedef struct CqrsTransport
 	 */
 	void		(*probe) (CqrsConnection *connection,
 						  const CqrsEnvelope *envelope);
+
+	/*
+	 * Make a queue ready: durable, with these bindings.  If it exists with
+	 * other arguments, it is used as it is.  Waits for at most the timeout of
+	 * the options.  Deliveries of a subscription that arrive meanwhile are
+	 * kept for poll().  Returns false on failure; after a failure whose blame
+	 * is ROUTE the connection can be used further.
+	 */
+	bool		(*prepare_queue) (CqrsConnection *connection,
+								  const CqrsQueue *queue,
+								  CqrsFailure *failure);
+
+	/* Remove bindings, which may be missing; delete a queue, too. */
+	bool		(*unbind) (CqrsConnection *connection, const CqrsQueue *queue,
+						   CqrsFailure *failure);
+	bool		(*delete_queue) (CqrsConnection *connection, const char *queue,
+								 CqrsFailure *failure);
+
+	/*
+	 * Begin to consume a queue, for this connection alone.  SUBSCRIBED
+	 * follows, or FAILED.  At most "window" deliveries are not acknowledged
+	 * at any time.
+	 */
+	void		(*subscribe) (CqrsConnection *connection, const char *queue,
+							  int window);
+
+	/*
+	 * End the subscription.  CANCELLED follows, after the deliveries that
+	 * were under way.  These, and all that were not acknowledged, stay with
+	 * this connection, and can be acknowledged after another subscribe() too.
+	 */
+	void		(*unsubscribe) (CqrsConnection *connection);
+
+	/*
+	 * Acknowledge the delivery of that tag and all before it.  There is
+	 * always room for this.
+	 */
+	void		(*acknowledge) (CqrsConnection *connection, uint64 tag);
+
+	/*
+	 * A mark is a short text that the broker keeps by name, durably, until
+	 * another one replaces it.  Only the holder of a lease that stands for
+	 * the name writes it.  For connections that publish; wait for at most the
+	 * timeout of the options.  read_mark() gives "" where there is none.
+	 */
+	bool		(*read_mark) (CqrsConnection *connection, const char *name,
+							  char *text, Size size, CqrsFailure *failure);
+	bool		(*write_mark) (CqrsConnection *connection, const char *name,
+							   const char *text, CqrsFailure *failure);
 
 	/*
 	 * Go on sending, and return what has arrived: one event a call, after a

@@ -19,21 +19,6 @@
 #include "base/guc.h"
 #include "outbox/message.h"
 
-const char *
-cqrs_signal_name(CqrsSignal signal)
-{
-	switch (signal)
-	{
-		case CQRS_SAVE:
-			return "SAVE";
-		case CQRS_DELETE:
-			return "DELETE";
-		case CQRS_SYNC:
-			return "SYNC";
-	}
-	elog(ERROR, "unknown signal type %d", signal);
-}
-
 char *
 cqrs_message_routing_key(const CqrsMessage *message)
 {

@@ -13,6 +13,8 @@
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
 
+#include "base/signal.h"
+
 /*
  * The ids of one batch are CQRS_BATCH_ROWS consecutive numbers; a batch
  * becomes visible as a whole, when its transaction commits.
@@ -20,13 +22,6 @@
 #define CQRS_BATCH_ROWS		INT64CONST(100000)
 #define cqrs_batch_of(id)			((id) / CQRS_BATCH_ROWS)
 #define cqrs_batch_first_id(batch)	((batch) * CQRS_BATCH_ROWS)
-
-typedef enum CqrsSignal
-{
-	CQRS_SAVE = 'S',
-	CQRS_DELETE = 'D',
-	CQRS_SYNC = 'Y'
-} CqrsSignal;
 
 /* A message in its parts.  Strings are JSON where noted, and may be NULL. */
 typedef struct CqrsMessage
@@ -45,8 +40,6 @@ typedef struct CqrsMessage
 	const char *routing_key;	/* NULL: the usual one */
 	int			ttl_s;			/* 0: none, -1: cqrs.message_ttl */
 } CqrsMessage;
-
-extern const char *cqrs_signal_name(CqrsSignal signal);
 
 /* The routing key of a message, palloc'd. */
 extern char *cqrs_message_routing_key(const CqrsMessage *message);

@@ -79,6 +79,13 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 		case CQRS_EVENT_NONE:
 		case CQRS_EVENT_FAILED:
 			break;
+
+		case CQRS_EVENT_SUBSCRIBED:
+		case CQRS_EVENT_DELIVERY:
+		case CQRS_EVENT_CANCELLED:
+			/* A consumer's. */
+			Assert(false);
+			break;
 	}
 }
 

@@ -1,0 +1,54 @@
+/*-------------------------------------------------------------------------
+ *
+ * envelope.h
+ *	  The envelope of a message, read.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_ENVELOPE_H
+#define CQRS_ENVELOPE_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+#include "base/signal.h"
+
+/*
+ * A message as it has arrived.  Strings are in the encoding of the database;
+ * those that are JSON are valid JSON, and null is NULL unless it says
+ * otherwise.
+ */
+typedef struct CqrsIncoming
+{
+	/* Filled in by the caller. */
+	const char *body;			/* as it arrived: UTF-8, not checked */
+	Size		length;
+	const char *message_id;		/* of the broker's envelope, or NULL */
+	bool		direct;			/* came by a routing key "cqrs.<queue>..." */
+
+	/* Filled in by cqrs_envelope_read(). */
+	CqrsSignal	signal;
+	char	   *cqrs_id;
+	char	   *instance_pk;	/* JSON without insignificant space; messages
+								 * of one row have the same */
+	char	   *instance_data;	/* JSON, an object */
+	char	   *previous_data;	/* JSON, or NULL */
+	char	   *meta;			/* JSON, or NULL */
+	char	   *correlation_id; /* or NULL */
+	int			retries;		/* 0 if absent */
+	bool		expires;		/* whether it ever does */
+	TimestampTz expires_at;
+}			CqrsIncoming;
+
+/*
+ * Read a body.  Returns NULL, or a sentence that says why this is no message:
+ * no JSON, no UTF-8, a missing key, an unknown signal, and so on.  What has
+ * been read until then stays; fields that were not reached are NULL.  Numbers
+ * and strings of instance_data are not looked at.
+ *
+ * Allocates in the current context.  Raises no error but for lack of memory.
+ */
+extern char *cqrs_envelope_read(CqrsIncoming * message);
+
+#endif							/* CQRS_ENVELOPE_H */

@@ -1,0 +1,90 @@
+/*-------------------------------------------------------------------------
+ *
+ * replica.h
+ *	  The rows of cqrs.replica, and replicas as the consumer knows them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_REPLICA_H
+#define CQRS_REPLICA_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+/*
+ * The options of a replica, in the order of the columns of cqrs.replica and of
+ * the arguments of cqrs_register_replica().
+ */
+typedef enum CqrsReplicaOption
+{
+	CQRS_REPLICA_FIELDS,		/* text[]; null: all columns */
+	CQRS_REPLICA_FIELD_MAP,		/* jsonb: column to key, as masters have it */
+	CQRS_REPLICA_HANDLER,		/* regproc: f(cqrs.message) returns boolean */
+	CQRS_REPLICA_RETRY,			/* regproc: f(cqrs.message, integer, text,
+								 * text) returns interval */
+	CQRS_REPLICA_MAX_RETRIES,	/* integer, 30; null: for ever; 0: none */
+	CQRS_REPLICA_RETRY_DELAY,	/* interval, 2 s */
+	CQRS_REPLICA_ONLY_DIRECT_SYNCS, /* boolean, false */
+	CQRS_REPLICA_ON_EXPIRED,	/* dead_letter or apply */
+	CQRS_REPLICA_EXCHANGE,		/* null: cqrs.exchange */
+	CQRS_REPLICA_ROUTING_KEY,	/* null: cqrs_id */
+	CQRS_REPLICA_SOFT_DELETE	/* null, or a column: boolean or timestamptz */
+}			CqrsReplicaOption;
+
+#define CQRS_REPLICA_NOPTIONS	(CQRS_REPLICA_SOFT_DELETE + 1)
+
+/* A row of cqrs.replica. */
+typedef struct CqrsReplicaRow
+{
+	char	   *cqrs_id;
+	Oid			relid;			/* InvalidOid: a replica without a table */
+	NullableDatum options[CQRS_REPLICA_NOPTIONS];
+}			CqrsReplicaRow;
+
+/*
+ * A replica, with its options as C types.  The columns of its table are bound
+ * elsewhere (mapping.h), under a lock on the table.
+ */
+typedef struct CqrsReplica
+{
+	char	   *cqrs_id;
+	Oid			relid;			/* InvalidOid: none */
+	Oid			owner;			/* of the table, else of the handler: messages
+								 * are applied with its rights */
+	char	   *handler;		/* qualified name, or NULL */
+	char	   *retry;			/* qualified name, or NULL */
+	int			max_retries;	/* -1: for ever */
+	int64		retry_delay_ms;
+	bool		only_direct_syncs;
+	bool		apply_expired;
+	char	   *exchange;		/* NULL: cqrs.exchange */
+	char	   *routing_key;	/* NULL: cqrs_id */
+	const		CqrsReplicaRow *row;
+}			CqrsReplica;
+
+/*
+ * The replica of that name, or NULL.  Cached; valid until the transaction
+ * ends, or until the next call that may accept invalidation messages.  Needs a
+ * transaction.
+ */
+extern const CqrsReplica *cqrs_replica_find(const char *cqrs_id);
+
+/*
+ * A number that changes whenever the result of cqrs_replica_find(), for any
+ * name, may have changed.
+ */
+extern uint64 cqrs_replica_generation(void);
+
+/* All rows of cqrs.replica, in the current context, ordered by cqrs_id. */
+extern List *cqrs_replica_read_all(void);
+
+/* The row of that name, in the current context, or NULL. */
+extern CqrsReplicaRow * cqrs_replica_read(const char *cqrs_id);
+
+/* Write a row: a new one, or in place of the one with its name. */
+extern void cqrs_replica_insert(const CqrsReplicaRow * row);
+extern void cqrs_replica_update(const CqrsReplicaRow * row);
+extern void cqrs_replica_delete(const char *cqrs_id);
+
+#endif							/* CQRS_REPLICA_H */
