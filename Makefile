@@ -14,6 +14,14 @@ DATA = $(patsubst $(here)%,%,$(wildcard $(here)sql/cqrs--*.sql))
 PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
+# HIREDIS=0: without the transport to Redis, and without libhiredis.
+ifeq ($(HIREDIS),0)
+OBJS := $(filter-out $(here)src/broker/redis%,$(OBJS))
+else
+PG_CPPFLAGS += -DCQRS_WITH_REDIS
+SHLIB_LINK += -lhiredis
+endif
+
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter pack capture since_15 paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
@@ -59,7 +67,7 @@ include $(PGXS)
 else
 all install uninstall clean installcheck:
 	@echo "PostgreSQL's server development files are missing." >&2
-	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libhiredis-dev libssl-dev" >&2
 	@false
 endif
 
@@ -156,6 +164,7 @@ help:
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
 	@echo 'make format         indent the C and Perl sources'
+	@echo 'make HIREDIS=0      build without Redis, and so without libhiredis'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
 .PHONY: bench sanitize soak test test-unit test-regress test-isolation test-tap demo \

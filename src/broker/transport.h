@@ -268,6 +268,7 @@ typedef struct CqrsTransport
 } CqrsTransport;
 
 extern const CqrsTransport cqrs_transport_amqp;
+extern const CqrsTransport cqrs_transport_redis;	/* unless HIREDIS=0 */
 
 /*
  * The transport of a URL, found by the URL's scheme, or NULL.  The rest of the

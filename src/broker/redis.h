@@ -1,0 +1,151 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis.h
+ *	  Declarations that the parts of the transport to Redis share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_REDIS_H
+#define CQRS_REDIS_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "broker/redis_batch.h"
+#include "broker/redis_reply.h"
+#include "broker/transport.h"
+
+/* Batches that are kept: unsent, in flight, or not reported yet. */
+#define CQRS_REDIS_BATCHES	8
+
+/* How batches are sent. */
+typedef enum CqrsRedisFlow
+{
+	CQRS_FLOW_OPEN,				/* one after another */
+	CQRS_FLOW_DRAIN,			/* one was not executed: the replies to those
+								 * behind it are awaited, and ignored */
+	CQRS_FLOW_WAIT,				/* it is sent again at retry_at */
+	CQRS_FLOW_RETRY				/* its reply is awaited */
+} CqrsRedisFlow;
+
+struct CqrsConnection
+{
+	MemoryContext context;		/* of this and all that belongs to it */
+	CqrsSocket *sock;
+	CqrsReplyReader *reader;
+	int			heartbeat_s;	/* 0: none */
+	int			timeout_ms;		/* of a command that is waited for */
+	bool		more;			/* poll() may have left input unread */
+	StringInfoData scratch;
+
+	/* A command that is waited for; no batch begins meanwhile. */
+	StringInfoData command;
+	Size		command_sent;	/* bytes */
+
+	CqrsBatchOwner owner;
+
+	/* Batches by their numbers, 1, 2, ...: oldest <= awaited <= sending <= filling */
+	CqrsBatch  *batches[CQRS_REDIS_BATCHES];
+	uint64		oldest;			/* events of it are to be returned */
+	uint64		awaited;		/* whose reply is next */
+	uint64		sending;		/* which is being sent, or is sent next */
+	uint64		filling;		/* which takes messages */
+	bool		started;		/* a part of the one being sent is sent */
+	uint64		published;		/* messages, so the last tag */
+	TimestampTz started_at;		/* when the last one was begun */
+
+	CqrsRedisFlow flow;
+	int			ignored;		/* replies to ignore in CQRS_FLOW_DRAIN */
+	bool		by_text;		/* the server may lack the script */
+	TimestampTz retry_at;
+	bool		blocked;		/* BLOCKED was returned */
+	bool		unblocked;		/* UNBLOCKED is to be returned */
+	char		reason[256];	/* BLOCKED is to be returned, or "" */
+	bool		declared;		/* DECLARED is to be returned */
+	bool		probing;		/* from declare() to the probe's last event */
+	char		chunk[CQRS_BATCH_CHUNK_BYTES];
+};
+
+/* in redis_handshake.c */
+
+/* Log in and take the lease. */
+extern bool cqrs_redis_log_in(CqrsConnection *connection,
+							  const CqrsConnectOptions *options,
+							  CqrsFailure *failure);
+
+/* Give up the lease; with "wait", wait a little for the answer. */
+extern void cqrs_redis_drop_lease(CqrsConnection *connection, bool wait);
+
+/*
+ * Send a command and wait for its reply.  Returns NULL on failure, an error
+ * reply included, which could not be done: "action".
+ */
+extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
+										   const char *action,
+										   CqrsFailure *failure,
+										   int nwords,
+										   const char *const *words);
+
+/* As in transport.h. */
+extern bool cqrs_redis_read_mark(CqrsConnection *connection, const char *name,
+								 char *text, Size size, CqrsFailure *failure);
+extern bool cqrs_redis_write_mark(CqrsConnection *connection,
+								  const char *name, const char *text,
+								  CqrsFailure *failure);
+
+/* in redis_publish.c */
+
+/* As in transport.h. */
+extern bool cqrs_redis_can_publish(CqrsConnection *connection);
+extern void cqrs_redis_publish(CqrsConnection *connection,
+							   const CqrsEnvelope *envelope);
+extern bool cqrs_redis_can_probe(CqrsConnection *connection);
+extern void cqrs_redis_declare(CqrsConnection *connection,
+							   const char *exchange);
+extern void cqrs_redis_probe(CqrsConnection *connection,
+							 const CqrsEnvelope *envelope);
+
+extern void cqrs_redis_init_batches(CqrsConnection *connection);
+
+/*
+ * Send what the socket takes: the command, then batches unless "commands_only".
+ * Returns false if the connection is gone.
+ */
+extern bool cqrs_redis_flush(CqrsConnection *connection, bool commands_only);
+
+/* Whether there is output that the socket has not taken. */
+extern bool cqrs_redis_pending(CqrsConnection *connection);
+
+/* Whether the reply to a batch is awaited. */
+extern bool cqrs_redis_awaits(const CqrsConnection *connection);
+
+/*
+ * Note a reply to a batch.  Returns false, with "failure", if there is none
+ * that it could answer, or the server could not read the batch.
+ */
+extern bool cqrs_redis_handle_reply(CqrsConnection *connection,
+									const CqrsReply *reply,
+									CqrsFailure *failure);
+
+/* The next event of replies that have been noted, if there is one. */
+extern bool cqrs_redis_next_event(CqrsConnection *connection,
+								  CqrsEvent *event, CqrsFailure *failure);
+
+/* When a batch is due, as a wait in ms; -1: never. */
+extern long cqrs_redis_due_ms(const CqrsConnection *connection);
+
+/* in redis_error.c */
+
+typedef enum CqrsRedisRemedy
+{
+	CQRS_REMEDY_NONE,			/* the connection, or a probe, has failed */
+	CQRS_REMEDY_WAIT,			/* the same again after a while */
+	CQRS_REMEDY_TEXT			/* the same again with the script's text */
+} CqrsRedisRemedy;
+
+/* What to do after an error, and who is to blame. */
+extern CqrsRedisRemedy cqrs_redis_remedy(const char *error);
+extern CqrsBlame cqrs_redis_blame(const char *error, bool of_message);
+
+#endif							/* CQRS_REDIS_H */
