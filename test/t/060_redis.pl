@@ -31,7 +31,7 @@ query(
 	q{CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT cqrs_register('author');
 	CREATE TABLE book (id int PRIMARY KEY, title text);
-	SELECT cqrs_register('book', '{"exchange": "library"}')});
+	SELECT cqrs_register('book', exchange => 'library')});
 $broker->bind('replica', 'author');
 wait_for_state($node, 'publishing');
 
@@ -98,12 +98,12 @@ is(counter('returned'),  0,     'none is returned');
 query(
 	q{DELETE FROM author;
 	INSERT INTO author SELECT i, repeat(chr(65 + i % 26), i * 7001)
-	FROM generate_series(1, 1000, 37) i});
+	FROM generate_series(1, 1000, 111) i});
 wait_published($node);
-@messages = grep { $_->{body}{signal_type} eq 'SAVE' } $broker->drain('replica');
-is( join(' ', map { length $_->{body}{instance_data}{name} } @messages),
-	join(' ', map { (1 + 37 * $_) * 7001 } 0 .. 27 - 1 + 1 - 1),
-	'large messages are whole') or diag scalar @messages;
+my @names = map { $_->{raw} =~ /"name":"(\w*)"/ } $broker->drain('replica');
+is( join(' ', map { substr($_, 0, 1) . length } @names),
+	join(' ', map { chr(65 + $_ % 26) . $_ * 7001 } map { 1 + 111 * $_ } 0 .. 9),
+	'large messages are whole');
 
 # Another exchange, and no queue for its messages.
 query(q{INSERT INTO book VALUES (1, 'a')});
