@@ -11,7 +11,9 @@
  * What is accepted: deliveries of our own subscription, numbered without a gap
  * from 1 on, with bodies up to the limit of the options, and no more of them
  * without acknowledgement than there can be.  After an unsubscribe() the
- * window begins anew, without what is still not acknowledged.
+ * window begins anew, without what is still not acknowledged.  Each
+ * subscription has a consumer tag of its own: RabbitMQ gives room in the
+ * window of the consumer whose tag an acknowledged message has.
  *
  * An acknowledgement stands for all earlier ones too.  So the last one waits
  * while the output has no room, and takes the place of those before it.
@@ -29,8 +31,6 @@
 #include "broker/amqp_decode.h"
 #include "broker/amqp_properties.h"
 
-/* Of our subscription, which is the only one of its channel. */
-#define CONSUMER_TAG	"cqrs"
 #define SHORTSTR_SIZE	256
 
 typedef enum Subscription
@@ -54,6 +54,8 @@ struct CqrsConsumer
 	Size		max_delivery;
 
 	Subscription subscription;
+	char		tag[32];		/* of the subscription */
+	int			subscribed;		/* subscriptions up to now */
 	int			tuning;			/* qos-oks that are awaited */
 	bool		cancelled;		/* by the broker, while cancel-ok is awaited */
 	uint64		delivered;		/* the last tag */
@@ -89,7 +91,7 @@ static void handle_body(CqrsConsumer *consumer, amqp_bytes_t part,
 static void end_delivery(CqrsConsumer *consumer, CqrsEvent *event);
 static void handle_close(const amqp_method_t *method, const char *action,
 						 CqrsEvent *event, CqrsFailure *failure);
-static bool is_ours(amqp_bytes_t tag);
+static bool is_ours(const CqrsConsumer *consumer, amqp_bytes_t tag);
 
 void
 cqrs_amqp_create_consumer(CqrsConnection *connection,
@@ -116,7 +118,9 @@ cqrs_amqp_subscribe(CqrsConnection *connection, const char *queue, int window)
 	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_QOS_METHOD, &qos);
 	consume.queue = amqp_cstring_bytes(queue);
-	consume.consumer_tag = amqp_cstring_bytes(CONSUMER_TAG);
+	snprintf(consumer->tag, sizeof(consumer->tag), "cqrs-%d",
+			 ++consumer->subscribed);
+	consume.consumer_tag = amqp_cstring_bytes(consumer->tag);
 	consume.exclusive = 1;
 	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_CONSUME_METHOD, &consume);
@@ -135,7 +139,7 @@ cqrs_amqp_unsubscribe(CqrsConnection *connection)
 	/* The broker may have ended the subscription, of which poll() tells. */
 	if (consumer->subscription == SUBSCRIPTION_NONE)
 		return;
-	cancel.consumer_tag = amqp_cstring_bytes(CONSUMER_TAG);
+	cancel.consumer_tag = amqp_cstring_bytes(consumer->tag);
 	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_CANCEL_METHOD, &cancel);
 	consumer->subscription = SUBSCRIPTION_ENDS;
@@ -220,7 +224,7 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 
 		case AMQP_BASIC_CONSUME_OK_METHOD:
 			if (consumer->subscription != SUBSCRIPTION_BEGINS ||
-				!is_ours(((amqp_basic_consume_ok_t *) method->decoded)->consumer_tag))
+				!is_ours(consumer, ((amqp_basic_consume_ok_t *) method->decoded)->consumer_tag))
 				wrong = "unexpected AMQP_BASIC_CONSUME_OK_METHOD";
 			consumer->subscription = SUBSCRIPTION_RUNS;
 			event->kind = CQRS_EVENT_SUBSCRIBED;
@@ -233,7 +237,7 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 		case AMQP_BASIC_CANCEL_METHOD:
 			if ((consumer->subscription != SUBSCRIPTION_RUNS &&
 				 consumer->subscription != SUBSCRIPTION_ENDS) ||
-				!is_ours(((amqp_basic_cancel_t *) method->decoded)->consumer_tag))
+				!is_ours(consumer, ((amqp_basic_cancel_t *) method->decoded)->consumer_tag))
 				wrong = "unexpected AMQP_BASIC_CANCEL_METHOD";
 			else
 				handle_cancel(consumer, event);
@@ -241,7 +245,7 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 
 		case AMQP_BASIC_CANCEL_OK_METHOD:
 			if (consumer->subscription != SUBSCRIPTION_ENDS ||
-				!is_ours(((amqp_basic_cancel_ok_t *) method->decoded)->consumer_tag))
+				!is_ours(consumer, ((amqp_basic_cancel_ok_t *) method->decoded)->consumer_tag))
 				wrong = "unexpected AMQP_BASIC_CANCEL_OK_METHOD";
 			else
 				end_subscription(consumer, consumer->cancelled, event);
@@ -281,7 +285,7 @@ begin_delivery(CqrsConsumer *consumer, const amqp_basic_deliver_t *deliver)
 {
 	if ((consumer->subscription != SUBSCRIPTION_RUNS &&
 		 consumer->subscription != SUBSCRIPTION_ENDS) ||
-		!is_ours(deliver->consumer_tag))
+		!is_ours(consumer, deliver->consumer_tag))
 		return "delivery without a subscription";
 	if (deliver->delivery_tag != consumer->delivered + 1)
 		return "delivery out of order";
@@ -435,8 +439,8 @@ handle_close(const amqp_method_t *method, const char *action,
 }
 
 static bool
-is_ours(amqp_bytes_t tag)
+is_ours(const CqrsConsumer *consumer, amqp_bytes_t tag)
 {
-	return tag.len == strlen(CONSUMER_TAG) &&
-		memcmp(tag.bytes, CONSUMER_TAG, tag.len) == 0;
+	return tag.len == strlen(consumer->tag) &&
+		memcmp(tag.bytes, consumer->tag, tag.len) == 0;
 }

@@ -230,14 +230,14 @@ transport_acknowledge(PG_FUNCTION_ARGS)
 Datum
 transport_read_mark(PG_FUNCTION_ARGS)
 {
-	char		text[MARK_SIZE];
+	char		mark[MARK_SIZE];
 	CqrsFailure failure;
 
 	if (!amqp->read_mark(connection_of(PG_GETARG_INT32(0)),
-						 text_to_cstring(PG_GETARG_TEXT_PP(1)), text,
-						 sizeof(text), &failure))
+						 text_to_cstring(PG_GETARG_TEXT_PP(1)), mark,
+						 sizeof(mark), &failure))
 		return outcome(false, &failure);
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("[%s]", text)));
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("[%s]", mark)));
 }
 
 /* transport_write_mark(number int, name text, mark text) */
@@ -279,7 +279,7 @@ describe(CqrsEvent *event, const CqrsFailure *failure)
 		case CQRS_EVENT_NONE:
 			return "nothing";
 		case CQRS_EVENT_FAILED:
-			return text_to_cstring(DatumGetTextPP(outcome(false, failure)));
+			return TextDatumGetCString(outcome(false, failure));
 		case CQRS_EVENT_ACK:
 			return psprintf("ack " UINT64_FORMAT, event->tag);
 		case CQRS_EVENT_RETURNED:
