@@ -58,6 +58,10 @@
  * Batches come in sequence, so that one that was stopped also stops those that
  * are in flight behind it.  A probe that was stopped does not.
  *
+ * The server refuses a script's first write if it is short of memory, and no
+ * later one.  So a message is the first that is written; the lease is renewed
+ * afterwards, which needs no memory.
+ *
  * Messages are routed as Kombu does: "*" is one or more characters but dots,
  * "#" any characters or none, an empty pattern matches all, and a queue counts
  * once.  The delivery tag differs between queues, because Kombu's consumers
@@ -70,7 +74,6 @@
 	"  return redis.error_reply('LEASE ' .. KEYS[2] .. ' belongs to another connection')\n" \
 	"end\n" \
 	"if tonumber(ARGV[3]) ~= last + 1 then return redis.error_reply('GAP ' .. last) end\n" \
-	"redis.call('PEXPIRE', KEYS[2], ARGV[2])\n" \
 	"local routes, exact, wild, tags, bad = {}, {}, {}, {}, {}\n" \
 	"for i = 5, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
 	"local function pattern(key)\n" \
@@ -141,9 +144,11 @@
 	"  out[#out + 1] = push(i)\n" \
 	"  stopped = type(out[#out]) == 'table'\n" \
 	"end\n" \
+	"local result = {}\n" \
 	"if ARGV[4] == 'probe' or not stopped then\n" \
-	"  redis.call('SET', KEYS[2], owner .. ' ' .. ARGV[3], 'PX', ARGV[2])\n" \
+	"  result = redis.pcall('SET', KEYS[2], owner .. ' ' .. ARGV[3], 'PX', ARGV[2])\n" \
 	"end\n" \
-	"return out\n"
+	"if result.err or stopped then redis.pcall('PEXPIRE', KEYS[2], ARGV[2]) end\n" \
+	"return result.err and result or out\n"
 
 #endif							/* CQRS_REDIS_SCRIPTS_H */
