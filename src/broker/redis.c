@@ -37,6 +37,8 @@
 #define MAX_BODY_BYTES		(384 * 1024 * 1024 - 8192)
 /* The largest reply to a publisher. */
 #define MAX_REPLY_BYTES		(256 * 1024)
+/* What a consumer's can have besides its largest message. */
+#define MAX_DELIVERED_BYTES (4 * 1024 * 1024)
 /* The most replies without an event that one poll() handles. */
 #define POLL_REPLIES		16
 
@@ -49,6 +51,11 @@ static long redis_wait_ms(CqrsConnection *connection);
 static void redis_close(CqrsConnection *connection, bool politely);
 static CqrsConnection *open_connection(const CqrsConnectOptions *options,
 									   CqrsFailure *failure);
+static bool next_event(CqrsConnection *connection, CqrsEvent *event,
+					   CqrsFailure *failure);
+static bool handle_reply(CqrsConnection *connection, const CqrsReply *reply,
+						 CqrsFailure *failure);
+static bool awaits(const CqrsConnection *connection);
 static bool hears_server(const CqrsConnection *connection,
 						 CqrsFailure *failure);
 
@@ -62,6 +69,12 @@ const CqrsTransport cqrs_transport_redis = {
 	.can_probe = cqrs_redis_can_probe,
 	.declare = cqrs_redis_declare,
 	.probe = cqrs_redis_probe,
+	.prepare_queue = cqrs_redis_prepare_queue,
+	.unbind = cqrs_redis_unbind,
+	.delete_queue = cqrs_redis_delete_queue,
+	.subscribe = cqrs_redis_subscribe,
+	.unsubscribe = cqrs_redis_unsubscribe,
+	.acknowledge = cqrs_redis_acknowledge,
 	.read_mark = cqrs_redis_read_mark,
 	.write_mark = cqrs_redis_write_mark,
 	.poll = redis_poll,
@@ -109,13 +122,17 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection = MemoryContextAllocZero(context, sizeof(CqrsConnection));
 	connection->context = context;
 	connection->sock = sock;
-	connection->reader = cqrs_reply_create(context, sock, MAX_REPLY_BYTES);
+	connection->reader =
+		cqrs_reply_create(context, sock, MAX_REPLY_BYTES +
+						  (options->consumes ?
+						   MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0));
 	connection->heartbeat_s = options->heartbeat_s;
 	connection->timeout_ms = options->connect_timeout_ms;
 	caller = MemoryContextSwitchTo(context);
 	initStringInfo(&connection->scratch);
 	initStringInfo(&connection->command);
 	cqrs_redis_init_batches(connection);
+	cqrs_redis_init_consumer(connection, options);
 	MemoryContextSwitchTo(caller);
 	return connection;
 }
@@ -127,21 +144,24 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 static void
 redis_poll(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 {
-	bool		written = cqrs_redis_flush(connection, false);
+	bool		written;
 	int			result = 1;
 
 	memset(event, 0, sizeof(*event));
+	if (connection->consumes)
+		cqrs_redis_ask(connection);
+	written = cqrs_redis_flush(connection, connection->consumes);
 	connection->more = true;
 	for (int i = 0; i < POLL_REPLIES; i++)
 	{
 		CqrsReply  *reply;
 
-		if (cqrs_redis_next_event(connection, event, failure))
+		if (next_event(connection, event, failure))
 			return;
 		result = cqrs_reply_read(connection->reader, &reply);
 		if (result <= 0)
 			break;
-		if (!cqrs_redis_handle_reply(connection, reply, failure))
+		if (!handle_reply(connection, reply, failure))
 		{
 			event->kind = CQRS_EVENT_FAILED;
 			return;
@@ -156,21 +176,48 @@ redis_poll(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 		event->kind = CQRS_EVENT_FAILED;
 }
 
+static bool
+next_event(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
+{
+	return connection->consumes ?
+		cqrs_redis_next_consumed(connection, event, failure) :
+		cqrs_redis_next_event(connection, event, failure);
+}
+
+static bool
+handle_reply(CqrsConnection *connection, const CqrsReply *reply,
+			 CqrsFailure *failure)
+{
+	return connection->consumes ?
+		cqrs_redis_handle_answer(connection, reply, failure) :
+		cqrs_redis_handle_reply(connection, reply, failure);
+}
+
+/* Whether the server owes a reply. */
+static bool
+awaits(const CqrsConnection *connection)
+{
+	return connection->consumes ? cqrs_redis_asks(connection) :
+		cqrs_redis_awaits(connection);
+}
+
 static pgsocket
 redis_socket(CqrsConnection *connection, bool *write)
 {
-	*write = cqrs_redis_pending(connection);
+	*write = connection->consumes ? connection->command.len > 0 :
+		cqrs_redis_pending(connection);
 	return cqrs_socket_fd(connection->sock);
 }
 
 static long
 redis_wait_ms(CqrsConnection *connection)
 {
-	long		wait_ms = cqrs_redis_due_ms(connection);
+	long		wait_ms = connection->consumes ?
+		cqrs_redis_ask_ms(connection) : cqrs_redis_due_ms(connection);
 
 	if (connection->more)
 		return 0;
-	if (connection->heartbeat_s != 0 && cqrs_redis_awaits(connection))
+	if (connection->heartbeat_s != 0 && awaits(connection))
 		wait_ms = cqrs_sooner_ms(wait_ms,
 								 cqrs_until_after_ms(cqrs_reply_received_at(connection->reader),
 													 2000 * connection->heartbeat_s));
@@ -180,6 +227,8 @@ redis_wait_ms(CqrsConnection *connection)
 static void
 redis_close(CqrsConnection *connection, bool politely)
 {
+	if (politely && connection->consumes)
+		cqrs_redis_acknowledge_last(connection);
 	cqrs_redis_drop_lease(connection, politely);
 	cqrs_reply_destroy(connection->reader);
 	cqrs_socket_close(connection->sock);
@@ -190,7 +239,7 @@ redis_close(CqrsConnection *connection, bool politely)
 static bool
 hears_server(const CqrsConnection *connection, CqrsFailure *failure)
 {
-	if (connection->heartbeat_s == 0 || !cqrs_redis_awaits(connection) ||
+	if (connection->heartbeat_s == 0 || !awaits(connection) ||
 		cqrs_until_after_ms(cqrs_reply_received_at(connection->reader),
 							2000 * connection->heartbeat_s) > 0)
 		return true;

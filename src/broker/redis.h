@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "lib/ilist.h"
 #include "lib/stringinfo.h"
 
 #include "broker/redis_batch.h"
@@ -18,6 +19,10 @@
 
 /* Batches that are kept: unsent, in flight, or not reported yet. */
 #define CQRS_REDIS_BATCHES	8
+
+/* Prefixes of keys: a queue's lease, the number of its deliveries. */
+#define CQRS_REDIS_CONSUMER		"cqrs.consumer."
+#define CQRS_REDIS_DELIVERED	"cqrs.delivered."
 
 /* How batches are sent. */
 typedef enum CqrsRedisFlow
@@ -28,6 +33,59 @@ typedef enum CqrsRedisFlow
 	CQRS_FLOW_WAIT,				/* it is sent again at retry_at */
 	CQRS_FLOW_RETRY				/* its reply is awaited */
 } CqrsRedisFlow;
+
+/* A delivery that is not acknowledged yet. */
+typedef struct CqrsHeld
+{
+	dlist_node	node;
+	uint64		tag;
+	bool		acknowledged;	/* the server does not know yet */
+	Size		length;
+	char		mark[FLEXIBLE_ARRAY_MEMBER];	/* a part of its text */
+} CqrsHeld;
+
+/* An event that waits for poll(). */
+typedef struct CqrsReady
+{
+	dlist_node	node;
+	CqrsDelivery *delivery;
+} CqrsReady;
+
+/* What a consumer has asked the server. */
+typedef enum CqrsQuestion
+{
+	CQRS_ASKS_NOTHING,
+	CQRS_ASKS_SUBSCRIBE,		/* begin */
+	CQRS_ASKS_MESSAGES,			/* acknowledge, and give what is there */
+	CQRS_ASKS_WAIT				/* say when there is something */
+} CqrsQuestion;
+
+typedef struct CqrsConsumer
+{
+	char	   *queue;			/* NULL: no subscription yet */
+	char	   *queue_lease;
+	char	   *delivered;		/* key of the number of its deliveries */
+	Size		max_delivery;
+	MemoryContext deliveries;
+	CqrsQuestion asks;
+	bool		begins;			/* subscribe() was called */
+	bool		subscribed;		/* and answered */
+	bool		begun;			/* SUBSCRIBED is to be returned */
+	bool		ends;			/* unsubscribe() was called */
+	bool		may_wait;		/* the queue has nothing else */
+	int			window;
+	uint64		last_tag;
+	int64		redelivered;	/* so many of the next have been delivered */
+	int			nheld;
+	int			nacknowledged;	/* of these */
+	int			nsent;			/* of these, in the last question */
+	dlist_head	held;			/* CqrsHeld, oldest first */
+	dlist_head	ready;			/* CqrsReady */
+	TimestampTz ask_at;			/* not earlier */
+	TimestampTz asked_at;
+	CqrsFailure failure;		/* a delivery that cannot be accepted */
+	bool		failed;
+} CqrsConsumer;
 
 struct CqrsConnection
 {
@@ -64,6 +122,9 @@ struct CqrsConnection
 	char		reason[256];	/* BLOCKED is to be returned, or "" */
 	bool		declared;		/* DECLARED is to be returned */
 	bool		probing;		/* from declare() to the probe's last event */
+
+	bool		consumes;
+	CqrsConsumer consumer;
 	char		chunk[CQRS_BATCH_CHUNK_BYTES];
 };
 
@@ -86,6 +147,11 @@ extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
 										   CqrsFailure *failure,
 										   int nwords,
 										   const char *const *words);
+
+/* Begin to write a command, word by word; there must be none yet. */
+extern void cqrs_redis_begin_command(CqrsConnection *connection, int nwords);
+extern void cqrs_redis_put_word(CqrsConnection *connection, const char *word,
+								Size length);
 
 /* As in transport.h. */
 extern bool cqrs_redis_read_mark(CqrsConnection *connection, const char *name,
@@ -134,6 +200,49 @@ extern bool cqrs_redis_next_event(CqrsConnection *connection,
 
 /* When a batch is due, as a wait in ms; -1: never. */
 extern long cqrs_redis_due_ms(const CqrsConnection *connection);
+
+/* in redis_consume.c */
+
+/* As in transport.h. */
+extern void cqrs_redis_subscribe(CqrsConnection *connection,
+								 const char *queue, int window);
+extern void cqrs_redis_unsubscribe(CqrsConnection *connection);
+extern void cqrs_redis_acknowledge(CqrsConnection *connection, uint64 tag);
+
+extern void cqrs_redis_init_consumer(CqrsConnection *connection,
+									 const CqrsConnectOptions *options);
+
+/* Ask the server something, if that is due and nothing is being asked. */
+extern void cqrs_redis_ask(CqrsConnection *connection);
+
+/* Whether an answer is awaited. */
+extern bool cqrs_redis_asks(const CqrsConnection *connection);
+
+/* Note an answer.  Returns false, with "failure", if it is a failure. */
+extern bool cqrs_redis_handle_answer(CqrsConnection *connection,
+									 const CqrsReply *reply,
+									 CqrsFailure *failure);
+
+/* The next event of answers that have been noted, if there is one. */
+extern bool cqrs_redis_next_consumed(CqrsConnection *connection,
+									 CqrsEvent *event, CqrsFailure *failure);
+
+/* When something is to be asked, as a wait in ms; -1: never. */
+extern long cqrs_redis_ask_ms(const CqrsConnection *connection);
+
+/* Send acknowledgements, and wait a little for the answer. */
+extern void cqrs_redis_acknowledge_last(CqrsConnection *connection);
+
+/* in redis_queue.c */
+
+/* As in transport.h. */
+extern bool cqrs_redis_prepare_queue(CqrsConnection *connection,
+									 const CqrsQueue *queue,
+									 CqrsFailure *failure);
+extern bool cqrs_redis_unbind(CqrsConnection *connection,
+							  const CqrsQueue *queue, CqrsFailure *failure);
+extern bool cqrs_redis_delete_queue(CqrsConnection *connection,
+									const char *queue, CqrsFailure *failure);
 
 /* in redis_error.c */
 

@@ -56,7 +56,9 @@ typedef struct CqrsBatch
 typedef struct CqrsBatchOwner
 {
 	const char *lease;			/* the key of the lease */
-	const char *token;			/* owner and epoch */
+	const char *name;			/* of the owner: a server process */
+	const char *epoch;			/* of this connection */
+	const char *token;			/* both; NULL before the lease is taken */
 	int			lease_ms;		/* its time to live */
 } CqrsBatchOwner;
 

@@ -112,6 +112,10 @@ select_database(CqrsConnection *connection, const CqrsUrl *url,
 							  lengthof(words), words) != NULL;
 }
 
+/*
+ * Also if none is wanted: batches are in sequence by the value of its key
+ * (redis_scripts.h).
+ */
 static bool
 take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 		   CqrsFailure *failure)
@@ -125,14 +129,16 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 	bool		taken;
 
 	make_token(owner, epoch);
-	connection->owner.lease = MemoryContextStrdup(connection->context,
-												  options->lease);
+	connection->owner.lease =
+		MemoryContextStrdup(connection->context,
+							options->lease != NULL ? options->lease :
+							psprintf("cqrs.connection.%s", epoch));
 	connection->owner.lease_ms = options->heartbeat_s == 0 ? LEASE_MS :
 		2000 * options->heartbeat_s;
 	words[n++] = "EVAL";
 	words[n++] = CQRS_SCRIPT_TAKE_LEASE;
 	words[n++] = psprintf("%d", nkeys);
-	words[n++] = options->lease;
+	words[n++] = connection->owner.lease;
 	foreach(lc, options->vacant)
 		words[n++] = lfirst(lc);
 	words[n++] = owner;
@@ -146,6 +152,10 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 
 		connection->owner.token = MemoryContextStrdup(connection->context,
 													  token);
+		connection->owner.name = MemoryContextStrdup(connection->context,
+													 owner);
+		connection->owner.epoch = MemoryContextStrdup(connection->context,
+													  epoch);
 	}
 	pfree(words);
 	return taken;
@@ -179,8 +189,11 @@ make_token(char *owner, char *epoch)
 void
 cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
 {
+	bool		has_queue = connection->consumer.queue_lease != NULL;
 	const char *words[] = {
-		"EVAL", CQRS_SCRIPT_DROP_LEASE, "1", connection->owner.lease,
+		"EVAL", CQRS_SCRIPT_DROP_LEASES, has_queue ? "2" : "1",
+		connection->owner.lease,
+		has_queue ? connection->consumer.queue_lease : connection->owner.token,
 		connection->owner.token
 	};
 	CqrsFailure ignored;
@@ -188,7 +201,7 @@ cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
 	if (connection->owner.token == NULL || connection->started ||
 		connection->command.len > 0)
 		return;
-	put_command(connection, lengthof(words), words);
+	put_command(connection, has_queue ? 6 : 5, words);
 	if (cqrs_redis_flush(connection, true) && wait)
 		(void) await(connection, "give up the lease",
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -200,16 +213,20 @@ cqrs_redis_read_mark(CqrsConnection *connection, const char *name, char *text,
 					 Size size, CqrsFailure *failure)
 {
 	const char *words[] = {"GET", psprintf("%s%s", MARK_PREFIX, name)};
-	const CqrsReply *reply = cqrs_redis_command(connection, "read a mark",
+	const CqrsReply *reply = cqrs_redis_command(connection, "read the mark",
 												failure, lengthof(words),
 												words);
 
 	if (reply == NULL)
 		return false;
 	text[0] = '\0';
-	if (reply->type == CQRS_REPLY_TEXT)
-		strlcpy(text, reply->text, size);
-	return true;
+	if (reply->type != CQRS_REPLY_TEXT)
+		return true;
+	if (strlcpy(text, reply->text, size) < size)
+		return true;
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+					 "could not read the mark: unexpected answer of the broker: text that is no mark");
+	return false;
 }
 
 bool
@@ -217,11 +234,10 @@ cqrs_redis_write_mark(CqrsConnection *connection, const char *name,
 					  const char *text, CqrsFailure *failure)
 {
 	const char *words[] = {
-		"EVAL", CQRS_SCRIPT_WRITE_MARK, "2", connection->owner.lease,
-		psprintf("%s%s", MARK_PREFIX, name), connection->owner.token, text
+		"SET", psprintf("%s%s", MARK_PREFIX, name), text
 	};
 
-	return cqrs_redis_command(connection, "write a mark", failure,
+	return cqrs_redis_command(connection, "write the mark", failure,
 							  lengthof(words), words) != NULL;
 }
 
@@ -240,7 +256,9 @@ cqrs_redis_command(CqrsConnection *connection, const char *action,
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply;
 	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-	cqrs_failure_set(failure, cqrs_redis_blame(error, false),
+	cqrs_failure_set(failure,
+					 cqrs_redis_blame(error,
+									  connection->owner.token != NULL),
 					 "could not %s: %s", action, error);
 	return NULL;
 }
@@ -248,13 +266,24 @@ cqrs_redis_command(CqrsConnection *connection, const char *action,
 static void
 put_command(CqrsConnection *connection, int nwords, const char *const *words)
 {
-	StringInfo	command = &connection->command;
-
-	Assert(command->len == 0);
-	appendStringInfo(command, "*%d\r\n", nwords);
+	cqrs_redis_begin_command(connection, nwords);
 	for (int i = 0; i < nwords; i++)
-		appendStringInfo(command, "$%zu\r\n%s\r\n", strlen(words[i]),
-						 words[i]);
+		cqrs_redis_put_word(connection, words[i], strlen(words[i]));
+}
+
+void
+cqrs_redis_begin_command(CqrsConnection *connection, int nwords)
+{
+	Assert(connection->command.len == 0);
+	appendStringInfo(&connection->command, "*%d\r\n", nwords);
+}
+
+void
+cqrs_redis_put_word(CqrsConnection *connection, const char *word, Size length)
+{
+	appendStringInfo(&connection->command, "$%zu\r\n", length);
+	appendBinaryStringInfo(&connection->command, word, length);
+	appendStringInfoString(&connection->command, "\r\n");
 }
 
 /*
@@ -283,6 +312,11 @@ await(CqrsConnection *connection, const char *action, TimestampTz deadline,
 			(void) cqrs_socket_wait(connection->sock,
 									connection->started ||
 									connection->command.len > 0, deadline);
+		else if (cqrs_redis_asks(connection))
+		{
+			if (!cqrs_redis_handle_answer(connection, reply, failure))
+				return NULL;
+		}
 		else if (!cqrs_redis_awaits(connection))
 			return reply;
 		else if (!cqrs_redis_handle_reply(connection, reply, failure))

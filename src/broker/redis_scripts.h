@@ -33,19 +33,12 @@
 	"redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' 0', 'PX', ARGV[3])\n" \
 	"return 1\n"
 
-/* Give up a lease.  KEYS: it.  ARGV: owner and epoch. */
-#define CQRS_SCRIPT_DROP_LEASE \
-	"local value = redis.call('GET', KEYS[1])\n" \
-	"if string.match(value or '', '^%S+ %S+') == ARGV[1] then redis.call('DEL', KEYS[1]) end\n" \
-	"return 1\n"
-
-/* Set a mark.  KEYS: lease, mark.  ARGV: owner and epoch, text. */
-#define CQRS_SCRIPT_WRITE_MARK \
-	"local value = redis.call('GET', KEYS[1])\n" \
-	"if string.match(value or '', '^%S+ %S+') ~= ARGV[1] then\n" \
-	"  return redis.error_reply('LEASE ' .. KEYS[1] .. ' belongs to another connection')\n" \
+/* Give up leases.  KEYS: they.  ARGV: owner and epoch. */
+#define CQRS_SCRIPT_DROP_LEASES \
+	"for _, key in ipairs(KEYS) do\n" \
+	"  local value = redis.call('GET', key)\n" \
+	"  if string.match(value or '', '^%S+ %S+') == ARGV[1] then redis.call('DEL', key) end\n" \
 	"end\n" \
-	"redis.call('SET', KEYS[2], ARGV[2])\n" \
 	"return 1\n"
 
 /*
@@ -150,5 +143,101 @@
 	"end\n" \
 	"if result.err or stopped then redis.pcall('PEXPIRE', KEYS[2], ARGV[2]) end\n" \
 	"return result.err and result or out\n"
+
+/*
+ * Begin to consume a queue.  KEYS: queue, its lease, number of its messages
+ * that were delivered.  ARGV: owner, epoch, time to live of the lease in ms.
+ * The reply is the number.
+ */
+#define CQRS_SCRIPT_SUBSCRIBE \
+	"local value = redis.call('GET', KEYS[2])\n" \
+	"if value and string.match(value, '^%S+') ~= ARGV[1] then\n" \
+	"  return redis.error_reply('LEASE another connection consumes queue ' .. KEYS[1])\n" \
+	"end\n" \
+	"local length = redis.call('LLEN', KEYS[1])\n" \
+	"redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])\n" \
+	"return math.min(length, tonumber(redis.call('GET', KEYS[3]) or 0))\n"
+
+/*
+ * Acknowledge deliveries, and return more of them.  KEYS: queue, its lease,
+ * number of its messages that were delivered, lease of the connection if it
+ * has one.  ARGV: owner and epoch, time to live of the leases in ms, number of
+ * deliveries that the connection holds, the most messages and the most bytes
+ * to return, the size of the largest message, and a part of the text of each
+ * message to acknowledge.
+ *
+ * Messages stay in the queue, at its right end, until they are acknowledged.
+ * One that is not where it was is searched for nearby: a consumer of Kombu's
+ * may have taken messages, or given some back.  In place of a message that is
+ * too large its size is returned, and nothing after it.
+ */
+#define CQRS_SCRIPT_CONSUME \
+	"local function check(key)\n" \
+	"  local value = redis.call('GET', key)\n" \
+	"  return string.match(value or '', '^%S+ %S+') == ARGV[1]\n" \
+	"end\n" \
+	"for i = 2, #KEYS do\n" \
+	"  if i ~= 3 and not check(KEYS[i]) then\n" \
+	"    return redis.error_reply('LEASE ' .. KEYS[i] .. ' belongs to another connection')\n" \
+	"  end\n" \
+	"end\n" \
+	"for i = 2, #KEYS do\n" \
+	"  if i ~= 3 then redis.call('PEXPIRE', KEYS[i], ARGV[2]) end\n" \
+	"end\n" \
+	"local held, count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])\n" \
+	"local function acknowledge(mark)\n" \
+	"  for j = 1, held + 8 do\n" \
+	"    local message = redis.call('LINDEX', KEYS[1], -j)\n" \
+	"    if not message then break end\n" \
+	"    if string.find(message, mark, 1, true) then\n" \
+	"      if j == 1 then redis.call('RPOP', KEYS[1])\n" \
+	"      else redis.call('LREM', KEYS[1], -1, message) end\n" \
+	"      break\n" \
+	"    end\n" \
+	"  end\n" \
+	"  held = held - 1\n" \
+	"end\n" \
+	"for i = 7, #ARGV do acknowledge(ARGV[i]) end\n" \
+	"local out, size, step = {}, 0, 1\n" \
+	"while count > 0 do\n" \
+	"  local from = held + #out + 1\n" \
+	"  local part = redis.call('LRANGE', KEYS[1], -(from + step - 1), -from)\n" \
+	"  if #part < step then count = #part end\n" \
+	"  for i = #part, 1, -1 do\n" \
+	"    if size > 0 and size + #part[i] > bytes then count = 0 break end\n" \
+	"    if #part[i] > tonumber(ARGV[6]) then\n" \
+	"      out[#out + 1] = #part[i]\n" \
+	"      count = 0\n" \
+	"      break\n" \
+	"    end\n" \
+	"    out[#out + 1] = part[i]\n" \
+	"    size = size + #part[i]\n" \
+	"    count = count - 1\n" \
+	"  end\n" \
+	"  step = math.min(count, 64, 1 + math.floor(bytes / (size + 1)))\n" \
+	"end\n" \
+	"local delivered = tostring(held + #out)\n" \
+	"if redis.call('GET', KEYS[3]) ~= delivered then redis.pcall('SET', KEYS[3], delivered) end\n" \
+	"return out\n"
+
+/*
+ * Remove bindings of a queue whose regular expression may differ from ours.
+ * KEYS: set of bindings.  ARGV: queue, routing keys; none: all of the queue.
+ */
+#define CQRS_SCRIPT_UNBIND \
+	"local unbound, separator = {}, " LUA_SEPARATOR "\n" \
+	"for i = 2, #ARGV do unbound[ARGV[i]] = true end\n" \
+	"for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do\n" \
+	"  local a, b = string.find(member, separator, 1, true)\n" \
+	"  local c, d = string.find(member, separator, (b or 0) + 1, true)\n" \
+	"  if b and d and string.sub(member, d + 1) == ARGV[1] and\n" \
+	"    (#ARGV == 1 or unbound[string.sub(member, 1, a - 1)]) then\n" \
+	"    redis.call('SREM', KEYS[1], member)\n" \
+	"  end\n" \
+	"end\n" \
+	"return 1\n"
+
+/* The sets of bindings, of all exchanges.  This looks at all keys. */
+#define CQRS_SCRIPT_EXCHANGES "return redis.call('KEYS', '_kombu.binding*')\n"
 
 #endif							/* CQRS_REDIS_SCRIPTS_H */
