@@ -56,7 +56,6 @@ typedef struct Unpacking
 	int			parts[FLEXIBLE_ARRAY_MEMBER];	/* 0 or less: not shown */
 } Unpacking;
 
-static bool is_absent(const CqrsMessagePart *part, const CqrsMessage *message);
 static int	read_int(CqrsPackReader *reader);
 static const char *read_string(CqrsPackReader *reader);
 static void check_length(const CqrsPackReader *reader, Size length);
@@ -70,37 +69,34 @@ static void verify(const CqrsMessagePart *part, const CqrsMessage *message);
 void
 cqrs_pack_append(StringInfo contents, const CqrsMessage *message)
 {
+	const CqrsMessagePart *end = cqrs_message_parts + cqrs_message_nparts;
 	int			bits_at = contents->len + 1;
 	uint8		bits = 0;
 
 	appendStringInfoChar(contents, message->signal);
 	appendStringInfoChar(contents, 0);
-	for (int i = 0; i < cqrs_message_nparts; i++)
+	for (const CqrsMessagePart *part = cqrs_message_parts; part < end; part++)
 	{
-		const CqrsMessagePart *part = &cqrs_message_parts[i];
+		const char *data;
+		int			length = sizeof(int);
 
-		if (part->bit != 0 && is_absent(part, message))
-			continue;
-		bits |= part->bit;
 		if (part->type == CQRS_PART_INT)
-			appendBinaryStringInfo(contents,
-								   (const char *) cqrs_part_int(part, message),
-								   sizeof(int));
+		{
+			data = (const char *) cqrs_part_int(part, message);
+			if (part->bit != 0 && *cqrs_part_int(part, message) < 0)
+				continue;
+		}
 		else
 		{
-			const char *text = *cqrs_part_text(part, message);
-
-			appendBinaryStringInfo(contents, text, strlen(text) + 1);
+			data = *cqrs_part_text(part, message);
+			if (part->bit != 0 && data == NULL)
+				continue;
+			length = strlen(data) + 1;
 		}
+		bits |= part->bit;
+		appendBinaryStringInfo(contents, data, length);
 	}
 	contents->data[bits_at] = bits;
-}
-
-static bool
-is_absent(const CqrsMessagePart *part, const CqrsMessage *message)
-{
-	return part->type == CQRS_PART_INT ? *cqrs_part_int(part, message) < 0 :
-		*cqrs_part_text(part, message) == NULL;
 }
 
 Datum
@@ -139,6 +135,7 @@ cqrs_pack_open(CqrsPackReader *reader, Datum value, int64 first_id)
 bool
 cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 {
+	const CqrsMessagePart *end = cqrs_message_parts + cqrs_message_nparts;
 	uint8		bits;
 
 	if (reader->next == reader->end)
@@ -150,17 +147,20 @@ cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 		message->signal != CQRS_SYNC)
 		malformed();
 	bits = *reader->next++;
-	for (int i = 0; i < cqrs_message_nparts; i++)
+	for (const CqrsMessagePart *part = cqrs_message_parts; part < end; part++)
 	{
-		const CqrsMessagePart *part = &cqrs_message_parts[i];
-		bool		present = part->bit == 0 || (bits & part->bit) != 0;
+		bool		present = (bits & part->bit) == part->bit;
 
 		if (part->type == CQRS_PART_INT)
 			*cqrs_part_int(part, message) = present ? read_int(reader) : -1;
 		else
 			*cqrs_part_text(part, message) =
 				present ? read_string(reader) : NULL;
+		bits &= ~part->bit;
 	}
+	/* A part that this version does not know would be taken for a message. */
+	if (bits != 0)
+		malformed();
 	return true;
 }
 
