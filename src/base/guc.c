@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "common/string.h"
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
@@ -30,6 +31,8 @@
 #include "base/guc.h"
 #include "base/limits.h"
 #include "base/url.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sql_url_is_set);
 
 /* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
  * are short strings. */
@@ -97,6 +100,13 @@ const char *
 cqrs_guc_url(void)
 {
 	return url;
+}
+
+/* cqrs.url_is_set() RETURNS boolean */
+Datum
+cqrs_sql_url_is_set(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(url != NULL);
 }
 
 void

@@ -24,6 +24,7 @@
 #include "catalog/index.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -37,6 +38,8 @@
 #include "master/loaded.h"
 #include "master/master.h"
 #include "master/relation.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sql_relation);
 
 static HTAB *relations = NULL;
 
@@ -65,6 +68,15 @@ make_cache(void)
 	ctl.hcxt = TopMemoryContext;
 	relations = hash_create("cqrs masters", 64, &ctl,
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* cqrs_relation(cqrs_id text) RETURNS regclass */
+Datum
+cqrs_sql_relation(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	PG_RETURN_OID(cqrs_master_read(cqrs_id, false)->relid);
 }
 
 /*
