@@ -133,14 +133,14 @@ define_capture_settings(void)
 
 	DefineCustomStringVariable("cqrs.correlation_id",
 							   "Correlation id of the messages of the current transaction.",
-							   "The value in force at commit is used.",
+							   "The value at commit is used.",
 							   &cqrs_correlation_id,
 							   "",
 							   PGC_USERSET, 0,
 							   check_correlation_id, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.max_pending_bytes",
-							"Size of the outbox from which on cqrs.outbox_full acts.",
+							"Size of the outbox at which cqrs.outbox_full takes effect.",
 							"0 means that there is no limit.",
 							&cqrs_max_pending_kb,
 							0, 0, INT_MAX,
@@ -166,7 +166,7 @@ define_capture_settings(void)
 
 	DefineCustomBoolVariable("cqrs.produce",
 							 "Produce messages for the changes of a transaction.",
-							 "The value in force at commit is used.",
+							 "The value at commit is used.",
 							 &cqrs_produce,
 							 true,
 							 PGC_SUSET, 0,

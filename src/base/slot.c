@@ -106,7 +106,7 @@ cqrs_slot_mine(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many databases use the extension \"cqrs\""),
-				 errdetail("The server has room for %d.", slots->count),
+				 errdetail("The limit \"cqrs.max_databases\" is %d.", slots->count),
 				 errhint("Increase \"cqrs.max_databases\" and restart the server.")));
 	return mine;
 }

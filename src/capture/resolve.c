@@ -164,8 +164,8 @@ check_keys_settled(void)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot send changes of table \"%s\" before the end of the transaction",
 							get_rel_name(relid)),
-					 errdetail("Its primary key is deferrable, so keys may not be unique yet."),
-					 errhint("Commit instead.")));
+					 errdetail("The primary key of the table is deferrable, so keys may not be unique yet."),
+					 errhint("Commit the transaction instead.")));
 	}
 }
 
@@ -306,7 +306,7 @@ use_relation(Resolver *resolver, Relation rel)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot make messages of table \"%s\" at this point of the commit",
 						RelationGetRelationName(rel)),
-				 errdetail("The table was changed after deferred triggers have fired, and its messages need functions or expressions of users.")));
+				 errdetail("The table was changed after deferred triggers had fired, and messages of the table need functions or expressions of users.")));
 	cqrs_composer_enter(resolver->composer, rel, resolver->relation);
 }
 

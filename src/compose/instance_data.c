@@ -52,7 +52,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row is not of the table of master \"%s\"", cqrs_id),
-				 errdetail("It is of type %s, the table is \"%s\".",
+				 errdetail("The row is of type %s, and the table of the master is \"%s\".",
 						   format_type_be(HeapTupleHeaderGetTypeId(header)),
 						   get_rel_name(relation->relid)),
 				 errhint("See cqrs.master for the masters of a table.")));

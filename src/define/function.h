@@ -31,7 +31,7 @@ typedef struct CqrsSignature
 /* What a function is for, and has to be. */
 typedef struct CqrsFunctionKind
 {
-	const char *role;			/* its name in messages */
+	const char *role;			/* the option or setting that it is for */
 	int			nsignatures;
 	const CqrsSignature *signatures;	/* one of them */
 	const char *others;			/* hint about those after the first, or NULL */
@@ -49,7 +49,9 @@ extern int	cqrs_function_find(CqrsFunction *function, const char *name,
 /* A number that changes whenever what a name stands for may have. */
 extern uint64 cqrs_function_generation(void);
 
-/* The name by which a function is kept; an error without one. */
+/*
+ * The name by which a function for an option is kept; an error without one.
+ */
 extern char *cqrs_function_qualified_name(const char *role, Oid function);
 
 /*

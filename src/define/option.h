@@ -33,7 +33,7 @@ typedef struct CqrsOptionInfo
 	CqrsOptionType type;
 	bool		default_bool;	/* CQRS_TYPE_BOOL */
 	const char *choices[3];		/* CQRS_TYPE_CHOICE */
-	const char *role;			/* CQRS_TYPE_FUNCTION: its name in messages */
+	const char *role;			/* CQRS_TYPE_FUNCTION: the function's */
 	void		(*check) (const char *name, Datum value);	/* NULL: none; the value
 															 * is not null */
 } CqrsOptionInfo;
@@ -59,7 +59,7 @@ extern void cqrs_option_set(const CqrsOptionTable *table,
 extern void cqrs_option_set_json(const CqrsOptionTable *table,
 								 NullableDatum *values, Jsonb *options);
 
-/* The error of a check: "problem", a sentence, says what a value must be. */
+/* The error of a check: "problem" is a sentence about the value. */
 pg_noreturn extern void cqrs_option_refuse(const char *name,
 										   const char *problem);
 

@@ -62,8 +62,8 @@ cqrs_condition_parse(const char *text, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("%s is not a boolean expression", what),
-				 errdetail("It is \"%s\".", text),
-				 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
+				 errdetail("The text is \"%s\".", text),
+				 errhint("Write the expression as after WHERE, for example: id > 100 AND active.")));
 	return expression;
 }
 

@@ -37,7 +37,7 @@ cqrs_locate_record(HeapTupleHeader header, HeapTuple tuple)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("row of type %s is not a row of a master's table",
 						format_type_be(HeapTupleHeaderGetTypeId(header))),
-				 errdetail("Only the tables in cqrs.master are masters'."),
+				 errdetail("The type is not the row type of a table in cqrs.master."),
 				 errhint("Pass the table's own rows, as in SELECT cqrs_sync(a) FROM author a.")));
 	memset(tuple, 0, sizeof(*tuple));
 	tuple->t_data = header;

@@ -359,10 +359,11 @@ require_column(Relation rel, const char *name, Oid type)
 	if (att->attgenerated != '\0' || att->attidentity != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_DEFINITION),
-				 errmsg("column \"%s\" of table \"%s\" is %s", name,
-						RelationGetRelationName(rel),
-						att->attgenerated != '\0' ? "a generated column" :
-						"an identity column"),
+				 att->attgenerated != '\0' ?
+				 errmsg("column \"%s\" of table \"%s\" is a generated column",
+						name, RelationGetRelationName(rel)) :
+				 errmsg("column \"%s\" of table \"%s\" is an identity column",
+						name, RelationGetRelationName(rel)),
 				 errdetail("The extension writes to it with each change of a row."),
 				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
 	return attnum;

@@ -102,7 +102,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"batch\" must be at least 1"),
 					 errdetail("The batch is the number of rows in a line."),
-					 errhint("Leave it out for the default.")));
+					 errhint("Leave out the argument for the default.")));
 		cqrs_sync_check_filter(filter);
 
 		diff = palloc0(sizeof(DiffMaster));
@@ -336,7 +336,7 @@ check_no_row_security(Relation rel)
 			 errmsg("cannot look for deleted rows of table \"%s\", which has row security for role \"%s\"",
 					RelationGetRelationName(rel),
 					GetUserNameFromId(GetUserId(), false)),
-			 errdetail("Rows that its policies hide would be taken for deleted."),
+			 errdetail("Rows that the policies of the table hide would be taken for deleted."),
 			 errhint("Call cqrs_deleted_diff_master() as a role that sees all rows.")));
 }
 
@@ -377,8 +377,8 @@ read_lines(ArrayType *array, bool with_queue)
 	if (time == NULL || *time < '0' || *time > '9')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("line 1 is not the first line of a diff"),
-				 errdetail("It is \"%s\".", (char *) linitial(result.lines)),
+				 errmsg("input does not begin with the first line of a diff"),
+				 errdetail("The first line is \"%s\".", (char *) linitial(result.lines)),
 				 with_queue ?
 				 errhint("Pass the output of the replica's command cqrs_diff_replica, which begins with \"cqrs_id,time,queue\".") :
 				 errhint("Pass the output of the replica's command cqrs_deleted_diff_replica, which begins with \"cqrs_id,time\".")));

@@ -139,7 +139,7 @@ cqrs_sync_check_queue(const char *queue)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid queue \"%s\"", queue),
-				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES),
+				 errdetail("The name of a queue must have 1 to %d bytes.", QUEUE_BYTES),
 				 errhint("Name the queue of one replica, or use NULL for all.")));
 }
 
@@ -177,7 +177,7 @@ check_privileges(Oid relid)
 			 locks ?
 			 errdetail("cqrs_sync() reads the rows that it sends, which needs the privilege SELECT.") :
 			 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE."),
-			 errhint("Have it granted by the owner of the table.")));
+			 errhint("Have the owner of the table grant the privilege.")));
 }
 
 /* A row is found by its key, which any caller can make up. */
@@ -191,7 +191,7 @@ check_no_row_security(Relation rel)
 			 errmsg("cannot sync single rows of table \"%s\", which has row security for role \"%s\"",
 					RelationGetRelationName(rel),
 					GetUserNameFromId(GetUserId(), false)),
-			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys its policies.")));
+			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys the policies of the table.")));
 }
 
 char *

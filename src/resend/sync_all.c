@@ -144,7 +144,7 @@ read_arguments(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"batch_size\" must be at least 1"),
 				 errdetail("The batch size is the number of rows sent in one transaction."),
-				 errhint("Leave it out for the default.")));
+				 errhint("Leave out the argument for the default.")));
 	if (!PG_ARGISNULL(1))
 		sync->filter = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!PG_ARGISNULL(2))
@@ -197,7 +197,7 @@ read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"after\" is not a key of master \"%s\"",
 						sync->cqrs_id),
-				 errdetail("It is %s.", text),
+				 errdetail("The value is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
 	/* Of rows whose keys have the same JSON, none may be left out. */
 	env = cqrs_keys_offer(keys, rel, relation);

@@ -540,13 +540,11 @@ warn_no_worker(CqrsWorkerKind kind, int number)
 	warned_at = GetCurrentTimestamp();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 number == 0 ?
 			 errmsg("no background worker is free for a cqrs %s",
-					cqrs_kind_class(kind)->name) :
-			 errmsg("no background worker is free for lane %d of the cqrs %ss",
-					number, cqrs_kind_class(kind)->name),
+					cqrs_kind_class(kind)->name),
 			 number == 0 ?
-			 errdetail("Messages wait until there is one.") :
-			 errdetail("The messages of this lane wait until there is one."),
+			 errdetail("Messages wait until a worker is free.") :
+			 errdetail("The messages of lane %d wait until a worker is free.",
+					   number),
 			 errhint("Increase \"max_worker_processes\" and restart the server.")));
 }
