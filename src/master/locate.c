@@ -3,8 +3,8 @@
  * locate.c
  *	  Rows of masters' tables that callers pass as records, found in their tables.
  *
- * A record has no address, and its caller can have made it up: only the key
- * counts, by which the row is looked up.
+ * A record has no address, and its caller can have made it up.  So its row is
+ * looked up by the primary key.
  *
  *-------------------------------------------------------------------------
  */
