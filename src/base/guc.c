@@ -34,9 +34,6 @@
 
 PG_FUNCTION_INFO_V1(cqrs_sql_url_is_set);
 
-/* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
- * are short strings. */
-
 bool		cqrs_produce = true;
 int			cqrs_max_pending_kb;
 int			cqrs_outbox_full;

@@ -84,7 +84,7 @@ static CommandId last_fired = InvalidCommandId;
 static bool queueing = false;
 static bool fired_at_once;
 
-/* Changes can no longer be resolved: an error is raised for them. */
+/* Changes can no longer be resolved: they raise an error. */
 static bool closed = false;
 
 static bool queue(void);

@@ -27,8 +27,8 @@
  * may have passed from one row to another (a key was updated, the primary key
  * is deferrable, a trigger after ours may do either, or a trigger of a DELETE
  * has inserted rows before ours noted it), all DELETEs of the table come first,
- * so that no DELETE of a key follows the SAVE of its new owner.  SYNCs come last, so that none
- * has the revision of a SAVE that follows.
+ * so that no DELETE of a key follows the SAVE of its new owner.  SYNCs come
+ * last, so that none has the revision of a SAVE that follows.
  *
  * If a version can have been noted twice, all versions that a chain passed are
  * remembered, and notes of remembered versions are skipped.  That is so after

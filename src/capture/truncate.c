@@ -76,7 +76,7 @@ cqrs_truncate_rows(Relation rel)
 	return any;
 }
 
-/* Returns the number of messages. */
+/* Make the messages of all rows; returns their number. */
 static int64
 compose_all(Relation rel, CqrsRelation *relation)
 {

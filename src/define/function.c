@@ -4,8 +4,8 @@
  *	  Users' functions, by qualified name and exact signature.
  *
  * Functions are kept by their qualified names, so that a dump restores them.
- * They have to have one of some exact signatures, and the owner of the table
- * has to be allowed to call them.
+ * A function must have one of the exact signatures of its kind, and the owner
+ * of the table must be allowed to call it.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +26,7 @@
 #include "base/compat.h"
 #include "define/function.h"
 
-/* Changes whenever a function may have. */
+/* Changes whenever any function may have changed. */
 static uint64 generation = 1;
 
 static Oid	schema_of(List *names, char **unqualified);
@@ -108,8 +108,8 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 }
 
 /*
- * The schema in a qualified name, InvalidOid when there is none of that name,
- * whatever rights the current user has on it.
+ * The schema in a qualified name, whatever rights the current user has on it;
+ * InvalidOid if there is no schema of that name.
  */
 static Oid
 schema_of(List *names, char **unqualified)

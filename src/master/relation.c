@@ -4,8 +4,8 @@
  *	  The backend's cache of tables and their masters.
  *
  * Masters are rows of cqrs.master, which names columns and functions by their
- * names so that a dump restores them.  A backend keeps resolved masters in a
- * hash table, by table.  A session that changes a master holds a lock on the
+ * names so that a dump restores them.  A backend keeps bound masters in a hash
+ * table, by table.  A session that changes a master holds a lock on the
  * table that conflicts with writers, and sends an invalidation of the table's
  * relcache entry.  So the definition cannot change under a transaction that
  * has written to the table.
@@ -283,8 +283,8 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 }
 
 /*
- * Read the masters of a table and resolve them.  The old contents live until
- * the end of the transaction.  An error leaves the entry invalid.  No lock is
+ * Read the masters of a table and bind them to it.  The old contents live
+ * until the end of the transaction.  An error leaves the entry invalid.  No lock is
  * kept: callers that need one have taken it, and any user can look up a
  * master.
  */
