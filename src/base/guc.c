@@ -324,6 +324,7 @@ define_file(const char *name, const char *description, char **variable)
 							   NULL, NULL, NULL);
 }
 
+/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {

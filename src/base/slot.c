@@ -117,6 +117,7 @@ cqrs_slot_free(int slot)
 	slots->databases[slot] = InvalidOid;
 }
 
+/* shmem_request_hook */
 static void
 request_memory(void)
 {
@@ -128,6 +129,7 @@ request_memory(void)
 	RequestNamedLWLockTranche("cqrs", 1);
 }
 
+/* shmem_startup_hook: create the shared memory, or attach to it. */
 static void
 startup(void)
 {
@@ -149,6 +151,7 @@ startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+/* The same for one array. */
 static void
 startup_array(const CqrsSharedArray *array)
 {

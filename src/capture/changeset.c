@@ -88,6 +88,10 @@ cqrs_changeset_has_known_notes(Oid relid)
 	return has_notes(relid, false);
 }
 
+/*
+ * Whether rows of a table have been noted and not been dealt with.  Without
+ * "born", rows that were born in this transaction do not count.
+ */
 static bool
 has_notes(Oid relid, bool born)
 {
@@ -322,6 +326,7 @@ cqrs_changeset_next(CqrsWalk *walk)
 	return NULL;
 }
 
+/* The next note, whether it has been dealt with or not; NULL at the end. */
 static const CqrsNote *
 next_note(CqrsWalk *walk)
 {
@@ -361,6 +366,7 @@ find_done(void)
 	}
 }
 
+/* The target with these properties; it is made if there is none. */
 static uint16
 find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 			const char *queue)
@@ -425,6 +431,7 @@ same_text(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
+/* The last chunk, or a new one if that is full. */
 static Chunk *
 chunk_with_room(void)
 {

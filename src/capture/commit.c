@@ -309,6 +309,7 @@ release_snapshot(void)
 	kept_snapshot = NULL;
 }
 
+/* The transaction has ended: nothing of it is kept. */
 static void
 forget(void)
 {

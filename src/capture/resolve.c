@@ -170,6 +170,10 @@ check_keys_settled(void)
 	}
 }
 
+/*
+ * Make the messages of all notes, and return their number.  "flush" and "late"
+ * are as in the Resolver.
+ */
 static int64
 resolve_all(bool flush, bool late)
 {
@@ -235,6 +239,7 @@ end_resolver(Resolver *resolver)
 	return nmessages;
 }
 
+/* One walk over all notes that have not been dealt with. */
 static void
 run_pass(Resolver *resolver, Pass pass)
 {
@@ -289,6 +294,9 @@ use_target(Resolver *resolver, int index)
 	return resolver->pass != PASS_DELETES || target->keys_move;
 }
 
+/*
+ * Go to the table of the next notes; the composer enters it if it has masters.
+ */
 static void
 use_relation(Resolver *resolver, Relation rel)
 {
@@ -311,6 +319,7 @@ use_relation(Resolver *resolver, Relation rel)
 	cqrs_composer_enter(resolver->composer, rel, resolver->relation);
 }
 
+/* Leave the current table, if there is one, and close it. */
 static void
 leave_relation(Resolver *resolver)
 {
@@ -326,6 +335,7 @@ leave_relation(Resolver *resolver)
 	pfree(resolver->after.nulls);
 }
 
+/* Make the messages of a note that the current pass makes. */
 static void
 resolve_note(Resolver *resolver, const CqrsNote *note)
 {

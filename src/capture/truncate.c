@@ -183,6 +183,7 @@ scan_rows(Truncation *truncation)
 	table_endscan(scan);
 }
 
+/* The DELETE of a row, for each master with on_truncate "delete". */
 static void
 compose_truncated(Truncation *truncation, const CqrsRow *first,
 				  const CqrsRow *last)

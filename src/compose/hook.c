@@ -460,6 +460,7 @@ json_to_text(const char *json)
 	return pnstrdup(value.val.string.val, value.val.string.len);
 }
 
+/* A jsonb object without a key. */
 static Datum
 without_key(Datum object, const char *key)
 {

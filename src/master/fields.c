@@ -230,6 +230,7 @@ check_stored(Relation rel, AttrNumber attnum)
 			 errhint("Make the column STORED, or use \"fields\" to leave it out.")));
 }
 
+/* Describe a column.  Raises an error if it is a virtual generated column. */
 static CqrsField
 make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 {

@@ -113,6 +113,7 @@ cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
 	(void) find_hook(&hook, option, name, root, owner);
 }
 
+/* Look up a master's functions, and compile its sync_when. */
 static void
 look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 			  CqrsHooks *hooks)
@@ -168,6 +169,10 @@ find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 	return cqrs_function_find(hook, name, &kind, owner);
 }
 
+/*
+ * The function that a setting names, looked up again if the setting, the owner
+ * or any function has changed.
+ */
 static CqrsFunction *
 setting_hook(SettingHook *setting, const char *name, const char *role,
 			 const CqrsSignature *signature, Oid owner)

@@ -102,6 +102,7 @@ find_in_partition(Relation root, Oid relid, HeapTuple tuple,
 	return found;
 }
 
+/* Call "search", if the table has masters. */
 static bool
 search_table(Relation rel, HeapTuple tuple, CqrsLocateSearch search, void *arg)
 {

@@ -253,6 +253,7 @@ describe(Relation rel, CqrsRelation *relation)
 	index_close(index, AccessShareLock);
 }
 
+/* A master bound to its table, whose part of *relation is filled in. */
 static CqrsMaster *
 resolve(Relation rel, Relation root, const CqrsRelation *relation,
 		const CqrsMasterRow *row)

@@ -155,6 +155,9 @@ fill_line(DiffMaster *diff)
 		appendStringInfoChar(&diff->line, ']');
 }
 
+/*
+ * Append a row's key and revision to the line, if the row matches sync_when.
+ */
 static void
 append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 {
@@ -176,6 +179,7 @@ append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 					 DatumGetInt32(stream->row.values[stream->relation->revision - 1]));
 }
 
+/* The first line of a diff. */
 static char *
 header_line(const char *cqrs_id)
 {
@@ -422,6 +426,7 @@ keys_of_line(const char *line, int number, Relation rel,
 	return keys;
 }
 
+/* Error context: the number of the line that is read. */
 static void
 line_error(void *arg)
 {

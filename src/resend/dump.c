@@ -106,6 +106,7 @@ cqrs_bulk_dump(PG_FUNCTION_ARGS)
 	SRF_RETURN_DONE(context);
 }
 
+/* A cursor over all rows of the master, as the caller may read them. */
 static Dump *
 begin_dump(const char *cqrs_id)
 {
@@ -256,6 +257,10 @@ append_row(CqrsStream *stream, const char *data, int length, void *arg)
 		flush_file(file);
 }
 
+/*
+ * Create the temporary file, after the name has been reserved unless
+ * "overwrite".
+ */
 static void
 create_files(DumpFile *file, bool overwrite)
 {
@@ -271,6 +276,9 @@ create_files(DumpFile *file, bool overwrite)
 	file->created = true;
 }
 
+/*
+ * Open a new file.  "reserves": its name is the one that the user has given.
+ */
 static int
 create_file(const char *name, bool reserves)
 {
@@ -288,6 +296,7 @@ create_file(const char *name, bool reserves)
 	return fd;
 }
 
+/* Write the buffer to the file. */
 static void
 flush_file(DumpFile *file)
 {
@@ -318,6 +327,7 @@ flush_file(DumpFile *file)
 	resetStringInfo(&file->buffer);
 }
 
+/* Error cleanup: a dump that fails leaves no file. */
 static void
 remove_files(int code, Datum arg)
 {

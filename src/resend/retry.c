@@ -208,6 +208,7 @@ may_retry(const char *cqrs_id, bool must)
 	return false;
 }
 
+/* Send a parked message again. */
 static void
 retry(CqrsParked *parked)
 {
@@ -285,6 +286,7 @@ note_row(Relation rel, const CqrsRelation *relation,
 	return found > 0;
 }
 
+/* Send the DELETE of a row that is gone. */
 static void
 send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 			 const CqrsParked *parked)

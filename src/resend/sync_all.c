@@ -119,6 +119,7 @@ cqrs_sync_all(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Raise an error if the procedure could not commit. */
 static void
 check_nonatomic(FunctionCallInfo fcinfo)
 {
@@ -181,6 +182,7 @@ begin(SyncAll *sync, Jsonb *after)
 	PopActiveSnapshot();
 }
 
+/* Begin behind the key that the user has given. */
 static void
 read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 		   Jsonb *after)
@@ -234,6 +236,10 @@ sync_batch(SyncAll *sync)
 	return nrows;
 }
 
+/*
+ * Lock the table for a batch.  Raises an error if the primary key is no longer
+ * the one that keys were read for.
+ */
 static Relation
 open_table(SyncAll *sync, CqrsRelation **relation, CqrsMaster **master)
 {

@@ -202,6 +202,10 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 	return true;
 }
 
+/*
+ * Do work with the rights and the search_path under which sync_when is
+ * evaluated.
+ */
 static Node *
 work_as_owner(Work work, Oid relid, void *arg)
 {
@@ -219,6 +223,10 @@ work_as_owner(Work work, Oid relid, void *arg)
 	return result;
 }
 
+/*
+ * Work: the expression that the parser makes of a text, without the lengths of
+ * columns.
+ */
 static Node *
 parse(Relation rel, void *text)
 {
@@ -270,6 +278,7 @@ refer_to_same(Node *a, Node *b)
 		list_difference_oid(of_b.functions, of_a.functions) == NIL;
 }
 
+/* Tree walker: collect what an expression refers to. */
 static bool
 collect(Node *node, void *references)
 {
