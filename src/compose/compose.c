@@ -289,6 +289,10 @@ attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
 	return result;
 }
 
+/*
+ * Both steps of a draft, if it need not wait for a serializer in between.
+ * False if there is no message.
+ */
 static bool
 make_draft(CqrsComposer *composer, Draft *draft)
 {
@@ -492,6 +496,10 @@ serialize_waiting(CqrsComposer *composer, Draft *first)
 	}
 }
 
+/*
+ * Step: serialize all drafts that wait for the serializer of the same master
+ * as "first".
+ */
 static bool
 serialize_all(CqrsComposer *composer, Draft *first)
 {
@@ -519,6 +527,7 @@ serialize_all(CqrsComposer *composer, Draft *first)
 	return true;
 }
 
+/* Step: serialize one draft that waits. */
 static bool
 serialize_one(CqrsComposer *composer, Draft *draft)
 {
@@ -545,6 +554,7 @@ write_message(CqrsComposer *composer, const CqrsMessage *message)
 	MemoryContextSwitchTo(caller);
 }
 
+/* Park the message of a draft whose hook has failed. */
 static void
 park(CqrsComposer *composer, Draft *draft, const char *error)
 {
