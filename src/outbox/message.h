@@ -44,8 +44,6 @@ typedef struct CqrsMessage
 	int			ttl_s;			/* 0: none, -1: cqrs.message_ttl */
 } CqrsMessage;
 
-<<<<<<< HEAD
-=======
 typedef enum CqrsPartType
 {
 	CQRS_PART_TEXT,				/* const char *; may be NULL */
@@ -90,8 +88,6 @@ extern void cqrs_part_set(const CqrsMessagePart *part, CqrsMessage *message,
 
 /* Replace the texts of a message by copies in the current context. */
 extern void cqrs_message_copy_texts(CqrsMessage *message);
-
-extern const char *cqrs_signal_name(CqrsSignal signal);
 
 /* The routing key of a message, palloc'd. */
 extern char *cqrs_message_routing_key(const CqrsMessage *message);
