@@ -28,7 +28,7 @@ PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
-TEST_MODULES = test/tools/late_change.so
+TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
 UNIT_TESTS = $(addprefix test/unit/,order reader session pack)
 EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
@@ -100,7 +100,12 @@ $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
 
 $(TEST_MODULES): %.so: %.c
-	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $<
+	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $^ $(LIBRARIES)
+
+# A transport without the rest of the library.
+test/tools/transport.so: $(filter-out src/broker/session.o,\
+	$(filter src/broker/%.o,$(OBJS))) src/base/url.o
+test/tools/transport.so: LIBRARIES = -lrabbitmq -lssl -lcrypto -lpthread
 
 # A list given on the command line runs that list alone; the others are run
 # only when none is given.

@@ -34,6 +34,9 @@ ALTER SYSTEM SET cqrs.url = 'amqps://u:@[::1]:5671,h2,[fe80::1]';
 ALTER SYSTEM SET cqrs.url = 'amqp://:5673';
 ALTER SYSTEM SET cqrs.url = 'amqp://';
 ALTER SYSTEM RESET cqrs.url;
+-- Those of the other URL are the same.
+ALTER SYSTEM SET cqrs.consumer_url = 'amqp://u:sec ret@h/';
+ALTER SYSTEM SET cqrs.consumer_url = 'redis://h:6379/0';
 \set ECHO none
 SELECT format('ALTER SYSTEM SET cqrs.url = %L', 'amqp://u:secret@h/' || repeat('x', 2048)) \gexec
 \set ECHO all
@@ -107,6 +110,8 @@ SET cqrs.outbox_full = 'perhaps';
 DROP TABLE large;
 
 -- A URL that is set: whole for superusers, masked for readers of settings.
+SHOW cqrs.consumer_url;
+ALTER SYSTEM SET cqrs.consumer_url = 'amqp://c:secret@127.0.0.1:1/c';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@127.0.0.1:1/v';
 SELECT pg_reload_conf();
 CREATE EXTENSION dblink;
@@ -114,14 +119,18 @@ SELECT test_await_setting('cqrs.url', 'amqp://u:secret@127.0.0.1:1/v');
 DROP EXTENSION dblink;
 \c
 SHOW cqrs.url;
-SELECT count(*) FROM pg_settings WHERE name = 'cqrs.url' OR setting LIKE '%secret%';
+SHOW cqrs.consumer_url;
+SELECT count(*) FROM pg_settings WHERE name LIKE 'cqrs.%url' OR setting LIKE '%secret%';
 SET ROLE regress_reader;
 SHOW cqrs.url;
+SHOW cqrs.consumer_url;
 SET ROLE regress_other;
 \set VERBOSITY sqlstate
 SHOW cqrs.url;
+SHOW cqrs.consumer_url;
 \set VERBOSITY default
 RESET ROLE;
 ALTER SYSTEM RESET cqrs.url;
+ALTER SYSTEM RESET cqrs.consumer_url;
 SELECT pg_reload_conf();
 DROP ROLE regress_other, regress_reader;

@@ -160,7 +160,7 @@ build_and_install()
 	make="$make ${SANITIZE:+SANITIZE=1} ${ASSERT:+ASSERT=1}"
 	$make -j"$(nproc)" all \
 		test/tools/cqrs_consume test/tools/late_change.so \
-		test/bench/bare_publisher
+		test/tools/transport.so test/bench/bare_publisher
 
 	# Programs find the rest of their installation from where they lie, through
 	# links: so they are copied, and all else is linked.
@@ -187,6 +187,7 @@ build_and_install()
 	export CQRS_SHAREDIR=$install$sharedir
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
 	export CQRS_LATE_CHANGE=$src/test/tools/late_change.so
+	export CQRS_TRANSPORT=$src/test/tools/transport.so
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
 	cd "$work"
 }

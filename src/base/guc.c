@@ -3,12 +3,12 @@
  * guc.c
  *	  The settings of cqrs.
  *
- * cqrs.url carries a password, and PostgreSQL has several places that print
- * the value of a setting: the log line about a changed parameter, the error
- * about an invalid one, pg_settings, SHOW.  So the string that the GUC
- * machinery holds is always empty; the URL lives in the "extra" data that the
- * check hook hands to the assign hook.  A show hook answers SHOW and
- * current_setting(): the URL for a superuser, with the password masked for
+ * cqrs.url and cqrs.consumer_url carry a password, and PostgreSQL has several
+ * places that print the value of a setting: the log line about a changed
+ * parameter, the error about an invalid one, pg_settings, SHOW.  So the string
+ * that the GUC machinery holds is always empty; the URL lives in the "extra"
+ * data that the check hook hands to the assign hook.  A show hook answers SHOW
+ * and current_setting(): the URL for a superuser, with the password masked for
  * others who may see it (pg_read_all_settings).
  *
  *-------------------------------------------------------------------------
@@ -64,8 +64,11 @@ static const struct config_enum_entry unroutable_options[] = {
 	{NULL, 0, false}
 };
 
+/* The strings of the GUC machinery, and the URLs. */
 static char *url_placeholder;
+static char *consumer_url_placeholder;
 static const char *url;
+static const char *consumer_url;
 static CqrsSchemeCheck check_scheme;
 
 static const struct config_enum_entry outbox_full_options[] = {
@@ -75,8 +78,13 @@ static const struct config_enum_entry outbox_full_options[] = {
 };
 
 static bool check_url(char **newval, void **extra, GucSource source);
+static bool check_consumer_url(char **newval, void **extra, GucSource source);
+static bool check_url_of(const char *name, char **newval, void **extra);
 static void assign_url(const char *newval, void *extra);
+static void assign_consumer_url(const char *newval, void *extra);
 static const char *show_url(void);
+static const char *show_consumer_url(void);
+static const char *shown(const char *whole);
 static bool is_encoded(const char *name, const char *value, GucSource source);
 static bool check_correlation_function(char **newval, void **extra,
 									   GucSource source);
@@ -88,6 +96,7 @@ static bool check_exchange(char **newval, void **extra, GucSource source);
 static bool check_exchanges(char **newval, void **extra, GucSource source);
 static void define_capture_settings(void);
 static void define_message_settings(void);
+static void define_urls(void);
 static void define_publisher_settings(void);
 static void define_tls_settings(void);
 static void define_file(const char *name, const char *description,
@@ -97,6 +106,12 @@ const char *
 cqrs_guc_url(void)
 {
 	return url;
+}
+
+const char *
+cqrs_guc_consumer_url(void)
+{
+	return consumer_url != NULL ? consumer_url : url;
 }
 
 /* cqrs.url_is_set() RETURNS boolean */
@@ -112,6 +127,7 @@ cqrs_guc_init(CqrsSchemeCheck scheme_check)
 	check_scheme = scheme_check;
 	define_capture_settings();
 	define_message_settings();
+	define_urls();
 	define_publisher_settings();
 	define_tls_settings();
 	cqrs_reserve_guc_prefix("cqrs");
@@ -205,6 +221,20 @@ define_message_settings(void)
 							 unroutable_options,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
+}
+
+static void
+define_urls(void)
+{
+	DefineCustomStringVariable("cqrs.consumer_url",
+							   "Address of the broker that is consumed from, as in cqrs.url.",
+							   "Empty means that of cqrs.url.",
+							   &consumer_url_placeholder,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   check_consumer_url, assign_consumer_url,
+							   show_consumer_url);
 
 	DefineCustomStringVariable("cqrs.url",
 							   "Address of the broker, amqp://user:password@host:port/vhost; amqps:// for TLS.",
@@ -324,9 +354,21 @@ define_file(const char *name, const char *description, char **variable)
 							   NULL, NULL, NULL);
 }
 
-/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
 static bool
 check_url(char **newval, void **extra, GucSource source)
+{
+	return check_url_of("cqrs.url", newval, extra);
+}
+
+static bool
+check_consumer_url(char **newval, void **extra, GucSource source)
+{
+	return check_url_of("cqrs.consumer_url", newval, extra);
+}
+
+/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
+static bool
+check_url_of(const char *name, char **newval, void **extra)
 {
 	CqrsUrl		parsed;
 	const char *reason;
@@ -350,7 +392,7 @@ check_url(char **newval, void **extra, GucSource source)
 		free(scratch);
 		if (!valid)
 		{
-			GUC_check_errmsg("invalid value for parameter \"cqrs.url\"");
+			GUC_check_errmsg("invalid value for parameter \"%s\"", name);
 			GUC_check_errdetail("%s", reason);
 			return false;
 		}
@@ -376,14 +418,33 @@ assign_url(const char *newval, void *extra)
 	url = extra;
 }
 
+static void
+assign_consumer_url(const char *newval, void *extra)
+{
+	consumer_url = extra;
+}
+
 static const char *
 show_url(void)
 {
-	if (url == NULL)
+	return shown(url);
+}
+
+static const char *
+show_consumer_url(void)
+{
+	return shown(consumer_url);
+}
+
+/* What the present user may see of a URL. */
+static const char *
+shown(const char *whole)
+{
+	if (whole == NULL)
 		return "";
 	if (IsTransactionState() && superuser())
-		return url;
-	return cqrs_url_mask(url);
+		return whole;
+	return cqrs_url_mask(whole);
 }
 
 /*

@@ -54,8 +54,12 @@ extern int	cqrs_unroutable;	/* CqrsUnroutable */
  */
 extern bool cqrs_guc_allows_exchange(const char *name);
 
-/* The broker's URL with its password, or NULL when none is set. */
+/*
+ * The URL of the broker that is published to, or consumed from, with its
+ * password; NULL when none is set.
+ */
 extern const char *cqrs_guc_url(void);
+extern const char *cqrs_guc_consumer_url(void);
 
 /*
  * Whether there is a transport for a scheme of URLs; if not, *reason is a full

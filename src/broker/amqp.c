@@ -3,21 +3,22 @@
  * amqp.c
  *	  The transport to a broker by AMQP 0-9-1.
  *
- * A connection has one channel in confirm mode for messages, and another one
- * for probes (amqp_probe.c).  Sending never waits.  Bytes that the socket does
- * not take stay in the output (amqp_frames.c), and meanwhile the broker's
- * frames are read, connection.blocked and heartbeats among them.
+ * A connection has one channel for messages, on which it publishes in confirm
+ * mode (amqp_publish.c) or consumes (amqp_consume.c).  It has a second one for
+ * what the broker may refuse by closing the channel: probes (amqp_probe.c),
+ * and the requests that are waited for (amqp_side.c, amqp_mark.c).  Nothing
+ * else waits.  Bytes that the socket does not take stay in the output
+ * (amqp_frames.c), and meanwhile the broker's frames are read,
+ * connection.blocked and heartbeats among them.
  *
  * A peer that has sent nothing for two heartbeat intervals is considered dead.
  * TCP_USER_TIMEOUT is not set: it would also end connections that the broker
  * does not read because of an alarm.
  *
- * A returned message arrives as a basic.return with its content, in several
- * frames, and then as a confirm.
- *
  * The broker is not trusted.  A frame ends the connection, with a reason, if
  * it is malformed (amqp_decode.c), is on the wrong channel for its kind,
- * answers no request of ours, or confirms a message that has not been sent.
+ * answers no request of ours, confirms a message that has not been sent, or
+ * delivers one that was not asked for.
  * Frames that are allowed without limit, such as heartbeats, are handled a
  * bounded number at a time, and in the handshake within its deadline.
  *
@@ -43,68 +44,46 @@
 #define DEFAULT_TLS_PORT	5671
 /* RabbitMQ accepts no larger message, whatever its settings. */
 #define MAX_BODY_BYTES		(512 * 1024 * 1024)
-#define DELIVERY_PERSISTENT 2
 /* The longest wait for the broker's answer to connection.close. */
 #define CLOSE_TIMEOUT_MS	500
 /* The most frames without an event that one poll() handles. */
 #define POLL_FRAMES			16
 
-/* The properties of an envelope, by their names. */
-static const struct
-{
-	const char *name;
-	amqp_flags_t flag;
-	Size		offset;
-}			text_properties[] =
-
-{
-	{"correlation_id", AMQP_BASIC_CORRELATION_ID_FLAG,
-	offsetof(amqp_basic_properties_t, correlation_id)}
-};
-
 static CqrsConnection *amqp_connect_broker(const CqrsConnectOptions *options,
 										   CqrsFailure *failure);
-static bool amqp_can_publish(CqrsConnection *connection);
-static void amqp_publish(CqrsConnection *connection,
-						 const CqrsEnvelope *envelope);
-static void set_property(amqp_basic_properties_t *properties,
-						 const CqrsProperty *property);
 static void amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 							CqrsFailure *failure);
 static pgsocket amqp_socket(CqrsConnection *connection, bool *write);
 static long amqp_wait_ms(CqrsConnection *connection);
 static void amqp_close(CqrsConnection *connection, bool politely);
+static bool take_kept(CqrsConnection *connection, CqrsEvent *event,
+					  CqrsFailure *failure);
 static CqrsConnection *open_connection(const CqrsConnectOptions *options,
 									   CqrsFailure *failure);
 static void send_heartbeat(CqrsConnection *connection);
 static bool hears_broker(CqrsConnection *connection, CqrsFailure *failure);
 static CqrsBlame blame_of_channel(const amqp_channel_close_t *close);
-static void handle_method(CqrsConnection *connection,
-						  const amqp_method_t *method, const char *action,
-						  CqrsEvent *event, CqrsFailure *failure);
-static void handle_confirm(CqrsConnection *connection, CqrsEventKind kind,
-						   uint64 tag, bool multiple, const char *action,
-						   CqrsEvent *event, CqrsFailure *failure);
-static void handle_header(CqrsConnection *connection,
-						  const amqp_frame_t *frame, const char *action,
-						  CqrsEvent *event, CqrsFailure *failure);
-static void handle_body(CqrsConnection *connection, Size length,
-						const char *action, CqrsEvent *event,
-						CqrsFailure *failure);
-static void finish_return(CqrsConnection *connection, CqrsEvent *event);
-static void violated(CqrsEvent *event, CqrsFailure *failure,
-					 const char *action, const char *what);
+static void handle_connection(const amqp_frame_t *frame, const char *action,
+							  CqrsEvent *event, CqrsFailure *failure);
 
 const CqrsTransport cqrs_transport_amqp = {
 	.scheme = "amqp",
 	.tls_scheme = "amqps",
 	.max_body = MAX_BODY_BYTES,
 	.connect = amqp_connect_broker,
-	.can_publish = amqp_can_publish,
-	.publish = amqp_publish,
+	.can_publish = cqrs_amqp_can_publish,
+	.publish = cqrs_amqp_publish,
 	.can_probe = cqrs_amqp_can_probe,
 	.declare = cqrs_amqp_declare,
 	.probe = cqrs_amqp_probe,
+	.prepare_queue = cqrs_amqp_prepare_queue,
+	.unbind = cqrs_amqp_unbind,
+	.delete_queue = cqrs_amqp_delete_queue,
+	.subscribe = cqrs_amqp_subscribe,
+	.unsubscribe = cqrs_amqp_unsubscribe,
+	.acknowledge = cqrs_amqp_acknowledge,
+	.read_mark = cqrs_amqp_read_mark,
+	.write_mark = cqrs_amqp_write_mark,
 	.poll = amqp_poll_event,
 	.socket = amqp_socket,
 	.wait_ms = amqp_wait_ms,
@@ -118,70 +97,12 @@ amqp_connect_broker(const CqrsConnectOptions *options, CqrsFailure *failure)
 
 	if (connection != NULL &&
 		(!cqrs_amqp_log_in(connection, options, failure) ||
-		 !cqrs_amqp_open_channel(connection, options, failure)))
+		 !cqrs_amqp_set_up(connection, options, failure)))
 	{
 		amqp_close(connection, false);
 		connection = NULL;
 	}
 	return connection;
-}
-
-static bool
-amqp_can_publish(CqrsConnection *connection)
-{
-	/* If the flush fails, poll() is going to notice. */
-	return cqrs_frames_has_room(connection->frames) ||
-		(cqrs_frames_flush(connection->frames) &&
-		 cqrs_frames_has_room(connection->frames));
-}
-
-static void
-amqp_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
-{
-	cqrs_amqp_put_message(connection, CQRS_AMQP_CHANNEL, envelope);
-}
-
-void
-cqrs_amqp_put_message(CqrsConnection *connection, int channel,
-					  const CqrsEnvelope *envelope)
-{
-	amqp_basic_publish_t publish = {0};
-	amqp_basic_properties_t properties = {0};
-
-	publish.exchange = amqp_cstring_bytes(envelope->exchange);
-	publish.routing_key = amqp_cstring_bytes(envelope->routing_key);
-	publish.mandatory = 1;
-	cqrs_frames_put_method(connection->frames, channel,
-						   AMQP_BASIC_PUBLISH_METHOD, &publish);
-
-	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
-		AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
-		AMQP_BASIC_TIMESTAMP_FLAG;
-	properties.content_type = amqp_cstring_bytes("text/plain");
-	properties.delivery_mode = DELIVERY_PERSISTENT;
-	properties.message_id = amqp_cstring_bytes(envelope->message_id);
-	properties.timestamp = timestamptz_to_time_t(envelope->timestamp);
-	for (int i = 0; i < envelope->nproperties; i++)
-		set_property(&properties, &envelope->properties[i]);
-	cqrs_frames_put_content(connection->frames, channel, &properties,
-							envelope->body, envelope->body_length);
-	if (channel == CQRS_AMQP_CHANNEL)
-		connection->published++;
-}
-
-static void
-set_property(amqp_basic_properties_t *properties, const CqrsProperty *property)
-{
-	for (int i = 0; i < lengthof(text_properties); i++)
-	{
-		if (strcmp(property->name, text_properties[i].name) != 0)
-			continue;
-		properties->_flags |= text_properties[i].flag;
-		*(amqp_bytes_t *) ((char *) properties + text_properties[i].offset) =
-			amqp_cstring_bytes(property->value);
-		return;
-	}
-	Assert(false);				/* a name that the table does not have */
 }
 
 static void
@@ -190,8 +111,11 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 {
 	int			result;
 
-	*event = connection->early;
-	connection->early.kind = CQRS_EVENT_NONE;
+	if (take_kept(connection, event, failure))
+		return;
+	event->kind = CQRS_EVENT_NONE;
+	if (connection->consumer != NULL)
+		cqrs_amqp_put_acknowledgement(connection);
 	send_heartbeat(connection);
 	result = cqrs_frames_flush(connection->frames) ? 1 : -1;
 	for (int i = 0; i < POLL_FRAMES && result > 0 &&
@@ -201,8 +125,9 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 
 		result = cqrs_frames_read(connection->frames, &frame);
 		if (result > 0)
-			cqrs_amqp_handle_frame(connection, &frame, "publish", event,
-								   failure);
+			cqrs_amqp_handle_frame(connection, &frame,
+								   connection->consumer != NULL ? "consume" : "publish",
+								   event, failure);
 	}
 	connection->more = result > 0;
 	if (event->kind != CQRS_EVENT_NONE)
@@ -212,6 +137,34 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 					   cqrs_frames_error(connection->frames));
 	if (result < 0 || (result == 0 && !hears_broker(connection, failure)))
 		event->kind = CQRS_EVENT_FAILED;
+}
+
+void
+cqrs_amqp_keep(CqrsConnection *connection, const CqrsEvent *event,
+			   const CqrsFailure *failure)
+{
+	MemoryContext old = MemoryContextSwitchTo(connection->context);
+	CqrsEvent  *kept = palloc(sizeof(CqrsEvent));
+
+	*kept = *event;
+	connection->kept = lappend(connection->kept, kept);
+	if (event->kind == CQRS_EVENT_FAILED)
+		connection->lost = *failure;
+	MemoryContextSwitchTo(old);
+}
+
+/* The first event that was kept; returns false if there is none. */
+static bool
+take_kept(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
+{
+	if (connection->kept == NIL)
+		return false;
+	*event = *(CqrsEvent *) linitial(connection->kept);
+	if (event->kind == CQRS_EVENT_FAILED)
+		*failure = connection->lost;
+	pfree(linitial(connection->kept));
+	connection->kept = list_delete_first(connection->kept);
+	return true;
 }
 
 static pgsocket
@@ -227,7 +180,7 @@ amqp_wait_ms(CqrsConnection *connection)
 	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
 	long		wait_ms;
 
-	if (connection->more)
+	if (connection->more || connection->kept != NIL)
 		return 0;
 	if (interval_ms == 0)
 		return -1;
@@ -256,9 +209,11 @@ amqp_close(CqrsConnection *connection, bool politely)
 							   AMQP_CONNECTION_CLOSE_METHOD, &close);
 		connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   CLOSE_TIMEOUT_MS);
-		(void) cqrs_amqp_await(connection, AMQP_CONNECTION_CLOSE_OK_METHOD, "close",
-							   &frame, &ignored);
+		(void) cqrs_amqp_await(connection, 0, AMQP_CONNECTION_CLOSE_OK_METHOD,
+							   "close", &frame, &ignored);
 	}
+	if (connection->consumer != NULL)
+		cqrs_amqp_free_deliveries(connection);
 	cqrs_frames_destroy(connection->frames);
 	MemoryContextDelete(connection->context);
 }
@@ -290,8 +245,11 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection = MemoryContextAllocZero(context, sizeof(CqrsConnection));
 	connection->context = context;
 	connection->frames = cqrs_frames_create(sock);
+	connection->timeout_ms = options->connect_timeout_ms;
 	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   options->connect_timeout_ms);
+	if (options->consumes)
+		cqrs_amqp_create_consumer(connection, options);
 	return connection;
 }
 
@@ -425,37 +383,17 @@ cqrs_amqp_handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 					   const char *action, CqrsEvent *event,
 					   CqrsFailure *failure)
 {
-	if (frame->channel == CQRS_AMQP_PROBE_CHANNEL &&
+	if (frame->channel == CQRS_AMQP_SIDE_CHANNEL &&
 		connection->probe != CQRS_PROBE_CLOSED)
-	{
 		cqrs_amqp_handle_probe(connection, frame, event, failure);
-		return;
-	}
-	if (!cqrs_amqp_is_channel_right(frame))
-	{
-		violated(event, failure, action, "frame on a wrong channel");
-		return;
-	}
-	switch (frame->frame_type)
-	{
-		case AMQP_FRAME_METHOD:
-			handle_method(connection, &frame->payload.method, action, event,
-						  failure);
-			break;
-
-		case AMQP_FRAME_HEADER:
-			handle_header(connection, frame, action, event, failure);
-			break;
-
-		case AMQP_FRAME_BODY:
-			handle_body(connection, frame->payload.body_fragment.len, action,
-						event, failure);
-			break;
-
-		default:
-			/* Nothing to do for a heartbeat: its arrival has been noted. */
-			break;
-	}
+	else if (!cqrs_amqp_is_channel_right(frame))
+		cqrs_amqp_violated(event, failure, action, "frame on a wrong channel");
+	else if (frame->channel == 0)
+		handle_connection(frame, action, event, failure);
+	else if (connection->consumer != NULL)
+		cqrs_amqp_handle_consumed(connection, frame, action, event, failure);
+	else
+		cqrs_amqp_handle_published(connection, frame, action, event, failure);
 }
 
 bool
@@ -469,47 +407,18 @@ cqrs_amqp_is_channel_right(const amqp_frame_t *frame)
 	return frame->channel == (connections ? 0 : CQRS_AMQP_CHANNEL);
 }
 
+/* Heartbeats and methods of the connection itself. */
 static void
-handle_method(CqrsConnection *connection, const amqp_method_t *method,
-			  const char *action, CqrsEvent *event, CqrsFailure *failure)
+handle_connection(const amqp_frame_t *frame, const char *action,
+				  CqrsEvent *event, CqrsFailure *failure)
 {
-	if (connection->returning != CQRS_RETURN_NONE &&
-		method->id >> 16 == AMQP_BASIC_CLASS)
-	{
-		violated(event, failure, action, "method within the content of a returned message");
+	const amqp_method_t *method = &frame->payload.method;
+
+	/* Nothing to do for a heartbeat: its arrival has been noted. */
+	if (frame->frame_type != AMQP_FRAME_METHOD)
 		return;
-	}
 	switch (method->id)
 	{
-		case AMQP_BASIC_ACK_METHOD:
-			{
-				amqp_basic_ack_t *ack = method->decoded;
-
-				handle_confirm(connection, CQRS_EVENT_ACK, ack->delivery_tag,
-							   ack->multiple, action, event, failure);
-				break;
-			}
-
-		case AMQP_BASIC_NACK_METHOD:
-			{
-				amqp_basic_nack_t *nack = method->decoded;
-
-				handle_confirm(connection, CQRS_EVENT_NACK, nack->delivery_tag,
-							   nack->multiple, action, event, failure);
-				break;
-			}
-
-		case AMQP_BASIC_RETURN_METHOD:
-			connection->returning = CQRS_RETURN_HEADER;
-			break;
-
-		case AMQP_EXCHANGE_DECLARE_OK_METHOD:
-			if (connection->declaring == 0)
-				violated(event, failure, action, "unexpected AMQP_EXCHANGE_DECLARE_OK_METHOD");
-			else
-				connection->declaring--;
-			break;
-
 		case AMQP_CONNECTION_BLOCKED_METHOD:
 			event->kind = CQRS_EVENT_BLOCKED;
 			cqrs_decode_text(event->detail, sizeof(event->detail),
@@ -527,85 +436,9 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 	}
 }
 
-/*
- * A message that has not been sent completely cannot have been confirmed, and
- * its body must stay.  Tag 0 with "multiple" stands for all before it.
- */
-static void
-handle_confirm(CqrsConnection *connection, CqrsEventKind kind, uint64 tag,
-			   bool multiple, const char *action, CqrsEvent *event,
-			   CqrsFailure *failure)
-{
-	uint64		last = connection->published;
-
-	if (last > 0 &&
-		cqrs_frames_body_channel(connection->frames) == CQRS_AMQP_CHANNEL)
-		last--;
-	if (tag == 0 && multiple)
-		tag = last;
-	if (tag == 0 || tag > last)
-	{
-		violated(event, failure, action, "confirm of a message that was not sent");
-		return;
-	}
-	event->kind = kind;
-	event->tag = tag;
-	event->multiple = multiple;
-}
-
-static void
-handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
-			  const char *action, CqrsEvent *event, CqrsFailure *failure)
-{
-	amqp_bytes_t message_id;
-
-	if (connection->returning != CQRS_RETURN_HEADER)
-	{
-		violated(event, failure, action, "content of no message");
-		return;
-	}
-	if (frame->payload.properties.class_id != AMQP_BASIC_CLASS ||
-		frame->payload.properties.body_size > MaxAllocSize ||
-		!cqrs_decode_message_id(frame->payload.properties.raw, &message_id))
-	{
-		violated(event, failure, action, "returned message that is none of ours");
-		return;
-	}
-	cqrs_decode_text(connection->return_id, sizeof(connection->return_id),
-					 message_id);
-	connection->returning = CQRS_RETURN_BODY;
-	connection->return_rest = frame->payload.properties.body_size;
-	if (connection->return_rest == 0)
-		finish_return(connection, event);
-}
-
-static void
-handle_body(CqrsConnection *connection, Size length, const char *action,
-			CqrsEvent *event, CqrsFailure *failure)
-{
-	if (connection->returning != CQRS_RETURN_BODY)
-		violated(event, failure, action, "content of no message");
-	else if (length == 0 || length > connection->return_rest)
-		violated(event, failure, action, "returned message of another size than its header says");
-	else
-	{
-		connection->return_rest -= length;
-		if (connection->return_rest == 0)
-			finish_return(connection, event);
-	}
-}
-
-static void
-finish_return(CqrsConnection *connection, CqrsEvent *event)
-{
-	connection->returning = CQRS_RETURN_NONE;
-	event->kind = CQRS_EVENT_RETURNED;
-	strlcpy(event->detail, connection->return_id, sizeof(event->detail));
-}
-
-static void
-violated(CqrsEvent *event, CqrsFailure *failure, const char *action,
-		 const char *what)
+void
+cqrs_amqp_violated(CqrsEvent *event, CqrsFailure *failure,
+				   const char *action, const char *what)
 {
 	event->kind = CQRS_EVENT_FAILED;
 	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,

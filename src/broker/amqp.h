@@ -16,9 +16,10 @@
 #include "broker/transport.h"
 
 #define CQRS_AMQP_CHANNEL	1
-#define CQRS_AMQP_PROBE_CHANNEL	2
+/* For what the broker may refuse by closing the channel. */
+#define CQRS_AMQP_SIDE_CHANNEL	2
 
-/* The second channel, which the broker may close (amqp_probe.c). */
+/* The second channel while it is for probes (amqp_probe.c). */
 typedef enum CqrsProbeState
 {
 	CQRS_PROBE_CLOSED,			/* the channel is not open */
@@ -37,6 +38,8 @@ typedef enum CqrsReturn
 	CQRS_RETURN_BODY			/* the body, or more of it, is next */
 } CqrsReturn;
 
+typedef struct CqrsConsumer CqrsConsumer;	/* amqp_consume.c */
+
 struct CqrsConnection
 {
 	CqrsFrames *frames;
@@ -46,35 +49,50 @@ struct CqrsConnection
 	uint64		published;		/* messages sent there, so the last tag */
 	bool		more;			/* poll() has left input unread */
 	int			heartbeat_s;	/* as agreed, 0: none */
-	TimestampTz deadline;		/* of the handshake */
-	CqrsEvent	early;			/* an event during the handshake */
+	int			timeout_ms;		/* of whatever waits */
+	TimestampTz deadline;		/* of the present wait */
+	List	   *kept;			/* CqrsEvent: arrived while something else was
+								 * awaited */
+	CqrsFailure lost;			/* of the FAILED one among them */
+	bool		limits_deliveries;	/* the broker's quorum queues do, unless
+									 * told otherwise */
 
 	CqrsReturn	returning;		/* the next frame of a returned message */
 	uint64		return_rest;	/* bytes of its body that are awaited */
 	char		return_id[256]; /* its message id */
 
 	CqrsProbeState probe;
+	bool		side_open;		/* the second channel, not for probes */
+	int			side_code;		/* why the broker has closed it last */
+
+	CqrsConsumer *consumer;		/* NULL: the connection publishes */
 };
 
 /* in amqp_handshake.c */
 
 /*
- * Log in, and open the channel with all that belongs to it: the lease, the
- * exchange, confirm mode.  These functions wait until the connection's
+ * Log in, and open the first channel with all that belongs to it: the lease,
+ * the exchange, confirm mode.  These functions wait until the connection's
  * deadline.
  */
 extern bool cqrs_amqp_log_in(CqrsConnection *connection,
 							 const CqrsConnectOptions *options,
 							 CqrsFailure *failure);
-extern bool cqrs_amqp_open_channel(CqrsConnection *connection,
-								   const CqrsConnectOptions *options,
+extern bool cqrs_amqp_set_up(CqrsConnection *connection,
+							 const CqrsConnectOptions *options,
+							 CqrsFailure *failure);
+extern bool cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 								   CqrsFailure *failure);
 
+#define CQRS_AMQP_ANY_FRAME	0
+
 /*
- * Send the output, and wait for a method, which is then in *frame.  An event
- * that arrives meanwhile is kept for poll().
+ * Send the output, and wait for a method, or for CQRS_AMQP_ANY_FRAME, which is
+ * then in *frame.  Events that arrive meanwhile are kept for poll().  A wait
+ * on the second channel ends also when the broker closes the channel, or
+ * blocks the connection.
  */
-extern bool cqrs_amqp_await(CqrsConnection *connection,
+extern bool cqrs_amqp_await(CqrsConnection *connection, int channel,
 							amqp_method_number_t expected, const char *action,
 							amqp_frame_t *frame, CqrsFailure *failure);
 
@@ -82,8 +100,6 @@ extern bool cqrs_amqp_await(CqrsConnection *connection,
 
 extern void cqrs_amqp_declare_exchange(CqrsConnection *connection,
 									   int channel, const char *exchange);
-extern void cqrs_amqp_put_message(CqrsConnection *connection, int channel,
-								  const CqrsEnvelope *envelope);
 
 /* Whether a frame is on the channel that frames of its kind belong to. */
 extern bool cqrs_amqp_is_channel_right(const amqp_frame_t *frame);
@@ -104,6 +120,99 @@ extern void cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame,
 /* Put the broker's own words into "failure". */
 extern void cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 									 const amqp_method_t *method);
+
+/* Fill in a failure of the broker's, a frame that must not come now. */
+extern void cqrs_amqp_violated(CqrsEvent *event, CqrsFailure *failure,
+							   const char *action, const char *what);
+
+/* Keep an event for poll(); "failure" is that of a FAILED one. */
+extern void cqrs_amqp_keep(CqrsConnection *connection, const CqrsEvent *event,
+						   const CqrsFailure *failure);
+
+/* in amqp_publish.c */
+
+/* As in transport.h. */
+extern bool cqrs_amqp_can_publish(CqrsConnection *connection);
+extern void cqrs_amqp_publish(CqrsConnection *connection,
+							  const CqrsEnvelope *envelope);
+
+extern void cqrs_amqp_put_message(CqrsConnection *connection, int channel,
+								  const CqrsEnvelope *envelope);
+
+/* Make an event of a frame on the first channel of one that publishes. */
+extern void cqrs_amqp_handle_published(CqrsConnection *connection,
+									   const amqp_frame_t *frame,
+									   const char *action, CqrsEvent *event,
+									   CqrsFailure *failure);
+
+/* in amqp_consume.c */
+
+/* As in transport.h. */
+extern void cqrs_amqp_subscribe(CqrsConnection *connection, const char *queue,
+								int window);
+extern void cqrs_amqp_unsubscribe(CqrsConnection *connection);
+extern void cqrs_amqp_acknowledge(CqrsConnection *connection, uint64 tag);
+
+/* Make a connection one that consumes. */
+extern void cqrs_amqp_create_consumer(CqrsConnection *connection,
+									  const CqrsConnectOptions *options);
+
+/* Put the acknowledgement that waits for room into the output. */
+extern void cqrs_amqp_put_acknowledgement(CqrsConnection *connection);
+
+/* Make an event of a frame on the first channel of one that consumes. */
+extern void cqrs_amqp_handle_consumed(CqrsConnection *connection,
+									  const amqp_frame_t *frame,
+									  const char *action, CqrsEvent *event,
+									  CqrsFailure *failure);
+
+/* Free the deliveries that nobody has received. */
+extern void cqrs_amqp_free_deliveries(CqrsConnection *connection);
+
+/* in amqp_side.c */
+
+/* As in transport.h. */
+extern bool cqrs_amqp_prepare_queue(CqrsConnection *connection,
+									const CqrsQueue *queue,
+									CqrsFailure *failure);
+extern bool cqrs_amqp_unbind(CqrsConnection *connection,
+							 const CqrsQueue *queue, CqrsFailure *failure);
+extern bool cqrs_amqp_delete_queue(CqrsConnection *connection,
+								   const char *queue, CqrsFailure *failure);
+
+/*
+ * Open the second channel for requests, within a new deadline, and close it.
+ * Closing succeeds if the broker has closed the channel already.
+ */
+extern bool cqrs_amqp_open_side(CqrsConnection *connection,
+								CqrsFailure *failure);
+extern bool cqrs_amqp_close_side(CqrsConnection *connection,
+								 CqrsFailure *failure);
+
+/*
+ * Declare a durable queue with these arguments on the second channel; one that
+ * exists with other arguments is used as it is.
+ */
+extern bool cqrs_amqp_declare_queue(CqrsConnection *connection,
+									const char *name,
+									const amqp_table_t *arguments,
+									const char *action, CqrsFailure *failure);
+
+/*
+ * Whether a frame closes the second channel, which is open for requests.  If
+ * so, it is answered, and "failure" is filled in.
+ */
+extern bool cqrs_amqp_side_closed(CqrsConnection *connection,
+								  const amqp_frame_t *frame,
+								  const char *action, CqrsFailure *failure);
+
+/* in amqp_mark.c */
+
+/* As in transport.h. */
+extern bool cqrs_amqp_read_mark(CqrsConnection *connection, const char *name,
+								char *text, Size size, CqrsFailure *failure);
+extern bool cqrs_amqp_write_mark(CqrsConnection *connection, const char *name,
+								 const char *text, CqrsFailure *failure);
 
 /* in amqp_probe.c */
 

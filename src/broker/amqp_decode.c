@@ -8,10 +8,10 @@
  * are checked before its content.
  *
  * librabbitmq decodes the arguments of methods, and checks them against their
- * length.  It is given only methods that a publisher uses.  None of these
+ * length.  It is given only methods whose arguments are used.  None of these
  * carries a table: librabbitmq decodes tables recursively, and a frame has
- * room for more levels than the stack.  So connection.start stays undecoded,
- * and properties are read here, where tables are skipped.
+ * room for more levels than the stack.  So the arguments of connection.start
+ * and properties stay encoded; amqp_properties.c finds in them what is needed.
  *
  * Nothing raises an error, and nothing is kept.
  *
@@ -22,59 +22,25 @@
 #include "mb/pg_wchar.h"
 
 #include "broker/amqp_decode.h"
+#include "broker/amqp_rest.h"
 
 #define METHOD_ID_BYTES		4
 /* Class, weight and size of the body. */
 #define CONTENT_BYTES		12
 
-/* The part of encoded data that has not been read yet. */
-typedef struct Rest
-{
-	const char *data;
-	Size		length;
-} Rest;
-
-typedef enum PropertyType
-{
-	PROPERTY_OCTET,
-	PROPERTY_TEXT,				/* a byte with its length, and the text */
-	PROPERTY_TABLE				/* four bytes with its length, and the table */
-} PropertyType;
-
-/* The properties of class basic before the message id, in their order. */
-static const struct
-{
-	uint16		flag;
-	PropertyType type;
-}			before_message_id[] =
-
-{
-	{AMQP_BASIC_CONTENT_TYPE_FLAG, PROPERTY_TEXT},
-	{AMQP_BASIC_CONTENT_ENCODING_FLAG, PROPERTY_TEXT},
-	{AMQP_BASIC_HEADERS_FLAG, PROPERTY_TABLE},
-	{AMQP_BASIC_DELIVERY_MODE_FLAG, PROPERTY_OCTET},
-	{AMQP_BASIC_PRIORITY_FLAG, PROPERTY_OCTET},
-	{AMQP_BASIC_CORRELATION_ID_FLAG, PROPERTY_TEXT},
-	{AMQP_BASIC_REPLY_TO_FLAG, PROPERTY_TEXT},
-	{AMQP_BASIC_EXPIRATION_FLAG, PROPERTY_TEXT}
-};
-
 static bool is_frame_type(char type);
-static bool decode_payload(Rest payload, amqp_pool_t *pool,
+static bool decode_payload(CqrsRest payload, amqp_pool_t *pool,
 						   amqp_frame_t *frame, char *error);
-static bool decode_method(Rest payload, amqp_pool_t *pool,
+static bool decode_method(CqrsRest payload, amqp_pool_t *pool,
 						  amqp_frame_t *frame, char *error);
 static bool is_needed(amqp_method_number_t id);
-static bool take(Rest *rest, Size length, const char **data);
-static bool take_uint(Rest *rest, Size length, uint64 *value);
-static bool take_property(Rest *rest, PropertyType type, amqp_bytes_t *value);
 
 int
 cqrs_decode_frame(const char *input, Size length, Size max_size,
 				  amqp_pool_t *pool, amqp_frame_t *frame, char *error)
 {
-	Rest		rest = {input, length};
-	Rest		payload;
+	CqrsRest	rest = {input, length};
+	CqrsRest	payload;
 	uint64		type;
 	uint64		channel;
 	uint64		size;
@@ -94,8 +60,8 @@ cqrs_decode_frame(const char *input, Size length, Size max_size,
 				 (unsigned char) input[0]);
 		return -1;
 	}
-	if (!take_uint(&rest, 1, &type) || !take_uint(&rest, 2, &channel) ||
-		!take_uint(&rest, 4, &size))
+	if (!cqrs_rest_uint(&rest, 1, &type) || !cqrs_rest_uint(&rest, 2, &channel) ||
+		!cqrs_rest_uint(&rest, 4, &size))
 		return 0;
 
 	if (size > max_size - CQRS_FRAME_HEADER_BYTES - 1)
@@ -106,7 +72,7 @@ cqrs_decode_frame(const char *input, Size length, Size max_size,
 		return -1;
 	}
 	payload.length = size;
-	if (!take(&rest, size, &payload.data) || rest.length < 1)
+	if (!cqrs_rest_take(&rest, size, &payload.data) || rest.length < 1)
 		return 0;
 	if ((unsigned char) rest.data[0] != AMQP_FRAME_END)
 	{
@@ -121,27 +87,6 @@ cqrs_decode_frame(const char *input, Size length, Size max_size,
 	if (!decode_payload(payload, pool, frame, error))
 		return -1;
 	return CQRS_FRAME_HEADER_BYTES + size + 1;
-}
-
-bool
-cqrs_decode_message_id(amqp_bytes_t properties, amqp_bytes_t *message_id)
-{
-	Rest		rest = {properties.bytes, properties.len};
-	uint64		flags;
-
-	/* Bit 0 would say that more flags follow; class basic has none. */
-	if (!take_uint(&rest, 2, &flags) || (flags & 1) != 0 ||
-		(flags & AMQP_BASIC_MESSAGE_ID_FLAG) == 0)
-		return false;
-	for (int i = 0; i < lengthof(before_message_id); i++)
-	{
-		amqp_bytes_t ignored;
-
-		if ((flags & before_message_id[i].flag) != 0 &&
-			!take_property(&rest, before_message_id[i].type, &ignored))
-			return false;
-	}
-	return take_property(&rest, PROPERTY_TEXT, message_id);
 }
 
 /*
@@ -189,7 +134,7 @@ is_frame_type(char type)
 }
 
 static bool
-decode_payload(Rest payload, amqp_pool_t *pool, amqp_frame_t *frame,
+decode_payload(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			   char *error)
 {
 	uint64		class_id;
@@ -202,9 +147,9 @@ decode_payload(Rest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			return decode_method(payload, pool, frame, error);
 
 		case AMQP_FRAME_HEADER:
-			if (!take_uint(&payload, 2, &class_id) ||
-				!take_uint(&payload, 2, &weight) ||
-				!take_uint(&payload, 8, &body_size))
+			if (!cqrs_rest_uint(&payload, 2, &class_id) ||
+				!cqrs_rest_uint(&payload, 2, &weight) ||
+				!cqrs_rest_uint(&payload, 8, &body_size))
 			{
 				strlcpy(error, "protocol violation by the broker: malformed header of a content",
 						CQRS_DECODE_ERROR_BYTES);
@@ -229,7 +174,7 @@ decode_payload(Rest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 }
 
 static bool
-decode_method(Rest payload, amqp_pool_t *pool, amqp_frame_t *frame,
+decode_method(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			  char *error)
 {
 	amqp_method_t *method = &frame->payload.method;
@@ -237,18 +182,27 @@ decode_method(Rest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 	uint64		id;
 	int			status;
 
-	if (!take_uint(&payload, METHOD_ID_BYTES, &id))
+	if (!cqrs_rest_uint(&payload, METHOD_ID_BYTES, &id))
 	{
 		strlcpy(error, "protocol violation by the broker: malformed method",
 				CQRS_DECODE_ERROR_BYTES);
 		return false;
 	}
 	method->id = id;
+	arguments.bytes = unconstify(char *, payload.data);
+	arguments.len = payload.length;
+	if (method->id == AMQP_CONNECTION_START_METHOD)
+	{
+		amqp_bytes_t *encoded = amqp_pool_alloc(pool, sizeof(amqp_bytes_t));
+
+		if (encoded != NULL)
+			*encoded = arguments;
+		method->decoded = encoded;
+		return true;
+	}
 	if (!is_needed(method->id))
 		return true;
 
-	arguments.bytes = unconstify(char *, payload.data);
-	arguments.len = payload.length;
 	status = amqp_decode_method(method->id, pool, arguments, &method->decoded);
 	if (status == AMQP_STATUS_OK)
 		return true;
@@ -277,49 +231,13 @@ is_needed(amqp_method_number_t id)
 		case AMQP_BASIC_ACK_METHOD:
 		case AMQP_BASIC_NACK_METHOD:
 		case AMQP_BASIC_RETURN_METHOD:
+		case AMQP_BASIC_CONSUME_OK_METHOD:
+		case AMQP_BASIC_CANCEL_METHOD:
+		case AMQP_BASIC_CANCEL_OK_METHOD:
+		case AMQP_BASIC_DELIVER_METHOD:
+		case AMQP_BASIC_GET_OK_METHOD:
 			return true;
 		default:
 			return false;
 	}
-}
-
-/* Take bytes off the beginning.  Returns false if there are fewer. */
-static bool
-take(Rest *rest, Size length, const char **data)
-{
-	if (rest->length < length)
-		return false;
-	*data = rest->data;
-	rest->data += length;
-	rest->length -= length;
-	return true;
-}
-
-/* Take a number of up to 8 bytes, in network byte order. */
-static bool
-take_uint(Rest *rest, Size length, uint64 *value)
-{
-	const char *data;
-
-	if (!take(rest, length, &data))
-		return false;
-	*value = 0;
-	for (Size i = 0; i < length; i++)
-		*value = *value << 8 | (unsigned char) data[i];
-	return true;
-}
-
-static bool
-take_property(Rest *rest, PropertyType type, amqp_bytes_t *value)
-{
-	uint64		length = 1;
-	const char *data;
-
-	if ((type == PROPERTY_TEXT && !take_uint(rest, 1, &length)) ||
-		(type == PROPERTY_TABLE && !take_uint(rest, 4, &length)) ||
-		!take(rest, length, &data))
-		return false;
-	value->bytes = unconstify(char *, data);
-	value->len = length;
-	return true;
 }

@@ -24,19 +24,13 @@
  * before it is complete.
  *
  * The frame points into "input" and into "pool".  The arguments of a method
- * are NULL if it has none that a publisher needs.  The properties of a content
- * are left encoded, in "raw".
+ * are NULL if it has none that are used; those of connection.start are an
+ * amqp_bytes_t with the encoded ones, or NULL without memory.  The properties
+ * of a content are left encoded, in "raw".
  */
 extern int	cqrs_decode_frame(const char *input, Size length, Size max_size,
 							  amqp_pool_t *pool, amqp_frame_t *frame,
 							  char *error);
-
-/*
- * Find the message id in encoded properties of class basic.  Returns false if
- * there is none, or if the properties are malformed.
- */
-extern bool cqrs_decode_message_id(amqp_bytes_t properties,
-								   amqp_bytes_t *message_id);
 
 /*
  * Copy a text from the broker into a buffer, as a string that is valid in the

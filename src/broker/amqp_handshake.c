@@ -11,11 +11,14 @@
 #include "postgres.h"
 
 #include "broker/amqp.h"
+#include "broker/amqp_properties.h"
 
 /* Defaults for parts that a URL leaves out, as in RabbitMQ's clients. */
 #define DEFAULT_USER		"guest"
 #define DEFAULT_PASSWORD	"guest"
 #define DEFAULT_VHOST		"/"
+/* Quorum queues of RabbitMQ drop messages by default from this version on. */
+#define LIMITING_VERSION	4
 
 static void put_start_ok(CqrsConnection *connection,
 						 const CqrsConnectOptions *options);
@@ -37,12 +40,14 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 	amqp_connection_open_t open = {0};
 
 	cqrs_frames_put_protocol(connection->frames);
-	if (!cqrs_amqp_await(connection, AMQP_CONNECTION_START_METHOD, "log in", &frame,
+	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_START_METHOD, "log in", &frame,
 						 failure))
 		return false;
+	connection->limits_deliveries =
+		cqrs_decode_version(frame.payload.method.decoded) >= LIMITING_VERSION;
 
 	put_start_ok(connection, options);
-	if (!cqrs_amqp_await(connection, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
+	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
 						 failure))
 		return false;
 	cqrs_frames_forget(connection->frames);
@@ -55,7 +60,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 										   DEFAULT_VHOST);
 	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
 						   &open);
-	return cqrs_amqp_await(connection, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
+	return cqrs_amqp_await(connection, 0, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
 						   failure);
 }
 
@@ -68,7 +73,7 @@ put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 	DEFAULT_PASSWORD;
 	const char *capabilities[] = {
 		"authentication_failure_close", "connection.blocked",
-		"publisher_confirms"
+		"consumer_cancel_notify", "publisher_confirms"
 	};
 	amqp_table_entry_t entries[lengthof(capabilities)];
 	amqp_table_entry_t properties[2];
@@ -108,11 +113,11 @@ static bool
 has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
 {
 	if (offer->channel_max == 0 ||
-		offer->channel_max >= CQRS_AMQP_PROBE_CHANNEL)
+		offer->channel_max >= CQRS_AMQP_SIDE_CHANNEL)
 		return true;
 	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
 				   "could not log in: the broker allows %d channels in a connection, and %d are needed",
-				   offer->channel_max, CQRS_AMQP_PROBE_CHANNEL);
+				   offer->channel_max, CQRS_AMQP_SIDE_CHANNEL);
 	return false;
 }
 
@@ -134,7 +139,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 					   (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
 		return false;
 	}
-	tune_ok.channel_max = CQRS_AMQP_PROBE_CHANNEL;
+	tune_ok.channel_max = CQRS_AMQP_SIDE_CHANNEL;
 	tune_ok.frame_max = offer->frame_max == 0 ? CQRS_FRAMES_MAX_BYTES :
 		Min(offer->frame_max, CQRS_FRAMES_MAX_BYTES);
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
@@ -147,32 +152,48 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 }
 
 bool
-cqrs_amqp_open_channel(CqrsConnection *connection, const CqrsConnectOptions *options,
-					   CqrsFailure *failure)
+cqrs_amqp_set_up(CqrsConnection *connection, const CqrsConnectOptions *options,
+				 CqrsFailure *failure)
 {
-	amqp_channel_open_t open = {0};
 	amqp_confirm_select_t select = {0};
 	amqp_frame_t frame;
 
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_CHANNEL_OPEN_METHOD, &open);
-	if (!cqrs_amqp_await(connection, AMQP_CHANNEL_OPEN_OK_METHOD, "open a channel",
-						 &frame, failure) ||
-		!take_lease(connection, options->lease, failure) ||
+	if (!cqrs_amqp_open_channel(connection, CQRS_AMQP_CHANNEL, failure) ||
+		(options->lease != NULL &&
+		 !take_lease(connection, options->lease, failure)) ||
 		!check_vacant(connection, options->vacant, failure))
 		return false;
 
-	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_CHANNEL,
-							   options->exchange);
-	if (!cqrs_amqp_await(connection, AMQP_EXCHANGE_DECLARE_OK_METHOD,
-						 "declare the exchange", &frame, failure))
-		return false;
-	connection->declaring--;
-
+	if (options->exchange != NULL)
+	{
+		cqrs_amqp_declare_exchange(connection, CQRS_AMQP_CHANNEL,
+								   options->exchange);
+		if (!cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
+							 AMQP_EXCHANGE_DECLARE_OK_METHOD,
+							 "declare the exchange", &frame, failure))
+			return false;
+		connection->declaring--;
+	}
+	if (connection->consumer != NULL)
+		return true;
 	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_CONFIRM_SELECT_METHOD, &select);
-	return cqrs_amqp_await(connection, AMQP_CONFIRM_SELECT_OK_METHOD, "enable confirms",
+	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
+						   AMQP_CONFIRM_SELECT_OK_METHOD, "enable confirms",
 						   &frame, failure);
+}
+
+bool
+cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
+					   CqrsFailure *failure)
+{
+	amqp_channel_open_t open = {0};
+	amqp_frame_t frame;
+
+	cqrs_frames_put_method(connection->frames, channel,
+						   AMQP_CHANNEL_OPEN_METHOD, &open);
+	return cqrs_amqp_await(connection, channel, AMQP_CHANNEL_OPEN_OK_METHOD,
+						   "open a channel", &frame, failure);
 }
 
 /*
@@ -189,7 +210,8 @@ take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 	declare.exclusive = 1;
 	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_QUEUE_DECLARE_METHOD, &declare);
-	return cqrs_amqp_await(connection, AMQP_QUEUE_DECLARE_OK_METHOD,
+	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
+						   AMQP_QUEUE_DECLARE_OK_METHOD,
 						   "declare the queue of the lease", &frame, failure);
 }
 
@@ -214,16 +236,19 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 							   AMQP_QUEUE_DELETE_METHOD, &delete);
 	}
 	return names == NIL ||
-		cqrs_amqp_await(connection, AMQP_QUEUE_DELETE_OK_METHOD,
+		cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
+						AMQP_QUEUE_DELETE_OK_METHOD,
 						"take the lease of all lanes", &frame, failure);
 }
 
 bool
-cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
-				const char *action, amqp_frame_t *frame, CqrsFailure *failure)
+cqrs_amqp_await(CqrsConnection *connection, int channel,
+				amqp_method_number_t expected, const char *action,
+				amqp_frame_t *frame, CqrsFailure *failure)
 {
 	while (cqrs_socket_may_go_on(connection->deadline))
 	{
+		CqrsEvent	event = {0};
 		int			result = -1;
 
 		if (cqrs_frames_flush(connection->frames))
@@ -241,14 +266,31 @@ cqrs_amqp_await(CqrsConnection *connection, amqp_method_number_t expected,
 									connection->deadline);
 			continue;
 		}
-		if (frame->frame_type == AMQP_FRAME_METHOD &&
-			frame->payload.method.id == expected &&
-			cqrs_amqp_is_channel_right(frame))
-			return true;
-		cqrs_amqp_handle_frame(connection, frame, action, &connection->early,
-							   failure);
-		if (connection->early.kind == CQRS_EVENT_FAILED)
+		if (cqrs_amqp_side_closed(connection, frame, action, failure))
 			return false;
+		if (frame->channel == channel &&
+			(expected == CQRS_AMQP_ANY_FRAME ||
+			 (frame->frame_type == AMQP_FRAME_METHOD &&
+			  frame->payload.method.id == expected)))
+			return true;
+		cqrs_amqp_handle_frame(connection, frame, action, &event, failure);
+		if (event.kind != CQRS_EVENT_NONE)
+			cqrs_amqp_keep(connection, &event, failure);
+		if (event.kind == CQRS_EVENT_FAILED)
+		{
+			/* Whatever the channel of messages was closed for, all ends. */
+			if (channel == CQRS_AMQP_SIDE_CHANNEL)
+				failure->blame = CQRS_BLAME_TRANSPORT;
+			return false;
+		}
+		if (event.kind == CQRS_EVENT_BLOCKED &&
+			channel == CQRS_AMQP_SIDE_CHANNEL)
+		{
+			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+						   "could not %s: the broker accepts no messages: %s",
+						   action, event.detail);
+			return false;
+		}
 	}
 	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
 				   "could not %s: no answer in time", action);

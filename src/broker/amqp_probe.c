@@ -43,7 +43,7 @@ cqrs_amqp_declare(CqrsConnection *connection, const char *exchange)
 {
 	if (connection->probe == CQRS_PROBE_CLOSED)
 		open_channel(connection);
-	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_PROBE_CHANNEL, exchange);
+	cqrs_amqp_declare_exchange(connection, CQRS_AMQP_SIDE_CHANNEL, exchange);
 	connection->probe = CQRS_PROBE_DECLARING;
 }
 
@@ -51,7 +51,7 @@ void
 cqrs_amqp_probe(CqrsConnection *connection, const CqrsEnvelope *envelope)
 {
 	Assert(connection->probe == CQRS_PROBE_DECLARED);
-	cqrs_amqp_put_message(connection, CQRS_AMQP_PROBE_CHANNEL, envelope);
+	cqrs_amqp_put_message(connection, CQRS_AMQP_SIDE_CHANNEL, envelope);
 	connection->probe = CQRS_PROBE_SENT;
 }
 
@@ -65,9 +65,9 @@ open_channel(CqrsConnection *connection)
 	amqp_channel_open_t open = {0};
 	amqp_confirm_select_t select = {0};
 
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CHANNEL_OPEN_METHOD, &open);
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CONFIRM_SELECT_METHOD, &select);
 }
 
@@ -88,7 +88,7 @@ cqrs_amqp_handle_probe(CqrsConnection *connection, const amqp_frame_t *frame,
 	 * body has to stay.
 	 */
 	if (cqrs_frames_body_channel(connection->frames) ==
-		CQRS_AMQP_PROBE_CHANNEL)
+		CQRS_AMQP_SIDE_CHANNEL)
 	{
 		violated(method, event, failure);
 		return;
@@ -153,7 +153,7 @@ probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
 
 		close.reply_code = AMQP_REPLY_SUCCESS;
 		close.reply_text = amqp_cstring_bytes("goodbye");
-		cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+		cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 							   AMQP_CHANNEL_CLOSE_METHOD, &close);
 		connection->probe = CQRS_PROBE_CLOSING;
 	}
@@ -166,7 +166,7 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 {
 	amqp_channel_close_ok_t close_ok = {0};
 
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_PROBE_CHANNEL,
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
 	if (connection->probe == CQRS_PROBE_CLOSING)
 		return;
@@ -186,5 +186,5 @@ violated(const amqp_method_t *method, CqrsEvent *event, CqrsFailure *failure)
 				   "could not publish: unexpected method %u.%u on channel %d from the broker",
 				   (unsigned int) method->id >> 16,
 				   (unsigned int) method->id & 0xFFFF,
-				   CQRS_AMQP_PROBE_CHANNEL);
+				   CQRS_AMQP_SIDE_CHANNEL);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * session.c
- *	  The connections to the broker of cqrs.url, one after another.
+ *	  The connections to a broker, one after another.
  *
  * A session knows which host is tried next, and when.  Its owner sends,
  * receives and logs, and decides whether a connection is wanted.
@@ -26,16 +26,21 @@ static CqrsConnection *connect_to(CqrsSession *session, const char *url,
 								  CqrsFailure *failure);
 
 CqrsSession *
-cqrs_session_create(void)
+cqrs_session_create(const char *(*read_url) (void), bool consumes)
 {
-	return MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsSession));
+	CqrsSession *session = MemoryContextAllocZero(TopMemoryContext,
+												  sizeof(CqrsSession));
+
+	session->read_url = read_url;
+	session->consumes = consumes;
+	return session;
 }
 
 bool
 cqrs_session_connect(CqrsSession *session, CqrsConnectOptions *options,
 					 CqrsFailure *failure)
 {
-	const char *url = cqrs_guc_url();
+	const char *url = session->read_url();
 
 	Assert(session->connection == NULL);
 	session->transport = cqrs_transport_of(url);
@@ -43,7 +48,9 @@ cqrs_session_connect(CqrsSession *session, CqrsConnectOptions *options,
 	if (session->connection == NULL)
 		return false;
 	session->url = MemoryContextStrdup(TopMemoryContext, url);
-	session->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
+	if (!session->consumes)
+		session->exchange = MemoryContextStrdup(TopMemoryContext,
+												cqrs_exchange);
 	session->leased = 0;
 	return true;
 }
@@ -55,7 +62,9 @@ cqrs_session_close(CqrsSession *session, bool politely)
 	session->connection = NULL;
 	explicit_bzero(session->url, strlen(session->url));
 	pfree(session->url);
-	pfree(session->exchange);
+	if (session->exchange != NULL)
+		pfree(session->exchange);
+	session->exchange = NULL;
 }
 
 long
@@ -73,13 +82,14 @@ cqrs_session_hurry(CqrsSession *session)
 bool
 cqrs_session_reload(CqrsSession *session)
 {
-	const char *url = cqrs_guc_url();
+	const char *url = session->read_url();
 
 	session->connect_at = 0;
 	session->failures = 0;
 	return session->connection != NULL &&
 		(url == NULL || strcmp(url, session->url) != 0 ||
-		 strcmp(cqrs_exchange, session->exchange) != 0);
+		 (session->exchange != NULL &&
+		  strcmp(cqrs_exchange, session->exchange) != 0));
 }
 
 void
@@ -91,7 +101,7 @@ cqrs_session_recover(CqrsSession *session)
 void
 cqrs_session_put_off(CqrsSession *session, CqrsBlame blame, bool resolved)
 {
-	const char *url = cqrs_guc_url();
+	const char *url = session->read_url();
 	int			nhosts = url != NULL ? cqrs_url_hosts(url) : 1;
 
 	session->leased = 0;
@@ -143,7 +153,8 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	const char *reason;
 
 	options->url = &parsed;
-	options->exchange = cqrs_exchange;
+	options->consumes = session->consumes;
+	options->exchange = session->consumes ? NULL : cqrs_exchange;
 	options->heartbeat_s = cqrs_heartbeat_s;
 	options->connect_timeout_ms = cqrs_connect_timeout_ms;
 	options->tls = &tls;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * session.h
- *	  The connections to the broker of cqrs.url, one after another.
+ *	  The connections to a broker, one after another.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,11 +15,13 @@
 /* Read by its owner; written by session.c alone. */
 typedef struct CqrsSession
 {
+	const char *(*read_url) (void); /* the setting; its result may be NULL */
+	bool		consumes;		/* its connections consume */
 	CqrsConnection *connection; /* NULL: none */
 	const CqrsTransport *transport; /* of the connection; NULL before the
 									 * first attempt */
 	char	   *url;			/* of the connection */
-	char	   *exchange;
+	char	   *exchange;		/* NULL: it consumes */
 	int			host;			/* which host of the URL is to be tried */
 	int			failures;		/* in a row */
 	int			leased;			/* attempts in a row that found the lease
@@ -28,13 +30,17 @@ typedef struct CqrsSession
 	TimestampTz connect_at;		/* no attempt before this */
 } CqrsSession;
 
-/* A session without a connection, in TopMemoryContext. */
-extern CqrsSession *cqrs_session_create(void);
+/*
+ * A session without a connection, in TopMemoryContext.  "read_url" returns the
+ * URL that is set at present, or NULL.
+ */
+extern CqrsSession *cqrs_session_create(const char *(*read_url) (void),
+										bool consumes);
 
 /*
- * Connect to the host of cqrs.url whose turn it is.  The caller sets the
- * options name, lease and vacant; the other options are taken from the
- * settings.  There has to be a URL, and no connection.  Returns false on
+ * Connect to the host of the URL whose turn it is.  The caller sets the
+ * options name, lease, vacant, max_delivery and deliveries; the other options
+ * are taken from the settings.  There has to be a URL, and no connection.  Returns false on
  * failure; the caller then calls cqrs_session_refused() or
  * cqrs_session_put_off().
  */

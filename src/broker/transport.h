@@ -38,15 +38,17 @@ typedef struct CqrsConnectOptions
 	const CqrsUrl *url;			/* its scheme is one of the transport's */
 	const char *name;			/* shown to the operator of the broker */
 	bool		consumes;		/* this connection consumes */
-	const char *exchange;		/* declared when connecting */
-	const char *lease;			/* a name that only one connection can have */
+	const char *exchange;		/* declared when connecting; or NULL */
+	const char *lease;			/* a name that only one connection can have;
+								 * or NULL */
 	List	   *vacant;			/* such names that no connection may have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
 	const struct CqrsTlsOptions *tls;	/* for tls_scheme */
 	Size		max_delivery;	/* a consumer's: a larger body fails the
 								 * connection */
-	MemoryContext deliveries;	/* a consumer's: where they are allocated */
+	MemoryContext deliveries;	/* a consumer's: where they are allocated; not
+								 * to be reset before close() */
 } CqrsConnectOptions;
 
 /* A routing key of an exchange whose messages go to a queue. */
@@ -66,7 +68,8 @@ typedef struct CqrsQueue
 
 /*
  * A message from a queue: one chunk of the memory context of the options,
- * owned by the receiver of the event.
+ * owned by the receiver of the event, who frees it.  Texts are valid in the
+ * encoding of the database.
  */
 typedef struct CqrsDelivery
 {
@@ -75,14 +78,15 @@ typedef struct CqrsDelivery
 	int64		delivery_count; /* times it was returned to the queue; 0 if
 								 * the broker does not say */
 	const char *routing_key;
-	const char *message_id;		/* or NULL */
+	const char *message_id;		/* NULL if there is none, or if it is no text
+								 * without control characters */
 	Size		length;
 	char	   *body;			/* as it came, not checked; a zero follows */
 } CqrsDelivery;
 
 /*
  * A property of a message.  A transport sends those whose names it knows: see
- * the table of amqp.c.
+ * the table of amqp_publish.c.
  */
 typedef struct CqrsProperty
 {
@@ -139,8 +143,7 @@ typedef enum CqrsEventKind
 	CQRS_EVENT_DELIVERY,
 	CQRS_EVENT_CANCELLED		/* no delivery follows; "detail" is empty
 								 * after unsubscribe(), else why the broker
-								 * has ended the subscription: the queue is
-								 * gone */
+								 * may have ended the subscription */
 } CqrsEventKind;
 
 typedef struct CqrsEvent
@@ -207,11 +210,17 @@ typedef struct CqrsTransport
 						  const CqrsEnvelope *envelope);
 
 	/*
-	 * Make a queue ready: durable, with these bindings.  If it exists with
-	 * other arguments, it is used as it is.  Waits for at most the timeout of
-	 * the options.  Deliveries of a subscription that arrive meanwhile are
-	 * kept for poll().  Returns false on failure; after a failure whose blame
-	 * is ROUTE the connection can be used further.
+	 * For all connections, as long as no probe has begun.  These functions
+	 * wait for at most the timeout of the options.  Events that arrive
+	 * meanwhile, deliveries for instance, are kept for poll().  They return
+	 * false on failure; unless the blame is ROUTE or LEASE, the connection is
+	 * of no use any more.
+	 */
+
+	/*
+	 * Make a queue ready: durable, with these bindings, whose exchanges are
+	 * declared; each once, if bindings of the same one follow each other.  If
+	 * the queue exists with other arguments, it is used as it is.
 	 */
 	bool		(*prepare_queue) (CqrsConnection *connection,
 								  const CqrsQueue *queue,
@@ -224,36 +233,47 @@ typedef struct CqrsTransport
 								 CqrsFailure *failure);
 
 	/*
-	 * Begin to consume a queue, for this connection alone.  SUBSCRIBED
-	 * follows, or FAILED.  At most "window" deliveries are not acknowledged
-	 * at any time.
-	 */
-	void		(*subscribe) (CqrsConnection *connection, const char *queue,
-							  int window);
-
-	/*
-	 * End the subscription.  CANCELLED follows, after the deliveries that
-	 * were under way.  These, and all that were not acknowledged, stay with
-	 * this connection, and can be acknowledged after another subscribe() too.
-	 */
-	void		(*unsubscribe) (CqrsConnection *connection);
-
-	/*
-	 * Acknowledge the delivery of that tag and all before it.  There is
-	 * always room for this.
-	 */
-	void		(*acknowledge) (CqrsConnection *connection, uint64 tag);
-
-	/*
 	 * A mark is a short text that the broker keeps by name, durably, until
-	 * another one replaces it.  Only the holder of a lease that stands for
-	 * the name writes it.  For connections that publish; wait for at most the
-	 * timeout of the options.  read_mark() gives "" where there is none.
+	 * another one replaces it.  read_mark() gives "" where there is none, and
+	 * is for the connection with a lease that stands for the name: while one
+	 * reads, or is taken for alive after that, others may find no mark.
+	 * write_mark() is for a connection that publishes, but only while another
+	 * connection of this process has the lease.  It fails while the broker
+	 * blocks.
 	 */
 	bool		(*read_mark) (CqrsConnection *connection, const char *name,
 							  char *text, Size size, CqrsFailure *failure);
 	bool		(*write_mark) (CqrsConnection *connection, const char *name,
 							   const char *text, CqrsFailure *failure);
+
+	/* For connections that consume: */
+
+	/*
+	 * Begin to consume a queue, for this connection alone, while no
+	 * subscription is there: at first, and after CANCELLED.  SUBSCRIBED
+	 * follows, or FAILED; its blame is LEASE if another connection consumes,
+	 * and ROUTE if the queue is missing or not permitted.  At most "window"
+	 * (1 to 65535) deliveries of the subscription are not acknowledged at any
+	 * time.
+	 */
+	void		(*subscribe) (CqrsConnection *connection, const char *queue,
+							  int window);
+
+	/*
+	 * End the subscription, after SUBSCRIBED.  CANCELLED follows, after the
+	 * deliveries that were under way.  These, and all that were not
+	 * acknowledged, stay with this connection, and can be acknowledged after
+	 * another subscribe() too.
+	 */
+	void		(*unsubscribe) (CqrsConnection *connection);
+
+	/*
+	 * Acknowledge the delivery of that tag and all before it; tags have to
+	 * rise.  There is always room for this.
+	 */
+	void		(*acknowledge) (CqrsConnection *connection, uint64 tag);
+
+	/* For all connections: */
 
 	/*
 	 * Go on sending, and return what has arrived: one event a call, after a

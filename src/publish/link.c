@@ -65,7 +65,7 @@ cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window, CqrsHolds *holds)
 	link->worker = worker;
 	link->window = window;
 	link->holds = holds;
-	link->session = cqrs_session_create();
+	link->session = cqrs_session_create(cqrs_guc_url, false);
 	link->log = cqrs_link_log_create();
 	cqrs_link_forget_proven(link);
 	return link;

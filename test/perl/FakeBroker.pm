@@ -20,8 +20,9 @@ FakeBroker - a broker that speaks AMQP 0-9-1, and misbehaves on request
 
 =head1 DESCRIPTION
 
-A process of its own that knows as much of the protocol as the publisher needs:
-the handshake, the declarations, publishes, which it confirms.  It listens on
+A process of its own that knows as much of the protocol as publishers and
+consumers need: the handshake, the declarations, publishes, which it confirms,
+subscriptions to queues that are empty.  It listens on
 127.0.0.1 only and ends with the process that created it.
 
 A misbehaviour is a hash.  C<at> names what it takes the place of the answer
@@ -73,7 +74,13 @@ my %METHODS = (
 	'20.41' => 'channel.close-ok',
 	'40.10' => 'exchange.declare',
 	'50.10' => 'queue.declare',
+	'50.20' => 'queue.bind',
 	'50.40' => 'queue.delete',
+	'60.10' => 'basic.qos',
+	'60.20' => 'basic.consume',
+	'60.30' => 'basic.cancel',
+	'60.70' => 'basic.get',
+	'60.80' => 'basic.ack',
 	'60.40' => 'basic.publish',
 	'85.10' => 'confirm.select');
 
@@ -580,6 +587,33 @@ sub handle_method
 	{
 		my (undef, undef, $bits) = unpack 'n C/a C', $arguments;
 		$good = method($channel, 50, 41, pack('N', 0)) unless $bits & 4;
+	}
+	elsif ($name eq 'queue.bind')
+	{
+		my (undef, undef, undef, undef, $bits) =
+		  unpack 'n C/a C/a C/a C', $arguments;
+		$good = method($channel, 50, 21) unless $bits & 1;
+	}
+	elsif ($name eq 'basic.qos')
+	{
+		$good = method($channel, 60, 11);
+	}
+	elsif ($name eq 'basic.consume')
+	{
+		my (undef, undef, $tag) = unpack 'n C/a C/a', $arguments;
+		$good = method($channel, 60, 21, shortstr($tag));
+	}
+	elsif ($name eq 'basic.cancel')
+	{
+		$good = method($channel, 60, 31, shortstr(unpack 'C/a', $arguments));
+	}
+	elsif ($name eq 'basic.get')
+	{
+		$good = method($channel, 60, 72, shortstr(''));
+	}
+	elsif ($name eq 'basic.ack')
+	{
+		$good = '';
 	}
 	elsif ($name eq 'confirm.select')
 	{

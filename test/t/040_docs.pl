@@ -320,7 +320,7 @@ my %described = map {
 } $settings =~ /^(?:\| `.*? \||\*\*`.*)$/mg;
 is_deeply(
 	[ sort keys %described ],
-	[   sort 'cqrs.url',
+	[   sort 'cqrs.url', 'cqrs.consumer_url',
 		names(q{SELECT name FROM pg_settings WHERE name ^@ 'cqrs.'}) ],
 	'settings are described');
 

@@ -101,7 +101,8 @@ sub on_own
 }
 
 my $node = new_master('privileges', undef,
-	conf => "cqrs.url = 'amqp://user:secret\@127.0.0.1:1'\n");
+	conf => join '', map { "cqrs.$_ = 'amqp://user:secret\@127.0.0.1:1'\n" }
+	  qw(url consumer_url));
 my $MEMBERS = q{pg_depend WHERE refclassid = 'pg_extension'::regclass
 	AND deptype = 'e' AND refobjid =
 		(SELECT oid FROM pg_extension WHERE extname = 'cqrs')};
@@ -138,7 +139,7 @@ my @relations = names(
 		AND classid = 'pg_class'::regclass)});
 my %settings = map { split /\|/ }
   names(q{SELECT name, context FROM pg_settings WHERE name ^@ 'cqrs.'});
-$settings{'cqrs.url'} = 'sighup';
+$settings{$_} = 'sighup' foreach qw(cqrs.url cqrs.consumer_url);
 my %is_function = map { $_ => 1 } @functions;
 my %is_relation = map { $_ => 1 } @relations;
 

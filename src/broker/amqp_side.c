@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * amqp_side.c
+ *	  Requests on the second channel of a connection by AMQP 0-9-1.
+ *
+ * The broker refuses a request by closing the channel.  So queues are declared
+ * and bound on a channel of their own, which is open for the time of one
+ * function.  A refusal leaves the rest of the connection as it is; any other
+ * failure leaves it in a state that is not known.
+ *
+ * These functions wait, each for at most the timeout of the options.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "broker/amqp.h"
+
+/* So many bindings, of up to 800 bytes each, surely fit into the output. */
+#define BINDINGS_AT_ONCE	50
+
+static bool prepare(CqrsConnection *connection, const CqrsQueue *queue,
+					CqrsFailure *failure);
+static bool declare_exchanges(CqrsConnection *connection, List *bindings,
+							  CqrsFailure *failure);
+static bool bind_queue(CqrsConnection *connection, const CqrsQueue *queue,
+					   CqrsFailure *failure);
+static bool unbind_one(CqrsConnection *connection, const char *queue,
+					   const CqrsBinding *binding, CqrsFailure *failure);
+
+bool
+cqrs_amqp_prepare_queue(CqrsConnection *connection, const CqrsQueue *queue,
+						CqrsFailure *failure)
+{
+	return cqrs_amqp_open_side(connection, failure) &&
+		prepare(connection, queue, failure) &&
+		cqrs_amqp_close_side(connection, failure);
+}
+
+static bool
+prepare(CqrsConnection *connection, const CqrsQueue *queue,
+		CqrsFailure *failure)
+{
+	amqp_table_entry_t entries[2] = {0};
+	amqp_table_t arguments = {0, entries};
+
+	if (queue->quorum)
+	{
+		entries[0].key = amqp_cstring_bytes("x-queue-type");
+		entries[0].value.kind = AMQP_FIELD_KIND_UTF8;
+		entries[0].value.value.bytes = amqp_cstring_bytes("quorum");
+		arguments.num_entries = 1;
+	}
+	if (queue->quorum && connection->limits_deliveries)
+	{
+		entries[1].key = amqp_cstring_bytes("x-delivery-limit");
+		entries[1].value.kind = AMQP_FIELD_KIND_I32;
+		entries[1].value.value.i32 = -1;
+		arguments.num_entries = 2;
+	}
+	return cqrs_amqp_declare_queue(connection, queue->name, &arguments,
+								   "declare the queue", failure) &&
+		declare_exchanges(connection, queue->bindings, failure) &&
+		bind_queue(connection, queue, failure);
+}
+
+bool
+cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
+						const amqp_table_t *arguments, const char *action,
+						CqrsFailure *failure)
+{
+	amqp_queue_declare_t declare = {0};
+	amqp_frame_t frame;
+
+	declare.queue = amqp_cstring_bytes(name);
+	declare.durable = 1;
+	declare.arguments = *arguments;
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_DECLARE_METHOD, &declare);
+	if (cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+						AMQP_QUEUE_DECLARE_OK_METHOD, action, &frame, failure))
+		return true;
+	if (connection->side_open ||
+		connection->side_code != AMQP_PRECONDITION_FAILED ||
+		!cqrs_amqp_open_side(connection, failure))
+		return false;
+	declare.passive = 1;
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_DECLARE_METHOD, &declare);
+	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_DECLARE_OK_METHOD, action, &frame,
+						   failure);
+}
+
+/* Each exchange of the bindings once, if bindings come ordered by exchange. */
+static bool
+declare_exchanges(CqrsConnection *connection, List *bindings,
+				  CqrsFailure *failure)
+{
+	const char *last = NULL;
+	amqp_frame_t frame;
+	ListCell   *lc;
+
+	foreach(lc, bindings)
+	{
+		const char *exchange = ((CqrsBinding *) lfirst(lc))->exchange;
+
+		if (last != NULL && strcmp(exchange, last) == 0)
+			continue;
+		cqrs_amqp_declare_exchange(connection, CQRS_AMQP_SIDE_CHANNEL,
+								   exchange);
+		if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+							 AMQP_EXCHANGE_DECLARE_OK_METHOD,
+							 "declare the exchange", &frame, failure))
+			return false;
+		last = exchange;
+	}
+	return true;
+}
+
+/* The broker handles requests in order, so not each answer is asked for. */
+static bool
+bind_queue(CqrsConnection *connection, const CqrsQueue *queue,
+		   CqrsFailure *failure)
+{
+	int			sent = 0;
+	amqp_frame_t frame;
+	ListCell   *lc;
+
+	foreach(lc, queue->bindings)
+	{
+		const CqrsBinding *binding = lfirst(lc);
+		amqp_queue_bind_t bind = {0};
+
+		bind.queue = amqp_cstring_bytes(queue->name);
+		bind.exchange = amqp_cstring_bytes(binding->exchange);
+		bind.routing_key = amqp_cstring_bytes(binding->routing_key);
+		bind.nowait = ++sent % BINDINGS_AT_ONCE != 0 &&
+			lnext(queue->bindings, lc) != NULL;
+		cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+							   AMQP_QUEUE_BIND_METHOD, &bind);
+		if (!bind.nowait &&
+			!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+							 AMQP_QUEUE_BIND_OK_METHOD, "bind the queue",
+							 &frame, failure))
+			return false;
+	}
+	return true;
+}
+
+bool
+cqrs_amqp_unbind(CqrsConnection *connection, const CqrsQueue *queue,
+				 CqrsFailure *failure)
+{
+	ListCell   *lc;
+
+	foreach(lc, queue->bindings)
+	{
+		if (!unbind_one(connection, queue->name, lfirst(lc), failure))
+			return false;
+	}
+	return cqrs_amqp_close_side(connection, failure);
+}
+
+/* A queue or an exchange that is missing has no bindings. */
+static bool
+unbind_one(CqrsConnection *connection, const char *queue,
+		   const CqrsBinding *binding, CqrsFailure *failure)
+{
+	amqp_queue_unbind_t unbind = {0};
+	amqp_frame_t frame;
+
+	if (!connection->side_open && !cqrs_amqp_open_side(connection, failure))
+		return false;
+	unbind.queue = amqp_cstring_bytes(queue);
+	unbind.exchange = amqp_cstring_bytes(binding->exchange);
+	unbind.routing_key = amqp_cstring_bytes(binding->routing_key);
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_UNBIND_METHOD, &unbind);
+	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_UNBIND_OK_METHOD, "unbind the queue",
+						   &frame, failure) ||
+		(!connection->side_open && connection->side_code == AMQP_NOT_FOUND);
+}
+
+bool
+cqrs_amqp_delete_queue(CqrsConnection *connection, const char *queue,
+					   CqrsFailure *failure)
+{
+	amqp_queue_delete_t delete = {0};
+	amqp_frame_t frame;
+
+	if (!cqrs_amqp_open_side(connection, failure))
+		return false;
+	delete.queue = amqp_cstring_bytes(queue);
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_DELETE_METHOD, &delete);
+	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_QUEUE_DELETE_OK_METHOD, "delete the queue",
+						   &frame, failure) &&
+		cqrs_amqp_close_side(connection, failure);
+}
+
+/* Probes have the channel to themselves, once there has been one. */
+bool
+cqrs_amqp_open_side(CqrsConnection *connection, CqrsFailure *failure)
+{
+	Assert(connection->probe == CQRS_PROBE_CLOSED && !connection->side_open);
+	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   connection->timeout_ms);
+	connection->side_code = 0;
+	connection->side_open = true;
+	return cqrs_amqp_open_channel(connection, CQRS_AMQP_SIDE_CHANNEL, failure);
+}
+
+bool
+cqrs_amqp_close_side(CqrsConnection *connection, CqrsFailure *failure)
+{
+	amqp_channel_close_t close = {0};
+	amqp_frame_t frame;
+
+	if (!connection->side_open)
+		return true;
+	close.reply_code = AMQP_REPLY_SUCCESS;
+	close.reply_text = amqp_cstring_bytes("goodbye");
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_CHANNEL_CLOSE_METHOD, &close);
+	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
+						 AMQP_CHANNEL_CLOSE_OK_METHOD, "close a channel",
+						 &frame, failure))
+		return false;
+	connection->side_open = false;
+	return true;
+}
+
+bool
+cqrs_amqp_side_closed(CqrsConnection *connection, const amqp_frame_t *frame,
+					  const char *action, CqrsFailure *failure)
+{
+	const amqp_method_t *method = &frame->payload.method;
+	amqp_channel_close_ok_t close_ok = {0};
+
+	if (!connection->side_open || frame->channel != CQRS_AMQP_SIDE_CHANNEL ||
+		frame->frame_type != AMQP_FRAME_METHOD ||
+		method->id != AMQP_CHANNEL_CLOSE_METHOD)
+		return false;
+	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
+	connection->side_open = false;
+	connection->side_code = ((amqp_channel_close_t *) method->decoded)->reply_code;
+	cqrs_amqp_describe_close(failure, action, method);
+	return true;
+}
