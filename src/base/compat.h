@@ -74,7 +74,7 @@ cqrs_compat_relation_rewritten(Relation rel)
 #define AT_SetAccessMethod ((AlterTableType) -1)
 #endif
 
-/* ALTER COLUMN ... SET EXPRESSION, likewise. */
+/* ALTER COLUMN ... SET EXPRESSION, which older versions do not have. */
 #if PG_VERSION_NUM < 170000
 #define AT_SetExpression ((AlterTableType) -2)
 #endif
@@ -337,9 +337,7 @@ cqrs_timeline(void)
 #endif
 }
 
-/*
- * Have "request" called when shared memory may be requested.
- */
+/* Have "request" called when shared memory may be requested. */
 #if PG_VERSION_NUM >= 150000
 #define CQRS_REQUEST_SHMEM(previous, request) \
 	do { \

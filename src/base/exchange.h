@@ -10,7 +10,10 @@
 
 #include "postgres.h"
 
-/* AMQP 0-9-1: names of exchanges and routing keys are short strings. */
+/*
+ * AMQP 0-9-1: exchange names, routing keys and the property correlation-id are
+ * short strings.
+ */
 #define CQRS_SHORTSTR_BYTES	255
 
 /*

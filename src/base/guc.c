@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "common/string.h"
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
@@ -31,8 +32,7 @@
 #include "base/limits.h"
 #include "base/url.h"
 
-/* AMQP 0-9-1: exchange names, routing keys and the property correlation-id
- * are short strings. */
+PG_FUNCTION_INFO_V1(cqrs_sql_url_is_set);
 
 bool		cqrs_produce = true;
 int			cqrs_max_pending_kb;
@@ -114,6 +114,13 @@ cqrs_guc_consumer_url(void)
 	return consumer_url != NULL ? consumer_url : url;
 }
 
+/* cqrs.url_is_set() RETURNS boolean */
+Datum
+cqrs_sql_url_is_set(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(url != NULL);
+}
+
 void
 cqrs_guc_init(CqrsSchemeCheck scheme_check)
 {
@@ -139,14 +146,14 @@ define_capture_settings(void)
 
 	DefineCustomStringVariable("cqrs.correlation_id",
 							   "Correlation id of the messages of the current transaction.",
-							   "The value in force at commit is used.",
+							   "The value at commit is used.",
 							   &cqrs_correlation_id,
 							   "",
 							   PGC_USERSET, 0,
 							   check_correlation_id, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.max_pending_bytes",
-							"Size of the outbox from which on cqrs.outbox_full acts.",
+							"Size of the outbox at which cqrs.outbox_full takes effect.",
 							"0 means that there is no limit.",
 							&cqrs_max_pending_kb,
 							0, 0, INT_MAX,
@@ -172,7 +179,7 @@ define_capture_settings(void)
 
 	DefineCustomBoolVariable("cqrs.produce",
 							 "Produce messages for the changes of a transaction.",
-							 "The value in force at commit is used.",
+							 "The value at commit is used.",
 							 &cqrs_produce,
 							 true,
 							 PGC_SUSET, 0,
@@ -359,7 +366,7 @@ check_consumer_url(char **newval, void **extra, GucSource source)
 	return check_url_of("cqrs.consumer_url", newval, extra);
 }
 
-/* Moves a URL from *newval to *extra, if it is valid. */
+/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
 static bool
 check_url_of(const char *name, char **newval, void **extra)
 {

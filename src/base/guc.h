@@ -63,7 +63,7 @@ extern const char *cqrs_guc_consumer_url(void);
 
 /*
  * Whether there is a transport for a scheme of URLs; if not, *reason is a full
- * sentence that names those that have one.  Does not raise errors or allocate.
+ * sentence that names the schemes that have one.  Does not raise errors or allocate.
  */
 typedef bool (*CqrsSchemeCheck) (const char *scheme, const char **reason);
 

@@ -51,7 +51,7 @@ cqrs_objects_get(bool missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("%s", problem),
-				 errdetail("The objects of the extension \"cqrs\" do not fit its library."),
+				 errdetail("The installed objects of the extension \"cqrs\" do not match the loaded library."),
 				 errhint("Use ALTER EXTENSION cqrs UPDATE, or restart the server if a new library is installed.")));
 	if (!missing_ok)
 		ereport(ERROR,
@@ -100,7 +100,7 @@ find_objects(const char **problem)
 	found.master = lookup_object(schema, "master", problem);
 	if (OidIsValid(found.master) &&
 		column_count(found.master) != CQRS_MASTER_NATTS)
-		*problem = "table \"cqrs.master\" has other columns";
+		*problem = "table \"cqrs.master\" has other columns than the library expects";
 	found.master_by_id = lookup_object(schema, "master_pkey", problem);
 	found.master_by_relation = lookup_object(schema, "master_relation_idx",
 											 problem);

@@ -106,7 +106,7 @@ cqrs_slot_mine(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many databases use the extension \"cqrs\""),
-				 errdetail("The server has room for %d.", slots->count),
+				 errdetail("The limit \"cqrs.max_databases\" is %d.", slots->count),
 				 errhint("Increase \"cqrs.max_databases\" and restart the server.")));
 	return mine;
 }
@@ -117,6 +117,7 @@ cqrs_slot_free(int slot)
 	slots->databases[slot] = InvalidOid;
 }
 
+/* shmem_request_hook */
 static void
 request_memory(void)
 {
@@ -128,6 +129,7 @@ request_memory(void)
 	RequestNamedLWLockTranche("cqrs", 1);
 }
 
+/* shmem_startup_hook: create the shared memory, or attach to it. */
 static void
 startup(void)
 {
@@ -149,6 +151,7 @@ startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+/* The same for one array. */
 static void
 startup_array(const CqrsSharedArray *array)
 {

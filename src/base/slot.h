@@ -53,7 +53,7 @@ extern Oid	cqrs_slot_database(int slot);
 /* The slot of a database, or -1 when it has none. */
 extern int	cqrs_slot_find(Oid dboid);
 
-/* The slot of the current database, taken if need be. */
+/* The slot of the current database; takes a free one if it has none. */
 extern int	cqrs_slot_mine(void);
 
 /*

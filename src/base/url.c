@@ -24,7 +24,7 @@
 #define CQRS_URL_MAX_BYTES	2048
 
 #define SCHEME_CHARACTERS	"abcdefghijklmnopqrstuvwxyz0123456789+-."
-/* They separate the parts; inside a part they are percent-encoded. */
+/* The separators of the parts; inside a part they are percent-encoded. */
 #define DELIMITERS			":@/[]"
 
 #define REASON_FORM \

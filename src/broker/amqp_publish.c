@@ -19,6 +19,21 @@
 
 #define DELIVERY_PERSISTENT 2
 
+/* The properties of an envelope, by their names. */
+static const struct
+{
+	const char *name;
+	amqp_flags_t flag;
+	Size		offset;
+}			text_properties[] =
+
+{
+	{"correlation_id", AMQP_BASIC_CORRELATION_ID_FLAG,
+	offsetof(amqp_basic_properties_t, correlation_id)}
+};
+
+static void set_property(amqp_basic_properties_t *properties,
+						 const CqrsProperty *property);
 static void handle_method(CqrsConnection *connection,
 						  const amqp_method_t *method, const char *action,
 						  CqrsEvent *event, CqrsFailure *failure);
@@ -68,15 +83,27 @@ cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 	properties.delivery_mode = DELIVERY_PERSISTENT;
 	properties.message_id = amqp_cstring_bytes(envelope->message_id);
 	properties.timestamp = timestamptz_to_time_t(envelope->timestamp);
-	if (envelope->correlation_id != NULL)
-	{
-		properties._flags |= AMQP_BASIC_CORRELATION_ID_FLAG;
-		properties.correlation_id = amqp_cstring_bytes(envelope->correlation_id);
-	}
+	for (int i = 0; i < envelope->nproperties; i++)
+		set_property(&properties, &envelope->properties[i]);
 	cqrs_frames_put_content(connection->frames, channel, &properties,
 							envelope->body, envelope->body_length);
 	if (channel == CQRS_AMQP_CHANNEL)
 		connection->published++;
+}
+
+static void
+set_property(amqp_basic_properties_t *properties, const CqrsProperty *property)
+{
+	for (int i = 0; i < lengthof(text_properties); i++)
+	{
+		if (strcmp(property->name, text_properties[i].name) != 0)
+			continue;
+		properties->_flags |= text_properties[i].flag;
+		*(amqp_bytes_t *) ((char *) properties + text_properties[i].offset) =
+			amqp_cstring_bytes(property->value);
+		return;
+	}
+	Assert(false);				/* a name that the table does not have */
 }
 
 void

@@ -124,12 +124,13 @@ cqrs_session_put_off(CqrsSession *session, CqrsBlame blame, bool resolved)
 int
 cqrs_session_refused(CqrsSession *session)
 {
+	int64		delay_ms = cqrs_backoff_ms(session->leased);
+
 	if (session->leased++ == 0)
 		session->leased_at = GetCurrentTimestamp();
 	session->connect_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									Min(cqrs_backoff_ms(session->leased - 1),
-										LEASE_INTERVAL_MS));
+									Min(delay_ms, LEASE_INTERVAL_MS));
 	return session->leased;
 }
 

@@ -85,6 +85,16 @@ typedef struct CqrsDelivery
 } CqrsDelivery;
 
 /*
+ * A property of a message.  A transport sends those whose names it knows: see
+ * the table of amqp_publish.c.
+ */
+typedef struct CqrsProperty
+{
+	const char *name;
+	const char *value;
+} CqrsProperty;
+
+/*
  * A message as it is sent.  Strings are UTF-8.  The body is not copied: it
  * must stay until the message is confirmed or the connection is closed.
  */
@@ -93,7 +103,8 @@ typedef struct CqrsEnvelope
 	const char *exchange;
 	const char *routing_key;
 	const char *message_id;
-	const char *correlation_id; /* or NULL */
+	const CqrsProperty *properties;
+	int			nproperties;
 	TimestampTz timestamp;
 	const char *body;
 	Size		body_length;

@@ -33,6 +33,7 @@
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -188,7 +189,7 @@ check_truncate_allowed(Relation rel)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot truncate table \"%s\"",
 							RelationGetRelationName(rel)),
-					 errdetail("Its master \"%s\" has the option on_truncate \"refuse\".",
+					 errdetail("Master \"%s\" of the table has the option on_truncate \"refuse\".",
 							   master->cqrs_id),
 					 errhint("Use DELETE, or change the option with cqrs_alter().")));
 	}
@@ -230,7 +231,8 @@ trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
 		(event == 0 && TRIGGER_FIRED_BY_UPDATE(data->tg_event)))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function is not called as the trigger that it is made for"),
+				 errmsg("function %s can only be called by the triggers that cqrs_register() creates",
+						format_procedure(fcinfo->flinfo->fn_oid)),
 				 errhint("Use cqrs_register() to create the triggers of a master.")));
 	return data;
 }

@@ -33,7 +33,7 @@ typedef struct CqrsVersion
 	HeapTupleData tuple;
 	bool		updated;		/* or deleted */
 	bool		moved;			/* to another partition */
-	ItemPointerData next;		/* of an updated one; itself when deleted */
+	ItemPointerData next;		/* of an updated version; itself if deleted */
 } CqrsVersion;
 
 typedef struct CqrsChain

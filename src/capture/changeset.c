@@ -88,6 +88,10 @@ cqrs_changeset_has_known_notes(Oid relid)
 	return has_notes(relid, false);
 }
 
+/*
+ * Whether rows of a table have been noted and not been dealt with.  Without
+ * "born", rows that were born in this transaction do not count.
+ */
 static bool
 has_notes(Oid relid, bool born)
 {
@@ -112,7 +116,7 @@ cqrs_changeset_freeze(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("messages of this transaction are being made already"),
-				 errdetail("A function that takes part in making them has called cqrs_flush().")));
+				 errdetail("A function that takes part in making the messages has called cqrs_flush().")));
 	kept = NIL;
 	frozen = true;
 	frozen_in = GetCurrentSubTransactionId();
@@ -176,7 +180,7 @@ cqrs_changeset_check_file(const CqrsTarget *target, Relation rel)
 				 errmsg("cannot publish changes of table \"%s\" that were made before it was rewritten in the same transaction",
 						RelationGetRelationName(rel)),
 				 errdetail("The rewrite by ALTER TABLE or CLUSTER has moved the changed rows."),
-				 errhint("Commit the changes before the table is rewritten, send them with cqrs_flush(), or rewrite it first.")));
+				 errhint("Commit the changes before the table is rewritten, send them with cqrs_flush(), or rewrite the table first.")));
 }
 
 int
@@ -322,6 +326,7 @@ cqrs_changeset_next(CqrsWalk *walk)
 	return NULL;
 }
 
+/* The next note, whether it has been dealt with or not; NULL at the end. */
 static const CqrsNote *
 next_note(CqrsWalk *walk)
 {
@@ -361,6 +366,7 @@ find_done(void)
 	}
 }
 
+/* The target with these properties; it is made if there is none. */
 static uint16
 find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 			const char *queue)
@@ -373,7 +379,7 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot change table \"%s\" while messages are made",
 						get_rel_name(relid)),
-				 errdetail("A function that takes part in making them, or one that it calls, has changed the table.")));
+				 errdetail("A function that takes part in making the messages, or one that it calls, has changed the table.")));
 
 	/* From the end: what was used last is likely to be used again. */
 	for (int i = ntargets - 1; i >= 0; i--)
@@ -390,7 +396,8 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many tables of masters changed in one transaction"),
-				 errdetail("The limit is %d.", PG_UINT16_MAX + 1),
+				 errdetail("A transaction can change %d tables of masters at most.",
+						   PG_UINT16_MAX + 1),
 				 errhint("Change fewer tables in a transaction.")));
 
 	if (context == NULL)
@@ -424,6 +431,7 @@ same_text(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
+/* The last chunk, or a new one if that is full. */
 static Chunk *
 chunk_with_room(void)
 {

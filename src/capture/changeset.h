@@ -34,7 +34,7 @@ typedef struct CqrsTarget
 	bool		skipped;		/* noted rows may keep their revision */
 	CommandId	since;			/* only versions made by this command or later
 								 * ones can have been noted */
-	CommandId	first;			/* the same, when nothing has been dealt with */
+	CommandId	first;			/* "since", when no note has been dealt with */
 	bool		begun;			/* "first" is known */
 	CommandId	noted_by;		/* CQRS_BORN: the command of the last note */
 	uint64		done;			/* notes before this position are dealt with */

@@ -52,6 +52,7 @@
 #include "nodes/execnodes.h"
 #include "nodes/makefuncs.h"
 #include "utils/fmgrprotos.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -83,7 +84,7 @@ static CommandId last_fired = InvalidCommandId;
 static bool queueing = false;
 static bool fired_at_once;
 
-/* Changes can no longer be resolved: an error is raised for them. */
+/* Changes can no longer be resolved: they raise an error. */
 static bool closed = false;
 
 static bool queue(void);
@@ -160,8 +161,8 @@ cqrs_trigger_at_commit(PG_FUNCTION_ARGS)
 		RelationGetRelid(data->tg_relation) != cqrs_objects_get(false)->at_commit)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function is not called as the trigger that it is made for"),
-				 errdetail("The only such trigger is that of the table cqrs.at_commit.")));
+				 errmsg("function %s can only be called by the trigger of table \"cqrs.at_commit\"",
+						format_procedure(fcinfo->flinfo->fn_oid))));
 
 	if (data->tg_trigtuple == NULL)
 	{
@@ -308,6 +309,7 @@ release_snapshot(void)
 	kept_snapshot = NULL;
 }
 
+/* The transaction has ended: nothing of it is kept. */
 static void
 forget(void)
 {

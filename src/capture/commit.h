@@ -28,7 +28,7 @@ extern void cqrs_commit_keep_snapshot(void);
 /* Whether the transaction has changes whose messages are not committed yet. */
 extern bool cqrs_commit_has_unsent(void);
 
-/* The transaction has written messages that were not made from notes. */
+/* Record that the transaction has written messages not made from notes. */
 extern void cqrs_commit_has_written(void);
 
 #endif							/* CQRS_COMMIT_H */

@@ -68,6 +68,7 @@ cqrs_generated_differs(Relation rel, CqrsField *fields, CqrsField *field,
 				 new_value, new_null);
 }
 
+/* The expression of a generated column, and the columns that it uses. */
 static struct CqrsGenerated *
 look_up(Relation rel, AttrNumber attnum)
 {
@@ -78,6 +79,7 @@ look_up(Relation rel, AttrNumber attnum)
 	return generated;
 }
 
+/* Whether any of some columns differs between two versions of a row. */
 static bool
 any_differs(TupleDesc desc, Bitmapset *columns, HeapTuple a, HeapTuple b)
 {
@@ -103,6 +105,7 @@ any_differs(TupleDesc desc, Bitmapset *columns, HeapTuple a, HeapTuple b)
 	return false;
 }
 
+/* The value that a generated column has in a row. */
 static Datum
 compute(TupleDesc desc, const Node *expression, HeapTuple row, bool *isnull)
 {
@@ -121,6 +124,7 @@ compute(TupleDesc desc, const Node *expression, HeapTuple row, bool *isnull)
 	return value;
 }
 
+/* Whether two values of a column have the same binary image. */
 static bool
 same(Form_pg_attribute att, Datum a, bool a_null, Datum b, bool b_null)
 {

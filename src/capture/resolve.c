@@ -24,10 +24,11 @@
  * Versions noted for resending are kept by a registered snapshot (sync.c).
  *
  * Messages are in the order of first touches, with two exceptions.  If keys
- * may have passed from one row to another (a key was updated, or the primary
- * key is deferrable), all DELETEs of the table come first, so that no DELETE
- * of a key follows the SAVE of its new owner.  SYNCs come last, so that none
- * has the revision of a SAVE that follows.
+ * may have passed from one row to another (a key was updated, the primary key
+ * is deferrable, a trigger after ours may do either, or a trigger of a DELETE
+ * has inserted rows before ours noted it), all DELETEs of the table come first,
+ * so that no DELETE of a key follows the SAVE of its new owner.  SYNCs come
+ * last, so that none has the revision of a SAVE that follows.
  *
  * If a version can have been noted twice, all versions that a chain passed are
  * remembered, and notes of remembered versions are skipped.  That is so after
@@ -164,11 +165,15 @@ check_keys_settled(void)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot send changes of table \"%s\" before the end of the transaction",
 							get_rel_name(relid)),
-					 errdetail("Its primary key is deferrable, so keys may not be unique yet."),
-					 errhint("Commit instead.")));
+					 errdetail("The primary key of the table is deferrable, so keys may not be unique yet."),
+					 errhint("Commit the transaction instead.")));
 	}
 }
 
+/*
+ * Make the messages of all notes, and return their number.  "flush" and "late"
+ * are as in the Resolver.
+ */
 static int64
 resolve_all(bool flush, bool late)
 {
@@ -234,6 +239,7 @@ end_resolver(Resolver *resolver)
 	return nmessages;
 }
 
+/* One walk over all notes that have not been dealt with. */
 static void
 run_pass(Resolver *resolver, Pass pass)
 {
@@ -288,6 +294,9 @@ use_target(Resolver *resolver, int index)
 	return resolver->pass != PASS_DELETES || target->keys_move;
 }
 
+/*
+ * Go to the table of the next notes; the composer enters it if it has masters.
+ */
 static void
 use_relation(Resolver *resolver, Relation rel)
 {
@@ -306,10 +315,11 @@ use_relation(Resolver *resolver, Relation rel)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot make messages of table \"%s\" at this point of the commit",
 						RelationGetRelationName(rel)),
-				 errdetail("The table was changed after deferred triggers have fired, and its messages need functions or expressions of users.")));
+				 errdetail("The table was changed after deferred triggers had fired, and messages of the table need functions or expressions of users.")));
 	cqrs_composer_enter(resolver->composer, rel, resolver->relation);
 }
 
+/* Leave the current table, if there is one, and close it. */
 static void
 leave_relation(Resolver *resolver)
 {
@@ -325,6 +335,7 @@ leave_relation(Resolver *resolver)
 	pfree(resolver->after.nulls);
 }
 
+/* Make the messages of a note that the current pass makes. */
 static void
 resolve_note(Resolver *resolver, const CqrsNote *note)
 {

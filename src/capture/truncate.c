@@ -76,7 +76,7 @@ cqrs_truncate_rows(Relation rel)
 	return any;
 }
 
-/* Returns the number of messages. */
+/* Make the messages of all rows; returns their number. */
 static int64
 compose_all(Relation rel, CqrsRelation *relation)
 {
@@ -183,6 +183,7 @@ scan_rows(Truncation *truncation)
 	table_endscan(scan);
 }
 
+/* The DELETE of a row, for each master with on_truncate "delete". */
 static void
 compose_truncated(Truncation *truncation, const CqrsRow *first,
 				  const CqrsRow *last)

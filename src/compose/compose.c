@@ -93,7 +93,6 @@ static bool start_draft(CqrsComposer *composer, Draft *draft);
 static bool start_deleted(CqrsComposer *composer, Draft *draft);
 static bool finish_draft(CqrsComposer *composer, Draft *draft);
 static void enqueue(CqrsComposer *composer, const Draft *draft);
-static const char *copy_text(const char *text);
 static void flush_queue(CqrsComposer *composer);
 static bool serialize_one(CqrsComposer *composer, Draft *draft);
 static void serialize_waiting(CqrsComposer *composer, Draft *first);
@@ -290,6 +289,10 @@ attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
 	return result;
 }
 
+/*
+ * Both steps of a draft, if it need not wait for a serializer in between.
+ * False if there is no message.
+ */
 static bool
 make_draft(CqrsComposer *composer, Draft *draft)
 {
@@ -425,11 +428,7 @@ enqueue(CqrsComposer *composer, const Draft *draft)
 	copy->before = copy->after = NULL;
 	copy->unfinished = draft->message.instance_data == NULL;
 	copy->row = heap_copytuple(draft->row);
-	copy->message.instance_pk = pstrdup(draft->message.instance_pk);
-	copy->message.instance_data = copy_text(draft->message.instance_data);
-	copy->message.previous_data = copy_text(draft->message.previous_data);
-	copy->message.meta = copy_text(draft->message.meta);
-	copy->message.correlation_id = copy_text(draft->message.correlation_id);
+	cqrs_message_copy_texts(&copy->message);
 	copy->subject.key = copy->message.instance_pk;
 	composer->queue = lappend(composer->queue, copy);
 	composer->queue_bytes += copy->row->t_len;
@@ -438,12 +437,6 @@ enqueue(CqrsComposer *composer, const Draft *draft)
 	if (list_length(composer->queue) >= BATCH_ROWS ||
 		composer->queue_bytes >= BATCH_BYTES)
 		flush_queue(composer);
-}
-
-static const char *
-copy_text(const char *text)
-{
-	return text == NULL ? NULL : pstrdup(text);
 }
 
 /* Finish the drafts that wait, and write them in their order. */
@@ -503,6 +496,10 @@ serialize_waiting(CqrsComposer *composer, Draft *first)
 	}
 }
 
+/*
+ * Step: serialize all drafts that wait for the serializer of the same master
+ * as "first".
+ */
 static bool
 serialize_all(CqrsComposer *composer, Draft *first)
 {
@@ -530,6 +527,7 @@ serialize_all(CqrsComposer *composer, Draft *first)
 	return true;
 }
 
+/* Step: serialize one draft that waits. */
 static bool
 serialize_one(CqrsComposer *composer, Draft *draft)
 {
@@ -556,6 +554,7 @@ write_message(CqrsComposer *composer, const CqrsMessage *message)
 	MemoryContextSwitchTo(caller);
 }
 
+/* Park the message of a draft whose hook has failed. */
 static void
 park(CqrsComposer *composer, Draft *draft, const char *error)
 {

@@ -213,9 +213,11 @@ serialize_set(const CqrsHookSubject *subject, CqrsFunction *hook,
 	if (nelems != nrows)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("serializer %s has returned %d objects for %d rows",
-						hook->name, nelems, nrows),
-				 errdetail("The array that it returns must have the object of each row in the place of the row.")));
+				 errmsg("serializer %s has not returned one object for each row",
+						hook->name),
+				 errdetail("The number of rows is %d, and the number of objects is %d.",
+						   nrows, nelems),
+				 errhint("Return an array with the object of each row at the position of the row.")));
 	for (int i = 0; i < nrows; i++)
 		results[i] = serialized_object(hook, elems[i], nulls[i],
 									   type == JSONBOID);
@@ -307,7 +309,7 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 				 errmsg("correlation id from function %s is too long",
 						hook->name),
-				 errdetail("It has %zu bytes; the limit of AMQP is %d.",
+				 errdetail("The correlation id has %zu bytes, and the limit of AMQP is %d.",
 						   strlen(correlation_id), CORRELATION_ID_BYTES)));
 	return correlation_id;
 }
@@ -458,6 +460,7 @@ json_to_text(const char *json)
 	return pnstrdup(value.val.string.val, value.val.string.len);
 }
 
+/* A jsonb object without a key. */
 static Datum
 without_key(Datum object, const char *key)
 {

@@ -12,8 +12,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -22,9 +25,48 @@
 #include "compose/instance_data.h"
 #include "compose/serialize.h"
 #include "compose/value.h"
+#include "master/locate.h"
+
+PG_FUNCTION_INFO_V1(cqrs_to_json);
 
 static char *with_revision(Relation rel, const CqrsRelation *relation,
 						   HeapTuple row, const char *object);
+
+/* cqrs_to_json(row record, cqrs_id text) RETURNS json */
+Datum
+cqrs_to_json(PG_FUNCTION_ARGS)
+{
+	HeapTupleHeader header = PG_GETARG_HEAPTUPLEHEADER(0);
+	char	   *cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	HeapTupleData tuple;
+	HeapTuple	row = &tuple;
+	CqrsRelation *relation;
+	CqrsMaster *master;
+	Relation	rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
+										 &master);
+	CqrsHookScope scope;
+	CqrsRow		values;
+	char	   *json;
+
+	if (cqrs_locate_record(header, &tuple) != relation->relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("row is not of the table of master \"%s\"", cqrs_id),
+				 errdetail("The row is of type %s, and the table of the master is \"%s\".",
+						   format_type_be(HeapTupleHeaderGetTypeId(header)),
+						   get_rel_name(relation->relid)),
+				 errhint("See cqrs.master for the masters of a table.")));
+
+	cqrs_instance_check_owner(relation, master);
+	cqrs_row_init(&values, rel);
+	cqrs_row_set(&values, rel, row);
+	cqrs_row_check(rel, relation, &values);
+	cqrs_hook_enter(&scope, rel, relation);
+	cqrs_instance_data(rel, relation, master, &row, 1, &json);
+	cqrs_hook_leave(&scope);
+	table_close(rel, AccessShareLock);
+	PG_RETURN_TEXT_P(cstring_to_text(json));
+}
 
 /* A serializer has its owner's rights, and the caller can make up the row. */
 void

@@ -99,6 +99,7 @@ cqrs_key_value_read(const JsonbValue *json, Oid type, bool *isnull)
 	return read_scalar(json, base);
 }
 
+/* A value from a JSON scalar, by the type's input function. */
 static Datum
 read_scalar(const JsonbValue *json, Oid base)
 {
@@ -170,6 +171,7 @@ read_array(const JsonbValue *json, Oid base, Oid element)
 											  typalign));
 }
 
+/* Read the elements below a level of the dimensions into reader->elems. */
 static void
 read_elements(ArrayReader *reader, const JsonbValue *json, int level)
 {
@@ -191,6 +193,7 @@ read_elements(ArrayReader *reader, const JsonbValue *json, int level)
 					  level + 1);
 }
 
+/* A row of a composite type from an object; a key that is missing is null. */
 static Datum
 read_row(const JsonbValue *json, Oid base)
 {
@@ -240,6 +243,7 @@ cqrs_key_value_highest(Datum value, Oid type)
 	return extreme(value, type, true);
 }
 
+/* The highest, or the lowest, value that has the same JSON as a value. */
 static Datum
 extreme(Datum value, Oid type, bool highest)
 {

@@ -175,6 +175,10 @@ cqrs_serialize_key(StringInfo out, Relation rel, const CqrsRelation *relation,
 		appendStringInfoChar(out, ']');
 }
 
+/*
+ * The format of a key column, made at its first use; it lives as long as the
+ * array "keys".
+ */
 static CqrsValueFormat *
 key_format(Relation rel, CqrsField *keys, CqrsField *key)
 {
@@ -194,6 +198,10 @@ key_format(Relation rel, CqrsField *keys, CqrsField *key)
 	return format;
 }
 
+/*
+ * The format of a master's rows, made at its first use; it lives with the
+ * master.
+ */
 static struct CqrsRowFormat *
 row_format(Relation rel, CqrsMaster *master)
 {
@@ -251,6 +259,7 @@ init_field(FieldFormat *format, Relation rel, const CqrsField *field,
 	cqrs_value_init(&format->value, att->atttypid);
 }
 
+/* A string as a JSON string. */
 static char *
 escaped(const char *string)
 {
@@ -261,6 +270,7 @@ escaped(const char *string)
 	return buf.data;
 }
 
+/* Set a setting until the current nesting level of settings ends. */
 static void
 pin_setting(const char *name, const char *value)
 {

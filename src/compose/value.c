@@ -486,6 +486,9 @@ append_array(StringInfo out, CqrsValueFormat *format, Datum value)
 					   ARR_NDIM(array), ARR_DIMS(array));
 }
 
+/*
+ * Append one level of the dimensions of an array.  *next is the next element.
+ */
 static void
 append_array_level(StringInfo out, CqrsValueFormat *element,
 				   const Datum *elems, const bool *nulls, int *next,

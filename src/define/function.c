@@ -4,8 +4,8 @@
  *	  Users' functions, by qualified name and exact signature.
  *
  * Functions are kept by their qualified names, so that a dump restores them.
- * They have to have one of some exact signatures, and the owner of the table
- * has to be allowed to call them.
+ * A function must have one of the exact signatures of its kind, and the owner
+ * of the table must be allowed to call it.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +26,7 @@
 #include "base/compat.h"
 #include "define/function.h"
 
-/* Changes whenever a function may have. */
+/* Changes whenever any function may have changed. */
 static uint64 generation = 1;
 
 static Oid	schema_of(List *names, char **unqualified);
@@ -38,7 +38,6 @@ int
 cqrs_function_find(CqrsFunction *result, const char *name,
 				   const CqrsFunctionKind *kind, Oid owner)
 {
-	const char *role = kind->role;
 	const CqrsSignature *signatures = kind->signatures;
 	List	   *names = cqrs_qualified_name_list(name);
 	const char *called;
@@ -51,9 +50,10 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 	if (list_length(names) < 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("%s \"%s\" is not qualified with a schema", role, name),
-				 errdetail("The writer's search_path is not to choose it."),
-				 errhint("Write it as schema.function.")));
+				 errmsg("function \"%s\" for \"%s\" is not qualified with a schema",
+						name, kind->role),
+				 errdetail("An unqualified name would be looked up in the writer's search_path."),
+				 errhint("Write the name as schema.function.")));
 
 	schema = schema_of(names, &unqualified);
 	for (i = 0; i < kind->nsignatures; i++)
@@ -70,11 +70,12 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 	if (i == kind->nsignatures)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("%s %s does not exist", role, called),
+				 errmsg("function %s for \"%s\" does not exist",
+						called, kind->role),
 				 errdetail("The function must have exactly these arguments and return one %s.",
 						   format_type_be(signatures[0].result)),
 				 errhint("%s", kind->others != NULL ? kind->others :
-						 "Create it, or name another one.")));
+						 "Create the function, or name another one.")));
 
 	called = func_signature_string(names, signatures[i].nargs, NIL,
 								   signatures[i].args);
@@ -82,21 +83,22 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 		func_volatile(function) == PROVOLATILE_VOLATILE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s %s is VOLATILE", role, called),
+				 errmsg("function %s for \"%s\" is VOLATILE", called, kind->role),
 				 errdetail("%s", kind->stable),
 				 errhint("Declare the function STABLE or IMMUTABLE.")));
 	if (cqrs_usage_aclcheck(schema, owner) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
-				 errdetail("The schema contains the %s %s, which is called with the rights of the table's owner.",
-						   role, called),
+				 errdetail("The schema contains the function %s for \"%s\", which is called with the rights of the table's owner.",
+						   called, kind->role),
 				 errhint("Grant USAGE to the owner of the table.")));
 	if (cqrs_execute_aclcheck(function, owner) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for %s %s", role, called),
-				 errdetail("The function is called with the rights of the table's owner."),
+				 errmsg("permission denied for function %s", called),
+				 errdetail("The function is for \"%s\", and is called with the rights of the table's owner.",
+						   kind->role),
 				 errhint("Grant EXECUTE to the owner of the table.")));
 
 	result->name = pstrdup(name);
@@ -106,8 +108,8 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 }
 
 /*
- * The schema in a qualified name, InvalidOid when there is none of that name,
- * whatever rights the current user has on it.
+ * The schema in a qualified name, whatever rights the current user has on it;
+ * InvalidOid if there is no schema of that name.
  */
 static Oid
 schema_of(List *names, char **unqualified)
@@ -160,8 +162,8 @@ cqrs_function_qualified_name(const char *role, Oid function)
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("%s with OID %u does not exist",
-						role, function),
+				 errmsg("function with OID %u for \"%s\" does not exist",
+						function, role),
 				 errdetail("The option takes the name of a function, or null for none."),
 				 errhint("Create the function, or name another one.")));
 	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),

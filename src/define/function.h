@@ -28,28 +28,31 @@ typedef struct CqrsSignature
 	Oid			result;
 } CqrsSignature;
 
-/* What a function is for, and has to be. */
+/* What a function is for, and what is required of it. */
 typedef struct CqrsFunctionKind
 {
-	const char *role;			/* its name in messages */
+	const char *role;			/* the option or setting that it is for */
 	int			nsignatures;
 	const CqrsSignature *signatures;	/* one of them */
 	const char *others;			/* hint about those after the first, or NULL */
-	const char *stable;			/* why VOLATILE is refused; NULL: it is not */
+	const char *stable;			/* why VOLATILE is refused; NULL: VOLATILE is
+								 * accepted */
 } CqrsFunctionKind;
 
 /*
  * Look up a function that the owner of a table may call, into the current
- * context; returns the number of the signature that it has.  Raises the error
- * that a user is to see when there is none.
+ * context; returns the number of the signature that it has.  If there is none,
+ * raises an error for the user.
  */
 extern int	cqrs_function_find(CqrsFunction *function, const char *name,
 							   const CqrsFunctionKind *kind, Oid owner);
 
-/* A number that changes whenever what a name stands for may have. */
+/* A number that changes whenever any function may have changed. */
 extern uint64 cqrs_function_generation(void);
 
-/* The name by which a function is kept; an error without one. */
+/*
+ * The name by which a function for an option is kept; an error without one.
+ */
 extern char *cqrs_function_qualified_name(const char *role, Oid function);
 
 /*

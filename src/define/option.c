@@ -19,15 +19,15 @@
 #include "define/function.h"
 #include "define/option.h"
 
+#define NAMES_EXPECTED \
+	"The value must be an array of column names, or null."
 #define SECONDS_EXPECTED \
-	"a whole number of seconds up to 2147483647, 0 for none, or null"
+	"The value must be a whole number of seconds up to 2147483647, 0 for none, or null."
 
 static int	find_option(const CqrsOptionTable *table, const char *name);
 static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
 static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
 static Datum json_seconds(const CqrsOptionInfo *info, Numeric number);
-pg_noreturn static void type_error(const CqrsOptionInfo *info,
-								   const char *expected);
 static Datum check_choice(const CqrsOptionInfo *info, const char *value);
 
 void
@@ -53,7 +53,7 @@ cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
 		case CQRS_TYPE_FUNCTION:
 			if (!argument.isnull)
 				value->value =
-					CStringGetTextDatum(cqrs_function_qualified_name(info->role,
+					CStringGetTextDatum(cqrs_function_qualified_name(info->name,
 																	 DatumGetObjectId(argument.value)));
 			break;
 
@@ -71,7 +71,7 @@ cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
 
 		case CQRS_TYPE_SECONDS:
 			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
-				type_error(info, SECONDS_EXPECTED);
+				cqrs_option_refuse(info->name, SECONDS_EXPECTED);
 			break;
 	}
 	if (info->check != NULL && !value->isnull)
@@ -91,8 +91,8 @@ cqrs_option_set_json(const CqrsOptionTable *table, NullableDatum *values,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options must be a JSON object"),
-				 errdetail("The options are an array or a scalar, not an object."),
-				 errhint("For example %s.", table->example)));
+				 errdetail("The value is an array or a scalar."),
+				 errhint("An example of options is %s.", table->example)));
 
 	it = JsonbIteratorInit(&options->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
@@ -152,7 +152,8 @@ from_json(const CqrsOptionInfo *info, JsonbValue *value)
 
 		case CQRS_TYPE_FUNCTION:
 			if (string == NULL)
-				type_error(info, "the name of a function, or null");
+				cqrs_option_refuse(info->name,
+								   "The value must be the name of a function, or null.");
 			result.value = DirectFunctionCall1(regprocin,
 											   CStringGetDatum(string));
 			break;
@@ -160,19 +161,21 @@ from_json(const CqrsOptionInfo *info, JsonbValue *value)
 		case CQRS_TYPE_TEXT:
 		case CQRS_TYPE_CHOICE:
 			if (string == NULL)
-				type_error(info, "a string, or null");
+				cqrs_option_refuse(info->name,
+								   "The value must be a string, or null.");
 			result.value = CStringGetTextDatum(string);
 			break;
 
 		case CQRS_TYPE_BOOL:
 			if (value->type != jbvBool)
-				type_error(info, "true or false");
+				cqrs_option_refuse(info->name,
+								   "The value must be true or false.");
 			result.value = BoolGetDatum(value->val.boolean);
 			break;
 
 		case CQRS_TYPE_SECONDS:
 			if (value->type != jbvNumeric)
-				type_error(info, SECONDS_EXPECTED);
+				cqrs_option_refuse(info->name, SECONDS_EXPECTED);
 			result.value = json_seconds(info, value->val.numeric);
 			break;
 	}
@@ -190,7 +193,7 @@ json_names(const CqrsOptionInfo *info, JsonbValue *value)
 
 	if (value->type != jbvBinary ||
 		!JsonContainerIsArray(value->val.binary.data))
-		type_error(info, "an array of column names, or null");
+		cqrs_option_refuse(info->name, NAMES_EXPECTED);
 
 	it = JsonbIteratorInit(value->val.binary.data);
 	while ((token = JsonbIteratorNext(&it, &elem, true)) != WJB_DONE)
@@ -198,7 +201,7 @@ json_names(const CqrsOptionInfo *info, JsonbValue *value)
 		if (token != WJB_ELEM)
 			continue;
 		if (elem.type != jbvString)
-			type_error(info, "an array of column names, or null");
+			cqrs_option_refuse(info->name, NAMES_EXPECTED);
 		names = lappend(names, pnstrdup(elem.val.string.val,
 										elem.val.string.len));
 	}
@@ -217,15 +220,8 @@ json_seconds(const CqrsOptionInfo *info, Numeric number)
 	errno = 0;
 	value = strtol(digits, &end, 10);
 	if (errno != 0 || *end != '\0' || value < 0 || value > PG_INT32_MAX)
-		type_error(info, SECONDS_EXPECTED);
+		cqrs_option_refuse(info->name, SECONDS_EXPECTED);
 	return Int32GetDatum((int32) value);
-}
-
-/* The value is of another type than the option. */
-static void
-type_error(const CqrsOptionInfo *info, const char *expected)
-{
-	cqrs_option_refuse(info->name, psprintf("It must be %s.", expected));
 }
 
 void
@@ -258,7 +254,6 @@ check_choice(const CqrsOptionInfo *info, const char *value)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for option \"%s\": \"%s\"", info->name, value),
-			 errdetail("The option cannot have this value."),
 			 errhint("Valid values are: %s.", valid.data)));
 }
 
@@ -278,8 +273,8 @@ cqrs_option_text_list(Datum array)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("names of fields must not be null"),
-					 errdetail("Element %d of the array is.", i + 1),
-					 errhint("Name columns of the table, or use NULL in the place of the array.")));
+					 errdetail("Element %d of the array is null.", i + 1),
+					 errhint("Name columns of the table, or use NULL instead of the array.")));
 		list = lappend(list, TextDatumGetCString(elems[i]));
 	}
 	return list;

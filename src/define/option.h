@@ -33,7 +33,8 @@ typedef struct CqrsOptionInfo
 	CqrsOptionType type;
 	bool		default_bool;	/* CQRS_TYPE_BOOL */
 	const char *choices[3];		/* CQRS_TYPE_CHOICE */
-	const char *role;			/* CQRS_TYPE_FUNCTION: its name in messages */
+	const char *role;			/* CQRS_TYPE_FUNCTION: what the function is
+								 * called in messages */
 	void		(*check) (const char *name, Datum value);	/* NULL: none; the value
 															 * is not null */
 } CqrsOptionInfo;
@@ -43,13 +44,13 @@ typedef struct CqrsOptionTable
 {
 	const CqrsOptionInfo *infos;
 	int			noptions;
-	const char *where;			/* which they are: a sentence */
+	const char *where;			/* a sentence: what the options are */
 	const char *example;		/* JSON */
 } CqrsOptionTable;
 
 /*
- * Set an option from an SQL argument; null gives the default.  Raises the error
- * that a user is to see when the option cannot have that value.
+ * Set an option from an SQL argument; null gives the default.  Raises an error
+ * for the user if the option cannot have that value.
  */
 extern void cqrs_option_set(const CqrsOptionTable *table,
 							NullableDatum *values, int option,
@@ -59,7 +60,7 @@ extern void cqrs_option_set(const CqrsOptionTable *table,
 extern void cqrs_option_set_json(const CqrsOptionTable *table,
 								 NullableDatum *values, Jsonb *options);
 
-/* The error of a check: "problem", a sentence, says what a value must be. */
+/* The error of a check: "problem" is a sentence about the value. */
 pg_noreturn extern void cqrs_option_refuse(const char *name,
 										   const char *problem);
 

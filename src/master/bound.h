@@ -14,7 +14,7 @@
 #include "access/tupconvert.h"
 #include "nodes/pg_list.h"
 
-/* One published column. */
+/* A column that is published, tracked, or part of the primary key. */
 typedef struct CqrsField
 {
 	AttrNumber	attnum;
@@ -34,14 +34,14 @@ typedef enum CqrsOnTruncate
 	CQRS_TRUNCATE_IGNORED
 } CqrsOnTruncate;
 
-/* One published view of a table: a row of cqrs.master, resolved. */
+/* One published view of a table: a row of cqrs.master, bound to the table. */
 typedef struct CqrsMaster
 {
 	char	   *cqrs_id;
 	Oid			relid;			/* the table that was registered */
 	int			nfields;
 	CqrsField  *fields;			/* in the order of the message */
-	bool		tracks;			/* has tracked fields at all */
+	bool		tracks;			/* the option tracked_fields is not null */
 	int			ntracked;
 	CqrsField  *tracked;
 	bool		produce;
@@ -50,11 +50,12 @@ typedef struct CqrsMaster
 	char	   *delete_data;
 	char	   *sync_when;		/* or NULL */
 	bool		leave_deletes;	/* a row that no longer matches is deleted */
-	bool		parks;			/* instead of failing the transaction */
+	bool		parks;			/* an error of a hook parks the message, and
+								 * does not fail the transaction */
 	bool		skip_unchanged;
 	CqrsOnTruncate on_truncate;
 	char	   *exchange;		/* NULL: cqrs.exchange */
-	char	   *routing_key;	/* NULL: the usual one */
+	char	   *routing_key;	/* NULL: the cqrs_id */
 	int			ttl_s;			/* -1: cqrs.message_ttl */
 	struct CqrsRowFormat *format;	/* owned by serialize.c, NULL until used */
 	struct CqrsHooks *hooks;	/* owned by hooks.c, NULL until used */

@@ -62,8 +62,8 @@ cqrs_condition_parse(const char *text, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("%s is not a boolean expression", what),
-				 errdetail("It is \"%s\".", text),
-				 errhint("Write it as after WHERE, for example: id > 100 AND active.")));
+				 errdetail("The text is \"%s\".", text),
+				 errhint("Write the expression as after WHERE, for example: id > 100 AND active.")));
 	return expression;
 }
 
@@ -75,6 +75,7 @@ cqrs_condition_names_column(const char *text, const char *what,
 						unconstify(char *, column));
 }
 
+/* Tree walker: whether a parse tree names a column. */
 static bool
 names_column(Node *node, void *column)
 {
@@ -178,6 +179,10 @@ only_expression(List *statements)
 	return linitial_node(ResTarget, select->targetList)->val;
 }
 
+/*
+ * Until leave_parsing(), positions of errors refer to "text", which "what"
+ * names.
+ */
 static void
 enter_parsing(ParseContext *context, const char *text, const char *what)
 {

@@ -137,7 +137,7 @@ check_field_map(Relation rel, const CqrsMasterRow *row)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"field_map\" must be a JSON object"),
-				 errdetail("It is an array or a scalar."),
+				 errdetail("The value is an array or a scalar."),
 				 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
 
 	it = JsonbIteratorInit(&map->root);
@@ -152,7 +152,7 @@ check_field_map(Relation rel, const CqrsMasterRow *row)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("key of column \"%s\" in \"field_map\" must be a string that is not empty",
 							(char *) llast(columns)),
-					 errdetail("It is what the column is called in messages."),
+					 errdetail("The key is the name of the column in messages."),
 					 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
 	}
 	if (columns != NIL)
@@ -175,7 +175,7 @@ check_names(Relation rel, const char *option, List *names)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("column \"%s\" of table \"%s\" does not exist",
 							name, RelationGetRelationName(rel)),
-					 errdetail("It is named by the option \"%s\" of a master.",
+					 errdetail("The option \"%s\" of a master names the column.",
 							   option),
 					 errhint("Name columns of the table; existing masters are changed by cqrs_alter().")));
 		for (int i = 0; i < foreach_current_index(lc); i++)
@@ -186,7 +186,7 @@ check_names(Relation rel, const char *option, List *names)
 						 errmsg("column \"%s\" is named twice in \"%s\"",
 								name, option),
 						 errdetail("A message has each column once."),
-						 errhint("Name it once.")));
+						 errhint("Name the column once.")));
 		}
 	}
 }
@@ -227,9 +227,10 @@ check_stored(Relation rel, AttrNumber attnum)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("column \"%s\" of table \"%s\" is a virtual generated column",
 					NameStr(att->attname), RelationGetRelationName(rel)),
-			 errhint("Make it STORED, or leave it out by \"fields\".")));
+			 errhint("Make the column STORED, or use \"fields\" to leave it out.")));
 }
 
+/* Describe a column.  Raises an error if it is a virtual generated column. */
 static CqrsField
 make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 {

@@ -29,7 +29,7 @@
 #include "master/options.h"
 
 #define STABLE_BECAUSE \
-	"It runs while a transaction commits and must not change data."
+	"The function runs while a transaction commits and must not change data."
 
 /* A function that a setting names, for the owner of the table last used. */
 typedef struct SettingHook
@@ -90,7 +90,7 @@ cqrs_hooks_meta_setting(Oid owner)
 	static const CqrsSignature signature = {4, {TEXTOID, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
 
 	return setting_hook(&meta_setting, cqrs_meta_function,
-						"function of \"cqrs.meta_function\"", &signature,
+						"cqrs.meta_function", &signature,
 						owner);
 }
 
@@ -100,7 +100,7 @@ cqrs_hooks_correlation_setting(Oid owner)
 	static const CqrsSignature signature = {4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}, TEXTOID};
 
 	return setting_hook(&correlation_setting, cqrs_correlation_function,
-						"function of \"cqrs.correlation_function\"",
+						"cqrs.correlation_function",
 						&signature, owner);
 }
 
@@ -113,6 +113,7 @@ cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
 	(void) find_hook(&hook, option, name, root, owner);
 }
 
+/* Look up a master's functions, and compile its sync_when. */
 static void
 look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 			  CqrsHooks *hooks)
@@ -153,7 +154,7 @@ find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 	const CqrsSignature meta = {4, {row, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
 	const CqrsSignature delete_data = {1, {row}, JSONBOID};
 	CqrsFunctionKind kind = {
-		.role = cqrs_options_role(option),
+		.role = cqrs_options_master.infos[option].name,
 		.nsignatures = 1,
 		.signatures = option == CQRS_OPTION_META ? &meta : &delete_data,
 		.stable = STABLE_BECAUSE
@@ -168,6 +169,10 @@ find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 	return cqrs_function_find(hook, name, &kind, owner);
 }
 
+/*
+ * The function that a setting names, looked up again if the setting, the owner
+ * or any function has changed.
+ */
 static CqrsFunction *
 setting_hook(SettingHook *setting, const char *name, const char *role,
 			 const CqrsSignature *signature, Oid owner)

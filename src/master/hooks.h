@@ -20,7 +20,7 @@ typedef struct CqrsHooks
 	MemoryContext context;		/* holds all of this */
 	uint64		generation;		/* for hooks.c alone */
 	CqrsFunction serializer;
-	bool		set_wise;		/* it takes many rows at once */
+	bool		set_wise;		/* the serializer takes many rows at once */
 	CqrsFunction meta;
 	CqrsFunction delete_data;
 	CqrsCondition *sync_when;	/* or NULL */

@@ -20,6 +20,7 @@
 #include "fmgr.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -50,7 +51,8 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 		RelationGetNamespace(data->tg_relation) != get_namespace_oid("cqrs", true))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function is not called as the trigger that it is made for")));
+				 errmsg("function %s can only be called by the trigger of table \"cqrs.master\"",
+						format_procedure(fcinfo->flinfo->fn_oid))));
 
 	desc = RelationGetDescr(data->tg_relation);
 	cqrs_id = SPI_getvalue(data->tg_trigtuple, desc,
@@ -73,7 +75,7 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 	ereport(NOTICE,
 			(errmsg("changes for master \"%s\" are not published in this session",
 					cqrs_id),
-			 errdetail("Its row in cqrs.master was written by a command, as when a dump is restored."),
+			 errdetail("The row of the master in cqrs.master was written by a command, as when a dump is restored."),
 			 errhint("Use cqrs_register() to make a table a master.")));
 	return PointerGetDatum(NULL);
 }

@@ -60,7 +60,7 @@ cqrs_master_read(const char *cqrs_id, bool missing_ok)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("master \"%s\" does not exist", cqrs_id),
 				 errdetail("No table of this database has a master of that name."),
-				 errhint("Use cqrs_register() to make a table a master; see cqrs.master for those that exist.")));
+				 errhint("Use cqrs_register() to make a table a master; see cqrs.master for the masters that exist.")));
 	table_close(master, AccessShareLock);
 	return row;
 }
@@ -214,7 +214,7 @@ cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("cqrs_id must not be null"),
 				 errdetail("The argument names the master."),
-				 errhint("See cqrs.master for those that exist.")));
+				 errhint("See cqrs.master for the masters that exist.")));
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 

@@ -89,7 +89,7 @@ check_routing_key(const char *name, Datum value)
 
 	if (key[0] == '\0' || strlen(key) > CQRS_SHORTSTR_BYTES)
 		cqrs_option_refuse(name,
-						   psprintf("It must have 1 to %d bytes in UTF-8.",
+						   psprintf("The routing key must have 1 to %d bytes in UTF-8.",
 									CQRS_SHORTSTR_BYTES));
 }
 

@@ -4,8 +4,8 @@
  *	  The backend's cache of tables and their masters.
  *
  * Masters are rows of cqrs.master, which names columns and functions by their
- * names so that a dump restores them.  A backend keeps resolved masters in a
- * hash table, by table.  A session that changes a master holds a lock on the
+ * names so that a dump restores them.  A backend keeps bound masters in a hash
+ * table, by table.  A session that changes a master holds a lock on the
  * table that conflicts with writers, and sends an invalidation of the table's
  * relcache entry.  So the definition cannot change under a transaction that
  * has written to the table.
@@ -24,6 +24,7 @@
 #include "catalog/index.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -37,6 +38,8 @@
 #include "master/loaded.h"
 #include "master/master.h"
 #include "master/relation.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sql_relation);
 
 static HTAB *relations = NULL;
 
@@ -65,6 +68,15 @@ make_cache(void)
 	ctl.hcxt = TopMemoryContext;
 	relations = hash_create("cqrs masters", 64, &ctl,
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* cqrs_relation(cqrs_id text) RETURNS regclass */
+Datum
+cqrs_sql_relation(PG_FUNCTION_ARGS)
+{
+	char	   *cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	PG_RETURN_OID(cqrs_master_read(cqrs_id, false)->relid);
 }
 
 /*
@@ -241,6 +253,7 @@ describe(Relation rel, CqrsRelation *relation)
 	index_close(index, AccessShareLock);
 }
 
+/* A master bound to its table, whose part of *relation is filled in. */
 static CqrsMaster *
 resolve(Relation rel, Relation root, const CqrsRelation *relation,
 		const CqrsMasterRow *row)
@@ -271,8 +284,8 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 }
 
 /*
- * Read the masters of a table and resolve them.  The old contents live until
- * the end of the transaction.  An error leaves the entry invalid.  No lock is
+ * Read the masters of a table and bind them to it.  The old contents live
+ * until the end of the transaction.  An error leaves the entry invalid.  No lock is
  * kept: callers that need one have taken it, and any user can look up a
  * master.
  */
@@ -347,10 +360,11 @@ require_column(Relation rel, const char *name, Oid type)
 	if (att->attgenerated != '\0' || att->attidentity != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_DEFINITION),
-				 errmsg("column \"%s\" of table \"%s\" is %s", name,
-						RelationGetRelationName(rel),
-						att->attgenerated != '\0' ? "a generated column" :
-						"an identity column"),
+				 att->attgenerated != '\0' ?
+				 errmsg("column \"%s\" of table \"%s\" is a generated column",
+						name, RelationGetRelationName(rel)) :
+				 errmsg("column \"%s\" of table \"%s\" is an identity column",
+						name, RelationGetRelationName(rel)),
 				 errdetail("The extension writes to it with each change of a row."),
 				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
 	return attnum;

@@ -52,8 +52,8 @@ extern Relation cqrs_relation_open(const char *cqrs_id, LOCKMODE lock,
 								   CqrsMaster **master);
 
 /*
- * Resolve masters against their table, or a partition of it.  Raises an error
- * if they do not fit.  "rows" are CqrsMasterRow.  Allocates in the current
+ * Bind masters to their table, or a partition of it.  Raises an error if they
+ * do not fit.  "rows" are CqrsMasterRow.  Allocates in the current
  * context.
  */
 extern void cqrs_relation_bind(Relation rel, List *rows,

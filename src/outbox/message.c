@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * message.c
- *	  The body of a message, as django-cqrs's replicas read it.
+ *	  The parts of a message; its body, as django-cqrs's replicas read it.
  *
  * The outbox keeps a message in its parts.  The body is put together when the
  * message is published, because "expires" counts from then: an outage that
@@ -18,6 +18,72 @@
 
 #include "base/guc.h"
 #include "outbox/message.h"
+
+#define PART(name) offsetof(CqrsMessage, name)
+
+/*
+ * Segments that are filled must stay readable: a further part comes at the end
+ * and has the next bit of the eight.
+ */
+const CqrsMessagePart cqrs_message_parts[] = {
+	{"message_ttl", PART(ttl_s), CQRS_PART_INT, 0, NULL},
+	{"cqrs_id", PART(cqrs_id), CQRS_PART_TEXT, 0, NULL},
+	{"instance_pk", PART(instance_pk), CQRS_PART_JSON, 0, NULL},
+	{"instance_data", PART(instance_data), CQRS_PART_JSON, 0, NULL},
+	{"previous_data", PART(previous_data), CQRS_PART_JSON, 1 << 0, NULL},
+	{"meta", PART(meta), CQRS_PART_JSON, 1 << 1, NULL},
+	{"queue", PART(queue), CQRS_PART_TEXT, 1 << 2, NULL},
+	{"correlation_id", PART(correlation_id), CQRS_PART_TEXT, 1 << 3,
+	"correlation_id"},
+	{"exchange", PART(exchange), CQRS_PART_TEXT, 1 << 4, NULL},
+	{"routing_key", PART(routing_key), CQRS_PART_TEXT, 1 << 5, NULL}
+};
+
+const int	cqrs_message_nparts = lengthof(cqrs_message_parts);
+
+Datum
+cqrs_part_get(const CqrsMessagePart *part, const CqrsMessage *message,
+			  bool *isnull)
+{
+	const char *text;
+
+	if (part->type == CQRS_PART_INT)
+	{
+		*isnull = *cqrs_part_int(part, message) < 0;
+		return Int32GetDatum(*cqrs_part_int(part, message));
+	}
+	text = *cqrs_part_text(part, message);
+	*isnull = text == NULL;
+	return text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+void
+cqrs_part_set(const CqrsMessagePart *part, CqrsMessage *message, Datum value,
+			  bool isnull)
+{
+	if (part->type == CQRS_PART_INT)
+		*cqrs_part_int(part, message) = isnull ? -1 : DatumGetInt32(value);
+	else
+		*cqrs_part_text(part, message) =
+			isnull ? NULL : TextDatumGetCString(value);
+}
+
+void
+cqrs_message_copy_texts(CqrsMessage *message)
+{
+	for (int i = 0; i < cqrs_message_nparts; i++)
+	{
+		const CqrsMessagePart *part = &cqrs_message_parts[i];
+		const char **text;
+
+		if (part->type == CQRS_PART_INT)
+			continue;
+		text = cqrs_part_text(part, message);
+
+		if (*text !=NULL)
+			*text = pstrdup(*text);
+	}
+}
 
 char *
 cqrs_message_routing_key(const CqrsMessage *message)

@@ -12,10 +12,10 @@
  * A pack has no head of its own.  Each message in it is
  *
  *	  signal		1 byte
- *	  parts			1 byte, a bit for each optional part that is not NULL
- *	  ttl_s			4 bytes, in the byte order of the machine
- *	  strings		cqrs_id, instance_pk, instance_data, then the optional ones,
- *					each with a zero at its end, in the database's encoding
+ *	  bits			1 byte, a bit for each optional part that is not NULL
+ *	  parts			those of cqrs_message_parts (message.c), in that order: an
+ *					integer as 4 bytes, in the byte order of the machine; a
+ *					string with a zero at its end, in the database's encoding
  *
  * so that reading is a walk that copies nothing.  The ids are consecutive.
  *
@@ -33,6 +33,7 @@
 #include "access/htup_details.h"
 #include "access/toast_compression.h"
 #include "access/toast_internals.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -45,54 +46,57 @@ PG_FUNCTION_INFO_V1(cqrs_sql_unpack);
 /* Smaller packs are not worth compressing. */
 #define COMPRESS_BYTES	1500
 
-/* The optional parts, in the order in which they are packed. */
-static const size_t optional_parts[] = {
-	offsetof(CqrsMessage, previous_data),
-	offsetof(CqrsMessage, meta),
-	offsetof(CqrsMessage, queue),
-	offsetof(CqrsMessage, correlation_id),
-	offsetof(CqrsMessage, exchange),
-	offsetof(CqrsMessage, routing_key)
-};
+/* What cqrs.unpack() keeps from call to call. */
+typedef struct Unpacking
+{
+	CqrsPackReader reader;
+	int			id;				/* these are numbers of columns */
+	int			signal_type;
+	int			body;
+	int			parts[FLEXIBLE_ARRAY_MEMBER];	/* 0 or less: not shown */
+} Unpacking;
 
-#define OPTIONAL_PART(message, i) \
-	((const char **) ((char *) (message) + optional_parts[i]))
-
-static void append_string(StringInfo contents, const char *string);
+static int	read_int(CqrsPackReader *reader);
 static const char *read_string(CqrsPackReader *reader);
 static void check_length(const CqrsPackReader *reader, Size length);
 static void malformed(void);
-static Datum text_datum(const char *string, bool *isnull);
+static Unpacking *begin_unpacking(TupleDesc desc);
+static void unpack_message(const Unpacking *unpacking,
+						   const CqrsMessage *message, Datum *values,
+						   bool *nulls);
+static void verify(const CqrsMessagePart *part, const CqrsMessage *message);
 
 void
 cqrs_pack_append(StringInfo contents, const CqrsMessage *message)
 {
-	uint8		parts = 0;
+	const CqrsMessagePart *end = cqrs_message_parts + cqrs_message_nparts;
+	int			bits_at = contents->len + 1;
+	uint8		bits = 0;
 
-	for (int i = 0; i < lengthof(optional_parts); i++)
-	{
-		if (*OPTIONAL_PART(message, i) != NULL)
-			parts |= 1 << i;
-	}
 	appendStringInfoChar(contents, message->signal);
-	appendStringInfoChar(contents, parts);
-	appendBinaryStringInfo(contents, (const char *) &message->ttl_s,
-						   sizeof(message->ttl_s));
-	append_string(contents, message->cqrs_id);
-	append_string(contents, message->instance_pk);
-	append_string(contents, message->instance_data);
-	for (int i = 0; i < lengthof(optional_parts); i++)
+	appendStringInfoChar(contents, 0);
+	for (const CqrsMessagePart *part = cqrs_message_parts; part < end; part++)
 	{
-		if (*OPTIONAL_PART(message, i) != NULL)
-			append_string(contents, *OPTIONAL_PART(message, i));
-	}
-}
+		const char *data;
+		int			length = sizeof(int);
 
-/* Append a string with its terminating zero. */
-static void
-append_string(StringInfo contents, const char *string)
-{
-	appendBinaryStringInfo(contents, string, strlen(string) + 1);
+		if (part->type == CQRS_PART_INT)
+		{
+			data = (const char *) cqrs_part_int(part, message);
+			if (part->bit != 0 && *cqrs_part_int(part, message) < 0)
+				continue;
+		}
+		else
+		{
+			data = *cqrs_part_text(part, message);
+			if (part->bit != 0 && data == NULL)
+				continue;
+			length = strlen(data) + 1;
+		}
+		bits |= part->bit;
+		appendBinaryStringInfo(contents, data, length);
+	}
+	contents->data[bits_at] = bits;
 }
 
 Datum
@@ -131,26 +135,44 @@ cqrs_pack_open(CqrsPackReader *reader, Datum value, int64 first_id)
 bool
 cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 {
-	uint8		parts;
+	const CqrsMessagePart *end = cqrs_message_parts + cqrs_message_nparts;
+	uint8		bits;
 
 	if (reader->next == reader->end)
 		return false;
-	check_length(reader, 2 + sizeof(message->ttl_s));
+	check_length(reader, 2);
 	message->id = reader->next_id++;
 	message->signal = *reader->next++;
 	if (message->signal != CQRS_SAVE && message->signal != CQRS_DELETE &&
 		message->signal != CQRS_SYNC)
 		malformed();
-	parts = *reader->next++;
-	memcpy(&message->ttl_s, reader->next, sizeof(message->ttl_s));
-	reader->next += sizeof(message->ttl_s);
-	message->cqrs_id = read_string(reader);
-	message->instance_pk = read_string(reader);
-	message->instance_data = read_string(reader);
-	for (int i = 0; i < lengthof(optional_parts); i++)
-		*OPTIONAL_PART(message, i) =
-			(parts & 1 << i) != 0 ? read_string(reader) : NULL;
+	bits = *reader->next++;
+	for (const CqrsMessagePart *part = cqrs_message_parts; part < end; part++)
+	{
+		bool		present = (bits & part->bit) == part->bit;
+
+		if (part->type == CQRS_PART_INT)
+			*cqrs_part_int(part, message) = present ? read_int(reader) : -1;
+		else
+			*cqrs_part_text(part, message) =
+				present ? read_string(reader) : NULL;
+		bits &= ~part->bit;
+	}
+	/* A part that this version does not know would be taken for a message. */
+	if (bits != 0)
+		malformed();
 	return true;
+}
+
+static int
+read_int(CqrsPackReader *reader)
+{
+	int			value;
+
+	check_length(reader, sizeof(value));
+	memcpy(&value, reader->next, sizeof(value));
+	reader->next += sizeof(value);
+	return value;
 }
 
 static const char *
@@ -184,23 +206,19 @@ malformed(void)
 
 /*
  * cqrs.unpack(first_id bigint, messages bytea, OUT id bigint,
- * OUT signal_type text, OUT cqrs_id text, OUT instance_pk text,
- * OUT queue text, OUT correlation_id text, OUT exchange text,
- * OUT routing_key text, OUT message_ttl integer, OUT body text) RETURNS SETOF
+ * OUT signal_type text, ..., OUT body text) RETURNS SETOF
  *
  * The messages of a pack, with the bodies that they would have if they were
- * published now.
+ * published now.  The other columns are parts of messages, found by name.
  */
 Datum
 cqrs_sql_unpack(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *context;
-	CqrsPackReader *reader;
+	Unpacking  *unpacking;
 	CqrsMessage message;
-	StringInfoData body;
-	int			expires_at;
-	Datum		values[10];
-	bool		nulls[10] = {false};
+	Datum	   *values;
+	bool	   *nulls;
 
 	if (SRF_IS_FIRSTCALL())
 	{
@@ -209,45 +227,86 @@ cqrs_sql_unpack(PG_FUNCTION_ARGS)
 
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-			desc->natts != lengthof(values))
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "unexpected result type");
 		context->tuple_desc = BlessTupleDesc(desc);
-		context->user_fctx = reader = palloc(sizeof(CqrsPackReader));
-		cqrs_pack_open(reader, PointerGetDatum(PG_GETARG_BYTEA_P_COPY(1)),
+		context->user_fctx = begin_unpacking(desc);
+		unpacking = context->user_fctx;
+		cqrs_pack_open(&unpacking->reader,
+					   PointerGetDatum(PG_GETARG_BYTEA_P_COPY(1)),
 					   PG_GETARG_INT64(0));
 		MemoryContextSwitchTo(caller);
 	}
 
 	context = SRF_PERCALL_SETUP();
-	reader = context->user_fctx;
-	if (!cqrs_pack_next(reader, &message))
+	unpacking = context->user_fctx;
+	if (!cqrs_pack_next(&unpacking->reader, &message))
 		SRF_RETURN_DONE(context);
 
-	initStringInfo(&body);
-	cqrs_message_body(&body, &message, &expires_at);
-	values[0] = Int64GetDatum(message.id);
-	values[1] = text_datum(cqrs_signal_name(message.signal), &nulls[1]);
-	values[2] = text_datum(message.cqrs_id, &nulls[2]);
-	values[3] = text_datum(message.instance_pk, &nulls[3]);
-	values[4] = text_datum(message.queue, &nulls[4]);
-	values[5] = text_datum(message.correlation_id, &nulls[5]);
-	values[6] = text_datum(message.exchange, &nulls[6]);
-	values[7] = text_datum(message.routing_key, &nulls[7]);
-	nulls[8] = message.ttl_s < 0;
-	values[8] = Int32GetDatum(message.ttl_s);
-	values[9] = text_datum(body.data, &nulls[9]);
+	values = palloc0(sizeof(Datum) * context->tuple_desc->natts);
+	nulls = palloc0(sizeof(bool) * context->tuple_desc->natts);
+	unpack_message(unpacking, &message, values, nulls);
 	SRF_RETURN_NEXT(context,
 					HeapTupleGetDatum(heap_form_tuple(context->tuple_desc,
 													  values, nulls)));
 }
 
-static Datum
-text_datum(const char *string, bool *isnull)
+static Unpacking *
+begin_unpacking(TupleDesc desc)
 {
-	*isnull = string == NULL;
-	if (*isnull)
-		return (Datum) 0;
-	(void) pg_verifymbstr(string, strlen(string), false);
-	return CStringGetTextDatum(string);
+	Unpacking  *unpacking = palloc0(offsetof(Unpacking, parts) +
+									sizeof(int) * cqrs_message_nparts);
+	int			nshown = 3;
+
+	unpacking->id = SPI_fnumber(desc, "id");
+	unpacking->signal_type = SPI_fnumber(desc, "signal_type");
+	unpacking->body = SPI_fnumber(desc, "body");
+	for (int i = 0; i < cqrs_message_nparts; i++)
+	{
+		unpacking->parts[i] = SPI_fnumber(desc, cqrs_message_parts[i].name);
+		nshown += unpacking->parts[i] > 0;
+	}
+	if (unpacking->id <= 0 || unpacking->signal_type <= 0 ||
+		unpacking->body <= 0 || nshown != desc->natts)
+		elog(ERROR, "unexpected result type");
+	return unpacking;
+}
+
+static void
+unpack_message(const Unpacking *unpacking, const CqrsMessage *message,
+			   Datum *values, bool *nulls)
+{
+	StringInfoData body;
+	int			expires_at;
+
+	for (int i = 0; i < cqrs_message_nparts; i++)
+	{
+		const CqrsMessagePart *part = &cqrs_message_parts[i];
+		int			column = unpacking->parts[i];
+
+		verify(part, message);
+		if (column > 0)
+			values[column - 1] = cqrs_part_get(part, message,
+											   &nulls[column - 1]);
+	}
+	initStringInfo(&body);
+	cqrs_message_body(&body, message, &expires_at);
+	values[unpacking->id - 1] = Int64GetDatum(message->id);
+	values[unpacking->signal_type - 1] =
+		CStringGetTextDatum(cqrs_signal_name(message->signal));
+	values[unpacking->body - 1] = CStringGetTextDatum(body.data);
+}
+
+/* An error if a text is not valid in the encoding of the database. */
+static void
+verify(const CqrsMessagePart *part, const CqrsMessage *message)
+{
+	const char *text;
+
+	if (part->type == CQRS_PART_INT)
+		return;
+	text = *cqrs_part_text(part, message);
+
+	if (text !=NULL)
+		(void) pg_verifymbstr(text, strlen(text), false);
 }

@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
+#include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -29,7 +30,7 @@
 #include "base/objects.h"
 #include "outbox/parked.h"
 
-/* Columns of cqrs.parked */
+/* Columns of cqrs.parked; those of the parts of messages are found by name. */
 enum
 {
 	PARKED_ID = 1,
@@ -38,18 +39,7 @@ enum
 	PARKED_ERROR,
 	PARKED_COMMITTED_AT,
 	PARKED_SIGNAL_TYPE,
-	PARKED_CQRS_ID,				/* the texts begin ... */
-	PARKED_INSTANCE_PK,
-	PARKED_INSTANCE_DATA,
-	PARKED_PREVIOUS_DATA,
-	PARKED_META,
-	PARKED_QUEUE,
-	PARKED_CORRELATION_ID,
-	PARKED_EXCHANGE,
-	PARKED_ROUTING_KEY,			/* ... and end */
-	PARKED_MESSAGE_TTL,
-	PARKED_ROW_DATA,
-	PARKED_NATTS = PARKED_ROW_DATA
+	PARKED_ROW_DATA = 17
 };
 
 static const char *const reasons[] = {
@@ -58,6 +48,7 @@ static const char *const reasons[] = {
 	[CQRS_PARK_HELD] = "held"
 };
 
+static int	column_of(const CqrsMessagePart *part, TupleDesc desc);
 static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
 static int	compare_id(const ListCell *a, const ListCell *b);
 static int	compare_ids(const void *a, const void *b);
@@ -73,13 +64,9 @@ cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 {
 	Relation	parked = table_open(cqrs_objects_get(false)->parked,
 									RowExclusiveLock);
-	Datum		values[PARKED_NATTS];
-	bool		nulls[PARKED_NATTS] = {false};
-	const char *texts[] = {
-		message->cqrs_id, message->instance_pk, message->instance_data,
-		message->previous_data, message->meta, message->queue,
-		message->correlation_id, message->exchange, message->routing_key
-	};
+	TupleDesc	desc = RelationGetDescr(parked);
+	Datum	   *values = palloc0(sizeof(Datum) * desc->natts);
+	bool	   *nulls = palloc0(sizeof(bool) * desc->natts);
 
 	values[PARKED_ID - 1] = Int64GetDatum(message->id);
 	values[PARKED_AT - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
@@ -87,22 +74,29 @@ cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
 	values[PARKED_ERROR - 1] = CStringGetTextDatum(error);
 	values[PARKED_COMMITTED_AT - 1] = TimestampTzGetDatum(message->committed_at);
 	values[PARKED_SIGNAL_TYPE - 1] = CharGetDatum(message->signal);
-	for (int i = 0; i < lengthof(texts); i++)
+	for (int i = 0; i < cqrs_message_nparts; i++)
 	{
-		int			att = PARKED_CQRS_ID - 1 + i;
+		const CqrsMessagePart *part = &cqrs_message_parts[i];
+		int			column = column_of(part, desc);
 
-		nulls[att] = texts[i] == NULL;
-		values[att] = nulls[att] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
+		values[column - 1] = cqrs_part_get(part, message, &nulls[column - 1]);
 	}
-	nulls[PARKED_MESSAGE_TTL - 1] = message->ttl_s < 0;
-	values[PARKED_MESSAGE_TTL - 1] = Int32GetDatum(message->ttl_s);
 	nulls[PARKED_ROW_DATA - 1] = row == NULL;
 	values[PARKED_ROW_DATA - 1] = row == NULL ? (Datum) 0 :
 		CStringGetTextDatum(row);
 
-	CatalogTupleInsert(parked, heap_form_tuple(RelationGetDescr(parked),
-											   values, nulls));
+	CatalogTupleInsert(parked, heap_form_tuple(desc, values, nulls));
 	table_close(parked, RowExclusiveLock);
+}
+
+static int
+column_of(const CqrsMessagePart *part, TupleDesc desc)
+{
+	int			column = SPI_fnumber(desc, part->name);
+
+	if (column <= 0)
+		elog(ERROR, "cqrs.parked has no column \"%s\"", part->name);
+	return column;
 }
 
 List *
@@ -130,29 +124,26 @@ from_tuple(Relation rel, HeapTuple tuple)
 {
 	CqrsParked *parked = palloc0(sizeof(CqrsParked));
 	CqrsMessage *message = &parked->message;
-	Datum		values[PARKED_NATTS];
-	bool		nulls[PARKED_NATTS];
-	const char **texts[] = {
-		&message->cqrs_id, &message->instance_pk, &message->instance_data,
-		&message->previous_data, &message->meta, &message->queue,
-		&message->correlation_id, &message->exchange, &message->routing_key
-	};
+	TupleDesc	desc = RelationGetDescr(rel);
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *nulls = palloc(sizeof(bool) * desc->natts);
 
-	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+	heap_deform_tuple(tuple, desc, values, nulls);
 	parked->tid = tuple->t_self;
 	message->id = DatumGetInt64(values[PARKED_ID - 1]);
 	message->committed_at = DatumGetTimestampTz(values[PARKED_COMMITTED_AT - 1]);
 	message->signal = DatumGetChar(values[PARKED_SIGNAL_TYPE - 1]);
-	for (int i = 0; i < lengthof(texts); i++)
+	for (int i = 0; i < cqrs_message_nparts; i++)
 	{
-		int			att = PARKED_CQRS_ID - 1 + i;
+		const CqrsMessagePart *part = &cqrs_message_parts[i];
+		int			column = column_of(part, desc);
 
-		*texts[i] = nulls[att] ? NULL : TextDatumGetCString(values[att]);
+		cqrs_part_set(part, message, values[column - 1], nulls[column - 1]);
 	}
-	message->ttl_s = nulls[PARKED_MESSAGE_TTL - 1] ? -1 :
-		DatumGetInt32(values[PARKED_MESSAGE_TTL - 1]);
 	if (!nulls[PARKED_ROW_DATA - 1])
 		parked->row = TextDatumGetCString(values[PARKED_ROW_DATA - 1]);
+	pfree(values);
+	pfree(nulls);
 	return parked;
 }
 
@@ -191,15 +182,14 @@ cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
 static void
 update_row(Relation parked, HeapTuple tuple, const char *row)
 {
-	Datum		values[PARKED_NATTS] = {0};
-	bool		nulls[PARKED_NATTS] = {false};
-	bool		replaces[PARKED_NATTS] = {false};
-	HeapTuple	updated;
+	int			column = PARKED_ROW_DATA;
+	Datum		value = CStringGetTextDatum(row);
+	bool		isnull = false;
+	HeapTuple	updated = heap_modify_tuple_by_cols(tuple,
+													RelationGetDescr(parked),
+													1, &column, &value,
+													&isnull);
 
-	values[PARKED_ROW_DATA - 1] = CStringGetTextDatum(row);
-	replaces[PARKED_ROW_DATA - 1] = true;
-	updated = heap_modify_tuple(tuple, RelationGetDescr(parked), values, nulls,
-								replaces);
 	CatalogTupleUpdate(parked, &tuple->t_self, updated);
 }
 

@@ -128,6 +128,7 @@ cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
 		XLogFlush(scan->commit_lsn);
 }
 
+/* Open a segment, and go to its first message of the scan. */
 static void
 segment_scan_begin(CqrsOutboxScan *scan, int segment)
 {

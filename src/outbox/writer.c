@@ -315,6 +315,7 @@ cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
 	writer->end_id = cqrs_batch_first_id((int64) batch + 1);
 }
 
+/* Write the rows that are buffered, with their index entries. */
 static void
 insert_rows(CqrsOutboxWriter *writer)
 {

@@ -167,7 +167,8 @@ make_envelope(CqrsLink *link, CqrsOutgoing *message)
 	envelope.exchange = exchange_of(link, message);
 	envelope.routing_key = message->routing_key;
 	envelope.message_id = cqrs_message_id_make(link->identity, message->id);
-	envelope.correlation_id = message->correlation_id;
+	envelope.properties = message->properties;
+	envelope.nproperties = message->nproperties;
 	envelope.timestamp = message->committed_at;
 	envelope.body = message->body;
 	envelope.body_length = message->body_length;

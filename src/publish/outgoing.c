@@ -28,6 +28,8 @@ static bool is_too_large(const CqrsMessage *message, char **error);
 static CqrsOutgoing *try_to_build(const CqrsMessage *message,
 								  MemoryContext context, char **error);
 static CqrsOutgoing *build(const CqrsMessage *message, MemoryContext context);
+static int	find_properties(const CqrsMessage *message,
+							CqrsProperty *properties, Size *size);
 static char *to_utf8(const char *string);
 static char *append_string(char **next, const char *string);
 
@@ -47,13 +49,16 @@ is_too_large(const CqrsMessage *message, char **error)
 {
 	const char *url = cqrs_guc_url();
 	const CqrsTransport *transport = url != NULL ? cqrs_transport_of(url) : NULL;
-	Size		size = strlen(message->instance_data) +
-	strlen(message->instance_pk);
+	Size		size = 0;
 
-	if (message->previous_data != NULL)
-		size += strlen(message->previous_data);
-	if (message->meta != NULL)
-		size += strlen(message->meta);
+	for (int i = 0; i < cqrs_message_nparts; i++)
+	{
+		const CqrsMessagePart *part = &cqrs_message_parts[i];
+
+		if (part->type == CQRS_PART_JSON &&
+			*cqrs_part_text(part, message) != NULL)
+			size += strlen(*cqrs_part_text(part, message));
+	}
 	if (transport == NULL || size <= transport->max_body)
 		return false;
 	*error = psprintf("message of %zu bytes is larger than %zu bytes", size,
@@ -109,11 +114,13 @@ build(const CqrsMessage *message, MemoryContext context)
 	char	   *text;
 	char	   *key;
 	char	   *exchange;
-	char	   *correlation_id = NULL;
 	char	   *next;
 	int			expires_at;
 	Size		text_length;
 	Size		size;
+	CqrsProperty *properties = palloc(sizeof(CqrsProperty) *
+									  cqrs_message_nparts);
+	int			nproperties = find_properties(message, properties, &size);
 
 	initStringInfo(&body);
 	cqrs_message_body(&body, message, &expires_at);
@@ -133,35 +140,65 @@ build(const CqrsMessage *message, MemoryContext context)
 
 	key = to_utf8(cqrs_message_routing_key(message));
 	exchange = to_utf8(message->exchange);
-	correlation_id = to_utf8(message->correlation_id);
 	if (strlen(key) > CQRS_SHORTSTR_BYTES ||
 		(exchange != NULL && strlen(exchange) > CQRS_SHORTSTR_BYTES))
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("routing key or exchange is longer than %d bytes in UTF-8",
 						CQRS_SHORTSTR_BYTES)));
-	/* If it is too long for the property, only the body has it. */
-	if (correlation_id != NULL && strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
-		correlation_id = NULL;
 
-	size = sizeof(CqrsOutgoing) + text_length + 1 + strlen(key) + 1 +
-		strlen(message->cqrs_id) + 1 +
-		(exchange != NULL ? strlen(exchange) + 1 : 0) +
-		(correlation_id != NULL ? strlen(correlation_id) + 1 : 0);
+	size += offsetof(CqrsOutgoing, properties) + text_length + 1 +
+		strlen(key) + 1 + strlen(message->cqrs_id) + 1 +
+		(exchange != NULL ? strlen(exchange) + 1 : 0);
 	outgoing = MemoryContextAllocHuge(context, size);
-	next = (char *) (outgoing + 1);
+	next = (char *) &outgoing->properties[nproperties];
 	outgoing->id = message->id;
 	outgoing->committed_at = message->committed_at;
 	outgoing->size = size;
 	outgoing->cqrs_id = append_string(&next, message->cqrs_id);
 	outgoing->exchange = append_string(&next, exchange);
 	outgoing->routing_key = append_string(&next, key);
-	outgoing->correlation_id = append_string(&next, correlation_id);
 	outgoing->body = append_string(&next, text);
 	outgoing->body_length = text_length;
 	outgoing->expires_at = expires_at;
 	outgoing->ttl_s = cqrs_message_ttl(message);
+	outgoing->nproperties = nproperties;
+	for (int i = 0; i < nproperties; i++)
+	{
+		outgoing->properties[i].name = properties[i].name;
+		outgoing->properties[i].value = append_string(&next,
+													  properties[i].value);
+	}
 	return outgoing;
+}
+
+/*
+ * The parts of a message that it has as properties, in UTF-8.  What is too long
+ * for a property is only in the body.  Returns their number; "size" is set to
+ * the memory that they take.
+ */
+static int
+find_properties(const CqrsMessage *message, CqrsProperty *properties,
+				Size *size)
+{
+	int			count = 0;
+
+	*size = 0;
+	for (int i = 0; i < cqrs_message_nparts; i++)
+	{
+		const CqrsMessagePart *part = &cqrs_message_parts[i];
+		const char *value;
+
+		if (part->property == NULL)
+			continue;
+		value = to_utf8(*cqrs_part_text(part, message));
+		if (value == NULL || strlen(value) > CQRS_SHORTSTR_BYTES)
+			continue;
+		properties[count].name = part->property;
+		properties[count++].value = value;
+		*size += sizeof(CqrsProperty) + strlen(value) + 1;
+	}
+	return count;
 }
 
 static char *

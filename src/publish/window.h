@@ -12,6 +12,8 @@
 
 #include "datatype/timestamp.h"
 
+#include "broker/transport.h"
+
 /* A message in the window; one palloc'd piece of memory. */
 typedef struct CqrsOutgoing
 {
@@ -24,11 +26,12 @@ typedef struct CqrsOutgoing
 	char	   *cqrs_id;		/* in the database's encoding, others UTF-8 */
 	char	   *exchange;		/* NULL: cqrs.exchange */
 	char	   *routing_key;
-	char	   *correlation_id; /* or NULL */
 	char	   *body;
 	int			body_length;
 	int			expires_at;		/* offset of "expires" in body, or -1 */
 	int			ttl_s;			/* time to live, for "expires" */
+	int			nproperties;
+	CqrsProperty properties[FLEXIBLE_ARRAY_MEMBER];
 } CqrsOutgoing;
 
 typedef struct CqrsWindow CqrsWindow;

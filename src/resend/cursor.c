@@ -103,6 +103,7 @@ cqrs_stream_fetch_data(CqrsStream *stream, uint64 count, CqrsStreamData take,
 	return fetch_data_set_wise(stream, count, &taker);
 }
 
+/* Pass on the instance_data of one row. */
 static void
 take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 {
@@ -123,6 +124,10 @@ take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 	taker->take(stream, made, strlen(made), taker->arg);
 }
 
+/*
+ * The same for up to "count" rows, by one call of the serializer.  Returns the
+ * number of rows.
+ */
 static uint64
 fetch_data_set_wise(CqrsStream *stream, uint64 count, DataTaker *taker)
 {
@@ -240,6 +245,7 @@ cqrs_stream_set_key(CqrsStream *stream, HeapTuple row, TupleDesc desc)
 	}
 }
 
+/* Shutdown callback of a set-returning function. */
 static void
 end_stream(Datum arg)
 {

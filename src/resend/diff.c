@@ -102,7 +102,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"batch\" must be at least 1"),
 					 errdetail("The batch is the number of rows in a line."),
-					 errhint("Leave it out for the default.")));
+					 errhint("Leave out the argument for the default.")));
 		cqrs_sync_check_filter(filter);
 
 		diff = palloc0(sizeof(DiffMaster));
@@ -155,6 +155,9 @@ fill_line(DiffMaster *diff)
 		appendStringInfoChar(&diff->line, ']');
 }
 
+/*
+ * Append a row's key and revision to the line, if the row matches sync_when.
+ */
 static void
 append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 {
@@ -176,6 +179,7 @@ append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
 					 DatumGetInt32(stream->row.values[stream->relation->revision - 1]));
 }
 
+/* The first line of a diff. */
 static char *
 header_line(const char *cqrs_id)
 {
@@ -336,7 +340,7 @@ check_no_row_security(Relation rel)
 			 errmsg("cannot look for deleted rows of table \"%s\", which has row security for role \"%s\"",
 					RelationGetRelationName(rel),
 					GetUserNameFromId(GetUserId(), false)),
-			 errdetail("Rows that its policies hide would be taken for deleted."),
+			 errdetail("Rows that the policies of the table hide would be taken for deleted."),
 			 errhint("Call cqrs_deleted_diff_master() as a role that sees all rows.")));
 }
 
@@ -377,8 +381,8 @@ read_lines(ArrayType *array, bool with_queue)
 	if (time == NULL || *time < '0' || *time > '9')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("line 1 is not the first line of a diff"),
-				 errdetail("It is \"%s\".", (char *) linitial(result.lines)),
+				 errmsg("input does not begin with the first line of a diff"),
+				 errdetail("The first line is \"%s\".", (char *) linitial(result.lines)),
 				 with_queue ?
 				 errhint("Pass the output of the replica's command cqrs_diff_replica, which begins with \"cqrs_id,time,queue\".") :
 				 errhint("Pass the output of the replica's command cqrs_deleted_diff_replica, which begins with \"cqrs_id,time\".")));
@@ -422,6 +426,7 @@ keys_of_line(const char *line, int number, Relation rel,
 	return keys;
 }
 
+/* Error context: the number of the line that is read. */
 static void
 line_error(void *arg)
 {

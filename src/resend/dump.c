@@ -106,6 +106,7 @@ cqrs_bulk_dump(PG_FUNCTION_ARGS)
 	SRF_RETURN_DONE(context);
 }
 
+/* A cursor over all rows of the master, as the caller may read them. */
 static Dump *
 begin_dump(const char *cqrs_id)
 {
@@ -159,15 +160,13 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to write a file on the server"),
-				 errdetail("Only members of the role \"%s\" may.",
-						   "pg_write_server_files"),
+				 errdetail("Only members of the role \"pg_write_server_files\" may do that."),
 				 errhint("Anyone can write the rows of cqrs_bulk_dump(cqrs_id) to a file of the client, by psql for instance.")));
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("filename must not be null"),
-				 errdetail("A dump without a file name is one to the client."),
-				 errhint("Give the whole path of a file on the server, or use cqrs_bulk_dump(cqrs_id).")));
+				 errhint("Give the whole path of a file on the server, or dump to the client with cqrs_bulk_dump(cqrs_id).")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	canonicalize_path(name);
 	check_file_name(name);
@@ -202,13 +201,13 @@ check_file_name(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("relative path not allowed for a dump on the server"),
-				 errdetail("It is \"%s\".", name),
+				 errdetail("The path is \"%s\".", name),
 				 errhint("Give the whole path of a file on the server.")));
 	if (stat(name, &st) == 0 && !S_ISREG(st.st_mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a regular file", name),
-				 errdetail("It would be replaced by one."),
+				 errdetail("The dump would replace the file by a regular one."),
 				 errhint("Name another file.")));
 }
 
@@ -258,6 +257,10 @@ append_row(CqrsStream *stream, const char *data, int length, void *arg)
 		flush_file(file);
 }
 
+/*
+ * Create the temporary file, after the name has been reserved unless
+ * "overwrite".
+ */
 static void
 create_files(DumpFile *file, bool overwrite)
 {
@@ -273,6 +276,9 @@ create_files(DumpFile *file, bool overwrite)
 	file->created = true;
 }
 
+/*
+ * Open a new file.  "reserves": its name is the one that the user has given.
+ */
 static int
 create_file(const char *name, bool reserves)
 {
@@ -290,6 +296,7 @@ create_file(const char *name, bool reserves)
 	return fd;
 }
 
+/* Write the buffer to the file. */
 static void
 flush_file(DumpFile *file)
 {
@@ -320,6 +327,7 @@ flush_file(DumpFile *file)
 	resetStringInfo(&file->buffer);
 }
 
+/* Error cleanup: a dump that fails leaves no file. */
 static void
 remove_files(int code, Datum arg)
 {

@@ -151,6 +151,11 @@ cqrs_keys_withdraw(QueryEnvironment *env)
 	pfree(env);
 }
 
+/*
+ * The columns of the relation of keys: the JSON, a number, and of each column
+ * of the primary key the value, the lowest and the highest one with the same
+ * JSON.
+ */
 static TupleDesc
 describe_keys(Relation rel, const CqrsRelation *relation)
 {
@@ -177,6 +182,7 @@ describe_keys(Relation rel, const CqrsRelation *relation)
 	return desc;
 }
 
+/* Add a key to the relation of keys. */
 static void
 put_key(Tuplestorestate *store, TupleDesc desc, int nkeys,
 		const JsonbValue *key, int64 number)
@@ -306,6 +312,7 @@ cqrs_keys_above(Relation rel, const CqrsRelation *relation)
 	return condition.data;
 }
 
+/* Whether an operator is ">" of pg_catalog. */
 static bool
 is_plain_greater(Oid operator)
 {

@@ -87,6 +87,7 @@ cqrs_progress_end(CqrsProgress *progress)
 					progress->rows / seconds)));
 }
 
+/* Report progress as a notice. */
 static void
 tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
 {

@@ -140,6 +140,9 @@ cqrs_query_end(CqrsQuery *query)
 	MemoryContextDelete(state->context);
 }
 
+/*
+ * The plan of a query, which must be one SELECT without side effects in WITH.
+ */
 static PlannedStmt *
 plan_query(const char *text, int nparams, const Oid *types,
 		   ParamListInfo params, QueryEnvironment *env)
@@ -178,6 +181,7 @@ make_params(int nparams, const Oid *types, const Datum *values)
 	return params;
 }
 
+/* Destination of rows: keep a copy of the row. */
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *receiver)
 {

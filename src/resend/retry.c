@@ -204,10 +204,11 @@ may_retry(const char *cqrs_id, bool must)
 				 errmsg("must be owner of the table of master \"%s\"",
 						cqrs_id),
 				 errdetail("Parked messages are made again with the rights of the owner."),
-				 errhint("Have the owner or a superuser call it.")));
+				 errhint("Have the owner or a superuser call the function.")));
 	return false;
 }
 
+/* Send a parked message again. */
 static void
 retry(CqrsParked *parked)
 {
@@ -247,7 +248,7 @@ check_no_row_security(Relation rel)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot send parked messages of table \"%s\", which has row security for its owner",
 					RelationGetRelationName(rel)),
-			 errdetail("Rows that its policies hide would be taken for deleted."),
+			 errdetail("Rows that the policies of the table hide would be taken for deleted."),
 			 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY for the time being.")));
 }
 
@@ -269,7 +270,7 @@ note_row(Relation rel, const CqrsRelation *relation,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("parked message " INT64_FORMAT " has no key of table \"%s\"",
 						message->id, RelationGetRelationName(rel)),
-				 errdetail("Its key is %s, and the primary key has other columns now.",
+				 errdetail("The key of the message is %s, and the primary key of the table has other columns now.",
 						   message->instance_pk),
 				 errhint("Name the other messages in \"ids\", or delete this one from cqrs.parked.")));
 
@@ -285,6 +286,7 @@ note_row(Relation rel, const CqrsRelation *relation,
 	return found > 0;
 }
 
+/* Send the DELETE of a row that is gone. */
 static void
 send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 			 const CqrsParked *parked)

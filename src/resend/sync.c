@@ -17,26 +17,19 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/tupconvert.h"
-#include "access/xact.h"
-#include "catalog/pg_inherits.h"
-#include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
-#include "base/compat.h"
 #include "capture/changeset.h"
 #include "capture/commit.h"
 #include "master/condition.h"
+#include "master/locate.h"
 #include "master/relation.h"
 #include "resend/sync.h"
 
@@ -57,11 +50,6 @@ typedef struct Place
 
 static void check_privileges(Oid relid);
 static void check_no_row_security(Relation rel);
-static bool is_written(Oid relid);
-static bool search_table(Relation rel, HeapTuple tuple, CqrsSyncSearch search,
-						 void *arg);
-static bool find_in_partition(Relation root, Oid relid, HeapTuple tuple,
-							  CqrsSyncSearch search, void *arg);
 static bool find_place(Relation rel, const CqrsRelation *relation,
 					   HeapTuple tuple, void *arg);
 static uint16 resent_target(Oid relid, const char *cqrs_id,
@@ -119,13 +107,13 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	cqrs_sync_check_queue(queue);
 
-	relid = cqrs_sync_record(PG_GETARG_HEAPTUPLEHEADER(0), &tuple);
+	relid = cqrs_locate_record(PG_GETARG_HEAPTUPLEHEADER(0), &tuple);
 	check_privileges(relid);
 	rel = table_open(relid, RowShareLock);
 	check_no_row_security(rel);
 	relation = cqrs_relation_get(relid);
 	found = relation != NULL &&
-		cqrs_sync_find(rel, &tuple, false, find_place, &place);
+		cqrs_locate_row(rel, &tuple, false, find_place, &place);
 	foreach(lc, found ? relation->masters : NIL)
 	{
 		CqrsMaster *master = lfirst(lc);
@@ -142,24 +130,6 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(any);
 }
 
-Oid
-cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple)
-{
-	Oid			relid = get_typ_typrelid(HeapTupleHeaderGetTypeId(header));
-
-	if (!OidIsValid(relid) || cqrs_relation_get(relid) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("row of type %s is not a row of a master's table",
-						format_type_be(HeapTupleHeaderGetTypeId(header))),
-				 errdetail("Only the tables in cqrs.master are masters'."),
-				 errhint("Pass the table's own rows, as in SELECT cqrs_sync(a) FROM author a.")));
-	memset(tuple, 0, sizeof(*tuple));
-	tuple->t_data = header;
-	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
-	return relid;
-}
-
 void
 cqrs_sync_check_queue(const char *queue)
 {
@@ -169,7 +139,7 @@ cqrs_sync_check_queue(const char *queue)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid queue \"%s\"", queue),
-				 errdetail("Its name must have 1 to %d bytes.", QUEUE_BYTES),
+				 errdetail("The name of a queue must have 1 to %d bytes.", QUEUE_BYTES),
 				 errhint("Name the queue of one replica, or use NULL for all.")));
 }
 
@@ -207,7 +177,7 @@ check_privileges(Oid relid)
 			 locks ?
 			 errdetail("cqrs_sync() reads the rows that it sends, which needs the privilege SELECT.") :
 			 errdetail("cqrs_sync() locks the rows that it sends, which needs the privilege UPDATE."),
-			 errhint("Have it granted by the owner of the table.")));
+			 errhint("Have the owner of the table grant the privilege.")));
 }
 
 /* A row is found by its key, which any caller can make up. */
@@ -221,7 +191,7 @@ check_no_row_security(Relation rel)
 			 errmsg("cannot sync single rows of table \"%s\", which has row security for role \"%s\"",
 					RelationGetRelationName(rel),
 					GetUserNameFromId(GetUserId(), false)),
-			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys its policies.")));
+			 errhint("Use cqrs_sync(cqrs_id, filter), which obeys the policies of the table.")));
 }
 
 char *
@@ -277,71 +247,6 @@ cqrs_sync_note_rows(const char *cqrs_id, const char *queue, CqrsQuery *query,
 			last_row(query->rows[query->nrows - 1], query->desc, arg);
 	}
 	return count;
-}
-
-bool
-cqrs_sync_find(Relation rel, HeapTuple tuple, bool only_written,
-			   CqrsSyncSearch search, void *arg)
-{
-	static Oid	last = InvalidOid;
-	List	   *candidates;
-	ListCell   *lc;
-
-	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		return (!only_written || is_written(RelationGetRelid(rel))) &&
-			search_table(rel, tuple, search, arg);
-
-	/* Rows that come one after the other are often in one partition. */
-	candidates = find_all_inheritors(RelationGetRelid(rel),
-									 only_written ? NoLock : AccessShareLock,
-									 NULL);
-	if (list_member_oid(candidates, last))
-		candidates = lcons_oid(last, candidates);
-	foreach(lc, candidates)
-	{
-		Oid			relid = lfirst_oid(lc);
-
-		if (get_rel_relkind(relid) == RELKIND_RELATION &&
-			(!only_written || is_written(relid)) &&
-			find_in_partition(rel, relid, tuple, search, arg))
-		{
-			last = relid;
-			return true;
-		}
-	}
-	return false;
-}
-
-/* A transaction that writes to a table keeps this lock on it until its end. */
-static bool
-is_written(Oid relid)
-{
-	return cqrs_compat_relation_has_lock(relid, RowExclusiveLock);
-}
-
-/* The caller has locked the table. */
-static bool
-find_in_partition(Relation root, Oid relid, HeapTuple tuple,
-				  CqrsSyncSearch search, void *arg)
-{
-	Relation	rel = table_open(relid, NoLock);
-	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(root),
-													 RelationGetDescr(rel));
-	bool		found;
-
-	if (map != NULL)
-		tuple = execute_attr_map_tuple(tuple, map);
-	found = search_table(rel, tuple, search, arg);
-	table_close(rel, NoLock);
-	return found;
-}
-
-static bool
-search_table(Relation rel, HeapTuple tuple, CqrsSyncSearch search, void *arg)
-{
-	CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(rel));
-
-	return relation != NULL && search(rel, relation, tuple, arg);
 }
 
 /*

@@ -53,22 +53,4 @@ extern int64 cqrs_sync_note_rows(const char *cqrs_id, const char *queue,
 								 CqrsQuery *query, CqrsSyncLastRow last_row,
 								 void *arg);
 
-/*
- * Take a record as a row of the table that its type belongs to: fills in
- * *tuple, returns the table's OID.  Raises an error if the table has no
- * master.
- */
-extern Oid	cqrs_sync_record(HeapTupleHeader header, HeapTuple tuple);
-
-/*
- * Call "search" with the table and a row, or with each partition and the row
- * in the partition's layout, until it returns true; returns whether it has.
- * With "only_written", tables that this transaction cannot have written to are
- * skipped, and none is locked.
- */
-typedef bool (*CqrsSyncSearch) (Relation rel, const CqrsRelation *relation,
-								HeapTuple tuple, void *arg);
-extern bool cqrs_sync_find(Relation rel, HeapTuple tuple, bool only_written,
-						   CqrsSyncSearch search, void *arg);
-
 #endif							/* CQRS_SYNC_H */

@@ -119,6 +119,7 @@ cqrs_sync_all(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Raise an error if the procedure could not commit. */
 static void
 check_nonatomic(FunctionCallInfo fcinfo)
 {
@@ -144,7 +145,7 @@ read_arguments(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"batch_size\" must be at least 1"),
 				 errdetail("The batch size is the number of rows sent in one transaction."),
-				 errhint("Leave it out for the default.")));
+				 errhint("Leave out the argument for the default.")));
 	if (!PG_ARGISNULL(1))
 		sync->filter = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!PG_ARGISNULL(2))
@@ -181,6 +182,7 @@ begin(SyncAll *sync, Jsonb *after)
 	PopActiveSnapshot();
 }
 
+/* Begin behind the key that the user has given. */
 static void
 read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 		   Jsonb *after)
@@ -197,7 +199,7 @@ read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"after\" is not a key of master \"%s\"",
 						sync->cqrs_id),
-				 errdetail("It is %s.", text),
+				 errdetail("The value is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
 	/* Of rows whose keys have the same JSON, none may be left out. */
 	env = cqrs_keys_offer(keys, rel, relation);
@@ -234,6 +236,10 @@ sync_batch(SyncAll *sync)
 	return nrows;
 }
 
+/*
+ * Lock the table for a batch.  Raises an error if the primary key is no longer
+ * the one that keys were read for.
+ */
 static Relation
 open_table(SyncAll *sync, CqrsRelation **relation, CqrsMaster **master)
 {

@@ -112,11 +112,11 @@ cqrs_meaning_check(const CqrsMeaning *before)
 	cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
 	Node	   *expression;
 	Node	   *printed;
-	const char *reason = "sync_when has another meaning";
+	const char *failure = NULL;
 	const char *error;
 
 	if (text == NULL || strcmp(text, before->text) != 0 ||
-		!try_to(parse, row->relid, text, &expression, &reason) ||
+		!try_to(parse, row->relid, text, &expression, &failure) ||
 		(expression != NULL && equal(expression, before->expression)) ||
 		!try_to(print, row->relid, before->expression, &printed, &error))
 		return;
@@ -142,7 +142,10 @@ cqrs_meaning_check(const CqrsMeaning *before)
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 			 errmsg("cannot change what sync_when of master \"%s\" relies on",
 					row->cqrs_id),
-			 errdetail("After the command: %s.", reason),
+			 failure == NULL ?
+			 errdetail("After the command, sync_when would have another meaning.") :
+			 errdetail("After the command, sync_when would raise the error: %s.",
+					   failure),
 			 errhint("Use cqrs_alter() to set \"sync_when\" to null before the command, and to a condition again after it.")));
 }
 
@@ -199,6 +202,10 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 	return true;
 }
 
+/*
+ * Do work with the rights and the search_path under which sync_when is
+ * evaluated.
+ */
 static Node *
 work_as_owner(Work work, Oid relid, void *arg)
 {
@@ -216,6 +223,10 @@ work_as_owner(Work work, Oid relid, void *arg)
 	return result;
 }
 
+/*
+ * Work: the expression that the parser makes of a text, without the lengths of
+ * columns.
+ */
 static Node *
 parse(Relation rel, void *text)
 {
@@ -267,6 +278,7 @@ refer_to_same(Node *a, Node *b)
 		list_difference_oid(of_b.functions, of_a.functions) == NIL;
 }
 
+/* Tree walker: collect what an expression refers to. */
 static bool
 collect(Node *node, void *references)
 {

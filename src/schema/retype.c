@@ -113,6 +113,7 @@ cqrs_retype_contains(Oid type, Oid part)
 	return OidIsValid(relid) && row_contains(relid, part);
 }
 
+/* Whether an attribute of a row type contains a type. */
 static bool
 row_contains(Oid relid, Oid part)
 {

@@ -224,6 +224,7 @@ enable_triggers_of(Oid relid, const CqrsMasterRow *row)
 		enable_trigger(relid, names[i], mode);
 }
 
+/* Give a trigger its firing mode: "", "REPLICA " or "ALWAYS ". */
 static void
 enable_trigger(Oid relid, const char *name, const char *mode)
 {
@@ -245,6 +246,7 @@ enable_trigger(Oid relid, const char *name, const char *mode)
 						 quote_identifier(name)));
 }
 
+/* Execute a utility command, with the user's rights. */
 static void
 execute(const char *command)
 {

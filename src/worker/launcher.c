@@ -155,6 +155,7 @@ cqrs_launcher_main(Datum arg)
 	proc_exit(1);
 }
 
+/* Exit callback: backends no longer wake this process. */
 static void
 detach(int code, Datum arg)
 {
@@ -290,6 +291,10 @@ find_database(Oid dboid)
 	return NULL;
 }
 
+/*
+ * Look after one more database.  "probe": whether it has the extension is not
+ * known.
+ */
 static Database *
 add_database(Oid dboid, bool probe)
 {
@@ -431,6 +436,7 @@ is_probe(const Database *database)
 	return database->probe && (slot < 0 || !is_wanted(slot));
 }
 
+/* Whether any worker of a kind runs in a database. */
 static bool
 has_workers(Database *database, CqrsWorkerKind kind)
 {
@@ -489,6 +495,7 @@ start_delay_ms(const Database *database, CqrsWorkerKind kind, int number,
 	return when <= now ? 0 : TimestampDifferenceMilliseconds(now, when);
 }
 
+/* Ask the postmaster for a worker.  False if no background worker is free. */
 static bool
 start_worker(Database *database, CqrsWorkerKind kind, int number)
 {
@@ -540,13 +547,11 @@ warn_no_worker(CqrsWorkerKind kind, int number)
 	warned_at = GetCurrentTimestamp();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 number == 0 ?
 			 errmsg("no background worker is free for a cqrs %s",
-					cqrs_kind_class(kind)->name) :
-			 errmsg("no background worker is free for lane %d of the cqrs %ss",
-					number, cqrs_kind_class(kind)->name),
+					cqrs_kind_class(kind)->name),
 			 number == 0 ?
-			 errdetail("Messages wait until there is one.") :
-			 errdetail("The messages of this lane wait until there is one."),
+			 errdetail("Messages wait until a worker is free.") :
+			 errdetail("The messages of lane %d wait until a worker is free.",
+					   number),
 			 errhint("Increase \"max_worker_processes\" and restart the server.")));
 }

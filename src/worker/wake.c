@@ -126,6 +126,7 @@ wait_until_left(int slot, Oid dboid)
 	ConditionVariableCancelSleep();
 }
 
+/* Carry out what the transaction has requested. */
 static void
 at_transaction_end(XactEvent event, void *arg)
 {

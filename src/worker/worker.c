@@ -283,6 +283,7 @@ find_extension(void)
 	return extension;
 }
 
+/* Exit callback: the roster forgets this process. */
 static void
 detach(int code, Datum arg)
 {
@@ -310,6 +311,7 @@ set_up(CqrsWorker *worker)
 	return wanted;
 }
 
+/* The loop: turns, until the process is asked to end. */
 static void
 run(CqrsWorker *worker)
 {

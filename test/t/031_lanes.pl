@@ -341,7 +341,7 @@ wait_until(q{SELECT state = 'stopped' FROM cqrs.stats});
 ok( RabbitMQ->poll_until(
 		sub {
 			return slurp_file($node->logfile, $offset) =~
-			  /no background worker is free for lane 2 of the cqrs publishers/;
+			  /no background worker is free for a cqrs publisher\n.*DETAIL:  The messages of lane 2 wait/;
 		},
 		30),
 	'a warning names the lane that does not run');

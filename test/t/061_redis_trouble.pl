@@ -16,6 +16,7 @@ my $node = new_master('trouble', $broker, conf => <<'END');
 cqrs.reconnect_delay_max = '300ms'
 cqrs.connect_timeout = '3s'
 cqrs.heartbeat = '1s'
+restart_after_crash = on
 END
 my $rows = 0;
 my @expected;
@@ -148,7 +149,7 @@ $node->poll_query_until('postgres',
 cmp_ok(time - $start, '<', 60, 'no waiting for a lease of our own');
 $broker->command('DEL', $lease);
 $node->stop('fast');
-configure(heartbeat => '1s');
+$node->append_conf('postgresql.conf', "cqrs.heartbeat = '1s'");
 $node->start;
 
 # Users.
