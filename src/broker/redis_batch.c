@@ -9,8 +9,8 @@
  * copied.  It is encoded part by part while the request is sent, and is the
  * last one of its batch; so memory is bounded whatever the size of the body.
  *
- * The envelope is Kombu's, with a message id and a time among its
- * properties.  The delivery tag ends with a part that the script
+ * The envelope is Kombu's, with a message id, a time and the
+ * properties of the message among its properties.  The delivery tag ends with a part that the script
  * adds.
  *
  *-------------------------------------------------------------------------
@@ -263,6 +263,11 @@ put_properties(StringInfo buffer, const CqrsEnvelope *envelope)
 	escape_json(buffer, envelope->message_id);
 	appendStringInfo(buffer, ", \"timestamp\": " INT64_FORMAT,
 					 (int64) timestamptz_to_time_t(envelope->timestamp));
+	for (int i = 0; i < envelope->nproperties; i++)
+	{
+		appendStringInfo(buffer, ", \"%s\": ", envelope->properties[i].name);
+		escape_json(buffer, envelope->properties[i].value);
+	}
 	appendStringInfoString(buffer, ", \"delivery_tag\": \"");
 }
 

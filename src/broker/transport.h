@@ -86,7 +86,7 @@ typedef struct CqrsDelivery
 
 /*
  * A property of a message.  A transport sends those whose names it knows: see
- * the table of amqp_publish.c.
+ * the table of amqp_publish.c; that to Redis sends all.
  */
 typedef struct CqrsProperty
 {

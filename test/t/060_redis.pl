@@ -54,6 +54,8 @@ is($message->{envelope}{'content-type'},      'text/plain', 'content type');
 is($message->{envelope}{'content-encoding'},  'utf-8', 'content encoding');
 is_deeply($message->{envelope}{headers}, {}, 'headers');
 like($properties->{message_id}, qr/^[-\d]+-\d+$/, 'message id');
+is($properties->{correlation_id}, $message->{body}{correlation_id},
+	'correlation id');
 like(
 	$properties->{delivery_tag},
 	qr/^\Q$properties->{message_id}\E-[0-9a-f]{8}$/,
