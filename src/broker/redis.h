@@ -75,6 +75,8 @@ typedef struct CqrsConsumer
 	bool		may_wait;		/* the queue has nothing else */
 	int			window;
 	uint64		last_tag;
+	uint64		tag_before;		/* the last one before the subscription */
+	uint64		acknowledged_tag;
 	int64		redelivered;	/* so many of the next have been delivered */
 	int			nheld;
 	int			nacknowledged;	/* of these */

@@ -42,6 +42,7 @@
 /* The longest wait for the last acknowledgements. */
 #define LAST_MS			1200
 
+static int	room_for(const CqrsConsumer *consumer);
 static void ask_subscribe(CqrsConnection *connection);
 static void ask_messages(CqrsConnection *connection, int count);
 static void ask_wait(CqrsConnection *connection);
@@ -88,6 +89,7 @@ cqrs_redis_subscribe(CqrsConnection *connection, const char *queue, int window)
 												  queue));
 	}
 	consumer->window = window;
+	consumer->tag_before = consumer->last_tag;
 	consumer->begins = true;
 	consumer->ask_at = 0;
 }
@@ -114,6 +116,7 @@ cqrs_redis_acknowledge(CqrsConnection *connection, uint64 tag)
 			consumer->nacknowledged++;
 		held->acknowledged = true;
 	}
+	consumer->acknowledged_tag = tag;
 	consumer->ask_at = 0;
 }
 
@@ -133,8 +136,7 @@ cqrs_redis_ask(CqrsConnection *connection)
 	}
 	if (consumer->queue == NULL)
 		return;
-	room = consumer->subscribed && !consumer->ends ?
-		consumer->window - consumer->nheld + consumer->nacknowledged : 0;
+	room = room_for(consumer);
 	if (consumer->nacknowledged > 0)
 		ask_messages(connection, room);
 	else if (room > 0 && consumer->may_wait && consumer->nheld == 0)
@@ -231,8 +233,7 @@ cqrs_redis_ask_ms(const CqrsConnection *connection)
 {
 	const CqrsConsumer *consumer = &connection->consumer;
 	bool		wants = consumer->begins || consumer->nacknowledged > 0 ||
-		(consumer->subscribed && !consumer->ends &&
-		 consumer->nheld < consumer->window);
+		room_for(consumer) > 0;
 
 	if (consumer->asks != CQRS_ASKS_NOTHING)
 		return -1;
@@ -271,6 +272,16 @@ cqrs_redis_acknowledge_last(CqrsConnection *connection)
 			(void) cqrs_socket_wait(connection->sock,
 									connection->command.len > 0, deadline);
 	}
+}
+
+/* How many deliveries the window allows now. */
+static int
+room_for(const CqrsConsumer *consumer)
+{
+	uint64		done = Max(consumer->tag_before, consumer->acknowledged_tag);
+
+	return consumer->subscribed && !consumer->ends ?
+		consumer->window - (int) (consumer->last_tag - done) : 0;
 }
 
 static void

@@ -25,6 +25,7 @@ static const char *const sets[] = {
 };
 
 static char *make_member(const CqrsBinding *binding, const char *queue);
+static void put_word(StringInfo member, const char *word, Size length);
 static bool run(CqrsConnection *connection, const char *action,
 				CqrsFailure *failure, List *words);
 
@@ -114,32 +115,48 @@ cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 }
 
 /*
- * Kombu puts a backslash before each character that is neither letter nor
- * digit, apart from what separates words, and replaces wildcards.
+ * A member as Kombu makes it.  A word that is a wildcard becomes an
+ * expression; in others each character that is neither letter nor digit gets a
+ * backslash, apart from "*" and "#".
  */
 static char *
 make_member(const CqrsBinding *binding, const char *queue)
 {
 	StringInfoData member;
+	const char *word = binding->routing_key;
 
 	initStringInfo(&member);
-	appendStringInfo(&member, "%s%s^", binding->routing_key, SEPARATOR);
-	for (const char *c = binding->routing_key; *c != '\0'; c++)
+	appendStringInfo(&member, "%s%s^", word, SEPARATOR);
+	for (;;)
 	{
-		if (*c == '*')
-			appendStringInfoString(&member, ".*?[^\\.]");
-		else if (*c == '#')
+		Size		length = strcspn(word, ".");
+
+		if (length == 1 && *word == '*')
+			appendStringInfoString(&member, "[^\\.]+");
+		else if (length == 1 && *word == '#')
 			appendStringInfoString(&member, ".*?");
 		else
-		{
-			if (!IS_HIGHBIT_SET(*c) && !isalnum((unsigned char) *c) &&
-				*c != '-')
-				appendStringInfoChar(&member, '\\');
-			appendStringInfoChar(&member, *c);
-		}
+			put_word(&member, word, length);
+		word += length;
+		if (*word == '\0')
+			break;
+		appendStringInfoString(&member, "\\.");
+		word++;
 	}
 	appendStringInfo(&member, "$%s%s", SEPARATOR, queue);
 	return member.data;
+}
+
+static void
+put_word(StringInfo member, const char *word, Size length)
+{
+	for (const char *c = word; c < word + length; c++)
+	{
+		if (!IS_HIGHBIT_SET(*c) && !isalnum((unsigned char) *c) &&
+			*c != '*' && *c != '#')
+			appendStringInfoChar(member, '\\');
+		appendStringInfoChar(member, *c);
+	}
 }
 
 /* Run a command whose reply does not matter. */

@@ -57,7 +57,7 @@
  *
  * Messages are routed as Kombu does: "*" is one or more characters but dots,
  * "#" any characters or none, an empty pattern matches all, and a queue counts
- * once.  The delivery tag differs between queues, because Kombu's consumers
+ * once.  A star within a word repeats the character before it.  The delivery tag differs between queues, because Kombu's consumers
  * record deliveries of all queues in one hash by their tags.
  */
 #define CQRS_SCRIPT_PUBLISH \
@@ -74,7 +74,7 @@
 	"  for word in string.gmatch(key .. '.', '(.-)%.') do\n" \
 	"    if word == '*' then word = '[^%.]+'\n" \
 	"    elseif word == '#' then word = '.-'\n" \
-	"    else word = string.gsub(word, '%W', '%%%0') end\n" \
+	"    else word = string.gsub(word, '[^%w*]', '%%%0') end\n" \
 	"    words[#words + 1] = word\n" \
 	"  end\n" \
 	"  return '^' .. table.concat(words, '%.') .. '$'\n" \
