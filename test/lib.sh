@@ -211,5 +211,5 @@ install_django_cqrs()
 {
 	local release=$1 dir=$2 with=${3:-}
 	$with python3 -m venv "$dir" && $with "$dir/bin/pip" install --quiet --no-cache-dir \
-		--disable-pip-version-check "django-cqrs$release" psycopg2-binary
+		--disable-pip-version-check "django-cqrs$release" psycopg2-binary 'kombu[redis]'
 }

@@ -208,6 +208,6 @@ change(10);
 $node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM cqrs.parked')
   or BAIL_OUT('not parked: ' . query('SELECT last_error FROM cqrs.stats'));
 arrives('what follows a message that is too large');
-like(query('SELECT reason FROM cqrs.parked'), qr/invalid bulk length/, 'reason');
+like(query('SELECT error FROM cqrs.parked'), qr/invalid bulk length/, 'reason');
 
 done_testing();
