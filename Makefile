@@ -36,10 +36,11 @@ PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
+REDIS_TOOLS = test/bench/bare_redis
 TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
 UNIT_TESTS = $(addprefix test/unit/,order reader session pack)
-EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
+EXTRA_CLEAN = $(TEST_TOOLS) $(REDIS_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
@@ -106,6 +107,9 @@ test-unit: $(UNIT_TESTS)
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
+
+$(REDIS_TOOLS): %: %.c
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lhiredis -lcrypto
 
 $(TEST_MODULES): %.so: %.c
 	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $^ $(LIBRARIES)

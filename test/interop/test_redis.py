@@ -85,6 +85,6 @@ class Redis(ReplicaTest):
             UPDATE plain SET name = 'b'""")
         master.run("UPDATE plain SET name = 'c' WHERE id > 50")
         published()
-        self.assertEqual(client.llen("redis"), 250)
+        self.assertEqual(client.llen("redis"), 150)
         self.replica.start()
         self.assert_equal()
