@@ -129,7 +129,8 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection->heartbeat_s = options->heartbeat_s;
 	connection->timeout_ms = options->connect_timeout_ms;
 	caller = MemoryContextSwitchTo(context);
-	initStringInfo(&connection->scratch);
+	initStringInfo(&connection->text.common);
+	initStringInfo(&connection->text.own);
 	initStringInfo(&connection->command);
 	cqrs_redis_init_batches(connection);
 	cqrs_redis_init_consumer(connection, options);

@@ -97,7 +97,7 @@ struct CqrsConnection
 	int			heartbeat_s;	/* 0: none */
 	int			timeout_ms;		/* of a command that is waited for */
 	bool		more;			/* poll() may have left input unread */
-	StringInfoData scratch;
+	CqrsBatchText text;
 
 	/* A command that is waited for; no batch begins meanwhile. */
 	StringInfoData command;

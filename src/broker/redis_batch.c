@@ -42,7 +42,8 @@
 static void append(CqrsBatch *batch, const void *data, Size length);
 static void append_length(CqrsBatch *batch, Size length);
 static void append_argument(CqrsBatch *batch, const char *text);
-static void put_properties(StringInfo buffer, const CqrsEnvelope *envelope);
+static void set_common(CqrsBatchText *text, const CqrsEnvelope *envelope);
+static void set_own(StringInfo own, const CqrsEnvelope *envelope);
 static Size encoded_length(Size length);
 static const char *script_hash(void);
 static void put_argument(StringInfo buffer, const char *text);
@@ -77,7 +78,7 @@ cqrs_batch_has_room(const CqrsBatch *batch)
 
 void
 cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
-			   StringInfo scratch)
+			   CqrsBatchText *text)
 {
 	Size		body_length = encoded_length(envelope->body_length);
 	Size		id_length = strlen(envelope->message_id);
@@ -86,10 +87,10 @@ cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 	strlcpy(batch->exchange, envelope->exchange, sizeof(batch->exchange));
 	append_argument(batch, envelope->routing_key);
 
-	resetStringInfo(scratch);
-	put_properties(scratch, envelope);
-	append_length(batch, strlen(BEFORE_BODY) + body_length + scratch->len +
-				  id_length);
+	set_common(text, envelope);
+	set_own(&text->own, envelope);
+	append_length(batch, strlen(BEFORE_BODY) + body_length +
+				  text->common.len + text->own.len + id_length);
 	append(batch, BEFORE_BODY, strlen(BEFORE_BODY));
 	if (envelope->body_length > COPIED_BODY_BYTES)
 	{
@@ -101,7 +102,8 @@ cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 		batch->end += EVP_EncodeBlock((unsigned char *) batch->data + batch->end,
 									  (const unsigned char *) envelope->body,
 									  envelope->body_length);
-	append(batch, scratch->data, scratch->len);
+	append(batch, text->common.data, text->common.len);
+	append(batch, text->own.data, text->own.len);
 	batch->ids[batch->count] = batch->end;
 	batch->id_lengths[batch->count] = id_length;
 	append(batch, envelope->message_id, id_length);
@@ -249,26 +251,42 @@ append_argument(CqrsBatch *batch, const char *text)
 	append(batch, "\r\n", 2);
 }
 
-/* What is between the body and the id of a message in the delivery tag. */
+/* What follows the body, and seldom differs from one message to the next. */
 static void
-put_properties(StringInfo buffer, const CqrsEnvelope *envelope)
+set_common(CqrsBatchText *text, const CqrsEnvelope *envelope)
 {
-	appendStringInfoString(buffer,
+	int64		time = timestamptz_to_time_t(envelope->timestamp);
+
+	if (text->time == time && strcmp(text->exchange, envelope->exchange) == 0 &&
+		strcmp(text->routing_key, envelope->routing_key) == 0)
+		return;
+	strlcpy(text->exchange, envelope->exchange, sizeof(text->exchange));
+	strlcpy(text->routing_key, envelope->routing_key,
+			sizeof(text->routing_key));
+	text->time = time;
+	resetStringInfo(&text->common);
+	appendStringInfoString(&text->common,
 						   "\", \"content-encoding\": \"utf-8\", \"content-type\": \"text/plain\", \"headers\": {}, \"properties\": {\"delivery_mode\": 2, \"delivery_info\": {\"exchange\": ");
-	escape_json(buffer, envelope->exchange);
-	appendStringInfoString(buffer, ", \"routing_key\": ");
-	escape_json(buffer, envelope->routing_key);
-	appendStringInfoString(buffer,
-						   "}, \"priority\": 0, \"body_encoding\": \"base64\", \"message_id\": ");
-	escape_json(buffer, envelope->message_id);
-	appendStringInfo(buffer, ", \"timestamp\": " INT64_FORMAT,
-					 (int64) timestamptz_to_time_t(envelope->timestamp));
+	escape_json(&text->common, envelope->exchange);
+	appendStringInfoString(&text->common, ", \"routing_key\": ");
+	escape_json(&text->common, envelope->routing_key);
+	appendStringInfo(&text->common,
+					 "}, \"priority\": 0, \"body_encoding\": \"base64\", \"timestamp\": " INT64_FORMAT ", \"message_id\": ",
+					 time);
+}
+
+/* What is between that and the id of the message in the delivery tag. */
+static void
+set_own(StringInfo own, const CqrsEnvelope *envelope)
+{
+	resetStringInfo(own);
+	escape_json(own, envelope->message_id);
 	for (int i = 0; i < envelope->nproperties; i++)
 	{
-		appendStringInfo(buffer, ", \"%s\": ", envelope->properties[i].name);
-		escape_json(buffer, envelope->properties[i].value);
+		appendStringInfo(own, ", \"%s\": ", envelope->properties[i].name);
+		escape_json(own, envelope->properties[i].value);
 	}
-	appendStringInfoString(buffer, ", \"delivery_tag\": \"");
+	appendStringInfoString(own, ", \"delivery_tag\": \"");
 }
 
 /* The length of so many bytes in Base64. */

@@ -71,9 +71,19 @@ extern void cqrs_batch_begin(CqrsBatch *batch, uint64 first_tag);
 /* Whether any message can be added, apart from its exchange. */
 extern bool cqrs_batch_has_room(const CqrsBatch *batch);
 
-/* Add a message, for which there is room.  "scratch" is overwritten. */
+/* The text of what envelopes have in common, one after another. */
+typedef struct CqrsBatchText
+{
+	char		exchange[256];
+	char		routing_key[256];
+	int64		time;			/* 0: there is no text yet */
+	StringInfoData common;
+	StringInfoData own;			/* of one envelope */
+} CqrsBatchText;
+
+/* Add a message, for which there is room. */
 extern void cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
-						   StringInfo scratch);
+						   CqrsBatchText *text);
 
 /*
  * Finish the request of batch "number", or make it anew.  With "by_text" the

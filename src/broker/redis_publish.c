@@ -88,7 +88,7 @@ cqrs_redis_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		fill_next(connection);
 		batch = batch_of(connection, connection->filling);
 	}
-	cqrs_batch_add(batch, envelope, &connection->scratch);
+	cqrs_batch_add(batch, envelope, &connection->text);
 	connection->published++;
 }
 
@@ -114,7 +114,7 @@ cqrs_redis_probe(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		fill_next(connection);
 	batch = batch_of(connection, connection->filling);
 	batch->probe = true;
-	cqrs_batch_add(batch, envelope, &connection->scratch);
+	cqrs_batch_add(batch, envelope, &connection->text);
 	fill_next(connection);
 }
 

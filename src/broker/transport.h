@@ -182,7 +182,10 @@ typedef struct CqrsTransport
 
 	/* For connections that publish: */
 
-	/* Whether there is room for another message. */
+	/*
+	 * Whether there is room for another message.  If there is none, the
+	 * socket gets ready when there may be.
+	 */
 	bool		(*can_publish) (CqrsConnection *connection);
 
 	/*
