@@ -30,7 +30,7 @@ PROVE_FLAGS = -I test/perl
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 TEST_MODULES = test/tools/late_change.so
 # Parts of the library, tested without a server.
-UNIT_TESTS = test/unit/order
+UNIT_TESTS = test/unit/cases test/unit/order
 EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
@@ -76,13 +76,16 @@ ifneq ($(here),./)
 $(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
 endif
 
-test/unit/order: test/unit/order.c src/publish/window.c src/publish/hold.c
-	$(CC) $(CFLAGS) -DUSE_ASSERT_CHECKING=1 $(CPPFLAGS) $(LDFLAGS) -o $@ $^ \
+$(UNIT_TESTS): %: %.c test/unit/server.c test/unit/server.h \
+		src/publish/window.c src/publish/hold.c
+	$(CC) $(CFLAGS) -DUSE_ASSERT_CHECKING=1 $(CPPFLAGS) $(LDFLAGS) -o $@ \
+		$(filter %.c,$^) \
 		-Wl,--defsym=ExceptionalCondition=assertion_failed \
 		-L$(shell $(PG_CONFIG) --pkglibdir) \
 		-L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm
 
 test-unit: $(UNIT_TESTS)
+	test/unit/cases
 	test/unit/order $(or $(UNIT_SECONDS),2) $(UNIT_SEED)
 
 $(TEST_TOOLS): %: %.c

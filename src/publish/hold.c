@@ -221,13 +221,21 @@ cqrs_holds_probe_taken(CqrsHolds *holds)
 {
 	CqrsHold   *hold = holds->probing;
 
-	/*
-	 * If next_id is lower by now, the probe's message is sent again in its
-	 * turn.
-	 */
 	if (hold->next_id == holds->probe->id)
+	{
 		hold->next_id++;
-	hold->state = CQRS_HOLD_CATCHING_UP;
+		hold->state = CQRS_HOLD_CATCHING_UP;
+	}
+	else
+	{
+		/*
+		 * A late message was refused meanwhile.  It is the next probe, and the
+		 * message of this one is sent again after it.  The window may still
+		 * have messages that would be put there a second time.
+		 */
+		hold->state = CQRS_HOLD_WAITING;
+		hold->retry_at = GetCurrentTimestamp();
+	}
 	forget_probe(holds);
 }
 
