@@ -30,7 +30,7 @@ PROVE_FLAGS = -I test/perl
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
-UNIT_TESTS = $(addprefix test/unit/,order reader session pack)
+UNIT_TESTS = $(addprefix test/unit/,cases order reader session pack)
 EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
@@ -76,7 +76,8 @@ ifneq ($(here),./)
 $(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
 endif
 
-test/unit/order: src/publish/window.c src/publish/hold.c
+test/unit/cases test/unit/order: test/unit/server.c src/publish/window.c \
+	src/publish/hold.c
 test/unit/reader: test/unit/server.c src/publish/reader.c src/publish/window.c \
 	src/publish/hold.c
 test/unit/session: test/unit/server.c src/broker/session.c src/base/url.c

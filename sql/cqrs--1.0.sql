@@ -190,6 +190,13 @@ CREATE TABLE cqrs.parked (
 );
 COMMENT ON TABLE cqrs.parked IS 'messages that could not be made or that the broker does not accept; cqrs_retry_parked sends them again';
 
+-- The ids of messages that were parked after their commit.  They are in the
+-- outbox until the watermark has passed them, and no publisher sends them.
+CREATE TABLE cqrs.skipped (
+	id bigint NOT NULL CONSTRAINT skipped_pkey PRIMARY KEY
+);
+COMMENT ON TABLE cqrs.skipped IS 'ids of messages in the outbox that are not sent, because they were parked';
+
 --
 -- Publisher
 --

@@ -105,6 +105,8 @@ find_objects(const char **problem)
 	found.master_by_relation = lookup_object(schema, "master_relation_idx",
 											 problem);
 	found.parked = lookup_object(schema, "parked", problem);
+	found.skipped = lookup_object(schema, "skipped", problem);
+	found.skipped_by_id = lookup_object(schema, "skipped_pkey", problem);
 	found.publisher = lookup_object(schema, "publisher", problem);
 	found.at_commit = lookup_object(schema, "at_commit", problem);
 	found.watermark = lookup_object(schema, "watermark", problem);

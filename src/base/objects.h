@@ -26,6 +26,8 @@ typedef struct CqrsObjects
 	Oid			master_by_id;	/* its indexes */
 	Oid			master_by_relation;
 	Oid			parked;			/* table cqrs.parked */
+	Oid			skipped;		/* table cqrs.skipped, and its index */
+	Oid			skipped_by_id;
 	Oid			publisher;		/* table cqrs.publisher */
 	Oid			at_commit;		/* table cqrs.at_commit, whose trigger makes
 								 * the messages of a transaction */

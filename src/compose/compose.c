@@ -571,5 +571,5 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 		row = TextDatumGetCString(DirectFunctionCall1(row_to_json,
 													  cqrs_hook_row(composer->relation,
 																	draft->row)));
-	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
+	cqrs_parked_insert(&draft->message, error, row);
 }

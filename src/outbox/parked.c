@@ -29,6 +29,7 @@
 
 #include "base/objects.h"
 #include "outbox/parked.h"
+#include "outbox/skipped.h"
 
 /* Columns of cqrs.parked; those of the parts of messages are found by name. */
 enum
@@ -48,19 +49,38 @@ static const char *const reasons[] = {
 	[CQRS_PARK_HELD] = "held"
 };
 
+static void insert(const CqrsMessage *message, CqrsParkReason reason,
+				   const char *error, const char *row);
 static int	column_of(const CqrsMessagePart *part, TupleDesc desc);
 static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
 static int	compare_id(const ListCell *a, const ListCell *b);
-static int	compare_ids(const void *a, const void *b);
 static void update_row(Relation parked, HeapTuple tuple, const char *row);
 static char *with_key_renamed(const char *object, const char *from,
 							  const char *to);
 static const char *end_of_string(const char *string);
 static const char *end_of_value(const char *value);
 
+CqrsSkip
+cqrs_parked_move(const CqrsMessage *message, CqrsParkReason reason,
+				 const char *error)
+{
+	CqrsSkip	skip = cqrs_skipped_add(message->id);
+
+	if (skip == CQRS_SKIP_ADDED)
+		insert(message, reason, error, NULL);
+	return skip;
+}
+
 void
-cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
-				   const char *error, const char *row)
+cqrs_parked_insert(const CqrsMessage *message, const char *error,
+				   const char *row)
+{
+	insert(message, CQRS_PARK_HOOK, error, row);
+}
+
+static void
+insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
+	   const char *row)
 {
 	Relation	parked = table_open(cqrs_objects_get(false)->parked,
 									RowExclusiveLock);
@@ -299,54 +319,4 @@ cqrs_parked_max_id(void)
 	systable_endscan(scan);
 	table_close(parked, AccessShareLock);
 	return highest;
-}
-
-int
-cqrs_parked_above(int64 id, int64 **ids)
-{
-	Relation	parked = table_open(cqrs_objects_get(false)->parked,
-									AccessShareLock);
-	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false, NULL, 0,
-										  NULL);
-	HeapTuple	tuple;
-	int			nroom = 16;
-	int			nids = 0;
-
-	*ids = MemoryContextAlloc(TopMemoryContext, nroom * sizeof(int64));
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		int64		found = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
-													   RelationGetDescr(parked),
-													   &isnull));
-
-		if (found <= id)
-			continue;
-		if (nids == nroom)
-		{
-			nroom *= 2;
-			*ids = repalloc(*ids, nroom * sizeof(int64));
-		}
-		(*ids)[nids++] = found;
-	}
-	systable_endscan(scan);
-	table_close(parked, AccessShareLock);
-	qsort(*ids, nids, sizeof(int64), compare_ids);
-	return nids;
-}
-
-bool
-cqrs_parked_has(const int64 *ids, int nids, int64 id)
-{
-	return nids > 0 &&
-		bsearch(&id, ids, nids, sizeof(int64), compare_ids) != NULL;
-}
-
-static int
-compare_ids(const void *a, const void *b)
-{
-	int64		x = *(const int64 *) a;
-	int64		y = *(const int64 *) b;
-
-	return x < y ? -1 : x > y;
 }
