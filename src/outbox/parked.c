@@ -18,8 +18,10 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/indexing.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -52,7 +54,7 @@ static const char *const reasons[] = {
 static void insert(const CqrsMessage *message, CqrsParkReason reason,
 				   const char *error, const char *row);
 static int	column_of(const CqrsMessagePart *part, TupleDesc desc);
-static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
+static void fill(CqrsParked *parked, Relation rel, HeapTuple tuple);
 static int	compare_id(const ListCell *a, const ListCell *b);
 static void update_row(Relation parked, HeapTuple tuple, const char *row);
 static char *with_key_renamed(const char *object, const char *from,
@@ -120,7 +122,7 @@ column_of(const CqrsMessagePart *part, TupleDesc desc)
 }
 
 List *
-cqrs_parked_read_all(void)
+cqrs_parked_list(void)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->parked,
 								 AccessShareLock);
@@ -131,7 +133,19 @@ cqrs_parked_read_all(void)
 	List	   *list = NIL;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		list = lappend(list, from_tuple(rel, tuple));
+	{
+		CqrsParked *parked = palloc0(sizeof(CqrsParked));
+		bool		isnull;
+
+		parked->tid = tuple->t_self;
+		parked->message.id = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
+														RelationGetDescr(rel),
+														&isnull));
+		parked->message.cqrs_id =
+			TextDatumGetCString(heap_getattr(tuple, PARKED_CQRS_ID,
+											 RelationGetDescr(rel), &isnull));
+		list = lappend(list, parked);
+	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
@@ -139,10 +153,24 @@ cqrs_parked_read_all(void)
 	return list;
 }
 
-static CqrsParked *
-from_tuple(Relation rel, HeapTuple tuple)
+bool
+cqrs_parked_read(Relation rel, CqrsParked *parked)
 {
-	CqrsParked *parked = palloc0(sizeof(CqrsParked));
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = table_tuple_fetch_row_version(rel, &parked->tid,
+													  snapshot, slot);
+
+	if (found)
+		fill(parked, rel, ExecFetchSlotHeapTuple(slot, true, NULL));
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	return found;
+}
+
+static void
+fill(CqrsParked *parked, Relation rel, HeapTuple tuple)
+{
 	CqrsMessage *message = &parked->message;
 	TupleDesc	desc = RelationGetDescr(rel);
 	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
@@ -164,7 +192,6 @@ from_tuple(Relation rel, HeapTuple tuple)
 		parked->row = TextDatumGetCString(values[PARKED_ROW_DATA - 1]);
 	pfree(values);
 	pfree(nulls);
-	return parked;
 }
 
 static int
@@ -188,11 +215,12 @@ cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		CqrsParked *parked = from_tuple(rel, tuple);
+		CqrsParked	parked = {0};
 
-		if (parked->row != NULL &&
-			strcmp(parked->message.cqrs_id, cqrs_id) == 0)
-			update_row(rel, tuple, with_key_renamed(parked->row, from, to));
+		fill(&parked, rel, tuple);
+		if (parked.row != NULL &&
+			strcmp(parked.message.cqrs_id, cqrs_id) == 0)
+			update_row(rel, tuple, with_key_renamed(parked.row, from, to));
 	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);

@@ -12,6 +12,7 @@
 
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
+#include "utils/relcache.h"
 
 #include "outbox/message.h"
 #include "outbox/skipped.h"
@@ -49,9 +50,16 @@ typedef struct CqrsParked
 
 /*
  * All parked messages, as CqrsParked in the order of their ids, in the current
- * context.  A caller that removes some of them must have locked out others.
+ * context, with tid, message.id and message.cqrs_id only.  A caller that
+ * removes some of them must have locked out others.
  */
-extern List *cqrs_parked_read_all(void);
+extern List *cqrs_parked_list(void);
+
+/*
+ * Read the rest of a message of that list, in the current context.  Returns
+ * false if it is not parked any more.
+ */
+extern bool cqrs_parked_read(Relation rel, CqrsParked *parked);
 
 /*
  * Rename a column in the rows that are kept with parked messages of a master
