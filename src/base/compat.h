@@ -148,45 +148,24 @@ cqrs_compat_relation_locked(Oid relid)
 	return cqrs_compat_relation_has_lock(relid, ShareUpdateExclusiveLock);
 }
 
-static inline bool
-cqrs_owns_relation(Oid relid, Oid roleid)
-{
+/* Privileges: f(object, role). */
 #if PG_VERSION_NUM >= 160000
-	return object_ownercheck(RelationRelationId, relid, roleid);
+#define cqrs_owns_relation(relid, roleid) \
+	object_ownercheck(RelationRelationId, relid, roleid)
+#define cqrs_owns_database(dboid, roleid) \
+	object_ownercheck(DatabaseRelationId, dboid, roleid)
+#define cqrs_execute_aclcheck(funcid, roleid) \
+	object_aclcheck(ProcedureRelationId, funcid, roleid, ACL_EXECUTE)
+#define cqrs_usage_aclcheck(schema, roleid) \
+	object_aclcheck(NamespaceRelationId, schema, roleid, ACL_USAGE)
 #else
-	return pg_class_ownercheck(relid, roleid);
+#define cqrs_owns_relation(relid, roleid) pg_class_ownercheck(relid, roleid)
+#define cqrs_owns_database(dboid, roleid) pg_database_ownercheck(dboid, roleid)
+#define cqrs_execute_aclcheck(funcid, roleid) \
+	pg_proc_aclcheck(funcid, roleid, ACL_EXECUTE)
+#define cqrs_usage_aclcheck(schema, roleid) \
+	pg_namespace_aclcheck(schema, roleid, ACL_USAGE)
 #endif
-}
-
-static inline bool
-cqrs_owns_database(Oid dboid, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_ownercheck(DatabaseRelationId, dboid, roleid);
-#else
-	return pg_database_ownercheck(dboid, roleid);
-#endif
-}
-
-static inline AclResult
-cqrs_execute_aclcheck(Oid funcid, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_aclcheck(ProcedureRelationId, funcid, roleid, ACL_EXECUTE);
-#else
-	return pg_proc_aclcheck(funcid, roleid, ACL_EXECUTE);
-#endif
-}
-
-static inline AclResult
-cqrs_usage_aclcheck(Oid schema, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_aclcheck(NamespaceRelationId, schema, roleid, ACL_USAGE);
-#else
-	return pg_namespace_aclcheck(schema, roleid, ACL_USAGE);
-#endif
-}
 
 /* Memory that the GUC machinery may free; NULL when there is none left. */
 static inline char *

@@ -33,17 +33,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT(
-		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
-	return;
-}
-
 # An exchange that is there with another type.
 $broker->ctl('eval',
 		'rabbit_exchange:declare(rabbit_misc:r(<<"/">>, exchange, <<"bad">>)'
@@ -64,11 +53,11 @@ is(scalar(drain_queue($broker, 'topic')), 1, 'amq.topic can be published to');
 query(q{SELECT cqrs_alter('lost', '{"exchange": "bad"}')});
 query(q{INSERT INTO lost SELECT i, 'x' FROM generate_series(1, 100) i});
 query(q{DELETE FROM lost WHERE id = 100});
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 query(q{SELECT cqrs_alter('lost', '{"exchange": null}')});
 query(q{UPDATE lost SET data = 'y' WHERE id = 1});
 query('INSERT INTO steady VALUES (1)');
-wait_until('held = 1 AND pending >= 102');
+wait_for_stats($node, 'held = 1 AND pending >= 102');
 my ($code, $out, $error) = $node->psql('postgres',
 	q{SET ROLE stranger; SELECT cqrs_park_held('lost')});
 like($error, qr/must be owner of table lost/, 'the owner parks');
@@ -138,7 +127,7 @@ query('DELETE FROM cqrs.parked');
 # The publisher passes over what was parked while it was away.
 query(q{SELECT cqrs_alter('lost', '{"exchange": "bad"}')});
 query(q{INSERT INTO lost VALUES (200, 'x')});
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 query('SELECT cqrs_pause()');
 wait_for_state($node, 'paused');
 is(query(q{SELECT cqrs_park_held('lost')}), 1, 'parked during a pause');
@@ -153,7 +142,7 @@ query('DELETE FROM cqrs.parked');
 # The master is unregistered: more messages than are parked in one turn.
 query(q{SELECT cqrs_alter('gone', '{"exchange": "bad"}')});
 query('INSERT INTO gone SELECT generate_series(1, 2500)');
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 my $offset = -s $node->logfile;
 query(q{SELECT cqrs_unregister('gone')});
 wait_published($node);
