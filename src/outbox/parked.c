@@ -142,7 +142,8 @@ cqrs_parked_list(void)
 														RelationGetDescr(rel),
 														&isnull));
 		parked->message.cqrs_id =
-			TextDatumGetCString(heap_getattr(tuple, PARKED_CQRS_ID,
+			TextDatumGetCString(heap_getattr(tuple,
+											 SPI_fnumber(RelationGetDescr(rel), "cqrs_id"),
 											 RelationGetDescr(rel), &isnull));
 		list = lappend(list, parked);
 	}
