@@ -229,9 +229,9 @@ cqrs_holds_probe_taken(CqrsHolds *holds)
 	else
 	{
 		/*
-		 * A late message was refused meanwhile.  It is the next probe, and the
-		 * message of this one is sent again after it.  The window may still
-		 * have messages that would be put there a second time.
+		 * A late message was refused meanwhile.  It is the next probe, and
+		 * the message of this one is sent again after it.  The window may
+		 * still have messages that would be put there a second time.
 		 */
 		hold->state = CQRS_HOLD_WAITING;
 		hold->retry_at = GetCurrentTimestamp();

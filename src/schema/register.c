@@ -15,6 +15,8 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
@@ -29,6 +31,7 @@
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -67,6 +70,8 @@ static void check_revision_default(Oid relid);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
+static bool has_new_partition(Oid relid);
+static bool has_new_row(Oid index, AttrNumber column, Oid relid);
 static void warn_if_unconfigured(void);
 static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
 static void refuse_own_changes(Oid relid);
@@ -449,7 +454,13 @@ begin_capture(Oid relid)
 	}
 }
 
-/* cqrs.follow_partitions(relation regclass) RETURNS void: see the SQL script. */
+/*
+ * cqrs.follow_partitions(relation regclass) RETURNS void: see the SQL script.
+ *
+ * An ALTER TABLE that adds no partition is none of its business.  When a dump
+ * is restored by several sessions, such a command may run when the partition
+ * has its row triggers and the statement trigger in the dump is still to come.
+ */
 Datum
 cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 {
@@ -458,7 +469,8 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 	Oid			root = cqrs_relation_root(relid);
 	ListCell   *lc;
 
-	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
+	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE ||
+		!has_new_partition(relid))
 		PG_RETURN_VOID();
 	masters = cqrs_master_read_all(root);
 	if (masters == NIL)
@@ -468,6 +480,38 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 		cqrs_triggers_follow(lfirst_oid(lc), linitial(masters));
 	PG_RETURN_VOID();
+}
+
+/*
+ * Whether this transaction has made the table a partition, or has given it
+ * one.
+ */
+static bool
+has_new_partition(Oid relid)
+{
+	return has_new_row(InheritsRelidSeqnoIndexId,
+					   Anum_pg_inherits_inhrelid, relid) ||
+		has_new_row(InheritsParentIndexId, Anum_pg_inherits_inhparent, relid);
+}
+
+/* Whether a row of pg_inherits is of this transaction. */
+static bool
+has_new_row(Oid index, AttrNumber column, Oid relid)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, index, true, NULL, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return found;
 }
 
 /* Warn once in a session; otherwise the outbox would grow unnoticed. */

@@ -154,6 +154,23 @@ run_program('pg_restore -j2',
 	'parallel', [ 'pg_restore', '-e', '-j2', "$dir/whole.custom" ]);
 check('parallel');
 
+# In an order that several sessions may come to: row triggers of the root before
+# constraints and triggers of its partitions.
+my $whole = "$dir/whole.custom";
+my @items = split /\n/, qx{pg_restore -l $whole};
+my @first =
+  grep { /TRIGGER zoo herd .*_cqrs_(?:update|insert_delete)/ } @items;
+my ($constraint) = grep { $items[$_] =~ / CONSTRAINT / } 0 .. $#items;
+is(scalar(@first), 2, 'the triggers that come first');
+splice @items, $constraint, 0, @first;
+my %listed;
+append_to_file("$dir/list", "$_\n")
+  foreach grep { !/^\d/ || !$listed{$_}++ } @items;
+create_database('ordered');
+run_program('pg_restore -L',
+	'ordered', [ 'pg_restore', '-e', '-L', "$dir/list", $whole ]);
+check('ordered');
+
 # First the schema, then the data: with triggers there when rows are loaded.
 dump_database('source', 'schema.sql', '--schema-only');
 dump_database('source', 'data.sql',   '--data-only');

@@ -9,7 +9,7 @@ use RabbitMQ;
 use Test::More;
 
 my $SKIPPED    = 400_000;
-my $LOOK_TURN  = 20_000;    # of reader.c
+my $LOOK_TURN  = 20_000;      # of reader.c
 my $PARKED     = 20_000;
 my $ALLOWED_KB = 64 * 1024;
 
@@ -26,7 +26,8 @@ $node->safe_psql(
 	CREATE TABLE held (id int PRIMARY KEY);
 	CREATE TABLE bulk (id int PRIMARY KEY);
 	CREATE TABLE parks (id int PRIMARY KEY, data text);
-	SELECT cqrs_register('held'), cqrs_register('bulk'), cqrs_register('parks')});
+	SELECT cqrs_register('held'), cqrs_register('bulk'), cqrs_register('parks')}
+);
 wait_for_state($node, 'publishing');
 
 sub query
@@ -39,7 +40,8 @@ sub query
 sub transactions
 {
 	return $node->safe_psql('template1',
-		q{SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'});
+		q{SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'}
+	);
 }
 
 # No message has a queue.  When the first one gets it, the reader skips those of
@@ -58,10 +60,14 @@ RabbitMQ->poll_until(
 		  /messages of master "held" are published again/;
 	},
 	60) or BAIL_OUT('still held');
+
 # A process reports its transactions when it ends.
 $node->restart;
-cmp_ok(transactions() - $before,
-	'>=', $SKIPPED / $LOOK_TURN, 'a turn skips a part only');
+cmp_ok(
+	transactions() - $before,
+	'>=',
+	$SKIPPED / $LOOK_TURN,
+	'a turn skips a part only');
 is($broker->queue_length('held'), 1, 'the held message has arrived');
 
 # The memory of a session that parks messages and sends them again.
@@ -76,8 +82,7 @@ sub peak_kb
 	$in .= "$sql; SELECT 'pid ' || pg_backend_pid();\n";
 	$session->pump until $out =~ /^pid (\d+)$/m or $err;
 	is($err, '', $sql);
-	my ($peak) =
-	  slurp_file("/proc/$1/status") =~ /^VmHWM:\s+(\d+) kB/m;
+	my ($peak) = slurp_file("/proc/$1/status") =~ /^VmHWM:\s+(\d+) kB/m;
 	return $peak;
 }
 
@@ -85,7 +90,7 @@ query('SELECT cqrs_pause()');
 query(
 	"INSERT INTO parks SELECT i, repeat('x', 4000) FROM generate_series(1, $PARKED) i"
 );
-my $peak = peak_kb(q{SELECT cqrs_park_held('held')});
+my $peak  = peak_kb(q{SELECT cqrs_park_held('held')});
 my $parks = peak_kb(q{SELECT cqrs_park_held('parks')});
 cmp_ok($parks - $peak, '<', $ALLOWED_KB, 'parking is bounded');
 my $retries = peak_kb(q{SELECT cqrs_retry_parked('parks')});
