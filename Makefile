@@ -95,7 +95,7 @@ $(UNIT_TESTS): %: %.c
 $(UNIT_TESTS): test/unit/server.h $(wildcard $(here)src/*/*.h)
 
 test-unit: $(UNIT_TESTS)
-	set -e; for test in $(UNIT_TESTS); do \
+	@set -e; for test in $(UNIT_TESTS); do \
 		$$test $(or $(UNIT_SECONDS),2) $(UNIT_SEED); done
 
 test/fuzz/frames: test/unit/server.c src/broker/amqp_decode.c

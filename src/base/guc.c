@@ -365,6 +365,7 @@ check_url(char **newval, void **extra, GucSource source)
 static void
 assign_url(const char *newval, void *extra)
 {
+	Assert(newval == NULL || newval[0] == '\0');	/* I20 */
 	url = extra;
 }
 

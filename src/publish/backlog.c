@@ -160,7 +160,10 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	if (park)
+	{
+		Assert(!XLogNeedsFlush(XactLastCommitEnd)); /* I10 */
 		remove_refused(backlog);
+	}
 	MemoryContextSwitchTo(turn);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -403,6 +406,7 @@ save_watermark(CqrsBacklog *backlog)
 {
 	int64		reached = unsaved_watermark(backlog);
 
+	Assert(reached >= backlog->saved_watermark);	/* I7 */
 	if (reached != backlog->saved_watermark)
 		cqrs_outbox_set_watermark(reached);
 	backlog->saved_watermark = reached;
