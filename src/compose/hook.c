@@ -335,6 +335,7 @@ call(CqrsFunction *hook, NullableDatum *args, int nargs, bool *isnull)
 		if (args[i].isnull && hook->flinfo.fn_strict)
 			return (Datum) 0;
 	}
+	Assert(XactReadOnly && InSecurityRestrictedOperation());	/* I18 */
 	result = FunctionCallInvoke(fcinfo);
 	*isnull = fcinfo->isnull;
 	return result;

@@ -37,6 +37,7 @@ enum
 	MASTER_NATTS = MASTER_FIRST_OPTION + CQRS_NOPTIONS - 1
 };
 
+/* I21 */
 StaticAssertDecl(MASTER_NATTS == CQRS_MASTER_NATTS,
 				 "cqrs.master has as many columns as objects.h says");
 

@@ -164,7 +164,10 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	if (parked)
+	{
+		Assert(!XLogNeedsFlush(XactLastCommitEnd)); /* I10 */
 		remove_refused(backlog);
+	}
 	else if (park)
 		hold_refused(backlog);
 	MemoryContextSwitchTo(turn);
@@ -429,6 +432,7 @@ save_watermark(CqrsBacklog *backlog)
 {
 	int64		reached = unsaved_watermark(backlog);
 
+	Assert(reached >= backlog->saved_watermark);	/* I7 */
 	if (reached != backlog->saved_watermark)
 		cqrs_outbox_set_watermark(reached);
 	backlog->saved_watermark = reached;

@@ -200,8 +200,9 @@ cqrs_holds_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
 void
 cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
 {
-	Assert(holds->probe == NULL);
+	Assert(holds->probe == NULL);	/* I9 */
 	Assert(hold->state == CQRS_HOLD_WAITING);
+	Assert(message->id >= hold->next_id);	/* I8 */
 	message->refusal = NULL;
 	hold->state = CQRS_HOLD_PROBING;
 	hold->next_id = message->id;
@@ -220,6 +221,8 @@ void
 cqrs_holds_probe_taken(CqrsHolds *holds)
 {
 	CqrsHold   *hold = holds->probing;
+
+	Assert(hold->next_id <= holds->probe->id);	/* I8 */
 
 	if (hold->next_id == holds->probe->id)
 	{

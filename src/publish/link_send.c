@@ -49,6 +49,7 @@ static void route_of(const CqrsLink *link, const CqrsOutgoing *message,
 void
 cqrs_link_send(CqrsLink *link)
 {
+	Assert(!IsTransactionState());	/* I16 */
 	if (link->session->connection == NULL || link->blocked)
 		return;
 

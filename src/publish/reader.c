@@ -419,6 +419,7 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 					 cqrs_batch_of(message.id) - 1,
 					 ReadNextFullTransactionId());
 		push_message(reader, window, &message);
+		Assert(message.id > reader->frontier);	/* I4 */
 		reader->frontier = message.id;
 	}
 	cqrs_outbox_scan_flush_wal(scan);
@@ -456,6 +457,10 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 	MemoryContext caller = MemoryContextSwitchTo(reader->context);
 	Hole	   *hole = palloc(sizeof(Hole));
 
+	/* I4: holes are in ascending order, and apart from each other. */
+	Assert(cqrs_batch_of(first_id) <= last_batch);
+	Assert(reader->holes == NIL ||
+		   ((Hole *) llast(reader->holes))->last_batch < cqrs_batch_of(first_id));
 	hole->first_id = first_id;
 	hole->last_batch = last_batch;
 	hole->barrier = barrier;

@@ -148,7 +148,7 @@ cqrs_window_stamp(CqrsOutgoing *message)
 void
 cqrs_window_sent(CqrsWindow *window)
 {
-	Assert(window->sent < window->tail);
+	Assert(window->head <= window->sent && window->sent < window->tail);	/* I6 */
 	window->sent++;
 }
 

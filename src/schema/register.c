@@ -448,6 +448,7 @@ begin_capture(Oid relid)
 	{
 		Relation	rel = table_open(lfirst_oid(lc), NoLock);
 
+		Assert(CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true));	/* I17 */
 		if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
 			cqrs_capture_begin_late(rel);
 		table_close(rel, NoLock);
