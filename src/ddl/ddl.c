@@ -142,8 +142,9 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 }
 
 void
-cqrs_ddl_each_table(const CqrsDdlCommand *command,
+cqrs_ddl_each_table(const CqrsDdlCommand *command, void *state,
 					void (*check) (const CqrsDdlCommand *command,
+								   void *state,
 								   const CqrsTableFacts *before))
 {
 	ListCell   *lc;
@@ -153,7 +154,7 @@ cqrs_ddl_each_table(const CqrsDdlCommand *command,
 		const CqrsTableFacts *before = lfirst(lc);
 
 		if (cqrs_compat_relation_locked(before->relid))
-			check(command, before);
+			check(command, state, before);
 	}
 }
 

@@ -88,7 +88,9 @@ extern void cqrs_ddl_after(CqrsDdlGuard *guard);
  * touched, if this transaction has locked it against other schema changes.
  */
 extern void cqrs_ddl_each_table(const CqrsDdlCommand *command,
+								void *state,
 								void (*check) (const CqrsDdlCommand *command,
+											   void *state,
 											   const CqrsTableFacts *before));
 
 #endif							/* CQRS_DDL_H */

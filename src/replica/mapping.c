@@ -188,24 +188,23 @@ check_soft_delete(const Binding *binding)
 		cqrs_columns_have(binding->fields, name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("column \"%s\" cannot be \"soft_delete\" of replica \"%s\"",
-						name, binding->row->cqrs_id),
-				 errdetail("The column takes its values from messages."),
+				 errmsg("column \"%s\", which messages write, cannot be \"soft_delete\"",
+						name),
+				 errdetail("The column would take its values from messages and from DELETEs."),
 				 errhint("Name a column that is not in \"fields\", not in the primary key, and not one of the extension.")));
 	if (column->type != BOOLOID && column->type != TIMESTAMPTZOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" cannot be \"soft_delete\" of replica \"%s\"",
-						name, binding->row->cqrs_id),
-				 errdetail("The type of the column is %s.",
-						   format_type_be(column->type)),
+				 errmsg("column \"%s\" of type %s cannot be \"soft_delete\"",
+						name, format_type_be(column->type)),
+				 errdetail("A DELETE sets the column to true, or to the time."),
 				 errhint("Name a column of type boolean or timestamp with time zone.")));
 	if (column->type == TIMESTAMPTZOID && column->not_null)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" cannot be \"soft_delete\" of replica \"%s\"",
-						name, binding->row->cqrs_id),
-				 errdetail("The column is NOT NULL, but is null in rows that are not deleted."),
+				 errmsg("column \"%s\", which is NOT NULL, cannot be \"soft_delete\"",
+						name),
+				 errdetail("The column is null in rows that are not deleted."),
 				 errhint("Use ALTER TABLE ... ALTER COLUMN %s DROP NOT NULL.",
 						 quote_identifier(name))));
 	binding->mapping->soft_delete = i + 1;

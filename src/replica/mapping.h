@@ -35,7 +35,8 @@ typedef struct CqrsMapping
 	Oid			key_index;
 	int			revision;		/* columns[] of cqrs_revision */
 	int			updated;		/* columns[] of cqrs_updated */
-	AttrNumber	soft_delete;	/* InvalidAttrNumber: none; not in columns[] */
+	AttrNumber	soft_delete;	/* InvalidAttrNumber: none; not in columns[].
+								 * Boolean, or a timestamptz that can be null */
 } CqrsMapping;
 
 /*

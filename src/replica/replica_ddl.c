@@ -3,18 +3,20 @@
  * replica_ddl.c
  *	  The judge of commands that change the schema below replicas.
  *
- * A command is refused if a replica could work before it and cannot after it:
- * its table is no longer one that can follow (fit.c), its options do not fit
- * the columns (mapping.c), or a function is gone.  A replica that could not
- * work before is let alone: pg_restore brings keys and functions after tables.
- * Renamed columns are followed first, so that messages still find them.  The
- * primary key must stay the same, too.
+ * A command is refused if a replica cannot work after it: its table is no
+ * longer one that can follow (fit.c), its options do not fit the columns
+ * (mapping.c), or a function is gone.  A replica that could not work before is
+ * let alone: pg_restore brings keys and functions after tables.  Renamed
+ * columns are followed first, so that messages still find them.  The primary
+ * key must stay the same, too.
  *
  * Other types of columns are accepted: values of messages are converted to
  * whatever type a column has.
  *
- * Definitions of replicas are read after the command, because a replica that
- * the command has ended needs no check.
+ * Definitions of replicas are read after the command, because the command may
+ * have waited for a transaction that has changed or ended the replica.  Whether
+ * the replica could work before is judged by the definition and the facts
+ * before the command, which fit each other.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,10 +50,12 @@ typedef struct Named
 	List	   *functions;		/* OIDs that its name stands for */
 } Named;
 
-/* What replicas rely on besides their tables. */
+/* Replicas before the command. */
 typedef struct Reliance
 {
 	List	   *functions;		/* of Named */
+	List	   *replicas;		/* OIDs of tables that are replicas */
+	List	   *broken;			/* those of them that cannot work */
 } Reliance;
 
 /* A check that raises an error. */
@@ -64,12 +68,10 @@ static void *judge_before(const CqrsDdlCommand *command);
 static void judge_after(const CqrsDdlCommand *command, void *state);
 static List *list_functions(void);
 static void foresee(const CqrsDdlCommand *command);
-static void check_table(const CqrsDdlCommand *command,
+static void check_table(const CqrsDdlCommand *command, void *state,
 						const CqrsTableFacts *before);
 static void check_partition(const CqrsTableFacts *before,
 							const CqrsTableFacts *after);
-static void check_key(const CqrsTableFacts *before,
-					  const CqrsTableFacts *after, const CqrsReplicaRow *row);
 static void follow_renames(const CqrsTableFacts *before,
 						   const CqrsTableFacts *after, CqrsReplicaRow *row);
 static void fits(const CqrsTableFacts *facts, const CqrsReplicaRow *row);
@@ -111,6 +113,7 @@ static void *
 judge_before(const CqrsDdlCommand *command)
 {
 	Reliance   *reliance;
+	ListCell   *lc;
 
 	if (command->scope == CQRS_SCOPE_NONE && !OidIsValid(command->renamed))
 		return NULL;
@@ -118,6 +121,17 @@ judge_before(const CqrsDdlCommand *command)
 	if (command->scope == CQRS_SCOPE_FUNCTIONS ||
 		command->scope == CQRS_SCOPE_ALL)
 		reliance->functions = list_functions();
+	foreach(lc, command->tables)
+	{
+		const CqrsTableFacts *facts = lfirst(lc);
+		const CqrsReplicaRow *row = replica_of(facts->relid);
+
+		if (row == NULL)
+			continue;
+		reliance->replicas = lappend_oid(reliance->replicas, facts->relid);
+		if (problem(fits, facts, row) != NULL)
+			reliance->broken = lappend_oid(reliance->broken, facts->relid);
+	}
 	if (IsA(command->statement, AlterTableStmt))
 		foresee(command);
 	return reliance;
@@ -129,7 +143,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	const Reliance *reliance = state;
 	ListCell   *lc;
 
-	cqrs_ddl_each_table(command, check_table);
+	cqrs_ddl_each_table(command, state, check_table);
 	foreach(lc, reliance->functions)
 		check_function(lfirst(lc));
 	if (OidIsValid(command->renamed))
@@ -204,8 +218,10 @@ foresee(const CqrsDdlCommand *command)
 }
 
 static void
-check_table(const CqrsDdlCommand *command, const CqrsTableFacts *before)
+check_table(const CqrsDdlCommand *command, void *state,
+			const CqrsTableFacts *before)
 {
+	const Reliance *reliance = state;
 	CqrsTableFacts *after = cqrs_facts_table(before->relid);
 	CqrsReplicaRow *row;
 	ErrorData  *error;
@@ -218,14 +234,16 @@ check_table(const CqrsDdlCommand *command, const CqrsTableFacts *before)
 		check_partition(before, after);
 		return;
 	}
-	error = problem(fits, before, row);
 	follow_renames(before, after, row);
-	if (error != NULL)
+	if (list_member_oid(reliance->broken, before->relid))
 		return;
 	error = problem(fits, after, row);
 	if (error != NULL)
 		refuse(after, row, error->message);
-	check_key(before, after, row);
+	if (list_member_oid(reliance->replicas, before->relid) &&
+		!equal(before->key, after->key))
+		refuse(after, row, psprintf("table \"%s\" has another primary key",
+									after->name));
 }
 
 /* The table is a replica's, or a partition of one, or neither. */
@@ -268,14 +286,6 @@ cqrs_sql_check_replica_partition(PG_FUNCTION_ARGS)
 	if (facts != NULL && facts->is_partition)
 		check_partition(&nothing, facts);
 	PG_RETURN_VOID();
-}
-
-static void
-check_key(const CqrsTableFacts *before, const CqrsTableFacts *after,
-		  const CqrsReplicaRow *row)
-{
-	if (!equal(before->key, after->key))
-		refuse(after, row, "messages identify a row by its primary key");
 }
 
 /* Give a replica the new names of columns, which keep their keys. */
@@ -362,9 +372,9 @@ check_function(const Named *named)
 {
 	const CqrsReplicaRow *row = cqrs_replica_read(named->cqrs_id);
 	const char *name = row == NULL ? NULL :
-		cqrs_replica_text(row, named->option);
+	cqrs_replica_text(row, named->option);
 	const CqrsFunctionKind *kind = named->option == CQRS_REPLICA_HANDLER ?
-		cqrs_handler_kind() : cqrs_handler_retry_kind();
+	cqrs_handler_kind() : cqrs_handler_retry_kind();
 
 	if (name == NULL ||
 		list_difference_oid(named->functions,

@@ -51,7 +51,7 @@ static List *relids(void);
 static void *judge_before(const CqrsDdlCommand *command);
 static void judge_after(const CqrsDdlCommand *command, void *state);
 static void lock_masters(void);
-static void check_table(const CqrsDdlCommand *command,
+static void check_table(const CqrsDdlCommand *command, void *state,
 						const CqrsTableFacts *facts);
 static void foresee(const CqrsDdlCommand *command, AlterTableStmt *alter);
 static void foresee_attach(Oid relid, RangeVar *name);
@@ -108,7 +108,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	const Reliance *reliance = state;
 	ListCell   *lc;
 
-	cqrs_ddl_each_table(command, check_table);
+	cqrs_ddl_each_table(command, state, check_table);
 	foreach(lc, reliance->hooks)
 		cqrs_guard_check_hook(lfirst(lc));
 	foreach(lc, reliance->meanings)
@@ -121,7 +121,8 @@ judge_after(const CqrsDdlCommand *command, void *state)
 }
 
 static void
-check_table(const CqrsDdlCommand *command, const CqrsTableFacts *facts)
+check_table(const CqrsDdlCommand *command, void *state,
+			const CqrsTableFacts *facts)
 {
 	cqrs_guard_check_table(facts, command->disables_trigger);
 }
