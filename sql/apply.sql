@@ -179,7 +179,23 @@ SELECT deliver('DELETE', 'author', author(3, 'absent'));
 SELECT * FROM author;
 SELECT * FROM seen;
 TRUNCATE seen;
--- A replica without a table; and a handler that is gone.
+-- A handler may have its own settings, on which the message does not depend, and
+-- change what is known of the table while it runs.
+CREATE FUNCTION change(message cqrs.message) RETURNS boolean LANGUAGE plpgsql SET TimeZone = 'Asia/Kathmandu' AS $$
+BEGIN
+	GRANT SELECT ON public.author TO PUBLIC;
+	INSERT INTO public.seen VALUES (public.cqrs_apply(message));
+	REVOKE SELECT ON public.author FROM PUBLIC;
+	INSERT INTO public.seen VALUES (public.cqrs_apply(message));
+	RETURN true;
+END
+$$;
+SELECT cqrs_alter_replica('author', '{"handler": "public.change"}');
+SELECT deliver('SAVE', 'author', '{"id":1,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45","name":"changed"}');
+SELECT id, name, cqrs_updated AT TIME ZONE 'UTC' FROM author;
+SELECT * FROM seen;
+TRUNCATE seen, author;
+-- A replica without a table.
 CREATE FUNCTION watch(message cqrs.message) RETURNS boolean LANGUAGE sql AS $$
 	INSERT INTO public.seen VALUES (concat_ws(' ', message.signal_type, message.instance_data, current_user));
 	SELECT true
@@ -297,7 +313,7 @@ SELECT apply(b) FROM unnest(ARRAY[
 
 SELECT cqrs_unregister_replica(r.cqrs_id) FROM cqrs.replica r ORDER BY r.cqrs_id;
 DROP TABLE author, seen, good, bad, basic;
-DROP FUNCTION body, apply(text, boolean), apply(text, text, text, text, boolean), author, several, see, deliver, handle, watch,
+DROP FUNCTION body, apply(text, boolean), apply(text, text, text, text, boolean), author, several, see, deliver, handle, change, watch,
 	whoami, escape, parse, with_key, is_json;
 REVOKE CREATE ON SCHEMA public FROM apply_owner;
 REVOKE USAGE ON SCHEMA public FROM apply_stranger;

@@ -10,8 +10,6 @@
 
 #include "postgres.h"
 
-#include "utils/guc.h"
-
 #include "apply/envelope.h"
 #include "replica/replica.h"
 
@@ -80,9 +78,6 @@ extern void cqrs_apply_by_default(CqrsApplier *applier,
 
 /* The applier of the transaction, between begin() and end(), or NULL. */
 extern CqrsApplier *cqrs_apply_current(void);
-
-/* Pin the settings that values and triggers depend on. */
-extern void cqrs_apply_pin_settings(GucAction action);
 
 /* What an outcome is called: "inserted", for example. */
 extern const char *cqrs_apply_outcome_name(CqrsOutcome outcome);

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * plan.h
- *	  What is known of a replica while messages are applied, and its table,
- *	  open for writing.
+ *	  What is known of a replica while messages are applied.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,50 +10,13 @@
 
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/skey.h"
-#include "executor/execPartition.h"
 #include "lib/ilist.h"
-#include "nodes/execnodes.h"
 #include "utils/resowner.h"
 
+#include "apply/table.h"
 #include "apply/value_in.h"
 #include "define/function.h"
 #include "replica/mapping.h"
-
-/*
- * A table that has rows: the replica's, or a partition of it.
- */
-typedef struct CqrsLeaf
-{
-	Oid			relid;
-	ResultRelInfo *info;
-	AttrNumber *attnums;		/* of the replica's columns here, by their
-								 * attnum - 1; NULL: the same */
-	Relation	index;			/* of the primary key */
-	IndexScanDesc scan;
-	ScanKeyData keys[INDEX_MAX_KEYS];
-	TupleTableSlot *old;		/* the row that is there */
-	TupleTableSlot *new;		/* what it becomes */
-} CqrsLeaf;
-
-/*
- * A table that is open for writing.  It belongs to the resource owner under
- * which it was opened.
- */
-typedef struct CqrsTable
-{
-	ResourceOwner owner;
-	bool		busy;			/* a message is being applied with it */
-	Relation	rel;
-	EState	   *estate;
-	EPQState	epq;
-	ModifyTableState *modify;
-	PartitionTupleRouting *routing; /* NULL: not partitioned */
-	TupleTableSlot *key_slot;	/* a row with its key, for routing */
-	List	   *leaves;			/* CqrsLeaf */
-	ExprState **defaults;		/* by attnum - 1; NULL until the first is used */
-} CqrsTable;
 
 typedef struct CqrsPlan
 {
@@ -108,16 +70,5 @@ extern CqrsPlan * cqrs_plan_get(struct CqrsApplier *applier,
  */
 extern CqrsTable * cqrs_plan_open(struct CqrsApplier *applier, CqrsPlan * plan);
 extern void cqrs_plan_close(CqrsPlan * plan, CqrsTable * table);
-
-/*
- * The leaf for a key, whose values are in the order of the primary key.  If
- * there is none, returns NULL with missing_ok, else raises an error.
- */
-extern CqrsLeaf * cqrs_plan_leaf(CqrsPlan * plan, CqrsTable * table,
-								 const Datum *keys, bool missing_ok);
-
-/* The value by default of a column of the replica's table. */
-extern Datum cqrs_plan_default(CqrsTable * table, AttrNumber attnum,
-							   bool *isnull);
 
 #endif							/* CQRS_PLAN_H */

@@ -12,7 +12,7 @@
 
 #include "nodes/lockoptions.h"
 
-#include "apply/plan.h"
+#include "apply/table.h"
 
 /*
  * Find the row with a key, whose values are in the order of the primary key,
