@@ -14,6 +14,14 @@ DATA = $(patsubst $(here)%,%,$(wildcard $(here)sql/cqrs--*.sql))
 PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
+# HIREDIS=0: without the transport to Redis, and without libhiredis.
+ifeq ($(HIREDIS),0)
+OBJS := $(filter-out $(here)src/broker/redis%,$(OBJS))
+else
+PG_CPPFLAGS += -DCQRS_WITH_REDIS
+SHLIB_LINK += -lhiredis
+endif
+
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
 REGRESS = setup extension register alter pack capture since_15 paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
@@ -28,12 +36,13 @@ PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
 PROVE_FLAGS = -I test/perl
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
+REDIS_TOOLS = test/bench/bare_redis
 TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
 UNIT_TESTS = $(addprefix test/unit/,cases order reader session pack)
 # What reads bytes from outside, for libFuzzer.
 FUZZ_TESTS = $(addprefix test/fuzz/,frames packs)
-EXTRA_CLEAN = $(TEST_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) $(FUZZ_TESTS) test-output
+EXTRA_CLEAN = $(TEST_TOOLS) $(REDIS_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) $(FUZZ_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
@@ -61,7 +70,7 @@ include $(PGXS)
 else
 all install uninstall clean installcheck:
 	@echo "PostgreSQL's server development files are missing." >&2
-	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libssl-dev" >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libhiredis-dev libssl-dev" >&2
 	@false
 endif
 
@@ -128,13 +137,16 @@ fuzz:
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
 
+$(REDIS_TOOLS): %: %.c
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lhiredis -lcrypto
+
 $(TEST_MODULES): %.so: %.c
 	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $^ $(LIBRARIES)
 
 # A transport without the rest of the library.
 test/tools/transport.so: $(filter-out src/broker/session.o,\
 	$(filter src/broker/%.o,$(OBJS))) src/base/url.o
-test/tools/transport.so: LIBRARIES = -lrabbitmq -lssl -lcrypto -lpthread
+test/tools/transport.so: LIBRARIES = $(filter -l%,$(SHLIB_LINK))
 
 # A list given on the command line runs that list alone; the others are run
 # only when none is given.
@@ -202,6 +214,7 @@ help:
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
 	@echo 'make format         indent the C and Perl sources'
+	@echo 'make HIREDIS=0      build without Redis, and so without libhiredis'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
 .PHONY: bench sanitize soak fuzz test test-unit test-regress test-isolation test-tap demo \

@@ -152,7 +152,7 @@ build_and_install()
 	mkdir "$src" "$install"
 	tar -C "$top" --exclude=./.git --exclude=./test-output --exclude='*.o' \
 		--exclude='*.bc' --exclude='*.so' --exclude=./test/tools/cqrs_consume \
-		--exclude=./test/bench/bare_publisher \
+		--exclude=./test/bench/bare_publisher --exclude=./test/bench/bare_redis \
 		-cf - . | tar -C "$src" --no-same-owner -xf -
 
 	make="make -s -C $src PG_CONFIG=$pg_config with_llvm=no WERROR=1"
@@ -160,7 +160,7 @@ build_and_install()
 	make="$make ${SANITIZE:+SANITIZE=1} ${ASSERT:+ASSERT=1}"
 	$make -j"$(nproc)" all \
 		test/tools/cqrs_consume test/tools/late_change.so \
-		test/tools/transport.so test/bench/bare_publisher
+		test/tools/transport.so test/bench/bare_publisher test/bench/bare_redis
 
 	# Programs find the rest of their installation from where they lie, through
 	# links: so they are copied, and all else is linked.
@@ -189,6 +189,7 @@ build_and_install()
 	export CQRS_LATE_CHANGE=$src/test/tools/late_change.so
 	export CQRS_TRANSPORT=$src/test/tools/transport.so
 	export CQRS_BARE_PUBLISHER=$src/test/bench/bare_publisher
+	export CQRS_BARE_REDIS=$src/test/bench/bare_redis
 	cd "$work"
 }
 
@@ -211,5 +212,5 @@ install_django_cqrs()
 {
 	local release=$1 dir=$2 with=${3:-}
 	$with python3 -m venv "$dir" && $with "$dir/bin/pip" install --quiet --no-cache-dir \
-		--disable-pip-version-check "django-cqrs$release" psycopg2-binary
+		--disable-pip-version-check "django-cqrs$release" psycopg2-binary 'kombu[redis]'
 }

@@ -237,7 +237,7 @@ define_urls(void)
 							   show_consumer_url);
 
 	DefineCustomStringVariable("cqrs.url",
-							   "Address of the broker, amqp://user:password@host:port/vhost; amqps:// for TLS.",
+							   "Address of the broker, amqp://user:password@host:port/vhost or redis://user:password@host:port/database; amqps:// or rediss:// for TLS.",
 							   "Empty means that changes wait in the outbox.",
 							   &url_placeholder,
 							   "",

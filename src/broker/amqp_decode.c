@@ -19,10 +19,9 @@
  */
 #include "postgres.h"
 
-#include "mb/pg_wchar.h"
-
 #include "broker/amqp_decode.h"
 #include "broker/amqp_rest.h"
+#include "broker/failure.h"
 
 #define METHOD_ID_BYTES		4
 /* Class, weight and size of the body. */
@@ -89,41 +88,10 @@ cqrs_decode_frame(const char *input, Size length, Size max_size,
 	return CQRS_FRAME_HEADER_BYTES + size + 1;
 }
 
-/*
- * Texts are UTF-8, and RabbitMQ may cut a long text in the middle of a
- * character.  Invalid bytes and control characters become question marks.  If
- * the database has another encoding, all characters beyond ASCII do, too: a
- * conversion would need a transaction.
- */
 void
 cqrs_decode_text(char *buffer, Size size, amqp_bytes_t text)
 {
-	const char *from = text.bytes;
-	const char *end = from + text.len;
-	char	   *to = buffer;
-	bool		keeps_utf8 = GetDatabaseEncoding() == PG_UTF8 ||
-	GetDatabaseEncoding() == PG_SQL_ASCII;
-
-	while (from < end)
-	{
-		int			length = pg_encoding_mblen(PG_UTF8, from);
-		bool		valid = length <= end - from &&
-		pg_utf8_islegal((const unsigned char *) from, length);
-		bool		kept = valid &&
-		(length > 1 ? keeps_utf8 :
-		 (unsigned char) *from >= ' ' && *from != '\x7f');
-		int			written = kept ? length : 1;
-
-		if (to + written >= buffer + size)
-			break;
-		if (kept)
-			memcpy(to, from, length);
-		else
-			*to = '?';
-		to += written;
-		from += valid ? length : 1;
-	}
-	*to = '\0';
+	cqrs_failure_clean(buffer, size, text.bytes, text.len);
 }
 
 static bool

@@ -10,12 +10,20 @@
 #include "broker/transport.h"
 
 static const CqrsTransport *const transports[] = {
-	&cqrs_transport_amqp
+	&cqrs_transport_amqp,
+#ifdef CQRS_WITH_REDIS
+	&cqrs_transport_redis,
+#endif
 };
 
 /* Names all schemes of the table. */
+#ifdef CQRS_WITH_REDIS
 #define REASON_SCHEME \
-	"The URL must start with \"amqp://\" or \"amqps://\"."
+	"The URL must start with \"amqp://\", \"amqps://\", \"redis://\" or \"rediss://\"."
+#else
+#define REASON_SCHEME \
+	"The URL must start with \"amqp://\" or \"amqps://\"; this library was built without support for Redis."
+#endif
 
 static const CqrsTransport *find(const char *scheme, Size length);
 static bool is_scheme(const char *name, const char *scheme, Size length);

@@ -86,7 +86,7 @@ typedef struct CqrsDelivery
 
 /*
  * A property of a message.  A transport sends those whose names it knows: see
- * the table of amqp_publish.c.
+ * the table of amqp_publish.c; that to Redis sends all.
  */
 typedef struct CqrsProperty
 {
@@ -182,7 +182,10 @@ typedef struct CqrsTransport
 
 	/* For connections that publish: */
 
-	/* Whether there is room for another message. */
+	/*
+	 * Whether there is room for another message.  If there is none, the
+	 * socket gets ready when there may be.
+	 */
 	bool		(*can_publish) (CqrsConnection *connection);
 
 	/*
@@ -299,6 +302,7 @@ typedef struct CqrsTransport
 } CqrsTransport;
 
 extern const CqrsTransport cqrs_transport_amqp;
+extern const CqrsTransport cqrs_transport_redis;	/* unless HIREDIS=0 */
 
 /*
  * The transport of a URL, found by the URL's scheme, or NULL.  The rest of the

@@ -175,7 +175,8 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 			cqrs_session_wait_ms(link->session) : -1;
 
 	(void) link->session->transport->socket(link->session->connection, &write);
-	if (!link->blocked && !write && cqrs_link_may_send(link))
+	if (!link->blocked && !write && cqrs_link_may_send(link) &&
+		link->session->transport->can_publish(link->session->connection))
 		return 0;
 	return cqrs_sooner_ms(link->session->transport->wait_ms(link->session->connection),
 						  confirm_wait_ms(link));

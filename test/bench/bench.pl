@@ -10,6 +10,7 @@ use IPC::Run;
 use PostgreSQL::Test::Utils;
 use POSIX ();
 use RabbitMQ;
+use Redis;
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -496,6 +497,79 @@ sub bench_drain
 	return;
 }
 
+# ---- Draining to Redis
+
+sub bare_redis
+{
+	my ($redis) = @_;
+	my $output;
+
+	IPC::Run::run(
+		[ $ENV{CQRS_BARE_REDIS}, '127.0.0.1', $redis->port, 'bench', $WINDOW ],
+		'<', "$tmp/bodies", '>',
+		\$output) or die 'bare publisher to Redis failed';
+	my ($messages, $seconds, $cpu) = split ' ', $output;
+	return {
+		rate => $messages / $seconds,
+		cpu  => $cpu / $messages * 1e6 };
+}
+
+# Publishes to a broker from now on.
+sub use_broker
+{
+	my ($url) = @_;
+
+	pause();
+	$session->sql("ALTER SYSTEM SET cqrs.url = '$url'; SELECT pg_reload_conf()");
+	$node->poll_query_until('postgres',
+		"SELECT current_setting('cqrs.url') = '$url'")
+	  or die 'URL not set';
+	return;
+}
+
+sub bench_redis
+{
+	my ($rows, $rounds) = @_;
+
+	write_bodies($rows);
+	foreach my $fsync (qw(everysec always))
+	{
+		my $redis = Redis->new("bench_$fsync", config => "appendfsync $fsync");
+		my $empty = sub { $redis->command('DEL', 'bench'); return $_[0] };
+
+		$redis->start;
+		$redis->bind_key('cqrs', 'bench', 'master');
+		use_broker($redis->url);
+		my @rounds = interleaved(
+			"drain to Redis, $fsync", $rounds,
+			bare => sub { return $empty->(bare_redis($redis)) },
+			cqrs => sub { fill($rows); return $empty->(drain($rows)) });
+		foreach my $key (qw(rate cpu))
+		{
+			my %median = map {
+				my $side = $_;
+				$side => median(map { $_->{$side}{$key} } @rounds)
+			} qw(bare cqrs);
+			my $is_rate = $key eq 'rate';
+			goal(
+				($is_rate ? 'draining' : "publisher's processor time, draining")
+				. " to Redis, appendfsync $fsync, against the bare loop",
+				$is_rate ? '>=' : '<=',
+				# The script routes each message; the bare loop does not.
+				$is_rate ? ($fsync eq 'always' ? 0.9 : 0.5) : 2,
+				median(map { $_->{cqrs}{$key} / $_->{bare}{$key} } @rounds),
+				sprintf(
+					$is_rate
+					? '%.0f against %.0f messages/s'
+					: '%.2f against %.2f µs a message',
+					@median{qw(cqrs bare)}));
+		}
+		use_broker($broker->url);
+		$redis->stop;
+	}
+	return;
+}
+
 # ---- A large backlog, a held snapshot
 
 sub bench_backlog
@@ -970,10 +1044,11 @@ my %part  = (
 		declare_queue($broker, 'bench', '#');
 		bench_drain('bound durable queue', $ROWS, $QUICK ? 2 : 3, 0.97);
 	},
+	redis  => sub { bench_redis($ROWS, $ROUNDS) },
 	django => \&bench_django);
 foreach my $part (
 	qw(memory capture dump transactions drain backlog snapshot latency bound
-	django))
+	redis django))
 {
 	next if %only && !$only{$part};
 	$part{$part}->();

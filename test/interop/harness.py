@@ -7,6 +7,7 @@ PostgreSQL and RabbitMQ running.  Databases:
     python   the same tables, published by django-cqrs's own master
     replica  filled by `manage.py cqrs_consume`
     kombu    the same with KombuTransport
+    redis    the same over Redis
 
 This process itself is the Django service with the Python master: its models
 write to "python", and under the alias "shared" to "master".
@@ -88,10 +89,14 @@ class Database:
             " ORDER BY 1")]
 
 
+# Brokers of roles that do not use that of INTEROP_URL.
+URLS = {}
+
+
 def environment(role):
     result = {k: v for k, v in os.environ.items() if k != "INTEROP_SHARED_DB"}
     result.update(INTEROP_ROLE=role, INTEROP_EXCHANGE="cqrs",
-                  INTEROP_DB=role)
+                  INTEROP_DB=role, INTEROP_URL=URLS.get(role, URL))
     return result
 
 
@@ -218,12 +223,13 @@ class ReplicaTest(unittest.TestCase):
     """Tests with a replica that runs, and tables that are empty."""
 
     role = "replica"
+    replica_class = Replica
 
     @classmethod
     def setUpClass(cls):
         for queue in (cls.role, f"dead_letter_{cls.role}"):
             broker.queue_delete(queue)
-        cls.replica = Replica(cls.role)
+        cls.replica = cls.replica_class(cls.role)
         cls.replica.database.run("TRUNCATE " + ", ".join([*TABLES, "marker"]))
         cls.replica.start()
         cls.addClassCleanup(

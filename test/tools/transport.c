@@ -42,7 +42,8 @@ PG_FUNCTION_INFO_V1(transport_memory);
 #define CONNECTIONS 4
 #define MARK_SIZE	64
 
-static const CqrsTransport *const amqp = &cqrs_transport_amqp;
+/* The transport of the last connection that was made. */
+static const CqrsTransport *transport;
 static CqrsConnection *connections[CONNECTIONS];
 static MemoryContext deliveries;
 
@@ -107,10 +108,11 @@ transport_connect(PG_FUNCTION_ARGS)
 		deliveries = AllocSetContextCreate(TopMemoryContext, "deliveries",
 										   ALLOCSET_DEFAULT_SIZES);
 	options.deliveries = deliveries;
+	transport = cqrs_transport_of(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	if (!cqrs_url_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)), 0, &url,
 						&reason))
 		elog(ERROR, "%s", reason);
-	connections[number] = amqp->connect(&options, &failure);
+	connections[number] = transport->connect(&options, &failure);
 	return outcome(connections[number] != NULL, &failure);
 }
 
@@ -118,7 +120,7 @@ transport_connect(PG_FUNCTION_ARGS)
 Datum
 transport_close(PG_FUNCTION_ARGS)
 {
-	amqp->close(connection_of(PG_GETARG_INT32(0)), PG_GETARG_BOOL(1));
+	transport->close(connection_of(PG_GETARG_INT32(0)), PG_GETARG_BOOL(1));
 	connections[PG_GETARG_INT32(0)] = NULL;
 	return outcome(true, NULL);
 }
@@ -138,9 +140,9 @@ transport_publish(PG_FUNCTION_ARGS)
 	};
 
 	envelope.body_length = strlen(envelope.body);
-	while (!amqp->can_publish(connection))
+	while (!transport->can_publish(connection))
 		pg_usleep(1000);
-	amqp->publish(connection, &envelope);
+	transport->publish(connection, &envelope);
 	return outcome(true, NULL);
 }
 
@@ -175,7 +177,7 @@ transport_prepare(PG_FUNCTION_ARGS)
 	CqrsQueue	queue = queue_of(fcinfo, PG_GETARG_BOOL(3));
 	CqrsFailure failure;
 
-	return outcome(amqp->prepare_queue(connection_of(PG_GETARG_INT32(0)),
+	return outcome(transport->prepare_queue(connection_of(PG_GETARG_INT32(0)),
 									   &queue, &failure), &failure);
 }
 
@@ -186,7 +188,7 @@ transport_unbind(PG_FUNCTION_ARGS)
 	CqrsQueue	queue = queue_of(fcinfo, false);
 	CqrsFailure failure;
 
-	return outcome(amqp->unbind(connection_of(PG_GETARG_INT32(0)), &queue,
+	return outcome(transport->unbind(connection_of(PG_GETARG_INT32(0)), &queue,
 								&failure), &failure);
 }
 
@@ -196,7 +198,7 @@ transport_delete(PG_FUNCTION_ARGS)
 {
 	CqrsFailure failure;
 
-	return outcome(amqp->delete_queue(connection_of(PG_GETARG_INT32(0)),
+	return outcome(transport->delete_queue(connection_of(PG_GETARG_INT32(0)),
 									  text_to_cstring(PG_GETARG_TEXT_PP(1)),
 									  &failure), &failure);
 }
@@ -205,7 +207,7 @@ transport_delete(PG_FUNCTION_ARGS)
 Datum
 transport_subscribe(PG_FUNCTION_ARGS)
 {
-	amqp->subscribe(connection_of(PG_GETARG_INT32(0)),
+	transport->subscribe(connection_of(PG_GETARG_INT32(0)),
 					text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_INT32(2));
 	return outcome(true, NULL);
 }
@@ -214,7 +216,7 @@ transport_subscribe(PG_FUNCTION_ARGS)
 Datum
 transport_unsubscribe(PG_FUNCTION_ARGS)
 {
-	amqp->unsubscribe(connection_of(PG_GETARG_INT32(0)));
+	transport->unsubscribe(connection_of(PG_GETARG_INT32(0)));
 	return outcome(true, NULL);
 }
 
@@ -222,7 +224,7 @@ transport_unsubscribe(PG_FUNCTION_ARGS)
 Datum
 transport_acknowledge(PG_FUNCTION_ARGS)
 {
-	amqp->acknowledge(connection_of(PG_GETARG_INT32(0)), PG_GETARG_INT32(1));
+	transport->acknowledge(connection_of(PG_GETARG_INT32(0)), PG_GETARG_INT32(1));
 	return outcome(true, NULL);
 }
 
@@ -233,7 +235,7 @@ transport_read_mark(PG_FUNCTION_ARGS)
 	char		mark[MARK_SIZE];
 	CqrsFailure failure;
 
-	if (!amqp->read_mark(connection_of(PG_GETARG_INT32(0)),
+	if (!transport->read_mark(connection_of(PG_GETARG_INT32(0)),
 						 text_to_cstring(PG_GETARG_TEXT_PP(1)), mark,
 						 sizeof(mark), &failure))
 		return outcome(false, &failure);
@@ -246,7 +248,7 @@ transport_write_mark(PG_FUNCTION_ARGS)
 {
 	CqrsFailure failure;
 
-	return outcome(amqp->write_mark(connection_of(PG_GETARG_INT32(0)),
+	return outcome(transport->write_mark(connection_of(PG_GETARG_INT32(0)),
 									text_to_cstring(PG_GETARG_TEXT_PP(1)),
 									text_to_cstring(PG_GETARG_TEXT_PP(2)),
 									&failure), &failure);
@@ -318,19 +320,19 @@ transport_next(PG_FUNCTION_ARGS)
 		long		left_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 															  deadline);
 
-		amqp->poll(connection, &event, &failure);
+		transport->poll(connection, &event, &failure);
 		if (event.kind != CQRS_EVENT_NONE || left_ms == 0)
 			break;
-		wait_ms = amqp->wait_ms(connection);
+		wait_ms = transport->wait_ms(connection);
 		if (wait_ms == 0)
 			continue;
 		wait_ms = wait_ms < 0 ? left_ms : Min(wait_ms, left_ms);
 		(void) WaitLatchOrSocket(MyLatch,
 								 WL_LATCH_SET | WL_SOCKET_READABLE |
 								 WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
-								 (amqp->socket(connection, &write), write ?
+								 (transport->socket(connection, &write), write ?
 								  WL_SOCKET_WRITEABLE : 0),
-								 amqp->socket(connection, &write), wait_ms,
+								 transport->socket(connection, &write), wait_ms,
 								 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();

@@ -1,6 +1,6 @@
 """Settings of a service, by its environment.
 
-INTEROP_ROLE is master, replica or kombu; INTEROP_DB its database (all else of
+INTEROP_ROLE is master, replica, kombu or redis; INTEROP_DB its database (all else of
 the connection is libpq's own environment); INTEROP_URL the broker.  A master
 has a second database under the alias "shared": the one that this extension
 publishes, too.
@@ -36,6 +36,7 @@ if "INTEROP_SHARED_DB" in os.environ:
 
 TRANSPORTS = {
     "kombu": "dj_cqrs.transport.KombuTransport",
+    "redis": "dj_cqrs.transport.KombuTransport",
     "replica": "dj_cqrs.transport.RabbitMQTransport",
     "master": "dj_cqrs.transport.RabbitMQTransport",
 }

@@ -1,0 +1,328 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis_handshake.c
+ *	  Commands to a Redis server that are waited for: the login, the lease,
+ *	  and marks.
+ *
+ * A lease is a key that expires (redis_scripts.h).  It is renewed while the
+ * connection is alive (redis_publish.c), and its owner has lost it when a
+ * script does not find the owner's token in it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "base/timing.h"
+#include "broker/failure.h"
+#include "broker/redis.h"
+#include "broker/redis_scripts.h"
+
+/* The time to live of a lease without heartbeats. */
+#define LEASE_MS			60000
+/* The longest wait for the answer of the server when the lease is given up. */
+#define CLOSE_TIMEOUT_MS	500
+#define MARK_PREFIX			"cqrs.mark."
+#define TOKEN_BYTES			40
+
+static bool authenticate(CqrsConnection *connection, const CqrsUrl *url,
+						 CqrsFailure *failure);
+static bool select_database(CqrsConnection *connection, const CqrsUrl *url,
+							CqrsFailure *failure);
+static bool take_lease(CqrsConnection *connection,
+					   const CqrsConnectOptions *options,
+					   CqrsFailure *failure);
+static void make_token(char *owner, char *epoch);
+static void put_command(CqrsConnection *connection, int nwords,
+						const char *const *words);
+static const CqrsReply *await(CqrsConnection *connection, const char *action,
+							  TimestampTz deadline, CqrsFailure *failure);
+
+bool
+cqrs_redis_log_in(CqrsConnection *connection,
+				  const CqrsConnectOptions *options, CqrsFailure *failure)
+{
+	char	   *name = pstrdup(options->name);
+	const char *words[] = {"CLIENT", "SETNAME", name};
+	CqrsFailure ignored;
+
+	if (!authenticate(connection, options->url, failure) ||
+		!select_database(connection, options->url, failure))
+		return false;
+	/* The name must not contain blanks, and the user may not be allowed to. */
+	for (char *c = name; *c != '\0'; c++)
+		*c = *c == ' ' ? '-' : *c;
+	(void) cqrs_redis_command(connection, "name the connection", &ignored,
+							  lengthof(words), words);
+	return take_lease(connection, options, failure);
+}
+
+/*
+ * The server's text is not shown: the error for an unknown command quotes the
+ * command's arguments.
+ */
+static bool
+authenticate(CqrsConnection *connection, const CqrsUrl *url,
+			 CqrsFailure *failure)
+{
+	bool		has_user = url->user != NULL && url->user[0] != '\0';
+	const char *password = url->password != NULL ? url->password : "";
+	const char *words[] = {"AUTH", has_user ? url->user : password, password};
+	const CqrsReply *reply;
+
+	if (!has_user && password[0] == '\0')
+		return true;
+	put_command(connection, has_user ? 3 : 2, words);
+	reply = await(connection, "log in",
+				  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											  connection->timeout_ms),
+				  failure);
+	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
+		return reply != NULL;
+	if (strncmp(reply->text, "LOADING ", 8) == 0)
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "could not log in: the broker is still loading its data");
+	else
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "could not log in: the broker has refused user and password");
+	return false;
+}
+
+/* The path of the URL is the number of the database. */
+static bool
+select_database(CqrsConnection *connection, const CqrsUrl *url,
+				CqrsFailure *failure)
+{
+	const char *words[] = {"SELECT", url->path};
+
+	if (url->path == NULL)
+		return true;
+	if (strspn(url->path, "0123456789") != strlen(url->path))
+	{
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "invalid URL: The path must be the number of a database, as in redis://host/0.");
+		return false;
+	}
+	return cqrs_redis_command(connection, "select the database", failure,
+							  lengthof(words), words) != NULL;
+}
+
+/*
+ * Also if none is wanted: batches are in sequence by the value of its key
+ * (redis_scripts.h).
+ */
+static bool
+take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
+		   CqrsFailure *failure)
+{
+	int			nkeys = 1 + list_length(options->vacant);
+	const char **words = palloc((6 + nkeys) * sizeof(char *));
+	char		owner[TOKEN_BYTES];
+	char		epoch[TOKEN_BYTES];
+	int			n = 0;
+	ListCell   *lc;
+	bool		taken;
+
+	make_token(owner, epoch);
+	connection->owner.lease =
+		MemoryContextStrdup(connection->context,
+							options->lease != NULL ? options->lease :
+							psprintf("cqrs.connection.%s", epoch));
+	connection->owner.lease_ms = options->heartbeat_s == 0 ? LEASE_MS :
+		2000 * options->heartbeat_s;
+	words[n++] = "EVAL";
+	words[n++] = CQRS_SCRIPT_TAKE_LEASE;
+	words[n++] = psprintf("%d", nkeys);
+	words[n++] = connection->owner.lease;
+	foreach(lc, options->vacant)
+		words[n++] = lfirst(lc);
+	words[n++] = owner;
+	words[n++] = epoch;
+	words[n++] = psprintf("%d", connection->owner.lease_ms);
+	taken = cqrs_redis_command(connection, "take the lease", failure, n,
+							   words) != NULL;
+	if (taken)
+	{
+		char	   *token = psprintf("%s %s", owner, epoch);
+
+		connection->owner.token = MemoryContextStrdup(connection->context,
+													  token);
+		connection->owner.name = MemoryContextStrdup(connection->context,
+													 owner);
+		connection->owner.epoch = MemoryContextStrdup(connection->context,
+													  epoch);
+	}
+	pfree(words);
+	return taken;
+}
+
+/*
+ * The owner is the same for all connections of this server process of
+ * PostgreSQL, and differs from that of any other, on this host or elsewhere.
+ */
+static void
+make_token(char *owner, char *epoch)
+{
+	char		host[256] = "";
+	char	   *text;
+	uint64		hash;
+	uint64		number = 0;
+
+	(void) gethostname(host, sizeof(host) - 1);
+	text = psprintf("%s %d " INT64_FORMAT " %s", host, (int) PostmasterPid,
+					(int64) PgStartTime, DataDir);
+	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) text,
+											strlen(text), 0));
+	if (!pg_strong_random(&number, sizeof(number)))
+		number = GetCurrentTimestamp();
+	snprintf(owner, TOKEN_BYTES, "%016" INT64_MODIFIER "x", hash);
+	snprintf(epoch, TOKEN_BYTES, "%016" INT64_MODIFIER "x", number);
+	pfree(text);
+}
+
+/* Even if nobody waits: the next owner need not wait for the expiry then. */
+void
+cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
+{
+	bool		has_queue = connection->consumer.queue_lease != NULL;
+	const char *words[] = {
+		"EVAL", CQRS_SCRIPT_DROP_LEASES, has_queue ? "2" : "1",
+		connection->owner.lease,
+		has_queue ? connection->consumer.queue_lease : connection->owner.token,
+		connection->owner.token
+	};
+	CqrsFailure ignored;
+
+	if (connection->owner.token == NULL || connection->started ||
+		connection->command.len > 0)
+		return;
+	put_command(connection, has_queue ? 6 : 5, words);
+	if (cqrs_redis_flush(connection, true) && wait)
+		(void) await(connection, "give up the lease",
+					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 CLOSE_TIMEOUT_MS), &ignored);
+}
+
+bool
+cqrs_redis_read_mark(CqrsConnection *connection, const char *name, char *text,
+					 Size size, CqrsFailure *failure)
+{
+	const char *words[] = {"GET", psprintf("%s%s", MARK_PREFIX, name)};
+	const CqrsReply *reply = cqrs_redis_command(connection, "read the mark",
+												failure, lengthof(words),
+												words);
+
+	if (reply == NULL)
+		return false;
+	text[0] = '\0';
+	if (reply->type != CQRS_REPLY_TEXT)
+		return true;
+	if (strlcpy(text, reply->text, size) < size)
+		return true;
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+					 "could not read the mark: unexpected answer of the broker: text that is no mark");
+	return false;
+}
+
+bool
+cqrs_redis_write_mark(CqrsConnection *connection, const char *name,
+					  const char *text, CqrsFailure *failure)
+{
+	const char *words[] = {
+		"SET", psprintf("%s%s", MARK_PREFIX, name), text
+	};
+
+	return cqrs_redis_command(connection, "write the mark", failure,
+							  lengthof(words), words) != NULL;
+}
+
+const CqrsReply *
+cqrs_redis_command(CqrsConnection *connection, const char *action,
+				   CqrsFailure *failure, int nwords, const char *const *words)
+{
+	const CqrsReply *reply;
+	char		error[256];
+
+	put_command(connection, nwords, words);
+	reply = await(connection, action,
+				  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											  connection->timeout_ms),
+				  failure);
+	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
+		return reply;
+	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+	cqrs_failure_set(failure,
+					 cqrs_redis_blame(error,
+									  connection->owner.token != NULL),
+					 "could not %s: %s", action, error);
+	return NULL;
+}
+
+static void
+put_command(CqrsConnection *connection, int nwords, const char *const *words)
+{
+	cqrs_redis_begin_command(connection, nwords);
+	for (int i = 0; i < nwords; i++)
+		cqrs_redis_put_word(connection, words[i], strlen(words[i]));
+}
+
+void
+cqrs_redis_begin_command(CqrsConnection *connection, int nwords)
+{
+	Assert(connection->command.len == 0);
+	appendStringInfo(&connection->command, "*%d\r\n", nwords);
+}
+
+void
+cqrs_redis_put_word(CqrsConnection *connection, const char *word, Size length)
+{
+	appendStringInfo(&connection->command, "$%zu\r\n", length);
+	appendBinaryStringInfo(&connection->command, word, length);
+	appendStringInfoString(&connection->command, "\r\n");
+}
+
+/*
+ * Wait for the reply to the command.  Replies to batches, which come before
+ * it, are noted for poll().
+ */
+static const CqrsReply *
+await(CqrsConnection *connection, const char *action, TimestampTz deadline,
+	  CqrsFailure *failure)
+{
+	while (cqrs_socket_may_go_on(deadline))
+	{
+		CqrsReply  *reply;
+		int			result = -1;
+
+		if (cqrs_redis_flush(connection, true))
+			result = cqrs_reply_read(connection->reader, &reply);
+		if (result < 0)
+		{
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+							 "could not %s: %s", action,
+							 cqrs_reply_error(connection->reader));
+			return NULL;
+		}
+		if (result == 0)
+			(void) cqrs_socket_wait(connection->sock,
+									connection->started ||
+									connection->command.len > 0, deadline);
+		else if (cqrs_redis_asks(connection))
+		{
+			if (!cqrs_redis_handle_answer(connection, reply, failure))
+				return NULL;
+		}
+		else if (!cqrs_redis_awaits(connection))
+			return reply;
+		else if (!cqrs_redis_handle_reply(connection, reply, failure))
+			return NULL;
+	}
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+					 "could not %s: no answer in time", action);
+	return NULL;
+}

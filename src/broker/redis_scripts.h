@@ -1,0 +1,243 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis_scripts.h
+ *	  What the transport to Redis has the server do, in Lua.
+ *
+ * A script is atomic.  The error codes LEASE and GAP are of these scripts; all
+ * others are the server's.  Errors of single commands are caught, since they
+ * concern a message and not the script.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_REDIS_SCRIPTS_H
+#define CQRS_REDIS_SCRIPTS_H
+
+/* Kombu's separator in members of binding sets: \x06\x16, decimal in Lua. */
+#define LUA_SEPARATOR "'\\6\\22'"
+
+/*
+ * Take a lease.  KEYS: it, and those that have to be vacant.  ARGV: owner,
+ * epoch, time to live in ms.  The lease's value is "owner epoch batch".  The
+ * owner stands for a server process of PostgreSQL, the epoch for one of its
+ * connections.  A lease of the same owner is taken over: what the connection
+ * that had it may still send is refused from then on.
+ */
+#define CQRS_SCRIPT_TAKE_LEASE \
+	"for _, key in ipairs(KEYS) do\n" \
+	"  local value = redis.call('GET', key)\n" \
+	"  if value and string.match(value, '^%S+') ~= ARGV[1] then\n" \
+	"    return redis.error_reply('LEASE ' .. key .. ' belongs to another connection')\n" \
+	"  end\n" \
+	"end\n" \
+	"for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end\n" \
+	"redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' 0', 'PX', ARGV[3])\n" \
+	"return 1\n"
+
+/* Give up leases.  KEYS: they.  ARGV: owner and epoch. */
+#define CQRS_SCRIPT_DROP_LEASES \
+	"for _, key in ipairs(KEYS) do\n" \
+	"  local value = redis.call('GET', key)\n" \
+	"  if string.match(value or '', '^%S+ %S+') == ARGV[1] then redis.call('DEL', key) end\n" \
+	"end\n" \
+	"return 1\n"
+
+/*
+ * Publish a batch, and renew the lease.  KEYS: set of the exchange's bindings,
+ * lease.  ARGV: owner and epoch, time to live in ms, number of the batch,
+ * "probe" or "", then for each message its routing key, and its envelope up to
+ * its id.  The reply has the number of queues of each message, and ends with
+ * the error at which the script had to stop.
+ *
+ * Batches come in sequence, so that one that was stopped also stops those that
+ * are in flight behind it.  A probe that was stopped does not.
+ *
+ * The server refuses a script's first write if it is short of memory, and no
+ * later one.  So a message is the first that is written; the lease is renewed
+ * afterwards, which needs no memory.
+ *
+ * Messages are routed as Kombu does: "*" is one or more characters but dots,
+ * "#" any characters or none, an empty pattern matches all, and a queue counts
+ * once.  A star within a word repeats the character before it.  The delivery tag differs between queues, because Kombu's consumers
+ * record deliveries of all queues in one hash by their tags.
+ */
+#define CQRS_SCRIPT_PUBLISH \
+	"local value = redis.call('GET', KEYS[2])\n" \
+	"local owner, last = string.match(value or '', '^(%S+ %S+) (%d+)$')\n" \
+	"if owner ~= ARGV[1] then\n" \
+	"  return redis.error_reply('LEASE ' .. KEYS[2] .. ' belongs to another connection')\n" \
+	"end\n" \
+	"if tonumber(ARGV[3]) ~= last + 1 then return redis.error_reply('GAP ' .. last) end\n" \
+	"local routes, exact, wild, tags, bad = {}, {}, {}, {}, {}\n" \
+	"for i = 5, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
+	"local function pattern(key)\n" \
+	"  local words = {}\n" \
+	"  for word in string.gmatch(key .. '.', '(.-)%.') do\n" \
+	"    if word == '*' then word = '[^%.]+'\n" \
+	"    elseif word == '#' then word = '.-'\n" \
+	"    else word = string.gsub(word, '[^%w*]', '%%%0') end\n" \
+	"    words[#words + 1] = word\n" \
+	"  end\n" \
+	"  return '^' .. table.concat(words, '%.') .. '$'\n" \
+	"end\n" \
+	"local function add_binding(member)\n" \
+	"  local a, b = string.find(member, " LUA_SEPARATOR ", 1, true)\n" \
+	"  if not b then return end\n" \
+	"  local c, d = string.find(member, " LUA_SEPARATOR ", b + 1, true)\n" \
+	"  if not d or d == #member then return end\n" \
+	"  local key, queue = string.sub(member, 1, a - 1), string.sub(member, d + 1)\n" \
+	"  if c == b + 1 then wild[#wild + 1] = {'', queue}\n" \
+	"  elseif string.find(key, '[*#]') then wild[#wild + 1] = {pattern(key), queue}\n" \
+	"  elseif exact[key] then exact[key][queue] = true end\n" \
+	"end\n" \
+	"local function check(queue)\n" \
+	"  tags[queue] = '-' .. string.sub(redis.sha1hex(queue), 1, 8) .. '\"}}'\n" \
+	"  local kind = redis.pcall('TYPE', queue)\n" \
+	"  if kind.err then bad[queue] = kind\n" \
+	"  elseif kind.ok ~= 'list' and kind.ok ~= 'none' then\n" \
+	"    bad[queue] = redis.error_reply('WRONGTYPE key \"' .. queue .. '\" is no queue but a ' .. kind.ok)\n" \
+	"  end\n" \
+	"end\n" \
+	"local function route(key)\n" \
+	"  local set, list = exact[key], {}\n" \
+	"  for _, w in ipairs(wild) do\n" \
+	"    local ok, hit = pcall(string.find, key, w[1])\n" \
+	"    if ok and hit then set[w[2]] = true end\n" \
+	"  end\n" \
+	"  for queue in pairs(set) do\n" \
+	"    if not tags[queue] then check(queue) end\n" \
+	"    list[#list + 1] = queue\n" \
+	"  end\n" \
+	"  table.sort(list)\n" \
+	"  routes[key] = list\n" \
+	"  return list\n" \
+	"end\n" \
+	"local function push(i)\n" \
+	"  local queues = routes[ARGV[i]] or route(ARGV[i])\n" \
+	"  for _, queue in ipairs(queues) do\n" \
+	"    if bad[queue] then return bad[queue] end\n" \
+	"  end\n" \
+	"  for _, queue in ipairs(queues) do\n" \
+	"    local result = redis.pcall('LPUSH', queue, ARGV[i + 1] .. tags[queue])\n" \
+	"    if type(result) == 'table' and result.err then return result end\n" \
+	"  end\n" \
+	"  return #queues\n" \
+	"end\n" \
+	"local out, stopped = {}, false\n" \
+	"if #ARGV > 4 then\n" \
+	"  local members = redis.pcall('SMEMBERS', KEYS[1])\n" \
+	"  if members.err then\n" \
+	"    out[1] = members\n" \
+	"    stopped = true\n" \
+	"  else\n" \
+	"    for _, member in ipairs(members) do add_binding(member) end\n" \
+	"  end\n" \
+	"end\n" \
+	"for i = 5, #ARGV, 2 do\n" \
+	"  if stopped then break end\n" \
+	"  out[#out + 1] = push(i)\n" \
+	"  stopped = type(out[#out]) == 'table'\n" \
+	"end\n" \
+	"local result = {}\n" \
+	"if ARGV[4] == 'probe' or not stopped then\n" \
+	"  result = redis.pcall('SET', KEYS[2], owner .. ' ' .. ARGV[3], 'PX', ARGV[2])\n" \
+	"end\n" \
+	"if result.err or stopped then redis.pcall('PEXPIRE', KEYS[2], ARGV[2]) end\n" \
+	"return result.err and result or out\n"
+
+/*
+ * Begin to consume a queue.  KEYS: queue, its lease, number of its messages
+ * that were delivered.  ARGV: owner, epoch, time to live of the lease in ms.
+ * The reply is the number.
+ */
+#define CQRS_SCRIPT_SUBSCRIBE \
+	"local value = redis.call('GET', KEYS[2])\n" \
+	"if value and string.match(value, '^%S+') ~= ARGV[1] then\n" \
+	"  return redis.error_reply('LEASE another connection consumes queue ' .. KEYS[1])\n" \
+	"end\n" \
+	"local length = redis.call('LLEN', KEYS[1])\n" \
+	"redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])\n" \
+	"return math.min(length, tonumber(redis.call('GET', KEYS[3]) or 0))\n"
+
+/*
+ * Acknowledge deliveries, and return more of them.  KEYS: queue, its lease,
+ * number of its messages that were delivered, lease of the connection if it
+ * has one.  ARGV: owner and epoch, time to live of the leases in ms, number of
+ * deliveries that the connection holds, the most messages and the most bytes
+ * to return, the size of the largest message, and a part of the text of each
+ * message to acknowledge.
+ *
+ * Messages stay in the queue, at its right end, until they are acknowledged.
+ * One that is not where it was is searched for nearby: a consumer of Kombu's
+ * may have taken messages, or given some back.  In place of a message that is
+ * too large its size is returned, and nothing after it.
+ */
+#define CQRS_SCRIPT_CONSUME \
+	"local function check(key)\n" \
+	"  local value = redis.call('GET', key)\n" \
+	"  return string.match(value or '', '^%S+ %S+') == ARGV[1]\n" \
+	"end\n" \
+	"for i = 2, #KEYS do\n" \
+	"  if i ~= 3 and not check(KEYS[i]) then\n" \
+	"    return redis.error_reply('LEASE ' .. KEYS[i] .. ' belongs to another connection')\n" \
+	"  end\n" \
+	"end\n" \
+	"for i = 2, #KEYS do\n" \
+	"  if i ~= 3 then redis.call('PEXPIRE', KEYS[i], ARGV[2]) end\n" \
+	"end\n" \
+	"local held, count, bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])\n" \
+	"local function acknowledge(mark)\n" \
+	"  for j = 1, held + 8 do\n" \
+	"    local message = redis.call('LINDEX', KEYS[1], -j)\n" \
+	"    if not message then break end\n" \
+	"    if string.find(message, mark, 1, true) then\n" \
+	"      if j == 1 then redis.call('RPOP', KEYS[1])\n" \
+	"      else redis.call('LREM', KEYS[1], -1, message) end\n" \
+	"      break\n" \
+	"    end\n" \
+	"  end\n" \
+	"  held = held - 1\n" \
+	"end\n" \
+	"for i = 7, #ARGV do acknowledge(ARGV[i]) end\n" \
+	"local out, size, step = {}, 0, 1\n" \
+	"while count > 0 do\n" \
+	"  local from = held + #out + 1\n" \
+	"  local part = redis.call('LRANGE', KEYS[1], -(from + step - 1), -from)\n" \
+	"  if #part < step then count = #part end\n" \
+	"  for i = #part, 1, -1 do\n" \
+	"    if size > 0 and size + #part[i] > bytes then count = 0 break end\n" \
+	"    if #part[i] > tonumber(ARGV[6]) then\n" \
+	"      out[#out + 1] = #part[i]\n" \
+	"      count = 0\n" \
+	"      break\n" \
+	"    end\n" \
+	"    out[#out + 1] = part[i]\n" \
+	"    size = size + #part[i]\n" \
+	"    count = count - 1\n" \
+	"  end\n" \
+	"  step = math.min(count, 64, 1 + math.floor(bytes / (size + 1)))\n" \
+	"end\n" \
+	"local delivered = tostring(held + #out)\n" \
+	"if redis.call('GET', KEYS[3]) ~= delivered then redis.pcall('SET', KEYS[3], delivered) end\n" \
+	"return out\n"
+
+/*
+ * Remove bindings of a queue whose regular expression may differ from ours.
+ * KEYS: set of bindings.  ARGV: queue, routing keys; none: all of the queue.
+ */
+#define CQRS_SCRIPT_UNBIND \
+	"local unbound, separator = {}, " LUA_SEPARATOR "\n" \
+	"for i = 2, #ARGV do unbound[ARGV[i]] = true end\n" \
+	"for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do\n" \
+	"  local a, b = string.find(member, separator, 1, true)\n" \
+	"  local c, d = string.find(member, separator, (b or 0) + 1, true)\n" \
+	"  if b and d and string.sub(member, d + 1) == ARGV[1] and\n" \
+	"    (#ARGV == 1 or unbound[string.sub(member, 1, a - 1)]) then\n" \
+	"    redis.call('SREM', KEYS[1], member)\n" \
+	"  end\n" \
+	"end\n" \
+	"return 1\n"
+
+/* The sets of bindings, of all exchanges.  This looks at all keys. */
+#define CQRS_SCRIPT_EXCHANGES "return redis.call('KEYS', '_kombu.binding*')\n"
+
+#endif							/* CQRS_REDIS_SCRIPTS_H */
