@@ -26,10 +26,10 @@ endif
 REGRESS = setup extension register alter pack capture since_15 paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
 	partitions flush commit order tools diff keys dump check ddl retype meaning grants \
-	abuse intrusion
+	abuse intrusion replica_register apply apply_values apply_tables
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
-	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks
+	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
@@ -39,8 +39,10 @@ TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 REDIS_TOOLS = test/bench/bare_redis
 TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
-UNIT_TESTS = $(addprefix test/unit/,order reader session pack)
-EXTRA_CLEAN = $(TEST_TOOLS) $(REDIS_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) test-output
+UNIT_TESTS = $(addprefix test/unit/,cases order reader session pack)
+# What reads bytes from outside, for libFuzzer.
+FUZZ_TESTS = $(addprefix test/fuzz/,frames packs)
+EXTRA_CLEAN = $(TEST_TOOLS) $(REDIS_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) $(FUZZ_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
 # the exceptions.
@@ -85,7 +87,8 @@ ifneq ($(here),./)
 $(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
 endif
 
-test/unit/order: src/publish/window.c src/publish/hold.c
+test/unit/cases test/unit/order: test/unit/server.c src/publish/window.c \
+	src/publish/hold.c
 test/unit/reader: test/unit/server.c src/publish/reader.c src/publish/window.c \
 	src/publish/hold.c
 test/unit/session: test/unit/server.c src/broker/session.c src/base/url.c
@@ -102,8 +105,34 @@ $(UNIT_TESTS): %: %.c
 $(UNIT_TESTS): test/unit/server.h $(wildcard $(here)src/*/*.h)
 
 test-unit: $(UNIT_TESTS)
-	set -e; for test in $(UNIT_TESTS); do \
+	@set -e; for test in $(UNIT_TESTS); do \
 		$$test $(or $(UNIT_SECONDS),2) $(UNIT_SEED); done
+
+test/fuzz/frames: test/unit/server.c src/broker/amqp_decode.c
+test/fuzz/packs: test/unit/server.c src/outbox/pack.c src/outbox/message.c
+
+$(FUZZ_TESTS): %: %.c test/fuzz/fuzz.h test/unit/server.h
+	clang -g -O1 -Wno-ignored-attributes -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+		-ffunction-sections -Wl,--gc-sections -Wl,--unresolved-symbols=ignore-all \
+		-DUSE_ASSERT_CHECKING=1 $(CPPFLAGS) -U_FORTIFY_SOURCE $(LDFLAGS) -o $@ \
+		$(filter %.c,$^) -Wl,--defsym=ExceptionalCondition=assertion_failed \
+		-L$(shell $(PG_CONFIG) --pkglibdir) -L$(shell $(PG_CONFIG) --libdir) \
+		-lpgcommon -lpgport -lrabbitmq -lm
+
+# A corpus is made anew; an input that fails is kept in test-output/.
+fuzz:
+	@PG_CONFIG='$(PG_CONFIG)' test/packages fuzz
+	@$(MAKE) --no-print-directory -s $(FUZZ_TESTS)
+	@mkdir -p test-output; corpus=$$(mktemp -d); trap 'rm -rf "$$corpus"' EXIT; \
+	for test in $(FUZZ_TESTS); do \
+		name=$${test##*/}; mkdir "$$corpus/$$name"; \
+		$$test -max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=4096 \
+			-print_final_stats=1 -artifact_prefix=test-output/$$name- \
+			"$$corpus/$$name" >test-output/$$name.log 2>&1 || \
+			{ tail -n 60 test-output/$$name.log; exit 1; }; \
+		sed -n "s/^stat::number_of_executed_units: */$$name: inputs tried: /p" \
+			test-output/$$name.log; \
+	done
 
 $(TEST_TOOLS): %: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) -o $@ $< -lrabbitmq -lm
@@ -172,6 +201,7 @@ help:
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
 	@echo 'make test-unit      parts of the library without a server; UNIT_SECONDS=N for'
 	@echo '                    longer, UNIT_SEED=N repeats a schedule'
+	@echo 'make fuzz           frames of brokers and packs, by libFuzzer; FUZZ_SECONDS=N each'
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
@@ -187,5 +217,5 @@ help:
 	@echo 'make HIREDIS=0      build without Redis, and so without libhiredis'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench sanitize soak test test-unit test-regress test-isolation test-tap demo \
+.PHONY: bench sanitize soak fuzz test test-unit test-regress test-isolation test-tap demo \
 	interop format help

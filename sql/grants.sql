@@ -17,6 +17,12 @@ CREATE FUNCTION master_json(master) RETURNS json LANGUAGE sql STABLE AS $$SELECT
 SELECT cqrs_register('master');
 SELECT cqrs_register('master', 'custom', serializer => 'master_json');
 INSERT INTO master VALUES (1, 'a');
+CREATE TABLE replica (id int PRIMARY KEY);
+ALTER TABLE replica OWNER TO regress_owner;
+SELECT cqrs_register_replica('replica');
+CREATE FUNCTION test_delete() RETURNS text LANGUAGE sql AS $$
+	SELECT '{"signal_type":"DELETE","cqrs_id":"replica","instance_pk":1,"instance_data":{"id":1,"cqrs_revision":1,"cqrs_updated":"2026-11-23T00:00:00Z"}}'
+$$;
 
 CREATE TABLE probe (number int GENERATED ALWAYS AS IDENTITY, object text,
 	what text, command text);
@@ -43,6 +49,10 @@ INSERT INTO probe (object, what, command) VALUES
 	('public.cqrs_deleted_diff_master', 'cqrs_deleted_diff_master',
 		$$SELECT cqrs_deleted_diff_master('{"master,2026-11-23 06:01:02+00:00","[1]"}')$$),
 	('public.cqrs_relation', 'cqrs_relation', $$SELECT cqrs_relation('master')$$),
+	('public.cqrs_apply', 'cqrs_apply', $$SELECT cqrs_apply(cqrs.parse_message(test_delete()))$$),
+	('public.cqrs_current_message', 'cqrs_current_message', 'SELECT cqrs_current_message()'),
+	('cqrs.parse_message', 'cqrs.parse_message', 'SELECT cqrs.parse_message(test_delete())'),
+	('cqrs.deliver', 'cqrs.deliver', 'SELECT cqrs.deliver(cqrs.parse_message(test_delete()))'),
 	('public.cqrs_to_json', 'cqrs_to_json', $$SELECT cqrs_to_json(ROW(1, 'a', 0, now())::master, 'master')$$),
 	('public.cqrs_to_json', 'cqrs_to_json by a serializer', $$SELECT cqrs_to_json(ROW(1, 'a', 0, now())::master, 'custom')$$),
 	('public.cqrs_is_initial_save', 'cqrs_is_initial_save', $$SELECT cqrs_is_initial_save(ROW(1, 'a', 0, now())::master)$$),
@@ -61,6 +71,8 @@ INSERT INTO probe (object, what, command) VALUES
 	('cqrs.progress_sync', 'SELECT cqrs.progress_sync', 'TABLE cqrs.progress_sync'),
 	('cqrs.parked', 'SELECT cqrs.parked', 'TABLE cqrs.parked'),
 	('cqrs.parked', 'DELETE cqrs.parked', 'DELETE FROM cqrs.parked'),
+	('cqrs.skipped', 'SELECT cqrs.skipped', 'TABLE cqrs.skipped'),
+	('cqrs.skipped', 'INSERT cqrs.skipped', 'INSERT INTO cqrs.skipped VALUES (1)'),
 	('cqrs.outbox', 'SELECT cqrs.outbox', 'TABLE cqrs.outbox'),
 	('cqrs.segment_0', 'SELECT cqrs.segment_0', 'TABLE cqrs.segment_0'),
 	('cqrs.segment_1', 'SELECT cqrs.segment_1', 'TABLE cqrs.segment_1'),
@@ -184,6 +196,7 @@ SET ROLE regress_stranger;
 CALL cqrs_sync_all('master', 'false');
 RESET ROLE;
 
-DROP TABLE master, plain, probe CASCADE;
+DROP FUNCTION test_delete;
+DROP TABLE master, plain, probe, replica CASCADE;
 DROP FUNCTION attempt(name, text);
 DROP ROLE regress_owner, regress_writer, regress_monitor, regress_stranger, regress_super;

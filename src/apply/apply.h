@@ -25,7 +25,7 @@ typedef enum CqrsOutcome
 	CQRS_OUTCOME_IGNORED,		/* a broadcast SYNC, with only_direct_syncs */
 	CQRS_OUTCOME_HANDLED,		/* by the handler of a replica */
 	CQRS_OUTCOME_REPEATED		/* the handler has had it already */
-}			CqrsOutcome;
+} CqrsOutcome;
 
 typedef struct CqrsApplied
 {
@@ -33,7 +33,7 @@ typedef struct CqrsApplied
 	bool		gap;			/* revisions were left out before this one */
 	bool		downgrade;		/* a SYNC below the row's revision */
 	bool		unknown_keys;	/* instance_data has keys without a column */
-}			CqrsApplied;
+} CqrsApplied;
 
 /*
  * The state of applying, for a transaction: tables that are locked and open,
@@ -52,8 +52,8 @@ typedef struct CqrsApplier CqrsApplier;
  * them.  cqrs_apply_forget() gives them back, after the commit, and after an
  * abort too, which has given them back already; it needs no transaction.
  */
-extern CqrsApplier * cqrs_apply_begin(Oid owner);
-extern void cqrs_apply_end(CqrsApplier * applier);
+extern CqrsApplier *cqrs_apply_begin(Oid owner);
+extern void cqrs_apply_end(CqrsApplier *applier);
 extern void cqrs_apply_forget(void);
 
 /*
@@ -62,9 +62,24 @@ extern void cqrs_apply_forget(void);
  * message fail; the caller has a (sub)transaction to abort.  After the abort
  * of a subtransaction the applier may be used again.
  */
-extern void cqrs_apply_message(CqrsApplier * applier,
-							   const CqrsReplica * replica,
-							   const CqrsIncoming * message,
-							   bool whatever_revision, CqrsApplied * applied);
+extern void cqrs_apply_message(CqrsApplier *applier,
+							   const CqrsReplica *replica,
+							   const CqrsIncoming *message,
+							   bool whatever_revision, CqrsApplied *applied);
+
+/*
+ * The same without the handler of the replica, which has a table: for a
+ * handler that calls cqrs_apply().
+ */
+extern void cqrs_apply_by_default(CqrsApplier *applier,
+								  const CqrsReplica *replica,
+								  const CqrsIncoming *message,
+								  CqrsApplied *applied);
+
+/* The applier of the transaction, between begin() and end(), or NULL. */
+extern CqrsApplier *cqrs_apply_current(void);
+
+/* What an outcome is called: "inserted", for example. */
+extern const char *cqrs_apply_outcome_name(CqrsOutcome outcome);
 
 #endif							/* CQRS_APPLY_H */

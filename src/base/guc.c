@@ -415,6 +415,7 @@ check_url_of(const char *name, char **newval, void **extra)
 static void
 assign_url(const char *newval, void *extra)
 {
+	Assert(newval == NULL || newval[0] == '\0');	/* I20 */
 	url = extra;
 }
 

@@ -370,7 +370,7 @@ read_input(CqrsFrames *frames)
 	memmove(frames->input, frames->input + frames->input_start,
 			frames->input_end);
 	frames->input_start = 0;
-	/* An incomplete frame is shorter than half the buffer. */
+	/* I19: an incomplete frame is shorter than half the buffer. */
 	Assert(frames->input_end < CQRS_FRAMES_MAX_BYTES);
 	length = cqrs_socket_read(frames->sock, frames->input + frames->input_end,
 							  INPUT_BYTES - frames->input_end);

@@ -42,7 +42,7 @@ cqrs_session_connect(CqrsSession *session, CqrsConnectOptions *options,
 {
 	const char *url = session->read_url();
 
-	Assert(session->connection == NULL);
+	Assert(session->connection == NULL);	/* I13 */
 	session->transport = cqrs_transport_of(url);
 	session->connection = connect_to(session, url, options, failure);
 	if (session->connection == NULL)

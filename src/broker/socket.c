@@ -25,6 +25,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
 #include "storage/procsignal.h"
@@ -65,6 +66,7 @@ cqrs_socket_open(const char *host, int port, const CqrsTlsOptions *tls,
 	int			on = 1;
 	int			fd = -1;
 
+	Assert(MyBgworkerEntry != NULL);	/* I15 */
 	if (addresses == NULL)
 	{
 		snprintf(error, CQRS_SOCKET_ERROR_BYTES,

@@ -335,6 +335,7 @@ at_transaction_end(XactEvent event, void *arg)
 			break;
 
 		case XACT_EVENT_COMMIT:
+			Assert(!cqrs_changeset_has_pending());	/* I1 */
 			if (written_in != InvalidSubTransactionId)
 			{
 				cqrs_published_count_commit();
@@ -344,6 +345,10 @@ at_transaction_end(XactEvent event, void *arg)
 			break;
 
 		case XACT_EVENT_PREPARE:
+			Assert(!cqrs_changeset_has_pending());	/* I1 */
+			forget();
+			break;
+
 		case XACT_EVENT_ABORT:
 			forget();
 			break;

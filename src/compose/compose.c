@@ -35,6 +35,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "base/error_context.h"
 #include "base/guc.h"
 #include "compose/compose.h"
 #include "compose/hook.h"
@@ -84,8 +85,6 @@ static void compose(CqrsComposer *composer, CqrsMaster *master,
 static bool attempt(CqrsComposer *composer, Draft *draft, Step step);
 static bool attempt_or_error(CqrsComposer *composer, Draft *draft, Step step,
 							 char **error);
-static void push_context(ErrorContextCallback *callback,
-						 const CqrsMessage *message);
 static void error_context(void *arg);
 static bool make_draft(CqrsComposer *composer, Draft *draft);
 static void serialize_fields(CqrsComposer *composer, Draft *draft);
@@ -338,7 +337,7 @@ serialize_fields(CqrsComposer *composer, Draft *draft)
 	ErrorContextCallback callback;
 	StringInfoData buf;
 
-	push_context(&callback, &draft->message);
+	cqrs_error_context_push(&callback, error_context, &draft->message);
 	if (draft->message.signal == CQRS_SAVE && master->tracks)
 	{
 		initStringInfo(&buf);
@@ -352,22 +351,10 @@ serialize_fields(CqrsComposer *composer, Draft *draft)
 		cqrs_serialize_row(&buf, composer->rel, master, draft->after);
 		draft->message.instance_data = buf.data;
 	}
-	error_context_stack = callback.previous;
+	cqrs_error_context_pop(&callback);
 }
 
-/*
- * Add a context line that names the message to errors, as errors of hooks have
- * it (hook.c), until the caller pops it.
- */
-static void
-push_context(ErrorContextCallback *callback, const CqrsMessage *message)
-{
-	callback->callback = error_context;
-	callback->arg = unconstify(CqrsMessage *, message);
-	callback->previous = error_context_stack;
-	error_context_stack = callback;
-}
-
+/* A line that names the message, as errors of hooks have it (hook.c). */
 static void
 error_context(void *arg)
 {
@@ -547,10 +534,11 @@ write_message(CqrsComposer *composer, const CqrsMessage *message)
 
 	if (composer->writer == NULL)
 		composer->writer = cqrs_outbox_begin();
-	push_context(&callback, message);
+	cqrs_error_context_push(&callback, error_context,
+							unconstify(CqrsMessage *, message));
 	cqrs_outbox_append(composer->writer, message);
 	composer->nmessages++;
-	error_context_stack = callback.previous;
+	cqrs_error_context_pop(&callback);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -571,5 +559,5 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 		row = TextDatumGetCString(DirectFunctionCall1(row_to_json,
 													  cqrs_hook_row(composer->relation,
 																	draft->row)));
-	cqrs_parked_insert(&draft->message, CQRS_PARK_HOOK, error, row);
+	cqrs_parked_insert(&draft->message, error, row);
 }

@@ -37,14 +37,13 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "base/error_context.h"
+#include "base/exchange.h"
 #include "base/guc.h"
 #include "compose/hook.h"
 #include "compose/serialize.h"
 #include "master/condition.h"
 #include "master/hooks.h"
-
-/* AMQP 0-9-1: the property correlation-id is a short string. */
-#define CORRELATION_ID_BYTES	255
 
 /* What an error context names while a hook is prepared and called. */
 typedef struct ErrorSubject
@@ -304,13 +303,13 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 		return NULL;
 
 	correlation_id = TextDatumGetCString(result);
-	if (strlen(correlation_id) > CORRELATION_ID_BYTES)
+	if (strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 				 errmsg("correlation id from function %s is too long",
 						hook->name),
 				 errdetail("The correlation id has %zu bytes, and the limit of AMQP is %d.",
-						   strlen(correlation_id), CORRELATION_ID_BYTES)));
+						   strlen(correlation_id), CQRS_SHORTSTR_BYTES)));
 	return correlation_id;
 }
 
@@ -336,6 +335,7 @@ call(CqrsFunction *hook, NullableDatum *args, int nargs, bool *isnull)
 		if (args[i].isnull && hook->flinfo.fn_strict)
 			return (Datum) 0;
 	}
+	Assert(XactReadOnly && InSecurityRestrictedOperation());	/* I18 */
 	result = FunctionCallInvoke(fcinfo);
 	*isnull = fcinfo->isnull;
 	return result;
@@ -353,16 +353,13 @@ push_context(ErrorSubject *error, const char *hook,
 	error->hook = hook;
 	error->subject = subject;
 	error->nrows = nrows;
-	error->callback.callback = error_context;
-	error->callback.arg = error;
-	error->callback.previous = error_context_stack;
-	error_context_stack = &error->callback;
+	cqrs_error_context_push(&error->callback, error_context, error);
 }
 
 static void
 pop_context(ErrorSubject *error)
 {
-	error_context_stack = error->callback.previous;
+	cqrs_error_context_pop(&error->callback);
 }
 
 static void

@@ -15,6 +15,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "define/function.h"
 #include "define/option.h"
@@ -23,11 +24,18 @@
 	"The value must be an array of column names, or null."
 #define SECONDS_EXPECTED \
 	"The value must be a whole number of seconds up to 2147483647, 0 for none, or null."
+#define COUNT_EXPECTED \
+	"The value must be a whole number up to 2147483647, 0 for none, or null for no limit."
+#define INTERVAL_EXPECTED \
+	"The value must be an interval from 1 millisecond to 30 days."
+#define MAX_INTERVAL_MS	(INT64CONST(30) * SECS_PER_DAY * 1000)
 
 static int	find_option(const CqrsOptionTable *table, const char *name);
 static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
 static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
-static Datum json_seconds(const CqrsOptionInfo *info, Numeric number);
+static Datum json_integer(const CqrsOptionInfo *info, JsonbValue *value);
+static Datum interval_of(const char *string);
+pg_noreturn static void refuse_integer(const CqrsOptionInfo *info);
 static Datum check_choice(const CqrsOptionInfo *info, const char *value);
 
 void
@@ -70,8 +78,18 @@ cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
 			break;
 
 		case CQRS_TYPE_SECONDS:
+		case CQRS_TYPE_COUNT:
 			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
-				cqrs_option_refuse(info->name, SECONDS_EXPECTED);
+				refuse_integer(info);
+			break;
+
+		case CQRS_TYPE_INTERVAL:
+			if (argument.isnull)
+				value->value = interval_of(info->default_text);
+			value->isnull = false;
+			if (cqrs_option_ms(value->value) < 1 ||
+				cqrs_option_ms(value->value) > MAX_INTERVAL_MS)
+				cqrs_option_refuse(info->name, INTERVAL_EXPECTED);
 			break;
 	}
 	if (info->check != NULL && !value->isnull)
@@ -174,9 +192,15 @@ from_json(const CqrsOptionInfo *info, JsonbValue *value)
 			break;
 
 		case CQRS_TYPE_SECONDS:
-			if (value->type != jbvNumeric)
-				cqrs_option_refuse(info->name, SECONDS_EXPECTED);
-			result.value = json_seconds(info, value->val.numeric);
+		case CQRS_TYPE_COUNT:
+			result.value = json_integer(info, value);
+			break;
+
+		case CQRS_TYPE_INTERVAL:
+			if (string == NULL)
+				cqrs_option_refuse(info->name,
+								   "The value must be an interval as a string, or null.");
+			result.value = interval_of(string);
 			break;
 	}
 	return result;
@@ -208,20 +232,52 @@ json_names(const CqrsOptionInfo *info, JsonbValue *value)
 	return names;
 }
 
-/* A number of seconds from a number of JSON. */
+/* An integer that is not negative, from a number of JSON. */
 static Datum
-json_seconds(const CqrsOptionInfo *info, Numeric number)
+json_integer(const CqrsOptionInfo *info, JsonbValue *value)
 {
-	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
-															 NumericGetDatum(number)));
+	char	   *digits;
 	char	   *end;
-	long		value;
+	long		number;
 
+	if (value->type != jbvNumeric)
+		refuse_integer(info);
+	digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+												 NumericGetDatum(value->val.numeric)));
 	errno = 0;
-	value = strtol(digits, &end, 10);
-	if (errno != 0 || *end != '\0' || value < 0 || value > PG_INT32_MAX)
+	number = strtol(digits, &end, 10);
+	if (errno != 0 || *end != '\0' || number < 0 || number > PG_INT32_MAX)
+		refuse_integer(info);
+	return Int32GetDatum((int32) number);
+}
+
+static void
+refuse_integer(const CqrsOptionInfo *info)
+{
+	if (info->type == CQRS_TYPE_SECONDS)
 		cqrs_option_refuse(info->name, SECONDS_EXPECTED);
-	return Int32GetDatum((int32) value);
+	/* Null is a value of its own. */
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\"", info->name),
+			 errdetail("%s", COUNT_EXPECTED)));
+}
+
+static Datum
+interval_of(const char *string)
+{
+	return DirectFunctionCall3(interval_in, CStringGetDatum(string),
+							   ObjectIdGetDatum(InvalidOid),
+							   Int32GetDatum(-1));
+}
+
+int64
+cqrs_option_ms(Datum interval)
+{
+	const Interval *span = DatumGetIntervalP(interval);
+	int64		days = (int64) span->month * DAYS_PER_MONTH + span->day;
+
+	return days * SECS_PER_DAY * 1000 + span->time / 1000;
 }
 
 void

@@ -23,6 +23,7 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 
+#include "base/error_context.h"
 #include "master/condition.h"
 
 struct CqrsCondition
@@ -188,16 +189,13 @@ enter_parsing(ParseContext *context, const char *text, const char *what)
 {
 	context->query = psprintf("SELECT %s\n", text);
 	context->what = what;
-	context->callback.callback = parse_error_context;
-	context->callback.arg = context;
-	context->callback.previous = error_context_stack;
-	error_context_stack = &context->callback;
+	cqrs_error_context_push(&context->callback, parse_error_context, context);
 }
 
 static void
 leave_parsing(const ParseContext *context)
 {
-	error_context_stack = context->callback.previous;
+	cqrs_error_context_pop(&context->callback);
 }
 
 /* Make an error position point into the expression, not the caller's query. */

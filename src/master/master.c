@@ -37,6 +37,7 @@ enum
 	MASTER_NATTS = MASTER_FIRST_OPTION + CQRS_NOPTIONS - 1
 };
 
+/* I21 */
 StaticAssertDecl(MASTER_NATTS == CQRS_MASTER_NATTS,
 				 "cqrs.master has as many columns as objects.h says");
 
@@ -216,19 +217,6 @@ cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg)
 				 errdetail("The argument names the master."),
 				 errhint("See cqrs.master for the masters that exist.")));
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
-
-bool
-cqrs_master_has_name(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
 }
 
 static HeapTuple

@@ -18,8 +18,10 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/indexing.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -29,6 +31,7 @@
 
 #include "base/objects.h"
 #include "outbox/parked.h"
+#include "outbox/skipped.h"
 
 /* Columns of cqrs.parked; those of the parts of messages are found by name. */
 enum
@@ -48,19 +51,38 @@ static const char *const reasons[] = {
 	[CQRS_PARK_HELD] = "held"
 };
 
+static void insert(const CqrsMessage *message, CqrsParkReason reason,
+				   const char *error, const char *row);
 static int	column_of(const CqrsMessagePart *part, TupleDesc desc);
-static CqrsParked *from_tuple(Relation rel, HeapTuple tuple);
+static void fill(CqrsParked *parked, Relation rel, HeapTuple tuple);
 static int	compare_id(const ListCell *a, const ListCell *b);
-static int	compare_ids(const void *a, const void *b);
 static void update_row(Relation parked, HeapTuple tuple, const char *row);
 static char *with_key_renamed(const char *object, const char *from,
 							  const char *to);
 static const char *end_of_string(const char *string);
 static const char *end_of_value(const char *value);
 
+CqrsSkip
+cqrs_parked_move(const CqrsMessage *message, CqrsParkReason reason,
+				 const char *error)
+{
+	CqrsSkip	skip = cqrs_skipped_add(message->id);
+
+	if (skip == CQRS_SKIP_ADDED)
+		insert(message, reason, error, NULL);
+	return skip;
+}
+
 void
-cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
-				   const char *error, const char *row)
+cqrs_parked_insert(const CqrsMessage *message, const char *error,
+				   const char *row)
+{
+	insert(message, CQRS_PARK_HOOK, error, row);
+}
+
+static void
+insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
+	   const char *row)
 {
 	Relation	parked = table_open(cqrs_objects_get(false)->parked,
 									RowExclusiveLock);
@@ -100,7 +122,7 @@ column_of(const CqrsMessagePart *part, TupleDesc desc)
 }
 
 List *
-cqrs_parked_read_all(void)
+cqrs_parked_list(void)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->parked,
 								 AccessShareLock);
@@ -111,7 +133,20 @@ cqrs_parked_read_all(void)
 	List	   *list = NIL;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		list = lappend(list, from_tuple(rel, tuple));
+	{
+		CqrsParked *parked = palloc0(sizeof(CqrsParked));
+		bool		isnull;
+
+		parked->tid = tuple->t_self;
+		parked->message.id = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
+														RelationGetDescr(rel),
+														&isnull));
+		parked->message.cqrs_id =
+			TextDatumGetCString(heap_getattr(tuple,
+											 SPI_fnumber(RelationGetDescr(rel), "cqrs_id"),
+											 RelationGetDescr(rel), &isnull));
+		list = lappend(list, parked);
+	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
@@ -119,10 +154,24 @@ cqrs_parked_read_all(void)
 	return list;
 }
 
-static CqrsParked *
-from_tuple(Relation rel, HeapTuple tuple)
+bool
+cqrs_parked_read(Relation rel, CqrsParked *parked)
 {
-	CqrsParked *parked = palloc0(sizeof(CqrsParked));
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = table_tuple_fetch_row_version(rel, &parked->tid,
+													  snapshot, slot);
+
+	if (found)
+		fill(parked, rel, ExecFetchSlotHeapTuple(slot, true, NULL));
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	return found;
+}
+
+static void
+fill(CqrsParked *parked, Relation rel, HeapTuple tuple)
+{
 	CqrsMessage *message = &parked->message;
 	TupleDesc	desc = RelationGetDescr(rel);
 	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
@@ -144,7 +193,6 @@ from_tuple(Relation rel, HeapTuple tuple)
 		parked->row = TextDatumGetCString(values[PARKED_ROW_DATA - 1]);
 	pfree(values);
 	pfree(nulls);
-	return parked;
 }
 
 static int
@@ -168,11 +216,12 @@ cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		CqrsParked *parked = from_tuple(rel, tuple);
+		CqrsParked	parked = {0};
 
-		if (parked->row != NULL &&
-			strcmp(parked->message.cqrs_id, cqrs_id) == 0)
-			update_row(rel, tuple, with_key_renamed(parked->row, from, to));
+		fill(&parked, rel, tuple);
+		if (parked.row != NULL &&
+			strcmp(parked.message.cqrs_id, cqrs_id) == 0)
+			update_row(rel, tuple, with_key_renamed(parked.row, from, to));
 	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
@@ -299,54 +348,4 @@ cqrs_parked_max_id(void)
 	systable_endscan(scan);
 	table_close(parked, AccessShareLock);
 	return highest;
-}
-
-int
-cqrs_parked_above(int64 id, int64 **ids)
-{
-	Relation	parked = table_open(cqrs_objects_get(false)->parked,
-									AccessShareLock);
-	SysScanDesc scan = systable_beginscan(parked, InvalidOid, false, NULL, 0,
-										  NULL);
-	HeapTuple	tuple;
-	int			nroom = 16;
-	int			nids = 0;
-
-	*ids = MemoryContextAlloc(TopMemoryContext, nroom * sizeof(int64));
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		int64		found = DatumGetInt64(heap_getattr(tuple, PARKED_ID,
-													   RelationGetDescr(parked),
-													   &isnull));
-
-		if (found <= id)
-			continue;
-		if (nids == nroom)
-		{
-			nroom *= 2;
-			*ids = repalloc(*ids, nroom * sizeof(int64));
-		}
-		(*ids)[nids++] = found;
-	}
-	systable_endscan(scan);
-	table_close(parked, AccessShareLock);
-	qsort(*ids, nids, sizeof(int64), compare_ids);
-	return nids;
-}
-
-bool
-cqrs_parked_has(const int64 *ids, int nids, int64 id)
-{
-	return nids > 0 &&
-		bsearch(&id, ids, nids, sizeof(int64), compare_ids) != NULL;
-}
-
-static int
-compare_ids(const void *a, const void *b)
-{
-	int64		x = *(const int64 *) a;
-	int64		y = *(const int64 *) b;
-
-	return x < y ? -1 : x > y;
 }

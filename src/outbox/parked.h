@@ -12,8 +12,10 @@
 
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
+#include "utils/relcache.h"
 
 #include "outbox/message.h"
+#include "outbox/skipped.h"
 
 /* Why a message is parked. */
 typedef enum CqrsParkReason
@@ -25,12 +27,18 @@ typedef enum CqrsParkReason
 } CqrsParkReason;
 
 /*
- * Park a message.  Parts of it that could not be made are NULL.  "row" is the
- * text of the deleted row if the message is a DELETE that could not be made,
- * else NULL.
+ * Park a message of the outbox, unless it was parked before or another
+ * transaction is just parking it.  Does not wait for other transactions.
  */
-extern void cqrs_parked_insert(const CqrsMessage *message,
-							   CqrsParkReason reason, const char *error,
+extern CqrsSkip cqrs_parked_move(const CqrsMessage *message,
+								 CqrsParkReason reason, const char *error);
+
+/*
+ * Park a message that a user's function has failed to make.  Parts of it that
+ * could not be made are NULL.  "row" is the text of the deleted row if the
+ * message is a DELETE, else NULL.
+ */
+extern void cqrs_parked_insert(const CqrsMessage *message, const char *error,
 							   const char *row);
 
 typedef struct CqrsParked
@@ -42,9 +50,16 @@ typedef struct CqrsParked
 
 /*
  * All parked messages, as CqrsParked in the order of their ids, in the current
- * context.  A caller that removes some of them must have locked out others.
+ * context, with tid, message.id and message.cqrs_id only.  A caller that
+ * removes some of them must have locked out others.
  */
-extern List *cqrs_parked_read_all(void);
+extern List *cqrs_parked_list(void);
+
+/*
+ * Read the rest of a message of that list, in the current context.  Returns
+ * false if it is not parked any more.
+ */
+extern bool cqrs_parked_read(Relation rel, CqrsParked *parked);
 
 /*
  * Rename a column in the rows that are kept with parked messages of a master
@@ -55,14 +70,5 @@ extern void cqrs_parked_follow(const char *cqrs_id, const char *from,
 
 /* The highest id of a parked message, visible or not; -1 if there is none. */
 extern int64 cqrs_parked_max_id(void);
-
-/*
- * Set *ids to the ids of parked messages above "id", in ascending order and in
- * TopMemoryContext.  Returns their number.
- */
-extern int	cqrs_parked_above(int64 id, int64 **ids);
-
-/* Whether "id" is among these ids. */
-extern bool cqrs_parked_has(const int64 *ids, int nids, int64 id);
 
 #endif							/* CQRS_PARKED_H */

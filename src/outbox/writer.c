@@ -310,9 +310,11 @@ cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
 		pg_atomic_compare_exchange_u64(&shared->next_batch, &unknown,
 									   first_batch());
 	}
+	Assert(TransactionIdIsValid(GetTopTransactionIdIfAny()));	/* I3 */
 	batch = pg_atomic_fetch_add_u64(&shared->next_batch, 1);
 	writer->next_id = cqrs_batch_first_id((int64) batch);
 	writer->end_id = cqrs_batch_first_id((int64) batch + 1);
+	Assert(writer->next_id > cqrs_outbox_watermark());	/* I11 */
 }
 
 /* Write the rows that are buffered, with their index entries. */
@@ -486,6 +488,8 @@ try_truncate(const CqrsObjects *objects, int segment, int64 watermark,
 	}
 
 	rel = table_open(relid, NoLock);
+	Assert(watermark <= cqrs_outbox_watermark());	/* I14 */
+	Assert(CheckRelationLockedByMe(rel, AccessExclusiveLock, false));
 	cqrs_truncate(rel);
 	table_close(rel, NoLock);
 	return true;

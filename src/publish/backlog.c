@@ -10,7 +10,9 @@
  *
  * A message that the broker rejects is parked here, by a synchronous commit,
  * before the watermark may pass the message.  After a crash in between the
- * message is both parked and pending; the reader then skips it.
+ * message is both parked and pending; the reader then skips it.  If another
+ * transaction is just parking the message, the publisher does not wait for it:
+ * the master is held, and the message is tried again later.
  *
  * If there are several publishers, lane 0 saves the watermark of all and
  * recycles.  Each of them also saves it when it ends, so that the last one
@@ -82,8 +84,9 @@ static bool save_is_due(const CqrsBacklog *backlog);
 static int64 watermark(const CqrsBacklog *backlog);
 static int64 unsaved_watermark(const CqrsBacklog *backlog);
 static CqrsOutgoing *refused(const CqrsBacklog *backlog);
-static void park_refused(CqrsBacklog *backlog);
+static bool park_refused(CqrsBacklog *backlog);
 static void remove_refused(CqrsBacklog *backlog);
+static void hold_refused(CqrsBacklog *backlog);
 static void check_extension(CqrsBacklog *backlog, uint32 calls);
 static void read_settings(CqrsBacklog *backlog);
 static void read_outbox(CqrsBacklog *backlog);
@@ -132,6 +135,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	bool		save = save_is_due(backlog);
 	bool		recycle = recycle_is_due(backlog);
 	bool		park = refused(backlog) != NULL;
+	bool		parked = false;
 	uint32		calls = cqrs_worker_calls(backlog->worker);
 	bool		look = calls != backlog->calls;
 
@@ -150,7 +154,7 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	if (save)
 		save_watermark(backlog);
 	if (park)
-		park_refused(backlog);
+		parked = park_refused(backlog);
 	if (read)
 		read_outbox(backlog);
 	/* This is last, since its locks are kept until the commit. */
@@ -159,8 +163,13 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	if (park)
+	if (parked)
+	{
+		Assert(!XLogNeedsFlush(XactLastCommitEnd)); /* I10 */
 		remove_refused(backlog);
+	}
+	else if (park)
+		hold_refused(backlog);
 	MemoryContextSwitchTo(turn);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -297,30 +306,28 @@ refused(const CqrsBacklog *backlog)
 	return message != NULL ? message : cqrs_holds_refused(backlog->holds);
 }
 
-static void
+/* Returns false if another transaction is parking the message, too. */
+static bool
 park_refused(CqrsBacklog *backlog)
 {
 	CqrsOutgoing *outgoing = refused(backlog);
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(outgoing->id, outgoing->id);
 	CqrsMessage message;
-	int64	   *ids;
-	int			nids;
+	CqrsSkip	skip;
 
 	/* Without its row the message cannot be parked and would be lost. */
 	if (!cqrs_outbox_scan_next(scan, &message))
 		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
 			 outgoing->id);
-	/* cqrs_park_held() may have parked it meanwhile. */
-	nids = cqrs_parked_above(message.id - 1, &ids);
-	if (!cqrs_parked_has(ids, nids, message.id))
-		cqrs_parked_insert(&message, CQRS_PARK_REFUSED, outgoing->refusal,
-						   NULL);
-	pfree(ids);
+	skip = cqrs_parked_move(&message, CQRS_PARK_REFUSED, outgoing->refusal);
 	cqrs_outbox_scan_end(scan);
+	if (skip == CQRS_SKIP_BUSY)
+		return false;
 	ForceSyncCommit();
 	ereport(LOG,
 			(errmsg("a message of master \"%s\" is parked: %s",
 					outgoing->cqrs_id, outgoing->refusal)));
+	return true;
 }
 
 /* Forget the message, which has been parked. */
@@ -331,6 +338,28 @@ remove_refused(CqrsBacklog *backlog)
 		cqrs_window_remove_refused(backlog->window);
 	else
 		cqrs_holds_remove_refused(backlog->holds);
+}
+
+/*
+ * Have the message, which could not be parked, sent again later, so that other
+ * masters are published meanwhile.
+ */
+static void
+hold_refused(CqrsBacklog *backlog)
+{
+	CqrsOutgoing *message = cqrs_window_refused(backlog->window);
+
+	if (message != NULL)
+	{
+		char	   *cqrs_id = pstrdup(message->cqrs_id);
+		int64		id = message->id;
+
+		(void) cqrs_holds_add(backlog->holds, backlog->window, cqrs_id, id);
+		/* This frees the message. */
+		cqrs_window_withdraw(backlog->window, cqrs_id, id);
+	}
+	else
+		cqrs_holds_probe_refused(backlog->holds);
 }
 
 /*
@@ -403,6 +432,7 @@ save_watermark(CqrsBacklog *backlog)
 {
 	int64		reached = unsaved_watermark(backlog);
 
+	Assert(reached >= backlog->saved_watermark);	/* I7 */
 	if (reached != backlog->saved_watermark)
 		cqrs_outbox_set_watermark(reached);
 	backlog->saved_watermark = reached;
@@ -430,5 +460,6 @@ recycle_segments(CqrsBacklog *backlog)
 	!backlog->more && backlog->saved_watermark == watermark(backlog);
 
 	backlog->recycled_at = GetCurrentTimestamp();
+	cqrs_skipped_forget(backlog->saved_watermark);
 	backlog->recycle = !cqrs_outbox_recycle(backlog->saved_watermark, idle);
 }

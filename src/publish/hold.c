@@ -72,7 +72,6 @@ static bool hold_master(CqrsHolds *holds, const CqrsWindow *window,
 static CqrsHold *create(CqrsHolds *holds, const char *cqrs_id, int64 id);
 static CqrsHold *find(const CqrsHolds *holds, const char *cqrs_id);
 static bool is_clear(const CqrsHold *hold, const CqrsWindow *window);
-static void put_off(CqrsHolds *holds, CqrsHold *hold);
 static void forget_probe(CqrsHolds *holds);
 static TimestampTz forget_ended(CqrsHolds *holds, const char *cqrs_id);
 
@@ -125,6 +124,17 @@ cqrs_holds_keep(CqrsHolds *holds, const CqrsWindow *window,
 		return true;
 	hold->clear_at = cqrs_window_end(window) + 1;
 	return false;
+}
+
+void
+cqrs_holds_put_off(CqrsHolds *holds, CqrsHold *hold)
+{
+	if (hold->failures == 0)
+		holds->nrefused++;
+	hold->state = CQRS_HOLD_WAITING;
+	hold->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 cqrs_backoff_ms(hold->failures));
+	hold->failures++;
 }
 
 void
@@ -190,8 +200,9 @@ cqrs_holds_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
 void
 cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
 {
-	Assert(holds->probe == NULL);
+	Assert(holds->probe == NULL);	/* I9 */
 	Assert(hold->state == CQRS_HOLD_WAITING);
+	Assert(message->id >= hold->next_id);	/* I8 */
 	message->refusal = NULL;
 	hold->state = CQRS_HOLD_PROBING;
 	hold->next_id = message->id;
@@ -211,20 +222,30 @@ cqrs_holds_probe_taken(CqrsHolds *holds)
 {
 	CqrsHold   *hold = holds->probing;
 
-	/*
-	 * If next_id is lower by now, the probe's message is sent again in its
-	 * turn.
-	 */
+	Assert(hold->next_id <= holds->probe->id);	/* I8 */
+
 	if (hold->next_id == holds->probe->id)
+	{
 		hold->next_id++;
-	hold->state = CQRS_HOLD_CATCHING_UP;
+		hold->state = CQRS_HOLD_CATCHING_UP;
+	}
+	else
+	{
+		/*
+		 * A late message was refused meanwhile.  It is the next probe, and
+		 * the message of this one is sent again after it.  The window may
+		 * still have messages that would be put there a second time.
+		 */
+		hold->state = CQRS_HOLD_WAITING;
+		hold->retry_at = GetCurrentTimestamp();
+	}
 	forget_probe(holds);
 }
 
 void
 cqrs_holds_probe_refused(CqrsHolds *holds)
 {
-	put_off(holds, holds->probing);
+	cqrs_holds_put_off(holds, holds->probing);
 	holds->probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												  PROBE_PAUSE_MS);
 	forget_probe(holds);
@@ -264,7 +285,6 @@ cqrs_holds_remove_refused(CqrsHolds *holds)
 		hold->next_id++;
 	hold->state = CQRS_HOLD_WAITING;
 	hold->retry_at = GetCurrentTimestamp();
-	pfree(unconstify(char *, holds->probe->refusal));
 	forget_probe(holds);
 }
 
@@ -331,7 +351,7 @@ hold_master(CqrsHolds *holds, const CqrsWindow *window, const char *cqrs_id,
 	}
 	hold->clear_at = cqrs_window_end(window);
 	if (refused)
-		put_off(holds, hold);
+		cqrs_holds_put_off(holds, hold);
 	else
 	{
 		hold->state = CQRS_HOLD_WAITING;
@@ -378,21 +398,11 @@ is_clear(const CqrsHold *hold, const CqrsWindow *window)
 		cqrs_window_done(window) == cqrs_window_end(window);
 }
 
-/* Have a master wait longer than it did last time. */
-static void
-put_off(CqrsHolds *holds, CqrsHold *hold)
-{
-	if (hold->failures == 0)
-		holds->nrefused++;
-	hold->state = CQRS_HOLD_WAITING;
-	hold->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												 cqrs_backoff_ms(hold->failures));
-	hold->failures++;
-}
-
 static void
 forget_probe(CqrsHolds *holds)
 {
+	if (holds->probe->refusal != NULL)
+		pfree(unconstify(char *, holds->probe->refusal));
 	pfree(holds->probe);
 	holds->probe = NULL;
 	holds->probing = NULL;

@@ -77,6 +77,9 @@ extern bool cqrs_holds_should_log(CqrsHolds *holds, const char *cqrs_id);
 extern bool cqrs_holds_keep(CqrsHolds *holds, const CqrsWindow *window,
 							const char *cqrs_id, int64 id);
 
+/* Have a master wait longer than it did last time. */
+extern void cqrs_holds_put_off(CqrsHolds *holds, CqrsHold *hold);
+
 extern void cqrs_holds_remove(CqrsHolds *holds, CqrsHold *hold);
 
 /* Whether a hold, or any hold, has something to do now. */
@@ -106,7 +109,8 @@ extern void cqrs_holds_probe_lost(CqrsHolds *holds);
 /*
  * The broker rejects the probe because of its content or size, so its message
  * is to be parked; "reason" is copied.  refused() returns that message, or
- * NULL; remove_refused() forgets it once it has been parked.
+ * NULL; remove_refused() forgets it once it has been parked.  If it cannot be
+ * parked now, the outcome is probe_refused().
  */
 extern void cqrs_holds_refuse(CqrsHolds *holds, const char *reason);
 extern CqrsOutgoing *cqrs_holds_refused(const CqrsHolds *holds);

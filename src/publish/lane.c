@@ -139,6 +139,8 @@ cqrs_lane_set_watermark(const CqrsWorker *worker, int64 watermark)
 
 	if (watermark == cqrs_published_watermark(worker->slot, worker->number))
 		return;
+	Assert(watermark > cqrs_published_watermark(worker->slot,
+												worker->number));	/* I7 */
 	before = cqrs_lane_watermark(worker, 0);
 	cqrs_published_set_watermark(worker->slot, worker->number, watermark);
 	pg_memory_barrier();

@@ -115,6 +115,7 @@ cqrs_link_turn(CqrsLink *link, bool paused)
 bool
 cqrs_link_receive(CqrsLink *link)
 {
+	Assert(!IsTransactionState());	/* I16 */
 	for (int i = 0; i < RECEIVE_TURN && link->session->connection != NULL; i++)
 	{
 		CqrsEvent	event;

@@ -28,6 +28,11 @@
 #define SEND_TURN			200
 /* An exchange and a routing key of at most 255 bytes each, and a length. */
 #define ROUTE_BYTES			516
+/*
+ * The most proven routes that are remembered.  Owners of tables choose exchanges
+ * and routing keys, so their number has no limit of its own.
+ */
+#define MAX_PROVEN			10000
 
 static bool is_suspecting(const CqrsLink *link);
 static bool may_send(const CqrsLink *link);
@@ -44,6 +49,7 @@ static void route_of(const CqrsLink *link, const CqrsOutgoing *message,
 void
 cqrs_link_send(CqrsLink *link)
 {
+	Assert(!IsTransactionState());	/* I16 */
 	if (link->session->connection == NULL || link->blocked)
 		return;
 
@@ -202,6 +208,9 @@ cqrs_link_set_proven(CqrsLink *link, const CqrsOutgoing *message)
 {
 	char		route[ROUTE_BYTES];
 
+	/* Whatever is forgotten costs a probe. */
+	if (hash_get_num_entries(link->proven) >= MAX_PROVEN)
+		cqrs_link_forget_proven(link);
 	route_of(link, message, route);
 	(void) hash_search(link->proven, route, HASH_ENTER, NULL);
 }

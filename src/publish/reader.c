@@ -28,11 +28,12 @@
  *
  * Messages of held masters are skipped, and read when the hold's probe or its
  * end asks for them (hold.c); the watermark stays below them.  Messages that
- * are parked already are skipped for good: a process may have parked them and
- * ended before the watermark passed them, this process may have parked them
- * before an earlier message held their master, or cqrs_park_held() has.  A
- * held master that has been unregistered is given up after some probes: its
- * messages are parked.
+ * were parked are skipped for good (skipped.c): a process may have parked them
+ * and ended before the watermark passed them, this process may have parked
+ * them before an earlier message held their master, or cqrs_park_held() has.
+ * A held master that has been unregistered is given up after some probes: its
+ * messages are parked.  A message that is to be parked, and that another
+ * transaction is just parking, stays in the outbox, and its master is held.
  *
  * Belongs to the publisher alone.
  *
@@ -78,8 +79,8 @@ struct CqrsReader
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
 	CqrsHolds  *holds;
-	int64	   *parked;			/* parked ids above the watermark, ascending */
-	int			nparked;
+	int64	   *skipped;		/* ids above the watermark, ascending */
+	int			nskipped;
 	MemoryContext context;		/* holes, and messages for the window */
 	MemoryContext scratch;		/* reset for each message */
 };
@@ -101,8 +102,8 @@ static void add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 static void push_message(CqrsReader *reader, CqrsWindow *window,
 						 const CqrsMessage *message);
 static CqrsOutgoing *build_or_park(CqrsReader *reader,
-								   const CqrsMessage *message);
-static void read_parked(CqrsReader *reader, int64 watermark);
+								   const CqrsMessage *message, bool *busy);
+static void read_skipped(CqrsReader *reader, int64 watermark);
 static bool park_hold(CqrsReader *reader, CqrsHold *hold);
 static FullTransactionId oldest_running(void);
 
@@ -115,7 +116,7 @@ cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds)
 	reader->worker = worker;
 	reader->frontier = watermark;
 	reader->holds = holds;
-	read_parked(reader, watermark);
+	read_skipped(reader, watermark);
 	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
 											ALLOCSET_DEFAULT_SIZES);
 	reader->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs message",
@@ -258,17 +259,19 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 {
 	CqrsOutgoing *outgoing = NULL;
 	bool		complete = true;
+	bool		busy = false;
 	CqrsOutboxScan *scan;
 	CqrsMessage message;
 
 	/* Messages that have been parked since then are skipped, too. */
-	read_parked(reader, cqrs_reader_watermark(reader, window));
+	read_skipped(reader, cqrs_reader_watermark(reader, window));
 	if (hold->failures > MAX_PROBES &&
 		!cqrs_objects_has_master(hold->cqrs_id))
 		return park_hold(reader, hold);
 
 	scan = cqrs_outbox_scan_begin(hold->next_id, reader->frontier);
-	while (outgoing == NULL && cqrs_outbox_scan_next(scan, &message))
+	while (outgoing == NULL && !busy &&
+		   cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!may_look(reader))
@@ -279,14 +282,16 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 		}
 		if (strcmp(message.cqrs_id, hold->cqrs_id) == 0 &&
 			cqrs_lane_has(reader->worker, &message) &&
-			!cqrs_parked_has(reader->parked, reader->nparked, message.id))
-			outgoing = build_or_park(reader, &message);
+			!cqrs_skipped_has(reader->skipped, reader->nskipped, message.id))
+			outgoing = build_or_park(reader, &message, &busy);
 	}
 	cqrs_outbox_scan_flush_wal(scan);
 	cqrs_outbox_scan_end(scan);
 
 	if (outgoing != NULL)
 		cqrs_holds_set_probe(reader->holds, hold, outgoing);
+	else if (busy)
+		cqrs_holds_put_off(reader->holds, hold);
 	else if (complete)
 		end_hold(reader, hold);
 	return complete;
@@ -304,8 +309,9 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 												  reader->frontier);
 	CqrsMessage message;
 
-	read_parked(reader, cqrs_reader_watermark(reader, window));
-	while (cqrs_outbox_scan_next(scan, &message))
+	read_skipped(reader, cqrs_reader_watermark(reader, window));
+	while (hold->state == CQRS_HOLD_CATCHING_UP &&
+		   cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!may_look(reader) || !cqrs_window_has_room(window))
@@ -323,7 +329,8 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 	cqrs_outbox_scan_flush_wal(scan);
 	cqrs_outbox_scan_end(scan);
 
-	if (complete)
+	/* push_message() may have held the master anew. */
+	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
 		end_hold(reader, hold);
 	return complete;
 }
@@ -341,8 +348,9 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	CqrsMessage message;
 	int			count = 0;
 	bool		complete = true;
+	bool		busy = false;
 
-	while (cqrs_outbox_scan_next(scan, &message))
+	while (!busy && cqrs_outbox_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (count == PARK_TURN || !may_look(reader))
@@ -354,12 +362,9 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 		if (strcmp(message.cqrs_id, hold->cqrs_id) != 0 ||
 			!cqrs_lane_has(reader->worker, &message))
 			continue;
-		hold->next_id = message.id + 1;
-		if (cqrs_parked_has(reader->parked, reader->nparked, message.id))
-			continue;
-		cqrs_parked_insert(&message, CQRS_PARK_HELD,
-						   "the broker takes no messages of the master, which is unregistered",
-						   NULL);
+		hold->next_id = message.id;
+		busy = cqrs_parked_move(&message, CQRS_PARK_HELD,
+								"the broker takes no messages of the master, which is unregistered") == CQRS_SKIP_BUSY;
 		count++;
 	}
 	cqrs_outbox_scan_flush_wal(scan);
@@ -367,6 +372,11 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	ForceSyncCommit();
 	if (!complete)
 		return false;
+	if (busy)
+	{
+		cqrs_holds_put_off(reader->holds, hold);
+		return true;
+	}
 	ereport(LOG,
 			(errmsg("messages of master \"%s\" are parked: the master is unregistered, and the broker does not take them",
 					hold->cqrs_id)));
@@ -409,6 +419,7 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 					 cqrs_batch_of(message.id) - 1,
 					 ReadNextFullTransactionId());
 		push_message(reader, window, &message);
+		Assert(message.id > reader->frontier);	/* I4 */
 		reader->frontier = message.id;
 	}
 	cqrs_outbox_scan_flush_wal(scan);
@@ -446,6 +457,10 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 	MemoryContext caller = MemoryContextSwitchTo(reader->context);
 	Hole	   *hole = palloc(sizeof(Hole));
 
+	/* I4: holes are in ascending order, and apart from each other. */
+	Assert(cqrs_batch_of(first_id) <= last_batch);
+	Assert(reader->holes == NIL ||
+		   ((Hole *) llast(reader->holes))->last_batch < cqrs_batch_of(first_id));
 	hole->first_id = first_id;
 	hole->last_batch = last_batch;
 	hole->barrier = barrier;
@@ -462,32 +477,40 @@ push_message(CqrsReader *reader, CqrsWindow *window,
 			 const CqrsMessage *message)
 {
 	CqrsOutgoing *outgoing;
+	bool		busy;
 
 	if (!cqrs_lane_has(reader->worker, message) ||
 		cqrs_holds_keep(reader->holds, window, message->cqrs_id,
 						message->id) ||
-		cqrs_parked_has(reader->parked, reader->nparked, message->id))
+		cqrs_skipped_has(reader->skipped, reader->nskipped, message->id))
 		return;
-	outgoing = build_or_park(reader, message);
+	outgoing = build_or_park(reader, message, &busy);
 	if (outgoing != NULL)
 		cqrs_window_push(window, outgoing);
+	else if (busy)
+	{
+		(void) cqrs_holds_add(reader->holds, window, message->cqrs_id,
+							  message->id);
+		cqrs_window_withdraw(window, message->cqrs_id, message->id);
+	}
 }
 
 /*
  * Make a message for the window.  If it cannot be sent, park it and return
- * NULL.
+ * NULL.  *busy is set if another transaction is just parking it, too.
  */
 static CqrsOutgoing *
-build_or_park(CqrsReader *reader, const CqrsMessage *message)
+build_or_park(CqrsReader *reader, const CqrsMessage *message, bool *busy)
 {
 	MemoryContext caller = MemoryContextSwitchTo(reader->scratch);
 	char	   *error;
 	CqrsOutgoing *outgoing = cqrs_outgoing_build(message, reader->context,
 												 &error);
 
-	if (outgoing == NULL)
+	*busy = outgoing == NULL &&
+		cqrs_parked_move(message, CQRS_PARK_REFUSED, error) == CQRS_SKIP_BUSY;
+	if (outgoing == NULL && !*busy)
 	{
-		cqrs_parked_insert(message, CQRS_PARK_REFUSED, error, NULL);
 		ForceSyncCommit();
 		ereport(LOG,
 				(errmsg("a message of master \"%s\" is parked: %s",
@@ -499,11 +522,11 @@ build_or_park(CqrsReader *reader, const CqrsMessage *message)
 }
 
 static void
-read_parked(CqrsReader *reader, int64 watermark)
+read_skipped(CqrsReader *reader, int64 watermark)
 {
-	if (reader->parked != NULL)
-		pfree(reader->parked);
-	reader->nparked = cqrs_parked_above(watermark, &reader->parked);
+	if (reader->skipped != NULL)
+		pfree(reader->skipped);
+	reader->nskipped = cqrs_skipped_above(watermark, &reader->skipped);
 }
 
 /*

@@ -148,7 +148,7 @@ cqrs_window_stamp(CqrsOutgoing *message)
 void
 cqrs_window_sent(CqrsWindow *window)
 {
-	Assert(window->sent < window->tail);
+	Assert(window->head <= window->sent && window->sent < window->tail);	/* I6 */
 	window->sent++;
 }
 
@@ -268,7 +268,6 @@ cqrs_window_remove_refused(CqrsWindow *window)
 	Assert(window->sent == window->head);
 	if (message == NULL)
 		return;
-	pfree(unconstify(char *, message->refusal));
 	compact(window, window->head, is_refused);
 }
 
@@ -337,6 +336,8 @@ compact(CqrsWindow *window, uint64 from,
 		if (unwanted(message))
 		{
 			window->bytes -= message->size;
+			if (message->refusal != NULL)
+				pfree(unconstify(char *, message->refusal));
 			pfree(message);
 		}
 		else

@@ -31,6 +31,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/error_context.h"
 #include "compose/value.h"
 #include "resend/cursor.h"
 #include "resend/keys.h"
@@ -219,10 +220,7 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 		QueryEnvironment *env;
 		CqrsQuery  *rows;
 
-		callback.callback = line_error;
-		callback.arg = &i;
-		callback.previous = error_context_stack;
-		error_context_stack = &callback;
+		cqrs_error_context_push(&callback, line_error, &i);
 		keys = keys_of_line(list_nth(lines.lines, i), i + 1, rel, relation);
 		if (keys != NULL)
 		{
@@ -233,7 +231,7 @@ cqrs_diff_sync(PG_FUNCTION_ARGS)
 			cqrs_query_end(rows);
 			cqrs_keys_withdraw(env);
 		}
-		error_context_stack = callback.previous;
+		cqrs_error_context_pop(&callback);
 	}
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(count);
@@ -305,10 +303,7 @@ missing_keys(const DiffLines *lines)
 		Datum		missing;
 		bool		isnull;
 
-		callback.callback = line_error;
-		callback.arg = &i;
-		callback.previous = error_context_stack;
-		error_context_stack = &callback;
+		cqrs_error_context_push(&callback, line_error, &i);
 		keys = keys_of_line(list_nth(lines->lines, i), i + 1, rel, relation);
 		if (keys != NULL)
 		{
@@ -322,7 +317,7 @@ missing_keys(const DiffLines *lines)
 			cqrs_query_end(row);
 			cqrs_keys_withdraw(env);
 		}
-		error_context_stack = callback.previous;
+		cqrs_error_context_pop(&callback);
 	}
 	PopActiveSnapshot();
 	table_close(rel, AccessShareLock);

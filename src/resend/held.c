@@ -8,7 +8,7 @@
  * and the master stays held until its messages are out of the way.  Here they
  * are copied to cqrs.parked, from where cqrs_retry_parked() sends the rows
  * with the exchange and routing key that the master has now.  The publisher
- * skips parked messages when it tries the master again (reader.c).
+ * skips them from then on (skipped.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -87,8 +87,6 @@ static int64
 park_all(const char *cqrs_id)
 {
 	int64		watermark = cqrs_outbox_watermark();
-	int64	   *ids;
-	int			nids = cqrs_parked_above(watermark, &ids);
 	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(watermark + 1, PG_INT64_MAX);
 	CqrsMessage message;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
@@ -101,18 +99,17 @@ park_all(const char *cqrs_id)
 		MemoryContext caller;
 
 		CHECK_FOR_INTERRUPTS();
-		if (strcmp(message.cqrs_id, cqrs_id) != 0 ||
-			cqrs_parked_has(ids, nids, message.id))
+		if (strcmp(message.cqrs_id, cqrs_id) != 0)
 			continue;
 		caller = MemoryContextSwitchTo(context);
-		cqrs_parked_insert(&message, CQRS_PARK_HELD,
-						   "parked by cqrs_park_held()", NULL);
+		/* If the publisher is just parking the message, it is left to it. */
+		if (cqrs_parked_move(&message, CQRS_PARK_HELD,
+							 "parked by cqrs_park_held()") == CQRS_SKIP_ADDED)
+			count++;
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
-		count++;
 	}
 	MemoryContextDelete(context);
 	cqrs_outbox_scan_end(scan);
-	pfree(ids);
 	return count;
 }

@@ -31,6 +31,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "base/error_context.h"
 #include "resend/query.h"
 
 /* Keeps the rows that the executor gives. */
@@ -57,8 +58,6 @@ static bool receive_row(TupleTableSlot *slot, DestReceiver *receiver);
 static void start_receiver(DestReceiver *receiver, int operation,
 						   TupleDesc desc);
 static void no_action(DestReceiver *receiver);
-static void enter_error_context(ErrorContextCallback *callback,
-								const char *text);
 static void error_context(void *arg);
 
 CqrsQuery  *
@@ -95,7 +94,8 @@ cqrs_query_begin_env(const char *text, int nparams, const Oid *types,
 	state->receiver.receiver.mydest = DestNone;
 	state->receiver.query = query;
 
-	enter_error_context(&callback, text);
+	cqrs_error_context_push(&callback, error_context,
+							unconstify(char *, text));
 	plan = plan_query(text, nparams, types, params, env);
 	query->estimate = plan->planTree->plan_rows;
 	state->desc = CreateQueryDesc(plan, text, GetActiveSnapshot(),
@@ -103,7 +103,7 @@ cqrs_query_begin_env(const char *text, int nparams, const Oid *types,
 								  &state->receiver.receiver, params, env, 0);
 	ExecutorStart(state->desc, 0);
 	query->desc = state->desc->tupDesc;
-	error_context_stack = callback.previous;
+	cqrs_error_context_pop(&callback);
 
 	MemoryContextSwitchTo(caller);
 	return query;
@@ -201,15 +201,6 @@ start_receiver(DestReceiver *receiver, int operation, TupleDesc desc)
 static void
 no_action(DestReceiver *receiver)
 {
-}
-
-static void
-enter_error_context(ErrorContextCallback *callback, const char *text)
-{
-	callback->callback = error_context;
-	callback->arg = unconstify(char *, text);
-	callback->previous = error_context_stack;
-	error_context_stack = callback;
 }
 
 /* As SPI does: error positions are in this query, not in the caller's. */

@@ -100,7 +100,8 @@ cqrs_retry_parked(PG_FUNCTION_ARGS)
 		MemoryContext caller = MemoryContextSwitchTo(context);
 
 		CHECK_FOR_INTERRUPTS();
-		if (list_member_oid(tables, table_of(parked)))
+		if (list_member_oid(tables, table_of(parked)) &&
+			cqrs_parked_read(rel, parked))
 		{
 			retry(parked);
 			CatalogTupleDelete(rel, &parked->tid);
@@ -172,7 +173,7 @@ chosen(const char *cqrs_id, ArrayType *ids)
 	if (ids != NULL)
 		deconstruct_array(ids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 						  TYPALIGN_DOUBLE, &elems, &nulls, &nelems);
-	all = cqrs_parked_read_all();
+	all = cqrs_parked_list();
 	foreach(lc, all)
 	{
 		CqrsParked *parked = lfirst(lc);

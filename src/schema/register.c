@@ -15,6 +15,8 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
@@ -29,26 +31,23 @@
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/objects.h"
 #include "capture/capture.h"
 #include "capture/changeset.h"
 #include "compose/hook.h"
 #include "compose/key_type.h"
+#include "define/name.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "master/relation.h"
 #include "schema/triggers.h"
-
-/*
- * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the routing
- * key of a SYNC to one queue is "cqrs.<queue>.<cqrs_id>".
- */
-#define CQRS_ID_BYTES	120
 
 PG_FUNCTION_INFO_V1(cqrs_register);
 PG_FUNCTION_INFO_V1(cqrs_unregister);
@@ -59,7 +58,6 @@ static void check_not_partition(Relation rel);
 static void check_partitions(Oid relid);
 static void check_table(Relation rel);
 static void check_owner(Oid relid);
-static void check_cqrs_id(const char *cqrs_id);
 static void check_exchange(const char *before, const char *after);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_key(Oid relid, const CqrsMasterRow *row);
@@ -67,6 +65,8 @@ static void check_revision_default(Oid relid);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
+static bool has_new_partition(Oid relid);
+static bool has_new_row(Oid index, AttrNumber column, Oid relid);
 static void warn_if_unconfigured(void);
 static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
 static void refuse_own_changes(Oid relid);
@@ -107,7 +107,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 		cqrs_option_set(&cqrs_options_master, row.options, i,
 						fcinfo->args[2 + i]);
 
-	check_cqrs_id(row.cqrs_id);
+	cqrs_name_check_id(row.cqrs_id);
 	check_exchange(NULL, cqrs_master_text(&row, CQRS_OPTION_EXCHANGE));
 	existing = cqrs_master_read(row.cqrs_id, true);
 	if (existing != NULL)
@@ -225,6 +225,7 @@ static void
 check_table(Relation rel)
 {
 	const char *name = RelationGetRelationName(rel);
+	const char *follower;
 
 	if (IsCatalogRelation(rel) || IsToastRelation(rel) ||
 		RelationGetNamespace(rel) == get_namespace_oid("cqrs", true))
@@ -275,6 +276,14 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("The table has inheritance parents or children, whose rows only some commands would include."),
 				 errhint("Register a table without inheritance.")));
+	follower = cqrs_objects_replica_of(RelationGetRelid(rel));
+	if (follower != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("The table follows a master, as replica \"%s\".",
+						   follower),
+				 errhint("Use another table, or cqrs_unregister_replica() to end the replica.")));
 	if (GetDatabaseEncoding() == PG_SQL_ASCII)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -297,30 +306,6 @@ check_owner(Oid relid)
 				 errhint("Name a table that exists.")));
 	if (!cqrs_owns_relation(relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
-}
-
-/*
- * The cqrs_id becomes a routing key.  Only the binding keys of queues may have
- * "*" and "#".
- */
-static void
-check_cqrs_id(const char *cqrs_id)
-{
-	if (cqrs_id[0] == '\0' || strlen(cqrs_id) > CQRS_ID_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
-				 errdetail("The cqrs_id must have 1 to %d bytes.", CQRS_ID_BYTES),
-				 errhint("Choose one with the argument \"cqrs_id\".")));
-	for (const char *c = cqrs_id; *c != '\0'; c++)
-	{
-		if (*c == '*' || *c == '#' || (unsigned char) *c <= ' ')
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_NAME),
-					 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
-					 errdetail("The cqrs_id is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
-					 errhint("Choose one with the argument \"cqrs_id\".")));
-	}
 }
 
 /*
@@ -443,13 +428,20 @@ begin_capture(Oid relid)
 	{
 		Relation	rel = table_open(lfirst_oid(lc), NoLock);
 
+		Assert(CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true));	/* I17 */
 		if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
 			cqrs_capture_begin_late(rel);
 		table_close(rel, NoLock);
 	}
 }
 
-/* cqrs.follow_partitions(relation regclass) RETURNS void: see the SQL script. */
+/*
+ * cqrs.follow_partitions(relation regclass) RETURNS void: see the SQL script.
+ *
+ * An ALTER TABLE that adds no partition is none of its business.  When a dump
+ * is restored by several sessions, such a command may run when the partition
+ * has its row triggers and the statement trigger in the dump is still to come.
+ */
 Datum
 cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 {
@@ -458,7 +450,8 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 	Oid			root = cqrs_relation_root(relid);
 	ListCell   *lc;
 
-	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
+	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE ||
+		!has_new_partition(relid))
 		PG_RETURN_VOID();
 	masters = cqrs_master_read_all(root);
 	if (masters == NIL)
@@ -468,6 +461,38 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 		cqrs_triggers_follow(lfirst_oid(lc), linitial(masters));
 	PG_RETURN_VOID();
+}
+
+/*
+ * Whether this transaction has made the table a partition, or has given it
+ * one.
+ */
+static bool
+has_new_partition(Oid relid)
+{
+	return has_new_row(InheritsRelidSeqnoIndexId,
+					   Anum_pg_inherits_inhrelid, relid) ||
+		has_new_row(InheritsParentIndexId, Anum_pg_inherits_inhparent, relid);
+}
+
+/* Whether a row of pg_inherits is of this transaction. */
+static bool
+has_new_row(Oid index, AttrNumber column, Oid relid)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, index, true, NULL, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return found;
 }
 
 /* Warn once in a session; otherwise the outbox would grow unnoticed. */

@@ -89,7 +89,7 @@ cqrs_roster_set_count(int slot, CqrsWorkerKind kind, int count)
 {
 	const CqrsWorkerClass *class = cqrs_kind_class(kind);
 
-	Assert(!cqrs_roster_has_processes(slot, kind));
+	Assert(!cqrs_roster_has_processes(slot, kind)); /* I12 */
 	if (class->recount != NULL)
 		class->recount(slot, count);
 	pg_atomic_write_u32(&cqrs_rosters[slot].kinds[kind].count, count);

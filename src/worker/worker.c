@@ -355,6 +355,7 @@ wait_turn(CqrsWorker *worker)
 	pg_atomic_write_u32(listens, class->listens(worker));
 	pg_memory_barrier();
 	class->wait(worker, &wait);
+	Assert(!IsTransactionState() && !ActiveSnapshotSet());	/* I16 */
 	if (wait.timeout_ms == 0 || ShutdownRequestPending || ConfigReloadPending)
 	{
 		/*

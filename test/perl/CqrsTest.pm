@@ -48,6 +48,7 @@ our @EXPORT = qw(
   new_master
   wait_published
   wait_for_state
+  wait_for_stats
   open_psql
   try_query
   declare_queue
@@ -174,6 +175,23 @@ sub wait_for_state
 	$node->poll_query_until($dbname // 'postgres',
 		"SELECT state = '$state' FROM cqrs.stats")
 	  or BAIL_OUT("the publisher did not get into state \"$state\"");
+	return;
+}
+
+=item wait_for_stats($node, $condition)
+
+Waits until a condition on the columns of cqrs.stats holds.
+
+=cut
+
+sub wait_for_stats
+{
+	my ($node, $condition) = @_;
+
+	$node->poll_query_until('postgres',
+		"SELECT coalesce($condition, false) FROM cqrs.stats")
+	  or BAIL_OUT("not reached: $condition; "
+		  . $node->safe_psql('postgres', 'SELECT * FROM cqrs.stats'));
 	return;
 }
 

@@ -35,17 +35,6 @@ sub insert
 	return;
 }
 
-sub wait_until
-{
-	my ($condition) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT("not reached: $condition; "
-		  . $node->safe_psql('postgres', 'SELECT * FROM cqrs.stats'));
-	return;
-}
-
 # Stops the server and measures that, and starts it again.
 sub restart_node
 {
@@ -86,7 +75,7 @@ $node->start;
 wait_for_state($node, 'publishing');
 $node->safe_psql('postgres',
 	q{INSERT INTO blob (data) SELECT 'x' FROM generate_series(1, 20000)});
-wait_until('confirmed > 0 AND pending > 0');
+wait_for_stats($node, 'confirmed > 0 AND pending > 0');
 restart_node('publishing');
 
 $node->start;
@@ -99,7 +88,7 @@ is(scalar(keys %seen), 20000, 'nothing was lost by the stop');
 my $base = $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
 $broker->suspend;
 insert(5000, 10);
-wait_until("published >= $base + 2000");
+wait_for_stats($node, "published >= $base + 2000");
 restart_node('broker frozen, window full');
 $broker->resume;
 
@@ -109,7 +98,7 @@ wait_published($node);
 $base = $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
 $broker->suspend;
 insert(40, 1_000_000);
-wait_until("published > $base");
+wait_for_stats($node, "published > $base");
 ok(RabbitMQ->poll_until(sub { return send_waits() }, 10),
 	'the publisher waits in a send');
 my $published =
@@ -119,7 +108,7 @@ restart_node('broker frozen, socket full');
 
 # Frozen before the publisher connects: the handshake hangs.
 $node->start;
-wait_until(q{state = 'connecting'});
+wait_for_stats($node, q{state = 'connecting'});
 restart_node('broker frozen, handshake hangs');
 $broker->resume;
 
@@ -147,7 +136,7 @@ insert(40, 1_000_000);
 wait_for_state($node, 'blocked');
 restart_node('blocked by a memory alarm, with large messages');
 $node->start;
-wait_until('published > 0');
+wait_for_stats($node, 'published > 0');
 $broker->ctl('set_vm_memory_high_watermark', '0.4');
 wait_published($node);
 wait_for_state($node, 'publishing');
@@ -188,7 +177,7 @@ my $hole = IO::Socket::INET->new(
 	Listen    => 5) or BAIL_OUT("could not listen: $!");
 set_url('amqp://guest:guest@127.0.0.1:' . $hole->sockport);
 $node->start;
-wait_until(q{state = 'connecting'});
+wait_for_stats($node, q{state = 'connecting'});
 restart_node('no answer from the address');
 
 # Something that does not even accept: the queue of the socket is full.
@@ -203,7 +192,7 @@ my @fillers = map {
 } 1 .. 4;
 set_url('amqp://guest:guest@127.0.0.1:' . $full->sockport);
 $node->start;
-wait_until(q{state = 'connecting'});
+wait_for_stats($node, q{state = 'connecting'});
 restart_node('the address does not accept');
 
 # A name server that does not answer: getaddrinfo() hangs.
@@ -233,7 +222,7 @@ set_url('amqp://guest:guest@broker.invalid');
 	local $ENV{LD_PRELOAD} = "$shim.so";
 	$node->start;
 }
-wait_until(q{state = 'connecting'});
+wait_for_stats($node, q{state = 'connecting'});
 is( $node->safe_psql(
 		'postgres', q{SELECT state, query FROM pg_stat_activity
 		WHERE backend_type = 'cqrs publisher'}),

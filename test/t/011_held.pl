@@ -33,17 +33,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT(
-		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
-	return;
-}
-
 # What cqrs_check finds of the broker.
 sub broker_finding
 {
@@ -126,9 +115,9 @@ sub steady_flows
 my $offset = -s $node->logfile;
 my $began  = time;
 change('nobody', 100);
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 steady_flows('no queue is bound');
-wait_until('held = 1 AND pending >= 300');
+wait_for_stats($node, 'held = 1 AND pending >= 300');
 like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/^master "nobody": no queue is bound/,
@@ -153,7 +142,7 @@ is(arrives('nobody', 'all of it arrives, in order'), 300,
 # Again at once: it is held, and the log says nothing new.
 $broker->ctl('delete_queue', 'nobody');
 change('nobody', 1);
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 declare_queue($broker, 'nobody', 'nobody');
 wait_published($node);
 foreach my $line ('held:', 'published again')
@@ -174,7 +163,7 @@ $broker->ctl('set_policy', 'full', '^filled$',
 	'{"max-length":10,"overflow":"reject-publish"}',
 	'--apply-to', 'queues');
 change('filled', 50);
-wait_until('held = 1 AND nacked > 0');
+wait_for_stats($node, 'held = 1 AND nacked > 0');
 steady_flows('a queue is full');
 like(
 	query('SELECT last_error FROM cqrs.stats'),
@@ -214,7 +203,8 @@ RabbitMQ->poll_until(
 	60) or BAIL_OUT('the queue does not refuse enough');
 $writers->signal('TERM');
 $writers->finish;
-wait_until(
+wait_for_stats(
+	$node,
 	q{(SELECT count(*) = 0 FROM pg_stat_activity
 	WHERE application_name = 'pgbench')});
 $broker->ctl('clear_policy', 'full');
@@ -236,7 +226,7 @@ $broker->ctl('eval',
 	  . exchange('wrong')
 	  . ', fanout, true, false, false, [], <<"test">>).');
 change_with_exchange('wrong', 'wrong', 30);
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/declare the exchange: broker closed the channel: 406 .*type/,
@@ -244,7 +234,7 @@ like(
 steady_flows('an exchange is of another type');
 $broker->ctl('eval',
 	'rabbit_exchange:delete(' . exchange('wrong') . ', false, <<"test">>).');
-wait_until(q{last_error LIKE '%no queue is bound%'});
+wait_for_stats($node, q{last_error LIKE '%no queue is bound%'});
 my $consume = $ENV{CQRS_CONSUME};
 system_or_bail(
 	$consume, '--url',   $broker->url, '--exchange',
@@ -257,7 +247,7 @@ arrives('wrong', 'its messages arrive when it is of the right one');
 $broker->ctl('set_permissions', '-p', '/', 'guest', '.*',
 	'^(?!secret$).*', '.*');
 change_with_exchange('secret', 'secret', 30);
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 like(
 	query('SELECT last_error FROM cqrs.stats'),
 	qr/publish: broker closed the channel: 403 ACCESS_REFUSED/,
@@ -266,7 +256,7 @@ like(broker_finding(), qr/^error: .*403 ACCESS_REFUSED/,
 	'cqrs_check says so');
 steady_flows('an exchange is not permitted');
 $broker->ctl('set_permissions', '-p', '/', 'guest', '.*', '.*', '.*');
-wait_until(q{last_error LIKE '%no queue is bound%'});
+wait_for_stats($node, q{last_error LIKE '%no queue is bound%'});
 system_or_bail(
 	$consume, '--url',   $broker->url, '--exchange',
 	'secret', '--queue', 'secret',     '--bind',
@@ -278,7 +268,7 @@ arrives('secret', 'its messages arrive when it is permitted');
 $broker->ctl('eval',
 	'rabbit_exchange:delete(' . exchange('cqrs') . ', false, <<"test">>).');
 change('steady', 100);
-wait_until(q{last_error LIKE '%no queue is bound%' AND held = 1});
+wait_for_stats($node, q{last_error LIKE '%no queue is bound%' AND held = 1});
 like(
 	slurp_file($node->logfile, $offset),
 	qr/broker closed the channel: 404 NOT_FOUND/,

@@ -27,19 +27,8 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT(
-		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
-	return;
-}
-
 # Idle for many heartbeats.
-wait_until(q{clock_timestamp() - connected_at > interval '10 s'});
+wait_for_stats($node, q{clock_timestamp() - connected_at > interval '10 s'});
 is(query('SELECT state, reconnects FROM cqrs.stats'),
 	'publishing|0', 'an idle connection lasts');
 
@@ -50,7 +39,7 @@ query(
 	FROM generate_series(1, 20)});
 wait_for_state($node, 'blocked');
 my $blocked_at = query('SELECT clock_timestamp()');
-wait_until("clock_timestamp() - '$blocked_at' > interval '10 s'");
+wait_for_stats($node, "clock_timestamp() - '$blocked_at' > interval '10 s'");
 is(query('SELECT state, reconnects FROM cqrs.stats'),
 	'blocked|0', 'so does one that is blocked with a message half sent');
 query(q{INSERT INTO blob (data) VALUES ('after')});
@@ -84,7 +73,7 @@ foreach my $line ('is blocked', 'is no longer blocked')
 
 # Silence.
 $broker->suspend;
-wait_until(
+wait_for_stats($node,
 	q{last_error = 'connection lost: nothing came from the broker for 4 s'});
 pass('a silent broker is given up');
 query(q{INSERT INTO blob (data) VALUES ('later')});

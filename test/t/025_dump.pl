@@ -37,8 +37,16 @@ my $SCHEMA = q{
 	VALUES ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 1, 'cat');
 	UPDATE app.author SET note = 'm' WHERE id = 1;
 	INSERT INTO zoo.herd VALUES (1, 'cow'), (2, 'goat');
+	CREATE TABLE zoo.keeper (id int PRIMARY KEY, name text);
+	CREATE FUNCTION zoo.keep(m cqrs.message) RETURNS boolean LANGUAGE sql
+	AS 'SELECT true';
+	SELECT EXT.cqrs_register_replica('zoo.keeper', 'staff', fields => '{id,name}',
+		handler => 'zoo.keep', max_retries => NULL, retry_delay => '5 s');
+	ALTER TABLE zoo.keeper RENAME COLUMN name TO full_name;
+	SELECT EXT.cqrs_register_replica(NULL, 'bare', handler => 'zoo.keep');
 	SELECT EXT.cqrs_pause()};
-my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
+my $MASTERS  = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
+my $REPLICAS = 'SELECT * FROM cqrs.replica ORDER BY cqrs_id';
 
 # Runs a program of PostgreSQL on a database, in the given environment.
 sub run_program
@@ -92,6 +100,18 @@ sub check
 	is( $sql->($MASTERS),
 		$node->safe_psql('source', $MASTERS),
 		"$dbname: masters");
+	is( $sql->($REPLICAS),
+		$node->safe_psql('source', $REPLICAS),
+		"$dbname: replicas");
+	is( $sql->(
+			q{SET search_path = public, tools;
+			SELECT item, status FROM cqrs_check() WHERE item ^@ 'replica'}),
+		"replica bare|ok\nreplica staff|ok",
+		"$dbname: replicas are complete");
+	isnt(
+		$node->psql($dbname, 'ALTER TABLE zoo.keeper DROP COLUMN full_name'),
+		0,
+		"$dbname: replicas are guarded");
 	is($sql->('SELECT paused FROM cqrs.publisher'),
 		'f', "$dbname: not paused");
 	is($sql->('SELECT id, cqrs_revision FROM app.author ORDER BY id'),
@@ -153,6 +173,23 @@ create_database('parallel');
 run_program('pg_restore -j2',
 	'parallel', [ 'pg_restore', '-e', '-j2', "$dir/whole.custom" ]);
 check('parallel');
+
+# In an order that several sessions may come to: row triggers of the root before
+# constraints and triggers of its partitions.
+my $whole = "$dir/whole.custom";
+my @items = split /\n/, qx{pg_restore -l $whole};
+my @first =
+  grep { /TRIGGER zoo herd .*_cqrs_(?:update|insert_delete)/ } @items;
+my ($constraint) = grep { $items[$_] =~ / CONSTRAINT / } 0 .. $#items;
+is(scalar(@first), 2, 'the triggers that come first');
+splice @items, $constraint, 0, @first;
+my %listed;
+append_to_file("$dir/list", "$_\n")
+  foreach grep { !/^\d/ || !$listed{$_}++ } @items;
+create_database('ordered');
+run_program('pg_restore -L',
+	'ordered', [ 'pg_restore', '-e', '-L', "$dir/list", $whole ]);
+check('ordered');
 
 # First the schema, then the data: with triggers there when rows are loaded.
 dump_database('source', 'schema.sql', '--schema-only');

@@ -21,10 +21,16 @@ my @ROLES = qw(owner writer monitor stranger superuser);
 # Trials, by the name in the table and what else its row says.
 my $ROW    = q{ROW(1, 'a', 0, now())::item};
 my $LINE   = q{item,2026-11-23 06:01:02+00:00};
+my $MESSAGE =
+  q{cqrs.parse_message('{"signal_type": "DELETE", "cqrs_id": "kept", "instance_pk": 1, "instance_data": {"id": 1, "cqrs_revision": 1, "cqrs_updated": "2026-11-23 06:01:02+00:00"}}')};
 my %TRIALS = (
-	'cqrs_register'    => q{SELECT cqrs_register('plain')},
-	'cqrs_alter'       => q{SELECT cqrs_alter('item', '{}')},
-	'cqrs_unregister'  => q{SELECT cqrs_unregister('item')},
+	'cqrs_register'         => q{SELECT cqrs_register('plain')},
+	'cqrs_alter'            => q{SELECT cqrs_alter('item', '{}')},
+	'cqrs_unregister'       => q{SELECT cqrs_unregister('item')},
+	'cqrs_register_replica' => q{SELECT cqrs_register_replica('plain')},
+	'cqrs_alter_replica'    => q{SELECT cqrs_alter_replica('followed', '{}')},
+	'cqrs_unregister_replica' =>
+	  q{SELECT cqrs_unregister_replica('followed')},
 	'cqrs_sync'        => q{SELECT cqrs_sync('item')},
 	'cqrs_sync_all'    => q{CALL cqrs_sync_all('item', 'false')},
 	'cqrs_diff_sync'   => qq{SELECT cqrs_diff_sync('{"$LINE,None","[1]"}')},
@@ -34,25 +40,28 @@ my %TRIALS = (
 	  qq{SELECT cqrs_deleted_diff_master('{"$LINE","[1]"}')},
 	'cqrs_bulk_dump file' =>
 	  q{SELECT cqrs_bulk_dump('item', current_setting('data_directory') || '/privileges.dump', true)},
-	'cqrs_retry_parked'          => q{SELECT cqrs_retry_parked('item')},
-	'cqrs_park_held'             => q{SELECT cqrs_park_held('item')},
-	'cqrs_to_json serializer'    => qq{SELECT cqrs_to_json($ROW, 'custom')},
-	'cqrs_bulk_dump serializer'  => q{SELECT cqrs_bulk_dump('custom')},
-	'cqrs_relation'              => q{SELECT cqrs_relation('item')},
-	'cqrs_to_json'               => qq{SELECT cqrs_to_json($ROW, 'item')},
-	'cqrs_is_initial_save'       => qq{SELECT cqrs_is_initial_save($ROW)},
-	'cqrs_flush'                 => q{SELECT cqrs_flush()},
-	'cqrs_wait_published'        => q{SELECT cqrs_wait_published('0')},
-	'cqrs_pause'                 => q{SELECT cqrs_pause()},
-	'cqrs_resume'                => q{SELECT cqrs_resume()},
-	'cqrs_adopt'                 => q{SELECT cqrs_adopt()},
-	'cqrs_check'                 => q{SELECT cqrs_check()},
-	'cqrs.publisher_stats'       => q{SELECT cqrs.publisher_stats()},
-	'cqrs.current_watermark'     => q{SELECT cqrs.current_watermark()},
-	'cqrs.unpack'                => q{SELECT cqrs.unpack(1, '')},
-	'cqrs.key_json'              => q{SELECT cqrs.key_json(1)},
-	'cqrs.wake_publisher'        => q{SELECT cqrs.wake_publisher()},
-	'cqrs.check_master'          => q{SELECT cqrs.check_master('item')},
+	'cqrs_retry_parked'         => q{SELECT cqrs_retry_parked('item')},
+	'cqrs_park_held'            => q{SELECT cqrs_park_held('item')},
+	'cqrs_to_json serializer'   => qq{SELECT cqrs_to_json($ROW, 'custom')},
+	'cqrs_bulk_dump serializer' => q{SELECT cqrs_bulk_dump('custom')},
+	'cqrs_relation'             => q{SELECT cqrs_relation('item')},
+	'cqrs_to_json'              => qq{SELECT cqrs_to_json($ROW, 'item')},
+	'cqrs_is_initial_save'      => qq{SELECT cqrs_is_initial_save($ROW)},
+	'cqrs_flush'                => q{SELECT cqrs_flush()},
+	'cqrs_wait_published'       => q{SELECT cqrs_wait_published('0')},
+	'cqrs_pause'                => q{SELECT cqrs_pause()},
+	'cqrs_resume'               => q{SELECT cqrs_resume()},
+	'cqrs_adopt'                => q{SELECT cqrs_adopt()},
+	'cqrs_check'                => q{SELECT cqrs_check()},
+	'cqrs.publisher_stats'      => q{SELECT cqrs.publisher_stats()},
+	'cqrs.current_watermark'    => q{SELECT cqrs.current_watermark()},
+	'cqrs.unpack'               => q{SELECT cqrs.unpack(1, '')},
+	'cqrs.key_json'             => q{SELECT cqrs.key_json(1)},
+	'cqrs.wake_publisher'       => q{SELECT cqrs.wake_publisher()},
+	'cqrs.check_master'         => q{SELECT cqrs.check_master('item')},
+	'cqrs.check_replica'        => q{SELECT cqrs.check_replica('followed')},
+	'cqrs.check_replica_partition' =>
+	  q{SELECT cqrs.check_replica_partition('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
 	'cqrs.follow_partitions'     => q{SELECT cqrs.follow_partitions('item')},
 	'cqrs.trigger_update'        => on_own('BEFORE UPDATE', 'trigger_update'),
@@ -62,7 +71,9 @@ my %TRIALS = (
 	'cqrs.trigger_at_commit' => on_own('AFTER INSERT',  'trigger_at_commit'),
 	'cqrs.trigger_discard'   => on_own('BEFORE INSERT', 'trigger_discard'),
 	'cqrs.trigger_loaded'    => on_own('AFTER INSERT',  'trigger_loaded'),
-	'cqrs.forget_dropped'    =>
+	'cqrs.trigger_replica_changed' =>
+	  on_own('AFTER INSERT', 'trigger_replica_changed'),
+	'cqrs.forget_dropped' =>
 	  q{CREATE EVENT TRIGGER t ON sql_drop EXECUTE FUNCTION cqrs.forget_dropped()},
 	'cqrs.follow_created' =>
 	  q{CREATE EVENT TRIGGER t ON ddl_command_end EXECUTE FUNCTION cqrs.follow_created()},
@@ -77,12 +88,22 @@ my %TRIALS = (
 	'ALTER TABLE' => [
 		q{ALTER TABLE item ADD COLUMN w text},
 		q{ALTER TABLE item RENAME COLUMN v TO w} ],
+	'cqrs_apply'           => qq{SELECT cqrs_apply($MESSAGE)},
+	'cqrs_current_message' => q{SELECT cqrs_current_message()},
+	'cqrs.parse_message'   => qq{SELECT $MESSAGE},
+	'cqrs.deliver'         => qq{SELECT cqrs.deliver($MESSAGE)},
 	'cqrs.master write' => [
 		q{INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('x', 'plain', true)},
 		q{UPDATE cqrs.master SET produce = false},
 		q{DELETE FROM cqrs.master},
 		q{TRUNCATE cqrs.master},
-		q{COPY cqrs.master FROM '/dev/null'} ]);
+		q{COPY cqrs.master FROM '/dev/null'} ],
+	'cqrs.replica write' => [
+		q{INSERT INTO cqrs.replica (cqrs_id, retry_delay, only_direct_syncs, on_expired) VALUES ('x', '1 s', false, 'apply')},
+		q{UPDATE cqrs.replica SET max_retries = 1},
+		q{DELETE FROM cqrs.replica},
+		q{TRUNCATE cqrs.replica},
+		q{COPY cqrs.replica FROM '/dev/null'} ]);
 my %VALUE = (
 	'cqrs.produce'              => 'off',
 	'cqrs.correlation_function' => "'x.y'",
@@ -121,12 +142,18 @@ $node->safe_psql(
 	CREATE ROLE test_superuser SUPERUSER;
 	CREATE TABLE item (id int PRIMARY KEY, v text);
 	CREATE TABLE plain (id int PRIMARY KEY);
+	CREATE TABLE kept (id int PRIMARY KEY);
+	ALTER TABLE kept OWNER TO test_owner;
 	ALTER TABLE item OWNER TO test_owner;
 	ALTER TABLE plain OWNER TO test_owner;
 	GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON item, plain TO test_writer;
 	CREATE FUNCTION item_json(item) RETURNS json LANGUAGE sql STABLE
 		AS $$SELECT '{}'::json$$;
+	CREATE TABLE followed (id int PRIMARY KEY);
+	ALTER TABLE followed OWNER TO test_owner;
+	SELECT cqrs_register_replica('followed');
 	SELECT cqrs_register('item');
+	SELECT cqrs_register_replica('kept');
 	SELECT cqrs_register('item', 'custom', serializer => 'public.item_json');
 	INSERT INTO item VALUES (1, 'a')});
 
@@ -180,12 +207,13 @@ sub trials
 	return map { "SET $_ = " . ($VALUE{$_} // "'x'") } @names
 	  if $cell =~ /^SET /;
 	my @keys =
-		$cell =~ /^ALTER TABLE/                ? ('ALTER TABLE')
-	  : $cell =~ /^INSERT.* on the table/      ? ('table')
-	  : $cell =~ /^INSERT.* on `cqrs\.master`/ ? ('cqrs.master write')
-	  : $cell =~ /^objects in the schema/      ? ('cqrs objects')
-	  : $cell =~ /`exchange`/                  ? ('exchange')
-	  : $cell =~ /where there is a serializer/ ? map { "$_ serializer" }
+		$cell =~ /^ALTER TABLE/                 ? ('ALTER TABLE')
+	  : $cell =~ /^INSERT.* on the table/       ? ('table')
+	  : $cell =~ /^INSERT.* on `cqrs\.master`/  ? ('cqrs.master write')
+	  : $cell =~ /^INSERT.* on `cqrs\.replica`/ ? ('cqrs.replica write')
+	  : $cell =~ /^objects in the schema/       ? ('cqrs objects')
+	  : $cell =~ /`exchange`/                   ? ('exchange')
+	  : $cell =~ /where there is a serializer/  ? map { "$_ serializer" }
 	  @names
 	  : $cell =~ /into a file/ ? map { "$_ file" } @names
 	  :                          @names;

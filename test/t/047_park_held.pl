@@ -4,11 +4,13 @@ use strict;
 use warnings;
 
 use CqrsTest;
+use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
 
-my $broker = RabbitMQ->new('park_held');
+my $broker =
+  RabbitMQ->new('park_held', config => "max_message_size = 500000\n");
 $broker->start;
 my $node = new_master('park_held', $broker, conf => <<'END');
 cqrs.reconnect_delay_max = '300ms'
@@ -31,17 +33,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT(
-		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
-	return;
-}
-
 # An exchange that is there with another type.
 $broker->ctl('eval',
 		'rabbit_exchange:declare(rabbit_misc:r(<<"/">>, exchange, <<"bad">>)'
@@ -62,11 +53,11 @@ is(scalar(drain_queue($broker, 'topic')), 1, 'amq.topic can be published to');
 query(q{SELECT cqrs_alter('lost', '{"exchange": "bad"}')});
 query(q{INSERT INTO lost SELECT i, 'x' FROM generate_series(1, 100) i});
 query(q{DELETE FROM lost WHERE id = 100});
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 query(q{SELECT cqrs_alter('lost', '{"exchange": null}')});
 query(q{UPDATE lost SET data = 'y' WHERE id = 1});
 query('INSERT INTO steady VALUES (1)');
-wait_until('held = 1 AND pending >= 102');
+wait_for_stats($node, 'held = 1 AND pending >= 102');
 my ($code, $out, $error) = $node->psql('postgres',
 	q{SET ROLE stranger; SELECT cqrs_park_held('lost')});
 like($error, qr/must be owner of table lost/, 'the owner parks');
@@ -85,10 +76,58 @@ is(scalar(keys %last),            100, 'every row arrives by the new route');
 is($last{1}{instance_data}{data}, 'y', 'as it is now');
 is($last{100}{signal_type},       'DELETE', 'and the DELETE');
 
+# Sent again at once, or discarded, while the publisher has not passed them.
+query(q{SELECT cqrs_alter('lost', '{"exchange": "bad"}')});
+query(q{INSERT INTO lost VALUES (150, 'x'), (151, 'x'), (152, 'x')});
+wait_until('held = 1');
+query(q{SELECT cqrs_alter('lost', '{"exchange": null}')});
+query(
+	q{SELECT cqrs_park_held('lost');
+	DELETE FROM cqrs.parked WHERE instance_pk = '152';
+	SELECT cqrs_retry_parked('lost')});
+wait_published($node);
+is(query('SELECT held, parked FROM cqrs.stats'),
+	'0|0', 'what is parked does not come back by the old route');
+is(join(',', map { $_->{body}{instance_pk} } drain_queue($broker, 'lost')),
+	'150,151', 'what is sent again arrives by the new one');
+
+# A message that the broker refuses is parked by a session that stays open: the
+# publisher neither waits for the session nor starts again.
+query('SELECT cqrs_pause()');
+wait_for_state($node, 'paused');
+query(
+	q{INSERT INTO lost SELECT i, repeat('x', 600000) FROM generate_series(160, 161) i}
+);
+my ($in, $session_out, $session_err) = ('', '', '');
+my $session = open_psql($node, \$in, \$session_out, \$session_err);
+$in = "BEGIN; SELECT cqrs_park_held('lost');\n";
+$session->pump until $session_out =~ /^2$/m;
+my $started = query('SELECT started_at FROM cqrs.stats');
+query('SELECT cqrs_resume()');
+query(q{INSERT INTO lost VALUES (162, 'x'); INSERT INTO steady VALUES (2)});
+wait_until('held = 1');
+my $published = query('SELECT published FROM cqrs.stats');
+wait_until("published > $published + 3");
+ok(RabbitMQ->poll_until(sub { $broker->queue_length('steady') == 2 }, 60),
+	'other masters are published meanwhile');
+$in .= "COMMIT;\n\\q\n";
+$session->finish;
+wait_published($node);
+is(join(',', map { $_->{body}{instance_pk} } drain_queue($broker, 'lost')),
+	'162', 'what comes behind arrives');
+is( query(
+		'SELECT s.held, s.parked, count(DISTINCT p.id) FROM cqrs.stats s, cqrs.parked p GROUP BY 1, 2'
+	),
+	'0|2|2',
+	'each message is parked once');
+is(query('SELECT started_at FROM cqrs.stats'),
+	$started, 'the publisher has not been started again');
+query('DELETE FROM cqrs.parked');
+
 # The publisher passes over what was parked while it was away.
 query(q{SELECT cqrs_alter('lost', '{"exchange": "bad"}')});
 query(q{INSERT INTO lost VALUES (200, 'x')});
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 query('SELECT cqrs_pause()');
 wait_for_state($node, 'paused');
 is(query(q{SELECT cqrs_park_held('lost')}), 1, 'parked during a pause');
@@ -103,7 +142,7 @@ query('DELETE FROM cqrs.parked');
 # The master is unregistered: more messages than are parked in one turn.
 query(q{SELECT cqrs_alter('gone', '{"exchange": "bad"}')});
 query('INSERT INTO gone SELECT generate_series(1, 2500)');
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 my $offset = -s $node->logfile;
 query(q{SELECT cqrs_unregister('gone')});
 wait_published($node);

@@ -48,17 +48,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT coalesce($condition, false) FROM cqrs.stats")
-	  or BAIL_OUT(
-		"not reached: $condition; " . query('SELECT * FROM cqrs.stats'));
-	return;
-}
-
 # Calls a function of rabbit_exchange for the first exchanges of the bad ones.
 sub for_exchanges
 {
@@ -101,7 +90,7 @@ sub seconds_of_good
 		query(
 			"INSERT INTO good SELECT i, 'x' FROM generate_series($first, $last) i"
 		);
-		wait_until("confirmed >= $want");
+		wait_for_stats($node, "confirmed >= $want");
 		push @seconds, time - $start;
 	}
 	return min(@seconds);
@@ -137,7 +126,7 @@ sub change_bad
 my $connects = query('SELECT connects FROM cqrs.stats');
 change_bad();
 my $first_with = seconds_of_good();
-wait_until("held = $BAD");
+wait_for_stats($node, "held = $BAD");
 my $with = seconds_of_good();
 diag(
 	sprintf(
@@ -171,7 +160,7 @@ is(join("\n", ledger_errors(\@own, \@expected)),
 # Some exchanges are mended.
 for_exchanges($MENDED, 'delete(E, false, <<"test">>)');
 bind_queue('bad', "bad_$_") foreach 1 .. $MENDED;
-wait_until('held = ' . ($BAD - $MENDED));
+wait_for_stats($node, 'held = ' . ($BAD - $MENDED));
 ok( RabbitMQ->poll_until(
 		sub { return $broker->queue_length('bad') >= 6 * $MENDED }, 60),
 	'messages arrive when their exchange works');
@@ -197,7 +186,7 @@ query(
 			EXECUTE format('INSERT INTO denied_%s VALUES (1)', i);
 		END LOOP;
 	END $$});
-wait_until('held = ' . ($BAD - $MENDED + 50));
+wait_for_stats($node, 'held = ' . ($BAD - $MENDED + 50));
 cmp_ok(
 	query('SELECT connects FROM cqrs.stats'),
 	'<=',

@@ -466,6 +466,10 @@ my %answer = (
 		$ok . deliver(1) . deliver(2),
 		qr/method within the content of a delivery$/
 	],
+	'without end' => [
+		$ok . deliver(1) . header(1_000_000) . body('x') . deliver(2),
+		qr/method within the content of a delivery$/
+	],
 	'without method' => [ $ok . header(1), qr/content of no message$/ ],
 	'without header' => [
 		$ok . deliver(1) . body('one'),
@@ -583,6 +587,16 @@ my $hostile = FakeBroker->new(
 			}
 		} keys %mark
 	),
+	between => {
+		at     => 'queue.declare',
+		answer => sub {
+			$_[0]->put(deliver(1) . header(100_000) . body('x' x 100_000));
+		}
+	},
+	flood => {
+		at     => 'queue.declare',
+		answer => sub { $_[0]->flood(method(0, 10, 61)) }
+	},
 	silent => { at => 'queue.declare', answer => sub { } });
 
 for my $name (sort keys %answer)
@@ -615,6 +629,33 @@ $hostile->misbehave('silent');
 	'close | 0 | false');
 is($results[1], 'transport: could not declare the queue: no answer in time',
 	'no answer');
+
+# A delivery that was kept for an owner who closes the connection.
+$hostile->misbehave('between');
+@results = run(
+	consumer(0, url => $hostile->url, timeout => 1000),
+	q{subscribe | 0 | 'shop' | 2},
+	next_of(0),
+	q{prepare | 0 | 'shop' | '{}' | false},
+	'close | 0 | false',
+	'memory');
+is_deeply(
+	[ @results[ 2, 3 ] ],
+	[   'subscribed',
+		'transport: could not declare the queue: no answer in time'
+	],
+	'a delivery in place of the answer');
+cmp_ok($results[-1], '<', 10_000, 'no memory of it is left');
+
+# Without end.
+$hostile->misbehave('flood');
+@results = run(
+	consumer(0, url => $hostile->url),
+	q{prepare | 0 | 'shop' | '{}' | false},
+	'close | 0 | false');
+is( $results[1],
+	'transport: could not declare the queue: protocol violation by the broker: too much that was not asked for',
+	'events without end');
 
 # Not killed: the server still runs, and no assertion failed.
 is($node->safe_psql('postgres', 'SELECT 1'), 1, 'the server is well');

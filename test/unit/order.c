@@ -17,12 +17,11 @@
  *
  *	  - what the watermark covers has arrived
  *	  - a probe begins when nothing of its master is in the window
+ *	  - the window has no message twice
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
-#include <time.h>
 
 #include "common/pg_prng.h"
 #include "nodes/pg_list.h"
@@ -32,11 +31,24 @@
 #include "outbox/message.h"
 #include "publish/hold.h"
 #include "publish/window.h"
+#include "server.h"
 
 #define MASTERS		4
 #define ROWS		3			/* of each master */
 #define MESSAGES	120
 #define WINDOW		6
+
+/* Settings of window.c and hold.c. */
+int			cqrs_confirm_window = WINDOW;
+int			cqrs_confirm_window_kb = 1024;
+int			cqrs_reconnect_delay_ms = 100;
+int			cqrs_reconnect_delay_max_ms = 1000;
+
+void
+cqrs_message_expires(char *buffer, TimestampTz when)
+{
+	buffer[0] = '\0';
+}
 
 typedef struct Message
 {
@@ -57,16 +69,6 @@ typedef struct Channel
 	bool		refused[MESSAGES * 2];
 } Channel;
 
-/* What the two files need of a server. */
-MemoryContext TopMemoryContext;
-MemoryContext CurrentMemoryContext;
-int			cqrs_confirm_window = WINDOW;
-int			cqrs_confirm_window_kb = 1024;
-int			cqrs_reconnect_delay_ms = 100;
-int			cqrs_reconnect_delay_max_ms = 1000;
-
-static TimestampTz now_us = 1;
-static pg_prng_state prng;
 static Message outbox[MESSAGES + 1];
 static int	nmessages;
 static int	frontier;
@@ -80,27 +82,6 @@ static Channel probe_way;
 static CqrsWindow *window;
 static CqrsHolds *holds;
 
-#define CHECK(condition) \
-	((condition) ? (void) 0 : failed(__LINE__, #condition))
-
-extern void assertion_failed(const char *condition);
-
-static uint64 seed;
-
-static void
-failed(int line, const char *condition)
-{
-	fprintf(stderr, "order.c:%d: not true: %s; seed " UINT64_FORMAT "\n",
-			line, condition, seed);
-	exit(1);
-}
-
-static int
-any(int count)
-{
-	return pg_prng_uint64_range(&prng, 0, count - 1);
-}
-
 static const char *
 name(int master)
 {
@@ -112,7 +93,7 @@ name(int master)
 static CqrsOutgoing *
 build(int id)
 {
-	CqrsOutgoing *message = calloc(1, sizeof(CqrsOutgoing));
+	CqrsOutgoing *message = palloc0(sizeof(CqrsOutgoing));
 
 	message->id = id;
 	message->size = 100;
@@ -206,6 +187,8 @@ read_outbox(void)
 				continue;
 			if (!cqrs_window_has_room(window))
 				break;
+			/* A second copy could be taken for the first one. */
+			CHECK(cqrs_window_find(window, i) == NULL);
 			hold->next_id = i + 1;
 			push(i);
 		}
@@ -415,7 +398,9 @@ run(void)
 {
 	int			steps = 0;
 
-	pg_prng_seed(&prng, seed);
+	window = cqrs_window_create();
+	holds = cqrs_holds_create();
+	connected = false;
 	memset(outbox, 0, sizeof(outbox));
 	memset(broken, 0, sizeof(broken));
 	memset(full, 0, sizeof(full));
@@ -438,171 +423,6 @@ run(void)
 int
 main(int argc, char **argv)
 {
-	time_t		end = time(NULL) + (argc > 1 ? atoi(argv[1]) : 1);
-	long		runs = 0;
-
-	pg_prng_seed(&pg_global_prng_state, 1);
-	seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64) time(NULL) << 20;
-	window = cqrs_window_create();
-	holds = cqrs_holds_create();
-	do
-	{
-		run();
-		runs++;
-		seed++;
-	} while (time(NULL) < end);
-	printf("%ld random schedules of %d messages\n", runs, MESSAGES);
-	return 0;
-}
-
-/* ---- In the place of the server. */
-
-TimestampTz
-GetCurrentTimestamp(void)
-{
-	return now_us;
-}
-
-long
-TimestampDifferenceMilliseconds(TimestampTz start, TimestampTz stop)
-{
-	return start >= stop ? 0 : (stop - start + 999) / 1000;
-}
-
-void
-cqrs_message_expires(char *buffer, TimestampTz when)
-{
-	buffer[0] = '\0';
-}
-
-void *
-palloc(Size size)
-{
-	return malloc(size);
-}
-
-void *
-palloc0(Size size)
-{
-	return calloc(1, size);
-}
-
-void *
-MemoryContextAlloc(MemoryContext context, Size size)
-{
-	return malloc(size);
-}
-
-void *
-MemoryContextAllocZero(MemoryContext context, Size size)
-{
-	return calloc(1, size);
-}
-
-void *
-MemoryContextAllocExtended(MemoryContext context, Size size, int flags)
-{
-	return calloc(1, size);
-}
-
-List *
-lappend(List *list, void *datum)
-{
-	if (list == NIL)
-	{
-		list = calloc(1, sizeof(List));
-		list->type = T_List;
-	}
-	list->elements = realloc(list->elements,
-							 (list->length + 1) * sizeof(ListCell));
-	list->elements[list->length++].ptr_value = datum;
-	return list;
-}
-
-List *
-list_copy(const List *list)
-{
-	List	   *copy = NIL;
-	ListCell   *lc;
-
-	foreach(lc, list)
-		copy = lappend(copy, lfirst(lc));
-	return copy;
-}
-
-List *
-list_delete_nth_cell(List *list, int n)
-{
-	list->length--;
-	memmove(&list->elements[n], &list->elements[n + 1],
-			(list->length - n) * sizeof(ListCell));
-	if (list->length > 0)
-		return list;
-	list_free(list);
-	return NIL;
-}
-
-List *
-list_delete_cell(List *list, ListCell *cell)
-{
-	return list_delete_nth_cell(list, cell - list->elements);
-}
-
-List *
-list_delete_ptr(List *list, void *datum)
-{
-	ListCell   *lc;
-
-	foreach(lc, list)
-	{
-		if (lfirst(lc) == datum)
-			return list_delete_cell(list, lc);
-	}
-	return list;
-}
-
-void
-list_free(List *list)
-{
-	if (list != NIL)
-		free(list->elements);
-	free(list);
-}
-
-char *
-MemoryContextStrdup(MemoryContext context, const char *string)
-{
-	return strdup(string);
-}
-
-void
-pfree(void *pointer)
-{
-	free(pointer);
-}
-
-/* Linked as ExceptionalCondition, whose other arguments differ by version. */
-void
-assertion_failed(const char *condition)
-{
-	failed(0, condition);
-}
-
-/* simplehash may report that its table is too large. */
-bool
-errstart_cold(int level, const char *domain)
-{
-	abort();
-}
-
-int
-errmsg_internal(const char *format,...)
-{
-	abort();
-}
-
-void
-errfinish(const char *file, int line, const char *function)
-{
-	abort();
+	return run_schedules(argc, argv, run,
+						 "random schedules of window and holds");
 }

@@ -670,23 +670,27 @@ cqrs_outgoing_build(const CqrsMessage *message, MemoryContext context,
 	return outgoing;
 }
 
-void
-cqrs_parked_insert(const CqrsMessage *message, CqrsParkReason reason,
-				   const char *error, const char *row)
+CqrsSkip
+cqrs_parked_move(const CqrsMessage *message, CqrsParkReason reason,
+				 const char *error)
 {
 	Message    *parked = message_of(message->id);
 
-	CHECK(!parked->parking);
 	CHECK(reason == CQRS_PARK_HELD ? !registered[parked->master] :
 		  parked->unsendable);
-	if (parked->parked || any(20) == 0)
-		elog(ERROR, "duplicate key, or no space left");
+	if (parked->parked || parked->parking)
+		return CQRS_SKIP_BEFORE;
+	if (any(20) == 0)
+		return CQRS_SKIP_BUSY;
+	if (any(20) == 0)
+		elog(ERROR, "no space left");
 	parked->parking = true;
 	parked_in_turn = true;
+	return CQRS_SKIP_ADDED;
 }
 
 int
-cqrs_parked_above(int64 id, int64 **ids)
+cqrs_skipped_above(int64 id, int64 **ids)
 {
 	int			nids = 0;
 
@@ -706,7 +710,7 @@ cqrs_parked_above(int64 id, int64 **ids)
 }
 
 bool
-cqrs_parked_has(const int64 *ids, int nids, int64 id)
+cqrs_skipped_has(const int64 *ids, int nids, int64 id)
 {
 	for (int i = 0; i < nids; i++)
 	{

@@ -296,7 +296,7 @@ run(void)
 	is_open = false;
 	host = failures = leased = 0;
 	earliest = latest = 0;
-	session = cqrs_session_create();
+	session = cqrs_session_create(cqrs_guc_url, false);
 	for (int i = 0; i < STEPS; i++)
 		step();
 	check_rounds();
