@@ -445,7 +445,7 @@ take_message(CqrsConnection *connection, const CqrsReply *message)
 			   "protocol violation by the broker: unexpected reply");
 		return false;
 	}
-	delivery = cqrs_envelope_read(consumer->deliveries, message->text,
+	delivery = cqrs_redis_envelope_read(consumer->deliveries, message->text,
 								  message->length, &mark, &length);
 	if (delivery == NULL || delivery->length > consumer->max_delivery)
 	{

@@ -57,7 +57,7 @@ static CqrsDelivery *make_delivery(MemoryContext context, Size size,
 static bool decode_base64(CqrsDelivery *delivery, const Slice *text);
 
 CqrsDelivery *
-cqrs_envelope_read(MemoryContext context, const char *envelope, Size length,
+cqrs_redis_envelope_read(MemoryContext context, const char *envelope, Size length,
 				   const char **mark, Size *mark_length)
 {
 	Parts		parts = {0};

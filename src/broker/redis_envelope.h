@@ -18,7 +18,7 @@
  * delivery whose body it is.  *mark and *mark_length are a part of the
  * envelope that tells it from others.  Returns NULL if memory is short.
  */
-extern CqrsDelivery *cqrs_envelope_read(MemoryContext context,
+extern CqrsDelivery *cqrs_redis_envelope_read(MemoryContext context,
 										const char *envelope, Size length,
 										const char **mark, Size *mark_length);
 
