@@ -295,11 +295,13 @@ scan_key(Scanner *scanner, CqrsJsonValue *key)
 {
 	JsonLexContext *lex = scanner->lex;
 
+	if (lex->token_type != JSON_TOKEN_STRING)
+		return false;
 	key->kind = CQRS_JSON_STRING;
 	key->start = lex->token_start;
 	key->length = lex->token_terminator - lex->token_start;
 	key->escaped = memchr(key->start, '\\', key->length) != NULL;
-	return take(scanner, JSON_TOKEN_STRING) && take(scanner, JSON_TOKEN_COLON);
+	return next(scanner) && take(scanner, JSON_TOKEN_COLON);
 }
 
 /* Go past a token of that type. */
