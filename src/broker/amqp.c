@@ -48,6 +48,8 @@
 #define CLOSE_TIMEOUT_MS	500
 /* The most frames without an event that one poll() handles. */
 #define POLL_FRAMES			16
+/* The most events, besides deliveries, that arrive while others are awaited. */
+#define KEPT_EVENTS			10000
 
 static CqrsConnection *amqp_connect_broker(const CqrsConnectOptions *options,
 										   CqrsFailure *failure);
@@ -140,12 +142,17 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 }
 
 void
-cqrs_amqp_keep(CqrsConnection *connection, const CqrsEvent *event,
-			   const CqrsFailure *failure)
+cqrs_amqp_keep(CqrsConnection *connection, CqrsEvent *event,
+			   const char *action, CqrsFailure *failure)
 {
 	MemoryContext old = MemoryContextSwitchTo(connection->context);
 	CqrsEvent  *kept = palloc(sizeof(CqrsEvent));
 
+	/* The window bounds deliveries. */
+	if (event->kind != CQRS_EVENT_DELIVERY &&
+		event->kind != CQRS_EVENT_FAILED &&
+		++connection->kept_others > KEPT_EVENTS)
+		cqrs_amqp_violated(event, failure, action, "too much that was not asked for");
 	*kept = *event;
 	connection->kept = lappend(connection->kept, kept);
 	if (event->kind == CQRS_EVENT_FAILED)
@@ -164,6 +171,8 @@ take_kept(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 		*failure = connection->lost;
 	pfree(linitial(connection->kept));
 	connection->kept = list_delete_first(connection->kept);
+	if (connection->kept == NIL)
+		connection->kept_others = 0;
 	return true;
 }
 

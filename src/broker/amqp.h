@@ -53,6 +53,7 @@ struct CqrsConnection
 	TimestampTz deadline;		/* of the present wait */
 	List	   *kept;			/* CqrsEvent: arrived while something else was
 								 * awaited */
+	int			kept_others;	/* among them, those that are no deliveries */
 	CqrsFailure lost;			/* of the FAILED one among them */
 	bool		limits_deliveries;	/* the broker's quorum queues do, unless
 									 * told otherwise */
@@ -125,13 +126,16 @@ extern void cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 extern void cqrs_amqp_violated(CqrsEvent *event, CqrsFailure *failure,
 							   const char *action, const char *what);
 
-/* Keep an event for poll(); "failure" is that of a FAILED one. */
-extern void cqrs_amqp_keep(CqrsConnection *connection, const CqrsEvent *event,
-						   const CqrsFailure *failure);
+/*
+ * Keep an event for poll(); "failure" is that of a FAILED one.  If there are
+ * too many, the event becomes a FAILED one.
+ */
+extern void cqrs_amqp_keep(CqrsConnection *connection, CqrsEvent *event,
+						   const char *action, CqrsFailure *failure);
 
 /* in amqp_publish.c */
 
-/* As in transport.h. */
+/* As in transport.h; cqrs_amqp_can_publish() for any output. */
 extern bool cqrs_amqp_can_publish(CqrsConnection *connection);
 extern void cqrs_amqp_publish(CqrsConnection *connection,
 							  const CqrsEnvelope *envelope);

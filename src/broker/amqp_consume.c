@@ -161,7 +161,7 @@ cqrs_amqp_put_acknowledgement(CqrsConnection *connection)
 	CqrsConsumer *consumer = connection->consumer;
 	amqp_basic_ack_t ack = {0};
 
-	if (consumer->unsent == 0 || !cqrs_frames_has_room(connection->frames))
+	if (consumer->unsent == 0 || !cqrs_amqp_can_publish(connection))
 		return;
 	ack.delivery_tag = consumer->unsent;
 	ack.multiple = 1;

@@ -275,7 +275,7 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 			return true;
 		cqrs_amqp_handle_frame(connection, frame, action, &event, failure);
 		if (event.kind != CQRS_EVENT_NONE)
-			cqrs_amqp_keep(connection, &event, failure);
+			cqrs_amqp_keep(connection, &event, action, failure);
 		if (event.kind == CQRS_EVENT_FAILED)
 		{
 			/* Whatever the channel of messages was closed for, all ends. */

@@ -583,6 +583,10 @@ my $hostile = FakeBroker->new(
 			}
 		} keys %mark
 	),
+	flood => {
+		at     => 'queue.declare',
+		answer => sub { $_[0]->flood(method(0, 10, 61)) }
+	},
 	silent => { at => 'queue.declare', answer => sub { } });
 
 for my $name (sort keys %answer)
@@ -615,6 +619,16 @@ $hostile->misbehave('silent');
 	'close | 0 | false');
 is($results[1], 'transport: could not declare the queue: no answer in time',
 	'no answer');
+
+# Without end.
+$hostile->misbehave('flood');
+@results = run(
+	consumer(0, url => $hostile->url),
+	q{prepare | 0 | 'shop' | '{}' | false},
+	'close | 0 | false');
+is( $results[1],
+	'transport: could not declare the queue: protocol violation by the broker: too much that was not asked for',
+	'events without end');
 
 # Not killed: the server still runs, and no assertion failed.
 is($node->safe_psql('postgres', 'SELECT 1'), 1, 'the server is well');
