@@ -76,6 +76,7 @@ static CqrsApplier *current_applier = NULL;
 
 static void apply_in_context(Work *work, const CqrsReplica *replica);
 static void apply(Work *work);
+static void call_handler(Work *work);
 static void error_context(void *arg);
 static void apply_to_table(Work *work);
 static void map_members(Work *work);
@@ -243,9 +244,16 @@ apply(Work *work)
 	else if (OidIsValid(work->plan->relid))
 		apply_to_table(work);
 	else
-		cqrs_handler_call(work->plan, work->message, work->applied);
+		call_handler(work);
 
 	error_context_stack = callback.previous;
+}
+
+static void
+call_handler(Work *work)
+{
+	cqrs_handler_call(work->plan, work->message);
+	work->applied->outcome = CQRS_OUTCOME_HANDLED;
 }
 
 static void
@@ -284,7 +292,7 @@ apply_to_table(Work *work)
 	else if (work->calls_handler && work->plan->handler != NULL)
 	{
 		cqrs_plan_close(work->plan, work->table);
-		cqrs_handler_call(work->plan, work->message, work->applied);
+		call_handler(work);
 	}
 	else
 	{

@@ -21,8 +21,7 @@
 static void find_function(CqrsPlan *plan);
 
 void
-cqrs_handler_call(CqrsPlan *plan, const CqrsIncoming *message,
-				  CqrsApplied *applied)
+cqrs_handler_call(CqrsPlan *plan, const CqrsIncoming *message)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		result;
@@ -47,7 +46,6 @@ cqrs_handler_call(CqrsPlan *plan, const CqrsIncoming *message,
 				 errmsg("handler %s has returned null", plan->handler) :
 				 errmsg("handler %s has returned false", plan->handler),
 				 errdetail("A handler returns true when it has dealt with the message.")));
-	applied->outcome = CQRS_OUTCOME_HANDLED;
 }
 
 static void

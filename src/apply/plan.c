@@ -47,8 +47,8 @@ static dlist_head appliers = DLIST_STATIC_INIT(appliers);
 
 static void at_relation_change(Datum arg, Oid relid);
 static void at_context_reset(void *arg);
-static CqrsPlan *make_plan(CqrsApplier *applier, const char *cqrs_id);
-static const CqrsReplica *lock_replica(CqrsApplier *applier,
+static CqrsPlan *make_plan(struct CqrsApplier *applier, const char *cqrs_id);
+static const CqrsReplica *lock_replica(struct CqrsApplier *applier,
 									   const char *cqrs_id);
 static void bind_columns(CqrsPlan *plan, const CqrsReplica *replica);
 static CqrsTable *open_table(CqrsPlan *plan);
@@ -61,11 +61,10 @@ static void close_table(CqrsTable *table);
 static void prepare_defaults(CqrsTable *table);
 static Node *null_of_domain(Oid domain);
 
-CqrsApplier *
-cqrs_plan_create_applier(Oid owner)
+struct CqrsApplier *cqrs_plan_create_applier(Oid owner)
 {
 	static bool registered = false;
-	CqrsApplier *applier = palloc0(sizeof(CqrsApplier));
+	struct CqrsApplier *applier = palloc0(sizeof(struct CqrsApplier));
 
 	if (!registered)
 	{
@@ -89,7 +88,7 @@ cqrs_plan_create_applier(Oid owner)
 static void
 at_context_reset(void *arg)
 {
-	dlist_delete(&((CqrsApplier *) arg)->node);
+	dlist_delete(&((struct CqrsApplier *) arg)->node);
 }
 
 /* Callback: a relation has changed, or any (InvalidOid). */
@@ -101,7 +100,7 @@ at_relation_change(Datum arg, Oid relid)
 
 	dlist_foreach(iter, &appliers)
 	{
-		foreach(lc, dlist_container(CqrsApplier, node, iter.cur)->plans)
+		foreach(lc, dlist_container(struct CqrsApplier, node, iter.cur)->plans)
 		{
 			CqrsPlan   *plan = lfirst(lc);
 
@@ -112,7 +111,7 @@ at_relation_change(Datum arg, Oid relid)
 }
 
 void
-cqrs_plan_close_all(CqrsApplier *applier)
+cqrs_plan_close_all(struct CqrsApplier *applier)
 {
 	ListCell   *lc;
 
@@ -127,7 +126,7 @@ cqrs_plan_close_all(CqrsApplier *applier)
 }
 
 CqrsPlan *
-cqrs_plan_get(CqrsApplier *applier, const CqrsReplica *replica)
+cqrs_plan_get(struct CqrsApplier *applier, const CqrsReplica *replica)
 {
 	CqrsPlan   *plan = applier->last_plan;
 	ListCell   *lc;
@@ -161,7 +160,7 @@ cqrs_plan_get(CqrsApplier *applier, const CqrsReplica *replica)
 }
 
 static CqrsPlan *
-make_plan(CqrsApplier *applier, const char *cqrs_id)
+make_plan(struct CqrsApplier *applier, const char *cqrs_id)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
@@ -192,7 +191,7 @@ make_plan(CqrsApplier *applier, const char *cqrs_id)
  * The replica of a name, after its table was locked.
  */
 static const CqrsReplica *
-lock_replica(CqrsApplier *applier, const char *cqrs_id)
+lock_replica(struct CqrsApplier *applier, const char *cqrs_id)
 {
 	Oid			locked = InvalidOid;
 
@@ -248,7 +247,7 @@ bind_columns(CqrsPlan *plan, const CqrsReplica *replica)
 }
 
 CqrsTable *
-cqrs_plan_open(CqrsApplier *applier, CqrsPlan *plan)
+cqrs_plan_open(struct CqrsApplier *applier, CqrsPlan *plan)
 {
 	CqrsTable  *table = plan->table;
 	bool		keep = table == NULL &&

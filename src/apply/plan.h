@@ -18,7 +18,6 @@
 #include "nodes/execnodes.h"
 #include "utils/resowner.h"
 
-#include "apply/apply.h"
 #include "apply/value_in.h"
 #include "define/function.h"
 #include "replica/mapping.h"
@@ -77,6 +76,7 @@ typedef struct CqrsPlan
 	CqrsTable  *table;			/* kept open between messages, or NULL */
 } CqrsPlan;
 
+/* The state of applying (apply.h). */
 struct CqrsApplier
 {
 	dlist_node	node;			/* in the list of all */
@@ -90,23 +90,23 @@ struct CqrsApplier
 };
 
 /* A new applier in the current context. */
-extern CqrsApplier * cqrs_plan_create_applier(Oid owner);
+extern struct CqrsApplier *cqrs_plan_create_applier(Oid owner);
 
 /* Close the tables that are kept open. */
-extern void cqrs_plan_close_all(CqrsApplier * applier);
+extern void cqrs_plan_close_all(struct CqrsApplier *applier);
 
 /*
  * The plan for a replica, whose table is locked then.  Raises an error if the
  * replica is gone, or is another owner's now.
  */
-extern CqrsPlan * cqrs_plan_get(CqrsApplier * applier,
+extern CqrsPlan * cqrs_plan_get(struct CqrsApplier *applier,
 								const CqrsReplica * replica);
 
 /*
  * Open the table of a plan for one message, and close it.  It stays open if it
  * can be used for the next one.
  */
-extern CqrsTable * cqrs_plan_open(CqrsApplier * applier, CqrsPlan * plan);
+extern CqrsTable * cqrs_plan_open(struct CqrsApplier *applier, CqrsPlan * plan);
 extern void cqrs_plan_close(CqrsPlan * plan, CqrsTable * table);
 
 /*
