@@ -411,6 +411,11 @@ CREATE FUNCTION cqrs.parse_message(body text) RETURNS cqrs.message
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION cqrs.parse_message(text) IS 'reads the body of a message';
 
+CREATE FUNCTION cqrs.deliver(message cqrs.message) RETURNS text
+	AS 'MODULE_PATHNAME', 'cqrs_sql_deliver' LANGUAGE C STRICT;
+COMMENT ON FUNCTION cqrs.deliver(cqrs.message) IS 'does with a message what the consumer does, in the current transaction; returns what became of it';
+REVOKE ALL ON FUNCTION cqrs.deliver(cqrs.message) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.cqrs_apply(message cqrs.message) RETURNS text
 	AS 'MODULE_PATHNAME', 'cqrs_sql_apply' LANGUAGE C STRICT;
 COMMENT ON FUNCTION @extschema@.cqrs_apply(cqrs.message) IS 'applies a message to the table of its replica, without its handler; returns what became of it';

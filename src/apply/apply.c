@@ -40,7 +40,7 @@
 #include "utils/timestamp.h"
 
 #include "apply/apply.h"
-#include "apply/handler.h"
+#include "apply/handle.h"
 #include "apply/incoming.h"
 #include "apply/plan.h"
 #include "apply/stored_row.h"
@@ -252,7 +252,7 @@ apply(Work *work)
 static void
 call_handler(Work *work)
 {
-	cqrs_handler_call(work->plan, work->message);
+	cqrs_handle_message(work->plan, work->message);
 	work->applied->outcome = CQRS_OUTCOME_HANDLED;
 }
 

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * handler.h
+ * handle.h
  *	  The handler of a replica, called.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef CQRS_HANDLER_H
-#define CQRS_HANDLER_H
+#ifndef CQRS_HANDLE_H
+#define CQRS_HANDLE_H
 
 #include "postgres.h"
 
@@ -17,6 +17,6 @@
  * Call the handler with a message, as the current user, who is the owner.
  * Raises an error if it does not return true.
  */
-extern void cqrs_handler_call(CqrsPlan *plan, const CqrsIncoming *message);
+extern void cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message);
 
-#endif							/* CQRS_HANDLER_H */
+#endif							/* CQRS_HANDLE_H */

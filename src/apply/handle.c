@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * handler.c
+ * handle.c
  *	  The handler of a replica, called.
  *
  * A handler writes, so it may be VOLATILE, and no subtransaction is around it:
@@ -15,13 +15,13 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 
-#include "apply/handler.h"
+#include "apply/handle.h"
 #include "apply/incoming.h"
 
 static void find_function(CqrsPlan *plan);
 
 void
-cqrs_handler_call(CqrsPlan *plan, const CqrsIncoming *message)
+cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		result;
