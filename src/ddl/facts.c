@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * facts.c
- *	  What masters rely on of a table, as the system catalogs have it.
+ *	  Facts about a table, as the system catalogs have them.
  *
  * Facts are read without a lock on the table: the guarded command takes the
  * locks that it needs, and must not wait for others.
@@ -22,15 +22,10 @@
 #include "utils/fmgroids.h"
 #include "utils/syscache.h"
 
-#include "schema/facts.h"
-#include "schema/triggers.h"
-
-const char *const cqrs_facts_triggers[CQRS_FACTS_TRIGGERS] = {
-	CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
-};
+#include "ddl/facts.h"
 
 static List *read_key(Oid relid);
-static void read_triggers(CqrsTableFacts *facts);
+static List *read_triggers(Oid relid);
 
 CqrsTableFacts *
 cqrs_facts_table(Oid relid)
@@ -76,7 +71,7 @@ cqrs_facts_table(Oid relid)
 		ReleaseSysCache(tuple);
 	}
 	facts->key = read_key(relid);
-	read_triggers(facts);
+	facts->triggers = read_triggers(relid);
 	return facts;
 }
 
@@ -107,30 +102,46 @@ read_key(Oid relid)
 	return key;
 }
 
-static void
-read_triggers(CqrsTableFacts *facts)
+static List *
+read_triggers(Oid relid)
 {
 	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	List	   *triggers = NIL;
 	ScanKeyData scankey;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&scankey, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(facts->relid));
+				F_OIDEQ, ObjectIdGetDatum(relid));
 	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 1,
 							  &scankey);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+		CqrsTriggerFacts *facts = palloc(sizeof(CqrsTriggerFacts));
 
-		for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
-		{
-			if (strcmp(NameStr(trigger->tgname), cqrs_facts_triggers[i]) != 0)
-				continue;
-			facts->triggers[i].function = trigger->tgfoid;
-			facts->triggers[i].enabled = trigger->tgenabled != TRIGGER_DISABLED;
-		}
+		facts->name = pstrdup(NameStr(trigger->tgname));
+		facts->function = trigger->tgfoid;
+		facts->enabled = trigger->tgenabled != TRIGGER_DISABLED;
+		triggers = lappend(triggers, facts);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
+	return triggers;
+}
+
+const CqrsTriggerFacts *
+cqrs_facts_trigger(const CqrsTableFacts *facts, const char *name)
+{
+	static const CqrsTriggerFacts none = {0};
+	ListCell   *lc;
+
+	foreach(lc, facts->triggers)
+	{
+		const CqrsTriggerFacts *trigger = lfirst(lc);
+
+		if (strcmp(trigger->name, name) == 0)
+			return trigger;
+	}
+	return &none;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * facts.h
- *	  What masters rely on of a table, as the system catalogs have it.
+ *	  Facts about a table, as the system catalogs have them.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,8 +11,6 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
-
-#define CQRS_FACTS_TRIGGERS	3
 
 /* A column. */
 typedef struct CqrsColumnFacts
@@ -26,10 +24,10 @@ typedef struct CqrsColumnFacts
 	bool		is_computed;	/* predicted: gets other values */
 } CqrsColumnFacts;
 
-/* A trigger of ours. */
 typedef struct CqrsTriggerFacts
 {
-	Oid			function;		/* InvalidOid: there is no such trigger */
+	char	   *name;
+	Oid			function;
 	bool		enabled;
 } CqrsTriggerFacts;
 
@@ -44,16 +42,20 @@ typedef struct CqrsTableFacts
 	int			ncolumns;
 	CqrsColumnFacts *columns;
 	List	   *key;			/* numbers of columns; NIL: no primary key */
-	CqrsTriggerFacts triggers[CQRS_FACTS_TRIGGERS];
+	List	   *triggers;		/* of CqrsTriggerFacts */
 } CqrsTableFacts;
-
-/* The names of our triggers, in the order of "triggers". */
-extern const char *const cqrs_facts_triggers[CQRS_FACTS_TRIGGERS];
 
 /*
  * The facts about a table, in the current context; NULL if the table is gone.
  * Takes no lock on the table.
  */
 extern CqrsTableFacts *cqrs_facts_table(Oid relid);
+
+/*
+ * The facts about a trigger; without a function if there is none of that
+ * name.
+ */
+extern const CqrsTriggerFacts *cqrs_facts_trigger(const CqrsTableFacts *facts,
+												  const char *name);
 
 #endif							/* CQRS_FACTS_H */
