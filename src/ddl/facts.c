@@ -24,7 +24,7 @@
 
 #include "ddl/facts.h"
 
-static List *read_key(Oid relid);
+static void read_key(CqrsTableFacts *facts);
 static List *read_triggers(Oid relid);
 
 CqrsTableFacts *
@@ -40,7 +40,13 @@ cqrs_facts_table(Oid relid)
 	class = (Form_pg_class) GETSTRUCT(tuple);
 	facts = palloc0(sizeof(CqrsTableFacts));
 	facts->relid = relid;
+	facts->name = pstrdup(NameStr(class->relname));
+	facts->schema = class->relnamespace;
+	facts->kind = class->relkind;
 	facts->persistence = class->relpersistence;
+	facts->is_partition = class->relispartition;
+	facts->forces_security = class->relrowsecurity &&
+		class->relforcerowsecurity;
 	facts->access_method = class->relam;
 	facts->inherits = has_superclass(relid) ||
 		(class->relhassubclass && class->relkind != RELKIND_PARTITIONED_TABLE &&
@@ -66,26 +72,26 @@ cqrs_facts_table(Oid relid)
 			column->typmod = attribute->atttypmod;
 			column->not_null = attribute->attnotnull;
 			column->has_default = attribute->atthasdef;
+			column->is_generated = attribute->attgenerated != '\0';
 			column->is_identity = attribute->attidentity != '\0';
 		}
 		ReleaseSysCache(tuple);
 	}
-	facts->key = read_key(relid);
+	read_key(facts);
 	facts->triggers = read_triggers(relid);
 	return facts;
 }
 
-static List *
-read_key(Oid relid)
+static void
+read_key(CqrsTableFacts *facts)
 {
 	Relation	catalog = table_open(IndexRelationId, AccessShareLock);
-	List	   *key = NIL;
 	ScanKeyData scankey;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&scankey, Anum_pg_index_indrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(relid));
+				F_OIDEQ, ObjectIdGetDatum(facts->relid));
 	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1,
 							  &scankey);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -94,12 +100,12 @@ read_key(Oid relid)
 
 		if (!index->indisprimary || !index->indisvalid)
 			continue;
+		facts->key_index = index->indexrelid;
 		for (int i = 0; i < index->indnkeyatts; i++)
-			key = lappend_int(key, index->indkey.values[i]);
+			facts->key = lappend_int(facts->key, index->indkey.values[i]);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
-	return key;
 }
 
 static List *

@@ -20,6 +20,7 @@ typedef struct CqrsColumnFacts
 	int32		typmod;
 	bool		not_null;
 	bool		has_default;	/* or is generated */
+	bool		is_generated;
 	bool		is_identity;
 	bool		is_computed;	/* predicted: gets other values */
 } CqrsColumnFacts;
@@ -35,13 +36,19 @@ typedef struct CqrsTriggerFacts
 typedef struct CqrsTableFacts
 {
 	Oid			relid;
+	char	   *name;
+	Oid			schema;
+	char		kind;			/* pg_class.relkind */
 	char		persistence;
+	bool		is_partition;
+	bool		forces_security;	/* row security, of the owner, too */
 	Oid			access_method;
 	bool		inherits;		/* has a parent, or children other than
 								 * partitions */
 	int			ncolumns;
 	CqrsColumnFacts *columns;
 	List	   *key;			/* numbers of columns; NIL: no primary key */
+	Oid			key_index;
 	List	   *triggers;		/* of CqrsTriggerFacts */
 } CqrsTableFacts;
 

@@ -39,6 +39,7 @@
 
 #include "base/compat.h"
 #include "ddl/facts.h"
+#include "define/columns.h"
 #include "master/column_use.h"
 #include "master/hooks.h"
 #include "master/master.h"
@@ -150,7 +151,7 @@ cqrs_guard_hooks(List *rows)
 			facts = palloc(sizeof(CqrsGuardedHook));
 			facts->cqrs_id = row->cqrs_id;
 			facts->hook = i;
-			facts->functions = cqrs_function_candidates(name);
+			facts->functions = cqrs_function_candidates(name, false);
 			result = lappend(result, facts);
 		}
 	}
@@ -335,7 +336,7 @@ check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 
 		if (old->name == NULL)
 			continue;
-		own = cqrs_definition_is_own(old->name);
+		own = cqrs_columns_is_own(old->name);
 		quoted = psprintf("column \"%s\"", old->name);
 		if (new->name == NULL)
 		{
@@ -420,7 +421,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 		return;
 	name = cqrs_master_text(row, hooks[before->hook]);
 	if (name == NULL ||
-		list_difference_oid(before->functions, cqrs_function_candidates(name)) == NIL)
+		list_difference_oid(before->functions, cqrs_function_candidates(name, false)) == NIL)
 		return;
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(row->relid));
 	if (!HeapTupleIsValid(tuple))
