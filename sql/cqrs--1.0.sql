@@ -328,16 +328,21 @@ CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;
 COMMENT ON FUNCTION cqrs.follow_partitions(regclass) IS 'checks new partitions of a master and creates their triggers';
 REVOKE ALL ON FUNCTION cqrs.follow_partitions(regclass) FROM PUBLIC;
+CREATE FUNCTION cqrs.check_replica_partition(relation regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_sql_check_replica_partition' LANGUAGE C STRICT;
+COMMENT ON FUNCTION cqrs.check_replica_partition(regclass) IS 'refuses a new partition that a replica cannot have';
+REVOKE ALL ON FUNCTION cqrs.check_replica_partition(regclass) FROM PUBLIC;
 CREATE FUNCTION cqrs.follow_created() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
 BEGIN
-	PERFORM cqrs.follow_partitions(c.objid::regclass)
+	PERFORM cqrs.follow_partitions(c.objid::regclass),
+			cqrs.check_replica_partition(c.objid::regclass)
 		FROM pg_event_trigger_ddl_commands() c
 		WHERE c.classid = 'pg_class'::regclass AND c.object_type = 'table';
 END
 $$;
-COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: calls cqrs.follow_partitions for new and altered tables';
+COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: calls cqrs.follow_partitions and cqrs.check_replica_partition for new and altered tables';
 REVOKE ALL ON FUNCTION cqrs.follow_created() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')

@@ -22,6 +22,7 @@
 #include "outbox/published.h"
 #include "outbox/writer.h"
 #include "publish/publisher.h"
+#include "replica/replica_ddl.h"
 #include "schema/judge.h"
 #include "worker/launcher.h"
 #include "worker/roster.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 	cqrs_commit_init();
 	cqrs_utility_init();
 	cqrs_judge_init();
+	cqrs_replica_ddl_init();
 	cqrs_wake_init();
 	cqrs_launcher_init();
 }

@@ -63,7 +63,7 @@ extern void cqrs_apply_forget(void);
  * of a subtransaction the applier may be used again.
  */
 extern void cqrs_apply_message(CqrsApplier * applier,
-							   const CqrsReplica *replica,
+							   const CqrsReplica * replica,
 							   const CqrsIncoming * message,
 							   bool whatever_revision, CqrsApplied * applied);
 

@@ -48,8 +48,8 @@ typedef struct Reliance
 } Reliance;
 
 static List *relids(void);
-static void *before(const CqrsDdlCommand *command);
-static void after(const CqrsDdlCommand *command, void *state);
+static void *judge_before(const CqrsDdlCommand *command);
+static void judge_after(const CqrsDdlCommand *command, void *state);
 static void lock_masters(void);
 static void check_table(const CqrsDdlCommand *command,
 						const CqrsTableFacts *facts);
@@ -58,7 +58,7 @@ static void foresee_attach(Oid relid, RangeVar *name);
 static void list_changed(Reliance *reliance);
 static void check_changed(const Reliance *reliance);
 
-static const CqrsDdlJudge judge = {relids, before, after, lock_masters};
+static const CqrsDdlJudge judge = {relids, judge_before, judge_after, lock_masters};
 
 void
 cqrs_judge_init(void)
@@ -79,7 +79,7 @@ relids(void)
 }
 
 static void *
-before(const CqrsDdlCommand *command)
+judge_before(const CqrsDdlCommand *command)
 {
 	bool		takes = command->takes_tables && !cqrs_changeset_is_empty();
 	Reliance   *reliance;
@@ -103,7 +103,7 @@ before(const CqrsDdlCommand *command)
 }
 
 static void
-after(const CqrsDdlCommand *command, void *state)
+judge_after(const CqrsDdlCommand *command, void *state)
 {
 	const Reliance *reliance = state;
 	ListCell   *lc;
