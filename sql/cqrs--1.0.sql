@@ -328,16 +328,21 @@ CREATE FUNCTION cqrs.follow_partitions(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_follow_partitions' LANGUAGE C STRICT;
 COMMENT ON FUNCTION cqrs.follow_partitions(regclass) IS 'checks new partitions of a master and creates their triggers';
 REVOKE ALL ON FUNCTION cqrs.follow_partitions(regclass) FROM PUBLIC;
+CREATE FUNCTION cqrs.check_replica_partition(relation regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_sql_check_replica_partition' LANGUAGE C STRICT;
+COMMENT ON FUNCTION cqrs.check_replica_partition(regclass) IS 'refuses a new partition that a replica cannot have';
+REVOKE ALL ON FUNCTION cqrs.check_replica_partition(regclass) FROM PUBLIC;
 CREATE FUNCTION cqrs.follow_created() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
 BEGIN
-	PERFORM cqrs.follow_partitions(c.objid::regclass)
+	PERFORM cqrs.follow_partitions(c.objid::regclass),
+			cqrs.check_replica_partition(c.objid::regclass)
 		FROM pg_event_trigger_ddl_commands() c
 		WHERE c.classid = 'pg_class'::regclass AND c.object_type = 'table';
 END
 $$;
-COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: calls cqrs.follow_partitions for new and altered tables';
+COMMENT ON FUNCTION cqrs.follow_created() IS 'event trigger: calls cqrs.follow_partitions and cqrs.check_replica_partition for new and altered tables';
 REVOKE ALL ON FUNCTION cqrs.follow_created() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_follow_created ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
@@ -353,7 +358,7 @@ REVOKE ALL ON FUNCTION cqrs.trigger_loaded() FROM PUBLIC;
 CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
 
--- When a table is dropped, its masters are removed.
+-- When a table is dropped, its masters and its replica are removed.
 CREATE FUNCTION cqrs.forget_dropped() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
@@ -362,17 +367,70 @@ BEGIN
 		USING pg_event_trigger_dropped_objects() d
 		WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
 			AND d.objid = m.relation;
+	DELETE FROM cqrs.replica r
+		USING pg_event_trigger_dropped_objects() d
+		WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+			AND d.objid = r.relation;
 END
 $$;
-COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters of dropped tables';
+COMMENT ON FUNCTION cqrs.forget_dropped() IS 'event trigger: removes the masters and replicas of dropped tables';
 REVOKE ALL ON FUNCTION cqrs.forget_dropped() FROM PUBLIC;
 CREATE EVENT TRIGGER cqrs_forget_dropped ON sql_drop
 	EXECUTE FUNCTION cqrs.forget_dropped();
-COMMENT ON EVENT TRIGGER cqrs_forget_dropped IS 'removes the masters of dropped tables';
+COMMENT ON EVENT TRIGGER cqrs_forget_dropped IS 'removes the masters and replicas of dropped tables';
 
 --
 -- Replicas
 --
+--		cqrs_id			name of the master in messages
+--		relation		table that follows it; NULL: none
+--		fields			columns that messages must have; NULL: all, any of
+--						which may be missing
+--		field_map		keys of the columns whose key is not their name
+--		handler			function that is called in place of cqrs_apply()
+--		retry			function that returns the delay before the next try
+--		max_retries		0: none; NULL: no limit
+--		retry_delay		delay before the first retry
+--		only_direct_syncs	whether SYNCs to all queues are ignored
+--		on_expired		what becomes of expired messages: dead_letter, apply
+--		exchange		NULL: cqrs.exchange
+--		routing_key		NULL: cqrs_id
+--		soft_delete		column that a DELETE sets; NULL: the row is deleted
+--
+-- Columns and functions are stored by name, so that a dump can be restored.
+-- Only cqrs_register_replica(), cqrs_alter_replica() and
+-- cqrs_unregister_replica() write to the table.
+--
+
+CREATE TABLE cqrs.replica (
+	cqrs_id text COLLATE "C" NOT NULL CONSTRAINT replica_pkey PRIMARY KEY,
+	relation regclass,
+	fields text[],
+	field_map jsonb,
+	handler text,
+	retry text,
+	max_retries integer,
+	retry_delay interval NOT NULL,
+	only_direct_syncs boolean NOT NULL,
+	on_expired text NOT NULL,
+	exchange text,
+	routing_key text,
+	soft_delete text
+);
+CREATE UNIQUE INDEX replica_relation_idx ON cqrs.replica (relation);
+COMMENT ON TABLE cqrs.replica IS 'registered replicas; use cqrs_register_replica, cqrs_alter_replica and cqrs_unregister_replica to change them';
+GRANT SELECT ON cqrs.replica TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('cqrs.replica', '');
+
+-- Fires when a dump is restored, and when a table is dropped.  The functions
+-- of the extension write to cqrs.replica without firing triggers.
+CREATE FUNCTION cqrs.trigger_replica_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_replica_changed' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_replica_changed() IS 'trigger of cqrs.replica: makes sessions and the consumer read it again';
+REVOKE ALL ON FUNCTION cqrs.trigger_replica_changed() FROM PUBLIC;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON cqrs.replica
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_replica_changed();
+ALTER TABLE cqrs.replica ENABLE ALWAYS TRIGGER changed;
 
 --
 -- Messages, as replicas see them
@@ -424,6 +482,12 @@ CREATE FUNCTION @extschema@.cqrs_current_message() RETURNS cqrs.message
 	AS 'MODULE_PATHNAME', 'cqrs_sql_current_message' LANGUAGE C STABLE;
 COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message that is being applied, for triggers of the replica''s table; null if there is none';
 
+CREATE TYPE cqrs.message AS (signal_type text, cqrs_id text,
+	instance_data json, previous_data json, instance_pk json,
+	correlation_id text, retries integer, expires timestamptz, meta json,
+	message_id text, direct boolean);
+COMMENT ON TYPE cqrs.message IS 'a message, as handlers of replicas get it';
+
 --
 -- Consumer
 --
@@ -453,6 +517,29 @@ COMMENT ON FUNCTION @extschema@.cqrs_unregister(text) IS 'removes a master; the 
 CREATE FUNCTION @extschema@.cqrs_alter(cqrs_id text, options jsonb) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_alter' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.cqrs_alter(text, jsonb) IS 'changes options of a master';
+
+CREATE FUNCTION @extschema@.cqrs_register_replica(relation regclass,
+		cqrs_id text DEFAULT NULL, fields text[] DEFAULT NULL,
+		field_map jsonb DEFAULT NULL, handler regproc DEFAULT NULL,
+		retry regproc DEFAULT NULL, max_retries integer DEFAULT 30,
+		retry_delay interval DEFAULT '2 s',
+		only_direct_syncs boolean DEFAULT false,
+		on_expired text DEFAULT 'dead_letter', exchange text DEFAULT NULL,
+		routing_key text DEFAULT NULL, soft_delete text DEFAULT NULL)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'cqrs_register_replica' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_register_replica(regclass, text, text[], jsonb, regproc, regproc, integer, interval, boolean, text, text, text, text) IS 'makes a table a replica, so that it follows a master';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_register_replica(regclass, text, text[], jsonb, regproc, regproc, integer, interval, boolean, text, text, text, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_alter_replica(cqrs_id text, options jsonb)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_alter_replica' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_alter_replica(text, jsonb) IS 'changes options of a replica';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_alter_replica(text, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_unregister_replica(cqrs_id text) RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_unregister_replica' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_unregister_replica(text) IS 'removes a replica; the table, its rows and its columns stay';
 
 CREATE FUNCTION @extschema@.cqrs_sync(cqrs_id text, filter text DEFAULT NULL,
 		queue text DEFAULT NULL)
@@ -554,8 +641,16 @@ CREATE FUNCTION cqrs.check_master(cqrs_id text) RETURNS void
 COMMENT ON FUNCTION cqrs.check_master(text) IS 'raises the error that a write to the table of a master would raise';
 REVOKE ALL ON FUNCTION cqrs.check_master(text) FROM PUBLIC;
 
+CREATE FUNCTION cqrs.check_replica(cqrs_id text, OUT warning text,
+		OUT remedy text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'cqrs_sql_check_replica' LANGUAGE C STABLE STRICT ROWS 1;
+COMMENT ON FUNCTION cqrs.check_replica(text) IS 'raises the error with which all messages of a replica fail; returns what may make some of them fail';
+REVOKE ALL ON FUNCTION cqrs.check_replica(text) FROM PUBLIC;
+
 -- Returns the items in the order below: one for each prepared transaction, for
--- each master and for each table without a master, and one of each other kind.
+-- each master, for each table without a master and for each replica, and one of
+-- each other kind.
 CREATE FUNCTION @extschema@.cqrs_check(OUT item text, OUT status text,
 		OUT detail text, OUT remedy text)
 	RETURNS SETOF record
@@ -567,6 +662,7 @@ DECLARE
 	running record;
 	master record;
 	orphan record;
+	replica record;
 	trouble text;
 	missing boolean;
 	parked record;
@@ -730,9 +826,31 @@ BEGIN
 			orphan.relation);
 		RETURN NEXT;
 	END LOOP;
+
+	FOR replica IN SELECT r.cqrs_id, r.relation, r.handler FROM cqrs.replica r ORDER BY r.cqrs_id
+	LOOP
+		item := 'replica ' || replica.cqrs_id; status := 'ok'; remedy := NULL;
+		detail := coalesce('table ' || replica.relation, 'handler ' || replica.handler);
+		BEGIN
+			SELECT format('table %s: %s', replica.relation, string_agg(w.warning, '; ')),
+					string_agg(DISTINCT w.remedy, ' ')
+				INTO STRICT trouble, remedy
+				FROM cqrs.check_replica(replica.cqrs_id) w HAVING count(*) > 0;
+			status := 'warning'; detail := trouble;
+		EXCEPTION
+			WHEN no_data_found THEN
+				NULL;
+			WHEN OTHERS THEN
+				status := 'error';
+				detail := format('messages fail: %s', SQLERRM);
+				GET STACKED DIAGNOSTICS remedy = PG_EXCEPTION_HINT;
+				remedy := coalesce(nullif(remedy, ''), 'change the replica with cqrs_alter_replica(), or end it with cqrs_unregister_replica()');
+		END;
+		RETURN NEXT;
+	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.cqrs_check() IS 'checks settings, publishers, broker, outbox and masters, and says what to do';
+COMMENT ON FUNCTION @extschema@.cqrs_check() IS 'checks settings, publishers, broker, outbox, masters and replicas, and says what to do';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_check() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.cqrs_check() TO pg_monitor;
 

@@ -18,10 +18,12 @@
 #include "base/slot.h"
 #include "broker/transport.h"
 #include "capture/commit.h"
+#include "ddl/utility_hook.h"
 #include "outbox/published.h"
 #include "outbox/writer.h"
 #include "publish/publisher.h"
-#include "schema/utility_hook.h"
+#include "replica/replica_ddl.h"
+#include "schema/judge.h"
 #include "worker/launcher.h"
 #include "worker/roster.h"
 #include "worker/wake.h"
@@ -47,6 +49,8 @@ _PG_init(void)
 	cqrs_slot_init();
 	cqrs_commit_init();
 	cqrs_utility_init();
+	cqrs_judge_init();
+	cqrs_replica_ddl_init();
 	cqrs_wake_init();
 	cqrs_launcher_init();
 }

@@ -35,6 +35,7 @@ static bool objects_valid = false;
 static bool registered = false;
 
 static bool find_objects(const char **problem);
+static char *name_of(Oid catalog, Oid index, Oid relid);
 static void invalidate(Datum arg, Oid relid);
 static Oid	lookup_object(Oid schema, const char *name,
 						  const char **problem);
@@ -104,6 +105,15 @@ find_objects(const char **problem)
 	found.master_by_id = lookup_object(schema, "master_pkey", problem);
 	found.master_by_relation = lookup_object(schema, "master_relation_idx",
 											 problem);
+	found.replica = lookup_object(schema, "replica", problem);
+	if (OidIsValid(found.replica) &&
+		column_count(found.replica) != CQRS_REPLICA_NATTS)
+		*problem = "table \"cqrs.replica\" has other columns";
+	found.replica_by_id = lookup_object(schema, "replica_pkey", problem);
+	found.replica_by_relation = lookup_object(schema, "replica_relation_idx",
+											  problem);
+	found.message_type =
+		get_rel_type_id(lookup_object(schema, "message", problem));
 	found.parked = lookup_object(schema, "parked", problem);
 	found.publisher = lookup_object(schema, "publisher", problem);
 	found.at_commit = lookup_object(schema, "at_commit", problem);
@@ -144,6 +154,48 @@ cqrs_objects_has_master(const char *cqrs_id)
 	systable_endscan(scan);
 	table_close(master, AccessShareLock);
 	return found;
+}
+
+char *
+cqrs_objects_master_of(Oid relid)
+{
+	const CqrsObjects *current = cqrs_objects_get(false);
+
+	return name_of(current->master, current->master_by_relation, relid);
+}
+
+char *
+cqrs_objects_replica_of(Oid relid)
+{
+	const CqrsObjects *current = cqrs_objects_get(false);
+
+	return name_of(current->replica, current->replica_by_relation, relid);
+}
+
+/*
+ * The first cqrs_id of a table in cqrs.master or cqrs.replica, whose first two
+ * columns are the same; or NULL.
+ */
+static char *
+name_of(Oid catalog, Oid index, Oid relid)
+{
+	Relation	rel = table_open(catalog, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+	char	   *name = NULL;
+
+	ScanKeyInit(&key, 2, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, index, true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		name = TextDatumGetCString(heap_getattr(tuple, 1,
+												RelationGetDescr(rel),
+												&isnull));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return name;
 }
 
 /* Relcache callback: nothing may be freed or looked up here. */

@@ -16,6 +16,9 @@
  */
 #define CQRS_MASTER_NATTS	18
 
+/* Columns of cqrs.replica: the same (replica.h). */
+#define CQRS_REPLICA_NATTS	13
+
 #define CQRS_SEGMENTS	3
 
 /* The extension's objects in the current database. */
@@ -25,6 +28,10 @@ typedef struct CqrsObjects
 	Oid			master;			/* table cqrs.master */
 	Oid			master_by_id;	/* its indexes */
 	Oid			master_by_relation;
+	Oid			replica;		/* table cqrs.replica */
+	Oid			replica_by_id;	/* its indexes */
+	Oid			replica_by_relation;
+	Oid			message_type;	/* type cqrs.message */
 	Oid			parked;			/* table cqrs.parked */
 	Oid			publisher;		/* table cqrs.publisher */
 	Oid			at_commit;		/* table cqrs.at_commit, whose trigger makes
@@ -46,5 +53,9 @@ extern bool cqrs_objects_are_usable(void);
 
 /* Whether there is a master of that name. */
 extern bool cqrs_objects_has_master(const char *cqrs_id);
+
+/* The cqrs_id of a master of a table, or of its replica; or NULL. */
+extern char *cqrs_objects_master_of(Oid relid);
+extern char *cqrs_objects_replica_of(Oid relid);
 
 #endif							/* CQRS_OBJECTS_H */

@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
+#include "miscadmin.h"
 #include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -30,6 +31,8 @@
 static uint64 generation = 1;
 
 static Oid	schema_of(List *names, char **unqualified);
+static Oid	find_fitting(Oid schema, const char *name,
+						 const CqrsFunctionKind *kind, int *signature);
 static Oid	find_exact(Oid schema, const char *name,
 					   const CqrsSignature *signature);
 static void functions_changed(Datum arg, int cacheid, uint32 hashvalue);
@@ -44,7 +47,7 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 	const char *called;
 	Oid			schema;
 	char	   *unqualified;
-	Oid			function = InvalidOid;
+	Oid			function;
 	int			i;
 
 	/* Otherwise the session's search_path would choose the function. */
@@ -56,18 +59,10 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 				 errhint("Write it as schema.function.")));
 
 	schema = schema_of(names, &unqualified);
-	for (i = 0; i < kind->nsignatures; i++)
-	{
-		function = find_exact(schema, unqualified, &signatures[i]);
-		if (OidIsValid(function) &&
-			get_func_rettype(function) == signatures[i].result &&
-			get_func_prokind(function) == PROKIND_FUNCTION &&
-			!get_func_retset(function))
-			break;
-	}
+	function = find_fitting(schema, unqualified, kind, &i);
 	called = func_signature_string(names, signatures[0].nargs, NIL,
 								   signatures[0].args);
-	if (i == kind->nsignatures)
+	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("%s %s does not exist", role, called),
@@ -89,20 +84,66 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
-				 errdetail("The schema contains the %s %s, which is called with the rights of the table's owner.",
-						   role, called),
-				 errhint("Grant USAGE to the owner of the table.")));
+				 errdetail("The schema contains the %s %s, which is called with the rights of role \"%s\".",
+						   role, called, GetUserNameFromId(owner, true)),
+				 errhint("Grant USAGE to role \"%s\".",
+						 GetUserNameFromId(owner, true))));
 	if (cqrs_execute_aclcheck(function, owner) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for %s %s", role, called),
-				 errdetail("The function is called with the rights of the table's owner."),
-				 errhint("Grant EXECUTE to the owner of the table.")));
+				 errdetail("The function is called with the rights of role \"%s\".",
+						   GetUserNameFromId(owner, true)),
+				 errhint("Grant EXECUTE to role \"%s\".",
+						 GetUserNameFromId(owner, true))));
 
 	result->name = pstrdup(name);
 	result->result = signatures[i].result;
 	fmgr_info_cxt(function, &result->flinfo, CurrentMemoryContext);
 	return i;
+}
+
+Oid
+cqrs_function_owner(const char *name, const CqrsFunctionKind *kind)
+{
+	List	   *names = cqrs_qualified_name_list(name);
+	char	   *unqualified;
+	Oid			schema = schema_of(names, &unqualified);
+	int			i;
+	Oid			function = find_fitting(schema, unqualified, kind, &i);
+	HeapTuple	tuple;
+	Oid			owner;
+
+	if (!OidIsValid(function))
+		return InvalidOid;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * The function of a schema that has one of the signatures of a kind, and the
+ * number of the signature; or InvalidOid.
+ */
+static Oid
+find_fitting(Oid schema, const char *name, const CqrsFunctionKind *kind,
+			 int *signature)
+{
+	for (int i = 0; i < kind->nsignatures; i++)
+	{
+		Oid			function = find_exact(schema, name, &kind->signatures[i]);
+
+		*signature = i;
+		if (OidIsValid(function) &&
+			get_func_rettype(function) == kind->signatures[i].result &&
+			get_func_prokind(function) == PROKIND_FUNCTION &&
+			!get_func_retset(function))
+			return function;
+	}
+	return InvalidOid;
 }
 
 /*
@@ -130,7 +171,7 @@ find_exact(Oid schema, const char *name, const CqrsSignature *signature)
 }
 
 List *
-cqrs_function_candidates(const char *name)
+cqrs_function_candidates(const char *name, bool with_volatile)
 {
 	List	   *functions = NIL;
 	char	   *unqualified;
@@ -144,7 +185,7 @@ cqrs_function_candidates(const char *name)
 		Form_pg_proc form = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
 
 		if (form->pronamespace == schema &&
-			form->provolatile != PROVOLATILE_VOLATILE)
+			(with_volatile || form->provolatile != PROVOLATILE_VOLATILE))
 			functions = lappend_oid(functions, form->oid);
 	}
 	ReleaseSysCacheList(list);

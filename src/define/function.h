@@ -53,9 +53,16 @@ extern uint64 cqrs_function_generation(void);
 extern char *cqrs_function_qualified_name(const char *role, Oid function);
 
 /*
- * The OIDs of all functions of a qualified name that are not VOLATILE,
- * whatever rights the current user has.
+ * The owner of the function that cqrs_function_find() would find, whatever
+ * rights anybody has; InvalidOid if there is none.
  */
-extern List *cqrs_function_candidates(const char *name);
+extern Oid	cqrs_function_owner(const char *name,
+								const CqrsFunctionKind *kind);
+
+/*
+ * The OIDs of all functions of a qualified name, with or without those that
+ * are VOLATILE, whatever rights the current user has.
+ */
+extern List *cqrs_function_candidates(const char *name, bool with_volatile);
 
 #endif							/* CQRS_FUNCTION_H */

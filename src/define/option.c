@@ -15,6 +15,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "define/function.h"
 #include "define/option.h"
@@ -22,10 +23,18 @@
 #define SECONDS_EXPECTED \
 	"a whole number of seconds up to 2147483647, 0 for none, or null"
 
+#define COUNT_EXPECTED \
+	"a whole number up to 2147483647, 0 for none, or null for no limit"
+#define INTERVAL_EXPECTED \
+	"an interval from 1 millisecond to 30 days"
+#define MAX_INTERVAL_MS	(INT64CONST(30) * SECS_PER_DAY * 1000)
+
 static int	find_option(const CqrsOptionTable *table, const char *name);
 static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
 static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
-static Datum json_seconds(const CqrsOptionInfo *info, Numeric number);
+static Datum json_integer(const CqrsOptionInfo *info, Numeric number,
+						  const char *expected);
+static Datum interval_of(const char *string);
 pg_noreturn static void type_error(const CqrsOptionInfo *info,
 								   const char *expected);
 static Datum check_choice(const CqrsOptionInfo *info, const char *value);
@@ -72,6 +81,20 @@ cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
 		case CQRS_TYPE_SECONDS:
 			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
 				type_error(info, SECONDS_EXPECTED);
+			break;
+
+		case CQRS_TYPE_COUNT:
+			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
+				type_error(info, COUNT_EXPECTED);
+			break;
+
+		case CQRS_TYPE_INTERVAL:
+			if (argument.isnull)
+				value->value = interval_of(info->default_text);
+			value->isnull = false;
+			if (cqrs_option_ms(value->value) < 1 ||
+				cqrs_option_ms(value->value) > MAX_INTERVAL_MS)
+				type_error(info, INTERVAL_EXPECTED);
 			break;
 	}
 	if (info->check != NULL && !value->isnull)
@@ -173,7 +196,21 @@ from_json(const CqrsOptionInfo *info, JsonbValue *value)
 		case CQRS_TYPE_SECONDS:
 			if (value->type != jbvNumeric)
 				type_error(info, SECONDS_EXPECTED);
-			result.value = json_seconds(info, value->val.numeric);
+			result.value = json_integer(info, value->val.numeric,
+										SECONDS_EXPECTED);
+			break;
+
+		case CQRS_TYPE_COUNT:
+			if (value->type != jbvNumeric)
+				type_error(info, COUNT_EXPECTED);
+			result.value = json_integer(info, value->val.numeric,
+										COUNT_EXPECTED);
+			break;
+
+		case CQRS_TYPE_INTERVAL:
+			if (string == NULL)
+				type_error(info, INTERVAL_EXPECTED ", as a string");
+			result.value = interval_of(string);
 			break;
 	}
 	return result;
@@ -205,9 +242,9 @@ json_names(const CqrsOptionInfo *info, JsonbValue *value)
 	return names;
 }
 
-/* A number of seconds from a number of JSON. */
+/* An integer that is not negative, from a number of JSON. */
 static Datum
-json_seconds(const CqrsOptionInfo *info, Numeric number)
+json_integer(const CqrsOptionInfo *info, Numeric number, const char *expected)
 {
 	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
 															 NumericGetDatum(number)));
@@ -217,14 +254,36 @@ json_seconds(const CqrsOptionInfo *info, Numeric number)
 	errno = 0;
 	value = strtol(digits, &end, 10);
 	if (errno != 0 || *end != '\0' || value < 0 || value > PG_INT32_MAX)
-		type_error(info, SECONDS_EXPECTED);
+		type_error(info, expected);
 	return Int32GetDatum((int32) value);
+}
+
+static Datum
+interval_of(const char *string)
+{
+	return DirectFunctionCall3(interval_in, CStringGetDatum(string),
+							   ObjectIdGetDatum(InvalidOid),
+							   Int32GetDatum(-1));
+}
+
+int64
+cqrs_option_ms(Datum interval)
+{
+	const Interval *span = DatumGetIntervalP(interval);
+	int64		days = (int64) span->month * DAYS_PER_MONTH + span->day;
+
+	return days * SECS_PER_DAY * 1000 + span->time / 1000;
 }
 
 /* The value is of another type than the option. */
 static void
 type_error(const CqrsOptionInfo *info, const char *expected)
 {
+	if (info->type == CQRS_TYPE_COUNT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"%s\"", info->name),
+				 errdetail("It must be %s.", expected)));
 	cqrs_option_refuse(info->name, psprintf("It must be %s.", expected));
 }
 

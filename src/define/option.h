@@ -24,7 +24,9 @@ typedef enum CqrsOptionType
 	CQRS_TYPE_TEXT,
 	CQRS_TYPE_CHOICE,			/* text, one of some; the first by default */
 	CQRS_TYPE_BOOL,
-	CQRS_TYPE_SECONDS			/* integer */
+	CQRS_TYPE_SECONDS,			/* integer */
+	CQRS_TYPE_COUNT,			/* integer; null: no limit */
+	CQRS_TYPE_INTERVAL			/* interval, from 1 ms to 30 days */
 } CqrsOptionType;
 
 typedef struct CqrsOptionInfo
@@ -33,6 +35,7 @@ typedef struct CqrsOptionInfo
 	CqrsOptionType type;
 	bool		default_bool;	/* CQRS_TYPE_BOOL */
 	const char *choices[3];		/* CQRS_TYPE_CHOICE */
+	const char *default_text;	/* CQRS_TYPE_INTERVAL */
 	const char *role;			/* CQRS_TYPE_FUNCTION: its name in messages */
 	void		(*check) (const char *name, Datum value);	/* NULL: none; the value
 															 * is not null */
@@ -62,6 +65,9 @@ extern void cqrs_option_set_json(const CqrsOptionTable *table,
 /* The error of a check: "problem", a sentence, says what a value must be. */
 pg_noreturn extern void cqrs_option_refuse(const char *name,
 										   const char *problem);
+
+/* The milliseconds of an option of type CQRS_TYPE_INTERVAL. */
+extern int64 cqrs_option_ms(Datum interval);
 
 /* A list of char * from a text[] without nulls, and back. */
 extern List *cqrs_option_text_list(Datum array);

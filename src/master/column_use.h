@@ -23,9 +23,6 @@ extern const char *cqrs_definition_use(const CqrsMasterRow *row,
 extern bool cqrs_definition_publishes(const CqrsMasterRow *row,
 									  const char *name);
 
-/* Whether a column is cqrs_revision or cqrs_updated. */
-extern bool cqrs_definition_is_own(const char *name);
-
 /*
  * The key of a column in messages: its name, unless "field_map" has another.
  */

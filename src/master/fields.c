@@ -13,10 +13,10 @@
  */
 #include "postgres.h"
 
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "define/columns.h"
 #include "master/column_use.h"
 #include "master/fields.h"
 
@@ -61,7 +61,7 @@ resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
 		check_names(rel, "fields", chosen);
 		for (int i = 0; i < relation->nkeys; i++)
 		{
-			if (!cqrs_master_has_name(chosen, relation->keys[i].column))
+			if (!cqrs_columns_have(chosen, relation->keys[i].column))
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("primary key column \"%s\" is not among the fields of master \"%s\"",
@@ -79,14 +79,14 @@ resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
 
 		if (att->attisdropped ||
 			(chosen != NIL &&
-			 !cqrs_master_has_name(chosen, NameStr(att->attname))))
+			 !cqrs_columns_have(chosen, NameStr(att->attname))))
 			continue;
 		master->fields[master->nfields++] =
 			make_field(rel, NameStr(att->attname), row);
 	}
 	for (int i = 0; i < lengthof(last); i++)
 	{
-		if (chosen != NIL && !cqrs_master_has_name(chosen, last[i]))
+		if (chosen != NIL && !cqrs_columns_have(chosen, last[i]))
 			master->fields[master->nfields++] = make_field(rel, last[i], row);
 	}
 }
@@ -113,48 +113,18 @@ resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
 
 		if (att->attisdropped)
 			continue;
-		if (all || cqrs_master_has_name(chosen, NameStr(att->attname)))
+		if (all || cqrs_columns_have(chosen, NameStr(att->attname)))
 			master->tracked[master->ntracked++] =
 				make_field(rel, NameStr(att->attname), row);
 	}
 }
 
-/* The map must be an object from names of columns to names of keys. */
 static void
 check_field_map(Relation rel, const CqrsMasterRow *row)
 {
-	Jsonb	   *map;
-	JsonbIterator *it;
-	JsonbValue	value;
-	JsonbIteratorToken token;
-	List	   *columns = NIL;
+	List	   *columns =
+	cqrs_columns_mapped(&row->options[CQRS_OPTION_FIELD_MAP]);
 
-	if (row->options[CQRS_OPTION_FIELD_MAP].isnull)
-		return;
-
-	map = DatumGetJsonbP(row->options[CQRS_OPTION_FIELD_MAP].value);
-	if (!JB_ROOT_IS_OBJECT(map))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"field_map\" must be a JSON object"),
-				 errdetail("It is an array or a scalar."),
-				 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
-
-	it = JsonbIteratorInit(&map->root);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			columns = lappend(columns, pnstrdup(value.val.string.val,
-												value.val.string.len));
-		else if (token == WJB_VALUE &&
-				 (value.type != jbvString || value.val.string.len == 0))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("key of column \"%s\" in \"field_map\" must be a string that is not empty",
-							(char *) llast(columns)),
-					 errdetail("It is what the column is called in messages."),
-					 errhint("Map columns to keys, as in {\"author_id\": \"author\"}.")));
-	}
 	if (columns != NIL)
 		check_names(rel, "field_map", columns);
 }
@@ -239,6 +209,6 @@ make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 	check_stored(rel, field.attnum);
 	field.column = pstrdup(column);
 	field.key = unconstify(char *, cqrs_definition_key(row, field.column));
-	field.ours = cqrs_definition_is_own(column);
+	field.ours = cqrs_columns_is_own(column);
 	return field;
 }

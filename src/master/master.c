@@ -218,19 +218,6 @@ cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg)
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
-bool
-cqrs_master_has_name(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
-}
-
 static HeapTuple
 tuple_from_row(Relation master, const CqrsMasterRow *row)
 {

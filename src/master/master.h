@@ -61,9 +61,6 @@ extern bool cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option);
 extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
 						   const char *choice);
 
-/* Whether a list of char * has a name. */
-extern bool cqrs_master_has_name(List *names, const char *name);
-
 /*
  * The master of that name, in the current context.  If there is none: NULL
  * with missing_ok, an error without.

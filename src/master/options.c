@@ -11,16 +11,12 @@
  */
 #include "postgres.h"
 
-#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
-#include "base/exchange.h"
+#include "define/name.h"
 #include "master/options.h"
 
 static void check_fields(const char *name, Datum value);
-static void check_exchange(const char *name, Datum value);
-static void check_routing_key(const char *name, Datum value);
-static char *utf8_of(Datum value);
 
 static const CqrsOptionInfo infos[CQRS_NOPTIONS] = {
 	[CQRS_OPTION_FIELDS] = {"fields", CQRS_TYPE_NAMES,.check = check_fields},
@@ -40,9 +36,9 @@ static const CqrsOptionInfo infos[CQRS_NOPTIONS] = {
 	[CQRS_OPTION_SKIP_UNCHANGED] = {"skip_unchanged", CQRS_TYPE_BOOL},
 	[CQRS_OPTION_MESSAGE_TTL] = {"message_ttl", CQRS_TYPE_SECONDS},
 	[CQRS_OPTION_EXCHANGE] = {"exchange", CQRS_TYPE_TEXT,
-	.check = check_exchange},
+	.check = cqrs_name_check_exchange},
 	[CQRS_OPTION_ROUTING_KEY] = {"routing_key", CQRS_TYPE_TEXT,
-	.check = check_routing_key},
+	.check = cqrs_name_check_routing_key},
 	[CQRS_OPTION_ON_TRUNCATE] = {"on_truncate", CQRS_TYPE_CHOICE,
 	.choices = {"delete", "refuse", "ignore"}},
 	[CQRS_OPTION_REPLICATION] = {"replication", CQRS_TYPE_CHOICE,
@@ -71,33 +67,4 @@ check_fields(const char *name, Datum value)
 				 errmsg("\"%s\" must not be empty", name),
 				 errdetail("A message needs the primary key, at least."),
 				 errhint("Use NULL for all columns.")));
-}
-
-static void
-check_exchange(const char *name, Datum value)
-{
-	const char *problem = cqrs_exchange_problem(utf8_of(value));
-
-	if (problem != NULL)
-		cqrs_option_refuse(name, problem);
-}
-
-static void
-check_routing_key(const char *name, Datum value)
-{
-	char	   *key = utf8_of(value);
-
-	if (key[0] == '\0' || strlen(key) > CQRS_SHORTSTR_BYTES)
-		cqrs_option_refuse(name,
-						   psprintf("It must have 1 to %d bytes in UTF-8.",
-									CQRS_SHORTSTR_BYTES));
-}
-
-/* A text in the encoding of the protocol, UTF-8. */
-static char *
-utf8_of(Datum value)
-{
-	char	   *string = TextDatumGetCString(value);
-
-	return pg_server_to_any(string, strlen(string), PG_UTF8);
 }

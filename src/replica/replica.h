@@ -30,7 +30,7 @@ typedef enum CqrsReplicaOption
 	CQRS_REPLICA_EXCHANGE,		/* null: cqrs.exchange */
 	CQRS_REPLICA_ROUTING_KEY,	/* null: cqrs_id */
 	CQRS_REPLICA_SOFT_DELETE	/* null, or a column: boolean or timestamptz */
-}			CqrsReplicaOption;
+} CqrsReplicaOption;
 
 #define CQRS_REPLICA_NOPTIONS	(CQRS_REPLICA_SOFT_DELETE + 1)
 
@@ -40,7 +40,7 @@ typedef struct CqrsReplicaRow
 	char	   *cqrs_id;
 	Oid			relid;			/* InvalidOid: a replica without a table */
 	NullableDatum options[CQRS_REPLICA_NOPTIONS];
-}			CqrsReplicaRow;
+} CqrsReplicaRow;
 
 /*
  * A replica, with its options as C types.  The columns of its table are bound
@@ -51,7 +51,8 @@ typedef struct CqrsReplica
 	char	   *cqrs_id;
 	Oid			relid;			/* InvalidOid: none */
 	Oid			owner;			/* of the table, else of the handler: messages
-								 * are applied with its rights */
+								 * are applied with its rights.  InvalidOid:
+								 * there is no such handler, and messages fail */
 	char	   *handler;		/* qualified name, or NULL */
 	char	   *retry;			/* qualified name, or NULL */
 	int			max_retries;	/* -1: for ever */
@@ -60,8 +61,19 @@ typedef struct CqrsReplica
 	bool		apply_expired;
 	char	   *exchange;		/* NULL: cqrs.exchange */
 	char	   *routing_key;	/* NULL: cqrs_id */
-	const		CqrsReplicaRow *row;
-}			CqrsReplica;
+	const CqrsReplicaRow *row;
+} CqrsReplica;
+
+/* The values of options as C types: NULL, NIL and -1 for null. */
+extern char *cqrs_replica_text(const CqrsReplicaRow *row,
+							   CqrsReplicaOption option);
+extern List *cqrs_replica_names(const CqrsReplicaRow *row,
+								CqrsReplicaOption option);
+extern int	cqrs_replica_int(const CqrsReplicaRow *row,
+							 CqrsReplicaOption option);
+
+/* The role with whose rights messages are applied, as in CqrsReplica. */
+extern Oid	cqrs_replica_owner(const CqrsReplicaRow *row);
 
 /*
  * The replica of that name, or NULL.  Cached; valid until the transaction
@@ -76,15 +88,22 @@ extern const CqrsReplica *cqrs_replica_find(const char *cqrs_id);
  */
 extern uint64 cqrs_replica_generation(void);
 
-/* All rows of cqrs.replica, in the current context, ordered by cqrs_id. */
+/*
+ * All rows of cqrs.replica (CqrsReplicaRow), in the current context, ordered by
+ * cqrs_id.  None if the extension is not installed.
+ */
 extern List *cqrs_replica_read_all(void);
 
 /* The row of that name, in the current context, or NULL. */
-extern CqrsReplicaRow * cqrs_replica_read(const char *cqrs_id);
+extern CqrsReplicaRow *cqrs_replica_read(const char *cqrs_id);
 
-/* Write a row: a new one, or in place of the one with its name. */
-extern void cqrs_replica_insert(const CqrsReplicaRow * row);
-extern void cqrs_replica_update(const CqrsReplicaRow * row);
+/*
+ * Write a row: a new one, or in place of the one with its name.  Other sessions
+ * read it again, and the consumer binds or unbinds, when the transaction has
+ * committed.
+ */
+extern void cqrs_replica_insert(const CqrsReplicaRow *row);
+extern void cqrs_replica_update(const CqrsReplicaRow *row);
 extern void cqrs_replica_delete(const char *cqrs_id);
 
 #endif							/* CQRS_REPLICA_H */

@@ -4,19 +4,14 @@
  *	  What masters rely on in the schema: which schema changes are refused,
  *	  and how masters follow the others.
  *
- * Facts are read before a command and again after it (ddl.c), and only the
- * difference is judged.  So the way in which a column is dropped does not
- * matter (ALTER TABLE, DROP TYPE ... CASCADE, DROP OWNED), and incomplete
- * tables are accepted: pg_restore adds keys, triggers and functions one by one
- * to tables that are masters already.
+ * Only the difference between the facts before a command and after it is
+ * judged.  So the way in which a column is dropped does not matter (ALTER
+ * TABLE, DROP TYPE ... CASCADE, DROP OWNED), and incomplete tables are
+ * accepted: pg_restore adds keys, triggers and functions one by one to tables
+ * that are masters already.
  *
- * Facts come from the system catalogs without a lock on the table, since the
- * command takes the locks that it needs and must not wait for others.  They
- * are compared only for tables that this transaction has locked against other
- * schema changes by then; schema changes by other transactions are judged
- * there.  Definitions of masters are read after the command, because a master
- * that the command has dropped or changed needs no check of its old
- * definition.
+ * Definitions of masters are read after the command, because a master that the
+ * command has dropped or changed needs no check of its old definition.
  *
  * An error undoes the command with its (sub)transaction.  Changes of type, of
  * values (retype.c), of persistence and of access method are judged before the
@@ -43,12 +38,13 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "ddl/facts.h"
+#include "define/columns.h"
 #include "master/column_use.h"
 #include "master/hooks.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "outbox/parked.h"
-#include "schema/facts.h"
 #include "schema/guard.h"
 #include "schema/retype.h"
 #include "schema/triggers.h"
@@ -56,6 +52,11 @@
 /* Functions that masters name. */
 static const CqrsOption hooks[] = {
 	CQRS_OPTION_META, CQRS_OPTION_SERIALIZER, CQRS_OPTION_DELETE_DATA
+};
+
+/* Our triggers, which capture changes. */
+static const char *const our_triggers[] = {
+	CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
 };
 
 struct CqrsGuardedHook
@@ -150,7 +151,7 @@ cqrs_guard_hooks(List *rows)
 			facts = palloc(sizeof(CqrsGuardedHook));
 			facts->cqrs_id = row->cqrs_id;
 			facts->hook = i;
-			facts->functions = cqrs_function_candidates(name);
+			facts->functions = cqrs_function_candidates(name, false);
 			result = lappend(result, facts);
 		}
 	}
@@ -250,12 +251,14 @@ check_storage(const CqrsTableFacts *before, const CqrsTableFacts *after,
 		refuse("change the access method", after->relid, row,
 			   "relies on the row versions of \"heap\"", end);
 
-	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+	for (int i = 0; i < lengthof(our_triggers); i++)
 	{
-		if (OidIsValid(before->triggers[i].function) &&
-			before->triggers[i].function != after->triggers[i].function)
+		Oid			function = cqrs_facts_trigger(before, our_triggers[i])->function;
+
+		if (OidIsValid(function) &&
+			function != cqrs_facts_trigger(after, our_triggers[i])->function)
 			refuse(psprintf("drop, rename or replace trigger \"%s\"",
-							cqrs_facts_triggers[i]),
+							our_triggers[i]),
 				   after->relid, row, "captures changes with it", end);
 	}
 }
@@ -269,15 +272,15 @@ static void
 check_enabled(const CqrsTableFacts *before,
 			  const CqrsTableFacts *after, const CqrsMasterRow *row)
 {
-	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+	for (int i = 0; i < lengthof(our_triggers); i++)
 	{
-		if (!before->triggers[i].enabled)
+		if (!cqrs_facts_trigger(before, our_triggers[i])->enabled)
 			return;
 	}
-	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+	for (int i = 0; i < lengthof(our_triggers); i++)
 	{
-		if (before->triggers[i].enabled && !after->triggers[i].enabled)
-			refuse(psprintf("disable trigger \"%s\"", cqrs_facts_triggers[i]),
+		if (!cqrs_facts_trigger(after, our_triggers[i])->enabled)
+			refuse(psprintf("disable trigger \"%s\"", our_triggers[i]),
 				   after->relid, row, "captures changes with it",
 				   "Use cqrs_alter() to set \"produce\" to false.");
 	}
@@ -333,7 +336,7 @@ check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 
 		if (old->name == NULL)
 			continue;
-		own = cqrs_definition_is_own(old->name);
+		own = cqrs_columns_is_own(old->name);
 		quoted = psprintf("column \"%s\"", old->name);
 		if (new->name == NULL)
 		{
@@ -418,7 +421,7 @@ cqrs_guard_check_hook(const CqrsGuardedHook *before)
 		return;
 	name = cqrs_master_text(row, hooks[before->hook]);
 	if (name == NULL ||
-		list_difference_oid(before->functions, cqrs_function_candidates(name)) == NIL)
+		list_difference_oid(before->functions, cqrs_function_candidates(name, false)) == NIL)
 		return;
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(row->relid));
 	if (!HeapTupleIsValid(tuple))
@@ -466,17 +469,17 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 
 	if (facts == NULL || masters_above(relid, &own) == NIL)
 		return;
-	for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
+	for (int i = 0; i < lengthof(our_triggers); i++)
 	{
 		/* The TRUNCATE trigger is not cloned; an existing one stays. */
-		if (OidIsValid(facts->triggers[i].function) &&
-			strcmp(cqrs_facts_triggers[i], CQRS_TRIGGER_TRUNCATE) != 0)
+		if (OidIsValid(cqrs_facts_trigger(facts, our_triggers[i])->function) &&
+			strcmp(our_triggers[i], CQRS_TRIGGER_TRUNCATE) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot attach table \"%s\" as a partition",
 							get_rel_name(partition)),
 					 errdetail("The table has a trigger \"%s\", of a master that is gone.",
-							   cqrs_facts_triggers[i]),
+							   our_triggers[i]),
 					 errhint("Use DROP TRIGGER to drop this trigger, and the others of the table that call functions in the schema \"cqrs\".")));
 	}
 }

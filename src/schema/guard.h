@@ -12,7 +12,7 @@
 
 #include "nodes/pg_list.h"
 
-#include "schema/facts.h"
+#include "ddl/facts.h"
 
 /* The properties of a function that a master names, at one moment. */
 typedef struct CqrsGuardedHook CqrsGuardedHook;

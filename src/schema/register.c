@@ -35,20 +35,16 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/objects.h"
 #include "capture/capture.h"
 #include "capture/changeset.h"
 #include "compose/hook.h"
 #include "compose/key_type.h"
+#include "define/name.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "master/relation.h"
 #include "schema/triggers.h"
-
-/*
- * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the routing
- * key of a SYNC to one queue is "cqrs.<queue>.<cqrs_id>".
- */
-#define CQRS_ID_BYTES	120
 
 PG_FUNCTION_INFO_V1(cqrs_register);
 PG_FUNCTION_INFO_V1(cqrs_unregister);
@@ -59,7 +55,6 @@ static void check_not_partition(Relation rel);
 static void check_partitions(Oid relid);
 static void check_table(Relation rel);
 static void check_owner(Oid relid);
-static void check_cqrs_id(const char *cqrs_id);
 static void check_exchange(const char *before, const char *after);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_key(Oid relid, const CqrsMasterRow *row);
@@ -107,7 +102,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 		cqrs_option_set(&cqrs_options_master, row.options, i,
 						fcinfo->args[2 + i]);
 
-	check_cqrs_id(row.cqrs_id);
+	cqrs_name_check_id(row.cqrs_id);
 	check_exchange(NULL, cqrs_master_text(&row, CQRS_OPTION_EXCHANGE));
 	existing = cqrs_master_read(row.cqrs_id, true);
 	if (existing != NULL)
@@ -225,6 +220,7 @@ static void
 check_table(Relation rel)
 {
 	const char *name = RelationGetRelationName(rel);
+	const char *follower;
 
 	if (IsCatalogRelation(rel) || IsToastRelation(rel) ||
 		RelationGetNamespace(rel) == get_namespace_oid("cqrs", true))
@@ -275,6 +271,14 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("The table has inheritance parents or children, whose rows only some commands would include."),
 				 errhint("Register a table without inheritance.")));
+	follower = cqrs_objects_replica_of(RelationGetRelid(rel));
+	if (follower != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot register \"%s\"", name),
+				 errdetail("The table follows a master, as replica \"%s\".",
+						   follower),
+				 errhint("Use another table, or cqrs_unregister_replica() to end the replica.")));
 	if (GetDatabaseEncoding() == PG_SQL_ASCII)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -297,30 +301,6 @@ check_owner(Oid relid)
 				 errhint("Name a table that exists.")));
 	if (!cqrs_owns_relation(relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
-}
-
-/*
- * The cqrs_id becomes a routing key.  Only the binding keys of queues may have
- * "*" and "#".
- */
-static void
-check_cqrs_id(const char *cqrs_id)
-{
-	if (cqrs_id[0] == '\0' || strlen(cqrs_id) > CQRS_ID_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
-				 errdetail("The cqrs_id must have 1 to %d bytes.", CQRS_ID_BYTES),
-				 errhint("Choose one with the argument \"cqrs_id\".")));
-	for (const char *c = cqrs_id; *c != '\0'; c++)
-	{
-		if (*c == '*' || *c == '#' || (unsigned char) *c <= ' ')
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_NAME),
-					 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
-					 errdetail("The cqrs_id is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
-					 errhint("Choose one with the argument \"cqrs_id\".")));
-	}
 }
 
 /*

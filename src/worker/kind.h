@@ -15,6 +15,7 @@
 typedef enum CqrsWorkerKind
 {
 	CQRS_WORKER_PUBLISHER,
+	CQRS_WORKER_CONSUMER,
 	CQRS_NWORKERKINDS
 } CqrsWorkerKind;
 

@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * ddl.c
- *	  Commands that change the schema below masters: which objects each may
- *	  touch, and are therefore checked before and after it (guard.c).
+ *	  Commands that change the schema: which objects each may touch.
+ *
+ * What tables must keep is known by judges, one for each kind of object that
+ * users define: masters, replicas.  Each is asked before and after a command;
+ * an error that it raises undoes the command.
  *
  * Without CASCADE, a command changes the tables that it names, their children,
  * and functions.  With CASCADE, and in DROP OWNED and DROP EXTENSION, a
- * command may touch anything, and all masters are checked.  Far more commands
- * can change what sync_when means (meaning.c), and values change their form
- * when their type does: both concern any master.
+ * command may touch anything, and all tables of all judges are looked at.  Far
+ * more commands can change what an SQL expression means, and values change
+ * their form when their type does: both concern any table.
  *
- * A command that drops a table, or detaches it from its master, is refused as
- * well if the transaction has changed rows of the table whose messages are not
- * made yet.  cqrs_unregister() refuses the same.
- *
- * When the extension itself is dropped, the masters' tables are locked first.
- * A writer locks its table, and at commit a segment of the outbox.  DROP
- * EXTENSION would lock them in the opposite order, and could deadlock.
+ * Facts about tables (facts.c) are read before a command and again after it,
+ * and judges compare them.  They are compared only for tables that this
+ * transaction has locked against other schema changes by then; schema changes
+ * by other transactions are judged there.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,90 +24,78 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_inherits.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
-#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 
 #include "base/compat.h"
-#include "base/guc.h"
 #include "base/objects.h"
-#include "capture/changeset.h"
-#include "master/master.h"
-#include "master/relation.h"
-#include "schema/ddl.h"
-#include "schema/facts.h"
-#include "schema/guard.h"
-#include "schema/meaning.h"
+#include "ddl/ddl.h"
+#include "ddl/facts.h"
 
-/* What a command may touch. */
-typedef enum Scope
-{
-	SCOPE_NONE,
-	SCOPE_TABLES,				/* the tables that it names */
-	SCOPE_HOOKS,				/* any function */
-	SCOPE_ALL					/* anything */
-} Scope;
+#define MAX_JUDGES	2
 
 struct CqrsDdlGuard
 {
 	MemoryContext context;		/* holds all of this */
-	bool		disables_trigger;	/* the command does so by name */
-	List	   *relids;			/* tables that may be touched */
-	List	   *tables;			/* CqrsTableFacts of each, or NULL */
-	List	   *hooks;			/* of CqrsGuardedHook */
-	List	   *meanings;		/* of CqrsMeaning */
-	Oid			type;			/* whose values the command gives another
-								 * form, or InvalidOid */
-	Oid			renamed;		/* table that it renames, or InvalidOid */
-	List	   *changed;		/* tables with changed rows, where it may take
-								 * some away */
-	List	   *changed_names;	/* and their names */
+	CqrsDdlCommand command;
+	void	   *states[MAX_JUDGES]; /* what before() has returned */
 };
 
-static void lock_masters(void);
+static const CqrsDdlJudge *judges[MAX_JUDGES];
+static int	njudges = 0;
+
 static bool is_ready(Node *statement);
-static Scope find_scope(Node *statement, List **relids);
-static Scope alter_table_scope(AlterTableStmt *alter, List **relids);
-static Scope drop_scope(DropStmt *drop, List **relids);
-static Scope rename_scope(RenameStmt *rename, List **relids);
+static List *all_relids(void);
+static void describe(CqrsDdlCommand *command);
+static CqrsDdlScope find_scope(Node *statement, List **relids);
+static CqrsDdlScope alter_table_scope(AlterTableStmt *alter, List **relids);
+static CqrsDdlScope drop_scope(DropStmt *drop, List **relids);
+static CqrsDdlScope rename_scope(RenameStmt *rename, List **relids);
 static List *add_relation(List *relids, RangeVar *name);
 static List *add_parents(List *relids, CreateStmt *create);
-static void foresee(CqrsDdlGuard *guard, AlterTableStmt *alter);
-static void foresee_attach(Oid relid, RangeVar *name);
 static bool takes_tables(Node *statement);
 static bool changes_meanings(Node *statement);
 static Oid	retyped(Node *statement);
 static Oid	row_type(RangeVar *name);
-static void list_changed(CqrsDdlGuard *guard);
-static void check_changed(const CqrsDdlGuard *guard);
+
+void
+cqrs_ddl_register(const CqrsDdlJudge *judge)
+{
+	Assert(njudges < MAX_JUDGES);
+	judges[njudges++] = judge;
+}
 
 CqrsDdlGuard *
 cqrs_ddl_before(Node *statement)
 {
 	CqrsDdlGuard *guard;
+	CqrsDdlCommand command = {.statement = statement};
 	MemoryContext context;
 	MemoryContext caller;
 	List	   *relids = NIL;
-	Scope		scope;
-	bool		takes;
-	bool		meanings;
-	ListCell   *lc;
+	bool		guards = false;
 
 	if (cqrs_ddl_drops_extension(statement))
-		lock_masters();
+	{
+		for (int i = 0; i < njudges; i++)
+		{
+			if (judges[i]->before_drop_extension != NULL)
+				judges[i]->before_drop_extension();
+		}
+	}
 	if (!is_ready(statement))
 		return NULL;
-	scope = find_scope(statement, &relids);
-	takes = !cqrs_changeset_is_empty() && takes_tables(statement);
-	meanings = cqrs_objects_are_usable() && changes_meanings(statement);
-	if (scope == SCOPE_NONE && !takes && !meanings)
+	command.scope = find_scope(statement, &relids);
+	command.takes_tables = takes_tables(statement);
+	command.changes_meanings = changes_meanings(statement) &&
+		cqrs_objects_are_usable();
+	if (command.scope == CQRS_SCOPE_NONE && !command.takes_tables &&
+		!command.changes_meanings)
 		return NULL;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs ddl",
@@ -115,48 +103,26 @@ cqrs_ddl_before(Node *statement)
 	caller = MemoryContextSwitchTo(context);
 	guard = palloc0(sizeof(CqrsDdlGuard));
 	guard->context = context;
-
-	if (scope == SCOPE_HOOKS || scope == SCOPE_ALL)
+	guard->command = command;
+	guard->command.relids = command.scope == CQRS_SCOPE_ALL ? all_relids() :
+		list_copy(relids);
+	describe(&guard->command);
+	for (int i = 0; i < njudges; i++)
 	{
-		List	   *rows = cqrs_master_read_all(InvalidOid);
-
-		guard->hooks = cqrs_guard_hooks(rows);
-		relids = NIL;
-		foreach(lc, rows)
-			relids = list_append_unique_oid(relids,
-											((CqrsMasterRow *) lfirst(lc))->relid);
+		guard->states[i] = judges[i]->before(&guard->command);
+		guards = guards || guard->states[i] != NULL;
 	}
-	if (scope != SCOPE_HOOKS)
-	{
-		foreach(lc, relids)
-			guard->tables = lappend(guard->tables,
-									cqrs_facts_table(lfirst_oid(lc)));
-		guard->relids = relids;
-	}
-	if (IsA(statement, AlterTableStmt))
-		foresee(guard, castNode(AlterTableStmt, statement));
-	if (takes)
-		list_changed(guard);
-	if (meanings)
-	{
-		guard->meanings = cqrs_meaning_read(cqrs_master_read_all(InvalidOid));
-		guard->type = retyped(statement);
-		if (IsA(statement, RenameStmt) &&
-			castNode(RenameStmt, statement)->renameType == OBJECT_TABLE)
-			guard->renamed = RangeVarGetRelid(castNode(RenameStmt, statement)->relation,
-											  NoLock, true);
-	}
-
 	MemoryContextSwitchTo(caller);
-	return guard;
+	if (guards)
+		return guard;
+	MemoryContextDelete(context);
+	return NULL;
 }
 
 void
 cqrs_ddl_after(CqrsDdlGuard *guard)
 {
 	MemoryContext caller;
-	ListCell   *lc;
-	ListCell   *lc2;
 
 	if (guard == NULL)
 		return;
@@ -165,23 +131,30 @@ cqrs_ddl_after(CqrsDdlGuard *guard)
 	caller = MemoryContextSwitchTo(guard->context);
 	if (cqrs_objects_get(true) != NULL)
 	{
-		forboth(lc, guard->relids, lc2, guard->tables)
+		for (int i = 0; i < njudges; i++)
 		{
-			if (lfirst(lc2) != NULL && cqrs_compat_relation_locked(lfirst_oid(lc)))
-				cqrs_guard_check_table(lfirst(lc2), guard->disables_trigger);
+			if (guard->states[i] != NULL)
+				judges[i]->after(&guard->command, guard->states[i]);
 		}
-		foreach(lc, guard->hooks)
-			cqrs_guard_check_hook(lfirst(lc));
-		foreach(lc, guard->meanings)
-			cqrs_meaning_check(lfirst(lc));
-		if (OidIsValid(guard->type))
-			cqrs_guard_check_type(guard->type);
-		if (OidIsValid(guard->renamed))
-			cqrs_guard_notice_renamed(guard->renamed);
-		check_changed(guard);
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(guard->context);
+}
+
+void
+cqrs_ddl_each_table(const CqrsDdlCommand *command,
+					void (*check) (const CqrsDdlCommand *command,
+								   const CqrsTableFacts *before))
+{
+	ListCell   *lc;
+
+	foreach(lc, command->tables)
+	{
+		const CqrsTableFacts *before = lfirst(lc);
+
+		if (cqrs_compat_relation_locked(before->relid))
+			check(command, before);
+	}
 }
 
 bool
@@ -201,30 +174,8 @@ cqrs_ddl_drops_extension(Node *statement)
 }
 
 /*
- * For superusers only, so that a user who may not drop the extension cannot
- * block writers.  Dropping the extension drops the masters' triggers.  If the
- * extension does not match the library, writes to masters fail anyway; nothing
- * is locked, since it has to be possible to drop the extension.
- */
-static void
-lock_masters(void)
-{
-	ListCell   *lc;
-
-	if (!superuser() || !cqrs_objects_are_usable())
-		return;
-	foreach(lc, cqrs_master_read_all(InvalidOid))
-	{
-		Oid			relid = ((CqrsMasterRow *) lfirst(lc))->relid;
-
-		LockRelationOid(relid, AccessExclusiveLock);
-		(void) find_all_inheritors(relid, AccessExclusiveLock, NULL);
-	}
-}
-
-/*
- * Whether there may be masters to check.  False while the extension itself is
- * being created, changed or dropped, piece by piece.
+ * Whether there may be something to guard.  False while the extension itself
+ * is being created, changed or dropped, piece by piece.
  */
 static bool
 is_ready(Node *statement)
@@ -237,11 +188,56 @@ is_ready(Node *statement)
 		CurrentExtensionObject != get_extension_oid("cqrs", true);
 }
 
+/* The tables of all judges. */
+static List *
+all_relids(void)
+{
+	List	   *relids = NIL;
+
+	for (int i = 0; i < njudges; i++)
+		relids = list_concat_unique_oid(relids, judges[i]->relids());
+	return relids;
+}
+
+/* Fill in what a command is about. */
+static void
+describe(CqrsDdlCommand *command)
+{
+	Node	   *statement = command->statement;
+	ListCell   *lc;
+
+	foreach(lc, command->relids)
+	{
+		CqrsTableFacts *facts = cqrs_facts_table(lfirst_oid(lc));
+
+		if (facts != NULL)
+			command->tables = lappend(command->tables, facts);
+	}
+	if (IsA(statement, AlterTableStmt))
+	{
+		AlterTableStmt *alter = castNode(AlterTableStmt, statement);
+
+		command->altered = RangeVarGetRelid(alter->relation, NoLock, true);
+		foreach(lc, alter->cmds)
+		{
+			if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DisableTrig)
+				command->disables_trigger = true;
+		}
+	}
+	if (!command->changes_meanings)
+		return;
+	command->retyped = retyped(statement);
+	if (IsA(statement, RenameStmt) &&
+		castNode(RenameStmt, statement)->renameType == OBJECT_TABLE)
+		command->renamed = RangeVarGetRelid(castNode(RenameStmt, statement)->relation,
+											NoLock, true);
+}
+
 /* The scope of a command; tables that it names are added to *relids. */
-static Scope
+static CqrsDdlScope
 find_scope(Node *statement, List **relids)
 {
-	Scope		scope = SCOPE_NONE;
+	CqrsDdlScope scope = CQRS_SCOPE_NONE;
 
 	switch (nodeTag(statement))
 	{
@@ -258,7 +254,7 @@ find_scope(Node *statement, List **relids)
 			break;
 
 		case T_DropOwnedStmt:
-			scope = SCOPE_ALL;
+			scope = CQRS_SCOPE_ALL;
 			break;
 
 		case T_AlterObjectSchemaStmt:
@@ -267,7 +263,7 @@ find_scope(Node *statement, List **relids)
 				case OBJECT_FUNCTION:
 				case OBJECT_ROUTINE:
 				case OBJECT_EXTENSION:
-					scope = SCOPE_HOOKS;
+					scope = CQRS_SCOPE_FUNCTIONS;
 					break;
 				default:
 					break;
@@ -276,11 +272,11 @@ find_scope(Node *statement, List **relids)
 
 		case T_CreateFunctionStmt:
 			if (castNode(CreateFunctionStmt, statement)->replace)
-				scope = SCOPE_HOOKS;
+				scope = CQRS_SCOPE_FUNCTIONS;
 			break;
 
 		case T_AlterFunctionStmt:
-			scope = SCOPE_HOOKS;
+			scope = CQRS_SCOPE_FUNCTIONS;
 			break;
 
 		case T_CreateTrigStmt:
@@ -288,38 +284,38 @@ find_scope(Node *statement, List **relids)
 			{
 				*relids = add_relation(*relids,
 									   castNode(CreateTrigStmt, statement)->relation);
-				scope = SCOPE_TABLES;
+				scope = CQRS_SCOPE_TABLES;
 			}
 			break;
 
 		case T_CreateStmt:
 			*relids = add_parents(*relids, castNode(CreateStmt, statement));
-			scope = SCOPE_TABLES;
+			scope = CQRS_SCOPE_TABLES;
 			break;
 
 		case T_CreateForeignTableStmt:
 			*relids = add_parents(*relids,
 								  &castNode(CreateForeignTableStmt, statement)->base);
-			scope = SCOPE_TABLES;
+			scope = CQRS_SCOPE_TABLES;
 			break;
 
 		default:
 			break;
 	}
-	if (scope == SCOPE_NONE || (scope == SCOPE_TABLES && *relids == NIL) ||
+	if (scope == CQRS_SCOPE_NONE || (scope == CQRS_SCOPE_TABLES && *relids == NIL) ||
 		cqrs_objects_get(true) == NULL)
-		return SCOPE_NONE;
+		return CQRS_SCOPE_NONE;
 	return scope;
 }
 
-static Scope
+static CqrsDdlScope
 alter_table_scope(AlterTableStmt *alter, List **relids)
 {
 	ListCell   *lc;
 
 	/* Tables may be of a composite type that is altered. */
 	if (alter->objtype == OBJECT_TYPE)
-		return SCOPE_ALL;
+		return CQRS_SCOPE_ALL;
 
 	*relids = add_relation(*relids, alter->relation);
 	foreach(lc, alter->cmds)
@@ -328,17 +324,17 @@ alter_table_scope(AlterTableStmt *alter, List **relids)
 
 		/* Views and functions may go as well. */
 		if (command->behavior == DROP_CASCADE)
-			return SCOPE_ALL;
+			return CQRS_SCOPE_ALL;
 		if (command->subtype == AT_AddInherit)
 			*relids = add_relation(*relids, castNode(RangeVar, command->def));
 		else if (command->subtype == AT_AttachPartition)
 			*relids = add_relation(*relids,
 								   castNode(PartitionCmd, command->def)->name);
 	}
-	return SCOPE_TABLES;
+	return CQRS_SCOPE_TABLES;
 }
 
-static Scope
+static CqrsDdlScope
 rename_scope(RenameStmt *rename, List **relids)
 {
 	switch (rename->renameType)
@@ -346,18 +342,18 @@ rename_scope(RenameStmt *rename, List **relids)
 		case OBJECT_COLUMN:
 		case OBJECT_TRIGGER:
 			*relids = add_relation(*relids, rename->relation);
-			return SCOPE_TABLES;
+			return CQRS_SCOPE_TABLES;
 
 		case OBJECT_ATTRIBUTE:
-			return SCOPE_ALL;
+			return CQRS_SCOPE_ALL;
 
 		case OBJECT_FUNCTION:
 		case OBJECT_ROUTINE:
 		case OBJECT_SCHEMA:
-			return SCOPE_HOOKS;
+			return CQRS_SCOPE_FUNCTIONS;
 
 		default:
-			return SCOPE_NONE;
+			return CQRS_SCOPE_NONE;
 	}
 }
 
@@ -365,19 +361,19 @@ rename_scope(RenameStmt *rename, List **relids)
  * Without CASCADE, DROP drops little beside the named objects.  DROP EXTENSION
  * always drops the members of the extension.
  */
-static Scope
+static CqrsDdlScope
 drop_scope(DropStmt *drop, List **relids)
 {
 	ListCell   *lc;
 
 	if (drop->behavior == DROP_CASCADE || drop->removeType == OBJECT_EXTENSION)
-		return SCOPE_ALL;
+		return CQRS_SCOPE_ALL;
 
 	switch (drop->removeType)
 	{
 		case OBJECT_FUNCTION:
 		case OBJECT_ROUTINE:
-			return SCOPE_HOOKS;
+			return CQRS_SCOPE_FUNCTIONS;
 
 		case OBJECT_TRIGGER:
 			foreach(lc, drop->objects)
@@ -388,10 +384,10 @@ drop_scope(DropStmt *drop, List **relids)
 				*relids = add_relation(*relids,
 									   makeRangeVarFromNameList(name));
 			}
-			return SCOPE_TABLES;
+			return CQRS_SCOPE_TABLES;
 
 		default:
-			return SCOPE_NONE;
+			return CQRS_SCOPE_NONE;
 	}
 }
 
@@ -413,43 +409,6 @@ add_parents(List *relids, CreateStmt *create)
 	foreach(lc, create->inhRelations)
 		relids = add_relation(relids, lfirst_node(RangeVar, lc));
 	return relids;
-}
-
-/* Judge parts of ALTER TABLE before they run, if the user may run them. */
-static void
-foresee(CqrsDdlGuard *guard, AlterTableStmt *alter)
-{
-	Oid			relid = RangeVarGetRelid(alter->relation, NoLock, true);
-	ListCell   *lc;
-	ListCell   *lc2;
-
-	foreach(lc, alter->cmds)
-	{
-		AlterTableCmd *command = lfirst_node(AlterTableCmd, lc);
-
-		if (command->subtype == AT_DisableTrig)
-			guard->disables_trigger = true;
-		else if (command->subtype == AT_AttachPartition)
-			foresee_attach(relid, castNode(PartitionCmd, command->def)->name);
-	}
-	forboth(lc, guard->relids, lc2, guard->tables)
-	{
-		if (lfirst_oid(lc) == relid && lfirst(lc2) != NULL &&
-			cqrs_owns_relation(relid, GetUserId()))
-			cqrs_guard_foresee(lfirst(lc2), alter->cmds);
-	}
-}
-
-static void
-foresee_attach(Oid relid, RangeVar *name)
-{
-	Oid			partition = RangeVarGetRelid(name, NoLock, true);
-
-	if (OidIsValid(relid) && OidIsValid(partition) &&
-		cqrs_objects_are_usable() &&
-		cqrs_owns_relation(relid, GetUserId()) &&
-		cqrs_owns_relation(partition, GetUserId()))
-		cqrs_guard_foresee_attach(relid, partition);
 }
 
 /* Whether a command may drop tables or detach partitions. */
@@ -546,42 +505,4 @@ row_type(RangeVar *name)
 	Oid			relid = RangeVarGetRelid(name, NoLock, true);
 
 	return OidIsValid(relid) ? get_rel_type_id(relid) : InvalidOid;
-}
-
-static void
-list_changed(CqrsDdlGuard *guard)
-{
-	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
-	{
-		Oid			relid = cqrs_changeset_get_target(i)->relid;
-		char	   *name = get_rel_name(relid);
-
-		if (name == NULL || list_member_oid(guard->changed, relid))
-			continue;
-		guard->changed = lappend_oid(guard->changed, relid);
-		guard->changed_names = lappend(guard->changed_names, name);
-	}
-}
-
-static void
-check_changed(const CqrsDdlGuard *guard)
-{
-	ListCell   *lc;
-	ListCell   *lc2;
-
-	forboth(lc, guard->changed, lc2, guard->changed_names)
-	{
-		Oid			relid = lfirst_oid(lc);
-
-		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
-			cqrs_relation_get(relid) != NULL)
-			continue;
-		if (cqrs_produce && cqrs_changeset_has_known_notes(relid))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot take table \"%s\" from its masters, because this transaction has changed rows of it",
-							(char *) lfirst(lc2)),
-					 errdetail("Their messages would never be sent."),
-					 errhint("Commit the changes first, or send them with cqrs_flush().")));
-	}
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * facts.c
- *	  What masters rely on of a table, as the system catalogs have it.
+ *	  Facts about a table, as the system catalogs have them.
  *
  * Facts are read without a lock on the table: the guarded command takes the
  * locks that it needs, and must not wait for others.
@@ -22,15 +22,10 @@
 #include "utils/fmgroids.h"
 #include "utils/syscache.h"
 
-#include "schema/facts.h"
-#include "schema/triggers.h"
+#include "ddl/facts.h"
 
-const char *const cqrs_facts_triggers[CQRS_FACTS_TRIGGERS] = {
-	CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
-};
-
-static List *read_key(Oid relid);
-static void read_triggers(CqrsTableFacts *facts);
+static void read_key(CqrsTableFacts *facts);
+static List *read_triggers(Oid relid);
 
 CqrsTableFacts *
 cqrs_facts_table(Oid relid)
@@ -45,7 +40,13 @@ cqrs_facts_table(Oid relid)
 	class = (Form_pg_class) GETSTRUCT(tuple);
 	facts = palloc0(sizeof(CqrsTableFacts));
 	facts->relid = relid;
+	facts->name = pstrdup(NameStr(class->relname));
+	facts->schema = class->relnamespace;
+	facts->kind = class->relkind;
 	facts->persistence = class->relpersistence;
+	facts->is_partition = class->relispartition;
+	facts->forces_security = class->relrowsecurity &&
+		class->relforcerowsecurity;
 	facts->access_method = class->relam;
 	facts->inherits = has_superclass(relid) ||
 		(class->relhassubclass && class->relkind != RELKIND_PARTITIONED_TABLE &&
@@ -71,26 +72,26 @@ cqrs_facts_table(Oid relid)
 			column->typmod = attribute->atttypmod;
 			column->not_null = attribute->attnotnull;
 			column->has_default = attribute->atthasdef;
+			column->is_generated = attribute->attgenerated != '\0';
 			column->is_identity = attribute->attidentity != '\0';
 		}
 		ReleaseSysCache(tuple);
 	}
-	facts->key = read_key(relid);
-	read_triggers(facts);
+	read_key(facts);
+	facts->triggers = read_triggers(relid);
 	return facts;
 }
 
-static List *
-read_key(Oid relid)
+static void
+read_key(CqrsTableFacts *facts)
 {
 	Relation	catalog = table_open(IndexRelationId, AccessShareLock);
-	List	   *key = NIL;
 	ScanKeyData scankey;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&scankey, Anum_pg_index_indrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(relid));
+				F_OIDEQ, ObjectIdGetDatum(facts->relid));
 	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1,
 							  &scankey);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -99,38 +100,54 @@ read_key(Oid relid)
 
 		if (!index->indisprimary || !index->indisvalid)
 			continue;
+		facts->key_index = index->indexrelid;
 		for (int i = 0; i < index->indnkeyatts; i++)
-			key = lappend_int(key, index->indkey.values[i]);
+			facts->key = lappend_int(facts->key, index->indkey.values[i]);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
-	return key;
 }
 
-static void
-read_triggers(CqrsTableFacts *facts)
+static List *
+read_triggers(Oid relid)
 {
 	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	List	   *triggers = NIL;
 	ScanKeyData scankey;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&scankey, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(facts->relid));
+				F_OIDEQ, ObjectIdGetDatum(relid));
 	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 1,
 							  &scankey);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+		CqrsTriggerFacts *facts = palloc(sizeof(CqrsTriggerFacts));
 
-		for (int i = 0; i < CQRS_FACTS_TRIGGERS; i++)
-		{
-			if (strcmp(NameStr(trigger->tgname), cqrs_facts_triggers[i]) != 0)
-				continue;
-			facts->triggers[i].function = trigger->tgfoid;
-			facts->triggers[i].enabled = trigger->tgenabled != TRIGGER_DISABLED;
-		}
+		facts->name = pstrdup(NameStr(trigger->tgname));
+		facts->function = trigger->tgfoid;
+		facts->enabled = trigger->tgenabled != TRIGGER_DISABLED;
+		triggers = lappend(triggers, facts);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
+	return triggers;
+}
+
+const CqrsTriggerFacts *
+cqrs_facts_trigger(const CqrsTableFacts *facts, const char *name)
+{
+	static const CqrsTriggerFacts none = {0};
+	ListCell   *lc;
+
+	foreach(lc, facts->triggers)
+	{
+		const CqrsTriggerFacts *trigger = lfirst(lc);
+
+		if (strcmp(trigger->name, name) == 0)
+			return trigger;
+	}
+	return &none;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * facts.h
- *	  What masters rely on of a table, as the system catalogs have it.
+ *	  Facts about a table, as the system catalogs have them.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,8 +12,6 @@
 
 #include "nodes/pg_list.h"
 
-#define CQRS_FACTS_TRIGGERS	3
-
 /* A column. */
 typedef struct CqrsColumnFacts
 {
@@ -22,14 +20,15 @@ typedef struct CqrsColumnFacts
 	int32		typmod;
 	bool		not_null;
 	bool		has_default;	/* or is generated */
+	bool		is_generated;
 	bool		is_identity;
 	bool		is_computed;	/* predicted: gets other values */
 } CqrsColumnFacts;
 
-/* A trigger of ours. */
 typedef struct CqrsTriggerFacts
 {
-	Oid			function;		/* InvalidOid: there is no such trigger */
+	char	   *name;
+	Oid			function;
 	bool		enabled;
 } CqrsTriggerFacts;
 
@@ -37,23 +36,33 @@ typedef struct CqrsTriggerFacts
 typedef struct CqrsTableFacts
 {
 	Oid			relid;
+	char	   *name;
+	Oid			schema;
+	char		kind;			/* pg_class.relkind */
 	char		persistence;
+	bool		is_partition;
+	bool		forces_security;	/* row security, of the owner, too */
 	Oid			access_method;
 	bool		inherits;		/* has a parent, or children other than
 								 * partitions */
 	int			ncolumns;
 	CqrsColumnFacts *columns;
 	List	   *key;			/* numbers of columns; NIL: no primary key */
-	CqrsTriggerFacts triggers[CQRS_FACTS_TRIGGERS];
+	Oid			key_index;
+	List	   *triggers;		/* of CqrsTriggerFacts */
 } CqrsTableFacts;
-
-/* The names of our triggers, in the order of "triggers". */
-extern const char *const cqrs_facts_triggers[CQRS_FACTS_TRIGGERS];
 
 /*
  * The facts about a table, in the current context; NULL if the table is gone.
  * Takes no lock on the table.
  */
 extern CqrsTableFacts *cqrs_facts_table(Oid relid);
+
+/*
+ * The facts about a trigger; without a function if there is none of that
+ * name.
+ */
+extern const CqrsTriggerFacts *cqrs_facts_trigger(const CqrsTableFacts *facts,
+												  const char *name);
 
 #endif							/* CQRS_FACTS_H */

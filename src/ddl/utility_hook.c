@@ -38,8 +38,8 @@
 #include "base/compat.h"
 #include "base/slot.h"
 #include "outbox/published.h"
-#include "schema/ddl.h"
-#include "schema/utility_hook.h"
+#include "ddl/ddl.h"
+#include "ddl/utility_hook.h"
 #include "worker/wake.h"
 #include "worker/worker.h"
 

@@ -1,0 +1,45 @@
+/*-------------------------------------------------------------------------
+ *
+ * columns.h
+ *	  Options that name columns of a table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_COLUMNS_H
+#define CQRS_COLUMNS_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+/* Whether a list of char * has a name. */
+extern bool cqrs_columns_have(List *names, const char *name);
+
+/* Whether a column is cqrs_revision or cqrs_updated. */
+extern bool cqrs_columns_is_own(const char *name);
+
+/*
+ * The key of a column in messages: its name, unless the map (jsonb, or null)
+ * has another.
+ */
+extern const char *cqrs_columns_key(const NullableDatum *map,
+									const char *name);
+
+/*
+ * The columns that a map names, each with a key that is a string.  Raises the
+ * error that a user is to see when the map is something else.
+ */
+extern List *cqrs_columns_mapped(const NullableDatum *map);
+
+/* A column has another name, in a list (text[], or null) ... */
+extern void cqrs_columns_rename_in_list(NullableDatum *option,
+										const char *from, const char *to);
+
+/*
+ * ... and in a map.  "keeps_key": a column without an entry keeps its old name
+ * as its key.
+ */
+extern void cqrs_columns_rename_in_map(NullableDatum *map, const char *from,
+									   const char *to, bool keeps_key);
+
+#endif							/* CQRS_COLUMNS_H */
