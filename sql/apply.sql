@@ -295,10 +295,10 @@ SELECT apply(b) FROM unnest(ARRAY[
 	'{"signal_type":"SAVE","cqrs_id":"basic","instance_data":{"id":1,"cqrs_revision":0,"cqrs_updated":"2026-11-23 05:45:02.814972+00:00","name":"n1","num":1},"previous_data":null,"instance_pk":1,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:02+00:00","meta":{}}',
 	'{"signal_type":"DELETE","cqrs_id":"basic","instance_data":{"id":1,"cqrs_revision":10,"cqrs_updated":"2026-11-23 05:45:05.807505+00:00"},"previous_data":null,"instance_pk":1,"correlation_id":null,"retries":0,"expires":"2026-11-24T05:45:05+00:00","meta":{}}']) b;
 
+SELECT cqrs_unregister_replica(r.cqrs_id) FROM cqrs.replica r ORDER BY r.cqrs_id;
 DROP TABLE author, seen, good, bad, basic;
 DROP FUNCTION body, apply(text, boolean), apply(text, text, text, text, boolean), author, several, see, deliver, handle, watch,
 	whoami, escape, parse, with_key, is_json;
-SELECT cqrs_unregister_replica('watched');
 REVOKE CREATE ON SCHEMA public FROM apply_owner;
 REVOKE USAGE ON SCHEMA public FROM apply_stranger;
 DROP ROLE apply_owner, apply_stranger;

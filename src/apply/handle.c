@@ -12,11 +12,11 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "fmgr.h"
 
 #include "apply/handle.h"
 #include "apply/incoming.h"
+#include "replica/handler.h"
 
 static void find_function(CqrsPlan *plan);
 
@@ -51,11 +51,9 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 static void
 find_function(CqrsPlan *plan)
 {
-	CqrsSignature signature = {1, {cqrs_incoming_type()}, BOOLOID};
-	CqrsFunctionKind kind = {"handler", 1, &signature, NULL, NULL};
 	MemoryContext caller = MemoryContextSwitchTo(plan->context);
 
-	(void) cqrs_function_find(&plan->function, plan->handler, &kind,
-							  plan->owner);
+	(void) cqrs_function_find(&plan->function, plan->handler,
+							  cqrs_handler_kind(), plan->owner);
 	MemoryContextSwitchTo(caller);
 }

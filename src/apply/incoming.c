@@ -11,18 +11,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "apply/incoming.h"
-#include "base/compat.h"
+#include "base/objects.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_parse_message);
 PG_FUNCTION_INFO_V1(cqrs_sql_current_message);
@@ -36,30 +33,15 @@ enum
 
 const CqrsIncoming *cqrs_incoming_current = NULL;
 
+static TupleDesc descriptor(void);
 static void set_text(Datum *value, bool *isnull, const char *text);
 static char *get_text(const Datum *values, const bool *nulls, int att,
 					  const char *name);
 
-Oid
-cqrs_incoming_type(void)
-{
-	Oid			schema = get_namespace_oid("cqrs", false);
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									   CStringGetDatum("message"),
-									   ObjectIdGetDatum(schema));
-
-	if (!OidIsValid(type))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("type cqrs.message does not exist"),
-				 errhint("Use ALTER EXTENSION cqrs UPDATE.")));
-	return type;
-}
-
 Datum
 cqrs_incoming_to_datum(const CqrsIncoming *message)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc_copy(cqrs_incoming_type(), -1);
+	TupleDesc	desc = descriptor();
 	Datum		values[NATTS] = {0};
 	bool		nulls[NATTS] = {0};
 
@@ -82,6 +64,14 @@ cqrs_incoming_to_datum(const CqrsIncoming *message)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
+/* The attributes of cqrs.message. */
+static TupleDesc
+descriptor(void)
+{
+	return lookup_rowtype_tupdesc_copy(cqrs_objects_get(false)->message_type,
+									   -1);
+}
+
 static void
 set_text(Datum *value, bool *isnull, const char *text)
 {
@@ -94,7 +84,7 @@ set_text(Datum *value, bool *isnull, const char *text)
 void
 cqrs_incoming_from_datum(Datum value, CqrsIncoming *message)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc_copy(cqrs_incoming_type(), -1);
+	TupleDesc	desc = descriptor();
 	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
 	HeapTupleData tuple = {0};
 	Datum		values[NATTS];

@@ -15,9 +15,6 @@
 /* The message that is being applied, or NULL. */
 extern const CqrsIncoming *cqrs_incoming_current;
 
-/* The OID of cqrs.message. */
-extern Oid	cqrs_incoming_type(void);
-
 /* A message as a value, and back, in the current context. */
 extern Datum cqrs_incoming_to_datum(const CqrsIncoming *message);
 extern void cqrs_incoming_from_datum(Datum value, CqrsIncoming *message);
