@@ -435,6 +435,52 @@ ALTER TABLE cqrs.replica ENABLE ALWAYS TRIGGER changed;
 --
 -- Messages, as replicas see them
 --
+--		signal_type		SAVE, DELETE or SYNC
+--		cqrs_id			name of the master and of the replica
+--		instance_data	the row as the master sends it; of a DELETE, its key
+--		previous_data	old values of tracked columns, or null
+--		instance_pk		the key; of several columns, an array
+--		correlation_id	what the master set, or null
+--		retries			how often Python's replicas have tried it
+--		expires			null: never
+--		meta			what the master added, or null
+--		message_id		from the broker, or null
+--		direct			whether it was sent to this queue alone
+--
+
+CREATE TYPE cqrs.message AS (
+	signal_type text,
+	cqrs_id text,
+	instance_data json,
+	previous_data json,
+	instance_pk json,
+	correlation_id text,
+	retries integer,
+	expires timestamptz,
+	meta json,
+	message_id text,
+	direct boolean
+);
+COMMENT ON TYPE cqrs.message IS 'a message, as replicas and their handlers see it';
+
+-- What it reads depends on nothing but the encoding of the database.
+CREATE FUNCTION cqrs.parse_message(body text) RETURNS cqrs.message
+	AS 'MODULE_PATHNAME', 'cqrs_sql_parse_message'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION cqrs.parse_message(text) IS 'reads the body of a message';
+
+CREATE FUNCTION cqrs.deliver(message cqrs.message) RETURNS text
+	AS 'MODULE_PATHNAME', 'cqrs_sql_deliver' LANGUAGE C STRICT;
+COMMENT ON FUNCTION cqrs.deliver(cqrs.message) IS 'does with a message what the consumer does, in the current transaction; returns what became of it';
+REVOKE ALL ON FUNCTION cqrs.deliver(cqrs.message) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_apply(message cqrs.message) RETURNS text
+	AS 'MODULE_PATHNAME', 'cqrs_sql_apply' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_apply(cqrs.message) IS 'applies a message to the table of its replica, without its handler; returns what became of it';
+
+CREATE FUNCTION @extschema@.cqrs_current_message() RETURNS cqrs.message
+	AS 'MODULE_PATHNAME', 'cqrs_sql_current_message' LANGUAGE C STABLE;
+COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message that is being applied, for triggers of the replica''s table; null if there is none';
 
 CREATE TYPE cqrs.message AS (signal_type text, cqrs_id text,
 	instance_data json, previous_data json, instance_pk json,

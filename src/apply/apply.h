@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "utils/guc.h"
+
 #include "apply/envelope.h"
 #include "replica/replica.h"
 
@@ -25,7 +27,7 @@ typedef enum CqrsOutcome
 	CQRS_OUTCOME_IGNORED,		/* a broadcast SYNC, with only_direct_syncs */
 	CQRS_OUTCOME_HANDLED,		/* by the handler of a replica */
 	CQRS_OUTCOME_REPEATED		/* the handler has had it already */
-}			CqrsOutcome;
+} CqrsOutcome;
 
 typedef struct CqrsApplied
 {
@@ -33,7 +35,7 @@ typedef struct CqrsApplied
 	bool		gap;			/* revisions were left out before this one */
 	bool		downgrade;		/* a SYNC below the row's revision */
 	bool		unknown_keys;	/* instance_data has keys without a column */
-}			CqrsApplied;
+} CqrsApplied;
 
 /*
  * The state of applying, for a transaction: tables that are locked and open,
@@ -52,8 +54,8 @@ typedef struct CqrsApplier CqrsApplier;
  * them.  cqrs_apply_forget() gives them back, after the commit, and after an
  * abort too, which has given them back already; it needs no transaction.
  */
-extern CqrsApplier * cqrs_apply_begin(Oid owner);
-extern void cqrs_apply_end(CqrsApplier * applier);
+extern CqrsApplier *cqrs_apply_begin(Oid owner);
+extern void cqrs_apply_end(CqrsApplier *applier);
 extern void cqrs_apply_forget(void);
 
 /*

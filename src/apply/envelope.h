@@ -12,6 +12,7 @@
 
 #include "datatype/timestamp.h"
 
+#include "apply/json_scan.h"
 #include "base/signal.h"
 
 /*
@@ -33,13 +34,14 @@ typedef struct CqrsIncoming
 	char	   *instance_pk;	/* JSON without insignificant space; messages
 								 * of one row have the same */
 	char	   *instance_data;	/* JSON, an object */
+	CqrsJsonMembers data;		/* the members of instance_data */
 	char	   *previous_data;	/* JSON, or NULL */
 	char	   *meta;			/* JSON, or NULL */
 	char	   *correlation_id; /* or NULL */
 	int			retries;		/* 0 if absent */
 	bool		expires;		/* whether it ever does */
 	TimestampTz expires_at;
-}			CqrsIncoming;
+} CqrsIncoming;
 
 /*
  * Read a body.  Returns NULL, or a sentence that says why this is no message:
@@ -49,6 +51,6 @@ typedef struct CqrsIncoming
  *
  * Allocates in the current context.  Raises no error but for lack of memory.
  */
-extern char *cqrs_envelope_read(CqrsIncoming * message);
+extern char *cqrs_envelope_read(CqrsIncoming *message);
 
 #endif							/* CQRS_ENVELOPE_H */

@@ -21,6 +21,8 @@ my @ROLES = qw(owner writer monitor stranger superuser);
 # Trials, by the name in the table and what else its row says.
 my $ROW    = q{ROW(1, 'a', 0, now())::item};
 my $LINE   = q{item,2026-11-23 06:01:02+00:00};
+my $MESSAGE =
+  q{cqrs.parse_message('{"signal_type": "DELETE", "cqrs_id": "kept", "instance_pk": 1, "instance_data": {"id": 1, "cqrs_revision": 1, "cqrs_updated": "2026-11-23 06:01:02+00:00"}}')};
 my %TRIALS = (
 	'cqrs_register'         => q{SELECT cqrs_register('plain')},
 	'cqrs_alter'            => q{SELECT cqrs_alter('item', '{}')},
@@ -86,6 +88,10 @@ my %TRIALS = (
 	'ALTER TABLE' => [
 		q{ALTER TABLE item ADD COLUMN w text},
 		q{ALTER TABLE item RENAME COLUMN v TO w} ],
+	'cqrs_apply'           => qq{SELECT cqrs_apply($MESSAGE)},
+	'cqrs_current_message' => q{SELECT cqrs_current_message()},
+	'cqrs.parse_message'   => qq{SELECT $MESSAGE},
+	'cqrs.deliver'         => qq{SELECT cqrs.deliver($MESSAGE)},
 	'cqrs.master write' => [
 		q{INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('x', 'plain', true)},
 		q{UPDATE cqrs.master SET produce = false},
@@ -136,6 +142,8 @@ $node->safe_psql(
 	CREATE ROLE test_superuser SUPERUSER;
 	CREATE TABLE item (id int PRIMARY KEY, v text);
 	CREATE TABLE plain (id int PRIMARY KEY);
+	CREATE TABLE kept (id int PRIMARY KEY);
+	ALTER TABLE kept OWNER TO test_owner;
 	ALTER TABLE item OWNER TO test_owner;
 	ALTER TABLE plain OWNER TO test_owner;
 	GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON item, plain TO test_writer;
@@ -145,6 +153,7 @@ $node->safe_psql(
 	ALTER TABLE followed OWNER TO test_owner;
 	SELECT cqrs_register_replica('followed');
 	SELECT cqrs_register('item');
+	SELECT cqrs_register_replica('kept');
 	SELECT cqrs_register('item', 'custom', serializer => 'public.item_json');
 	INSERT INTO item VALUES (1, 'a')});
 
