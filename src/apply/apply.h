@@ -64,9 +64,27 @@ extern void cqrs_apply_forget(void);
  * message fail; the caller has a (sub)transaction to abort.  After the abort
  * of a subtransaction the applier may be used again.
  */
-extern void cqrs_apply_message(CqrsApplier * applier,
+extern void cqrs_apply_message(CqrsApplier *applier,
 							   const CqrsReplica *replica,
-							   const CqrsIncoming * message,
-							   bool whatever_revision, CqrsApplied * applied);
+							   const CqrsIncoming *message,
+							   bool whatever_revision, CqrsApplied *applied);
+
+/*
+ * The same without the handler of the replica, which has a table: for a
+ * handler that calls cqrs_apply().
+ */
+extern void cqrs_apply_by_default(CqrsApplier *applier,
+								  const CqrsReplica *replica,
+								  const CqrsIncoming *message,
+								  CqrsApplied *applied);
+
+/* The applier of the transaction, between begin() and end(), or NULL. */
+extern CqrsApplier *cqrs_apply_current(void);
+
+/* Pin the settings that values and triggers depend on. */
+extern void cqrs_apply_pin_settings(GucAction action);
+
+/* What an outcome is called: "inserted", for example. */
+extern const char *cqrs_apply_outcome_name(CqrsOutcome outcome);
 
 #endif							/* CQRS_APPLY_H */
