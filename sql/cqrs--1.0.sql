@@ -482,12 +482,6 @@ CREATE FUNCTION @extschema@.cqrs_current_message() RETURNS cqrs.message
 	AS 'MODULE_PATHNAME', 'cqrs_sql_current_message' LANGUAGE C STABLE;
 COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message that is being applied, for triggers of the replica''s table; null if there is none';
 
-CREATE TYPE cqrs.message AS (signal_type text, cqrs_id text,
-	instance_data json, previous_data json, instance_pk json,
-	correlation_id text, retries integer, expires timestamptz, meta json,
-	message_id text, direct boolean);
-COMMENT ON TYPE cqrs.message IS 'a message, as handlers of replicas get it';
-
 --
 -- Consumer
 --

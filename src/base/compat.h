@@ -345,7 +345,90 @@ cqrs_timeline(void)
 #endif
 }
 
-/* Have "request" called when shared memory may be requested. */
+/* A lexer of JSON in the database's encoding that copies no strings. */
+static inline JsonLexContext *
+cqrs_make_json_lex(const char *text, int length)
+{
+	char	   *json = unconstify(char *, text);
+
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, length,
+										GetDatabaseEncoding(), false);
+#else
+	return makeJsonLexContextCstringLen(json, length, GetDatabaseEncoding(),
+										false);
+#endif
+}
+
+/* An index scan without a snapshot yet: scan->xs_snapshot has to be set. */
+static inline IndexScanDesc
+cqrs_begin_index_scan(Relation rel, Relation index, int nkeys)
+{
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(rel, index, GetActiveSnapshot(), NULL, nkeys, 0,
+						   SO_NONE);
+#elif PG_VERSION_NUM >= 180000
+	return index_beginscan(rel, index, GetActiveSnapshot(), NULL, nkeys, 0);
+#else
+	return index_beginscan(rel, index, GetActiveSnapshot(), nkeys, 0);
+#endif
+}
+
+/*
+ * Make a table the only one of an executor state, with the columns, as offsets
+ * from FirstLowInvalidHeapAttributeNumber, that updates set.
+ */
+static inline void
+cqrs_init_range_table(EState *estate, Relation rel, Bitmapset *updated)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+#if PG_VERSION_NUM >= 160000
+	List	   *permissions = NIL;
+#endif
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(rel);
+	rte->relkind = rel->rd_rel->relkind;
+	rte->rellockmode = RowExclusiveLock;
+#if PG_VERSION_NUM >= 160000
+	addRTEPermissionInfo(&permissions, rte)->updatedCols = updated;
+#else
+	rte->updatedCols = updated;
+#endif
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(rte), permissions,
+					   bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	ExecInitRangeTable(estate, list_make1(rte), permissions);
+#else
+	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+}
+
+static inline void
+cqrs_init_eval_plan_qual(EPQState *epq, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1, NIL);
+#else
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1);
+#endif
+}
+
+/* From the columns of a partitioned table to a partition's; NULL: the same. */
+static inline TupleConversionMap *
+cqrs_root_to_leaf_map(ResultRelInfo *leaf, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecGetRootToChildMap(leaf, estate);
+#else
+	return leaf->ri_RootToPartitionMap;
+#endif
+}
+
+/*
+ * Have "request" called when shared memory may be requested.
+ */
 #if PG_VERSION_NUM >= 150000
 #define CQRS_REQUEST_SHMEM(previous, request) \
 	do { \

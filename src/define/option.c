@@ -30,12 +30,6 @@
 	"The value must be an interval from 1 millisecond to 30 days."
 #define MAX_INTERVAL_MS	(INT64CONST(30) * SECS_PER_DAY * 1000)
 
-#define COUNT_EXPECTED \
-	"a whole number up to 2147483647, 0 for none, or null for no limit"
-#define INTERVAL_EXPECTED \
-	"an interval from 1 millisecond to 30 days"
-#define MAX_INTERVAL_MS	(INT64CONST(30) * SECS_PER_DAY * 1000)
-
 static int	find_option(const CqrsOptionTable *table, const char *name);
 static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
 static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
@@ -96,20 +90,6 @@ cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
 			if (cqrs_option_ms(value->value) < 1 ||
 				cqrs_option_ms(value->value) > MAX_INTERVAL_MS)
 				cqrs_option_refuse(info->name, INTERVAL_EXPECTED);
-			break;
-
-		case CQRS_TYPE_COUNT:
-			if (!argument.isnull && DatumGetInt32(argument.value) < 0)
-				type_error(info, COUNT_EXPECTED);
-			break;
-
-		case CQRS_TYPE_INTERVAL:
-			if (argument.isnull)
-				value->value = interval_of(info->default_text);
-			value->isnull = false;
-			if (cqrs_option_ms(value->value) < 1 ||
-				cqrs_option_ms(value->value) > MAX_INTERVAL_MS)
-				type_error(info, INTERVAL_EXPECTED);
 			break;
 	}
 	if (info->check != NULL && !value->isnull)

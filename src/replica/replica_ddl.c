@@ -383,7 +383,7 @@ check_function(const Named *named)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-			 errmsg("cannot change or drop the %s of replica \"%s\"",
+			 errmsg("cannot change or drop the function for \"%s\" of replica \"%s\"",
 					kind->role, row->cqrs_id),
 			 errdetail("No function \"%s\" would have the right arguments and result any more.",
 					   name),
