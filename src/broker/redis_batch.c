@@ -49,7 +49,7 @@ static const char *script_hash(void);
 static void put_argument(StringInfo buffer, const char *text);
 
 CqrsBatch *
-cqrs_batch_create(MemoryContext context)
+cqrs_redis_batch_create(MemoryContext context)
 {
 	CqrsBatch  *batch = MemoryContextAllocZero(context, sizeof(CqrsBatch));
 
@@ -58,7 +58,7 @@ cqrs_batch_create(MemoryContext context)
 }
 
 void
-cqrs_batch_begin(CqrsBatch *batch, uint64 first_tag)
+cqrs_redis_batch_begin(CqrsBatch *batch, uint64 first_tag)
 {
 	batch->start = batch->end = HEADER_BYTES;
 	batch->body = NULL;
@@ -70,20 +70,20 @@ cqrs_batch_begin(CqrsBatch *batch, uint64 first_tag)
 }
 
 bool
-cqrs_batch_has_room(const CqrsBatch *batch)
+cqrs_redis_batch_has_room(const CqrsBatch *batch)
 {
 	return batch->count < CQRS_BATCH_MESSAGES && batch->body == NULL &&
 		DATA_BYTES - batch->end >= ROOM_BYTES;
 }
 
 void
-cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
+cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 			   CqrsBatchText *text)
 {
 	Size		body_length = encoded_length(envelope->body_length);
 	Size		id_length = strlen(envelope->message_id);
 
-	Assert(cqrs_batch_has_room(batch));
+	Assert(cqrs_redis_batch_has_room(batch));
 	strlcpy(batch->exchange, envelope->exchange, sizeof(batch->exchange));
 	append_argument(batch, envelope->routing_key);
 
@@ -112,7 +112,7 @@ cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 }
 
 void
-cqrs_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 number,
+cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 number,
 				bool by_text)
 {
 	StringInfoData header;
@@ -149,7 +149,7 @@ cqrs_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 number,
 }
 
 const char *
-cqrs_batch_next(CqrsBatch *batch, char *chunk, Size *length)
+cqrs_redis_batch_next(CqrsBatch *batch, char *chunk, Size *length)
 {
 	bool		has_hole = batch->body != NULL &&
 		batch->body_next < batch->body_length;
@@ -177,7 +177,7 @@ cqrs_batch_next(CqrsBatch *batch, char *chunk, Size *length)
 }
 
 void
-cqrs_batch_advance(CqrsBatch *batch, Size length)
+cqrs_redis_batch_advance(CqrsBatch *batch, Size length)
 {
 	if (batch->chunk_start == batch->chunk_end)
 	{
@@ -193,7 +193,7 @@ cqrs_batch_advance(CqrsBatch *batch, Size length)
 }
 
 bool
-cqrs_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
+cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
 {
 	batch->answered = true;
 	if (reply->type == CQRS_REPLY_ERROR)

@@ -63,13 +63,13 @@ typedef struct CqrsBatchOwner
 } CqrsBatchOwner;
 
 /* A batch in "context", which is to be begun. */
-extern CqrsBatch *cqrs_batch_create(MemoryContext context);
+extern CqrsBatch *cqrs_redis_batch_create(MemoryContext context);
 
 /* Begin an empty batch. */
-extern void cqrs_batch_begin(CqrsBatch *batch, uint64 first_tag);
+extern void cqrs_redis_batch_begin(CqrsBatch *batch, uint64 first_tag);
 
 /* Whether any message can be added, apart from its exchange. */
-extern bool cqrs_batch_has_room(const CqrsBatch *batch);
+extern bool cqrs_redis_batch_has_room(const CqrsBatch *batch);
 
 /* The text of what envelopes have in common, one after another. */
 typedef struct CqrsBatchText
@@ -82,14 +82,14 @@ typedef struct CqrsBatchText
 } CqrsBatchText;
 
 /* Add a message, for which there is room. */
-extern void cqrs_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
+extern void cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 						   CqrsBatchText *text);
 
 /*
  * Finish the request of batch "number", or make it anew.  With "by_text" the
  * server is given the script, else the script's hash.
  */
-extern void cqrs_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
+extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
 							uint64 number, bool by_text);
 
 /*
@@ -99,14 +99,14 @@ extern void cqrs_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
  */
 #define CQRS_BATCH_CHUNK_BYTES (64 * 1024 + 1)
 
-extern const char *cqrs_batch_next(CqrsBatch *batch, char *chunk,
+extern const char *cqrs_redis_batch_next(CqrsBatch *batch, char *chunk,
 								   Size *length);
-extern void cqrs_batch_advance(CqrsBatch *batch, Size length);
+extern void cqrs_redis_batch_advance(CqrsBatch *batch, Size length);
 
 /*
  * Note the reply to the batch.  Returns false if it is none that the script
  * can have given.
  */
-extern bool cqrs_batch_answer(CqrsBatch *batch, const CqrsReply *reply);
+extern bool cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply);
 
 #endif							/* CQRS_REDIS_BATCH_H */

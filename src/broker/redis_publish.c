@@ -56,7 +56,7 @@ cqrs_redis_init_batches(CqrsConnection *connection)
 	connection->oldest = connection->awaited = 1;
 	connection->sending = connection->filling = 1;
 	connection->started_at = GetCurrentTimestamp();
-	cqrs_batch_begin(batch_of(connection, 1), 1);
+	cqrs_redis_batch_begin(batch_of(connection, 1), 1);
 }
 
 /*
@@ -69,7 +69,7 @@ cqrs_redis_can_publish(CqrsConnection *connection)
 	for (int i = 0; i < 2; i++)
 	{
 		if (connection->filling + 1 < connection->oldest + CQRS_REDIS_BATCHES &&
-			cqrs_batch_has_room(batch_of(connection, connection->filling)))
+			cqrs_redis_batch_has_room(batch_of(connection, connection->filling)))
 			return true;
 		/* If this fails, poll() is going to notice. */
 		if (i == 0 && !cqrs_redis_flush(connection, false))
@@ -88,7 +88,7 @@ cqrs_redis_publish(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		fill_next(connection);
 		batch = batch_of(connection, connection->filling);
 	}
-	cqrs_batch_add(batch, envelope, &connection->text);
+	cqrs_redis_batch_add(batch, envelope, &connection->text);
 	connection->published++;
 }
 
@@ -114,7 +114,7 @@ cqrs_redis_probe(CqrsConnection *connection, const CqrsEnvelope *envelope)
 		fill_next(connection);
 	batch = batch_of(connection, connection->filling);
 	batch->probe = true;
-	cqrs_batch_add(batch, envelope, &connection->text);
+	cqrs_redis_batch_add(batch, envelope, &connection->text);
 	fill_next(connection);
 }
 
@@ -175,7 +175,7 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		go_back(connection);
 		return true;
 	}
-	if (!cqrs_batch_answer(batch, reply))
+	if (!cqrs_redis_batch_answer(batch, reply))
 	{
 		unexpected(connection, reply, failure);
 		return false;
@@ -226,7 +226,7 @@ cqrs_redis_next_event(CqrsConnection *connection, CqrsEvent *event,
 		/* All places were taken. */
 		if (connection->filling + 1 ==
 			connection->oldest + CQRS_REDIS_BATCHES)
-			cqrs_batch_begin(batch_of(connection, connection->filling),
+			cqrs_redis_batch_begin(batch_of(connection, connection->filling),
 							 connection->published + 1);
 	}
 	return false;
@@ -250,7 +250,7 @@ batch_of(CqrsConnection *connection, uint64 number)
 	CqrsBatch **place = &connection->batches[number % CQRS_REDIS_BATCHES];
 
 	if (*place == NULL)
-		*place = cqrs_batch_create(connection->context);
+		*place = cqrs_redis_batch_create(connection->context);
 	return *place;
 }
 
@@ -263,7 +263,7 @@ fill_next(CqrsConnection *connection)
 {
 	connection->filling++;
 	if (connection->filling < connection->oldest + CQRS_REDIS_BATCHES)
-		cqrs_batch_begin(batch_of(connection, connection->filling),
+		cqrs_redis_batch_begin(batch_of(connection, connection->filling),
 						 connection->published + 1);
 }
 
@@ -299,7 +299,7 @@ start_batch(CqrsConnection *connection)
 		fill_next(connection);
 	if (connection->flow == CQRS_FLOW_WAIT)
 		connection->flow = CQRS_FLOW_RETRY;
-	cqrs_batch_seal(batch, &connection->owner, connection->sending,
+	cqrs_redis_batch_seal(batch, &connection->owner, connection->sending,
 					connection->by_text);
 	connection->started = true;
 	connection->started_at = GetCurrentTimestamp();
@@ -310,7 +310,7 @@ static const char *
 next_output(CqrsConnection *connection, Size *length)
 {
 	if (connection->started)
-		return cqrs_batch_next(batch_of(connection, connection->sending),
+		return cqrs_redis_batch_next(batch_of(connection, connection->sending),
 							   connection->chunk, length);
 	*length = connection->command.len - connection->command_sent;
 	return *length > 0 ?
@@ -325,8 +325,8 @@ output_sent(CqrsConnection *connection, Size length)
 		CqrsBatch  *batch = batch_of(connection, connection->sending);
 		Size		rest;
 
-		cqrs_batch_advance(batch, length);
-		if (cqrs_batch_next(batch, connection->chunk, &rest) == NULL)
+		cqrs_redis_batch_advance(batch, length);
+		if (cqrs_redis_batch_next(batch, connection->chunk, &rest) == NULL)
 		{
 			connection->started = false;
 			connection->sending++;
