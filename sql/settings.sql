@@ -25,7 +25,7 @@ ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h/a/b';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@[::1/v';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h[::1]/v';
 ALTER SYSTEM SET cqrs.url = 'amqp://u:secret@h:+1/v';
-ALTER SYSTEM SET cqrs.url = 'redis://h:6379/0';
+ALTER SYSTEM SET cqrs.url = 'kafka://h:6379/0';
 ALTER SYSTEM SET cqrs.url = '://h/';
 -- All of these are accepted.
 ALTER SYSTEM SET cqrs.url = 'amqp://%D0%BF:%C3%BC%40@h/%D0%BF%2Fv';
@@ -36,7 +36,7 @@ ALTER SYSTEM SET cqrs.url = 'amqp://';
 ALTER SYSTEM RESET cqrs.url;
 -- Those of the other URL are the same.
 ALTER SYSTEM SET cqrs.consumer_url = 'amqp://u:sec ret@h/';
-ALTER SYSTEM SET cqrs.consumer_url = 'redis://h:6379/0';
+ALTER SYSTEM SET cqrs.consumer_url = 'kafka://h:6379/0';
 \set ECHO none
 SELECT format('ALTER SYSTEM SET cqrs.url = %L', 'amqp://u:secret@h/' || repeat('x', 2048)) \gexec
 \set ECHO all
