@@ -219,7 +219,7 @@ my ($ret, $out, $err) = $node->psql(
 	INSERT INTO author VALUES (1)});
 like(
 	$err,
-	qr/too many databases .*room for 1\..*Increase "cqrs.max_databases"/s,
+	qr/too many databases .*"cqrs.max_databases" is 1\..*Increase "cqrs.max_databases"/s,
 	'one database too many');
 $node->safe_psql('postgres', 'INSERT INTO author VALUES (6)');
 wait_published($node);
