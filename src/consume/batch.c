@@ -519,6 +519,8 @@ store_failed(CqrsBatch *batch, Progress *progress, CqrsItem *item)
 	progress->run.replica = NULL;
 	if (item->problem == NULL && batch->stuck == 0)
 		progress->run.replica = cqrs_replica_find(item->message.cqrs_id);
+	if (progress->run.replica != NULL && progress->run.replica->retry != NULL)
+		cqrs_item_enter(&progress->run);
 	cqrs_item_fail(&progress->run, item, &batch->problem, batch->counts);
 }
 

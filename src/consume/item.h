@@ -47,6 +47,12 @@ typedef enum CqrsStep
 extern CqrsStep cqrs_item_begin(CqrsRun *run, CqrsItem *item);
 
 /*
+ * Take on the rights of the owner of run->replica until the transaction ends,
+ * if that has not been done yet.
+ */
+extern void cqrs_item_enter(CqrsRun *run);
+
+/*
  * Apply the message, and keep the order of its row over failures.  Raises its
  * error.
  */

@@ -154,6 +154,8 @@ call(const CqrsReplica *replica, const CqrsIncoming *message,
 	Datum		result;
 	LOCAL_FCINFO(fcinfo, 4);
 
+	if (GetUserId() != replica->owner)
+		elog(ERROR, "the function \"retry\" would run with the rights of another role");
 	(void) cqrs_function_find(&function, replica->retry,
 							  cqrs_handler_retry_kind(), replica->owner);
 	InitFunctionCallInfoData(*fcinfo, &function.flinfo, 4, InvalidOid, NULL,
