@@ -29,7 +29,8 @@ REGRESS = setup extension register alter pack capture since_15 paths triggers re
 	abuse intrusion replica_register apply apply_values apply_tables
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
-	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register
+	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register \
+	apply-waits
 ISOLATION_OPTS = --inputdir=test/isolation
 TAP_TESTS = 1
 PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)

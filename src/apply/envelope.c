@@ -280,8 +280,7 @@ append_scalar(StringInfo buf, const CqrsJsonValue *json, const char **problem)
 {
 	char	   *string;
 
-	if (json->kind != CQRS_JSON_STRING ||
-		memchr(json->start, '\\', json->length) == NULL)
+	if (json->kind != CQRS_JSON_STRING || !json->escaped)
 	{
 		appendBinaryStringInfo(buf, json->start, json->length);
 		return true;

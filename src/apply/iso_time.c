@@ -104,11 +104,12 @@ read_fraction(Reader *reader, int *usecs)
 	*usecs = 0;
 	if (!read_char(reader, ".", &found))
 		return true;
-	while (read_char(reader, "0123456789", &found))
+	for (; reader->pos < reader->end && *reader->pos >= '0' &&
+		 *reader->pos <= '9'; reader->pos++)
 	{
 		if (++ndigits <= 6)
-			*usecs = *usecs * 10 + found - '0';
-		else if (ndigits == 7 && found >= '5')
+			*usecs = *usecs * 10 + *reader->pos - '0';
+		else if (ndigits == 7 && *reader->pos >= '5')
 			(*usecs)++;
 	}
 	for (int i = ndigits; i < 6; i++)

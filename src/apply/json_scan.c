@@ -142,6 +142,7 @@ scan_members(Scanner *scanner, CqrsJsonMembers *members, bool is_array,
 			cqrs_json_scan_is_key(&member->key, inner_key, strlen(inner_key)))
 		{
 			member->value.kind = CQRS_JSON_OBJECT;
+			member->value.escaped = false;
 			member->value.start = lex->token_start;
 			scanner->depth++;
 			if (!scan_members(scanner, inner, false, NULL, NULL))
@@ -210,6 +211,8 @@ scan_value(Scanner *scanner, CqrsJsonValue *value)
 			return false;
 	}
 	value->length = lex->token_terminator - lex->token_start;
+	value->escaped = value->kind == CQRS_JSON_STRING &&
+		memchr(value->start, '\\', value->length) != NULL;
 	return next(scanner);
 }
 
@@ -292,10 +295,13 @@ scan_key(Scanner *scanner, CqrsJsonValue *key)
 {
 	JsonLexContext *lex = scanner->lex;
 
+	if (lex->token_type != JSON_TOKEN_STRING)
+		return false;
 	key->kind = CQRS_JSON_STRING;
 	key->start = lex->token_start;
 	key->length = lex->token_terminator - lex->token_start;
-	return take(scanner, JSON_TOKEN_STRING) && take(scanner, JSON_TOKEN_COLON);
+	key->escaped = memchr(key->start, '\\', key->length) != NULL;
+	return next(scanner) && take(scanner, JSON_TOKEN_COLON);
 }
 
 /* Go past a token of that type. */
@@ -351,11 +357,9 @@ cqrs_json_scan_is_key(const CqrsJsonValue *json, const char *key, int length)
 	char	   *name;
 	bool		same;
 
-	if (json->length == length + 2 &&
-		memcmp(json->start + 1, key, length) == 0)
-		return memchr(key, '\\', length) == NULL;
-	if (memchr(json->start, '\\', json->length) == NULL)
-		return false;
+	if (!json->escaped)
+		return json->length == length + 2 &&
+			memcmp(json->start + 1, key, length) == 0;
 	name = cqrs_json_scan_string(json, &problem);
 	same = name != NULL && strlen(name) == length &&
 		memcmp(name, key, length) == 0;
@@ -371,7 +375,7 @@ cqrs_json_scan_string(const CqrsJsonValue *string, const char **problem)
 	const char *end = string->start + string->length - 1;
 	StringInfoData buf;
 
-	if (memchr(pos, '\\', end - pos) == NULL)
+	if (!string->escaped)
 		return pnstrdup(pos, end - pos);
 	initStringInfo(&buf);
 	while (pos < end)

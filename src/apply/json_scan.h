@@ -25,6 +25,7 @@ typedef enum CqrsJsonKind
 typedef struct CqrsJsonValue
 {
 	CqrsJsonKind kind;
+	bool		escaped;		/* a string with escapes */
 	const char *start;
 	int			length;
 } CqrsJsonValue;

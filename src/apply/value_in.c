@@ -264,8 +264,7 @@ characters_of(const CqrsJsonValue *json)
 static Datum
 read_text(const CqrsJsonValue *json)
 {
-	if (json->kind == CQRS_JSON_STRING &&
-		memchr(json->start, '\\', json->length) == NULL)
+	if (json->kind == CQRS_JSON_STRING && !json->escaped)
 		return PointerGetDatum(cstring_to_text_with_len(json->start + 1,
 														json->length - 2));
 	return CStringGetTextDatum(characters_of(json));
