@@ -313,7 +313,10 @@ Datum
 cqrs_trigger_replica_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		elog(ERROR, "cqrs.trigger_replica_changed() is not called as a trigger");
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager",
+						"cqrs.trigger_replica_changed")));
 	if (cqrs_objects_get(true) != NULL)
 		announce();
 	return PointerGetDatum(NULL);

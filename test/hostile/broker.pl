@@ -160,7 +160,8 @@ foreach my $what (sort keys %anything)
 }
 foreach my $what (sort keys %lasting)
 {
-	misbehaviour($_, $what, $lasting{$what}, qr/no answer in time/)
+	misbehaviour($_, $what, $lasting{$what},
+		qr/no answer in time|too much that was not asked for/)
 	  for qw(protocol confirm.select);
 }
 misbehaviour('publish', 'silence', $lasting{silence},
