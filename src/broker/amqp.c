@@ -115,7 +115,8 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 
 	if (take_kept(connection, event, failure))
 		return;
-	event->kind = CQRS_EVENT_NONE;
+	/* Not only its kind: the caller's event may be that of a probe. */
+	memset(event, 0, sizeof(*event));
 	if (connection->consumer != NULL)
 		cqrs_amqp_put_acknowledgement(connection);
 	send_heartbeat(connection);
