@@ -206,6 +206,8 @@ SELECT deliver('SAVE', 'watched', '{"whatever": [1]}');
 SELECT deliver('DELETE', 'watched', '{}');
 SELECT * FROM seen;
 SELECT apply('SAVE', 'watched', '{}');
+UPDATE cqrs.replica SET handler = 'public.nowhere' WHERE cqrs_id = 'watched';
+SELECT deliver('SAVE', 'watched', '{}');
 
 -- Who may call cqrs_apply; with whose rights, and as whom.
 CREATE ROLE apply_stranger;

@@ -85,7 +85,7 @@ static void mark_row(Work *work);
 CqrsApplier *
 cqrs_apply_begin(Oid owner)
 {
-	Assert(!rights_changed);
+	Assert(!rights_changed && OidIsValid(owner));
 	GetUserIdAndSecContext(&rights_user, &rights_context);
 	rights_changed = true;
 	SetUserIdAndSecContext(owner, rights_context |

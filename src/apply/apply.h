@@ -46,7 +46,8 @@ typedef struct CqrsApplier CqrsApplier;
  * Begin and end the applying of messages in the current transaction, with the
  * rights of "owner" and with pinned settings (search_path, TimeZone, DateStyle,
  * IntervalStyle, ...).  All messages until the end are for replicas of that
- * owner.
+ * owner.  It must not be InvalidOid, which is the owner of a replica whose handler
+ * is gone: fail its messages instead.
  *
  * The rights stay until the caller has committed: deferred triggers run with
  * them.  cqrs_apply_forget() gives them back, after the commit, and after an

@@ -74,6 +74,11 @@ find_replica(const char *cqrs_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("replica \"%s\" does not exist", cqrs_id)));
+	if (!OidIsValid(replica->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler %s of replica \"%s\" does not exist",
+						replica->handler, cqrs_id)));
 	return replica;
 }
 
