@@ -303,7 +303,9 @@ is_deeply(
 			q{SELECT proname FROM pg_proc WHERE proname ^@ 'cqrs_'
 				AND pronamespace = 'public'::regnamespace}) ],
 	'functions are described');
-foreach my $view (qw(stats lanes progress_sync outbox parked))
+foreach my $view (
+	qw(stats lanes progress_sync outbox parked consumer failed dead_letters
+	consumer_stats replica_stats))
 {
 	is_deeply(
 		[   sort map { /`(\w+)`/g }
