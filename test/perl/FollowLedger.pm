@@ -213,9 +213,9 @@ END $$;
 CREATE FUNCTION record() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	IF TG_OP = 'DELETE' THEN
-		INSERT INTO seen (relation, key, operation) VALUES (TG_TABLE_NAME, OLD.id, 'D');
+		INSERT INTO public.seen (relation, key, operation) VALUES (TG_TABLE_NAME, OLD.id, 'D');
 	ELSE
-		INSERT INTO seen (relation, key, operation, revision)
+		INSERT INTO public.seen (relation, key, operation, revision)
 			VALUES (TG_TABLE_NAME, NEW.id, left(TG_OP, 1), NEW.cqrs_revision);
 	END IF;
 	RETURN NULL;
