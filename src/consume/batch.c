@@ -215,10 +215,15 @@ bytea *
 cqrs_batch_digest(CqrsBatch *batch)
 {
 	const CqrsIncoming *message = &batch->items[0].message;
+	MemoryContext caller = CurrentMemoryContext;
 	bytea	   *digest = MemoryContextAlloc(batch->context,
 											VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+	pg_cryptohash_ctx *hash;
 
+	/* A hash needs a resource owner, which only a transaction has. */
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	hash = pg_cryptohash_create(PG_SHA256);
 	SET_VARSIZE(digest, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
 	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
 		pg_cryptohash_update(hash, (const uint8 *) message->body,
@@ -227,6 +232,8 @@ cqrs_batch_digest(CqrsBatch *batch)
 							PG_SHA256_DIGEST_LENGTH) < 0)
 		elog(ERROR, "could not compute the digest of a message");
 	pg_cryptohash_free(hash);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
 	return digest;
 }
 
