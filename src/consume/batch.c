@@ -211,7 +211,10 @@ read_messages(CqrsBatch *batch)
 	batch->mode = BATCH_TOGETHER;
 }
 
-/* It has to tell neighbours apart, and guards no secret. */
+/*
+ * A cryptographic hash: with two bodies of one digest somebody could have a
+ * message condemned for another one.
+ */
 bytea *
 cqrs_batch_digest(CqrsBatch *batch)
 {
