@@ -109,7 +109,8 @@ test-unit: $(UNIT_TESTS)
 	@set -e; for test in $(UNIT_TESTS); do \
 		$$test $(or $(UNIT_SECONDS),2) $(UNIT_SEED); done
 
-test/fuzz/frames: test/unit/server.c src/broker/amqp_decode.c
+test/fuzz/frames: test/unit/server.c src/broker/amqp_decode.c \
+	src/broker/amqp_properties.c src/broker/failure.c
 test/fuzz/packs: test/unit/server.c src/outbox/pack.c src/outbox/message.c
 
 $(FUZZ_TESTS): %: %.c test/fuzz/fuzz.h test/unit/server.h

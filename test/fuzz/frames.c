@@ -17,6 +17,7 @@
 #include "mb/pg_wchar.h"
 
 #include "broker/amqp_decode.h"
+#include "broker/amqp_properties.h"
 #include "fuzz.h"
 
 #define MAX_SIZE	131072
