@@ -39,6 +39,7 @@ use Exporter 'import';
 use File::Basename;
 use IPC::Run;
 use JSON::PP ();
+use MIME::Base64;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
@@ -49,6 +50,9 @@ our @EXPORT = qw(
   wait_published
   wait_for_state
   wait_for_stats
+  wait_consumer
+  wait_applied
+  publish
   open_psql
   try_query
   declare_queue
@@ -192,6 +196,66 @@ sub wait_for_stats
 		"SELECT coalesce($condition, false) FROM cqrs.stats")
 	  or BAIL_OUT("not reached: $condition; "
 		  . $node->safe_psql('postgres', 'SELECT * FROM cqrs.stats'));
+	return;
+}
+
+=item wait_consumer($node, $dbname, $condition)
+
+Waits until the consumer of a database is in a state, by its name in
+cqrs.consumer_stats, or until a condition about that view holds.
+
+=cut
+
+sub wait_consumer
+{
+	my ($node, $dbname, $condition) = @_;
+
+	$condition = "state = '$condition'" if $condition =~ /^[a-z ]+$/;
+	$node->poll_query_until($dbname,
+		"SELECT coalesce($condition, false) FROM cqrs.consumer_stats")
+	  or BAIL_OUT("the consumer did not reach: $condition; "
+		  . $node->safe_psql($dbname, 'SELECT * FROM cqrs.consumer_stats'));
+	return;
+}
+
+=item wait_applied($broker, $node, $dbname, $queue)
+
+Waits until everything that was committed at the master in the database
+postgres has been published, the queue is empty, and no failed message waits.
+
+=cut
+
+sub wait_applied
+{
+	my ($broker, $node, $dbname, $queue) = @_;
+
+	wait_published($node);
+	RabbitMQ->poll_until(
+		sub { return ($broker->queue_length($queue) // -1) == 0 }, $TIMEOUT_S)
+	  or BAIL_OUT("queue \"$queue\" is not drained: "
+		  . $node->safe_psql($dbname, 'SELECT * FROM cqrs.consumer_stats'));
+	wait_consumer($node, $dbname, 'waiting = 0');
+	return;
+}
+
+=item publish($broker, $exchange, $routing_key, @bodies)
+
+Publishes messages in this order, as masters in Python do; a body that is a
+reference is encoded as JSON.
+
+=cut
+
+sub publish
+{
+	my ($broker, $exchange, $routing_key, @bodies) = @_;
+
+	my $bodies = join ', ', map {
+		'<<"' . encode_base64(ref $_ ? $json->encode($_) : $_, '') . '">>'
+	} @bodies;
+	$broker->ctl('eval', <<"END");
+[rabbit_basic:publish({resource, <<"/">>, exchange, <<"$exchange">>},
+	<<"$routing_key">>, [{delivery_mode, 2}], base64:decode(B)) || B <- [$bodies]].
+END
 	return;
 }
 
