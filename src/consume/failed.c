@@ -24,12 +24,14 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_collation.h"
 #include "commands/sequence.h"
+#include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "base/objects.h"
 #include "consume/failed.h"
 
@@ -80,25 +82,31 @@ cqrs_failed_find(const char *cqrs_id, const char *instance_pk, int64 below)
 {
 	const CqrsObjects *objects = cqrs_objects_get(false);
 	Relation	rel = table_open(objects->failed, AccessShareLock);
+	Relation	index = index_open(objects->failed_by_row, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	List	   *found = NIL;
 	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	IndexScanDesc scan;
 
-	ScanKeyInit(&key, FAILED_INSTANCE_PK, HTEqualStrategyNumber, F_TEXTEQ,
-				CStringGetTextDatum(instance_pk));
-	key.sk_collation = C_COLLATION_OID;
-	scan = systable_beginscan(rel, objects->failed_by_row, true, NULL, 1,
-							  &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	/* A scan of a system catalog refuses an index that has hashes only. */
+	ScanKeyEntryInitialize(&key, 0, 1, HTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ,
+						   CStringGetTextDatum(instance_pk));
+	scan = cqrs_begin_index_scan(rel, index, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
-		CqrsFailed *failed = from_tuple(rel, tuple, false);
+		CqrsFailed *failed =
+			from_tuple(rel, ExecFetchSlotHeapTuple(slot, false, NULL), false);
 
 		if (failed->id < below && failed->cqrs_id != NULL &&
-			strcmp(failed->cqrs_id, cqrs_id) == 0)
+			strcmp(failed->cqrs_id, cqrs_id) == 0 &&
+			strcmp(failed->instance_pk, instance_pk) == 0)
 			found = lappend(found, failed);
 	}
-	systable_endscan(scan);
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
 	list_sort(found, compare_id);
 	return found;
