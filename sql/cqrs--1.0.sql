@@ -505,7 +505,7 @@ COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message t
 --						another database has consumed does not matter
 --		running			whether a consumer runs, or has ended without order
 --		suspect			digest of the message that is being tried after a crash
---		timeline		of the server's WAL, at the time of the epoch
+--		timeline		of the server's WAL, when cqrs_consume() was called
 --
 -- Dumps do not have it: what they are restored into is not to consume.
 
@@ -648,7 +648,7 @@ BEGIN
 	INSERT INTO cqrs.consumer (queue, quorum, paused)
 		VALUES (cqrs_consume.queue, cqrs_consume.quorum, cqrs_consume.paused)
 		ON CONFLICT (id) DO UPDATE SET quorum = excluded.quorum,
-			paused = excluded.paused, dropping = false, epoch = NULL;
+			paused = excluded.paused, dropping = false, epoch = NULL, timeline = NULL;
 	PERFORM cqrs.wake_consumer();
 END
 $$;
@@ -887,6 +887,7 @@ DECLARE
 	bytes bigint;
 	allowed bigint;
 	xact record;
+	consumer record;
 BEGIN
 	SELECT * INTO stats FROM cqrs.stats;
 
@@ -1044,6 +1045,73 @@ BEGIN
 			orphan.relation);
 		RETURN NEXT;
 	END LOOP;
+
+	SELECT s.*, c.paused, c.dropping, c.timeline, c.id IS NOT NULL AS consumes,
+			(SELECT count(*) FROM cqrs.replica) AS replicas
+		INTO consumer
+		FROM cqrs.consumer_stats s LEFT JOIN cqrs.consumer c ON true;
+	IF consumer.consumes OR consumer.replicas > 0 THEN
+		item := 'consumer'; status := 'ok'; remedy := NULL;
+		detail := format('process %s, %s, queue "%s"', consumer.pid, consumer.state, consumer.queue);
+		IF NOT consumer.consumes THEN
+			status := 'warning'; detail := 'there are replicas, but no queue is consumed';
+			remedy := 'SELECT cqrs_consume(''QUEUE'')';
+		ELSIF pg_is_in_recovery() THEN
+			detail := 'nothing is consumed on a standby';
+		ELSIF consumer.pid IS NULL THEN
+			status := 'error';
+			detail := 'no consumer runs' || coalesce(', last error: ' || consumer.last_error, '');
+			remedy := CASE WHEN consumer.last_error_at >= consumer.started_at
+				THEN 'mend what the last error names; the consumer is started again every second'
+				ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
+					current_setting('max_worker_processes')) END;
+		ELSIF consumer.dropping THEN
+			status := 'warning';
+			detail := format('the queue "%s" is to be dropped, and is not yet', consumer.queue);
+			remedy := 'check the broker; the consumer drops the queue as soon as it is connected';
+		ELSIF consumer.state = 'unconfigured' THEN
+			status := 'error'; detail := 'neither cqrs.consumer_url nor cqrs.url is set: messages wait in the queue';
+			remedy := 'ALTER SYSTEM SET cqrs.consumer_url = ''amqp://...''; SELECT pg_reload_conf()';
+		ELSIF consumer.state = 'paused' THEN
+			status := 'warning'; detail := 'consuming is paused'; remedy := 'SELECT cqrs_resume_consumer()';
+		ELSIF consumer.state = 'standing by' THEN
+			status := 'error';
+			detail := 'standing by, last error: ' || coalesce(consumer.last_error, '-');
+			remedy := format('if this database is to consume the queue, end the other consumer and SELECT cqrs_consume(%L)', consumer.queue);
+		ELSIF consumer.state = 'full' THEN
+			status := 'error';
+			detail := format('%s messages wait for a retry, as many as cqrs.max_failed allows: no more are consumed', consumer.waiting);
+			remedy := 'see column "error" of cqrs.failed; after removing the cause: SELECT cqrs_retry_failed()';
+		ELSIF consumer.state = 'backing off' THEN
+			status := 'error';
+			detail := 'nothing can be committed, last error: ' || coalesce(consumer.last_error, '-');
+			remedy := 'mend what the last error names; the consumer goes on by itself';
+		ELSIF consumer.connected_at IS NULL THEN
+			status := CASE WHEN consumer.last_error IS NULL THEN 'warning' ELSE 'error' END;
+			detail := 'not connected' || coalesce(', last error: ' || consumer.last_error, '');
+			remedy := 'check the last error, the broker, cqrs.consumer_url and the broker''s user';
+		ELSIF consumer.delivery_count >= 10 THEN
+			status := 'warning';
+			detail := format('a message was returned to the queue %s times; a quorum queue may drop such messages', consumer.delivery_count);
+			remedy := 'find out what ends the consumer''s connections; remove the delivery limit of the queue';
+		END IF;
+		RETURN NEXT;
+
+		item := 'failed messages'; status := 'ok'; remedy := NULL;
+		detail := format('%s messages wait for a retry, %s are dead letters', consumer.waiting, consumer.dead);
+		IF consumer.waiting + consumer.dead > 0 THEN
+			status := 'warning';
+			remedy := 'see column "error" of cqrs.failed; after removing the cause: SELECT cqrs_retry_failed()';
+		END IF;
+		RETURN NEXT;
+	END IF;
+	IF consumer.timeline IS NOT NULL AND NOT pg_is_in_recovery() AND
+			consumer.timeline <> ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer THEN
+		item := 'consumer timeline'; status := 'warning';
+		detail := 'this server was promoted since cqrs_consume() was called: the last messages that the former primary consumed may be missing';
+		remedy := format('at each master SELECT cqrs_sync(CQRS_ID, ''cqrs_updated > ...'', %1$L), then compare; finally SELECT cqrs_consume(%1$L)', consumer.queue);
+		RETURN NEXT;
+	END IF;
 
 	FOR replica IN SELECT r.cqrs_id, r.relation, r.handler FROM cqrs.replica r ORDER BY r.cqrs_id
 	LOOP

@@ -10,8 +10,10 @@
  * another database has consumed since this one did, and messages are missing
  * here: this one stands by until cqrs_consume() is called.
  *
- * Both are raised with each connection and hourly, the one in cqrs.consumer
- * first: after a crash in between this database is ahead, and goes on.
+ * Both are raised with each connection, and some time after messages were
+ * acknowledged, the one in cqrs.consumer first: after a crash in between this
+ * database is ahead, and goes on.  A copy that has been made in that time, and
+ * takes the lease in that time, is not recognised.
  *
  * The connection that consumes reads the mark, because it holds the lease: if
  * it is cut off while it has the mark, nobody else reads before the broker has
@@ -51,7 +53,7 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 		return CQRS_EPOCH_OVERTAKEN;
 
 	*epoch = Max(marked, *epoch) + 1;
-	cqrs_seat_set_epoch(*epoch);
+	cqrs_seat_set_epoch(*epoch, taking_over);
 	return write_mark(name, *epoch, failure) ? CQRS_EPOCH_RAISED :
 		CQRS_EPOCH_UNANSWERED;
 }

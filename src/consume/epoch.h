@@ -12,8 +12,8 @@
 
 #include "broker/session.h"
 
-/* The epoch is raised this often while a connection lasts. */
-#define CQRS_EPOCH_INTERVAL_MS	(3600 * 1000)
+/* The epoch is raised this long after messages were acknowledged. */
+#define CQRS_EPOCH_INTERVAL_MS	60000
 
 typedef enum CqrsEpochResult
 {

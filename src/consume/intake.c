@@ -82,11 +82,13 @@ struct CqrsIntake
 	bool		wary;
 	double		largest;		/* bytes of the largest recent message */
 	TimestampTz served_at;
-	TimestampTz checked_at;		/* when the epoch was last raised */
+	TimestampTz acked_at;		/* when a message was first acknowledged since
+								 * the epoch was raised; 0: none was */
 	bool		lost;			/* FAILED has come while serving */
 	CqrsFailure failure;		/* lost: why */
 };
 
+static long epoch_wait_ms(const CqrsIntake *intake);
 static void open_connection(CqrsIntake *intake);
 static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
@@ -176,8 +178,7 @@ cqrs_intake_turn(CqrsIntake *intake, bool wanted)
 		connection_failed(intake, &failure);
 		return;
 	}
-	if (cqrs_until_after_ms(intake->checked_at, CQRS_EPOCH_INTERVAL_MS) == 0 &&
-		!take_seat(intake))
+	if (epoch_wait_ms(intake) == 0 && !take_seat(intake))
 		return;
 	if (intake->subscription == SUBSCRIPTION_NONE)
 		subscribe(intake, 1);
@@ -228,6 +229,8 @@ cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
 	session->transport->acknowledge(session->connection, tag);
 	cqrs_inbox_remove(intake->inbox, tag);
 	cqrs_session_recover(intake->session);
+	if (intake->acked_at == 0)
+		intake->acked_at = GetCurrentTimestamp();
 
 	if (intake->subscription != SUBSCRIPTION_RUNS)
 		return;
@@ -305,9 +308,15 @@ cqrs_intake_wait_ms(const CqrsIntake *intake, bool wanted)
 		return 0;
 	wait_ms = session->transport->wait_ms(session->connection);
 	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
-	return cqrs_sooner_ms(wait_ms,
-						  cqrs_until_after_ms(intake->checked_at,
-											  CQRS_EPOCH_INTERVAL_MS));
+	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
+}
+
+/* Milliseconds until the epoch is to be raised; -1 if it need not be. */
+static long
+epoch_wait_ms(const CqrsIntake *intake)
+{
+	return intake->acked_at == 0 ? -1 :
+		cqrs_until_after_ms(intake->acked_at, CQRS_EPOCH_INTERVAL_MS);
 }
 
 static void
@@ -379,7 +388,7 @@ take_seat(CqrsIntake *intake)
 			connection_failed(intake, &failure);
 			return false;
 	}
-	intake->checked_at = GetCurrentTimestamp();
+	intake->acked_at = 0;
 	return true;
 }
 

@@ -81,14 +81,15 @@ cqrs_seat_read(void)
 }
 
 void
-cqrs_seat_set_epoch(int64 epoch)
+cqrs_seat_set_epoch(int64 epoch, bool taking_over)
 {
 	const int	columns[] = {SEAT_EPOCH, SEAT_TIMELINE};
 	NullableDatum changes[2] = {0};
 
 	changes[0].value = Int64GetDatum(epoch);
 	changes[1].value = Int32GetDatum((int32) cqrs_timeline());
-	change(columns, changes, lengthof(columns));
+	/* The timeline stays the one on which consuming began. */
+	change(columns, changes, taking_over ? 2 : 1);
 }
 
 void

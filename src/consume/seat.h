@@ -35,7 +35,7 @@ extern CqrsSeat *cqrs_seat_read(void);
  * Nothing happens if there is no row.  probe() changes nothing; it raises the
  * error of a database that cannot commit.
  */
-extern void cqrs_seat_set_epoch(int64 epoch);
+extern void cqrs_seat_set_epoch(int64 epoch, bool taking_over);
 extern void cqrs_seat_set_running(bool running);
 extern void cqrs_seat_set_suspect(const bytea *digest);
 extern void cqrs_seat_probe(void);

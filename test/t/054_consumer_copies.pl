@@ -55,6 +55,10 @@ $clone->poll_query_until(
 pass('a copy stands by while the original consumes');
 arrives($node, 'the original goes on');
 
+# The epoch is raised with each connection, and some time after a commit.
+$node->restart;
+arrives($node, 'the original comes back');
+
 # The original ends; the copy is behind it, and must not take its queue.
 $node->stop;
 $clone->poll_query_until(
