@@ -29,40 +29,27 @@
  * counting the attempt.  For further messages of that replica there is no
  * patience until one of its messages has been applied.
  *
- * A transaction takes about RUN_MS at most; a statement longer than that is
- * bounded by lock_timeout and cqrs.apply_timeout.  The connection to the
- * broker is served between messages.
+ * batch_run.c has the transaction.
  *
  * The messages are in the context of the batch, bodies of deliveries in the
- * inbox.  "cqrs message" is reset after each message.
+ * inbox.  "cqrs item" is reset after each message.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/snapmgr.h"
-#include "utils/timeout.h"
 
-#include "base/guc.h"
-#include "base/objects.h"
 #include "base/timing.h"
 #include "consume/batch.h"
-#include "consume/item.h"
+#include "consume/batch_parts.h"
 #include "worker/worker.h"
 
-/* A transaction takes no further message after this time. */
-#define RUN_MS			200
-/* The most subtransactions of a transaction. */
-#define SINGLY_MESSAGES	60
 /* How often an error that may pass is given another chance. */
 #define PATIENCE		5
 /* Delays before these, and while nothing can be committed. */
@@ -70,72 +57,15 @@
 #define STUCK_FIRST_MS	500
 #define STUCK_LAST_MS	30000
 
-typedef enum BatchMode
-{
-	BATCH_TOGETHER,
-	BATCH_SINGLY,
-	BATCH_ALONE,
-	BATCH_STORE
-} BatchMode;
-
-struct CqrsBatch
-{
-	CqrsIntake *intake;
-	MemoryContext context;		/* of the messages */
-	MemoryContext scratch;		/* of one message */
-	CqrsItem   *items;
-	int			nitems;
-	int			ndone;
-	bool		retry;			/* of cqrs.failed */
-
-	BatchMode	mode;
-	int			alone;			/* messages that are still to be tried ALONE */
-	int			tries;			/* of the first message, so far */
-	char	   *tried_out;		/* the replica for which there is no patience;
-								 * NULL: none */
-	CqrsProblem problem;		/* STORE: of the first message */
-	bool		counts;			/* STORE: whether the attempt counts */
-	TimestampTz try_at;			/* no transaction before this */
-	TimestampTz stuck_since;	/* 0: not stuck */
-	int			stuck;			/* failures in a row while stuck */
-
-	bool		has_failed;		/* for cqrs_batch_has_failed() */
-	CqrsOnce	logged;
-};
-
-/* What a transaction is doing, for the time when it has failed. */
-typedef struct Progress
-{
-	CqrsRun		run;
-	TimestampTz began_at;		/* of the run */
-	TimestampTz item_at;		/* of the message at hand */
-	int			ntaken;
-	int			taken[CQRS_BATCH_MESSAGES];
-	bool		halted;			/* the next message needs patience */
-} Progress;
-
 static void read_messages(CqrsBatch *batch);
-static void run_transaction(CqrsBatch *batch, Progress *progress);
-static void run_messages(CqrsBatch *batch, Progress *progress);
-static bool has_enough(const CqrsBatch *batch, const Progress *progress);
-static bool run_message(CqrsBatch *batch, Progress *progress, CqrsItem *item);
-static void apply_bounded(Progress *progress, CqrsItem *item, bool check);
-static bool apply_singly(CqrsBatch *batch, Progress *progress, CqrsItem *item);
-static void store_failed(CqrsBatch *batch, Progress *progress, CqrsItem *item);
-static void set_constraints_immediate(void);
-static void begin_time_limit(void);
-static void end_time_limit(void);
-static bool is_time_over(const Progress *progress);
-static void committed(CqrsBatch *batch, const Progress *progress);
-static void failed(CqrsBatch *batch, const Progress *progress,
+static void committed(CqrsBatch *batch, const CqrsBatchProgress *progress);
+static void failed(CqrsBatch *batch, const CqrsBatchProgress *progress,
 				   const ErrorData *error);
 static void is_stuck(CqrsBatch *batch, const ErrorData *error);
-static bool has_patience(const CqrsBatch *batch, const CqrsItem *item);
-static void lose_patience(CqrsBatch *batch, const CqrsItem *item);
 static void be_patient(CqrsBatch *batch);
 static CqrsItem *first_item(const CqrsBatch *batch);
 
-CqrsBatch *
+CqrsBatch  *
 cqrs_batch_create(CqrsIntake *intake)
 {
 	CqrsBatch  *batch = MemoryContextAllocZero(TopMemoryContext,
@@ -144,7 +74,7 @@ cqrs_batch_create(CqrsIntake *intake)
 	batch->intake = intake;
 	batch->context = AllocSetContextCreate(TopMemoryContext, "cqrs batch",
 										   ALLOCSET_DEFAULT_SIZES);
-	batch->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs applied message",
+	batch->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs item",
 										   ALLOCSET_DEFAULT_SIZES);
 	return batch;
 }
@@ -239,17 +169,17 @@ void
 cqrs_batch_step(CqrsBatch *batch)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Progress   *progress;
+	CqrsBatchProgress *progress;
 
 	Assert(batch->ndone < batch->nitems);
-	progress = MemoryContextAllocZero(batch->context, sizeof(Progress));
+	progress = MemoryContextAllocZero(batch->context, sizeof(CqrsBatchProgress));
 	pgstat_report_activity(STATE_RUNNING, batch->retry ?
 						   "applying failed messages again" :
 						   "applying messages");
 	cqrs_worker_set_cancellable(true);
 	PG_TRY();
 	{
-		run_transaction(batch, progress);
+		cqrs_batch_run_transaction(batch, progress);
 		cqrs_worker_set_cancellable(false);
 		committed(batch, progress);
 	}
@@ -264,7 +194,7 @@ cqrs_batch_step(CqrsBatch *batch)
 		AbortCurrentTransaction();
 		FlushErrorState();
 		RESUME_INTERRUPTS();
-		end_time_limit();
+		cqrs_batch_run_end_time_limit();
 		cqrs_apply_forget();
 		MemoryContextSwitchTo(batch->context);
 		if (!ShutdownRequestPending)
@@ -337,225 +267,8 @@ cqrs_batch_reload(CqrsBatch *batch)
 	cqrs_once_forget(&batch->logged);
 }
 
-/* One transaction. */
 static void
-run_transaction(CqrsBatch *batch, Progress *progress)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	progress->began_at = GetCurrentTimestamp();
-	progress->run.logged = &batch->logged;
-	progress->run.any_failed = cqrs_failed_any();
-
-	run_messages(batch, progress);
-	if (progress->run.applier != NULL)
-	{
-		if (batch->mode == BATCH_TOGETHER)
-		{
-			progress->item_at = GetCurrentTimestamp();
-			begin_time_limit();
-			set_constraints_immediate();
-			end_time_limit();
-		}
-		cqrs_apply_end(progress->run.applier);
-	}
-	PopActiveSnapshot();
-	cqrs_worker_ensure_durable();
-	CommitTransactionCommand();
-	cqrs_apply_forget();
-}
-
-static void
-run_messages(CqrsBatch *batch, Progress *progress)
-{
-	if (batch->mode == BATCH_SINGLY || batch->mode == BATCH_ALONE)
-		set_constraints_immediate();
-	for (int i = 0; i < batch->nitems && !has_enough(batch, progress); i++)
-	{
-		MemoryContext caller;
-		bool		taken;
-
-		if (batch->items[i].done)
-			continue;
-		cqrs_intake_serve(batch->intake);
-		CHECK_FOR_INTERRUPTS();
-		caller = MemoryContextSwitchTo(batch->scratch);
-		taken = run_message(batch, progress, &batch->items[i]);
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(batch->scratch);
-		if (taken)
-			progress->taken[progress->ntaken++] = i;
-	}
-}
-
-/* Whether the transaction is to commit now. */
-static bool
-has_enough(const CqrsBatch *batch, const Progress *progress)
-{
-	int			most = CQRS_BATCH_MESSAGES;
-
-	if (batch->mode == BATCH_SINGLY)
-		most = SINGLY_MESSAGES;
-	else if (batch->mode != BATCH_TOGETHER)
-		most = 1;
-	return progress->halted || ShutdownRequestPending ||
-		progress->ntaken >= most ||
-		(progress->ntaken > 0 &&
-		 cqrs_until_after_ms(progress->began_at, RUN_MS) == 0);
-}
-
-/*
- * Returns whether this transaction settles the message.  If not, it is left to
- * another one.
- */
-static bool
-run_message(CqrsBatch *batch, Progress *progress, CqrsItem *item)
-{
-	/* Each message sees what was committed before it, as a statement does. */
-	PopActiveSnapshot();
-	PushActiveSnapshot(GetTransactionSnapshot());
-
-	if (batch->mode == BATCH_STORE)
-	{
-		store_failed(batch, progress, item);
-		return true;
-	}
-	switch (cqrs_item_begin(&progress->run, item))
-	{
-		case CQRS_ITEM_SETTLED:
-			return true;
-		case CQRS_ITEM_OTHER_OWNER:
-			return false;
-		case CQRS_ITEM_APPLIES:
-			break;
-	}
-	if (batch->mode == BATCH_SINGLY)
-		return apply_singly(batch, progress, item);
-	apply_bounded(progress, item, batch->mode == BATCH_ALONE);
-	return true;
-}
-
-/*
- * Apply a message within cqrs.apply_timeout.  With "check", constraints that a
- * trigger has deferred again are checked, too.
- */
-static void
-apply_bounded(Progress *progress, CqrsItem *item, bool check)
-{
-	progress->item_at = GetCurrentTimestamp();
-	begin_time_limit();
-	cqrs_item_apply(&progress->run, item);
-	if (check)
-		set_constraints_immediate();
-	end_time_limit();
-}
-
-/* The same in a subtransaction.  If that fails, the message is stored. */
-static bool
-apply_singly(CqrsBatch *batch, Progress *progress, CqrsItem *item)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	CqrsRun		before = progress->run;
-	CqrsProblem problem;
-	volatile bool applied = true;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		apply_bounded(progress, item, true);
-		PopActiveSnapshot();
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		end_time_limit();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-		progress->run = before;
-		cqrs_verdict_describe(error, is_time_over(progress), &problem);
-		applied = false;
-	}
-	PG_END_TRY();
-	if (applied)
-		return true;
-
-	if (ShutdownRequestPending ||
-		(cqrs_verdict_may_pass(&problem) && has_patience(batch, item)))
-	{
-		/* Commit what comes before; then this message is the first one. */
-		progress->halted = true;
-		return false;
-	}
-	progress->run.replica = cqrs_replica_find(item->message.cqrs_id);
-	cqrs_item_fail(&progress->run, item, &problem,
-				   !cqrs_verdict_may_pass(&problem));
-	if (cqrs_verdict_may_pass(&problem))
-		lose_patience(batch, item);
-	return true;
-}
-
-/*
- * Store a message without trying it.  Its replica is asked for what becomes of
- * it, unless that fails.
- */
-static void
-store_failed(CqrsBatch *batch, Progress *progress, CqrsItem *item)
-{
-	progress->run.replica = NULL;
-	if (item->problem == NULL && batch->stuck == 0)
-		progress->run.replica = cqrs_replica_find(item->message.cqrs_id);
-	cqrs_item_fail(&progress->run, item, &batch->problem, batch->counts);
-}
-
-/* Check deferred constraints, and each further one at once. */
-static void
-set_constraints_immediate(void)
-{
-	ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
-
-	AfterTriggerSetState(statement);
-	pfree(statement);
-}
-
-static void
-begin_time_limit(void)
-{
-	if (cqrs_apply_timeout_ms > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, cqrs_apply_timeout_ms);
-}
-
-/* A signal that has come too late cancels nothing. */
-static void
-end_time_limit(void)
-{
-	if (cqrs_apply_timeout_ms == 0)
-		return;
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	if (!ShutdownRequestPending)
-		QueryCancelPending = false;
-}
-
-static bool
-is_time_over(const Progress *progress)
-{
-	return cqrs_apply_timeout_ms > 0 && progress->item_at != 0 &&
-		cqrs_until_after_ms(progress->item_at, cqrs_apply_timeout_ms) == 0;
-}
-
-static void
-committed(CqrsBatch *batch, const Progress *progress)
+committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 {
 	for (int i = 0; i < progress->ntaken; i++)
 		batch->items[progress->taken[i]].done = true;
@@ -593,7 +306,7 @@ committed(CqrsBatch *batch, const Progress *progress)
 
 /* A transaction has failed: the next one has fewer messages. */
 static void
-failed(CqrsBatch *batch, const Progress *progress, const ErrorData *error)
+failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *error)
 {
 	CqrsItem   *item = first_item(batch);
 
@@ -604,19 +317,19 @@ failed(CqrsBatch *batch, const Progress *progress, const ErrorData *error)
 			break;
 		case BATCH_SINGLY:
 			batch->mode = BATCH_ALONE;
-			batch->alone = SINGLY_MESSAGES;
+			batch->alone = CQRS_BATCH_SINGLY;
 			break;
 		case BATCH_ALONE:
-			cqrs_verdict_describe(error, is_time_over(progress),
-								&batch->problem);
+			cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress),
+								  &batch->problem);
 			batch->counts = !cqrs_verdict_may_pass(&batch->problem);
-			if (!batch->counts && has_patience(batch, item))
+			if (!batch->counts && cqrs_batch_has_patience(batch, item))
 			{
 				be_patient(batch);
 				break;
 			}
 			if (!batch->counts)
-				lose_patience(batch, item);
+				cqrs_batch_lose_patience(batch, item);
 			batch->mode = BATCH_STORE;
 			break;
 		case BATCH_STORE:
@@ -648,8 +361,8 @@ is_stuck(CqrsBatch *batch, const ErrorData *error)
 }
 
 /* Whether an error that may pass is given another chance. */
-static bool
-has_patience(const CqrsBatch *batch, const CqrsItem *item)
+bool
+cqrs_batch_has_patience(const CqrsBatch *batch, const CqrsItem *item)
 {
 	if (batch->retry || batch->stuck > 0)
 		return false;
@@ -658,8 +371,8 @@ has_patience(const CqrsBatch *batch, const CqrsItem *item)
 		 strcmp(batch->tried_out, item->message.cqrs_id) != 0);
 }
 
-static void
-lose_patience(CqrsBatch *batch, const CqrsItem *item)
+void
+cqrs_batch_lose_patience(CqrsBatch *batch, const CqrsItem *item)
 {
 	if (batch->retry || item->message.cqrs_id == NULL)
 		return;

@@ -97,7 +97,7 @@ cqrs_failed_find(const char *cqrs_id, const char *instance_pk, int64 below)
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		CqrsFailed *failed =
-			from_tuple(rel, ExecFetchSlotHeapTuple(slot, false, NULL), false);
+		from_tuple(rel, ExecFetchSlotHeapTuple(slot, false, NULL), false);
 
 		if (failed->id < below && failed->cqrs_id != NULL &&
 			strcmp(failed->cqrs_id, cqrs_id) == 0 &&

@@ -145,7 +145,7 @@ cqrs_item_fail(CqrsRun *run, CqrsItem *item, const CqrsProblem *problem,
 		return;
 	}
 	cqrs_verdict_decide(run->replica, &item->message, attempts, problem, counts,
-					  &state);
+						&state);
 	store(run, item, &state);
 	run->counts[CQRS_CONSUMED_FAILURES]++;
 	if (state.next_try == 0)

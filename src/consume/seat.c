@@ -47,7 +47,7 @@ enum
 
 static void change(const int *columns, const NullableDatum *changes, int n);
 
-CqrsSeat *
+CqrsSeat   *
 cqrs_seat_read(void)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->consumer,

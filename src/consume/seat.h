@@ -17,7 +17,8 @@ typedef struct CqrsSeat
 	bool		quorum;
 	bool		paused;
 	bool		dropping;		/* delete the queue, then this row */
-	bool		taking_over;	/* cqrs_consume() was called: there is no epoch */
+	bool		taking_over;	/* cqrs_consume() was called: there is no
+								 * epoch */
 	int64		epoch;
 	bool		running;		/* a consumer runs, or has ended without order */
 	bytea	   *suspect;		/* digest of the message that is being tried,

@@ -26,6 +26,7 @@
 #include "consume/verdict.h"
 #include "define/function.h"
 #include "replica/handler.h"
+#include "worker/worker.h"
 
 /* Of a replica that cannot be looked up. */
 #define DEFAULT_MAX_RETRIES		30
@@ -44,7 +45,7 @@ static bool is_neighbours(int code);
 
 void
 cqrs_verdict_describe(const ErrorData *error, bool timed_out,
-					CqrsProblem *problem)
+					  CqrsProblem *problem)
 {
 	problem->code = error->sqlerrcode;
 	strlcpy(problem->sqlstate, unpack_sql_state(error->sqlerrcode),
@@ -83,8 +84,8 @@ cqrs_verdict_may_pass(const CqrsProblem *problem)
 
 void
 cqrs_verdict_decide(const CqrsReplica *replica, const CqrsIncoming *message,
-				  int attempts, const CqrsProblem *problem, bool counts,
-				  CqrsFailedState *state)
+					int attempts, const CqrsProblem *problem, bool counts,
+					CqrsFailedState *state)
 {
 	int			max_retries = replica != NULL ? replica->max_retries :
 	DEFAULT_MAX_RETRIES;
@@ -97,6 +98,7 @@ cqrs_verdict_decide(const CqrsReplica *replica, const CqrsIncoming *message,
 	if (counts && max_retries >= 0 && attempts >= max_retries)
 		state->next_try = 0;
 	else if (!counts || replica == NULL || replica->retry == NULL ||
+			 replica->owner != GetUserId() ||
 			 !ask(replica, message, state, &state->next_try))
 		state->next_try =
 			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -133,10 +135,7 @@ ask(const CqrsReplica *replica, const CqrsIncoming *message,
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		ereport(LOG,
-				(errmsg("the function \"retry\" of a replica has failed: %s",
-						error->message),
-				 errdetail("The settings of the replica are applied instead.")));
+		cqrs_worker_set_error(error->message);
 		answered = false;
 	}
 	PG_END_TRY();
@@ -152,6 +151,7 @@ call(const CqrsReplica *replica, const CqrsIncoming *message,
 {
 	CqrsFunction function;
 	Datum		result;
+
 	LOCAL_FCINFO(fcinfo, 4);
 
 	(void) cqrs_function_find(&function, replica->retry,

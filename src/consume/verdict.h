@@ -26,7 +26,7 @@ typedef struct CqrsProblem
 
 /* Describe an error, in the current context. */
 extern void cqrs_verdict_describe(const ErrorData *error, bool timed_out,
-								CqrsProblem *problem);
+								  CqrsProblem *problem);
 
 /*
  * Whether the error may come from the state of the database rather than from
@@ -37,12 +37,12 @@ extern bool cqrs_verdict_may_pass(const CqrsProblem *problem);
 /*
  * Decide what becomes of a message after "attempts" earlier failures.  With
  * "counts", this failure is one more.  "replica" is NULL if it could not be
- * looked up.  Calls the replica's function "retry" with the current rights,
- * and goes by the replica's settings where that fails.
+ * looked up.  Calls the replica's function "retry" if the current user is
+ * the replica's owner, and goes by the replica's settings where that fails.
  */
 extern void cqrs_verdict_decide(const CqrsReplica *replica,
-							  const CqrsIncoming *message, int attempts,
-							  const CqrsProblem *problem, bool counts,
-							  CqrsFailedState *state);
+								const CqrsIncoming *message, int attempts,
+								const CqrsProblem *problem, bool counts,
+								CqrsFailedState *state);
 
 #endif							/* CQRS_VERDICT_H */

@@ -60,6 +60,8 @@ sub replica
 	return $node->safe_psql('shop', $sql);
 }
 
+my $BEGAN = time;
+
 sub same_rows
 {
 	my ($what) = @_;
@@ -69,6 +71,7 @@ sub same_rows
 	wait_applied($broker, $node, 'shop', 'shop');
 	is(replica($sql), master($sql), "replica and master have the same rows: $what");
 	is(replica('SELECT count(*) FROM went_back'), 0, "no row went back: $what");
+	diag sprintf '%.0f s: %s', time - $BEGAN, $what;
 	return;
 }
 
