@@ -60,8 +60,6 @@ sub replica
 	return $node->safe_psql('shop', $sql);
 }
 
-my $BEGAN = time;
-
 sub same_rows
 {
 	my ($what) = @_;
@@ -71,7 +69,6 @@ sub same_rows
 	wait_applied($broker, $node, 'shop', 'shop');
 	is(replica($sql), master($sql), "replica and master have the same rows: $what");
 	is(replica('SELECT count(*) FROM went_back'), 0, "no row went back: $what");
-	diag sprintf '%.0f s: %s', time - $BEGAN, $what;
 	return;
 }
 
@@ -227,23 +224,26 @@ replica(
 master(q{UPDATE item SET data = 'hang' WHERE id = 1});
 $node->poll_query_until('postgres',
 	q{SELECT count(*) = 1 FROM pg_stat_activity
-	WHERE backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'});
+	WHERE backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'})
+  or BAIL_OUT('the trigger does not hang');
 stops('a trigger hangs');
 $node->start;
 replica('DROP FUNCTION hang() CASCADE');
 same_rows('stopped while a trigger hung');
 
 my $lock = IPC::Run::start(
-	[ 'psql', '-XAtq', '-d', $node->connstr('shop') ],
-	'<', \"BEGIN; LOCK TABLE item; SELECT pg_sleep(1000);\n",
-	'>', \my $out, '2>', \my $err);
+	[   'psql', '-XAtq', '-d', $node->connstr('shop'), '-c',
+		'BEGIN; LOCK TABLE item; SELECT pg_sleep(1000)' ],
+	'<', '/dev/null', '>', \my $out, '2>', \my $err);
 $node->poll_query_until('shop',
 	q{SELECT count(*) = 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock'
-	AND relation = 'item'::regclass AND granted});
+	AND relation = 'item'::regclass AND granted})
+  or BAIL_OUT('the table is not locked');
 master(q{UPDATE item SET data = 'lock' WHERE id = 1});
 $node->poll_query_until('postgres',
 	q{SELECT count(*) = 1 FROM pg_stat_activity
-	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock'});
+	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock'})
+  or BAIL_OUT('the consumer does not wait for the lock');
 stops('waiting for a lock');
 $lock->finish;
 $node->start;
