@@ -17,8 +17,12 @@
  *						waits behind older ones that are to be tried again.
  *						Dead letters hold up nothing.
  *
- * A message that is delivered again while its row of cqrs.failed is there
- * (they have the same message id) gets no second one.
+ * A message can be delivered again while its row of cqrs.failed is there (they
+ * have the same message id), together with all that came after it.  Without
+ * handler a row takes the place of the former one: of a SAVE and a DELETE that
+ * fail again, the DELETE has to be the last, or the retry of the SAVE would
+ * bring the row back.  With handler the former one stays, and with it the
+ * place in the order that later ones wait for.
  *
  * Counts are kept in the run, and become visible with its commit.
  *
@@ -193,9 +197,12 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (id != NULL && failed->message_id != NULL &&
-			strcmp(id, failed->message_id) == 0)
+		if (id == NULL || failed->message_id == NULL ||
+			strcmp(id, failed->message_id) != 0)
+			continue;
+		if (run->replica != NULL && run->replica->handler != NULL)
 			return;
+		cqrs_failed_delete(failed->id);
 	}
 	cqrs_failed_insert(&item->message, state);
 	run->any_failed = true;

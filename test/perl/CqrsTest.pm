@@ -240,8 +240,9 @@ sub wait_applied
 
 =item publish($broker, $exchange, $routing_key, @bodies)
 
-Publishes messages in this order, as masters in Python do; a body that is a
-reference is encoded as JSON.
+Publishes messages in this order, as masters in Python do.  A body that is a
+hash is encoded as JSON; a list of a message id and a body is a message with
+that id.
 
 =cut
 
@@ -249,12 +250,21 @@ sub publish
 {
 	my ($broker, $exchange, $routing_key, @bodies) = @_;
 
-	my $bodies = join ', ', map {
-		'<<"' . encode_base64(ref $_ ? $json->encode($_) : $_, '') . '">>'
-	} @bodies;
+	my @messages;
+	foreach my $message (@bodies)
+	{
+		my ($id, $body) =
+		  ref $message eq 'ARRAY' ? @$message : (undef, $message);
+		my $properties = '{delivery_mode, 2}'
+		  . (defined $id ? qq(, {message_id, <<"$id">>}) : '');
+		my $encoded =
+		  encode_base64(ref $body ? $json->encode($body) : $body, '');
+		push @messages, qq({[$properties], <<"$encoded">>});
+	}
+	my $list = join ', ', @messages;
 	$broker->ctl('eval', <<"END");
 [rabbit_basic:publish({resource, <<"/">>, exchange, <<"$exchange">>},
-	<<"$routing_key">>, [{delivery_mode, 2}], base64:decode(B)) || B <- [$bodies]].
+	<<"$routing_key">>, P, base64:decode(B)) || {P, B} <- [$list]].
 END
 	return;
 }

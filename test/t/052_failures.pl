@@ -149,6 +149,31 @@ wait_for(q{SELECT name = 'reborn' AND cqrs_revision = 0 FROM author WHERE id = 1
 is(query(q{SELECT count(*) FROM cqrs.failed}),
 	0, 'a SAVE after a failed DELETE is a new row');
 
+# A SAVE and a DELETE are delivered again, and both fail again: the DELETE is
+# still the last.
+query(
+	q{CREATE TABLE broken ();
+	CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'broken') THEN RAISE 'broken'; END IF;
+	RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END; END$$;
+	ALTER TABLE broken RENAME TO whole;
+	CREATE TRIGGER break BEFORE INSERT OR UPDATE OR DELETE ON other
+		FOR EACH ROW EXECUTE FUNCTION break()}
+);
+my $save   = [ 'first',  message('SAVE',   'other', 900, 1, name => 'x') ];
+my $delete = [ 'second', message('DELETE', 'other', 900, 2) ];
+send_all($save);
+wait_for(q{SELECT count(*) = 1 FROM other WHERE id = 900});
+query('ALTER TABLE whole RENAME TO broken');
+my $received = query('SELECT received FROM cqrs.consumer_stats');
+send_all($delete, $save, $delete);
+wait_for(qq{SELECT received = $received + 3 AND buffered = 0 AND waiting = 2 FROM cqrs.consumer_stats});
+query('ALTER TABLE broken RENAME TO whole; SELECT cqrs_retry_failed()');
+wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
+is(query('SELECT count(*) FROM other WHERE id = 900'),
+	0, 'a DELETE that was delivered twice, and failed twice, is the last');
+query('DROP FUNCTION break() CASCADE');
+
 # Expired messages (decision 18 and the table of signals).
 send_all(
 	message(
