@@ -166,6 +166,30 @@ cqrs_failed_insert(const CqrsIncoming *message, const CqrsFailedState *state)
 }
 
 void
+cqrs_failed_renew(int64 id)
+{
+	const CqrsObjects *objects = cqrs_objects_get(false);
+	Relation	rel = table_open(objects->failed, RowExclusiveLock);
+	Datum		values[FAILED_NATTS] = {0};
+	bool		nulls[FAILED_NATTS] = {false};
+	bool		replaces[FAILED_NATTS] = {false};
+	ScanKeyData key;
+	SysScanDesc scan = begin_by_id(rel, id, &key);
+	HeapTuple	tuple = systable_getnext(scan);
+
+	values[FAILED_ID - 1] = Int64GetDatum(nextval_internal(objects->failed_id,
+														   false));
+	replaces[FAILED_ID - 1] = true;
+	if (HeapTupleIsValid(tuple))
+		CatalogTupleUpdate(rel, &tuple->t_self,
+						   heap_modify_tuple(tuple, RelationGetDescr(rel),
+											 values, nulls, replaces));
+	systable_endscan(scan);
+	table_close(rel, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
+void
 cqrs_failed_update(int64 id, const CqrsFailedState *state)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->failed,

@@ -65,6 +65,9 @@ extern void cqrs_failed_insert(const CqrsIncoming *message,
 /* Write the state of a row, if it exists. */
 extern void cqrs_failed_update(int64 id, const CqrsFailedState *state);
 
+/* Give a row the last place in the order, if it exists. */
+extern void cqrs_failed_renew(int64 id);
+
 /* Remove a row, if it exists. */
 extern void cqrs_failed_delete(int64 id);
 

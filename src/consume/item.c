@@ -22,7 +22,8 @@
  * handler a row takes the place of the former one: of a SAVE and a DELETE that
  * fail again, the DELETE has to be the last, or the retry of the SAVE would
  * bring the row back.  With handler the former one stays, and with it the
- * place in the order that later ones wait for.
+ * place in the order that later ones wait for.  A message that is a dead letter
+ * already is not tried again: it may be the one that crashes the server.
  *
  * Counts are kept in the run, and become visible with its commit.
  *
@@ -40,6 +41,8 @@
 /* A message that waits behind another one is looked at again after this. */
 #define BEHIND_MS	100
 
+static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
+static bool has_id(const CqrsFailed *failed, const CqrsItem *item);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
 static void bury(CqrsRun *run, CqrsItem *item, const char *reason);
 static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
@@ -81,6 +84,8 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		}
 		return CQRS_ITEM_SETTLED;
 	}
+	if (is_dead_already(run, item))
+		return CQRS_ITEM_SETTLED;
 	if (expired(item, run->replica))
 	{
 		bury(run, item, "the message has expired");
@@ -157,6 +162,39 @@ cqrs_item_fail(CqrsRun *run, CqrsItem *item, const CqrsProblem *problem,
 	log_once(run, item, problem->sqlstate, problem->message);
 }
 
+/*
+ * Whether a message that has been delivered again is a dead letter.  That one
+ * then gets the last place, as the message would.
+ */
+static bool
+is_dead_already(CqrsRun *run, const CqrsItem *item)
+{
+	ListCell   *lc;
+
+	if (item->failed != NULL)
+		return false;
+	foreach(lc, older_failed(run, item))
+	{
+		const CqrsFailed *failed = lfirst(lc);
+
+		if (failed->next_try != 0 || !has_id(failed, item))
+			continue;
+		cqrs_failed_renew(failed->id);
+		run->wrote_failed = true;
+		run->counts[CQRS_CONSUMED_OUTCOMES + CQRS_OUTCOME_REPEATED]++;
+		return true;
+	}
+	return false;
+}
+
+/* Whether a failed message is this one. */
+static bool
+has_id(const CqrsFailed *failed, const CqrsItem *item)
+{
+	return item->message.message_id != NULL && failed->message_id != NULL &&
+		strcmp(item->message.message_id, failed->message_id) == 0;
+}
+
 /* Only what has just been received expires. */
 static bool
 expired(const CqrsItem *item, const CqrsReplica *replica)
@@ -184,7 +222,6 @@ bury(CqrsRun *run, CqrsItem *item, const char *reason)
 static void
 store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 {
-	const char *id = item->message.message_id;
 	ListCell   *lc;
 
 	run->wrote_failed = true;
@@ -197,8 +234,7 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (id == NULL || failed->message_id == NULL ||
-			strcmp(id, failed->message_id) != 0)
+		if (!has_id(failed, item))
 			continue;
 		if (run->replica != NULL && run->replica->handler != NULL)
 			return;
@@ -224,7 +260,6 @@ older_failed(const CqrsRun *run, const CqrsItem *item)
 static const CqrsFailed *
 waiting_before(List *older, const CqrsItem *item)
 {
-	const char *id = item->message.message_id;
 	const CqrsFailed *before = NULL;
 	ListCell   *lc;
 
@@ -235,8 +270,7 @@ waiting_before(List *older, const CqrsItem *item)
 		if (failed->next_try != 0)
 			before = failed;
 		/* This message, delivered again: its row is tried in its turn. */
-		if (id != NULL && failed->message_id != NULL &&
-			strcmp(id, failed->message_id) == 0 && before != NULL)
+		if (has_id(failed, item) && before != NULL)
 			break;
 	}
 	return before;
