@@ -170,7 +170,10 @@ extern void cqrs_amqp_handle_consumed(CqrsConnection *connection,
 									  const char *action, CqrsEvent *event,
 									  CqrsFailure *failure);
 
-/* Free the deliveries that nobody has received. */
+/*
+ * Free the deliveries that poll() has not given to its caller: those in events
+ * that are kept, and the one whose body has not arrived completely.
+ */
 extern void cqrs_amqp_free_deliveries(CqrsConnection *connection);
 
 /* in amqp_side.c */

@@ -18,7 +18,10 @@
 
 #include "broker/amqp.h"
 
-/* So many bindings, of up to 800 bytes each, surely fit into the output. */
+/*
+ * Bindings that are sent before an answer is awaited.  A binding takes 800 bytes
+ * at most, and the output has room for all of these.
+ */
 #define BINDINGS_AT_ONCE	50
 
 static bool prepare(CqrsConnection *connection, const CqrsQueue *queue,

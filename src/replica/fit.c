@@ -93,13 +93,13 @@ check_kind(const CqrsTableFacts *facts)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is a system table", facts->name),
-				 errdetail("Its rows cannot come from a master."),
+				 errdetail("The rows of a system table cannot come from a master."),
 				 errhint("Register a table of your own.")));
 	if (facts->kind == RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is a foreign table", facts->name),
-				 errdetail("Its rows and the state of messages would be on two servers, and could not be committed together."),
+				 errdetail("A row of a foreign table is on another server, where it cannot be committed together with the state of its message."),
 				 errhint("Register the table on the server that owns it.")));
 	if (facts->kind != RELKIND_RELATION &&
 		facts->kind != RELKIND_PARTITIONED_TABLE)

@@ -261,7 +261,7 @@ add_key(const Binding *binding)
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("primary key column \"%s\" of table \"%s\" is a generated column",
 							column->name, facts->name),
-					 errdetail("Its values cannot be set, but identify the rows of messages."),
+					 errdetail("Messages identify rows by the primary key, and PostgreSQL refuses values for a generated column."),
 					 errhint("Use a primary key of columns that are not generated.")));
 		if (found < 0)
 			ereport(ERROR,

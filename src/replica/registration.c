@@ -172,9 +172,9 @@ check_unused(const CqrsReplicaRow *row)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("replica \"%s\" already exists", row->cqrs_id),
 				 OidIsValid(existing->relid) ?
-				 errdetail("It is that of table \"%s\".",
+				 errdetail("The existing replica is that of table \"%s\".",
 						   get_rel_name(existing->relid)) :
-				 errdetail("It is one without a table."),
+				 errdetail("The existing replica has no table."),
 				 errhint("Choose another cqrs_id, or use cqrs_alter_replica() to change the replica.")));
 	if (!OidIsValid(row->relid))
 		return;
@@ -259,7 +259,7 @@ cqrs_registration_check(const CqrsReplicaRow *row)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_TABLE),
 					 errmsg("relation with OID %u does not exist", row->relid),
-					 errdetail("It was the table of replica \"%s\".",
+					 errdetail("The relation was the table of replica \"%s\".",
 							   row->cqrs_id)));
 		cqrs_fit_check(facts);
 		foreach(lc, find_all_inheritors(row->relid, NoLock, NULL))
