@@ -8,8 +8,9 @@ use warnings;
 
 use FakeBroker qw(:frames);
 use Hostile;
+use RabbitMQ;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 my $SEED        = $ENV{CQRS_SEED}         // time ^ $$;
 my $SECONDS     = $ENV{CQRS_FUZZ_SECONDS} // 60;
@@ -127,8 +128,9 @@ note "CQRS_SEED=$SEED";
 $hostile->misbehave('fuzz');
 while (time < $end)
 {
+	my $before = $hostile->broker->hits;
 	$hostile->write_row($large++ % 50 == 0 ? $LARGE_BYTES : 100);
-	usleep(20_000);
+	RabbitMQ->poll_until(sub { return $hostile->broker->hits > $before }, 1);
 	$hostile->query('SELECT cqrs_retry_parked(), pg_reload_conf()')
 	  if $large % 50 == 0;
 }

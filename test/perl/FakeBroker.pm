@@ -179,6 +179,7 @@ sub new
 			misbehaviours => \%misbehaviours,
 			mode          => undef,
 			hits          => 0,
+			sent          => 0,
 			received      => {},
 			connections   => {} },
 		  'FakeBroker::Server';
@@ -215,6 +216,14 @@ How often it has misbehaved since it was asked to.
 =cut
 
 sub hits { return $_[0]->_ask('hits'); }
+
+=item sent()
+
+How many octets it has sent since then.
+
+=cut
+
+sub sent { return $_[0]->_ask('sent'); }
 
 =item has_received($key)
 
@@ -332,11 +341,12 @@ sub obey
 		$self->{mode} =
 		  defined $argument ? $self->{misbehaviours}{$argument} : undef;
 		$self->{hits} = 0;
+		$self->{sent} = 0;
 		$_->end for values %{ $self->{connections} };
 	}
-	elsif ($command eq 'hits')
+	elsif ($command eq 'hits' || $command eq 'sent')
 	{
-		$answer = $self->{hits};
+		$answer = $self->{$command};
 	}
 	else
 	{
@@ -439,6 +449,7 @@ sub flush
 	if (defined $written)
 	{
 		substr $self->{output}, 0, $written, '';
+		$self->{server}{sent} += $written;
 	}
 	elsif (!$!{EAGAIN})
 	{

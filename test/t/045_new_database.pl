@@ -5,7 +5,9 @@ use strict;
 use warnings;
 
 use CqrsTest;
+use Fcntl;
 use IPC::Run;
+use POSIX qw(mkfifo);
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -24,14 +26,15 @@ $node->safe_psql(
 	SELECT cqrs_register('item')});
 wait_for_state($node, 'publishing');
 
-# Where the launcher is held: files that it is held by, and that tell it.
+# Where the launcher is held: pipes that the debugger reads from meanwhile, and
+# files that show how far the debugger is.
 my $dir = $PostgreSQL::Test::Utils::tmp_check;
 
 sub hold
 {
 	my ($function, $name) = @_;
 
-	append_to_file("$dir/$name.gate", '');
+	mkfifo("$dir/$name.gate", 0600) or BAIL_OUT("no pipe $name: $!");
 	return (
 		'-ex',
 		"break $function",
@@ -40,7 +43,7 @@ sub hold
 		'-ex',
 		'continue',
 		'-ex',
-		"shell touch $dir/$name; while [ -e $dir/$name.gate ]; do sleep 0.1; done",
+		"shell touch $dir/$name; cat $dir/$name.gate",
 		'-ex',
 		'delete');
 }
@@ -69,10 +72,24 @@ RabbitMQ->poll_until(
 if (!-e "$dir/databases_read.set"
 	|| slurp_file($log) =~ /Operation not permitted/)
 {
-	unlink glob "$dir/*.gate";
+	let_go($_) foreach qw(databases_read slots_freed);
 	$gdb->finish;
 	$node->stop;
 	plan skip_all => 'gdb may not attach';
+}
+
+# Lets the launcher go on: the debugger reads the end of the pipe.
+sub let_go
+{
+	my ($name) = @_;
+
+	RabbitMQ->poll_until(
+		sub {
+			return 1 unless $gdb->pumpable;
+			return sysopen my $gate, "$dir/$name.gate", O_WRONLY | O_NONBLOCK;
+		},
+		60) or BAIL_OUT("the launcher is not let go: $name");
+	return;
 }
 
 # Waits until the launcher is held there.
@@ -115,11 +132,11 @@ $node->safe_psql('postgres', "CREATE DATABASE $_ TEMPLATE pattern")
   foreach qw(late later);
 my $late = open_writer('late');
 $late->(1);
-unlink "$dir/databases_read.gate";
+let_go('databases_read');
 wait_for_hold('slots_freed');
 my $later = open_writer('later');
 $later->(101);
-unlink "$dir/slots_freed.gate";
+let_go('slots_freed');
 $gdb->finish;
 wait_published($node, $_) foreach qw(late later);
 

@@ -3,7 +3,7 @@
  * transport.c
  *	  A module that calls a transport from SQL.
  *
- * For test/t/050_transport.pl.  It is linked with the objects of src/broker/.
+ * For test/t/050_transport.pl and 063_redis_transport.pl.  It is linked with the objects of src/broker/.
  * A session has connections by numbers.  Functions return what has happened as
  * a text: "ok", or the blame of a failure and the reason.
  *
@@ -141,7 +141,17 @@ transport_publish(PG_FUNCTION_ARGS)
 
 	envelope.body_length = strlen(envelope.body);
 	while (!transport->can_publish(connection))
-		pg_usleep(1000);
+	{
+		bool		write;
+		pgsocket	sock = transport->socket(connection, &write);
+
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_SOCKET_WRITEABLE | WL_LATCH_SET |
+								 WL_EXIT_ON_PM_DEATH, sock, 0,
+								 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 	transport->publish(connection, &envelope);
 	return outcome(true, NULL);
 }
