@@ -136,7 +136,7 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 	if (event->kind != CQRS_EVENT_NONE)
 		return;
 	if (result < 0)
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
 					   cqrs_frames_error(connection->frames));
 	if (result < 0 || (result == 0 && !hears_broker(connection, failure)))
 		event->kind = CQRS_EVENT_FAILED;
@@ -247,7 +247,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 							options->connect_timeout_ms, error);
 	if (sock == NULL)
 	{
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "%s", error);
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "%s", error);
 		return NULL;
 	}
 	context = AllocSetContextCreate(TopMemoryContext, "cqrs connection",
@@ -304,24 +304,10 @@ hears_broker(CqrsConnection *connection, CqrsFailure *failure)
 		cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
 							2 * interval_ms) > 0)
 		return true;
-	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 				   "connection lost: nothing came from the broker for %d s",
 				   2 * connection->heartbeat_s);
 	return false;
-}
-
-void
-cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame, const char *format,...)
-{
-	va_list		args;
-
-	failure->blame = blame;
-	va_start(args, format);
-	(void) vsnprintf(failure->reason, sizeof(failure->reason), format, args);
-	va_end(args);
-	/* A text that was too long may be cut in the middle of a character. */
-	failure->reason[pg_mbcliplen(failure->reason, strlen(failure->reason),
-								 sizeof(failure->reason) - 1)] = '\0';
 }
 
 /* Put the broker's own words into "failure". */
@@ -336,7 +322,7 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		amqp_channel_close_t *close = method->decoded;
 
 		cqrs_decode_text(reply_text, sizeof(reply_text), close->reply_text);
-		cqrs_amqp_fail(failure, blame_of_channel(close),
+		cqrs_failure_set(failure, blame_of_channel(close),
 					   "could not %s: broker closed the channel: %d %s",
 					   close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
 					   action, close->reply_code, reply_text);
@@ -348,7 +334,7 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		close->reply_code == AMQP_SYNTAX_ERROR;
 
 		cqrs_decode_text(reply_text, sizeof(reply_text), close->reply_text);
-		cqrs_amqp_fail(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
+		cqrs_failure_set(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
 					   "could not %s: broker closed the connection: %d %s", action,
 					   close->reply_code, reply_text);
 	}
@@ -356,7 +342,7 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 	{
 		const char *name = amqp_method_name(method->id);
 
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 					   "could not %s: unexpected method %s from the broker", action,
 					   name != NULL ? name :
 					   psprintf("%u.%u", method->id >> 16, method->id & 0xFFFF));
@@ -451,7 +437,7 @@ cqrs_amqp_violated(CqrsEvent *event, CqrsFailure *failure,
 				   const char *action, const char *what)
 {
 	event->kind = CQRS_EVENT_FAILED;
-	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 				   "could not %s: protocol violation by the broker: %s", action,
 				   what);
 }

@@ -13,6 +13,7 @@
 #include "nodes/pg_list.h"
 
 #include "broker/amqp_frames.h"
+#include "broker/failure.h"
 #include "broker/transport.h"
 
 #define CQRS_AMQP_CHANNEL	1
@@ -114,9 +115,6 @@ extern void cqrs_amqp_handle_frame(CqrsConnection *connection,
 								   const amqp_frame_t *frame,
 								   const char *action, CqrsEvent *event,
 								   CqrsFailure *failure);
-
-extern void cqrs_amqp_fail(CqrsFailure *failure, CqrsBlame blame,
-						   const char *format,...) pg_attribute_printf(3, 4);
 
 /* Put the broker's own words into "failure". */
 extern void cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,

@@ -312,7 +312,7 @@ handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 	else if (length > consumer->max_delivery)
 	{
 		event->kind = CQRS_EVENT_FAILED;
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 					   "could not %s: message of " UINT64_FORMAT " bytes, more than the %zu accepted",
 					   action, length, consumer->max_delivery);
 	}
@@ -324,7 +324,7 @@ handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 		if (consumer->delivery == NULL)
 		{
 			event->kind = CQRS_EVENT_FAILED;
-			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 						   "could not %s: out of memory for a message of " UINT64_FORMAT " bytes",
 						   action, length);
 			return;

@@ -115,7 +115,7 @@ has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
 	if (offer->channel_max == 0 ||
 		offer->channel_max >= CQRS_AMQP_SIDE_CHANNEL)
 		return true;
-	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 				   "could not log in: the broker allows %d channels in a connection, and %d are needed",
 				   offer->channel_max, CQRS_AMQP_SIDE_CHANNEL);
 	return false;
@@ -134,7 +134,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 	/* 0 means no limit. */
 	if (offer->frame_max != 0 && offer->frame_max < AMQP_FRAME_MIN_SIZE)
 	{
-		cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 					   "could not log in: the broker allows frames of %u bytes, and AMQP requires %d",
 					   (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
 		return false;
@@ -255,7 +255,7 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 			result = cqrs_frames_read(connection->frames, frame);
 		if (result < 0)
 		{
-			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s",
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s",
 						   action, cqrs_frames_error(connection->frames));
 			return false;
 		}
@@ -286,13 +286,13 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 		if (event.kind == CQRS_EVENT_BLOCKED &&
 			channel == CQRS_AMQP_SIDE_CHANNEL)
 		{
-			cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 						   "could not %s: the broker accepts no messages: %s",
 						   action, event.detail);
 			return false;
 		}
 	}
-	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 				   "could not %s: no answer in time", action);
 	return false;
 }

@@ -176,7 +176,7 @@ put_mark(CqrsConnection *connection, const char *name, const char *text,
 static bool
 failed(CqrsFailure *failure, const char *action, const char *what)
 {
-	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 				   "could not %s: unexpected answer of the broker: %s", action,
 				   what);
 	return false;

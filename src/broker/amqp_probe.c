@@ -182,7 +182,7 @@ static void
 violated(const amqp_method_t *method, CqrsEvent *event, CqrsFailure *failure)
 {
 	event->kind = CQRS_EVENT_FAILED;
-	cqrs_amqp_fail(failure, CQRS_BLAME_TRANSPORT,
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 				   "could not publish: unexpected method %u.%u on channel %d from the broker",
 				   (unsigned int) method->id >> 16,
 				   (unsigned int) method->id & 0xFFFF,

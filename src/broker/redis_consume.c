@@ -164,9 +164,9 @@ cqrs_redis_handle_answer(CqrsConnection *connection, const CqrsReply *reply,
 	switch (question)
 	{
 		case CQRS_ASKS_SUBSCRIBE:
-			if (reply->type != CQRS_REPLY_INTEGER)
+			if (reply->type != CQRS_REPLY_INTEGER || reply->integer < 0)
 				break;
-			consumer->redelivered = reply->integer - consumer->nheld;
+			consumer->redelivered = Max(reply->integer - consumer->nheld, 0);
 			consumer->begins = consumer->may_wait = false;
 			consumer->subscribed = consumer->begun = true;
 			return true;
@@ -457,7 +457,9 @@ take_message(CqrsConnection *connection, const CqrsReply *message)
 		return false;
 	}
 	delivery->tag = ++consumer->last_tag;
-	delivery->redelivered = consumer->redelivered-- > 0;
+	delivery->redelivered = consumer->redelivered > 0;
+	if (delivery->redelivered)
+		consumer->redelivered--;
 
 	held = MemoryContextAlloc(connection->context,
 							  offsetof(CqrsHeld, mark) + length);

@@ -14,6 +14,10 @@
  */
 #include "postgres.h"
 
+#include "utils/timestamp.h"
+
+#include "base/timing.h"
+#include "broker/failure.h"
 #include "broker/redis.h"
 #include "broker/redis_scripts.h"
 
@@ -24,6 +28,17 @@ static const char *const sets[] = {
 	"_kombu.binding.", "_kombu.binding_permanent."
 };
 
+static bool change_bindings(CqrsConnection *connection, const CqrsQueue *queue,
+							List *(*words) (char *set,
+											const CqrsBinding *binding,
+											const char *queue),
+							const char *action, CqrsFailure *failure);
+static List *bind_words(char *set, const CqrsBinding *binding,
+						const char *queue);
+static List *unbind_words(char *set, const CqrsBinding *binding,
+						  const char *queue);
+static bool find_sets(CqrsConnection *connection, List **found,
+					  CqrsFailure *failure);
 static char *make_member(const CqrsBinding *binding, const char *queue);
 static void put_word(StringInfo member, const char *word, Size length);
 static bool run(CqrsConnection *connection, const char *action,
@@ -33,30 +48,24 @@ bool
 cqrs_redis_prepare_queue(CqrsConnection *connection, const CqrsQueue *queue,
 						 CqrsFailure *failure)
 {
-	ListCell   *lc;
-
-	foreach(lc, queue->bindings)
-	{
-		const CqrsBinding *binding = lfirst(lc);
-
-		for (int i = 0; i < lengthof(sets); i++)
-		{
-			const char *words[] = {
-				"SADD", psprintf("%s%s", sets[i], binding->exchange),
-				make_member(binding, queue->name)
-			};
-
-			if (cqrs_redis_command(connection, "bind the queue", failure,
-								   lengthof(words), words) == NULL)
-				return false;
-		}
-	}
-	return true;
+	return change_bindings(connection, queue, bind_words, "bind the queue",
+						   failure);
 }
 
 bool
 cqrs_redis_unbind(CqrsConnection *connection, const CqrsQueue *queue,
 				  CqrsFailure *failure)
+{
+	return change_bindings(connection, queue, unbind_words, "unbind the queue",
+						   failure);
+}
+
+/* Run a command for each binding of a queue, and each set. */
+static bool
+change_bindings(CqrsConnection *connection, const CqrsQueue *queue,
+				List *(*words) (char *set, const CqrsBinding *binding,
+								const char *queue),
+				const char *action, CqrsFailure *failure)
 {
 	ListCell   *lc;
 
@@ -66,18 +75,28 @@ cqrs_redis_unbind(CqrsConnection *connection, const CqrsQueue *queue,
 
 		for (int i = 0; i < lengthof(sets); i++)
 		{
-			const char *words[] = {
-				"EVAL", CQRS_SCRIPT_UNBIND, "1",
-				psprintf("%s%s", sets[i], binding->exchange), queue->name,
-				binding->routing_key
-			};
+			char	   *set = psprintf("%s%s", sets[i], binding->exchange);
 
-			if (cqrs_redis_command(connection, "unbind the queue", failure,
-								   lengthof(words), words) == NULL)
+			if (!run(connection, action, failure,
+					 words(set, binding, queue->name)))
 				return false;
 		}
 	}
 	return true;
+}
+
+static List *
+bind_words(char *set, const CqrsBinding *binding, const char *queue)
+{
+	return list_make3("SADD", set, make_member(binding, queue));
+}
+
+static List *
+unbind_words(char *set, const CqrsBinding *binding, const char *queue)
+{
+	return lappend(list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", set,
+							  unconstify(char *, queue)),
+				   unconstify(char *, binding->routing_key));
 }
 
 /* Bindings first: a publisher would make the list anew. */
@@ -85,33 +104,76 @@ bool
 cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 						CqrsFailure *failure)
 {
-	const char *words[] = {"EVAL", CQRS_SCRIPT_EXCHANGES, "0"};
-	const CqrsReply *reply = cqrs_redis_command(connection, "unbind the queue",
-												failure, lengthof(words),
-												words);
-	List	   *found = NIL;
+	char	   *name = unconstify(char *, queue);
+	List	   *found;
 	ListCell   *lc;
 
-	if (reply == NULL)
+	if (!find_sets(connection, &found, failure))
 		return false;
-	for (int i = 0; reply->type == CQRS_REPLY_ARRAY && i < reply->nelements; i++)
-	{
-		if (reply->elements[i].type == CQRS_REPLY_TEXT)
-			found = lappend(found, pstrdup(reply->elements[i].text));
-	}
 	foreach(lc, found)
 	{
 		if (!run(connection, "unbind the queue", failure,
-				 list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", lfirst(lc),
-							unconstify(char *, queue))))
+				 list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", lfirst(lc), name)))
 			return false;
 	}
 	return run(connection, "delete the queue", failure,
-			   lappend(list_make5("DEL", unconstify(char *, queue),
+			   lappend(list_make5("DEL", name,
 								  psprintf("%s" SEPARATOR "3", queue),
 								  psprintf("%s" SEPARATOR "6", queue),
 								  psprintf("%s" SEPARATOR "9", queue)),
 					   psprintf("%s%s", CQRS_REDIS_DELIVERED, queue)));
+}
+
+/*
+ * The sets of bindings of all exchanges.  The server looks at all its keys, a
+ * few for each command, so that it serves others meanwhile.  A set may be found
+ * more than once.  A server that never comes to the end is given up after the
+ * timeout.
+ */
+static bool
+find_sets(CqrsConnection *connection, List **found, CqrsFailure *failure)
+{
+	char	   *cursor = "0";
+	TimestampTz deadline =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									connection->timeout_ms);
+
+	*found = NIL;
+	do
+	{
+		const char *words[] = {
+			"SCAN", cursor, "MATCH", "_kombu.binding*", "COUNT", "1000"
+		};
+		const CqrsReply *reply = cqrs_redis_command(connection,
+													"unbind the queue", failure,
+													lengthof(words), words);
+		const CqrsReply *keys;
+
+		if (reply == NULL)
+			return false;
+		if (cqrs_until_ms(deadline) == 0)
+		{
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+							 "could not unbind the queue: the broker did not list all its keys in time");
+			return false;
+		}
+		if (reply->type != CQRS_REPLY_ARRAY || reply->nelements != 2 ||
+			reply->elements[0].type != CQRS_REPLY_TEXT ||
+			reply->elements[1].type != CQRS_REPLY_ARRAY)
+		{
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+							 "could not unbind the queue: protocol violation by the broker: unexpected reply");
+			return false;
+		}
+		cursor = pstrdup(reply->elements[0].text);
+		keys = &reply->elements[1];
+		for (int i = 0; i < keys->nelements; i++)
+		{
+			if (keys->elements[i].type == CQRS_REPLY_TEXT)
+				*found = lappend(*found, pstrdup(keys->elements[i].text));
+		}
+	} while (strcmp(cursor, "0") != 0);
+	return true;
 }
 
 /*

@@ -237,7 +237,4 @@
 	"end\n" \
 	"return 1\n"
 
-/* The sets of bindings, of all exchanges.  This looks at all keys. */
-#define CQRS_SCRIPT_EXCHANGES "return redis.call('KEYS', '_kombu.binding*')\n"
-
 #endif							/* CQRS_REDIS_SCRIPTS_H */

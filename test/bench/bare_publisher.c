@@ -18,50 +18,19 @@
  *-------------------------------------------------------------------------
  */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
 #include <sys/time.h>
-#include <time.h>
 
+#include "bare.h"
 #include "../../src/broker/rabbitmq.h"
 
 /* Messages that are sent before confirms are looked at, as in publisher.c. */
 #define SEND_TURN	200
 
 static void
-fail(const char *what)
-{
-	fprintf(stderr, "bare_publisher: %s failed\n", what);
-	exit(1);
-}
-
-static void
 check(amqp_connection_state_t connection, const char *what)
 {
 	if (amqp_get_rpc_reply(connection).reply_type != AMQP_RESPONSE_NORMAL)
 		fail(what);
-}
-
-static double
-now_s(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec + time.tv_nsec / 1e9;
-}
-
-/* Processor time of this process. */
-static double
-cpu_s(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-		(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 static struct timeval
@@ -105,27 +74,6 @@ read_confirms(amqp_connection_state_t connection, uint64_t confirmed,
 		}
 		wait.tv_sec = 0;
 	}
-}
-
-/* Read the lines of standard input; returns their number. */
-static size_t
-read_bodies(char ***bodies)
-{
-	char	   *line = NULL;
-	size_t		size = 0;
-	size_t		n = 0;
-	ssize_t		length;
-
-	while ((length = getline(&line, &size, stdin)) > 0)
-	{
-		if (line[length - 1] == '\n')
-			line[length - 1] = '\0';
-		if ((n & (n - 1)) == 0)
-			*bodies = realloc(*bodies, (n == 0 ? 1 : n * 2) * sizeof(char *));
-		(*bodies)[n++] = strdup(line);
-	}
-	free(line);
-	return n;
 }
 
 /* A connection that confirms, with the exchange declared. */

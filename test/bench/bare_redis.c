@@ -13,61 +13,10 @@
  *-------------------------------------------------------------------------
  */
 #include <openssl/evp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 
 #include <hiredis/hiredis.h>
 
-static void
-fail(const char *what)
-{
-	fprintf(stderr, "bare_redis: %s failed\n", what);
-	exit(1);
-}
-
-static double
-now_s(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec + time.tv_nsec / 1e9;
-}
-
-/* Processor time of this process. */
-static double
-cpu_s(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-		(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
-
-/* Read the lines of standard input; returns their number. */
-static size_t
-read_bodies(char ***bodies)
-{
-	char	   *line = NULL;
-	size_t		size = 0;
-	size_t		n = 0;
-	ssize_t		length;
-
-	while ((length = getline(&line, &size, stdin)) > 0)
-	{
-		if (line[length - 1] == '\n')
-			line[length - 1] = '\0';
-		if ((n & (n - 1)) == 0)
-			*bodies = realloc(*bodies, (n == 0 ? 1 : n * 2) * sizeof(char *));
-		(*bodies)[n++] = strdup(line);
-	}
-	free(line);
-	return n;
-}
+#include "bare.h"
 
 static void
 push(redisContext *context, const char *queue, const char *body, size_t number)

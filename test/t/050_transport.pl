@@ -5,96 +5,15 @@ use strict;
 use warnings;
 
 use FakeBroker qw(:frames);
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
-
-my $MODULE = $ENV{CQRS_TRANSPORT};
-my $WAIT   = 60_000;
+use TransportTest;
 
 my $broker = RabbitMQ->new('main');
 $broker->start;
-my $url = $broker->url;
-
-my $node = PostgreSQL::Test::Cluster->new('plain');
-$node->init(extra => [ '-E', 'UTF8' ]);
-$node->start;
-
-my %functions = (
-	connect =>
-	  'number int, url text, consumes bool, lease text, vacant text[], max_delivery int, timeout_ms int',
-	close         => 'number int, politely bool',
-	publish       => 'number int, key text, id text, body text',
-	prepare       => 'number int, queue text, bindings text[], quorum bool',
-	unbind        => 'number int, queue text, bindings text[]',
-	delete        => 'number int, queue text',
-	subscribe     => 'number int, queue text, size int',
-	unsubscribe   => 'number int',
-	acknowledge   => 'number int, tag int',
-	read_mark     => 'number int, name text',
-	write_mark    => 'number int, name text, mark text',
-	next          => 'number int, timeout_ms int');
-$node->safe_psql(
-	'postgres', join '',
-	map {
-		"CREATE FUNCTION t_$_($functions{$_}) RETURNS text
-			AS '$MODULE', 'transport_$_' LANGUAGE C;\n"
-	} sort keys %functions);
-$node->safe_psql('postgres',
-	"CREATE FUNCTION t_memory() RETURNS bigint AS '$MODULE', 'transport_memory' LANGUAGE C"
-);
-
-# Calls in a session of their own; the lines that they return.  A call begins
-# with the name of a function and the number of a connection.
-sub run
-{
-	my @calls = @_;
-	my $sql   = join '', map {
-		my ($name, @arguments) = split / \| /;
-		"SELECT t_$name(" . join(', ', @arguments) . ");\n"
-	} @calls;
-	my ($status, $out, $error) = $node->psql('postgres', $sql);
-	return split /\n/, $out . ($error ne '' ? "\n$error" : '');
-}
-
-sub consumer
-{
-	my ($number, %params) = @_;
-	return sprintf q{connect | %d | '%s' | true | '%s' | '{%s}' | %d | %d},
-	  $number, $params{url} // $url, $params{lease} // '',
-	  $params{vacant}  // '', $params{max} // 20_000_000,
-	  $params{timeout} // 20_000;
-}
-
-sub publisher
-{
-	my ($number, %params) = @_;
-	return sprintf q{connect | %d | '%s' | false | '' | '{}' | 0 | %d},
-	  $number, $params{url} // $url, $params{timeout} // 20_000;
-}
-
-sub publish
-{
-	my ($number, $key, @bodies) = @_;
-	return map {
-		("publish | $number | '$key' | 'id $_' | '$_'",
-			"next | $number | $WAIT")
-	} @bodies;
-}
-
-sub next_of { my ($number, $times) = @_; return ("next | $number | $WAIT") x ($times // 1); }
-
-# A delivery, as described.
-sub delivery
-{
-	my ($tag, $key, $body, %params) = @_;
-	return sprintf 'delivery %d %d%s %s %s %d %s', $tag, $params{count} // 0,
-	  $params{redelivered} ? ' redelivered' : '', $key,
-	  $params{id} // "id $body", $params{length} // length $body,
-	  substr $body, 0, 20;
-}
-
+my $url  = $broker->url;
+my $node = start_node($url);
 my @results;
 
 # The exchange is declared by the queue that is bound to it.
