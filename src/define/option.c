@@ -313,6 +313,24 @@ check_choice(const CqrsOptionInfo *info, const char *value)
 			 errhint("Valid values are: %s.", valid.data)));
 }
 
+char *
+cqrs_option_text(NullableDatum option)
+{
+	return option.isnull ? NULL : TextDatumGetCString(option.value);
+}
+
+List *
+cqrs_option_names(NullableDatum option)
+{
+	return option.isnull ? NIL : cqrs_option_text_list(option.value);
+}
+
+int
+cqrs_option_int(NullableDatum option)
+{
+	return option.isnull ? -1 : DatumGetInt32(option.value);
+}
+
 List *
 cqrs_option_text_list(Datum array)
 {

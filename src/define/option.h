@@ -70,6 +70,11 @@ pg_noreturn extern void cqrs_option_refuse(const char *name,
 /* The milliseconds of an option of type CQRS_TYPE_INTERVAL. */
 extern int64 cqrs_option_ms(Datum interval);
 
+/* The values of options as C types: NULL, NIL and -1 for null. */
+extern char *cqrs_option_text(NullableDatum option);
+extern List *cqrs_option_names(NullableDatum option);
+extern int	cqrs_option_int(NullableDatum option);
+
 /* A list of char * from a text[] without nulls, and back. */
 extern List *cqrs_option_text_list(Datum array);
 extern Datum cqrs_option_text_array(List *names);

@@ -14,24 +14,24 @@
 #include "master/condition.h"
 
 const char *
-cqrs_definition_use(const CqrsMasterRow *row, const char *name)
+cqrs_column_use_find(const CqrsMasterRow *row, const char *name)
 {
 	if (cqrs_columns_is_own(name))
 		return "keeps count of changes in it";
 	if (row->options[CQRS_OPTION_FIELDS].isnull ||
 		cqrs_columns_have(cqrs_master_names(row, CQRS_OPTION_FIELDS), name))
 		return "publishes it";
-	if (cqrs_definition_publishes(row, name))
+	if (cqrs_column_use_publishes(row, name))
 		return "publishes its previous values";
-	if (cqrs_definition_key(row, name) != name)
+	if (cqrs_column_use_key(row, name) != name)
 		return "maps it to a key";
-	if (cqrs_definition_condition_uses(row, name))
+	if (cqrs_column_use_in_condition(row, name))
 		return "has it in sync_when";
 	return NULL;
 }
 
 bool
-cqrs_definition_publishes(const CqrsMasterRow *row, const char *name)
+cqrs_column_use_publishes(const CqrsMasterRow *row, const char *name)
 {
 	List	   *tracked = cqrs_master_names(row, CQRS_OPTION_TRACKED_FIELDS);
 
@@ -43,13 +43,13 @@ cqrs_definition_publishes(const CqrsMasterRow *row, const char *name)
 }
 
 const char *
-cqrs_definition_key(const CqrsMasterRow *row, const char *name)
+cqrs_column_use_key(const CqrsMasterRow *row, const char *name)
 {
 	return cqrs_columns_key(&row->options[CQRS_OPTION_FIELD_MAP], name);
 }
 
 bool
-cqrs_definition_condition_uses(const CqrsMasterRow *row, const char *name)
+cqrs_column_use_in_condition(const CqrsMasterRow *row, const char *name)
 {
 	char	   *condition = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
 
@@ -58,10 +58,10 @@ cqrs_definition_condition_uses(const CqrsMasterRow *row, const char *name)
 }
 
 void
-cqrs_definition_rename(CqrsMasterRow *row, const char *from, const char *to)
+cqrs_column_use_rename(CqrsMasterRow *row, const char *from, const char *to)
 {
 	cqrs_columns_rename_in_map(&row->options[CQRS_OPTION_FIELD_MAP], from, to,
-							   cqrs_definition_publishes(row, from));
+							   cqrs_column_use_publishes(row, from));
 	cqrs_columns_rename_in_list(&row->options[CQRS_OPTION_FIELDS], from, to);
 	cqrs_columns_rename_in_list(&row->options[CQRS_OPTION_TRACKED_FIELDS],
 								from, to);

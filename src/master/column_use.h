@@ -16,27 +16,27 @@
  * How a master uses a column, as a verb phrase.  NULL if it does not: then the
  * column may be dropped.
  */
-extern const char *cqrs_definition_use(const CqrsMasterRow *row,
+extern const char *cqrs_column_use_find(const CqrsMasterRow *row,
 									   const char *name);
 
 /* Whether values of a column are in messages. */
-extern bool cqrs_definition_publishes(const CqrsMasterRow *row,
+extern bool cqrs_column_use_publishes(const CqrsMasterRow *row,
 									  const char *name);
 
 /*
  * The key of a column in messages: its name, unless "field_map" has another.
  */
-extern const char *cqrs_definition_key(const CqrsMasterRow *row,
+extern const char *cqrs_column_use_key(const CqrsMasterRow *row,
 									   const char *name);
 
 /* Whether sync_when names a column. */
-extern bool cqrs_definition_condition_uses(const CqrsMasterRow *row,
+extern bool cqrs_column_use_in_condition(const CqrsMasterRow *row,
 										   const char *name);
 
 /*
  * Give a master the new name of a column, and keep its messages as they are.
  */
-extern void cqrs_definition_rename(CqrsMasterRow *row, const char *from,
+extern void cqrs_column_use_rename(CqrsMasterRow *row, const char *from,
 								   const char *to);
 
 #endif							/* CQRS_COLUMN_USE_H */

@@ -209,7 +209,7 @@ make_field(Relation rel, const char *column, const CqrsMasterRow *row)
 	field.attnum = get_attnum(RelationGetRelid(rel), column);
 	check_stored(rel, field.attnum);
 	field.column = pstrdup(column);
-	field.key = unconstify(char *, cqrs_definition_key(row, field.column));
+	field.key = unconstify(char *, cqrs_column_use_key(row, field.column));
 	field.ours = cqrs_columns_is_own(column);
 	return field;
 }

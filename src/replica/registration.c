@@ -20,7 +20,6 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -30,12 +29,13 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "base/command.h"
 #include "base/compat.h"
-#include "base/guc.h"
 #include "base/objects.h"
 #include "ddl/facts.h"
-#include "define/name.h"
 #include "define/function.h"
+#include "define/name.h"
+#include "define/rights.h"
 #include "replica/fit.h"
 #include "replica/handler.h"
 #include "replica/mapping.h"
@@ -50,16 +50,13 @@ PG_FUNCTION_INFO_V1(cqrs_sql_check_replica);
 
 static void lock_table(Oid relid);
 static void check_unused(const CqrsReplicaRow *row);
-static void check_table_owner(Oid relid);
 static void check_owner(const CqrsReplicaRow *row);
-static void check_exchange(const char *before, const char *after);
 static void check_without_table(const CqrsReplicaRow *row);
 static void check_function(const char *name, const CqrsFunctionKind *kind,
 						   Oid owner);
 static void add_columns(Oid relid);
 static void add_column(StringInfo add, StringInfo rest, Oid relid,
 					   const char *name, const char *type, const char *value);
-static void execute(const char *command);
 static void raise_warnings(const CqrsReplicaRow *row);
 static char *id_argument(FunctionCallInfo fcinfo);
 static CqrsReplicaRow *read_locked(const char *cqrs_id);
@@ -95,7 +92,7 @@ cqrs_register_replica(PG_FUNCTION_ARGS)
 						fcinfo->args[2 + i]);
 
 	cqrs_name_check_id(row.cqrs_id);
-	check_exchange(NULL, cqrs_replica_text(&row, CQRS_REPLICA_EXCHANGE));
+	cqrs_rights_check_exchange(NULL, cqrs_replica_text(&row, CQRS_REPLICA_EXCHANGE));
 	check_unused(&row);
 	if (OidIsValid(row.relid))
 	{
@@ -128,7 +125,7 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 	exchange = cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE);
 	cqrs_option_set_json(&cqrs_replica_options, row->options,
 						 PG_GETARG_JSONB_P(1));
-	check_exchange(exchange, cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE));
+	cqrs_rights_check_exchange(exchange, cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE));
 	cqrs_registration_check(row);
 	/* The owner may be another one, by another handler. */
 	check_owner(row);
@@ -154,9 +151,9 @@ lock_table(Oid relid)
 	Relation	rel;
 
 	/* Before the lock, so that only the owner can make writers wait. */
-	check_table_owner(relid);
+	cqrs_rights_check_table(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
-	check_table_owner(relid);
+	cqrs_rights_check_table(relid);
 	table_close(rel, NoLock);
 	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
 }
@@ -189,21 +186,6 @@ check_unused(const CqrsReplicaRow *row)
 				 errhint("Use another table, or cqrs_unregister_replica() to end the replica.")));
 }
 
-static void
-check_table_owner(Oid relid)
-{
-	const char *name = get_rel_name(relid);
-
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid),
-				 errdetail("It may have been dropped a moment ago."),
-				 errhint("Name a table that exists.")));
-	if (!cqrs_owns_relation(relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
-}
-
 /* The caller must have the rights with which messages are applied. */
 static void
 check_owner(const CqrsReplicaRow *row)
@@ -212,7 +194,7 @@ check_owner(const CqrsReplicaRow *row)
 
 	if (OidIsValid(row->relid))
 	{
-		check_table_owner(row->relid);
+		cqrs_rights_check_table(row->relid);
 		return;
 	}
 	owner = cqrs_replica_owner(row);
@@ -223,25 +205,6 @@ check_owner(const CqrsReplicaRow *row)
 			 errmsg("must be owner of the handler of replica \"%s\"",
 					row->cqrs_id),
 			 errdetail("The handler runs with the rights of its owner.")));
-}
-
-/*
- * Queues are bound with the login of the server's administrator, who decides
- * which exchanges may be used.  An exchange that a replica has already may
- * stay, whoever has set it.
- */
-static void
-check_exchange(const char *before, const char *after)
-{
-	if (after == NULL || superuser() ||
-		(before != NULL && strcmp(before, after) == 0) ||
-		cqrs_guc_allows_exchange(after))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for exchange \"%s\"", after),
-			 errdetail("The setting \"cqrs.allowed_exchanges\" does not name it."),
-			 errhint("Have a superuser add the exchange to the setting, or give it to the replica.")));
 }
 
 void
@@ -330,8 +293,8 @@ add_columns(Oid relid)
 			   "'epoch'");
 	if (add.len == 0)
 		return;
-	execute(add.data);
-	execute(rest.data);
+	cqrs_command_run(add.data);
+	cqrs_command_run(rest.data);
 	CommandCounterIncrement();
 }
 
@@ -343,9 +306,7 @@ add_column(StringInfo add, StringInfo rest, Oid relid, const char *name,
 		return;
 	if (add->len == 0)
 	{
-		char	   *table =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-								   get_rel_name(relid));
+		char	   *table = cqrs_command_relation(relid);
 
 		appendStringInfo(add, "ALTER TABLE %s", table);
 		appendStringInfo(rest, "ALTER TABLE %s", table);
@@ -358,18 +319,6 @@ add_column(StringInfo add, StringInfo rest, Oid relid, const char *name,
 	appendStringInfo(add, " ADD COLUMN %s %s NOT NULL DEFAULT %s", name, type,
 					 value);
 	appendStringInfo(rest, " ALTER COLUMN %s DROP DEFAULT", name);
-}
-
-static void
-execute(const char *command)
-{
-	int			result;
-
-	SPI_connect();
-	result = SPI_execute(command, false, 0);
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "unexpected result %d of: %s", result, command);
-	SPI_finish();
 }
 
 static void

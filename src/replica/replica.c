@@ -3,9 +3,7 @@
  * replica.c
  *	  The rows of cqrs.replica, and the backend's cache of them.
  *
- * Rows are read and written directly, as in system catalogs, so that no
- * privileges on cqrs.replica are needed or granted: callers (registration.c)
- * have checked what the user may do.  A caller that writes holds a lock on the
+ * Callers (registration.c) have checked what the user may do.  A caller that writes holds a lock on the
  * replica's table, if it has one, that conflicts with writers.  If two sessions
  * use the same name or table, the unique indexes decide.
  *
@@ -38,23 +36,19 @@
 #include "utils/syscache.h"
 
 #include "base/objects.h"
+#include "define/definition.h"
 #include "define/function.h"
 #include "define/option.h"
 #include "replica/handler.h"
 #include "replica/replica.h"
 #include "worker/wake.h"
 
-/* Columns of cqrs.replica; the options follow in their order. */
-enum
-{
-	REPLICA_CQRS_ID = 1,
-	REPLICA_RELATION,
-	REPLICA_FIRST_OPTION,
-	REPLICA_NATTS = REPLICA_FIRST_OPTION + CQRS_REPLICA_NOPTIONS - 1
-};
-
-StaticAssertDecl(REPLICA_NATTS == CQRS_REPLICA_NATTS,
+StaticAssertDecl(CQRS_DEFINITION_NATTS(CQRS_REPLICA_NOPTIONS) ==
+				 CQRS_REPLICA_NATTS,
 				 "cqrs.replica has as many columns as objects.h says");
+StaticAssertDecl(offsetof(CqrsReplicaRow, options) ==
+				 offsetof(CqrsDefinition, options),
+				 "a CqrsReplicaRow is a CqrsDefinition");
 
 /* All replicas, ordered by cqrs_id. */
 typedef struct Cache
@@ -78,10 +72,7 @@ static void build(void);
 static void fill(Cache *fresh);
 static void describe(const CqrsReplicaRow *row, CqrsReplica *replica);
 static int	compare_name(const void *name, const void *replica);
-static HeapTuple find_tuple(Relation table, const char *cqrs_id);
-static CqrsReplicaRow *row_from_tuple(Relation table, HeapTuple tuple);
-static HeapTuple tuple_from_row(Relation table, const CqrsReplicaRow *row);
-static int	compare_cqrs_id(const ListCell *a, const ListCell *b);
+static CqrsDefinitionKind kind_of_replicas(void);
 static void announce(void);
 
 const CqrsReplica *
@@ -236,15 +227,9 @@ cqrs_replica_owner(const CqrsReplicaRow *row)
 CqrsReplicaRow *
 cqrs_replica_read(const char *cqrs_id)
 {
-	Relation	table = table_open(cqrs_objects_get(false)->replica,
-								   AccessShareLock);
-	HeapTuple	tuple = find_tuple(table, cqrs_id);
-	CqrsReplicaRow *row = NULL;
+	CqrsDefinitionKind kind = kind_of_replicas();
 
-	if (HeapTupleIsValid(tuple))
-		row = row_from_tuple(table, tuple);
-	table_close(table, AccessShareLock);
-	return row;
+	return cqrs_definition_read(&kind, cqrs_id);
 }
 
 List *
@@ -261,51 +246,51 @@ cqrs_replica_read_all(void)
 	table = table_open(objects->replica, AccessShareLock);
 	scan = systable_beginscan(table, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		rows = lappend(rows, row_from_tuple(table, tuple));
+		rows = lappend(rows, cqrs_definition_from_tuple(table, tuple,
+														CQRS_REPLICA_NOPTIONS));
 	systable_endscan(scan);
 	table_close(table, AccessShareLock);
 
-	list_sort(rows, compare_cqrs_id);
+	cqrs_definition_sort(rows);
 	return rows;
 }
 
 void
 cqrs_replica_insert(const CqrsReplicaRow *row)
 {
-	Relation	table = table_open(cqrs_objects_get(false)->replica,
-								   RowExclusiveLock);
+	CqrsDefinitionKind kind = kind_of_replicas();
 
-	CatalogTupleInsert(table, tuple_from_row(table, row));
-	table_close(table, RowExclusiveLock);
+	cqrs_definition_insert(&kind, row);
 	announce();
 }
 
 void
 cqrs_replica_update(const CqrsReplicaRow *row)
 {
-	Relation	table = table_open(cqrs_objects_get(false)->replica,
-								   RowExclusiveLock);
-	HeapTuple	old = find_tuple(table, row->cqrs_id);
+	CqrsDefinitionKind kind = kind_of_replicas();
 
-	if (!HeapTupleIsValid(old))
-		elog(ERROR, "replica \"%s\" has disappeared", row->cqrs_id);
-	CatalogTupleUpdate(table, &old->t_self, tuple_from_row(table, row));
-	table_close(table, RowExclusiveLock);
+	cqrs_definition_update(&kind, row);
 	announce();
 }
 
 void
 cqrs_replica_delete(const char *cqrs_id)
 {
-	Relation	table = table_open(cqrs_objects_get(false)->replica,
-								   RowExclusiveLock);
-	HeapTuple	old = find_tuple(table, cqrs_id);
+	CqrsDefinitionKind kind = kind_of_replicas();
 
-	if (!HeapTupleIsValid(old))
-		elog(ERROR, "replica \"%s\" has disappeared", cqrs_id);
-	CatalogTupleDelete(table, &old->t_self);
-	table_close(table, RowExclusiveLock);
+	cqrs_definition_delete(&kind, cqrs_id);
 	announce();
+}
+
+static CqrsDefinitionKind
+kind_of_replicas(void)
+{
+	const CqrsObjects *objects = cqrs_objects_get(false);
+	CqrsDefinitionKind kind = {
+		objects->replica, objects->replica_by_id, CQRS_REPLICA_NOPTIONS
+	};
+
+	return kind;
 }
 
 /* Trigger of cqrs.replica, for those who write to it with SQL. */
@@ -331,94 +316,20 @@ announce(void)
 	cqrs_wake_want_at_commit(CQRS_WORKER_CONSUMER);
 }
 
-/* A copy of the row with that name, or NULL. */
-static HeapTuple
-find_tuple(Relation table, const char *cqrs_id)
-{
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyEntryInitialize(&key, 0, REPLICA_CQRS_ID, BTEqualStrategyNumber,
-						   InvalidOid, C_COLLATION_OID, F_TEXTEQ,
-						   CStringGetTextDatum(cqrs_id));
-	scan = systable_beginscan(table, cqrs_objects_get(false)->replica_by_id,
-							  true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		tuple = heap_copytuple(tuple);
-	systable_endscan(scan);
-	return tuple;
-}
-
-static CqrsReplicaRow *
-row_from_tuple(Relation table, HeapTuple tuple)
-{
-	CqrsReplicaRow *row = palloc0(sizeof(CqrsReplicaRow));
-	TupleDesc	desc = RelationGetDescr(table);
-	Datum		values[REPLICA_NATTS];
-	bool		nulls[REPLICA_NATTS];
-
-	heap_deform_tuple(tuple, desc, values, nulls);
-	row->cqrs_id = TextDatumGetCString(values[REPLICA_CQRS_ID - 1]);
-	if (!nulls[REPLICA_RELATION - 1])
-		row->relid = DatumGetObjectId(values[REPLICA_RELATION - 1]);
-	for (int i = 0; i < CQRS_REPLICA_NOPTIONS; i++)
-	{
-		int			att = REPLICA_FIRST_OPTION - 1 + i;
-		Form_pg_attribute form = TupleDescAttr(desc, att);
-
-		row->options[i].isnull = nulls[att];
-		if (nulls[att])
-			continue;
-		row->options[i].value = form->attlen == -1 ?
-			PointerGetDatum(PG_DETOAST_DATUM_COPY(values[att])) :
-			datumCopy(values[att], form->attbyval, form->attlen);
-	}
-	return row;
-}
-
-static HeapTuple
-tuple_from_row(Relation table, const CqrsReplicaRow *row)
-{
-	Datum		values[REPLICA_NATTS] = {0};
-	bool		nulls[REPLICA_NATTS] = {false};
-
-	values[REPLICA_CQRS_ID - 1] = CStringGetTextDatum(row->cqrs_id);
-	values[REPLICA_RELATION - 1] = ObjectIdGetDatum(row->relid);
-	nulls[REPLICA_RELATION - 1] = !OidIsValid(row->relid);
-	for (int i = 0; i < CQRS_REPLICA_NOPTIONS; i++)
-	{
-		values[REPLICA_FIRST_OPTION - 1 + i] = row->options[i].value;
-		nulls[REPLICA_FIRST_OPTION - 1 + i] = row->options[i].isnull;
-	}
-	return heap_form_tuple(RelationGetDescr(table), values, nulls);
-}
-
 char *
 cqrs_replica_text(const CqrsReplicaRow *row, CqrsReplicaOption option)
 {
-	return row->options[option].isnull ? NULL :
-		TextDatumGetCString(row->options[option].value);
+	return cqrs_option_text(row->options[option]);
 }
 
 List *
 cqrs_replica_names(const CqrsReplicaRow *row, CqrsReplicaOption option)
 {
-	return row->options[option].isnull ? NIL :
-		cqrs_option_text_list(row->options[option].value);
+	return cqrs_option_names(row->options[option]);
 }
 
 int
 cqrs_replica_int(const CqrsReplicaRow *row, CqrsReplicaOption option)
 {
-	return row->options[option].isnull ? -1 :
-		DatumGetInt32(row->options[option].value);
-}
-
-static int
-compare_cqrs_id(const ListCell *a, const ListCell *b)
-{
-	return strcmp(((CqrsReplicaRow *) lfirst(a))->cqrs_id,
-				  ((CqrsReplicaRow *) lfirst(b))->cqrs_id);
+	return cqrs_option_int(row->options[option]);
 }

@@ -306,7 +306,7 @@ check_values(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  !cqrs_retype_keeps_values(old->type, old->typmod, new->typmod))) &&
 			decides_messages(row, old->name))
 			refuse(psprintf("change the values of column \"%s\"", old->name),
-				   after->relid, row, cqrs_definition_use(row, old->name),
+				   after->relid, row, cqrs_column_use_find(row, old->name),
 				   register_anew);
 	}
 }
@@ -315,8 +315,8 @@ check_values(const CqrsTableFacts *before, const CqrsTableFacts *after,
 static bool
 decides_messages(const CqrsMasterRow *row, const char *name)
 {
-	return cqrs_definition_publishes(row, name) ||
-		cqrs_definition_condition_uses(row, name);
+	return cqrs_column_use_publishes(row, name) ||
+		cqrs_column_use_in_condition(row, name);
 }
 
 static void
@@ -340,25 +340,25 @@ check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 		quoted = psprintf("column \"%s\"", old->name);
 		if (new->name == NULL)
 		{
-			if (cqrs_definition_use(row, old->name) != NULL)
+			if (cqrs_column_use_find(row, old->name) != NULL)
 				refuse(psprintf("drop %s", quoted), after->relid, row,
-					   cqrs_definition_use(row, old->name),
+					   cqrs_column_use_find(row, old->name),
 					   own || list_member_int(before->key, i + 1) ?
 					   end : leave_out);
 			continue;
 		}
 		if (new->type != old->type && decides_messages(row, old->name))
 			refuse(psprintf("change the type of %s", quoted), after->relid, row,
-				   cqrs_definition_use(row, old->name), again);
+				   cqrs_column_use_find(row, old->name), again);
 		if (own && old->not_null && !new->not_null)
 			refuse(psprintf("drop NOT NULL of %s", quoted), after->relid, row,
-				   cqrs_definition_use(row, old->name), end);
+				   cqrs_column_use_find(row, old->name), end);
 		if (own && !old->is_identity && new->is_identity)
 			refuse(psprintf("add an identity to %s", quoted), after->relid,
-				   row, cqrs_definition_use(row, old->name), end);
+				   row, cqrs_column_use_find(row, old->name), end);
 		if (own && strcmp(old->name, new->name) != 0)
 			refuse(psprintf("rename %s", quoted), after->relid, row,
-				   cqrs_definition_use(row, old->name), end);
+				   cqrs_column_use_find(row, old->name), end);
 	}
 
 	if (before->key != NIL && !equal(before->key, after->key))
@@ -382,14 +382,14 @@ check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 	{
 		const char *added = after->columns[i].name;
 
-		if (added == NULL || !cqrs_definition_publishes(row, added))
+		if (added == NULL || !cqrs_column_use_publishes(row, added))
 			continue;
 		for (int j = 0; j < i; j++)
 		{
 			const char *other = after->columns[j].name;
 
-			if (other == NULL || !cqrs_definition_publishes(row, other) ||
-				strcmp(cqrs_definition_key(row, added), cqrs_definition_key(row, other)) != 0)
+			if (other == NULL || !cqrs_column_use_publishes(row, other) ||
+				strcmp(cqrs_column_use_key(row, added), cqrs_column_use_key(row, other)) != 0)
 				continue;
 			refuse(psprintf("add column \"%s\"", added), after->relid, row,
 				   psprintf("publishes column \"%s\" under this key", other),
@@ -512,7 +512,7 @@ cqrs_guard_check_type(Oid type)
 			const CqrsColumnFacts *column = &facts->columns[i];
 
 			if (column->name == NULL ||
-				!cqrs_definition_publishes(row, column->name) ||
+				!cqrs_column_use_publishes(row, column->name) ||
 				!cqrs_retype_contains(column->type, type))
 				continue;
 			ereport(ERROR,
@@ -566,9 +566,9 @@ follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 		const char *to = after->columns[i].name;
 
 		if (from == NULL || to == NULL || strcmp(from, to) == 0 ||
-			cqrs_definition_use(row, from) == NULL)
+			cqrs_column_use_find(row, from) == NULL)
 			continue;
-		cqrs_definition_rename(row, from, to);
+		cqrs_column_use_rename(row, from, to);
 		changed = true;
 	}
 	if (!changed)

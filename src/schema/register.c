@@ -44,6 +44,7 @@
 #include "compose/hook.h"
 #include "compose/key_type.h"
 #include "define/name.h"
+#include "define/rights.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "master/relation.h"
@@ -57,8 +58,6 @@ PG_FUNCTION_INFO_V1(cqrs_sql_follow_partitions);
 static void check_not_partition(Relation rel);
 static void check_partitions(Oid relid);
 static void check_table(Relation rel);
-static void check_owner(Oid relid);
-static void check_exchange(const char *before, const char *after);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_key(Oid relid, const CqrsMasterRow *row);
 static void check_revision_default(Oid relid);
@@ -93,11 +92,11 @@ cqrs_register(PG_FUNCTION_ARGS)
 	relid = PG_GETARG_OID(0);
 
 	/* Before the lock, so that only the owner can make writers wait. */
-	check_owner(relid);
+	cqrs_rights_check_table(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
 	check_not_partition(rel);
 	check_table(rel);
-	check_owner(relid);
+	cqrs_rights_check_table(relid);
 	check_partitions(relid);
 
 	row.relid = relid;
@@ -108,7 +107,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 						fcinfo->args[2 + i]);
 
 	cqrs_name_check_id(row.cqrs_id);
-	check_exchange(NULL, cqrs_master_text(&row, CQRS_OPTION_EXCHANGE));
+	cqrs_rights_check_exchange(NULL, cqrs_master_text(&row, CQRS_OPTION_EXCHANGE));
 	existing = cqrs_master_read(row.cqrs_id, true);
 	if (existing != NULL)
 		ereport(ERROR,
@@ -181,7 +180,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
 	cqrs_option_set_json(&cqrs_options_master, row->options,
 						 PG_GETARG_JSONB_P(1));
-	check_exchange(exchange, cqrs_master_text(row, CQRS_OPTION_EXCHANGE));
+	cqrs_rights_check_exchange(exchange, cqrs_master_text(row, CQRS_OPTION_EXCHANGE));
 	refuse_own_changes(relid);
 	check_definition(relid, row);
 	cqrs_master_update(row);
@@ -290,41 +289,6 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("The encoding of the database is SQL_ASCII; messages are UTF-8."),
 				 errhint("Use a database with a known encoding.")));
-}
-
-/* Accepts system tables, which check_table() refuses. */
-static void
-check_owner(Oid relid)
-{
-	const char *name = get_rel_name(relid);
-
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid),
-				 errdetail("It may have been dropped a moment ago."),
-				 errhint("Name a table that exists.")));
-	if (!cqrs_owns_relation(relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
-}
-
-/*
- * Messages are published with the login of the server's administrator, who
- * decides which exchanges masters may use.  An exchange that a master has
- * already may stay, whoever has set it.
- */
-static void
-check_exchange(const char *before, const char *after)
-{
-	if (after == NULL || superuser() ||
-		(before != NULL && strcmp(before, after) == 0) ||
-		cqrs_guc_allows_exchange(after))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for exchange \"%s\"", after),
-			 errdetail("The setting \"cqrs.allowed_exchanges\" does not name it."),
-			 errhint("Have a superuser add the exchange to the setting, or give it to the master.")));
 }
 
 /* Check that a master fits its table and functions. */
@@ -521,9 +485,9 @@ lock_master(const char *cqrs_id, CqrsMasterRow **row)
 	Oid			relid = cqrs_master_read(cqrs_id, false)->relid;
 	Relation	rel;
 
-	check_owner(relid);
+	cqrs_rights_check_table(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
-	check_owner(relid);
+	cqrs_rights_check_table(relid);
 	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
 	*row = cqrs_master_read(cqrs_id, false);
 	if ((*row)->relid != relid)

@@ -23,13 +23,13 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "base/command.h"
 #include "schema/triggers.h"
 
 static bool has_triggers(Oid relid);
@@ -41,8 +41,6 @@ static void enable_trigger(Oid relid, const char *name, const char *mode);
 static void add_column(StringInfo commands, Oid relid, const char *name,
 					   Oid type_oid, const char *type, const char *value);
 static bool has_default(Oid relid, AttrNumber attnum);
-static void execute(const char *command);
-static char *qualified_name(Oid relid);
 
 void
 cqrs_triggers_add_columns(Oid relid)
@@ -55,7 +53,7 @@ cqrs_triggers_add_columns(Oid relid)
 	add_column(&commands, relid, "cqrs_updated", TIMESTAMPTZOID,
 			   "pg_catalog.timestamptz", "pg_catalog.now()");
 	if (commands.len > 0)
-		execute(psprintf("ALTER TABLE %s%s", qualified_name(relid),
+		cqrs_command_run(psprintf("ALTER TABLE %s%s", cqrs_command_relation(relid),
 						 commands.data));
 }
 
@@ -95,7 +93,7 @@ has_default(Oid relid, AttrNumber attnum)
 void
 cqrs_triggers_create(Oid relid)
 {
-	const char *table = qualified_name(relid);
+	const char *table = cqrs_command_relation(relid);
 	ListCell   *lc;
 
 	if (has_triggers(relid))
@@ -106,10 +104,10 @@ cqrs_triggers_create(Oid relid)
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 		create_truncate_trigger(lfirst_oid(lc));
 
-	execute(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
+	cqrs_command_run(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
 					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
 					 CQRS_TRIGGER_UPDATE, table));
-	execute(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
+	cqrs_command_run(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
 					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
 					 quote_identifier(CQRS_TRIGGER_INSERT_DELETE), table));
 }
@@ -194,17 +192,17 @@ create_truncate_trigger(Oid relid)
 {
 	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
 		return;
-	execute(psprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s"
+	cqrs_command_run(psprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s"
 					 " FOR EACH STATEMENT EXECUTE FUNCTION cqrs.trigger_truncate()",
-					 CQRS_TRIGGER_TRUNCATE, qualified_name(relid)));
+					 CQRS_TRIGGER_TRUNCATE, cqrs_command_relation(relid)));
 }
 
 static void
 drop_trigger(Oid relid, const char *name)
 {
 	if (OidIsValid(get_trigger_oid(relid, name, true)))
-		execute(psprintf("DROP TRIGGER %s ON %s", quote_identifier(name),
-						 qualified_name(relid)));
+		cqrs_command_run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(name),
+						 cqrs_command_relation(relid)));
 }
 
 /* For the table of a master, or a partition of it. */
@@ -241,27 +239,7 @@ enable_trigger(Oid relid, const char *name, const char *mode)
 	}
 	table_close(rel, NoLock);
 	if (differs)
-		execute(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
-						 qualified_name(relid), mode,
+		cqrs_command_run(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
+						 cqrs_command_relation(relid), mode,
 						 quote_identifier(name)));
-}
-
-/* Execute a utility command, with the user's rights. */
-static void
-execute(const char *command)
-{
-	int			result;
-
-	SPI_connect();
-	result = SPI_execute(command, false, 0);
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "unexpected result %d of: %s", result, command);
-	SPI_finish();
-}
-
-static char *
-qualified_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
 }
