@@ -229,9 +229,26 @@ SELECT * FROM log;
 COMMIT;
 SELECT * FROM log;
 
+-- Triggers that fire at once have the rights of the owner; deferred ones fire at
+-- the commit, with those of the user who commits.
+CREATE TABLE witness (fired text, as_owner boolean);
+GRANT INSERT ON witness TO apply_owner;
+CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.witness VALUES (TG_ARGV[0], current_user = 'apply_owner');
+	RETURN NULL;
+END
+$$;
+DROP TRIGGER d ON deferred;
+CREATE TRIGGER a AFTER INSERT ON deferred FOR EACH ROW EXECUTE FUNCTION witness('at once');
+CREATE CONSTRAINT TRIGGER b AFTER INSERT ON deferred DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION witness('deferred');
+ALTER TABLE deferred OWNER TO apply_owner;
+SELECT apply('SAVE', 'deferred', '{"id":2,"cqrs_revision":0}');
+SELECT * FROM witness;
+
 SELECT count(cqrs_unregister_replica(id)) FROM unnest('{odd,two,keyed,arrays,parts,guarded,child,domains,soft,soft_at,deferred}'::text[]) id;
-DROP TABLE odd, two, keyed, arrays, parts, child, guarded, domains, soft, soft_at, deferred, log;
-DROP FUNCTION apply, part, log_row, guard, cascade, soft;
+DROP TABLE odd, two, keyed, arrays, parts, child, guarded, domains, soft, soft_at, deferred, log, witness;
+DROP FUNCTION apply, part, log_row, guard, cascade, soft, witness;
 DROP DOMAIN filled, given;
 REVOKE USAGE ON SCHEMA public FROM apply_owner;
 DROP ROLE apply_owner;
