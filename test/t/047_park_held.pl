@@ -79,7 +79,7 @@ is($last{100}{signal_type},       'DELETE', 'and the DELETE');
 # Sent again at once, or discarded, while the publisher has not passed them.
 query(q{SELECT cqrs_alter('lost', '{"exchange": "bad"}')});
 query(q{INSERT INTO lost VALUES (150, 'x'), (151, 'x'), (152, 'x')});
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 query(q{SELECT cqrs_alter('lost', '{"exchange": null}')});
 query(
 	q{SELECT cqrs_park_held('lost');
@@ -105,9 +105,9 @@ $session->pump until $session_out =~ /^2$/m;
 my $started = query('SELECT started_at FROM cqrs.stats');
 query('SELECT cqrs_resume()');
 query(q{INSERT INTO lost VALUES (162, 'x'); INSERT INTO steady VALUES (2)});
-wait_until('held = 1');
+wait_for_stats($node, 'held = 1');
 my $published = query('SELECT published FROM cqrs.stats');
-wait_until("published > $published + 3");
+wait_for_stats($node, "published > $published + 3");
 ok(RabbitMQ->poll_until(sub { $broker->queue_length('steady') == 2 }, 60),
 	'other masters are published meanwhile');
 $in .= "COMMIT;\n\\q\n";
