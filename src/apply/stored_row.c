@@ -22,10 +22,12 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/itemptr.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "apply/stored_row.h"
 
+static bool next_row(CqrsLeaf *leaf, int nkeys);
 static bool lock_row(CqrsLeaf *leaf, LockTupleMode mode, bool *again);
 static bool has_key(CqrsLeaf *leaf);
 static AttrNumber attnum_of(CqrsLeaf *leaf, AttrNumber attnum);
@@ -48,11 +50,27 @@ cqrs_stored_row_find(CqrsLeaf *leaf, const Datum *keys, LockTupleMode mode)
 		}
 		again = false;
 		leaf->scan->xs_snapshot = GetActiveSnapshot();
-		index_rescan(leaf->scan, leaf->keys, nkeys, NULL, 0);
-		if (!index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->old))
+		if (!next_row(leaf, nkeys))
 			return false;
 	} while (!lock_row(leaf, mode, &again));
 	return true;
+}
+
+/*
+ * Find the row of leaf->keys.  The index may allocate what it keeps until the
+ * end of the scan, as a B-tree does for entries of dead rows.
+ */
+static bool
+next_row(CqrsLeaf *leaf, int nkeys)
+{
+	MemoryContext caller =
+	MemoryContextSwitchTo(GetMemoryChunkContext(leaf->scan));
+	bool		found;
+
+	index_rescan(leaf->scan, leaf->keys, nkeys, NULL, 0);
+	found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->old);
+	MemoryContextSwitchTo(caller);
+	return found;
 }
 
 /* Lock the row in leaf->old; or say that it has to be looked for again. */
