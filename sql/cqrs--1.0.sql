@@ -493,6 +493,223 @@ COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message t
 -- Consumer
 --
 
+-- The table has one row while this database consumes a queue.  Functions below
+-- and the consumer write to it.
+--
+--		queue			name of the queue
+--		quorum			whether to declare it as a quorum queue
+--		paused			whether consuming is paused
+--		dropping		whether the queue is to be deleted, and then the row
+--		epoch			number of the last time when this database began to
+--						consume; NULL: cqrs_consume() was called, and whatever
+--						another database has consumed does not matter
+--		running			whether a consumer runs, or has ended without order
+--		suspect			digest of the message that is being tried after a crash
+--		timeline		of the server's WAL, when cqrs_consume() was called
+--
+-- Dumps do not have it: what they are restored into is not to consume.
+
+CREATE TABLE cqrs.consumer (
+	id integer NOT NULL DEFAULT 1 CONSTRAINT consumer_pkey PRIMARY KEY CHECK (id = 1),
+	queue text COLLATE "C" NOT NULL,
+	quorum boolean NOT NULL,
+	paused boolean NOT NULL,
+	dropping boolean NOT NULL DEFAULT false,
+	epoch bigint,
+	running boolean NOT NULL DEFAULT false,
+	suspect bytea,
+	timeline integer
+);
+COMMENT ON TABLE cqrs.consumer IS 'queue that this database consumes; use cqrs_consume and cqrs_stop_consuming to change it';
+
+-- Messages that could not be applied.
+--
+--		id				ascends in the order of arrival
+--		cqrs_id ... signal_type	as in the message; NULL where it could not be
+--						read
+--		body			the message as it arrived
+--		message_id		of the broker's envelope, or NULL
+--		direct			whether the message was sent to this queue alone
+--		received_at, failed_at	when it arrived, when it last failed
+--		attempts		attempts that have failed; begins at the message's
+--						retries
+--		next_try		when it is tried again; NULL: never, it is a dead letter
+--		sqlstate, error	of the last failure
+
+CREATE SEQUENCE cqrs.failed_id;
+COMMENT ON SEQUENCE cqrs.failed_id IS 'ids of cqrs.failed';
+CREATE TABLE cqrs.failed (
+	id bigint NOT NULL CONSTRAINT failed_pkey PRIMARY KEY,
+	cqrs_id text COLLATE "C",
+	instance_pk text COLLATE "C",
+	signal_type "char",
+	body bytea NOT NULL,
+	message_id text COLLATE "C",
+	direct boolean NOT NULL,
+	received_at timestamptz NOT NULL,
+	failed_at timestamptz NOT NULL,
+	attempts integer NOT NULL,
+	next_try timestamptz,
+	sqlstate text COLLATE "C",
+	error text NOT NULL
+);
+-- Keys can be longer than a B-tree takes.
+CREATE INDEX failed_instance_pk_idx ON cqrs.failed USING hash (instance_pk);
+CREATE INDEX failed_next_try_idx ON cqrs.failed (next_try);
+COMMENT ON TABLE cqrs.failed IS 'messages that could not be applied: those that are tried again, and dead letters';
+SELECT pg_catalog.pg_extension_config_dump('cqrs.failed', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.failed_id', '');
+
+CREATE VIEW cqrs.dead_letters AS
+	SELECT f.id, f.cqrs_id, f.instance_pk,
+		CASE f.signal_type WHEN 'S' THEN 'SAVE' WHEN 'D' THEN 'DELETE' WHEN 'Y' THEN 'SYNC' END AS signal_type,
+		f.body, f.message_id, f.direct, f.received_at, f.failed_at, f.attempts,
+		f.sqlstate, f.error
+	FROM cqrs.failed f WHERE f.next_try IS NULL;
+COMMENT ON VIEW cqrs.dead_letters IS 'messages that are not tried again; cqrs_retry_failed does';
+
+CREATE FUNCTION cqrs.wake_consumer() RETURNS void
+	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_consumer' LANGUAGE C STRICT;
+COMMENT ON FUNCTION cqrs.wake_consumer() IS 'starts the consumer or makes it reload its state, at commit';
+REVOKE ALL ON FUNCTION cqrs.wake_consumer() FROM PUBLIC;
+
+CREATE FUNCTION cqrs.consumer_process(OUT lane integer, OUT lanes integer,
+		OUT pid integer, OUT state text,
+		OUT started_at timestamptz, OUT connected_at timestamptz,
+		OUT connects bigint, OUT prefetch bigint, OUT buffered bigint,
+		OUT received bigint, OUT redelivered bigint, OUT delivery_count bigint,
+		OUT batches bigint, OUT inserted bigint, OUT updated bigint,
+		OUT deleted bigint, OUT duplicates bigint, OUT outdated bigint,
+		OUT absent bigint, OUT ignored bigint, OUT handled bigint,
+		OUT repeated bigint, OUT unknown bigint, OUT gaps bigint,
+		OUT downgrades bigint, OUT unknown_keys bigint, OUT failures bigint,
+		OUT retried bigint, OUT dead_letters bigint, OUT errors bigint,
+		OUT last_error text, OUT last_error_at timestamptz,
+		OUT stats_since timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'cqrs_sql_consumer_process' LANGUAGE C VOLATILE STRICT ROWS 1;
+COMMENT ON FUNCTION cqrs.consumer_process() IS 'state and counters of the consumer of this database, for cqrs.consumer_stats';
+REVOKE ALL ON FUNCTION cqrs.consumer_process() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cqrs.consumer_process() TO pg_monitor;
+
+CREATE VIEW cqrs.consumer_stats AS
+	SELECT pg_catalog.current_database() AS datname, c.queue, p.pid, p.state,
+		p.started_at, p.connected_at, p.connects, p.prefetch, p.buffered,
+		p.received, p.redelivered, p.delivery_count, p.batches, p.inserted,
+		p.updated, p.deleted, p.duplicates, p.outdated, p.absent, p.ignored,
+		p.handled, p.repeated, p.unknown, p.gaps, p.downgrades, p.unknown_keys,
+		p.failures, p.retried, p.dead_letters, f.waiting, f.dead,
+		pg_catalog.clock_timestamp() - f.oldest AS oldest_waiting_age,
+		p.errors, p.last_error, p.last_error_at, p.stats_since
+	FROM cqrs.consumer_process() p LEFT JOIN cqrs.consumer c ON true,
+		(SELECT count(x.next_try) AS waiting,
+			count(*) FILTER (WHERE x.next_try IS NULL) AS dead,
+			min(x.received_at) FILTER (WHERE x.next_try IS NOT NULL) AS oldest
+		 FROM cqrs.failed x) f;
+COMMENT ON VIEW cqrs.consumer_stats IS 'state and counters of the consumer of this database';
+GRANT SELECT ON cqrs.consumer_stats TO pg_monitor;
+
+CREATE VIEW cqrs.replica_stats AS
+	SELECT r.cqrs_id, r.relation, count(f.next_try) AS waiting,
+		count(f.id) FILTER (WHERE f.next_try IS NULL) AS dead_letters,
+		min(f.received_at) AS oldest, max(f.failed_at) AS last_failed_at
+	FROM cqrs.replica r LEFT JOIN cqrs.failed f ON f.cqrs_id = r.cqrs_id
+	GROUP BY r.cqrs_id, r.relation;
+COMMENT ON VIEW cqrs.replica_stats IS 'replicas of this database and their messages that could not be applied';
+GRANT SELECT ON cqrs.replica_stats TO pg_monitor;
+
+CREATE FUNCTION @extschema@.cqrs_consume(queue text, quorum boolean DEFAULT false,
+		paused boolean DEFAULT false)
+	RETURNS void
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+#variable_conflict use_column
+DECLARE
+	current text;
+BEGIN
+	IF cqrs_consume.queue IS NULL OR cqrs_consume.quorum IS NULL OR cqrs_consume.paused IS NULL THEN
+		RAISE EXCEPTION 'arguments of cqrs_consume() must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF cqrs_consume.queue = '' OR cqrs_consume.queue LIKE 'amq.%'
+			OR octet_length(convert_to(cqrs_consume.queue, 'UTF8')) > 200 THEN
+		RAISE EXCEPTION 'invalid name of a queue: "%"', cqrs_consume.queue
+			USING ERRCODE = 'invalid_parameter_value',
+				DETAIL = 'The name of a queue has 1 to 200 bytes and does not begin with "amq.".';
+	END IF;
+	LOCK TABLE cqrs.consumer IN SHARE ROW EXCLUSIVE MODE;
+	SELECT c.queue INTO current FROM cqrs.consumer c;
+	IF current <> cqrs_consume.queue THEN
+		RAISE EXCEPTION 'this database consumes the queue "%" already', current
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				DETAIL = 'A database consumes one queue, which all its replicas share.',
+				HINT = 'To consume another queue, call cqrs_stop_consuming() first.';
+	END IF;
+	INSERT INTO cqrs.consumer (queue, quorum, paused)
+		VALUES (cqrs_consume.queue, cqrs_consume.quorum, cqrs_consume.paused)
+		ON CONFLICT (id) DO UPDATE SET quorum = excluded.quorum,
+			paused = excluded.paused, dropping = false, epoch = NULL, timeline = NULL;
+	PERFORM cqrs.wake_consumer();
+END
+$$;
+COMMENT ON FUNCTION @extschema@.cqrs_consume(text, boolean, boolean) IS 'has this database consume a queue and apply its messages to the replicas';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_consume(text, boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_stop_consuming(drop_queue boolean DEFAULT false)
+	RETURNS void
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	LOCK TABLE cqrs.consumer IN SHARE ROW EXCLUSIVE MODE;
+	IF drop_queue THEN
+		UPDATE cqrs.consumer SET dropping = true;
+	ELSE
+		DELETE FROM cqrs.consumer;
+	END IF;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'this database consumes no queue'
+			USING ERRCODE = 'object_not_in_prerequisite_state';
+	END IF;
+	PERFORM cqrs.wake_consumer();
+END
+$$;
+COMMENT ON FUNCTION @extschema@.cqrs_stop_consuming(boolean) IS 'ends consuming; the queue stays, unless it is to be dropped';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_stop_consuming(boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_pause_consumer() RETURNS void
+	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$LOCK TABLE cqrs.consumer IN SHARE ROW EXCLUSIVE MODE;
+	UPDATE cqrs.consumer SET paused = true; SELECT cqrs.wake_consumer()$$;
+COMMENT ON FUNCTION @extschema@.cqrs_pause_consumer() IS 'pauses consuming in this database; messages wait in the queue';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_pause_consumer() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_resume_consumer() RETURNS void
+	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$LOCK TABLE cqrs.consumer IN SHARE ROW EXCLUSIVE MODE;
+	UPDATE cqrs.consumer SET paused = false; SELECT cqrs.wake_consumer()$$;
+COMMENT ON FUNCTION @extschema@.cqrs_resume_consumer() IS 'resumes consuming after cqrs_pause_consumer';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_resume_consumer() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.cqrs_retry_failed(cqrs_id text DEFAULT NULL,
+		ids bigint[] DEFAULT NULL)
+	RETURNS bigint
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+#variable_conflict use_column
+DECLARE
+	n bigint;
+BEGIN
+	UPDATE cqrs.failed f SET attempts = 0, next_try = clock_timestamp()
+		WHERE (cqrs_retry_failed.cqrs_id IS NULL OR f.cqrs_id = cqrs_retry_failed.cqrs_id)
+			AND (cqrs_retry_failed.ids IS NULL OR f.id = ANY (cqrs_retry_failed.ids));
+	GET DIAGNOSTICS n = ROW_COUNT;
+	PERFORM cqrs.wake_consumer();
+	RETURN n;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.cqrs_retry_failed(text, bigint[]) IS 'has failed messages tried again now, dead letters included; returns how many';
+REVOKE ALL ON FUNCTION @extschema@.cqrs_retry_failed(text, bigint[]) FROM PUBLIC;
+
 --
 -- Functions for users
 --
@@ -670,6 +887,7 @@ DECLARE
 	bytes bigint;
 	allowed bigint;
 	xact record;
+	consumer record;
 BEGIN
 	SELECT * INTO stats FROM cqrs.stats;
 
@@ -827,6 +1045,73 @@ BEGIN
 			orphan.relation);
 		RETURN NEXT;
 	END LOOP;
+
+	SELECT s.*, c.paused, c.dropping, c.timeline, c.id IS NOT NULL AS consumes,
+			(SELECT count(*) FROM cqrs.replica) AS replicas
+		INTO consumer
+		FROM cqrs.consumer_stats s LEFT JOIN cqrs.consumer c ON true;
+	IF consumer.consumes OR consumer.replicas > 0 THEN
+		item := 'consumer'; status := 'ok'; remedy := NULL;
+		detail := format('process %s, %s, queue "%s"', consumer.pid, consumer.state, consumer.queue);
+		IF NOT consumer.consumes THEN
+			status := 'warning'; detail := 'there are replicas, but no queue is consumed';
+			remedy := 'SELECT cqrs_consume(''QUEUE'')';
+		ELSIF pg_is_in_recovery() THEN
+			detail := 'nothing is consumed on a standby';
+		ELSIF consumer.pid IS NULL THEN
+			status := 'error';
+			detail := 'no consumer runs' || coalesce(', last error: ' || consumer.last_error, '');
+			remedy := CASE WHEN consumer.last_error_at >= consumer.started_at
+				THEN 'mend what the last error names; the consumer is started again every second'
+				ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
+					current_setting('max_worker_processes')) END;
+		ELSIF consumer.dropping THEN
+			status := 'warning';
+			detail := format('the queue "%s" is to be dropped, and is not yet', consumer.queue);
+			remedy := 'check the broker; the consumer drops the queue as soon as it is connected';
+		ELSIF consumer.state = 'unconfigured' THEN
+			status := 'error'; detail := 'neither cqrs.consumer_url nor cqrs.url is set: messages wait in the queue';
+			remedy := 'ALTER SYSTEM SET cqrs.consumer_url = ''amqp://...''; SELECT pg_reload_conf()';
+		ELSIF consumer.state = 'paused' THEN
+			status := 'warning'; detail := 'consuming is paused'; remedy := 'SELECT cqrs_resume_consumer()';
+		ELSIF consumer.state = 'standing by' THEN
+			status := 'error';
+			detail := 'standing by, last error: ' || coalesce(consumer.last_error, '-');
+			remedy := format('if this database is to consume the queue, end the other consumer and SELECT cqrs_consume(%L)', consumer.queue);
+		ELSIF consumer.state = 'full' THEN
+			status := 'error';
+			detail := format('%s messages wait for a retry, as many as cqrs.max_failed allows: no more are consumed', consumer.waiting);
+			remedy := 'see column "error" of cqrs.failed; after removing the cause: SELECT cqrs_retry_failed()';
+		ELSIF consumer.state = 'backing off' THEN
+			status := 'error';
+			detail := 'nothing can be committed, last error: ' || coalesce(consumer.last_error, '-');
+			remedy := 'mend what the last error names; the consumer goes on by itself';
+		ELSIF consumer.connected_at IS NULL THEN
+			status := CASE WHEN consumer.last_error IS NULL THEN 'warning' ELSE 'error' END;
+			detail := 'not connected' || coalesce(', last error: ' || consumer.last_error, '');
+			remedy := 'check the last error, the broker, cqrs.consumer_url and the broker''s user';
+		ELSIF consumer.delivery_count >= 10 THEN
+			status := 'warning';
+			detail := format('a message was returned to the queue %s times; a quorum queue may drop such messages', consumer.delivery_count);
+			remedy := 'find out what ends the consumer''s connections; remove the delivery limit of the queue';
+		END IF;
+		RETURN NEXT;
+
+		item := 'failed messages'; status := 'ok'; remedy := NULL;
+		detail := format('%s messages wait for a retry, %s are dead letters', consumer.waiting, consumer.dead);
+		IF consumer.waiting + consumer.dead > 0 THEN
+			status := 'warning';
+			remedy := 'see column "error" of cqrs.failed; after removing the cause: SELECT cqrs_retry_failed()';
+		END IF;
+		RETURN NEXT;
+	END IF;
+	IF consumer.timeline IS NOT NULL AND NOT pg_is_in_recovery() AND
+			consumer.timeline <> ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer THEN
+		item := 'consumer timeline'; status := 'warning';
+		detail := 'this server was promoted since cqrs_consume() was called: the last messages that the former primary consumed may be missing';
+		remedy := format('at each master SELECT cqrs_sync(CQRS_ID, ''cqrs_updated > ...'', %1$L), then compare; finally SELECT cqrs_consume(%1$L)', consumer.queue);
+		RETURN NEXT;
+	END IF;
 
 	FOR replica IN SELECT r.cqrs_id, r.relation, r.handler FROM cqrs.replica r ORDER BY r.cqrs_id
 	LOOP

@@ -18,6 +18,7 @@
 #include "base/slot.h"
 #include "broker/transport.h"
 #include "capture/commit.h"
+#include "consume/consumer.h"
 #include "ddl/utility_hook.h"
 #include "outbox/published.h"
 #include "outbox/writer.h"
@@ -46,6 +47,7 @@ _PG_init(void)
 	cqrs_outbox_init();
 	cqrs_published_init();
 	cqrs_publisher_init();
+	cqrs_consumer_init();
 	cqrs_slot_init();
 	cqrs_commit_init();
 	cqrs_utility_init();

@@ -289,6 +289,7 @@ typedef enum CqrsWaitEvent
 	CQRS_WAIT_FINISH,
 	CQRS_WAIT_PUBLISHED,
 	CQRS_WAIT_VACATE,
+	CQRS_WAIT_CONSUMER,
 	CQRS_NWAITS
 } CqrsWaitEvent;
 
@@ -298,7 +299,8 @@ cqrs_wait_event(CqrsWaitEvent event)
 #if PG_VERSION_NUM >= 170000
 	static const char *const names[CQRS_NWAITS] = {
 		"CqrsLauncherMain", "CqrsPublisherMain", "CqrsConnect", "CqrsLookup",
-		"CqrsPublisherFinish", "CqrsWaitPublished", "CqrsPublisherLeave"
+		"CqrsPublisherFinish", "CqrsWaitPublished", "CqrsPublisherLeave",
+		"CqrsConsumerMain"
 	};
 	static uint32 events[CQRS_NWAITS];
 

@@ -57,6 +57,11 @@ char	   *cqrs_ssl_cert_file;
 char	   *cqrs_ssl_key_file;
 bool		cqrs_ssl_verify;
 int			cqrs_unroutable;
+int			cqrs_prefetch;
+int			cqrs_apply_timeout_ms;
+int			cqrs_retry_delay_max_ms;
+int			cqrs_max_failed;
+int			cqrs_dead_letter_ttl_s;
 
 static const struct config_enum_entry unroutable_options[] = {
 	{"drop", CQRS_UNROUTABLE_DROP, false},
@@ -98,6 +103,7 @@ static void define_capture_settings(void);
 static void define_message_settings(void);
 static void define_urls(void);
 static void define_publisher_settings(void);
+static void define_consumer_settings(void);
 static void define_tls_settings(void);
 static void define_file(const char *name, const char *description,
 						char **variable);
@@ -129,6 +135,7 @@ cqrs_guc_init(CqrsSchemeCheck scheme_check)
 	define_message_settings();
 	define_urls();
 	define_publisher_settings();
+	define_consumer_settings();
 	define_tls_settings();
 	cqrs_reserve_guc_prefix("cqrs");
 }
@@ -318,6 +325,50 @@ define_publisher_settings(void)
 							NULL,
 							&cqrs_reconnect_delay_max_ms,
 							30000, 10, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+static void
+define_consumer_settings(void)
+{
+	DefineCustomIntVariable("cqrs.apply_timeout",
+							"Time that the consumer spends on one message at most.",
+							"0 means that there is no limit.",
+							&cqrs_apply_timeout_ms,
+							30000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.dead_letter_ttl",
+							"Time after which dead letters are deleted.",
+							"0 means never.",
+							&cqrs_dead_letter_ttl_s,
+							10 * 86400, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.max_failed",
+							"Number of messages that wait for a retry from which on the consumer takes no more.",
+							"The broker keeps the others.",
+							&cqrs_max_failed,
+							100000, 1, INT_MAX,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.prefetch",
+							"Maximum number of messages that the consumer holds without acknowledgement.",
+							NULL,
+							&cqrs_prefetch,
+							2000, 1, 65535,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.retry_delay_max",
+							"Longest time between attempts to apply a failed message.",
+							NULL,
+							&cqrs_retry_delay_max_ms,
+							3600 * 1000, 100, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 }

@@ -48,6 +48,13 @@ extern char *cqrs_ssl_key_file; /* "": none */
 extern bool cqrs_ssl_verify;
 extern int	cqrs_unroutable;	/* CqrsUnroutable */
 
+/* Consuming and applying */
+extern int	cqrs_prefetch;		/* messages */
+extern int	cqrs_apply_timeout_ms;	/* 0: none */
+extern int	cqrs_retry_delay_max_ms;
+extern int	cqrs_max_failed;	/* messages that wait for a retry */
+extern int	cqrs_dead_letter_ttl_s; /* 0: for ever */
+
 /*
  * Whether the owner of a table may have its master publish to an exchange:
  * cqrs.exchange and those in cqrs.allowed_exchanges are allowed.

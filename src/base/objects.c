@@ -118,6 +118,14 @@ find_objects(const char **problem)
 	found.skipped = lookup_object(schema, "skipped", problem);
 	found.skipped_by_id = lookup_object(schema, "skipped_pkey", problem);
 	found.publisher = lookup_object(schema, "publisher", problem);
+	found.consumer = lookup_object(schema, "consumer", problem);
+	found.failed = lookup_object(schema, "failed", problem);
+	found.failed_by_id = lookup_object(schema, "failed_pkey", problem);
+	found.failed_by_row = lookup_object(schema, "failed_instance_pk_idx",
+										problem);
+	found.failed_by_time = lookup_object(schema, "failed_next_try_idx",
+										 problem);
+	found.failed_id = lookup_object(schema, "failed_id", problem);
 	found.at_commit = lookup_object(schema, "at_commit", problem);
 	found.watermark = lookup_object(schema, "watermark", problem);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)

@@ -36,6 +36,12 @@ typedef struct CqrsObjects
 	Oid			skipped;		/* table cqrs.skipped, and its index */
 	Oid			skipped_by_id;
 	Oid			publisher;		/* table cqrs.publisher */
+	Oid			consumer;		/* table cqrs.consumer */
+	Oid			failed;			/* table cqrs.failed */
+	Oid			failed_by_id;	/* its indexes */
+	Oid			failed_by_row;
+	Oid			failed_by_time;
+	Oid			failed_id;		/* sequence cqrs.failed_id */
 	Oid			at_commit;		/* table cqrs.at_commit, whose trigger makes
 								 * the messages of a transaction */
 	Oid			watermark;		/* sequence cqrs.watermark */

@@ -35,7 +35,7 @@ typedef enum CqrsWorkerCounter
 	CQRS_WORKER_FIRST_COUNTER
 }			CqrsWorkerCounter;
 
-#define CQRS_WORKER_MAX_COUNTERS	16
+#define CQRS_WORKER_MAX_COUNTERS	32
 
 /* This process. */
 typedef struct CqrsWorker
@@ -67,6 +67,7 @@ typedef struct CqrsWorkerClass
 	const char *const *counters;	/* names, CqrsWorkerCounter's first; NULL
 									 * ends them */
 	CqrsWaitEvent wait_event;	/* shown while it waits for the next turn */
+	bool		durable_commits;	/* synchronous_commit is never below on */
 	int			first_gauge;	/* counters from this one on are zero without
 								 * a process */
 

@@ -43,8 +43,9 @@
 #include "worker/worker.h"
 
 static CqrsWorker *here = NULL; /* this process */
+static volatile sig_atomic_t cancellable = false;
 
-static void pin_settings(void);
+static void pin_settings(const CqrsWorkerClass *class);
 static void connect_database(Oid dboid);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
@@ -69,7 +70,7 @@ cqrs_worker_main(Datum dboid)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
-	pin_settings();
+	pin_settings(cqrs_kind_class(worker->kind));
 	connect_database(DatumGetObjectId(dboid));
 
 	if (!attach(worker))
@@ -181,6 +182,28 @@ cqrs_worker_is_connected(const CqrsWorker *worker, int number)
 	return connected;
 }
 
+void
+cqrs_worker_set_cancellable(bool value)
+{
+	cancellable = value;
+	if (!value)
+		QueryCancelPending = false;
+	else if (ShutdownRequestPending)
+	{
+		InterruptPending = true;
+		QueryCancelPending = true;
+	}
+}
+
+void
+cqrs_worker_ensure_durable(void)
+{
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
+		SetConfigOption("synchronous_commit", "on", PGC_SUSET,
+						IsTransactionState() ? PGC_S_SESSION :
+						PGC_S_OVERRIDE);
+}
+
 bool
 cqrs_worker_is_here(void)
 {
@@ -189,15 +212,13 @@ cqrs_worker_is_here(void)
 
 /* Settings that neither server nor database nor role may change. */
 static void
-pin_settings(void)
+pin_settings(const CqrsWorkerClass *class)
 {
 	const char *settings[][2] = {
 		{"role", "none"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"session_replication_role", "origin"},
 		{"exit_on_error", "off"},
-		/* A crash sets the watermark back a little; waiting would cost more. */
-		{"synchronous_commit", "off"},
 		/* The next snapshot has to see every commit that was counted. */
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
@@ -216,6 +237,10 @@ pin_settings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
 							PGC_S_OVERRIDE);
 	}
+	/* A crash sets the watermark back a little; waiting would cost more. */
+	if (!class->durable_commits)
+		SetConfigOption("synchronous_commit", "off", PGC_SUSET,
+						PGC_S_OVERRIDE);
 }
 
 /* Connect as the bootstrap superuser, whatever role the settings name. */
@@ -237,6 +262,11 @@ handle_sigterm(SIGNAL_ARGS)
 	int			save_errno = errno;
 
 	ShutdownRequestPending = true;
+	if (cancellable)
+	{
+		InterruptPending = true;
+		QueryCancelPending = true;
+	}
 	SetLatch(MyLatch);
 	errno = save_errno;
 }

@@ -48,6 +48,19 @@ extern void cqrs_worker_wake(const CqrsWorker *worker, int number);
 /* Whether another process of this kind is connected. */
 extern bool cqrs_worker_is_connected(const CqrsWorker *worker, int number);
 
+/*
+ * Whether a shutdown request cancels the statement that runs, as a user's
+ * request to cancel it does, or waits until the worker's turn is over.  Begins
+ * with false.
+ */
+extern void cqrs_worker_set_cancellable(bool cancellable);
+
+/*
+ * For durable_commits: synchronous_commit is "on" or stronger from now on.  A
+ * function of a user may have lowered it.
+ */
+extern void cqrs_worker_ensure_durable(void);
+
 /* Whether this process is a worker. */
 extern bool cqrs_worker_is_here(void);
 

@@ -21,7 +21,9 @@
 #include "worker/wake.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_publisher_stats);
+PG_FUNCTION_INFO_V1(cqrs_sql_consumer_process);
 PG_FUNCTION_INFO_V1(cqrs_sql_wake_publisher);
+PG_FUNCTION_INFO_V1(cqrs_sql_wake_consumer);
 
 /* Columns that all kinds have.  Other columns are counters, found by name. */
 enum
@@ -50,6 +52,7 @@ static const char *const columns[STATS_NCOLUMNS] = {
 	[STATS_SINCE] = "stats_since"
 };
 
+static Datum show(FunctionCallInfo fcinfo, CqrsWorkerKind kind);
 static Datum process_stats(int slot, CqrsWorkerKind kind, int number,
 						   int count, TupleDesc desc);
 static int	find_name(const char *const *names, int length, const char *name);
@@ -64,8 +67,22 @@ static Datum timestamp_or_null(TimestampTz time, bool *isnull);
 Datum
 cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 {
+	return show(fcinfo, CQRS_WORKER_PUBLISHER);
+}
+
+/* cqrs.consumer_process() RETURNS SETOF record: one row */
+Datum
+cqrs_sql_consumer_process(PG_FUNCTION_ARGS)
+{
+	return show(fcinfo, CQRS_WORKER_CONSUMER);
+}
+
+/* The processes of a kind, with the columns that the function returns. */
+static Datum
+show(FunctionCallInfo fcinfo, CqrsWorkerKind kind)
+{
 	int			slot = cqrs_slot_mine();
-	CqrsRosterKind *workers = &cqrs_rosters[slot].kinds[CQRS_WORKER_PUBLISHER];
+	CqrsRosterKind *workers = &cqrs_rosters[slot].kinds[kind];
 	FuncCallContext *context;
 	int			count;
 
@@ -92,8 +109,8 @@ cqrs_sql_publisher_stats(PG_FUNCTION_ARGS)
 		if (i >= count &&
 			*(volatile TimestampTz *) &workers->processes[i].started_at == 0)
 			break;
-		SRF_RETURN_NEXT(context, process_stats(slot, CQRS_WORKER_PUBLISHER, i,
-											   count, context->tuple_desc));
+		SRF_RETURN_NEXT(context, process_stats(slot, kind, i, count,
+											   context->tuple_desc));
 	}
 	SRF_RETURN_DONE(context);
 }
@@ -162,6 +179,14 @@ Datum
 cqrs_sql_wake_publisher(PG_FUNCTION_ARGS)
 {
 	cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
+	PG_RETURN_VOID();
+}
+
+/* cqrs.wake_consumer() RETURNS void: the same for the consumer. */
+Datum
+cqrs_sql_wake_consumer(PG_FUNCTION_ARGS)
+{
+	cqrs_wake_want_at_commit(CQRS_WORKER_CONSUMER);
 	PG_RETURN_VOID();
 }
 

@@ -39,6 +39,7 @@ use Exporter 'import';
 use File::Basename;
 use IPC::Run;
 use JSON::PP ();
+use MIME::Base64;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
@@ -49,6 +50,9 @@ our @EXPORT = qw(
   wait_published
   wait_for_state
   wait_for_stats
+  wait_consumer
+  wait_applied
+  publish
   open_psql
   try_query
   declare_queue
@@ -192,6 +196,76 @@ sub wait_for_stats
 		"SELECT coalesce($condition, false) FROM cqrs.stats")
 	  or BAIL_OUT("not reached: $condition; "
 		  . $node->safe_psql('postgres', 'SELECT * FROM cqrs.stats'));
+	return;
+}
+
+=item wait_consumer($node, $dbname, $condition)
+
+Waits until the consumer of a database is in a state, by its name in
+cqrs.consumer_stats, or until a condition about that view holds.
+
+=cut
+
+sub wait_consumer
+{
+	my ($node, $dbname, $condition) = @_;
+
+	$condition = "state = '$condition'" if $condition =~ /^[a-z ]+$/;
+	$node->poll_query_until($dbname,
+		"SELECT coalesce($condition, false) FROM cqrs.consumer_stats")
+	  or BAIL_OUT("the consumer did not reach: $condition; "
+		  . $node->safe_psql($dbname, 'SELECT * FROM cqrs.consumer_stats'));
+	return;
+}
+
+=item wait_applied($broker, $node, $dbname, $queue)
+
+Waits until everything that was committed at the master in the database
+postgres has been published, the queue is empty, and no failed message waits.
+
+=cut
+
+sub wait_applied
+{
+	my ($broker, $node, $dbname, $queue) = @_;
+
+	wait_published($node);
+	RabbitMQ->poll_until(
+		sub { return ($broker->queue_length($queue) // -1) == 0 }, $TIMEOUT_S)
+	  or BAIL_OUT("queue \"$queue\" is not drained: "
+		  . $node->safe_psql($dbname, 'SELECT * FROM cqrs.consumer_stats'));
+	wait_consumer($node, $dbname, 'waiting = 0');
+	return;
+}
+
+=item publish($broker, $exchange, $routing_key, @bodies)
+
+Publishes messages in this order, as masters in Python do.  A body that is a
+hash is encoded as JSON; a list of a message id and a body is a message with
+that id.
+
+=cut
+
+sub publish
+{
+	my ($broker, $exchange, $routing_key, @bodies) = @_;
+
+	my @messages;
+	foreach my $message (@bodies)
+	{
+		my ($id, $body) =
+		  ref $message eq 'ARRAY' ? @$message : (undef, $message);
+		my $properties = '{delivery_mode, 2}'
+		  . (defined $id ? qq(, {message_id, <<"$id">>}) : '');
+		my $encoded =
+		  encode_base64(ref $body ? $json->encode($body) : $body, '');
+		push @messages, qq({[$properties], <<"$encoded">>});
+	}
+	my $list = join ', ', @messages;
+	$broker->ctl('eval', <<"END");
+[rabbit_basic:publish({resource, <<"/">>, exchange, <<"$exchange">>},
+	<<"$routing_key">>, P, base64:decode(B)) || {P, B} <- [$list]].
+END
 	return;
 }
 

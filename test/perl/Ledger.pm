@@ -36,7 +36,8 @@ use RabbitMQ;
 use Test::More;
 use Time::HiRes qw(time);
 
-our @EXPORT = qw(run_ledger);
+our @EXPORT    = qw(run_ledger);
+our @EXPORT_OK = qw(start_writers stop_writers);
 
 my $WRITERS = 4;
 
@@ -160,30 +161,6 @@ ROLLBACK;
 \endif
 END
 
-# A process that writes until it is ended, whatever happens to the server.
-sub _start_writers
-{
-	my ($seed) = @_;
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/ledger.sql";
-
-	append_to_file($file, $script);
-	my $connection = $node->connstr('postgres');
-	my $settle =
-	  q{SELECT format('COMMIT PREPARED %L', gid) FROM pg_prepared_xacts \gexec};
-	return IPC::Run::start(
-		[   'bash',
-			'-c',
-			q{trap 'kill $!; exit' TERM; }
-			  . "while :; do pgbench -n -R 120 -T 20 -c $WRITERS --random-seed=$seed"
-			  . " -f '$file' -d '$connection' & wait \$!;"
-			  . " psql -XAtqc '' -d '$connection' && echo \"$settle\" | psql -XAtq -d '$connection';"
-			  . ' done' ],
-		'<',
-		'/dev/null',
-		'>&',
-		"$PostgreSQL::Test::Utils::log_path/writers.log");
-}
-
 # What has arrived: [signal, key, revision, message id, data] of each message.
 sub _arrived
 {
@@ -257,6 +234,61 @@ sub _compare
 
 =over
 
+=item start_writers($node, $script, $seed)
+
+Starts sessions that run the script of pgbench until they are ended, whatever
+happens to the server, and returns them.  The script names the transactions
+that it prepares.
+
+=cut
+
+sub start_writers
+{
+	my ($node, $script, $seed) = @_;
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/ledger.sql";
+
+	append_to_file($file, $script);
+	my $connection = $node->connstr('postgres');
+	my $settle =
+	  q{SELECT format('COMMIT PREPARED %L', gid) FROM pg_prepared_xacts \gexec};
+	return IPC::Run::start(
+		[   'bash',
+			'-c',
+			q{trap 'kill $!; exit' TERM; }
+			  . "while :; do pgbench -n -R 120 -T 20 -c $WRITERS --random-seed=$seed"
+			  . " -f '$file' -d '$connection' & wait \$!;"
+			  . " psql -XAtqc '' -d '$connection' && echo \"$settle\" | psql -XAtq -d '$connection';"
+			  . ' done' ],
+		'<',
+		'/dev/null',
+		'>&',
+		"$PostgreSQL::Test::Utils::log_path/writers.log");
+}
+
+=item stop_writers($node, $writers)
+
+Ends them, and commits what they have left prepared.
+
+=cut
+
+sub stop_writers
+{
+	my ($node, $writers) = @_;
+
+	$writers->signal('TERM');
+	$writers->finish;
+	$node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 0 FROM pg_stat_activity
+		WHERE application_name = 'pgbench'}) or BAIL_OUT('writers do not end');
+	foreach my $gid (split /\n/,
+		$node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
+	{
+		$node->safe_psql('postgres', "COMMIT PREPARED '$gid'");
+	}
+	return;
+}
+
 =item run_ledger(duration_s => $seconds)
 
 Runs the whole, as tests.
@@ -290,7 +322,7 @@ END
 		q{INSERT INTO item (data) SELECT 'first' FROM generate_series(1, 100)}
 	);
 
-	my $writers = _start_writers($seed);
+	my $writers = start_writers($node, $script, $seed);
 	my $end     = time + $params{duration_s};
 	my @names   = sort keys %fault;
 	_wait_for_progress();
@@ -301,17 +333,7 @@ END
 		$fault{$name}->();
 		_wait_for_progress();
 	}
-	$writers->signal('TERM');
-	$writers->finish;
-	$node->poll_query_until(
-		'postgres',
-		q{SELECT count(*) = 0 FROM pg_stat_activity
-		WHERE application_name = 'pgbench'}) or BAIL_OUT('writers do not end');
-	foreach my $gid (split /\n/,
-		$node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
-	{
-		$node->safe_psql('postgres', "COMMIT PREPARED '$gid'");
-	}
+	stop_writers($node, $writers);
 	wait_published($node);
 
 	my @messages = _arrived();

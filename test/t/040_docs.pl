@@ -303,7 +303,9 @@ is_deeply(
 			q{SELECT proname FROM pg_proc WHERE proname ^@ 'cqrs_'
 				AND pronamespace = 'public'::regnamespace}) ],
 	'functions are described');
-foreach my $view (qw(stats lanes progress_sync outbox parked))
+foreach my $view (
+	qw(stats lanes progress_sync outbox parked consumer_stats replica_stats
+	failed dead_letters))
 {
 	is_deeply(
 		[   sort map { /`(\w+)`/g }

@@ -52,6 +52,13 @@ my %TRIALS = (
 	'cqrs_pause'                => q{SELECT cqrs_pause()},
 	'cqrs_resume'               => q{SELECT cqrs_resume()},
 	'cqrs_adopt'                => q{SELECT cqrs_adopt()},
+	'cqrs_consume'              => q{SELECT cqrs_consume('shop', paused => true)},
+	'cqrs_stop_consuming'       => q{SELECT cqrs_stop_consuming()},
+	'cqrs_pause_consumer'       => q{SELECT cqrs_pause_consumer()},
+	'cqrs_resume_consumer'      => q{SELECT cqrs_resume_consumer()},
+	'cqrs_retry_failed'         => q{SELECT cqrs_retry_failed()},
+	'cqrs.consumer_process'     => q{SELECT cqrs.consumer_process()},
+	'cqrs.wake_consumer'        => q{SELECT cqrs.wake_consumer()},
 	'cqrs_check'                => q{SELECT cqrs_check()},
 	'cqrs.publisher_stats'      => q{SELECT cqrs.publisher_stats()},
 	'cqrs.current_watermark'    => q{SELECT cqrs.current_watermark()},
@@ -152,6 +159,7 @@ $node->safe_psql(
 	CREATE TABLE followed (id int PRIMARY KEY);
 	ALTER TABLE followed OWNER TO test_owner;
 	SELECT cqrs_register_replica('followed');
+	SELECT cqrs_consume('shop', paused => true);
 	SELECT cqrs_register('item');
 	SELECT cqrs_register_replica('kept');
 	SELECT cqrs_register('item', 'custom', serializer => 'public.item_json');

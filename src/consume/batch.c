@@ -1,0 +1,405 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *	  Messages that are applied together.
+ *
+ * A batch is what had arrived.  It becomes one transaction for each owner of
+ * its replicas, since a transaction has the rights of one owner from its first
+ * message to its commit.  Only when all of them have committed, durably, is
+ * the batch done, and acknowledged.
+ *
+ * When a transaction fails, its messages are tried in ever smaller company,
+ * to find the one at fault:
+ *
+ *	  TOGETHER	as many as fit, deferred constraints at the end: rows may
+ *				precede those that they refer to
+ *	  SINGLY	each in a subtransaction, constraints at once; few, because
+ *				snapshots of other sessions slow down above 64.  What fails is
+ *				stored in cqrs.failed by the same transaction
+ *	  ALONE		one message, for what fails at commit only
+ *	  STORE		the last one that failed ALONE is stored, and not tried
+ *
+ * The experiment ends with whose fault it is: where a transaction that stores
+ * the failed message commits, the message was at fault.  Where not even STORE
+ * commits, the database is: the batch is stuck, and STORE is tried again after
+ * a delay; nothing has been counted.
+ *
+ * Errors that may pass (locks, deadlocks, resources) are not stored at once:
+ * the message is tried PATIENCE times within a minute, and then stored without
+ * counting the attempt.  For further messages of that replica there is no
+ * patience until one of its messages has been applied.
+ *
+ * batch_run.c has the transaction.
+ *
+ * The messages are in the context of the batch, bodies of deliveries in the
+ * inbox.  "cqrs item" is reset after each message.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "utils/memutils.h"
+
+#include "base/timing.h"
+#include "consume/batch.h"
+#include "consume/batch_parts.h"
+#include "worker/worker.h"
+
+/* How often an error that may pass is given another chance. */
+#define PATIENCE		5
+/* Delays before these, and while nothing can be committed. */
+#define PATIENCE_FIRST_MS	100
+#define STUCK_FIRST_MS	500
+#define STUCK_LAST_MS	30000
+
+static void read_messages(CqrsBatch *batch);
+static void committed(CqrsBatch *batch, const CqrsBatchProgress *progress);
+static void failed(CqrsBatch *batch, const CqrsBatchProgress *progress,
+				   const ErrorData *error);
+static void is_stuck(CqrsBatch *batch, const ErrorData *error);
+static void be_patient(CqrsBatch *batch);
+static CqrsItem *first_item(const CqrsBatch *batch);
+
+CqrsBatch  *
+cqrs_batch_create(CqrsIntake *intake)
+{
+	CqrsBatch  *batch = MemoryContextAllocZero(TopMemoryContext,
+											   sizeof(CqrsBatch));
+
+	batch->intake = intake;
+	batch->context = AllocSetContextCreate(TopMemoryContext, "cqrs batch",
+										   ALLOCSET_DEFAULT_SIZES);
+	batch->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs item",
+										   ALLOCSET_DEFAULT_SIZES);
+	return batch;
+}
+
+void
+cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n,
+				const char *queue)
+{
+	MemoryContext caller = MemoryContextSwitchTo(batch->context);
+	char	   *direct = psprintf("cqrs.%s.", queue);
+
+	batch->items = palloc0(sizeof(CqrsItem) * n);
+	batch->nitems = n;
+	for (int i = 0; i < n; i++)
+	{
+		CqrsIncoming *message = &batch->items[i].message;
+
+		message->body = deliveries[i]->body;
+		message->length = deliveries[i]->length;
+		message->message_id = deliveries[i]->message_id;
+		message->direct = strncmp(deliveries[i]->routing_key, direct,
+								  strlen(direct)) == 0;
+	}
+	read_messages(batch);
+	batch->retry = false;
+	MemoryContextSwitchTo(caller);
+}
+
+void
+cqrs_batch_take_failed(CqrsBatch *batch, List *list)
+{
+	MemoryContext caller = MemoryContextSwitchTo(batch->context);
+	ListCell   *lc;
+
+	batch->items = palloc0(sizeof(CqrsItem) * list_length(list));
+	batch->nitems = list_length(list);
+	foreach(lc, list)
+	{
+		const CqrsFailed *from = lfirst(lc);
+		CqrsItem   *item = &batch->items[foreach_current_index(lc)];
+		char	   *body = MemoryContextAllocHuge(batch->context,
+												  from->length + 1);
+
+		item->failed = palloc(sizeof(CqrsFailed));
+		*item->failed = *from;
+		memcpy(body, from->body, from->length + 1);
+		item->message.body = body;
+		item->message.length = from->length;
+		item->message.message_id = from->message_id != NULL ?
+			pstrdup(from->message_id) : NULL;
+		item->message.direct = from->direct;
+	}
+	read_messages(batch);
+	batch->retry = true;
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+read_messages(CqrsBatch *batch)
+{
+	for (int i = 0; i < batch->nitems; i++)
+		batch->items[i].problem = cqrs_envelope_read(&batch->items[i].message);
+	batch->mode = BATCH_TOGETHER;
+}
+
+/* It has to tell neighbours apart, and guards no secret. */
+bytea *
+cqrs_batch_digest(CqrsBatch *batch)
+{
+	const CqrsIncoming *message = &batch->items[0].message;
+	uint64		hashes[2];
+	bytea	   *digest = MemoryContextAlloc(batch->context,
+											VARHDRSZ + sizeof(hashes));
+
+	for (int i = 0; i < lengthof(hashes); i++)
+		hashes[i] = hash_bytes_extended((const unsigned char *) message->body,
+										(int) message->length, i);
+	SET_VARSIZE(digest, VARHDRSZ + sizeof(hashes));
+	memcpy(VARDATA(digest), hashes, sizeof(hashes));
+	return digest;
+}
+
+void
+cqrs_batch_condemn(CqrsBatch *batch)
+{
+	batch->items[0].problem =
+		MemoryContextStrdup(batch->context,
+							"the server has crashed twice while messages were applied, the last time while it was this one");
+}
+
+void
+cqrs_batch_step(CqrsBatch *batch)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	CqrsBatchProgress *progress;
+
+	Assert(batch->ndone < batch->nitems);
+	progress = MemoryContextAllocZero(batch->context, sizeof(CqrsBatchProgress));
+	pgstat_report_activity(STATE_RUNNING, batch->retry ?
+						   "applying failed messages again" :
+						   "applying messages");
+	cqrs_worker_set_cancellable(true);
+	PG_TRY();
+	{
+		cqrs_batch_run_transaction(batch, progress);
+		cqrs_worker_set_cancellable(false);
+		committed(batch, progress);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		cqrs_worker_set_cancellable(false);
+		MemoryContextSwitchTo(batch->context);
+		error = CopyErrorData();
+		HOLD_INTERRUPTS();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+		cqrs_batch_run_end_time_limit();
+		cqrs_apply_forget();
+		MemoryContextSwitchTo(batch->context);
+		if (!ShutdownRequestPending)
+			failed(batch, progress, error);
+	}
+	PG_END_TRY();
+	cqrs_worker_set_cancellable(false);
+	pfree(progress);
+	MemoryContextReset(batch->scratch);
+	MemoryContextSwitchTo(caller);
+	(void) pgstat_report_stat(batch->ndone == batch->nitems);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+void
+cqrs_batch_clear(CqrsBatch *batch)
+{
+	MemoryContextReset(batch->context);
+	batch->items = NULL;
+	batch->nitems = 0;
+	batch->ndone = 0;
+	batch->mode = BATCH_TOGETHER;
+	batch->alone = 0;
+	batch->tries = 0;
+	batch->try_at = 0;
+	batch->stuck_since = 0;
+	batch->stuck = 0;
+}
+
+CqrsBatchStatus
+cqrs_batch_status(const CqrsBatch *batch)
+{
+	if (batch->nitems == 0)
+		return CQRS_BATCH_EMPTY;
+	if (batch->ndone == batch->nitems)
+		return CQRS_BATCH_DONE;
+	return batch->stuck_since != 0 ? CQRS_BATCH_STUCK : CQRS_BATCH_WORKING;
+}
+
+long
+cqrs_batch_wait_ms(const CqrsBatch *batch)
+{
+	return batch->try_at == 0 ? 0 : cqrs_until_ms(batch->try_at);
+}
+
+TimestampTz
+cqrs_batch_stuck_since(const CqrsBatch *batch)
+{
+	return batch->stuck_since;
+}
+
+bool
+cqrs_batch_is_retry(const CqrsBatch *batch)
+{
+	return batch->retry;
+}
+
+bool
+cqrs_batch_has_failed(CqrsBatch *batch)
+{
+	bool		has_failed = batch->has_failed;
+
+	batch->has_failed = false;
+	return has_failed;
+}
+
+void
+cqrs_batch_reload(CqrsBatch *batch)
+{
+	cqrs_once_forget(&batch->logged);
+}
+
+static void
+committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
+{
+	for (int i = 0; i < progress->ntaken; i++)
+		batch->items[progress->taken[i]].done = true;
+	batch->ndone += progress->ntaken;
+	batch->has_failed = batch->has_failed || progress->run.wrote_failed;
+	batch->stuck_since = 0;
+	batch->stuck = 0;
+	batch->try_at = 0;
+	for (int i = 0; i < CQRS_WORKER_MAX_COUNTERS; i++)
+	{
+		if (progress->run.counts[i] != 0)
+			cqrs_worker_count(i, progress->run.counts[i]);
+	}
+	cqrs_worker_count(CQRS_CONSUMED_BATCHES, 1);
+
+	if (progress->ntaken > 0)
+	{
+		batch->tries = 0;
+		if (batch->mode != BATCH_STORE && batch->tried_out != NULL &&
+			progress->run.counts[CQRS_CONSUMED_FAILURES] == 0)
+		{
+			pfree(batch->tried_out);
+			batch->tried_out = NULL;
+		}
+	}
+	if (progress->halted)
+		be_patient(batch);
+	/* After the culprit, its neighbours are tried ALONE, then SINGLY. */
+	if (batch->mode == BATCH_ALONE || batch->mode == BATCH_STORE)
+	{
+		batch->alone -= progress->ntaken;
+		batch->mode = batch->alone > 0 ? BATCH_ALONE : BATCH_SINGLY;
+	}
+}
+
+/* A transaction has failed: the next one has fewer messages. */
+static void
+failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *error)
+{
+	CqrsItem   *item = first_item(batch);
+
+	switch (batch->mode)
+	{
+		case BATCH_TOGETHER:
+			batch->mode = BATCH_SINGLY;
+			break;
+		case BATCH_SINGLY:
+			batch->mode = BATCH_ALONE;
+			batch->alone = CQRS_BATCH_SINGLY;
+			break;
+		case BATCH_ALONE:
+			cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress),
+								  &batch->problem);
+			batch->counts = !cqrs_verdict_may_pass(&batch->problem);
+			if (!batch->counts && cqrs_batch_has_patience(batch, item))
+			{
+				be_patient(batch);
+				break;
+			}
+			if (!batch->counts)
+				cqrs_batch_lose_patience(batch, item);
+			batch->mode = BATCH_STORE;
+			break;
+		case BATCH_STORE:
+			is_stuck(batch, error);
+			break;
+	}
+}
+
+/* Not even the failed message can be stored. */
+static void
+is_stuck(CqrsBatch *batch, const ErrorData *error)
+{
+	cqrs_worker_set_error(error->message);
+	if (batch->stuck_since == 0)
+	{
+		batch->stuck_since = GetCurrentTimestamp();
+		ereport(LOG,
+				(errmsg("cqrs consumer cannot commit: %s", error->message),
+				 errdetail("Messages wait in the queue; attempts go on.")));
+	}
+	batch->try_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									Min(STUCK_FIRST_MS << Min(batch->stuck, 10),
+										STUCK_LAST_MS));
+	batch->stuck++;
+	/* The message may not have been at fault, so it is tried again. */
+	batch->mode = BATCH_ALONE;
+	batch->alone = Max(batch->alone, 1);
+}
+
+/* Whether an error that may pass is given another chance. */
+bool
+cqrs_batch_has_patience(const CqrsBatch *batch, const CqrsItem *item)
+{
+	if (batch->retry || batch->stuck > 0)
+		return false;
+	return batch->tries < PATIENCE &&
+		(batch->tried_out == NULL || item->message.cqrs_id == NULL ||
+		 strcmp(batch->tried_out, item->message.cqrs_id) != 0);
+}
+
+void
+cqrs_batch_lose_patience(CqrsBatch *batch, const CqrsItem *item)
+{
+	if (batch->retry || item->message.cqrs_id == NULL)
+		return;
+	if (batch->tried_out != NULL)
+		pfree(batch->tried_out);
+	batch->tried_out = MemoryContextStrdup(TopMemoryContext,
+										   item->message.cqrs_id);
+}
+
+/* Wait before the first message is tried again; longer each time. */
+static void
+be_patient(CqrsBatch *batch)
+{
+	batch->try_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									PATIENCE_FIRST_MS << 2 * batch->tries);
+	batch->tries++;
+}
+
+/* The first message that is not done. */
+static CqrsItem *
+first_item(const CqrsBatch *batch)
+{
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		if (!batch->items[i].done)
+			return &batch->items[i];
+	}
+	elog(ERROR, "the batch is done");
+}

@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *	  Messages that are applied together.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_BATCH_H
+#define CQRS_BATCH_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+#include "broker/transport.h"
+#include "consume/intake.h"
+
+/* The most messages of a batch, and of their bodies. */
+#define CQRS_BATCH_MESSAGES	1000
+#define CQRS_BATCH_BYTES	(16 * 1024 * 1024)
+
+typedef struct CqrsBatch CqrsBatch;
+
+typedef enum CqrsBatchStatus
+{
+	CQRS_BATCH_EMPTY,			/* there is none */
+	CQRS_BATCH_WORKING,			/* step() goes on, when wait_ms() is 0 */
+	CQRS_BATCH_STUCK,			/* the same, but nothing can be committed */
+	CQRS_BATCH_DONE				/* all its messages are committed */
+} CqrsBatchStatus;
+
+/*
+ * An empty batch, in TopMemoryContext.  The intake is served while it is
+ * applied.
+ */
+extern CqrsBatch *cqrs_batch_create(CqrsIntake *intake);
+
+/*
+ * Begin with deliveries of a queue, which have to stay, or with rows of
+ * cqrs.failed, which are copied.  The batch is empty.
+ */
+extern void cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n,
+							const char *queue);
+extern void cqrs_batch_take_failed(CqrsBatch *batch, List *failed);
+
+/*
+ * The digest of the only message of a batch, in its context; and have that
+ * message be a dead letter, because of which the server has crashed.
+ */
+extern bytea *cqrs_batch_digest(CqrsBatch *batch);
+extern void cqrs_batch_condemn(CqrsBatch *batch);
+
+/*
+ * Do the next transaction of a batch that is WORKING or STUCK.  Raises no
+ * error for whatever messages or database do.  With a shutdown request pending
+ * it returns early; a commit may then not have waited for a standby, so that
+ * nothing may be acknowledged.
+ */
+extern void cqrs_batch_step(CqrsBatch *batch);
+
+/* Forget the batch; it is then empty. */
+extern void cqrs_batch_clear(CqrsBatch *batch);
+
+extern CqrsBatchStatus cqrs_batch_status(const CqrsBatch *batch);
+extern long cqrs_batch_wait_ms(const CqrsBatch *batch);
+
+/* Since when nothing can be committed: STUCK only. */
+extern TimestampTz cqrs_batch_stuck_since(const CqrsBatch *batch);
+
+/* Whether the batch is of cqrs.failed. */
+extern bool cqrs_batch_is_retry(const CqrsBatch *batch);
+
+/*
+ * Whether a transaction has written to cqrs.failed since the last call.
+ */
+extern bool cqrs_batch_has_failed(CqrsBatch *batch);
+
+/* The settings have changed: log everything anew. */
+extern void cqrs_batch_reload(CqrsBatch *batch);
+
+#endif							/* CQRS_BATCH_H */

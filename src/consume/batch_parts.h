@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_parts.h
+ *	  What the files of the batch share: batch.c and batch_run.c.  They include
+ *	  batch.h before it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_BATCH_PARTS_H
+#define CQRS_BATCH_PARTS_H
+
+#include "postgres.h"
+
+#include "consume/intake.h"
+#include "consume/item.h"
+#include "consume/once.h"
+
+typedef enum CqrsBatchMode
+{
+	BATCH_TOGETHER,
+	BATCH_SINGLY,
+	BATCH_ALONE,
+	BATCH_STORE
+} CqrsBatchMode;
+
+struct CqrsBatch
+{
+	CqrsIntake *intake;
+	MemoryContext context;		/* of the messages */
+	MemoryContext scratch;		/* of one message */
+	CqrsItem   *items;
+	int			nitems;
+	int			ndone;
+	bool		retry;			/* of cqrs.failed */
+
+	CqrsBatchMode mode;
+	int			alone;			/* messages that are still to be tried ALONE */
+	int			tries;			/* of the first message, so far */
+	char	   *tried_out;		/* the replica for which there is no patience;
+								 * NULL: none */
+	CqrsProblem problem;		/* STORE: of the first message */
+	bool		counts;			/* STORE: whether the attempt counts */
+	TimestampTz try_at;			/* no transaction before this */
+	TimestampTz stuck_since;	/* 0: not stuck */
+	int			stuck;			/* failures in a row while stuck */
+
+	bool		has_failed;		/* for cqrs_batch_has_failed() */
+	CqrsOnce	logged;
+};
+
+/* What a transaction is doing, for the time when it has failed. */
+typedef struct CqrsBatchProgress
+{
+	CqrsRun		run;
+	TimestampTz began_at;		/* of the run */
+	TimestampTz item_at;		/* of the message at hand */
+	int			ntaken;
+	int			taken[CQRS_BATCH_MESSAGES];
+	bool		halted;			/* the next message needs patience */
+} CqrsBatchProgress;
+
+/* The most subtransactions of a transaction. */
+#define CQRS_BATCH_SINGLY	60
+
+/*
+ * One transaction, which commits; or an error, and progress says what it was
+ * about.
+ */
+extern void cqrs_batch_run_transaction(CqrsBatch *batch,
+									   CqrsBatchProgress *progress);
+
+/*
+ * End the time limit of a message.  A signal that has come too late cancels
+ * nothing.
+ */
+extern void cqrs_batch_run_end_time_limit(void);
+
+/* Whether the message at hand has taken longer than cqrs.apply_timeout. */
+extern bool cqrs_batch_run_is_time_over(const CqrsBatchProgress *progress);
+
+/* Whether an error that may pass is given another chance. */
+extern bool cqrs_batch_has_patience(const CqrsBatch *batch,
+									const CqrsItem *item);
+extern void cqrs_batch_lose_patience(CqrsBatch *batch, const CqrsItem *item);
+
+#endif							/* CQRS_BATCH_PARTS_H */

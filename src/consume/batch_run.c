@@ -1,0 +1,275 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_run.c
+ *	  A transaction that applies messages of a batch.
+ *
+ * A transaction takes about RUN_MS at most; a statement longer than that is
+ * bounded by lock_timeout and cqrs.apply_timeout.  The connection to the
+ * broker is served between messages.
+ *
+ * The rights of the owner hold from the first message to the commit, because
+ * of deferred triggers.  After an error the caller aborts the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "postmaster/interrupt.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+
+#include "base/guc.h"
+#include "base/timing.h"
+#include "consume/batch.h"
+#include "consume/batch_parts.h"
+#include "worker/worker.h"
+
+/* A transaction takes no further message after this time. */
+#define RUN_MS			200
+
+static void run_messages(CqrsBatch *batch, CqrsBatchProgress *progress);
+static bool has_enough(const CqrsBatch *batch,
+					   const CqrsBatchProgress *progress);
+static bool run_message(CqrsBatch *batch, CqrsBatchProgress *progress,
+						CqrsItem *item);
+static void apply_bounded(CqrsBatchProgress *progress, CqrsItem *item,
+						  bool check);
+static bool apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress,
+						 CqrsItem *item);
+static void store_failed(CqrsBatch *batch, CqrsBatchProgress *progress,
+						 CqrsItem *item);
+static void set_constraints_immediate(void);
+static void begin_time_limit(void);
+
+void
+cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	progress->began_at = GetCurrentTimestamp();
+	progress->run.logged = &batch->logged;
+	progress->run.any_failed = cqrs_failed_any();
+
+	run_messages(batch, progress);
+	if (progress->run.applier != NULL)
+	{
+		if (batch->mode == BATCH_TOGETHER)
+		{
+			progress->item_at = GetCurrentTimestamp();
+			begin_time_limit();
+			set_constraints_immediate();
+			cqrs_batch_run_end_time_limit();
+		}
+		cqrs_apply_end(progress->run.applier);
+	}
+	PopActiveSnapshot();
+	cqrs_worker_ensure_durable();
+	CommitTransactionCommand();
+	cqrs_apply_forget();
+}
+
+static void
+run_messages(CqrsBatch *batch, CqrsBatchProgress *progress)
+{
+	if (batch->mode == BATCH_SINGLY || batch->mode == BATCH_ALONE)
+		set_constraints_immediate();
+	for (int i = 0; i < batch->nitems && !has_enough(batch, progress); i++)
+	{
+		MemoryContext caller;
+		bool		taken;
+
+		if (batch->items[i].done)
+			continue;
+		cqrs_intake_serve(batch->intake);
+		CHECK_FOR_INTERRUPTS();
+		caller = MemoryContextSwitchTo(batch->scratch);
+		taken = run_message(batch, progress, &batch->items[i]);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(batch->scratch);
+		if (taken)
+			progress->taken[progress->ntaken++] = i;
+	}
+}
+
+/* Whether the transaction is to commit now. */
+static bool
+has_enough(const CqrsBatch *batch, const CqrsBatchProgress *progress)
+{
+	int			most = CQRS_BATCH_MESSAGES;
+
+	if (batch->mode == BATCH_SINGLY)
+		most = CQRS_BATCH_SINGLY;
+	else if (batch->mode != BATCH_TOGETHER)
+		most = 1;
+	return progress->halted || ShutdownRequestPending ||
+		progress->ntaken >= most ||
+		(progress->ntaken > 0 &&
+		 cqrs_until_after_ms(progress->began_at, RUN_MS) == 0);
+}
+
+/*
+ * Returns whether this transaction settles the message.  If not, it is left to
+ * another one.
+ */
+static bool
+run_message(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
+{
+	/* Each message sees what was committed before it, as a statement does. */
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	if (batch->mode == BATCH_STORE)
+	{
+		store_failed(batch, progress, item);
+		return true;
+	}
+	switch (cqrs_item_begin(&progress->run, item))
+	{
+		case CQRS_ITEM_SETTLED:
+			return true;
+		case CQRS_ITEM_OTHER_OWNER:
+			return false;
+		case CQRS_ITEM_APPLIES:
+			break;
+	}
+	if (batch->mode == BATCH_SINGLY)
+		return apply_singly(batch, progress, item);
+	apply_bounded(progress, item, batch->mode == BATCH_ALONE);
+	return true;
+}
+
+/*
+ * Apply a message within cqrs.apply_timeout.  With "check", constraints that a
+ * trigger has deferred again are checked, too.
+ */
+static void
+apply_bounded(CqrsBatchProgress *progress, CqrsItem *item, bool check)
+{
+	progress->item_at = GetCurrentTimestamp();
+	begin_time_limit();
+	cqrs_item_apply(&progress->run, item);
+	if (check)
+		set_constraints_immediate();
+	cqrs_batch_run_end_time_limit();
+}
+
+/* The same in a subtransaction.  If that fails, the message is stored. */
+static bool
+apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	CqrsRun		before = progress->run;
+	CqrsProblem problem;
+	volatile bool applied = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		apply_bounded(progress, item, true);
+		PopActiveSnapshot();
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		cqrs_batch_run_end_time_limit();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+		progress->run = before;
+		cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress), &problem);
+		applied = false;
+	}
+	PG_END_TRY();
+	if (applied)
+		return true;
+
+	if (ShutdownRequestPending ||
+		(cqrs_verdict_may_pass(&problem) && cqrs_batch_has_patience(batch, item)))
+	{
+		/* Commit what comes before; then this message is the first one. */
+		progress->halted = true;
+		return false;
+	}
+	progress->run.replica = cqrs_replica_find(item->message.cqrs_id);
+	cqrs_item_fail(&progress->run, item, &problem,
+				   !cqrs_verdict_may_pass(&problem));
+	if (cqrs_verdict_may_pass(&problem))
+		cqrs_batch_lose_patience(batch, item);
+	return true;
+}
+
+/*
+ * Store a message without trying it.  Its replica is asked for what becomes of
+ * it, unless that fails.
+ */
+static void
+store_failed(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
+{
+	CqrsRun    *run = &progress->run;
+
+	run->replica = NULL;
+	if (item->problem == NULL && batch->stuck == 0)
+		run->replica = cqrs_replica_find(item->message.cqrs_id);
+	if (run->replica != NULL)
+	{
+		/* Its function "retry" is called with the rights of the owner. */
+		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+
+		run->owner = run->replica->owner;
+		run->applier = cqrs_apply_begin(run->owner);
+		MemoryContextSwitchTo(caller);
+		run->replica = cqrs_replica_find(item->message.cqrs_id);
+	}
+	cqrs_item_fail(run, item, &batch->problem, batch->counts);
+}
+
+/* Check deferred constraints, and each further one at once. */
+static void
+set_constraints_immediate(void)
+{
+	ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
+
+	AfterTriggerSetState(statement);
+	pfree(statement);
+}
+
+static void
+begin_time_limit(void)
+{
+	if (cqrs_apply_timeout_ms > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, cqrs_apply_timeout_ms);
+}
+
+void
+cqrs_batch_run_end_time_limit(void)
+{
+	if (cqrs_apply_timeout_ms == 0)
+		return;
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	if (!ShutdownRequestPending)
+		QueryCancelPending = false;
+}
+
+bool
+cqrs_batch_run_is_time_over(const CqrsBatchProgress *progress)
+{
+	return cqrs_apply_timeout_ms > 0 && progress->item_at != 0 &&
+		cqrs_until_after_ms(progress->item_at, cqrs_apply_timeout_ms) == 0;
+}

@@ -1,0 +1,438 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.c
+ *	  The worker that turns the messages of a queue into rows.
+ *
+ * A turn (worker.c) has three parts:
+ *
+ *	  desk		what cqrs.consumer and cqrs.replica say (desk.c)
+ *	  intake	the broker: connect, receive, acknowledge (intake.c)
+ *	  batch		one transaction with what has arrived (batch.c)
+ *
+ * Nothing is acknowledged before it is committed on disk, and with a
+ * synchronous standby there as well: the worker's synchronous_commit is never
+ * below "on".  While a shutdown is requested nothing is acknowledged, since
+ * that ends the wait for a standby early.
+ *
+ * Failed messages that are due form a batch of their own, one after each
+ * batch of new ones.
+ *
+ * A message that crashes the server.  cqrs.consumer says that a consumer runs.
+ * If it does when a consumer starts, the last one did not end in order, and
+ * this one is wary: messages are tried one by one, and the digest of each is
+ * committed as the suspect before the message is tried.  A message that was
+ * the suspect already becomes a dead letter, untried.  It stops being wary
+ * when a message comes that was not delivered before, and no failed message is
+ * due.
+ *
+ * When nothing can be committed for GIVE_UP_MS the connection is closed, so
+ * that it does not time out in the middle of work, until a write to
+ * cqrs.consumer commits.
+ *
+ * After an ERROR the process is started again, and the broker delivers again
+ * what was not acknowledged.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "base/compat.h"
+#include "base/timing.h"
+#include "consume/batch.h"
+#include "consume/consumer.h"
+#include "consume/consumer_state.h"
+#include "consume/desk.h"
+#include "consume/inbox.h"
+#include "consume/intake.h"
+#include "worker/worker.h"
+
+#define GIVE_UP_MS			60000
+/* How often a database that cannot commit is tried. */
+#define PROBE_INTERVAL_MS	5000
+
+typedef struct Consumer
+{
+	CqrsInbox  *inbox;
+	CqrsIntake *intake;
+	CqrsBatch  *batch;
+	CqrsDesk   *desk;
+
+	uint64		connection;		/* that the batch came by */
+	uint64		last_tag;		/* of the batch */
+	bool		redelivered;	/* the first message of the batch was */
+	bool		retried;		/* the last batch was of failed messages */
+
+	bool		running;		/* cqrs.consumer says so */
+	bool		wary;
+	bytea	   *suspect;		/* of the last consumer; NULL: none */
+	bool		vetted;			/* wary: the batch may be tried */
+
+	bool		gave_up;		/* nothing could be committed */
+	TimestampTz probed_at;
+} Consumer;
+
+static const int nconsumers = 1;
+
+static bool consumer_set_up(CqrsWorker *worker);
+static void consumer_turn(CqrsWorker *worker);
+static bool consumer_listens(CqrsWorker *worker);
+static void consumer_wait(CqrsWorker *worker, CqrsWait *wait);
+static void consumer_finish(CqrsWorker *worker);
+static void leave(CqrsWorker *worker);
+static bool is_wanted(const Consumer *consumer);
+static void apply_messages(Consumer *consumer);
+static bool may_begin(const Consumer *consumer);
+static bool retry_is_due(const Consumer *consumer);
+static void begin_batch(Consumer *consumer);
+static void begin_retries(Consumer *consumer);
+static void vet(Consumer *consumer);
+static void end_batch(Consumer *consumer);
+static void handle_stuck(Consumer *consumer);
+static bool probe_database(void);
+static void show_state(const Consumer *consumer);
+
+static const CqrsWorkerClass consumer_class = {
+	.name = "consumer",
+	.count = &nconsumers,
+	.states = cqrs_consumer_state_names,
+	.counters = cqrs_consumer_state_counters,
+	.wait_event = CQRS_WAIT_CONSUMER,
+	.durable_commits = true,
+	.first_gauge = CQRS_CONSUMED_HIGHEST_COUNT,
+	.set_up = consumer_set_up,
+	.turn = consumer_turn,
+	.listens = consumer_listens,
+	.wait = consumer_wait,
+	.finish = consumer_finish
+};
+
+void
+cqrs_consumer_init(void)
+{
+	cqrs_kind_register(CQRS_WORKER_CONSUMER, &consumer_class);
+}
+
+static bool
+consumer_set_up(CqrsWorker *worker)
+{
+	Consumer   *consumer = palloc0(sizeof(Consumer));
+
+	consumer->desk = cqrs_desk_create(worker);
+	if (consumer->desk->seat == NULL)
+		return false;
+
+	/* Nobody sends heartbeats during a statement, so waits are bounded. */
+	SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
+	/* The victim of a deadlock is the consumer, and not a user. */
+	SetConfigOption("deadlock_timeout", "100ms", PGC_SUSET, PGC_S_OVERRIDE);
+	cqrs_worker_ensure_durable();
+
+	consumer->inbox = cqrs_inbox_create();
+	consumer->intake = cqrs_intake_create(consumer->inbox);
+	consumer->batch = cqrs_batch_create(consumer->intake);
+	consumer->running = consumer->wary = consumer->desk->seat->running;
+	if (consumer->desk->seat->suspect != NULL)
+		consumer->suspect =
+			(bytea *) pg_detoast_datum_copy((struct varlena *) consumer->desk->seat->suspect);
+	cqrs_intake_set_wary(consumer->intake, consumer->wary);
+	cqrs_intake_configure(consumer->intake, consumer->desk->seat,
+						  consumer->desk->bindings);
+	worker->state = consumer;
+	return true;
+}
+
+static void
+consumer_turn(CqrsWorker *worker)
+{
+	Consumer   *consumer = worker->state;
+
+	if (worker->reloaded)
+	{
+		cqrs_worker_ensure_durable();
+		cqrs_intake_reload(consumer->intake);
+		cqrs_batch_reload(consumer->batch);
+	}
+	if (cqrs_desk_turn(consumer->desk))
+	{
+		if (consumer->desk->seat == NULL)
+			leave(worker);
+		cqrs_intake_configure(consumer->intake, consumer->desk->seat,
+							  consumer->desk->bindings);
+	}
+	cqrs_intake_turn(consumer->intake, is_wanted(consumer));
+	if (consumer->desk->seat->dropping)
+	{
+		if (cqrs_intake_delete_queue(consumer->intake))
+		{
+			cqrs_seat_delete();
+			leave(worker);
+		}
+	}
+	else
+	{
+		(void) cqrs_intake_receive(consumer->intake);
+		apply_messages(consumer);
+	}
+	show_state(consumer);
+}
+
+static bool
+consumer_listens(CqrsWorker *worker)
+{
+	return false;
+}
+
+static void
+consumer_wait(CqrsWorker *worker, CqrsWait *wait)
+{
+	Consumer   *consumer = worker->state;
+
+	wait->socket = cqrs_intake_socket(consumer->intake, &wait->write);
+	wait->timeout_ms =
+		cqrs_sooner_ms(cqrs_intake_wait_ms(consumer->intake,
+										   is_wanted(consumer)),
+					   cqrs_desk_wait_ms(consumer->desk));
+	if (consumer->gave_up)
+		wait->timeout_ms =
+			cqrs_sooner_ms(wait->timeout_ms,
+						   cqrs_until_after_ms(consumer->probed_at,
+											   PROBE_INTERVAL_MS));
+	else if (cqrs_batch_status(consumer->batch) != CQRS_BATCH_EMPTY)
+		wait->timeout_ms =
+			cqrs_sooner_ms(wait->timeout_ms,
+						   cqrs_batch_wait_ms(consumer->batch));
+	else if (may_begin(consumer))
+	{
+		if (cqrs_inbox_count(consumer->inbox) > 0)
+			wait->timeout_ms = 0;
+		if (consumer->desk->due_at != 0)
+			wait->timeout_ms =
+				cqrs_sooner_ms(wait->timeout_ms,
+							   cqrs_until_ms(consumer->desk->due_at));
+	}
+}
+
+/* Messages that are not acknowledged go back to the queue. */
+static void
+consumer_finish(CqrsWorker *worker)
+{
+	Consumer   *consumer = worker->state;
+
+	cqrs_intake_close(consumer->intake);
+	if (consumer->running)
+		cqrs_seat_leave();
+}
+
+/* This database consumes nothing any more. */
+static void
+leave(CqrsWorker *worker)
+{
+	Consumer   *consumer = worker->state;
+
+	cqrs_intake_close(consumer->intake);
+	cqrs_worker_unwant(worker, consumer->desk->calls);
+	proc_exit(0);
+}
+
+/* Whether there is to be a connection. */
+static bool
+is_wanted(const Consumer *consumer)
+{
+	return consumer->desk->seat->dropping ||
+		(!consumer->desk->seat->paused && !consumer->gave_up &&
+		 !cqrs_desk_is_full(consumer->desk));
+}
+
+/* One transaction, if there is something to apply. */
+static void
+apply_messages(Consumer *consumer)
+{
+	CqrsBatch  *batch = consumer->batch;
+
+	/* What came by a connection that is gone comes again. */
+	if (cqrs_batch_status(batch) != CQRS_BATCH_EMPTY &&
+		!cqrs_batch_is_retry(batch) &&
+		consumer->connection != cqrs_intake_connection(consumer->intake))
+		cqrs_batch_clear(batch);
+	handle_stuck(consumer);
+
+	if (cqrs_batch_status(batch) == CQRS_BATCH_EMPTY && may_begin(consumer))
+	{
+		if (retry_is_due(consumer) &&
+			(!consumer->retried || cqrs_inbox_count(consumer->inbox) == 0))
+			begin_retries(consumer);
+		else if (cqrs_inbox_count(consumer->inbox) > 0)
+			begin_batch(consumer);
+	}
+	if (cqrs_batch_status(batch) == CQRS_BATCH_EMPTY ||
+		cqrs_batch_wait_ms(batch) > 0)
+		return;
+	if (!consumer->vetted)
+		vet(consumer);
+	cqrs_batch_step(batch);
+	if (cqrs_batch_has_failed(batch))
+		cqrs_desk_failed_changed(consumer->desk);
+	if (cqrs_batch_status(batch) == CQRS_BATCH_DONE && !ShutdownRequestPending)
+		end_batch(consumer);
+}
+
+static bool
+may_begin(const Consumer *consumer)
+{
+	return !consumer->desk->seat->paused && !consumer->desk->seat->dropping &&
+		!consumer->gave_up;
+}
+
+static bool
+retry_is_due(const Consumer *consumer)
+{
+	return consumer->desk->due_at != 0 &&
+		cqrs_until_ms(consumer->desk->due_at) == 0;
+}
+
+static void
+begin_batch(Consumer *consumer)
+{
+	int			most = consumer->wary ? 1 : CQRS_BATCH_MESSAGES;
+	CqrsDelivery **deliveries = palloc(sizeof(CqrsDelivery *) * most);
+	int			n = cqrs_inbox_peek(consumer->inbox, deliveries, most,
+									CQRS_BATCH_BYTES);
+
+	consumer->connection = cqrs_intake_connection(consumer->intake);
+	consumer->last_tag = deliveries[n - 1]->tag;
+	consumer->redelivered = deliveries[0]->redelivered;
+	consumer->retried = false;
+	consumer->vetted = false;
+	cqrs_batch_take(consumer->batch, deliveries, n,
+					consumer->desk->seat->queue);
+}
+
+static void
+begin_retries(Consumer *consumer)
+{
+	List	   *due = cqrs_desk_due(consumer->desk, consumer->wary);
+
+	consumer->retried = true;
+	consumer->vetted = false;
+	if (due != NIL)
+		cqrs_batch_take_failed(consumer->batch, due);
+}
+
+/*
+ * Before a batch is tried: cqrs.consumer says that a consumer runs, and a wary
+ * one leaves word of what it is about to try.
+ */
+static void
+vet(Consumer *consumer)
+{
+	bytea	   *digest;
+
+	consumer->vetted = true;
+	if (!consumer->running)
+	{
+		cqrs_seat_set_running(true);
+		consumer->running = true;
+	}
+	if (!consumer->wary)
+		return;
+	if (!cqrs_batch_is_retry(consumer->batch) && !consumer->redelivered &&
+		!retry_is_due(consumer))
+	{
+		cqrs_seat_set_suspect(NULL);
+		consumer->wary = false;
+		cqrs_intake_set_wary(consumer->intake, false);
+		return;
+	}
+	digest = cqrs_batch_digest(consumer->batch);
+	if (consumer->suspect != NULL &&
+		VARSIZE(digest) == VARSIZE(consumer->suspect) &&
+		memcmp(digest, consumer->suspect, VARSIZE(digest)) == 0)
+		cqrs_batch_condemn(consumer->batch);
+	else
+		cqrs_seat_set_suspect(digest);
+}
+
+/* All messages of the batch are committed. */
+static void
+end_batch(Consumer *consumer)
+{
+	if (!cqrs_batch_is_retry(consumer->batch) &&
+		consumer->connection == cqrs_intake_connection(consumer->intake))
+		cqrs_intake_acknowledge(consumer->intake, consumer->last_tag);
+	cqrs_batch_clear(consumer->batch);
+}
+
+static void
+handle_stuck(Consumer *consumer)
+{
+	CqrsBatch  *batch = consumer->batch;
+
+	if (!consumer->gave_up && cqrs_batch_status(batch) == CQRS_BATCH_STUCK &&
+		cqrs_until_after_ms(cqrs_batch_stuck_since(batch), GIVE_UP_MS) == 0)
+	{
+		/* The next turn closes the connection. */
+		consumer->gave_up = true;
+		consumer->probed_at = GetCurrentTimestamp();
+		cqrs_batch_clear(batch);
+	}
+	else if (consumer->gave_up &&
+			 cqrs_until_after_ms(consumer->probed_at, PROBE_INTERVAL_MS) == 0)
+	{
+		consumer->gave_up = !probe_database();
+		consumer->probed_at = GetCurrentTimestamp();
+	}
+}
+
+/* Whether a write to cqrs.consumer commits. */
+static bool
+probe_database(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool works = true;
+
+	PG_TRY();
+	{
+		cqrs_seat_probe();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		cqrs_worker_set_cancellable(false);
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		HOLD_INTERRUPTS();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+		MemoryContextSwitchTo(caller);
+		cqrs_worker_set_error(error->message);
+		works = false;
+	}
+	PG_END_TRY();
+	return works;
+}
+
+static void
+show_state(const Consumer *consumer)
+{
+	CqrsConsumerState state = cqrs_intake_state(consumer->intake);
+
+	if (consumer->desk->seat->paused)
+		state = CQRS_CONSUMER_PAUSED;
+	else if (consumer->gave_up ||
+			 cqrs_batch_status(consumer->batch) == CQRS_BATCH_STUCK)
+		state = CQRS_CONSUMER_BACKING_OFF;
+	else if (cqrs_desk_is_full(consumer->desk))
+		state = CQRS_CONSUMER_FULL;
+	cqrs_worker_set_state(state);
+	cqrs_worker_set_counter(CQRS_CONSUMED_BUFFERED,
+							cqrs_inbox_count(consumer->inbox));
+}

@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * epoch.c
+ *	  Which of the copies of a database consumes a queue.
+ *
+ * The lease lets one copy consume at a time, and says nothing about which one
+ * when the original is down.  System identifiers do not tell either, since
+ * physical copies share them.  So the broker keeps a mark for the queue, a
+ * number, the epoch, and cqrs.consumer has one.  Where the latter is smaller,
+ * another database has consumed since this one did, and messages are missing
+ * here: this one stands by until cqrs_consume() is called.
+ *
+ * Both are raised with each connection, and some time after messages were
+ * acknowledged, the one in cqrs.consumer first: after a crash in between this
+ * database is ahead, and goes on.  A copy that has been made in that time, and
+ * takes the lease in that time, is not recognised.
+ *
+ * The connection that consumes reads the mark, because it holds the lease: if
+ * it is cut off while it has the mark, nobody else reads before the broker has
+ * noticed.  It does not write, because it never publishes (transport.h);
+ * another connection does.  While the broker blocks publishers, the mark stays
+ * behind, and the consumer goes on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "base/guc.h"
+#include "consume/epoch.h"
+#include "consume/seat.h"
+#include "consume/topology.h"
+
+#define MARK_BYTES	32
+
+static int64 parse(const char *mark);
+static bool write_mark(const char *name, int64 epoch, CqrsFailure *failure);
+
+CqrsEpochResult
+cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
+				 bool taking_over, CqrsFailure *failure)
+{
+	char	   *name = cqrs_topology_utf8(psprintf("cqrs.owner.%s", queue));
+	char		mark[MARK_BYTES];
+	int64		marked;
+
+	if (!session->transport->read_mark(session->connection, name, mark,
+									   sizeof(mark), failure))
+		return CQRS_EPOCH_FAILED;
+	marked = parse(mark);
+	if (marked > *epoch && !taking_over)
+		return CQRS_EPOCH_OVERTAKEN;
+
+	*epoch = Max(marked, *epoch) + 1;
+	cqrs_seat_set_epoch(*epoch, taking_over);
+	return write_mark(name, *epoch, failure) ? CQRS_EPOCH_RAISED :
+		CQRS_EPOCH_UNANSWERED;
+}
+
+/* The number of a mark; 0 if it is none, or one that cannot be raised. */
+static int64
+parse(const char *mark)
+{
+	char	   *end;
+	long long	value;
+
+	errno = 0;
+	value = strtoll(mark, &end, 10);
+	return errno == 0 && *end == '\0' && value > 0 &&
+		value < PG_INT64_MAX / 2 ? value : 0;
+}
+
+static bool
+write_mark(const char *name, int64 epoch, CqrsFailure *failure)
+{
+	CqrsSession *session = cqrs_session_create(cqrs_guc_consumer_url, false);
+	CqrsConnectOptions options = {.name = "cqrs consumer, epoch"};
+	char		mark[MARK_BYTES];
+	bool		written;
+
+	snprintf(mark, sizeof(mark), INT64_FORMAT, epoch);
+	written = cqrs_session_connect(session, &options, failure);
+	if (written)
+	{
+		written = session->transport->write_mark(session->connection, name,
+												 mark, failure);
+		cqrs_session_close(session, written);
+	}
+	pfree(session);
+	return written;
+}

@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * failed.h
+ *	  The rows of cqrs.failed: messages that could not be applied.
+ *
+ * All functions need a transaction, and an active snapshot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_FAILED_H
+#define CQRS_FAILED_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+
+#include "apply/envelope.h"
+
+#define CQRS_SQLSTATE_BYTES	6
+
+/* A row of cqrs.failed. */
+typedef struct CqrsFailed
+{
+	int64		id;				/* ascends in the order of arrival */
+	char	   *cqrs_id;		/* NULL, as the next two: was not readable */
+	char	   *instance_pk;
+	CqrsSignal	signal;			/* 0 if NULL */
+	char	   *message_id;		/* or NULL */
+	bool		direct;
+	TimestampTz received_at;
+	int			attempts;		/* that have failed and count */
+	TimestampTz next_try;		/* 0: a dead letter */
+	Size		length;			/* of the body */
+	char	   *body;			/* NULL if it was not asked for */
+} CqrsFailed;
+
+/* What is written about a failure. */
+typedef struct CqrsFailedState
+{
+	int			attempts;
+	TimestampTz next_try;		/* 0: a dead letter */
+	const char *sqlstate;		/* or NULL */
+	const char *error;
+} CqrsFailedState;
+
+/* Whether there are any rows. */
+extern bool cqrs_failed_any(void);
+
+/*
+ * The rows about the same row as a message, below an id, in the order of their
+ * ids; without bodies.
+ */
+extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
+							  int64 below);
+
+/* Whether a row still exists. */
+extern bool cqrs_failed_exists(int64 id);
+
+/* Add a message; later lookups of this transaction find it. */
+extern void cqrs_failed_insert(const CqrsIncoming *message,
+							   const CqrsFailedState *state);
+
+/* Write the state of a row, if it exists. */
+extern void cqrs_failed_update(int64 id, const CqrsFailedState *state);
+
+/* Give a row the last place in the order, if it exists. */
+extern void cqrs_failed_renew(int64 id);
+
+/* Remove a row, if it exists. */
+extern void cqrs_failed_delete(int64 id);
+
+/*
+ * Rows that are due, with bodies, in the order of their ids: up to "most", and
+ * up to "most_bytes" of bodies, but at least one.
+ */
+extern List *cqrs_failed_due(int most, Size most_bytes);
+
+/* When the next row is due; 0 if none ever is. */
+extern TimestampTz cqrs_failed_next_due(void);
+
+/* How many rows wait for a retry. */
+extern int64 cqrs_failed_count_waiting(void);
+
+/*
+ * Remove some of the dead letters that failed before a time.  Returns how
+ * many.
+ */
+extern int	cqrs_failed_purge(TimestampTz before);
+
+#endif							/* CQRS_FAILED_H */

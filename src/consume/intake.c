@@ -1,0 +1,501 @@
+/*-------------------------------------------------------------------------
+ *
+ * intake.c
+ *	  The consumer's connection to the broker.
+ *
+ * A connection takes the lease of the queue, so that one database consumes the
+ * queue at a time, and Python's workers none: see epoch.c for copies.  It then
+ * makes queue and bindings ready (topology.c), subscribes, and puts what
+ * arrives into the inbox.
+ *
+ * Window.  At most "window" deliveries are not acknowledged.  It begins at 1 on
+ * each connection and grows eightfold with each commit: whatever ends every
+ * connection then costs one message a redelivery, and not thousands, which
+ * count towards the delivery limit of a quorum queue.  Growing means to cancel
+ * the subscription and to subscribe anew, on the same channel; deliveries that
+ * are not acknowledged stay with it, and the order is kept.
+ *
+ * Memory.  The window is at most WINDOW_BYTES over the largest recent message.
+ * When twice as much waits all the same, the connection is closed, and begins
+ * again at 1.  Not reading would be no way out: RabbitMQ closes a connection
+ * that does not read for 30 s.
+ *
+ * Nothing is ever returned to the queue but by the end of the connection: a
+ * quorum queue would put it at its end, and counts each return.
+ *
+ * A failure of the broker is no error.  Belongs to the consumer alone; lives
+ * in TopMemoryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "utils/memutils.h"
+
+#include "base/guc.h"
+#include "base/timing.h"
+#include "broker/session.h"
+#include "consume/epoch.h"
+#include "consume/intake.h"
+#include "consume/intake_log.h"
+#include "consume/topology.h"
+#include "worker/worker.h"
+
+/* The most events that are handled in one turn. */
+#define RECEIVE_TURN		2000
+/* A connection is served this often in the midst of a transaction. */
+#define SERVE_INTERVAL_MS	1000
+/* Factor of the window with each commit. */
+#define WINDOW_GROWTH		8
+/* What the messages of a window may have, if all are large. */
+#define WINDOW_BYTES		(64 * 1024 * 1024)
+/* The largest recent message counts less with each smaller one. */
+#define LARGEST_DECAY		256
+/* Failed attempts to take the lease before the first log message. */
+#define LEASE_ATTEMPTS		4
+
+typedef enum Subscription
+{
+	SUBSCRIPTION_NONE,
+	SUBSCRIPTION_BEGINS,		/* SUBSCRIBED is awaited */
+	SUBSCRIPTION_RUNS,
+	SUBSCRIPTION_ENDS			/* CANCELLED is awaited; another one follows */
+} Subscription;
+
+struct CqrsIntake
+{
+	CqrsInbox  *inbox;
+	CqrsSession *session;
+	CqrsIntakeLog *log;
+	CqrsTopology *topology;
+	char	   *queue;			/* NULL: not configured yet */
+	int64		epoch;
+	bool		taking_over;
+	bool		yields;			/* another database has consumed since */
+
+	uint64		connection;		/* number of the last one */
+	Subscription subscription;
+	int			window;			/* of the subscription */
+	bool		wary;
+	double		largest;		/* bytes of the largest recent message */
+	TimestampTz served_at;
+	TimestampTz acked_at;		/* when a message was first acknowledged since
+								 * the epoch was raised; 0: none was */
+	bool		lost;			/* FAILED has come while serving */
+	CqrsFailure failure;		/* lost: why */
+};
+
+static long epoch_wait_ms(const CqrsIntake *intake);
+static void open_connection(CqrsIntake *intake);
+static bool take_seat(CqrsIntake *intake);
+static void close_connection(CqrsIntake *intake, bool politely);
+static void connection_failed(CqrsIntake *intake, const CqrsFailure *failure);
+static void subscribe(CqrsIntake *intake, int window);
+static int	widest(const CqrsIntake *intake);
+static bool poll_event(CqrsIntake *intake);
+static void handle_event(CqrsIntake *intake, const CqrsEvent *event);
+static void take_delivery(CqrsIntake *intake, CqrsDelivery *delivery);
+static void cancelled(CqrsIntake *intake, const char *reason);
+
+CqrsIntake *
+cqrs_intake_create(CqrsInbox *inbox)
+{
+	CqrsIntake *intake = MemoryContextAllocZero(TopMemoryContext,
+												sizeof(CqrsIntake));
+
+	intake->inbox = inbox;
+	intake->session = cqrs_session_create(cqrs_guc_consumer_url, true);
+	intake->log = cqrs_intake_log_create();
+	intake->topology = cqrs_topology_create(intake->log);
+	return intake;
+}
+
+void
+cqrs_intake_configure(CqrsIntake *intake, const CqrsSeat *seat, List *bindings)
+{
+	bool		moved = intake->queue != NULL &&
+	strcmp(seat->queue, intake->queue) != 0;
+
+	if (intake->session->connection != NULL && (moved || seat->taking_over))
+		close_connection(intake, true);
+	if (moved)
+		pfree(intake->queue);
+	if (moved || intake->queue == NULL)
+		intake->queue = MemoryContextStrdup(TopMemoryContext, seat->queue);
+	/* cqrs_consume() ends a stand-by, as does another epoch. */
+	if (moved || seat->taking_over || seat->epoch > intake->epoch)
+	{
+		intake->yields = false;
+		cqrs_session_hurry(intake->session);
+	}
+	intake->epoch = seat->epoch;
+	intake->taking_over = seat->taking_over;
+	cqrs_topology_set(intake->topology, intake->queue, seat->quorum, bindings);
+}
+
+void
+cqrs_intake_reload(CqrsIntake *intake)
+{
+	bool		moved = cqrs_session_reload(intake->session);
+
+	cqrs_intake_log_reload(intake->log);
+	cqrs_topology_retry(intake->topology);
+	if (moved)
+		close_connection(intake, true);
+}
+
+void
+cqrs_intake_set_wary(CqrsIntake *intake, bool wary)
+{
+	intake->wary = wary;
+}
+
+void
+cqrs_intake_turn(CqrsIntake *intake, bool wanted)
+{
+	CqrsSession *session = intake->session;
+	CqrsFailure failure;
+
+	if (intake->lost)
+		connection_failed(intake, &intake->failure);
+	wanted = wanted && intake->queue != NULL && !intake->yields &&
+		cqrs_guc_consumer_url() != NULL;
+	if (session->connection != NULL && !wanted)
+		close_connection(intake, true);
+	else if (session->connection == NULL && wanted &&
+			 cqrs_session_wait_ms(session) == 0)
+		open_connection(intake);
+	if (session->connection == NULL)
+		return;
+
+	if (cqrs_topology_is_due(intake->topology) &&
+		!cqrs_topology_apply(intake->topology, session->transport,
+							 session->connection, &failure))
+	{
+		connection_failed(intake, &failure);
+		return;
+	}
+	if (epoch_wait_ms(intake) == 0 && !take_seat(intake))
+		return;
+	if (intake->subscription == SUBSCRIPTION_NONE)
+		subscribe(intake, 1);
+	if (cqrs_inbox_bytes(intake->inbox) > 2 * (Size) WINDOW_BYTES &&
+		cqrs_inbox_count(intake->inbox) > 1)
+	{
+		/* A burst of large messages: they come again, one by one. */
+		close_connection(intake, true);
+		cqrs_session_hurry(session);
+	}
+}
+
+bool
+cqrs_intake_receive(CqrsIntake *intake)
+{
+	CqrsSession *session = intake->session;
+
+	for (int i = 0; i < RECEIVE_TURN && session->connection != NULL; i++)
+	{
+		if (intake->lost)
+			connection_failed(intake, &intake->failure);
+		else if (!poll_event(intake))
+			break;
+	}
+	intake->served_at = GetCurrentTimestamp();
+	return session->connection != NULL &&
+		session->transport->wait_ms(session->connection) == 0;
+}
+
+void
+cqrs_intake_serve(CqrsIntake *intake)
+{
+	if (intake->session->connection == NULL || intake->lost ||
+		cqrs_until_after_ms(intake->served_at, SERVE_INTERVAL_MS) > 0)
+		return;
+	while (!intake->lost && poll_event(intake) &&
+		   cqrs_inbox_bytes(intake->inbox) <= WINDOW_BYTES)
+		;
+	intake->served_at = GetCurrentTimestamp();
+}
+
+void
+cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
+{
+	const CqrsSession *session = intake->session;
+	int			window;
+
+	session->transport->acknowledge(session->connection, tag);
+	cqrs_inbox_remove(intake->inbox, tag);
+	cqrs_session_recover(intake->session);
+	if (intake->acked_at == 0)
+		intake->acked_at = GetCurrentTimestamp();
+
+	if (intake->subscription != SUBSCRIPTION_RUNS)
+		return;
+	window = intake->wary ? 1 :
+		Min(intake->window * WINDOW_GROWTH, widest(intake));
+	/* Each change costs a round trip, so small steps are left out. */
+	if (window > intake->window * 2 || window < intake->window / 2 ||
+		(window > intake->window && window == cqrs_prefetch))
+	{
+		intake->window = window;
+		intake->subscription = SUBSCRIPTION_ENDS;
+		session->transport->unsubscribe(session->connection);
+	}
+}
+
+uint64
+cqrs_intake_connection(const CqrsIntake *intake)
+{
+	return intake->connection;
+}
+
+bool
+cqrs_intake_delete_queue(CqrsIntake *intake)
+{
+	CqrsSession *session = intake->session;
+	CqrsFailure failure;
+
+	if (session->connection == NULL)
+		return false;
+	if (session->transport->delete_queue(session->connection, intake->queue,
+										 &failure))
+		return true;
+	connection_failed(intake, &failure);
+	return false;
+}
+
+void
+cqrs_intake_close(CqrsIntake *intake)
+{
+	if (intake->session->connection != NULL)
+		close_connection(intake, false);
+}
+
+CqrsConsumerState
+cqrs_intake_state(const CqrsIntake *intake)
+{
+	if (cqrs_guc_consumer_url() == NULL)
+		return CQRS_CONSUMER_UNCONFIGURED;
+	if (intake->yields || intake->session->leased > 0)
+		return CQRS_CONSUMER_STANDING_BY;
+	return intake->session->connection == NULL ? CQRS_CONSUMER_WAITING :
+		CQRS_CONSUMER_CONSUMING;
+}
+
+pgsocket
+cqrs_intake_socket(const CqrsIntake *intake, bool *write)
+{
+	const CqrsSession *session = intake->session;
+
+	*write = false;
+	return session->connection == NULL ? PGINVALID_SOCKET :
+		session->transport->socket(session->connection, write);
+}
+
+long
+cqrs_intake_wait_ms(const CqrsIntake *intake, bool wanted)
+{
+	const CqrsSession *session = intake->session;
+	long		wait_ms;
+
+	if (session->connection == NULL)
+		return wanted && !intake->yields && cqrs_guc_consumer_url() != NULL ?
+			cqrs_session_wait_ms(session) : -1;
+	if (intake->lost || !wanted || intake->subscription == SUBSCRIPTION_NONE)
+		return 0;
+	wait_ms = session->transport->wait_ms(session->connection);
+	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
+	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
+}
+
+/* Milliseconds until the epoch is to be raised; -1 if it need not be. */
+static long
+epoch_wait_ms(const CqrsIntake *intake)
+{
+	return intake->acked_at == 0 ? -1 :
+		cqrs_until_after_ms(intake->acked_at, CQRS_EPOCH_INTERVAL_MS);
+}
+
+static void
+open_connection(CqrsIntake *intake)
+{
+	CqrsSession *session = intake->session;
+	CqrsConnectOptions options = {
+		.name = "cqrs consumer",
+		.lease = cqrs_topology_utf8(psprintf("cqrs.lease.consumer.%s", intake->queue)),
+		.deliveries = cqrs_inbox_context(intake->inbox),
+		.max_delivery = cqrs_transport_of(cqrs_guc_consumer_url())->max_body
+	};
+	CqrsFailure failure;
+	bool		connected;
+
+	cqrs_worker_set_state(CQRS_CONSUMER_CONNECTING);
+	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
+	connected = cqrs_session_connect(session, &options, &failure);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	if (!connected && failure.blame == CQRS_BLAME_LEASE)
+	{
+		cqrs_worker_set_error(failure.reason);
+		if (cqrs_session_refused(session) == LEASE_ATTEMPTS)
+			cqrs_intake_log_standby(intake->log, intake->queue,
+									failure.reason);
+		return;
+	}
+	if (!connected)
+	{
+		connection_failed(intake, &failure);
+		return;
+	}
+	intake->connection++;
+	intake->subscription = SUBSCRIPTION_NONE;
+	intake->window = 0;
+	intake->largest = 0;
+	intake->lost = false;
+	cqrs_topology_connected(intake->topology);
+	cqrs_worker_set_connected(true);
+	if (take_seat(intake))
+		cqrs_intake_log_connected(intake->log, session->url, intake->queue);
+}
+
+/*
+ * Raise the epoch, if no other database has consumed meanwhile.  Returns
+ * whether there still is a connection.
+ */
+static bool
+take_seat(CqrsIntake *intake)
+{
+	CqrsFailure failure;
+
+	switch (cqrs_epoch_raise(intake->session, intake->queue, &intake->epoch,
+							 intake->taking_over, &failure))
+	{
+		case CQRS_EPOCH_RAISED:
+			intake->taking_over = false;
+			break;
+		case CQRS_EPOCH_UNANSWERED:
+			intake->taking_over = false;
+			cqrs_intake_log_unmarked(intake->log, failure.reason);
+			break;
+		case CQRS_EPOCH_OVERTAKEN:
+			intake->yields = true;
+			cqrs_intake_log_overtaken(intake->log, intake->queue);
+			close_connection(intake, true);
+			return false;
+		case CQRS_EPOCH_FAILED:
+			connection_failed(intake, &failure);
+			return false;
+	}
+	intake->acked_at = 0;
+	return true;
+}
+
+static void
+close_connection(CqrsIntake *intake, bool politely)
+{
+	cqrs_session_close(intake->session, politely);
+	cqrs_inbox_clear(intake->inbox);
+	intake->subscription = SUBSCRIPTION_NONE;
+	intake->lost = false;
+	intake->connection++;
+	cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, 0);
+	cqrs_worker_set_connected(false);
+}
+
+/* Close the connection, if there is one, and schedule the next attempt. */
+static void
+connection_failed(CqrsIntake *intake, const CqrsFailure *failure)
+{
+	if (!ShutdownRequestPending)
+		cqrs_intake_log_failure(intake->log, failure->reason);
+	cqrs_intake_close(intake);
+	cqrs_session_put_off(intake->session, failure->blame, false);
+}
+
+static void
+subscribe(CqrsIntake *intake, int window)
+{
+	const CqrsSession *session = intake->session;
+	char	   *queue = cqrs_topology_utf8(intake->queue);
+
+	session->transport->subscribe(session->connection, queue, window);
+	intake->subscription = SUBSCRIPTION_BEGINS;
+	intake->window = window;
+	cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, window);
+}
+
+/* The largest window, for messages as they have been recently. */
+static int
+widest(const CqrsIntake *intake)
+{
+	return Max(1, Min(cqrs_prefetch,
+					  (int) (WINDOW_BYTES / Max(intake->largest, 1024))));
+}
+
+/* Handle what has arrived.  Returns whether there was anything. */
+static bool
+poll_event(CqrsIntake *intake)
+{
+	const CqrsSession *session = intake->session;
+	CqrsEvent	event;
+
+	session->transport->poll(session->connection, &event, &intake->failure);
+	if (event.kind == CQRS_EVENT_NONE)
+		return false;
+	handle_event(intake, &event);
+	return true;
+}
+
+static void
+handle_event(CqrsIntake *intake, const CqrsEvent *event)
+{
+	switch (event->kind)
+	{
+		case CQRS_EVENT_FAILED:
+			intake->lost = true;
+			break;
+		case CQRS_EVENT_SUBSCRIBED:
+			if (intake->subscription == SUBSCRIPTION_BEGINS)
+				intake->subscription = SUBSCRIPTION_RUNS;
+			break;
+		case CQRS_EVENT_DELIVERY:
+			take_delivery(intake, event->delivery);
+			break;
+		case CQRS_EVENT_CANCELLED:
+			cancelled(intake, event->detail);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+take_delivery(CqrsIntake *intake, CqrsDelivery *delivery)
+{
+	intake->largest -= intake->largest / LARGEST_DECAY;
+	intake->largest = Max(intake->largest, (double) delivery->length);
+	cqrs_worker_count(CQRS_CONSUMED_RECEIVED, 1);
+	if (delivery->redelivered)
+		cqrs_worker_count(CQRS_CONSUMED_REDELIVERED, 1);
+	cqrs_intake_log_count(intake->log, delivery->delivery_count);
+	cqrs_inbox_push(intake->inbox, delivery);
+}
+
+/*
+ * Subscribe anew: with the new window, or when the queue was deleted, to the
+ * queue that the next turn declares.
+ */
+static void
+cancelled(CqrsIntake *intake, const char *reason)
+{
+	if (reason[0] == '\0' && intake->subscription == SUBSCRIPTION_ENDS)
+	{
+		subscribe(intake, intake->window);
+		return;
+	}
+	intake->subscription = SUBSCRIPTION_NONE;
+	cqrs_topology_connected(intake->topology);
+	cqrs_intake_log_cancelled(intake->log, intake->queue, reason);
+}

@@ -1,0 +1,80 @@
+/*-------------------------------------------------------------------------
+ *
+ * intake.h
+ *	  The consumer's connection to the broker.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_INTAKE_H
+#define CQRS_INTAKE_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+#include "consume/consumer_state.h"
+#include "consume/inbox.h"
+#include "consume/seat.h"
+
+typedef struct CqrsIntake CqrsIntake;
+
+/* Create an intake that fills "inbox". */
+extern CqrsIntake *cqrs_intake_create(CqrsInbox *inbox);
+
+/*
+ * Set what is consumed: the row of cqrs.consumer, and the bindings of all
+ * replicas, in UTF-8 and ordered by exchange.  Both are copied.  A change of
+ * the queue ends the connection.
+ */
+extern void cqrs_intake_configure(CqrsIntake *intake, const CqrsSeat *seat,
+								  List *bindings);
+
+/* The settings have changed. */
+extern void cqrs_intake_reload(CqrsIntake *intake);
+
+/*
+ * With "wary", the window stays 1: one of the next messages may crash the
+ * server.
+ */
+extern void cqrs_intake_set_wary(CqrsIntake *intake, bool wary);
+
+/*
+ * Connect if an attempt is due and the connection is "wanted"; disconnect if
+ * it is not.  Mend queue and bindings.  May reset the latch.  Commits
+ * transactions of its own.
+ */
+extern void cqrs_intake_turn(CqrsIntake *intake, bool wanted);
+
+/* Take some of what has arrived.  Returns whether there may be more. */
+extern bool cqrs_intake_receive(CqrsIntake *intake);
+
+/*
+ * Serve the connection if that is due, in the midst of a transaction.  Never
+ * closes it: a failure is handled by the next receive().
+ */
+extern void cqrs_intake_serve(CqrsIntake *intake);
+
+/*
+ * All deliveries up to that tag are committed: acknowledge them, remove them
+ * from the inbox, and widen the window.
+ */
+extern void cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag);
+
+/* A number for the current connection; another one after it was closed. */
+extern uint64 cqrs_intake_connection(const CqrsIntake *intake);
+
+/*
+ * Delete the queue, if there is a connection.  Returns whether it is gone.
+ */
+extern bool cqrs_intake_delete_queue(CqrsIntake *intake);
+
+extern void cqrs_intake_close(CqrsIntake *intake);
+
+/* The state of the connection. */
+extern CqrsConsumerState cqrs_intake_state(const CqrsIntake *intake);
+
+/* What to wait for. */
+extern pgsocket cqrs_intake_socket(const CqrsIntake *intake, bool *write);
+extern long cqrs_intake_wait_ms(const CqrsIntake *intake, bool wanted);
+
+#endif							/* CQRS_INTAKE_H */

@@ -1,0 +1,346 @@
+/*-------------------------------------------------------------------------
+ *
+ * item.c
+ *	  A message of a batch: what becomes of it, within a transaction.
+ *
+ * Order of a row over failures.  While cqrs.failed has rows, each message is
+ * looked up there by cqrs_id and instance_pk.
+ *
+ *	  without handler	The message has the whole state of its row, so it is
+ *						tried at once.  When it has changed the row, or found
+ *						a deleted row absent, older failed messages are of no
+ *						use any more, dead letters included: they are removed.
+ *						Where an older DELETE has failed, a SAVE applies
+ *						whatever its revision: it is of a new row, whose
+ *						revisions begin at 0.
+ *	  with handler		The message may be about a part of the state, so it
+ *						waits behind older ones that are to be tried again.
+ *						Dead letters hold up nothing.
+ *
+ * A message can be delivered again while its row of cqrs.failed is there (they
+ * have the same message id), together with all that came after it.  Without
+ * handler a row takes the place of the former one: of a SAVE and a DELETE that
+ * fail again, the DELETE has to be the last, or the retry of the SAVE would
+ * bring the row back.  With handler the former one stays, and with it the
+ * place in the order that later ones wait for.  A message that is a dead letter
+ * already is not tried again: it may be the one that crashes the server.
+ *
+ * Counts are kept in the run, and become visible with its commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "consume/consumer_state.h"
+#include "consume/item.h"
+#include "worker/worker.h"
+
+/* A message that waits behind another one is looked at again after this. */
+#define BEHIND_MS	100
+
+static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
+static bool has_id(const CqrsFailed *failed, const CqrsItem *item);
+static bool expired(const CqrsItem *item, const CqrsReplica *replica);
+static void bury(CqrsRun *run, CqrsItem *item, const char *reason);
+static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
+static List *older_failed(const CqrsRun *run, const CqrsItem *item);
+static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
+static bool has_failed_delete(List *older);
+static void applied(CqrsRun *run, CqrsItem *item, List *older,
+					const CqrsApplied *result);
+static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
+					 const char *reason);
+
+CqrsStep
+cqrs_item_begin(CqrsRun *run, CqrsItem *item)
+{
+	const char *cqrs_id = item->message.cqrs_id;
+
+	run->replica = NULL;
+	if (item->problem != NULL)
+	{
+		bury(run, item, item->problem);
+		return CQRS_ITEM_SETTLED;
+	}
+	/* A user may have deleted the row of a retry. */
+	if (item->failed != NULL && !cqrs_failed_exists(item->failed->id))
+		return CQRS_ITEM_SETTLED;
+	run->replica = cqrs_replica_find(cqrs_id);
+	if (run->replica == NULL)
+	{
+		if (item->failed != NULL)
+			bury(run, item, "there is no replica of that name any more");
+		else
+		{
+			run->counts[CQRS_CONSUMED_UNKNOWN]++;
+			if (!cqrs_once_note(run->logged, psprintf("unknown %s", cqrs_id)))
+				ereport(LOG,
+						(errmsg("messages arrive for \"%s\", which is no replica",
+								cqrs_id),
+						 errdetail("They are acknowledged and not applied; cqrs.consumer_stats counts them as unknown.")));
+		}
+		return CQRS_ITEM_SETTLED;
+	}
+	if (is_dead_already(run, item))
+		return CQRS_ITEM_SETTLED;
+	if (expired(item, run->replica))
+	{
+		bury(run, item, "the message has expired");
+		return CQRS_ITEM_SETTLED;
+	}
+	if (OidIsValid(run->owner) && run->replica->owner != run->owner)
+		return CQRS_ITEM_OTHER_OWNER;
+	if (run->applier == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+
+		run->owner = run->replica->owner;
+		run->applier = cqrs_apply_begin(run->owner);
+		MemoryContextSwitchTo(caller);
+	}
+	return CQRS_ITEM_APPLIES;
+}
+
+void
+cqrs_item_apply(CqrsRun *run, CqrsItem *item)
+{
+	List	   *older = older_failed(run, item);
+	const CqrsFailed *before;
+	const CqrsReplica *replica;
+	CqrsApplied result = {0};
+
+	/* The search may have accepted invalidations. */
+	replica = run->replica = cqrs_replica_find(item->message.cqrs_id);
+	if (replica == NULL || replica->owner != run->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("replica \"%s\" has changed meanwhile",
+						item->message.cqrs_id)));
+	before = replica->handler != NULL ? waiting_before(older, item) : NULL;
+	if (before != NULL)
+	{
+		CqrsFailedState state = {
+			.attempts = item->failed != NULL ? item->failed->attempts :
+			item->message.retries,
+			.next_try = TimestampTzPlusMilliseconds(Max(before->next_try,
+														GetCurrentTimestamp()),
+													BEHIND_MS),
+			.error = "the message waits for an earlier one of its row"
+		};
+
+		store(run, item, &state);
+		return;
+	}
+	cqrs_apply_message(run->applier, replica, &item->message,
+					   item->message.signal == CQRS_SAVE &&
+					   has_failed_delete(older), &result);
+	applied(run, item, older, &result);
+}
+
+void
+cqrs_item_fail(CqrsRun *run, CqrsItem *item, const CqrsProblem *problem,
+			   bool counts)
+{
+	CqrsFailedState state;
+	int			attempts = item->failed != NULL ? item->failed->attempts :
+	item->message.retries;
+
+	if (item->problem != NULL)
+	{
+		bury(run, item, item->problem);
+		return;
+	}
+	cqrs_verdict_decide(run->replica, &item->message, attempts, problem, counts,
+						&state);
+	store(run, item, &state);
+	run->counts[CQRS_CONSUMED_FAILURES]++;
+	if (state.next_try == 0)
+		run->counts[CQRS_CONSUMED_DEAD_LETTERS]++;
+	log_once(run, item, problem->sqlstate, problem->message);
+}
+
+/*
+ * Whether a message that has been delivered again is a dead letter.  That one
+ * then gets the last place, as the message would.
+ */
+static bool
+is_dead_already(CqrsRun *run, const CqrsItem *item)
+{
+	ListCell   *lc;
+
+	if (item->failed != NULL)
+		return false;
+	foreach(lc, older_failed(run, item))
+	{
+		const CqrsFailed *failed = lfirst(lc);
+
+		if (failed->next_try != 0 || !has_id(failed, item))
+			continue;
+		cqrs_failed_renew(failed->id);
+		run->wrote_failed = true;
+		run->counts[CQRS_CONSUMED_OUTCOMES + CQRS_OUTCOME_REPEATED]++;
+		return true;
+	}
+	return false;
+}
+
+/* Whether a failed message is this one. */
+static bool
+has_id(const CqrsFailed *failed, const CqrsItem *item)
+{
+	return item->message.message_id != NULL && failed->message_id != NULL &&
+		strcmp(item->message.message_id, failed->message_id) == 0;
+}
+
+/* Only what has just been received expires. */
+static bool
+expired(const CqrsItem *item, const CqrsReplica *replica)
+{
+	return item->failed == NULL && item->message.expires &&
+		item->message.expires_at <= GetCurrentTimestamp() &&
+		!replica->apply_expired;
+}
+
+/* Make a message a dead letter, without an attempt. */
+static void
+bury(CqrsRun *run, CqrsItem *item, const char *reason)
+{
+	CqrsFailedState state = {
+		.attempts = item->failed != NULL ? item->failed->attempts :
+		item->message.retries,
+		.error = reason
+	};
+
+	store(run, item, &state);
+	run->counts[CQRS_CONSUMED_DEAD_LETTERS]++;
+	log_once(run, item, "dead letter", reason);
+}
+
+static void
+store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
+{
+	ListCell   *lc;
+
+	run->wrote_failed = true;
+	if (item->failed != NULL)
+	{
+		cqrs_failed_update(item->failed->id, state);
+		return;
+	}
+	foreach(lc, older_failed(run, item))
+	{
+		const CqrsFailed *failed = lfirst(lc);
+
+		if (!has_id(failed, item))
+			continue;
+		if (run->replica != NULL && run->replica->handler != NULL)
+			return;
+		cqrs_failed_delete(failed->id);
+	}
+	cqrs_failed_insert(&item->message, state);
+	run->any_failed = true;
+}
+
+/* Failed messages of the same row that are older than this one. */
+static List *
+older_failed(const CqrsRun *run, const CqrsItem *item)
+{
+	if (!run->any_failed || item->message.cqrs_id == NULL ||
+		item->message.instance_pk == NULL)
+		return NIL;
+	return cqrs_failed_find(item->message.cqrs_id, item->message.instance_pk,
+							item->failed != NULL ? item->failed->id :
+							PG_INT64_MAX);
+}
+
+/* The last of these that is to be tried again, and is not this message. */
+static const CqrsFailed *
+waiting_before(List *older, const CqrsItem *item)
+{
+	const CqrsFailed *before = NULL;
+	ListCell   *lc;
+
+	foreach(lc, older)
+	{
+		const CqrsFailed *failed = lfirst(lc);
+
+		if (failed->next_try != 0)
+			before = failed;
+		/* This message, delivered again: its row is tried in its turn. */
+		if (has_id(failed, item) && before != NULL)
+			break;
+	}
+	return before;
+}
+
+static bool
+has_failed_delete(List *older)
+{
+	ListCell   *lc;
+
+	foreach(lc, older)
+	{
+		if (((CqrsFailed *) lfirst(lc))->signal == CQRS_DELETE)
+			return true;
+	}
+	return false;
+}
+
+/* A message is applied: remove what it settles, and count it. */
+static void
+applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
+{
+	CqrsOutcome outcome = result->outcome;
+	ListCell   *lc;
+
+	if (outcome == CQRS_OUTCOME_INSERTED || outcome == CQRS_OUTCOME_UPDATED ||
+		outcome == CQRS_OUTCOME_DELETED || outcome == CQRS_OUTCOME_ABSENT)
+	{
+		foreach(lc, older)
+		{
+			cqrs_failed_delete(((CqrsFailed *) lfirst(lc))->id);
+			run->wrote_failed = true;
+		}
+	}
+	if (item->failed != NULL)
+	{
+		cqrs_failed_delete(item->failed->id);
+		run->wrote_failed = true;
+		run->counts[CQRS_CONSUMED_RETRIED]++;
+	}
+	run->counts[CQRS_CONSUMED_OUTCOMES + outcome]++;
+	run->counts[CQRS_CONSUMED_GAPS] += result->gap ? 1 : 0;
+	run->counts[CQRS_CONSUMED_DOWNGRADES] += result->downgrade ? 1 : 0;
+	if (!result->unknown_keys)
+		return;
+	run->counts[CQRS_CONSUMED_UNKNOWN_KEYS]++;
+	if (!cqrs_once_note(run->logged,
+						psprintf("keys %s", item->message.cqrs_id)))
+		ereport(LOG,
+				(errmsg("messages for replica \"%s\" have keys without a column",
+						item->message.cqrs_id),
+				 errdetail("These keys are ignored; cqrs.consumer_stats counts such messages as unknown_keys.")));
+}
+
+/*
+ * The last error in any case; one line in the log for each replica and kind of
+ * error.
+ */
+static void
+log_once(CqrsRun *run, const CqrsItem *item, const char *what,
+		 const char *reason)
+{
+	const char *cqrs_id = item->message.cqrs_id != NULL ?
+	item->message.cqrs_id : "unknown";
+
+	cqrs_worker_set_error(reason);
+	if (cqrs_once_note(run->logged, psprintf("%s %s", what, cqrs_id)))
+		return;
+	ereport(LOG,
+			(errmsg("a message for replica \"%s\" could not be applied: %s",
+					cqrs_id, reason),
+			 errdetail("The message is in cqrs.failed; others are applied.")));
+}

@@ -1,0 +1,186 @@
+/*-------------------------------------------------------------------------
+ *
+ * seat.c
+ *	  The row of cqrs.consumer: what this database consumes, and how far the
+ *	  consumer has come with it.
+ *
+ * The functions of users change queue, quorum, paused and dropping, and set
+ * epoch to null; the consumer changes the other columns.  Each locks the table
+ * against the other for a transaction.
+ *
+ * The transactions here leave the current memory context as it was.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "postmaster/interrupt.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/objects.h"
+#include "consume/seat.h"
+#include "worker/worker.h"
+
+/* Columns of cqrs.consumer */
+enum
+{
+	SEAT_ID = 1,
+	SEAT_QUEUE,
+	SEAT_QUORUM,
+	SEAT_PAUSED,
+	SEAT_DROPPING,
+	SEAT_EPOCH,
+	SEAT_RUNNING,
+	SEAT_SUSPECT,
+	SEAT_TIMELINE,
+	SEAT_NATTS = SEAT_TIMELINE
+};
+
+static void change(const int *columns, const NullableDatum *changes, int n);
+
+CqrsSeat   *
+cqrs_seat_read(void)
+{
+	Relation	rel = table_open(cqrs_objects_get(false)->consumer,
+								 AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	CqrsSeat   *seat = NULL;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Datum		values[SEAT_NATTS];
+		bool		nulls[SEAT_NATTS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+		seat = palloc0(sizeof(CqrsSeat));
+		seat->queue = TextDatumGetCString(values[SEAT_QUEUE - 1]);
+		seat->quorum = DatumGetBool(values[SEAT_QUORUM - 1]);
+		seat->paused = DatumGetBool(values[SEAT_PAUSED - 1]);
+		seat->dropping = DatumGetBool(values[SEAT_DROPPING - 1]);
+		seat->taking_over = nulls[SEAT_EPOCH - 1];
+		if (!seat->taking_over)
+			seat->epoch = DatumGetInt64(values[SEAT_EPOCH - 1]);
+		seat->running = DatumGetBool(values[SEAT_RUNNING - 1]);
+		if (!nulls[SEAT_SUSPECT - 1])
+			seat->suspect = DatumGetByteaPCopy(values[SEAT_SUSPECT - 1]);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return seat;
+}
+
+void
+cqrs_seat_set_epoch(int64 epoch, bool taking_over)
+{
+	const int	columns[] = {SEAT_EPOCH, SEAT_TIMELINE};
+	NullableDatum changes[2] = {0};
+
+	changes[0].value = Int64GetDatum(epoch);
+	changes[1].value = Int32GetDatum((int32) cqrs_timeline());
+	/* The timeline stays the one on which consuming began. */
+	change(columns, changes, taking_over ? 2 : 1);
+}
+
+void
+cqrs_seat_set_running(bool running)
+{
+	const int	columns[] = {SEAT_RUNNING, SEAT_SUSPECT};
+	NullableDatum changes[2] = {0};
+
+	changes[0].value = BoolGetDatum(running);
+	changes[1].isnull = true;
+	change(columns, changes, running ? 1 : 2);
+}
+
+/* No commit waits for a disk or a standby here; a lost one does no harm. */
+void
+cqrs_seat_leave(void)
+{
+	const CqrsObjects *objects;
+	bool		exists;
+
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "500ms", PGC_SUSET, PGC_S_OVERRIDE);
+	StartTransactionCommand();
+	objects = cqrs_objects_get(true);
+	exists = objects != NULL;
+	CommitTransactionCommand();
+	if (exists)
+		cqrs_seat_set_running(false);
+}
+
+void
+cqrs_seat_set_suspect(const bytea *digest)
+{
+	const int	columns[] = {SEAT_SUSPECT};
+	NullableDatum changes[1] = {0};
+
+	changes[0].isnull = digest == NULL;
+	changes[0].value = PointerGetDatum(digest);
+	change(columns, changes, 1);
+}
+
+void
+cqrs_seat_probe(void)
+{
+	change(NULL, NULL, 0);
+}
+
+void
+cqrs_seat_delete(void)
+{
+	change(NULL, NULL, -1);
+}
+
+/* Change n columns of the row; -1: delete it. */
+static void
+change(const int *columns, const NullableDatum *changes, int n)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[SEAT_NATTS] = {0};
+	bool		nulls[SEAT_NATTS] = {false};
+	bool		replaces[SEAT_NATTS] = {false};
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	for (int i = 0; i < n; i++)
+	{
+		values[columns[i] - 1] = changes[i].value;
+		nulls[columns[i] - 1] = changes[i].isnull;
+		replaces[columns[i] - 1] = true;
+	}
+
+	/* A synchronous standby that is down must not hold up a shutdown. */
+	cqrs_worker_set_cancellable(!ShutdownRequestPending);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(cqrs_objects_get(false)->consumer,
+					 ShareRowExclusiveLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) && n < 0)
+		CatalogTupleDelete(rel, &tuple->t_self);
+	else if (HeapTupleIsValid(tuple))
+		CatalogTupleUpdate(rel, &tuple->t_self,
+						   heap_modify_tuple(tuple, RelationGetDescr(rel),
+											 values, nulls, replaces));
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	cqrs_worker_set_cancellable(false);
+	MemoryContextSwitchTo(caller);
+}

@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * seat.h
+ *	  The row of cqrs.consumer: what this database consumes, and how far the
+ *	  consumer has come with it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_SEAT_H
+#define CQRS_SEAT_H
+
+#include "postgres.h"
+
+typedef struct CqrsSeat
+{
+	char	   *queue;
+	bool		quorum;
+	bool		paused;
+	bool		dropping;		/* delete the queue, then this row */
+	bool		taking_over;	/* cqrs_consume() was called: there is no
+								 * epoch */
+	int64		epoch;
+	bool		running;		/* a consumer runs, or has ended without order */
+	bytea	   *suspect;		/* digest of the message that is being tried,
+								 * or NULL */
+} CqrsSeat;
+
+/*
+ * The row, in the current context, or NULL if this database consumes nothing.
+ * Needs a transaction.
+ */
+extern CqrsSeat *cqrs_seat_read(void);
+
+/*
+ * Write to the row, in a transaction of its own that is committed durably.
+ * Nothing happens if there is no row.  probe() changes nothing; it raises the
+ * error of a database that cannot commit.
+ */
+extern void cqrs_seat_set_epoch(int64 epoch, bool taking_over);
+extern void cqrs_seat_set_running(bool running);
+extern void cqrs_seat_set_suspect(const bytea *digest);
+extern void cqrs_seat_probe(void);
+extern void cqrs_seat_delete(void);
+
+/* The consumer ends in order; takes a second at most. */
+extern void cqrs_seat_leave(void);
+
+#endif							/* CQRS_SEAT_H */

@@ -1,0 +1,129 @@
+# Of several copies of a database one consumes: not two at a time, and none
+# after another one (decisions 3, 6, 7).
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+my $broker = RabbitMQ->new('copies');
+$broker->start;
+my $master = new_master('master', $broker);
+$master->safe_psql(
+	'postgres', q{
+	CREATE TABLE item (id int PRIMARY KEY, data text);
+	SELECT cqrs_register('item')});
+my $node = new_master(
+	'original', $broker,
+	init => [ allows_streaming => 1 ],
+	conf => "cqrs.heartbeat = '2s'\ncqrs.reconnect_delay_max = '500ms'\n");
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE item (id int PRIMARY KEY, data text);
+	SELECT cqrs_register_replica('item');
+	SELECT cqrs_consume('shop')});
+wait_consumer($node, 'postgres', 'consuming');
+
+my $next = 1;
+
+# Has a row sent, and waits until a node has it.
+sub arrives
+{
+	my ($at, $what) = @_;
+	my $id = $next++;
+
+	$master->safe_psql('postgres', "INSERT INTO item VALUES ($id, 'x')");
+	ok( $at->poll_query_until(
+			'postgres', "SELECT count(*) = 1 FROM item WHERE id = $id"),
+		$what);
+	return;
+}
+
+arrives($node, 'the original consumes');
+
+# A copy while the original runs has no lease.
+$node->backup('copy');
+my $clone = PostgreSQL::Test::Cluster->new('clone');
+$clone->init_from_backup($node, 'copy');
+$clone->start;
+$clone->poll_query_until(
+	'postgres', q{SELECT state = 'standing by' AND last_error LIKE '%405%'
+	FROM cqrs.consumer_stats}) or BAIL_OUT('the clone does not stand by');
+pass('a copy stands by while the original consumes');
+arrives($node, 'the original goes on');
+
+# The epoch is raised with each connection, and some time after a commit.
+$node->restart;
+arrives($node, 'the original comes back');
+
+# The original ends; the copy is behind it, and must not take its queue.
+$node->stop;
+$clone->poll_query_until(
+	'postgres', q{SELECT state = 'standing by' AND last_error LIKE '%another database%'
+	FROM cqrs.consumer_stats}) or BAIL_OUT('the clone consumes');
+pass('a copy stands by when the original has consumed since');
+is( scalar(
+		() = slurp_file($clone->logfile) =~ /another database has consumed queue/g),
+	1, 'that is logged once');
+$node->start;
+arrives($node, 'the original takes up its queue again');
+
+# The operator's word.
+$node->stop;
+$clone->safe_psql('postgres', q{SELECT cqrs_consume('shop')});
+wait_consumer($clone, 'postgres', 'consuming');
+arrives($clone, 'cqrs_consume takes over');
+$clone->restart;
+arrives($clone, 'and that lasts');
+$node->start;
+$node->poll_query_until('postgres',
+	q{SELECT state = 'standing by' FROM cqrs.consumer_stats})
+  or BAIL_OUT('the original does not stand by');
+$clone->stop;
+$node->poll_query_until(
+	'postgres', q{SELECT state = 'standing by' AND last_error LIKE '%another database%'
+	FROM cqrs.consumer_stats}) or BAIL_OUT('the original consumes');
+pass('the original stands by now');
+$node->stop;
+$clone->start;
+wait_consumer($clone, 'postgres', 'consuming');
+
+# A standby does not consume; promoted, it goes on by itself.
+$clone->append_conf('postgresql.conf', "max_wal_senders = 5\nwal_level = replica");
+$clone->restart;
+wait_consumer($clone, 'postgres', 'consuming');
+$clone->backup('standby');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($clone, 'standby', has_streaming => 1);
+$standby->start;
+arrives($clone, 'the primary consumes');
+$clone->wait_for_catchup($standby, 'replay', $clone->lsn('insert'));
+is( $standby->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}),
+	0,
+	'a standby does not');
+$clone->stop('immediate');
+$standby->promote;
+wait_consumer($standby, 'postgres', 'consuming');
+arrives($standby, 'a promoted standby goes on by itself');
+like(
+	$standby->safe_psql('postgres',
+		q{SELECT status, remedy FROM cqrs_check() WHERE item = 'consumer timeline'}),
+	qr/^warning\|.*cqrs_sync/,
+	'cqrs_check says that the last messages may be missing');
+
+# A mark that cannot be raised does not stop the consumer: a memory alarm.
+$broker->ctl('set_vm_memory_high_watermark', '0.0000001');
+$standby->restart;
+wait_consumer($standby, 'postgres', 'consuming');
+pass('the consumer goes on while the broker blocks publishers');
+$broker->ctl('set_vm_memory_high_watermark', '0.4');
+wait_published($master);
+arrives($standby, 'after the alarm');
+
+$_->stop foreach $standby, $master;
+done_testing();
