@@ -227,7 +227,7 @@ store_failed(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 	run->replica = NULL;
 	if (item->problem == NULL && batch->stuck == 0)
 		run->replica = cqrs_replica_find(item->message.cqrs_id);
-	if (run->replica != NULL)
+	if (run->replica != NULL && OidIsValid(run->replica->owner))
 	{
 		/* Its function "retry" is called with the rights of the owner. */
 		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);

@@ -44,6 +44,7 @@
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
 static bool has_id(const CqrsFailed *failed, const CqrsItem *item);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
+static void fail_without_owner(CqrsRun *run, CqrsItem *item);
 static void bury(CqrsRun *run, CqrsItem *item, const char *reason);
 static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
 static List *older_failed(const CqrsRun *run, const CqrsItem *item);
@@ -89,6 +90,11 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 	if (expired(item, run->replica))
 	{
 		bury(run, item, "the message has expired");
+		return CQRS_ITEM_SETTLED;
+	}
+	if (!OidIsValid(run->replica->owner))
+	{
+		fail_without_owner(run, item);
 		return CQRS_ITEM_SETTLED;
 	}
 	if (OidIsValid(run->owner) && run->replica->owner != run->owner)
@@ -202,6 +208,22 @@ expired(const CqrsItem *item, const CqrsReplica *replica)
 	return item->failed == NULL && item->message.expires &&
 		item->message.expires_at <= GetCurrentTimestamp() &&
 		!replica->apply_expired;
+}
+
+/* A replica without a table whose handler is gone: nobody's rights are left. */
+static void
+fail_without_owner(CqrsRun *run, CqrsItem *item)
+{
+	CqrsProblem problem = {
+		.code = ERRCODE_UNDEFINED_FUNCTION,
+		.message = psprintf("the handler of replica \"%s\" does not exist",
+							item->message.cqrs_id)
+	};
+
+	strlcpy(problem.sqlstate, unpack_sql_state(problem.code),
+			sizeof(problem.sqlstate));
+	problem.full = problem.message;
+	cqrs_item_fail(run, item, &problem, true);
 }
 
 /* Make a message a dead letter, without an attempt. */
