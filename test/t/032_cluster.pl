@@ -12,7 +12,12 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $PROGRESS = 300;    # messages confirmed between two faults
-my $LIMIT_S  = 20;     # of a stall
+
+# Of a stall, in seconds.  What a node sends to the leader of a quorum queue that
+# has just died is sent again after ten seconds by RabbitMQ itself
+# (rabbit_fifo_client.erl, TIMER_TIME), and once more where the election was not
+# over by then: 19.8 to 22.8 s were seen.  Nothing but the confirms is late.
+my $LIMIT_S = 35;
 
 my @brokers = RabbitMQ->cluster('cluster', 3, queue_type => 'quorum');
 my $hosts   = join ',', map { '127.0.0.1:' . $_->port } @brokers;
