@@ -48,6 +48,7 @@
 #include "base/timing.h"
 #include "consume/batch.h"
 #include "consume/batch_parts.h"
+#include "consume/leftover.h"
 #include "worker/worker.h"
 
 /* How often an error that may pass is given another chance. */
@@ -202,6 +203,7 @@ cqrs_batch_step(CqrsBatch *batch)
 	}
 	PG_END_TRY();
 	cqrs_worker_set_cancellable(false);
+	cqrs_leftover_remove();
 	pfree(progress);
 	MemoryContextReset(batch->scratch);
 	MemoryContextSwitchTo(caller);
