@@ -133,11 +133,16 @@ cqrs_batch_take_failed(CqrsBatch *batch, List *list)
 	MemoryContextSwitchTo(caller);
 }
 
+/* In a transaction: conversions to the database's encoding are looked up. */
 static void
 read_messages(CqrsBatch *batch)
 {
+	StartTransactionCommand();
+	MemoryContextSwitchTo(batch->context);
 	for (int i = 0; i < batch->nitems; i++)
 		batch->items[i].problem = cqrs_envelope_read(&batch->items[i].message);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(batch->context);
 	batch->mode = BATCH_TOGETHER;
 }
 
