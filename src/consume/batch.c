@@ -48,6 +48,7 @@
 #include "base/timing.h"
 #include "consume/batch.h"
 #include "consume/batch_parts.h"
+#include "consume/leftover.h"
 #include "worker/worker.h"
 
 /* How often an error that may pass is given another chance. */
@@ -132,11 +133,16 @@ cqrs_batch_take_failed(CqrsBatch *batch, List *list)
 	MemoryContextSwitchTo(caller);
 }
 
+/* In a transaction: conversions to the database's encoding are looked up. */
 static void
 read_messages(CqrsBatch *batch)
 {
+	StartTransactionCommand();
+	MemoryContextSwitchTo(batch->context);
 	for (int i = 0; i < batch->nitems; i++)
 		batch->items[i].problem = cqrs_envelope_read(&batch->items[i].message);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(batch->context);
 	batch->mode = BATCH_TOGETHER;
 }
 
@@ -202,6 +208,7 @@ cqrs_batch_step(CqrsBatch *batch)
 	}
 	PG_END_TRY();
 	cqrs_worker_set_cancellable(false);
+	cqrs_leftover_remove();
 	pfree(progress);
 	MemoryContextReset(batch->scratch);
 	MemoryContextSwitchTo(caller);

@@ -10,6 +10,9 @@
  *						tried at once.  When it has changed the row, or found
  *						a deleted row absent, older failed messages are of no
  *						use any more, dead letters included: they are removed.
+ *						So they are when a SAVE is what the row has already: a
+ *						SYNC that was delivered again, before that SAVE, and
+ *						failed again, would bring an older state back.
  *						Where an older DELETE has failed, a SAVE applies
  *						whatever its revision: it is of a new row, whose
  *						revisions begin at 0.
@@ -50,6 +53,7 @@ static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
 static List *older_failed(const CqrsRun *run, const CqrsItem *item);
 static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
 static bool has_failed_delete(List *older);
+static bool settles_older(const CqrsRun *run, CqrsOutcome outcome);
 static void applied(CqrsRun *run, CqrsItem *item, List *older,
 					const CqrsApplied *result);
 static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
@@ -311,6 +315,16 @@ has_failed_delete(List *older)
 	return false;
 }
 
+/* Whether the row is in the state that the message says. */
+static bool
+settles_older(const CqrsRun *run, CqrsOutcome outcome)
+{
+	return outcome == CQRS_OUTCOME_INSERTED ||
+		outcome == CQRS_OUTCOME_UPDATED || outcome == CQRS_OUTCOME_DELETED ||
+		outcome == CQRS_OUTCOME_ABSENT ||
+		(outcome == CQRS_OUTCOME_DUPLICATE && run->replica->handler == NULL);
+}
+
 /* A message is applied: remove what it settles, and count it. */
 static void
 applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
@@ -318,8 +332,7 @@ applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
 	CqrsOutcome outcome = result->outcome;
 	ListCell   *lc;
 
-	if (outcome == CQRS_OUTCOME_INSERTED || outcome == CQRS_OUTCOME_UPDATED ||
-		outcome == CQRS_OUTCOME_DELETED || outcome == CQRS_OUTCOME_ABSENT)
+	if (settles_older(run, outcome))
 	{
 		foreach(lc, older)
 		{

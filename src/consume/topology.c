@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -246,9 +247,20 @@ remove_old(CqrsTopology *topology, const CqrsTransport *transport,
 char *
 cqrs_topology_utf8(const char *text)
 {
-	char	   *converted = pg_server_to_any(text, strlen(text), PG_UTF8);
+	MemoryContext caller = CurrentMemoryContext;
+	bool		begins = !IsTransactionState();
+	char	   *converted;
 
-	return converted == text ? pstrdup(text) : converted;
+	/* A conversion is looked up in the catalog. */
+	if (begins)
+		StartTransactionCommand();
+	converted = MemoryContextStrdup(caller,
+									pg_server_to_any(text, strlen(text),
+													 PG_UTF8));
+	if (begins)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return converted;
 }
 
 static int

@@ -49,7 +49,7 @@ extern bool cqrs_topology_apply(CqrsTopology *topology,
 								CqrsConnection *connection,
 								CqrsFailure *failure);
 
-/* A palloc'd text in UTF-8, as brokers have it. */
+/* A palloc'd text in UTF-8, as brokers have it.  Needs no transaction. */
 extern char *cqrs_topology_utf8(const char *text);
 
 #endif							/* CQRS_TOPOLOGY_H */

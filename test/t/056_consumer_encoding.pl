@@ -1,0 +1,58 @@
+# A database that is not in UTF-8 consumes: names of queues, and bodies, are
+# converted.
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+my $broker = RabbitMQ->new('encoding');
+$broker->start;
+my $node = new_master('encoding', $broker);
+$node->safe_psql('postgres',
+	q{CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0});
+$node->safe_psql(
+	'latin', q{
+	CREATE EXTENSION cqrs;
+	CREATE TABLE author (id int PRIMARY KEY, name text);
+	SELECT cqrs_register_replica('author');
+	SELECT cqrs_consume(E'b\xfccher')});
+wait_consumer($node, 'latin', 'consuming');
+
+sub message
+{
+	my ($pk, $name) = @_;
+	return {
+		signal_type   => 'SAVE',
+		cqrs_id       => 'author',
+		instance_pk   => $pk,
+		instance_data => {
+			id            => $pk,
+			name          => $name,
+			cqrs_revision => 0,
+			cqrs_updated  => '2026-01-01T00:00:00+00:00' } };
+}
+
+publish(
+	$broker, 'cqrs', 'author',
+	message(1, "M\x{fc}ller"),
+	message(2, "\x{20ac}"),
+	message(3, "Maier"));
+wait_consumer($node, 'latin', 'received = 3 AND buffered = 0');
+is( $node->safe_psql(
+		'latin',
+		q{SELECT string_agg(encode(name::bytea, 'escape'), ' ' ORDER BY id) FROM author}),
+	'M\374ller Maier',
+	'bodies are converted');
+like( $node->safe_psql('latin', 'SELECT error FROM cqrs.dead_letters'),
+	qr/without equivalent in the encoding "LATIN1"/,
+	'what cannot be converted is a dead letter');
+$node->safe_psql('latin', 'SELECT cqrs_retry_failed()');
+wait_consumer($node, 'latin', 'dead = 1 AND waiting = 0');
+like($broker->ctl('list_queues', '-s', 'name'),
+	qr/^b\xc3\xbccher$/m, 'the name of the queue is in UTF-8');
+$node->stop;
+done_testing();

@@ -1,0 +1,103 @@
+# All owners of replicas share the session of the consumer: what the code of
+# one leaves there stops or changes nothing of another's.
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+
+my $broker = RabbitMQ->new('leftovers');
+$broker->start;
+my $node = new_master('leftovers', $broker);
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE alice;
+	CREATE ROLE bob;
+	GRANT ALL ON SCHEMA public TO alice, bob;
+	-- What a message of Alice says is done in her name.
+	CREATE TABLE author (id int PRIMARY KEY, name text);
+	CREATE FUNCTION obey() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN EXECUTE NEW.name; RETURN NEW; END$$;
+	CREATE TRIGGER obey BEFORE INSERT ON author
+		FOR EACH ROW EXECUTE FUNCTION obey();
+	ALTER TABLE author OWNER TO alice;
+	-- Bob keeps a log of what his code meets.
+	CREATE TABLE log (what text);
+	CREATE TABLE other (id int PRIMARY KEY, name text);
+	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql
+		SET search_path = public AS $$
+	BEGIN
+		INSERT INTO log
+			SELECT concat_ws(', ', NEW.name, (SELECT string_agg(name, ' ') FROM pg_prepared_statements),
+				(SELECT string_agg(name, ' ') FROM pg_cursors WHERE is_holdable),
+				(SELECT min(objid) FROM pg_locks WHERE locktype = 'advisory'),
+				nullif(current_setting('lock_timeout'), '5s'),
+				nullif(current_setting('default_transaction_isolation'), 'read committed'));
+		RETURN NEW;
+	END$$;
+	CREATE TRIGGER note BEFORE INSERT ON other
+		FOR EACH ROW EXECUTE FUNCTION note();
+	ALTER TABLE other OWNER TO bob;
+	ALTER TABLE log OWNER TO bob;
+	SELECT cqrs_register_replica('author');
+	SELECT cqrs_register_replica('other');
+	SELECT cqrs_consume('shop')});
+wait_consumer($node, 'postgres', 'consuming');
+
+my $messages = 0;
+
+# A message of Alice, and then one of Bob.
+sub do_as_alice
+{
+	my ($command, $what) = @_;
+
+	$messages++;
+	foreach my $pair ([ 'author', $command ], [ 'other', $what ])
+	{
+		my ($table, $name) = @$pair;
+		publish(
+			$broker, 'cqrs', 'author',
+			{   signal_type   => 'SAVE',
+				cqrs_id       => $table,
+				instance_pk   => $messages,
+				instance_data => {
+					id            => $messages,
+					name          => $name,
+					cqrs_revision => 0,
+					cqrs_updated  => '2026-01-01T00:00:00+00:00' } });
+		$node->poll_query_until('postgres',
+			"SELECT count(*) = $messages FROM $table")
+		  or BAIL_OUT("$what: "
+			  . $node->safe_psql('postgres', 'SELECT error FROM cqrs.failed'));
+	}
+	is( $node->safe_psql('postgres', 'SELECT what FROM log; DELETE FROM log'),
+		$what, "of another owner is met: no $what");
+	return;
+}
+
+do_as_alice('SET lock_timeout = 0', 'timeout');
+do_as_alice('SET default_transaction_isolation = serializable',
+	'isolation level');
+do_as_alice('SET default_transaction_read_only = on', 'read only mode');
+do_as_alice('PREPARE secret AS SELECT 1',             'prepared statement');
+do_as_alice('DECLARE secret CURSOR WITH HOLD FOR SELECT 1', 'cursor');
+do_as_alice('SELECT pg_advisory_lock(17)', 'advisory lock');
+do_as_alice(
+	q{CREATE TEMP TABLE log (what text);
+	CREATE FUNCTION pg_temp.steal() RETURNS trigger LANGUAGE plpgsql AS
+	$f$BEGIN ALTER TABLE public.log OWNER TO alice; RETURN NEW; END$f$;
+	CREATE TRIGGER steal BEFORE INSERT ON log
+		FOR EACH ROW EXECUTE FUNCTION pg_temp.steal();
+	GRANT ALL ON log TO PUBLIC},
+	'temporary table');
+do_as_alice('SELECT 1', 'more');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT connects, errors FROM cqrs.consumer_stats}),
+	'1|0',
+	'one process has done all of that');
+$node->stop;
+done_testing();
