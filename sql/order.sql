@@ -54,5 +54,34 @@ WITH p AS (INSERT INTO usr VALUES (3) RETURNING id)
 UPDATE profile SET v = 'moved to ' || p.id FROM p WHERE profile.id = 20;
 SELECT test_messages();
 
+-- What a statement itself deletes comes first, then, level by level, what
+-- PostgreSQL deletes on account of that, also for keys that are deferred.  What
+-- it updates comes right after the row that was deleted, or after all that the
+-- statement updates.
+CREATE TABLE root (id int PRIMARY KEY);
+CREATE TABLE branch (id int PRIMARY KEY, root int REFERENCES root ON DELETE CASCADE);
+CREATE TABLE leaf (id int PRIMARY KEY, branch int REFERENCES branch ON DELETE CASCADE);
+CREATE TABLE fan (id int PRIMARY KEY, root int REFERENCES root ON DELETE SET NULL ON UPDATE CASCADE);
+CREATE TABLE late (id int PRIMARY KEY,
+	root int REFERENCES root ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
+SELECT cqrs_register(r) FROM unnest('{late,fan,leaf,branch,root}'::regclass[]) r;
+INSERT INTO root VALUES (1), (2);
+INSERT INTO branch VALUES (10, 1), (20, 2);
+INSERT INTO leaf VALUES (100, 10), (200, 20);
+INSERT INTO fan VALUES (1000, 1), (2000, 2);
+INSERT INTO late VALUES (10000, 1);
+SELECT test_skip();
+BEGIN;
+DELETE FROM root;
+INSERT INTO root VALUES (3);
+COMMIT;
+SELECT test_messages();
+INSERT INTO root VALUES (4);
+INSERT INTO fan VALUES (3000, 3), (4000, 4);
+SELECT test_skip();
+UPDATE root SET id = id * 10;
+SELECT test_messages();
+DROP TABLE root, branch, leaf, fan, late;
+
 DROP TABLE usr, profile, photo CASCADE;
 DROP FUNCTION give_profile, take_usr, revive;

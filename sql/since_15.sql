@@ -19,7 +19,26 @@ MERGE INTO t USING (VALUES (2, 20)) s (id, new_id) ON t.id = s.id
 	WHEN MATCHED THEN UPDATE SET id = s.new_id;
 SELECT test_messages();
 MERGE INTO t USING t s ON t.id = s.id WHEN MATCHED THEN DO NOTHING;
+MERGE INTO t USING (VALUES (3), (5)) s (id) ON t.id = s.id
+	WHEN MATCHED AND false THEN DELETE
+	WHEN NOT MATCHED THEN DO NOTHING;
 SELECT test_messages();
+-- Into a partitioned table, with a row that moves to another partition.
+CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20);
+SELECT cqrs_register('p');
+INSERT INTO p VALUES (1, 'stays'), (2, 'moves'), (11, 'goes');
+SELECT test_skip();
+MERGE INTO p USING (VALUES (1, 1), (2, 12), (11, NULL), (3, 3), (4, NULL)) s (id, new_id)
+	ON p.id = s.id
+	WHEN MATCHED AND s.new_id IS NULL THEN DELETE
+	WHEN MATCHED AND s.id = 1 THEN DO NOTHING
+	WHEN MATCHED THEN UPDATE SET id = s.new_id
+	WHEN NOT MATCHED AND s.new_id IS NULL THEN DO NOTHING
+	WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'new');
+SELECT test_messages() ORDER BY 1;
+DROP TABLE p;
 -- Touched before and after in one transaction.
 BEGIN;
 UPDATE t SET v = 'before' WHERE id = 3;

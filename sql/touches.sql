@@ -42,6 +42,32 @@ UPDATE t SET v = 'thawed';
 UPDATE t SET v = 'thawed again';
 COMMIT;
 SELECT test_messages();
+-- In a transaction that created the table, registered before and after; a
+-- savepoint that takes some of the rows back.
+BEGIN;
+CREATE TABLE f (id int PRIMARY KEY, v text);
+COPY f FROM stdin WITH (FREEZE);
+1	before
+\.
+SELECT cqrs_register('f');
+DELETE FROM f WHERE id = 1;
+COPY f (id, v) FROM stdin WITH (FREEZE);
+2	after
+3	after
+4	after
+\.
+SAVEPOINT s;
+TRUNCATE f;
+COPY f (id, v) FROM stdin WITH (FREEZE);
+5	gone
+\.
+ROLLBACK TO s;
+UPDATE f SET v = 'thawed' WHERE id = 3;
+DELETE FROM f WHERE id = 4;
+COMMIT;
+SELECT test_messages();
+SELECT id, v, cqrs_revision FROM f;
+DROP TABLE f;
 -- A savepoint that takes the rewrite back.
 BEGIN;
 UPDATE t SET v = 'before';

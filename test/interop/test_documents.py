@@ -6,11 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import unittest
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
 # First: it sets Django up.
-from harness import HERE, URL, WORK, master, published, queue_state, wait_for
+from harness import (HERE, URL, WORK, broker, master, published, queue_state,
+                     wait_for)
 
 import dj_cqrs
 from dj_cqrs import admin, managers, mixins
@@ -80,6 +82,8 @@ class Consumer(unittest.TestCase):
         (WORK / "consumer.py").write_text(code, "utf-8")
         copy = WORK / "consumer.db"
         copy.unlink(missing_ok=True)
+        # That of another release has messages of tables that are no more.
+        broker.queue_delete("example")
         master.run("TRUNCATE plain")
         published()
         process = subprocess.Popen(
@@ -97,10 +101,15 @@ class Consumer(unittest.TestCase):
 
     def compare(self, copy):
         expected = master.run("SELECT id::text, cqrs_revision FROM plain ORDER BY plain.id")
-        with sqlite3.connect(copy) as database:
-            wait_for(
-                lambda: database.execute(
-                    "SELECT pk, revision FROM replica"
-                    " ORDER BY CAST(pk AS integer)").fetchall() == expected,
-                "the example's copy to be equal")
-        database.close()
+
+        def rows():
+            return database.execute(
+                "SELECT pk, revision FROM replica"
+                " ORDER BY CAST(pk AS integer)").fetchall()
+
+        with closing(sqlite3.connect(copy)) as database:
+            try:
+                wait_for(lambda: rows() == expected, "the example's copy to be equal")
+            except AssertionError:
+                self.assertEqual(rows(), expected)
+                raise

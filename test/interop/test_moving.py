@@ -162,6 +162,9 @@ class Moving(ReplicaTest):
         row = Plain.objects.using("shared").get(pk=1)
         row.name = "by Django alone"
         row.save()
+        # What this extension sends does not wait for what Django sends.
+        wait_for(lambda: self.replica.database.run(
+            "SELECT 1 FROM plain WHERE name = %s", row.name), "Django's message")
         self.assert_equal()
 
     def resync(self):
