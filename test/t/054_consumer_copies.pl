@@ -45,6 +45,7 @@ sub arrives
 arrives($node, 'the original consumes');
 
 # A copy while the original runs has no lease.
+my $epoch = $node->safe_psql('postgres', 'SELECT epoch FROM cqrs.consumer');
 $node->backup('copy');
 my $clone = PostgreSQL::Test::Cluster->new('clone');
 $clone->init_from_backup($node, 'copy');
@@ -55,7 +56,10 @@ $clone->poll_query_until(
 pass('a copy stands by while the original consumes');
 arrives($node, 'the original goes on');
 
-# The epoch is raised with each connection, and some time after a commit.
+# The epoch is raised with each connection, and some time after a commit: from
+# then on the copy is behind, even if it is the first to have the lease.
+$node->poll_query_until('postgres', "SELECT epoch > $epoch FROM cqrs.consumer")
+  or BAIL_OUT('the epoch is not raised');
 $node->restart;
 arrives($node, 'the original comes back');
 
