@@ -304,8 +304,8 @@ is_deeply(
 				AND pronamespace = 'public'::regnamespace}) ],
 	'functions are described');
 foreach my $view (
-	qw(stats lanes progress_sync outbox parked consumer_stats replica_stats
-	failed dead_letters))
+	qw(stats lanes progress_sync outbox parked consumer consumer_stats
+	replica_stats failed dead_letters))
 {
 	is_deeply(
 		[   sort map { /`(\w+)`/g }
