@@ -66,6 +66,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 	const char *cqrs_id = item->message.cqrs_id;
 
 	run->replica = NULL;
+	item->applied = false;
 	if (item->problem != NULL)
 	{
 		bury(run, item, item->problem);
@@ -159,6 +160,7 @@ cqrs_item_fail(CqrsRun *run, CqrsItem *item, const CqrsProblem *problem,
 	int			attempts = item->failed != NULL ? item->failed->attempts :
 	item->message.retries;
 
+	item->applied = false;
 	if (item->problem != NULL)
 	{
 		bury(run, item, item->problem);
@@ -352,6 +354,7 @@ applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
 		run->wrote_failed = true;
 		run->counts[CQRS_CONSUMED_RETRIED]++;
 	}
+	item->applied = true;
 	run->counts[CQRS_CONSUMED_OUTCOMES + outcome]++;
 	run->counts[CQRS_CONSUMED_GAPS] += result->gap ? 1 : 0;
 	run->counts[CQRS_CONSUMED_DOWNGRADES] += result->downgrade ? 1 : 0;
