@@ -27,7 +27,8 @@
  * Errors that may pass (locks, deadlocks, resources) are not stored at once:
  * the message is tried PATIENCE times within a minute, and then stored without
  * counting the attempt.  For further messages of that replica there is no
- * patience until one of its messages has been applied.
+ * patience, nor a long wait for a lock, until one of its messages has been
+ * applied.
  *
  * batch_run.c has the transaction.
  *
@@ -64,6 +65,9 @@ static void failed(CqrsBatch *batch, const CqrsBatchProgress *progress,
 				   const ErrorData *error);
 static void is_stuck(CqrsBatch *batch, const ErrorData *error);
 static void be_patient(CqrsBatch *batch);
+static void regain_patience(CqrsBatch *batch,
+							const CqrsBatchProgress *progress);
+static ListCell *find_tried_out(const CqrsBatch *batch, const CqrsItem *item);
 static CqrsItem *first_item(const CqrsBatch *batch);
 
 CqrsBatch  *
@@ -294,12 +298,7 @@ committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 	if (progress->ntaken > 0)
 	{
 		batch->tries = 0;
-		if (batch->mode != BATCH_STORE && batch->tried_out != NULL &&
-			progress->run.counts[CQRS_CONSUMED_FAILURES] == 0)
-		{
-			pfree(batch->tried_out);
-			batch->tried_out = NULL;
-		}
+		regain_patience(batch, progress);
 	}
 	if (progress->halted)
 		be_patient(batch);
@@ -371,22 +370,58 @@ is_stuck(CqrsBatch *batch, const ErrorData *error)
 bool
 cqrs_batch_has_patience(const CqrsBatch *batch, const CqrsItem *item)
 {
-	if (batch->retry || batch->stuck > 0)
-		return false;
-	return batch->tries < PATIENCE &&
-		(batch->tried_out == NULL || item->message.cqrs_id == NULL ||
-		 strcmp(batch->tried_out, item->message.cqrs_id) != 0);
+	return !batch->retry && batch->stuck == 0 && batch->tries < PATIENCE &&
+		!cqrs_batch_is_tried_out(batch, item);
 }
 
 void
 cqrs_batch_lose_patience(CqrsBatch *batch, const CqrsItem *item)
 {
-	if (batch->retry || item->message.cqrs_id == NULL)
+	MemoryContext caller;
+
+	if (batch->retry || item->message.cqrs_id == NULL ||
+		cqrs_batch_is_tried_out(batch, item))
 		return;
-	if (batch->tried_out != NULL)
-		pfree(batch->tried_out);
-	batch->tried_out = MemoryContextStrdup(TopMemoryContext,
-										   item->message.cqrs_id);
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	batch->tried_out = lappend(batch->tried_out,
+							   pstrdup(item->message.cqrs_id));
+	MemoryContextSwitchTo(caller);
+}
+
+/* Replicas whose messages were applied have patience again. */
+static void
+regain_patience(CqrsBatch *batch, const CqrsBatchProgress *progress)
+{
+	for (int i = 0; i < progress->ntaken && batch->tried_out != NIL; i++)
+	{
+		const CqrsItem *item = &batch->items[progress->taken[i]];
+		ListCell   *lc = item->applied ? find_tried_out(batch, item) : NULL;
+
+		if (lc == NULL)
+			continue;
+		pfree(lfirst(lc));
+		batch->tried_out = list_delete_cell(batch->tried_out, lc);
+	}
+}
+
+bool
+cqrs_batch_is_tried_out(const CqrsBatch *batch, const CqrsItem *item)
+{
+	return find_tried_out(batch, item) != NULL;
+}
+
+static ListCell *
+find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
+{
+	ListCell   *lc;
+
+	foreach(lc, batch->tried_out)
+	{
+		if (item->message.cqrs_id != NULL &&
+			strcmp(lfirst(lc), item->message.cqrs_id) == 0)
+			return lc;
+	}
+	return NULL;
 }
 
 /* Wait before the first message is tried again; longer each time. */

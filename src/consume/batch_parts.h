@@ -36,8 +36,8 @@ struct CqrsBatch
 	CqrsBatchMode mode;
 	int			alone;			/* messages that are still to be tried ALONE */
 	int			tries;			/* of the first message, so far */
-	char	   *tried_out;		/* the replica for which there is no patience;
-								 * NULL: none */
+	List	   *tried_out;		/* names of replicas for which there is no
+								 * patience */
 	CqrsProblem problem;		/* STORE: of the first message */
 	bool		counts;			/* STORE: whether the attempt counts */
 	TimestampTz try_at;			/* no transaction before this */
@@ -82,5 +82,9 @@ extern bool cqrs_batch_run_is_time_over(const CqrsBatchProgress *progress);
 extern bool cqrs_batch_has_patience(const CqrsBatch *batch,
 									const CqrsItem *item);
 extern void cqrs_batch_lose_patience(CqrsBatch *batch, const CqrsItem *item);
+
+/* Whether patience with the replica of a message was lost, and not regained. */
+extern bool cqrs_batch_is_tried_out(const CqrsBatch *batch,
+									const CqrsItem *item);
 
 #endif							/* CQRS_BATCH_PARTS_H */

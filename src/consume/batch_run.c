@@ -19,6 +19,8 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "postmaster/interrupt.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -32,6 +34,9 @@
 
 /* A transaction takes no further message after this time. */
 #define RUN_MS			200
+/* Waits for locks, and those of messages for which there is no patience. */
+#define LOCK_WAIT_MS	5000
+#define SHORT_WAIT_MS	20
 
 static void run_messages(CqrsBatch *batch, CqrsBatchProgress *progress);
 static bool has_enough(const CqrsBatch *batch,
@@ -45,6 +50,7 @@ static bool apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress,
 static void store_failed(CqrsBatch *batch, CqrsBatchProgress *progress,
 						 CqrsItem *item);
 static void set_constraints_immediate(void);
+static void limit_lock_waits(const CqrsBatch *batch, const CqrsItem *item);
 static void begin_time_limit(void);
 
 void
@@ -139,6 +145,7 @@ run_message(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 		case CQRS_ITEM_APPLIES:
 			break;
 	}
+	limit_lock_waits(batch, item);
 	if (batch->mode == BATCH_SINGLY)
 		return apply_singly(batch, progress, item);
 	apply_bounded(progress, item, batch->mode == BATCH_ALONE);
@@ -208,8 +215,10 @@ apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 		return false;
 	}
 	progress->run.replica = cqrs_replica_find(item->message.cqrs_id);
+	begin_time_limit();
 	cqrs_item_fail(&progress->run, item, &problem,
 				   !cqrs_verdict_may_pass(&problem));
+	cqrs_batch_run_end_time_limit();
 	if (cqrs_verdict_may_pass(&problem))
 		cqrs_batch_lose_patience(batch, item);
 	return true;
@@ -237,7 +246,9 @@ store_failed(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 		MemoryContextSwitchTo(caller);
 		run->replica = cqrs_replica_find(item->message.cqrs_id);
 	}
+	begin_time_limit();
 	cqrs_item_fail(run, item, &batch->problem, batch->counts);
+	cqrs_batch_run_end_time_limit();
 }
 
 /* Check deferred constraints, and each further one at once. */
@@ -248,6 +259,24 @@ set_constraints_immediate(void)
 
 	AfterTriggerSetState(statement);
 	pfree(statement);
+}
+
+/*
+ * Many messages of a table that is locked must not hold up their neighbours for
+ * the full wait each.
+ */
+static void
+limit_lock_waits(const CqrsBatch *batch, const CqrsItem *item)
+{
+	int			wait_ms = batch->retry || cqrs_batch_is_tried_out(batch, item) ?
+		SHORT_WAIT_MS : LOCK_WAIT_MS;
+	char		value[16];
+
+	if (LockTimeout == wait_ms)
+		return;
+	snprintf(value, sizeof(value), "%d", wait_ms);
+	(void) set_config_option("lock_timeout", value, PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, ERROR, false);
 }
 
 static void

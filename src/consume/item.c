@@ -10,9 +10,9 @@
  *						tried at once.  When it has changed the row, or found
  *						a deleted row absent, older failed messages are of no
  *						use any more, dead letters included: they are removed.
- *						So they are when a SAVE is what the row has already: a
- *						SYNC that was delivered again, before that SAVE, and
- *						failed again, would bring an older state back.
+ *						So is a SYNC when a later SAVE is what the row has
+ *						already: both were delivered again, the SYNC failed
+ *						again, and would bring an older state back.
  *						Where an older DELETE has failed, a SAVE applies
  *						whatever its revision: it is of a new row, whose
  *						revisions begin at 0.
@@ -53,7 +53,8 @@ static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
 static List *older_failed(const CqrsRun *run, const CqrsItem *item);
 static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
 static bool has_failed_delete(List *older);
-static bool settles_older(const CqrsRun *run, CqrsOutcome outcome);
+static bool settles(const CqrsRun *run, CqrsOutcome outcome,
+					const CqrsFailed *older);
 static void applied(CqrsRun *run, CqrsItem *item, List *older,
 					const CqrsApplied *result);
 static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
@@ -65,6 +66,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 	const char *cqrs_id = item->message.cqrs_id;
 
 	run->replica = NULL;
+	item->applied = false;
 	if (item->problem != NULL)
 	{
 		bury(run, item, item->problem);
@@ -158,6 +160,7 @@ cqrs_item_fail(CqrsRun *run, CqrsItem *item, const CqrsProblem *problem,
 	int			attempts = item->failed != NULL ? item->failed->attempts :
 	item->message.retries;
 
+	item->applied = false;
 	if (item->problem != NULL)
 	{
 		bury(run, item, item->problem);
@@ -315,14 +318,18 @@ has_failed_delete(List *older)
 	return false;
 }
 
-/* Whether the row is in the state that the message says. */
+/*
+ * Whether an older failed message is of no use after this outcome.  An older
+ * SAVE need not be removed because of a duplicate: its revision tells.
+ */
 static bool
-settles_older(const CqrsRun *run, CqrsOutcome outcome)
+settles(const CqrsRun *run, CqrsOutcome outcome, const CqrsFailed *older)
 {
 	return outcome == CQRS_OUTCOME_INSERTED ||
 		outcome == CQRS_OUTCOME_UPDATED || outcome == CQRS_OUTCOME_DELETED ||
 		outcome == CQRS_OUTCOME_ABSENT ||
-		(outcome == CQRS_OUTCOME_DUPLICATE && run->replica->handler == NULL);
+		(outcome == CQRS_OUTCOME_DUPLICATE && older->signal == CQRS_SYNC &&
+		 run->replica->handler == NULL);
 }
 
 /* A message is applied: remove what it settles, and count it. */
@@ -332,13 +339,14 @@ applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
 	CqrsOutcome outcome = result->outcome;
 	ListCell   *lc;
 
-	if (settles_older(run, outcome))
+	foreach(lc, older)
 	{
-		foreach(lc, older)
-		{
-			cqrs_failed_delete(((CqrsFailed *) lfirst(lc))->id);
-			run->wrote_failed = true;
-		}
+		const CqrsFailed *failed = lfirst(lc);
+
+		if (!settles(run, outcome, failed))
+			continue;
+		cqrs_failed_delete(failed->id);
+		run->wrote_failed = true;
 	}
 	if (item->failed != NULL)
 	{
@@ -346,6 +354,7 @@ applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
 		run->wrote_failed = true;
 		run->counts[CQRS_CONSUMED_RETRIED]++;
 	}
+	item->applied = true;
 	run->counts[CQRS_CONSUMED_OUTCOMES + outcome]++;
 	run->counts[CQRS_CONSUMED_GAPS] += result->gap ? 1 : 0;
 	run->counts[CQRS_CONSUMED_DOWNGRADES] += result->downgrade ? 1 : 0;

@@ -21,6 +21,7 @@ typedef struct CqrsItem
 	CqrsIncoming message;
 	char	   *problem;		/* why it is no message, or NULL */
 	CqrsFailed *failed;			/* its row of cqrs.failed; NULL: it is new */
+	bool		applied;		/* by the last transaction that took it */
 	bool		done;			/* committed */
 } CqrsItem;
 

@@ -46,6 +46,7 @@ enum
 };
 
 static void change(const int *columns, const NullableDatum *changes, int n);
+static bool is_dropping(Relation rel, HeapTuple tuple);
 
 CqrsSeat   *
 cqrs_seat_read(void)
@@ -143,7 +144,10 @@ cqrs_seat_delete(void)
 	change(NULL, NULL, -1);
 }
 
-/* Change n columns of the row; -1: delete it. */
+/*
+ * Change n columns of the row; -1: delete it, unless cqrs_consume() was called
+ * since it was to be dropped.
+ */
 static void
 change(const int *columns, const NullableDatum *changes, int n)
 {
@@ -172,7 +176,10 @@ change(const int *columns, const NullableDatum *changes, int n)
 	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple) && n < 0)
-		CatalogTupleDelete(rel, &tuple->t_self);
+	{
+		if (is_dropping(rel, tuple))
+			CatalogTupleDelete(rel, &tuple->t_self);
+	}
 	else if (HeapTupleIsValid(tuple))
 		CatalogTupleUpdate(rel, &tuple->t_self,
 						   heap_modify_tuple(tuple, RelationGetDescr(rel),
@@ -183,4 +190,13 @@ change(const int *columns, const NullableDatum *changes, int n)
 	CommitTransactionCommand();
 	cqrs_worker_set_cancellable(false);
 	MemoryContextSwitchTo(caller);
+}
+
+static bool
+is_dropping(Relation rel, HeapTuple tuple)
+{
+	bool		isnull;
+
+	return DatumGetBool(heap_getattr(tuple, SEAT_DROPPING,
+									 RelationGetDescr(rel), &isnull));
 }

@@ -1,0 +1,104 @@
+# What may pass (a lock, a lack of resources) is waited for, but not again and
+# again: messages of such a replica do not hold up those of another one.  A
+# function "retry" that does not end holds up nobody either.
+use strict;
+use warnings;
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Test::More;
+use Time::HiRes qw(time);
+
+# Far below a wait for each message, and far above what the work takes.
+my $LIMIT_S = 20;
+
+my $broker = RabbitMQ->new('patience');
+$broker->start;
+my $node = new_master('patience', $broker, conf => "cqrs.apply_timeout = '2s'\n");
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE author (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
+	CREATE TABLE other (id int PRIMARY KEY, name text);
+	CREATE TABLE third (id int PRIMARY KEY, name text);
+	CREATE FUNCTION hang(cqrs.message, int, text, text) RETURNS interval
+		LANGUAGE plpgsql AS
+		$$BEGIN PERFORM pg_sleep(1000); RETURN '1 day'; END$$;
+	CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+		$$BEGIN RAISE 'full' USING ERRCODE = 'insufficient_resources'; END$$;
+	CREATE TRIGGER fail BEFORE INSERT ON other
+		FOR EACH ROW EXECUTE FUNCTION fail();
+	SELECT cqrs_register_replica('author', retry => 'public.hang');
+	SELECT cqrs_register_replica('other');
+	SELECT cqrs_register_replica('third');
+	SELECT cqrs_consume('shop')});
+wait_consumer($node, 'postgres', 'consuming');
+
+my $pk = 0;
+
+# Sends messages that are new rows of these tables.
+sub send_rows
+{
+	my ($name, @tables) = @_;
+
+	publish(
+		$broker, 'cqrs', 'author',
+		map {
+			{   signal_type   => 'SAVE',
+				cqrs_id       => $_,
+				instance_pk   => ++$pk,
+				instance_data => {
+					id            => $pk,
+					name          => $name,
+					cqrs_revision => 0,
+					cqrs_updated  => '2026-01-01T00:00:00+00:00' } }
+		} @tables);
+	return;
+}
+
+# Sends such messages, the last one for "third", which has to arrive soon.
+sub arrives_soon
+{
+	my ($what, @tables) = @_;
+	my $start = time;
+
+	send_rows('good', @tables, 'third');
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM third WHERE id = $pk")
+	  or BAIL_OUT("no message arrives: $what");
+	my $elapsed = time - $start;
+	note sprintf '%.1f s: %s', $elapsed, $what;
+	cmp_ok($elapsed, '<', $LIMIT_S, "a neighbour arrives soon: $what");
+	return;
+}
+
+send_rows('bad', 'author');
+arrives_soon('the function "retry" of another replica hangs');
+is($node->safe_psql('postgres', q{SELECT sqlstate FROM cqrs.failed}),
+	'23514', 'the message of that replica has failed');
+$node->safe_psql('postgres', 'DELETE FROM cqrs.failed');
+
+# The first one is waited for, to and fro.
+send_rows('good', 'other');
+wait_consumer($node, 'postgres', 'waiting = 1');
+arrives_soon('messages of a replica without patience', ('other') x 3);
+arrives_soon('nothing has changed for that replica',   'other');
+
+$node->safe_psql('postgres', 'ALTER TABLE other DISABLE TRIGGER fail');
+my ($in, $out, $err) = ('', '', '');
+my $session = open_psql($node, \$in, \$out, \$err);
+$in .= "BEGIN; LOCK TABLE other; SELECT 'locked';\n";
+$session->pump until $out =~ /locked/ || $err;
+$node->safe_psql('postgres', 'ALTER SYSTEM SET cqrs.apply_timeout = 0');
+$node->reload;
+arrives_soon('another table is locked', ('other') x 10);
+arrives_soon('messages of a locked table are retried');
+arrives_soon('they are retried again');
+$in .= "COMMIT;\n\\q\n";
+$session->finish;
+wait_consumer($node, 'postgres', 'waiting = 0');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM other'),
+	15, 'all messages are applied in the end');
+$node->stop;
+done_testing();
