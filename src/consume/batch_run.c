@@ -76,7 +76,7 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		cqrs_apply_end(progress->run.applier);
 	}
 	PopActiveSnapshot();
-	cqrs_worker_ensure_durable();
+	cqrs_worker_begin_commit();
 	CommitTransactionCommand();
 	cqrs_apply_forget();
 }

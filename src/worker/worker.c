@@ -31,6 +31,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
+#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -44,9 +45,11 @@
 
 static CqrsWorker *here = NULL; /* this process */
 static volatile sig_atomic_t cancellable = false;
+static volatile sig_atomic_t committing = false;
 
 static void pin_settings(const CqrsWorkerClass *class);
 static void connect_database(Oid dboid);
+static void handle_sigint(SIGNAL_ARGS);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
 static Oid	find_extension(void);
@@ -68,6 +71,7 @@ cqrs_worker_main(Datum dboid)
 	worker->number = extra[1];
 	here = worker;
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGINT, handle_sigint);
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 	pin_settings(cqrs_kind_class(worker->kind));
@@ -186,6 +190,7 @@ void
 cqrs_worker_set_cancellable(bool value)
 {
 	cancellable = value;
+	committing = false;
 	if (!value)
 		QueryCancelPending = false;
 	else if (ShutdownRequestPending)
@@ -193,6 +198,14 @@ cqrs_worker_set_cancellable(bool value)
 		InterruptPending = true;
 		QueryCancelPending = true;
 	}
+}
+
+void
+cqrs_worker_begin_commit(void)
+{
+	committing = true;
+	CHECK_FOR_INTERRUPTS();
+	cqrs_worker_ensure_durable();
 }
 
 void
@@ -250,6 +263,14 @@ connect_database(Oid dboid)
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	if (GetSessionUserId() != GetAuthenticatedUserId())
 		SetSessionAuthorization(GetAuthenticatedUserId(), true);
+}
+
+/* A user's request to cancel, or a timeout. */
+static void
+handle_sigint(SIGNAL_ARGS)
+{
+	if (!committing)
+		StatementCancelHandler(postgres_signal_arg);
 }
 
 /*

@@ -56,6 +56,13 @@ extern bool cqrs_worker_is_connected(const CqrsWorker *worker, int number);
 extern void cqrs_worker_set_cancellable(bool cancellable);
 
 /*
+ * The transaction commits next, durably.  Until the next set_cancellable() a
+ * user's request to cancel is ignored, since it would end the wait for a
+ * synchronous standby, as if the standby had what was committed.
+ */
+extern void cqrs_worker_begin_commit(void);
+
+/*
  * For durable_commits: synchronous_commit is "on" or stronger from now on.  A
  * function of a user may have lowered it.
  */
