@@ -48,7 +48,7 @@ _PG_init(void)
 	cqrs_publisher_init();
 	cqrs_slot_init();
 	cqrs_commit_init();
-	cqrs_utility_init();
+	cqrs_utility_hook_init();
 	cqrs_judge_init();
 	cqrs_replica_ddl_init();
 	cqrs_wake_init();
