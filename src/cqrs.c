@@ -50,7 +50,7 @@ _PG_init(void)
 	cqrs_consumer_init();
 	cqrs_slot_init();
 	cqrs_commit_init();
-	cqrs_utility_init();
+	cqrs_utility_hook_init();
 	cqrs_judge_init();
 	cqrs_replica_ddl_init();
 	cqrs_wake_init();

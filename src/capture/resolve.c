@@ -198,7 +198,7 @@ resolve_all(bool flush, bool late)
 	if (any_resent())
 	{
 		run_pass(resolver, PASS_LOCK);
-		cqrs_composer_draw_batch(resolver->composer);
+		cqrs_compose_draw_batch(resolver->composer);
 		run_pass(resolver, PASS_RESENT);
 	}
 
@@ -221,7 +221,7 @@ begin_resolver(void)
 	resolver->row_context = AllocSetContextCreate(context, "cqrs row",
 												  ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
-	resolver->composer = cqrs_composer_begin();
+	resolver->composer = cqrs_compose_begin();
 	cqrs_chain_init(&resolver->chain);
 	MemoryContextSwitchTo(caller);
 	resolver->target = -1;
@@ -234,7 +234,7 @@ end_resolver(Resolver *resolver)
 	int64		nmessages;
 
 	leave_relation(resolver);
-	nmessages = cqrs_composer_end(resolver->composer);
+	nmessages = cqrs_compose_end(resolver->composer);
 	MemoryContextDelete(resolver->context);
 	return nmessages;
 }
@@ -316,7 +316,7 @@ use_relation(Resolver *resolver, Relation rel)
 				 errmsg("cannot make messages of table \"%s\" at this point of the commit",
 						RelationGetRelationName(rel)),
 				 errdetail("The table was changed after deferred triggers had fired, and messages of the table need functions or expressions of users.")));
-	cqrs_composer_enter(resolver->composer, rel, resolver->relation);
+	cqrs_compose_enter(resolver->composer, rel, resolver->relation);
 }
 
 /* Leave the current table, if there is one, and close it. */
@@ -325,7 +325,7 @@ leave_relation(Resolver *resolver)
 {
 	if (resolver->rel == NULL)
 		return;
-	cqrs_composer_leave(resolver->composer);
+	cqrs_compose_leave(resolver->composer);
 	cqrs_chain_release(&resolver->chain);
 	relation_close(resolver->rel, NoLock);
 	resolver->rel = NULL;

@@ -93,13 +93,13 @@ compose_all(Relation rel, CqrsRelation *relation)
 													ALLOCSET_DEFAULT_SIZES);
 	truncation->rel = rel;
 	truncation->relation = relation;
-	truncation->composer = cqrs_composer_begin();
+	truncation->composer = cqrs_compose_begin();
 	cqrs_chain_init(&truncation->chain);
 	cqrs_row_init(&truncation->before, rel);
 	cqrs_row_init(&truncation->after, rel);
 	MemoryContextSwitchTo(caller);
 
-	cqrs_composer_enter(truncation->composer, rel, relation);
+	cqrs_compose_enter(truncation->composer, rel, relation);
 	if (cqrs_changeset_keys_move())
 	{
 		walk_notes(truncation, true, false);
@@ -108,10 +108,10 @@ compose_all(Relation rel, CqrsRelation *relation)
 	else
 		walk_notes(truncation, true, true);
 	scan_rows(truncation);
-	cqrs_composer_leave(truncation->composer);
+	cqrs_compose_leave(truncation->composer);
 
 	cqrs_chain_release(&truncation->chain);
-	nmessages = cqrs_composer_end(truncation->composer);
+	nmessages = cqrs_compose_end(truncation->composer);
 	PopActiveSnapshot();
 	MemoryContextDelete(context);
 	return nmessages;

@@ -100,7 +100,7 @@ static void write_message(CqrsComposer *composer, const CqrsMessage *message);
 static void park(CqrsComposer *composer, Draft *draft, const char *error);
 
 CqrsComposer *
-cqrs_composer_begin(void)
+cqrs_compose_begin(void)
 {
 	CqrsComposer *composer = palloc0(sizeof(CqrsComposer));
 
@@ -111,16 +111,16 @@ cqrs_composer_begin(void)
 }
 
 int64
-cqrs_composer_end(CqrsComposer *composer)
+cqrs_compose_end(CqrsComposer *composer)
 {
-	cqrs_composer_leave(composer);
+	cqrs_compose_leave(composer);
 	if (composer->writer != NULL)
 		cqrs_outbox_end(composer->writer);
 	return composer->nmessages;
 }
 
 void
-cqrs_composer_draw_batch(CqrsComposer *composer)
+cqrs_compose_draw_batch(CqrsComposer *composer)
 {
 	if (composer->rel != NULL)
 		flush_queue(composer);
@@ -129,7 +129,7 @@ cqrs_composer_draw_batch(CqrsComposer *composer)
 }
 
 void
-cqrs_composer_enter(CqrsComposer *composer, Relation rel,
+cqrs_compose_enter(CqrsComposer *composer, Relation rel,
 					const CqrsRelation *relation)
 {
 	Assert(composer->rel == NULL);
@@ -139,7 +139,7 @@ cqrs_composer_enter(CqrsComposer *composer, Relation rel,
 }
 
 void
-cqrs_composer_leave(CqrsComposer *composer)
+cqrs_compose_leave(CqrsComposer *composer)
 {
 	if (composer->rel == NULL)
 		return;
@@ -380,7 +380,7 @@ start_deleted(CqrsComposer *composer, Draft *draft)
 		 !cqrs_hook_matches(&draft->subject, draft->after->tuple)))
 		return false;
 	draft->message.instance_data =
-		cqrs_instance_deleted(&draft->subject, draft->row, draft->before,
+		cqrs_instance_data_deleted(&draft->subject, draft->row, draft->before,
 							  draft->after);
 	return true;
 }
@@ -507,7 +507,7 @@ serialize_all(CqrsComposer *composer, Draft *first)
 		drafts[nrows] = draft;
 		rows[nrows++] = draft->row;
 	}
-	cqrs_instance_serialize(&first->subject, composer->rel, rows, nrows,
+	cqrs_instance_data_serialize(&first->subject, composer->rel, rows, nrows,
 							results);
 	for (int i = 0; i < nrows; i++)
 		drafts[i]->message.instance_data = results[i];
@@ -520,7 +520,7 @@ serialize_one(CqrsComposer *composer, Draft *draft)
 {
 	char	   *result;
 
-	cqrs_instance_serialize(&draft->subject, composer->rel, &draft->row, 1,
+	cqrs_instance_data_serialize(&draft->subject, composer->rel, &draft->row, 1,
 							&result);
 	draft->message.instance_data = result;
 	return true;

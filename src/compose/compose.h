@@ -17,21 +17,21 @@
 typedef struct CqrsComposer CqrsComposer;
 
 /* A composer writes to the outbox; it lives in the current context. */
-extern CqrsComposer *cqrs_composer_begin(void);
+extern CqrsComposer *cqrs_compose_begin(void);
 
 /* Write the drafts that wait, and return how many messages were made. */
-extern int64 cqrs_composer_end(CqrsComposer *composer);
+extern int64 cqrs_compose_end(CqrsComposer *composer);
 
 /* Give all further messages ids that no transaction could draw before now. */
-extern void cqrs_composer_draw_batch(CqrsComposer *composer);
+extern void cqrs_compose_draw_batch(CqrsComposer *composer);
 
 /*
  * The table, or partition, whose rows come next, until leave().  If it has
  * hooks, its owner's rights are in effect between the two calls.
  */
-extern void cqrs_composer_enter(CqrsComposer *composer, Relation rel,
+extern void cqrs_compose_enter(CqrsComposer *composer, Relation rel,
 								const CqrsRelation *relation);
-extern void cqrs_composer_leave(CqrsComposer *composer);
+extern void cqrs_compose_leave(CqrsComposer *composer);
 
 /*
  * SAVE for all masters of the table; "before" is NULL for a row that is new to

@@ -57,7 +57,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 						   get_rel_name(relation->relid)),
 				 errhint("See cqrs.master for the masters of a table.")));
 
-	cqrs_instance_check_owner(relation, master);
+	cqrs_instance_data_check_owner(relation, master);
 	cqrs_row_init(&values, rel);
 	cqrs_row_set(&values, rel, row);
 	cqrs_row_check(rel, relation, &values);
@@ -70,7 +70,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 
 /* A serializer has its owner's rights, and the caller can make up the row. */
 void
-cqrs_instance_check_owner(const CqrsRelation *relation,
+cqrs_instance_data_check_owner(const CqrsRelation *relation,
 						  const CqrsMaster *master)
 {
 	if (master->serializer == NULL ||
@@ -102,7 +102,7 @@ cqrs_instance_data(Relation rel, const CqrsRelation *relation,
 		initStringInfo(&buf);
 		cqrs_serialize_key(&buf, rel, relation, &row);
 		subject.key = buf.data;
-		cqrs_instance_serialize(&subject, rel, rows, nrows, results);
+		cqrs_instance_data_serialize(&subject, rel, rows, nrows, results);
 		return;
 	}
 	for (int i = 0; i < nrows; i++)
@@ -115,7 +115,7 @@ cqrs_instance_data(Relation rel, const CqrsRelation *relation,
 }
 
 void
-cqrs_instance_serialize(const CqrsHookSubject *subject, Relation rel,
+cqrs_instance_data_serialize(const CqrsHookSubject *subject, Relation rel,
 						HeapTuple *rows, int nrows, char **results)
 {
 	cqrs_hook_serialize(subject, rows, nrows, results);
@@ -125,7 +125,7 @@ cqrs_instance_serialize(const CqrsHookSubject *subject, Relation rel,
 
 /* django-cqrs calls the key "id", whatever the name of the column is. */
 char *
-cqrs_instance_deleted(const CqrsHookSubject *subject, HeapTuple row,
+cqrs_instance_data_deleted(const CqrsHookSubject *subject, HeapTuple row,
 					  const CqrsRow *first, const CqrsRow *last)
 {
 	int			revision = subject->relation->revision - 1;

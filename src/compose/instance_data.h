@@ -18,12 +18,12 @@
  * Raise an error unless the user may see the result of the master's
  * serializer, if it has one.
  */
-extern void cqrs_instance_check_owner(const CqrsRelation *relation,
+extern void cqrs_instance_data_check_owner(const CqrsRelation *relation,
 									  const CqrsMaster *master);
 
 /*
  * The instance_data of rows in results[], as messages of a master have it.
- * For functions that show instance_data; call cqrs_instance_check_owner()
+ * For functions that show instance_data; call cqrs_instance_data_check_owner()
  * before.
  */
 extern void cqrs_instance_data(Relation rel, const CqrsRelation *relation,
@@ -34,7 +34,7 @@ extern void cqrs_instance_data(Relation rel, const CqrsRelation *relation,
  * The same, made by the master's serializer, in one call for all rows if it
  * takes many at once.  Errors name the subject, which is the first row.
  */
-extern void cqrs_instance_serialize(const CqrsHookSubject *subject,
+extern void cqrs_instance_data_serialize(const CqrsHookSubject *subject,
 									Relation rel, HeapTuple *rows, int nrows,
 									char **results);
 
@@ -42,7 +42,7 @@ extern void cqrs_instance_serialize(const CqrsHookSubject *subject,
  * The instance_data of a DELETE of the row that replicas know as *first and
  * whose last state is *last.  Hooks get "row".
  */
-extern char *cqrs_instance_deleted(const CqrsHookSubject *subject,
+extern char *cqrs_instance_data_deleted(const CqrsHookSubject *subject,
 								   HeapTuple row, const CqrsRow *first,
 								   const CqrsRow *last);
 

@@ -69,7 +69,7 @@ static const char *template_database(const CreatedbStmt *create);
 static void at_transaction_end(XactEvent event, void *arg);
 
 void
-cqrs_utility_init(void)
+cqrs_utility_hook_init(void)
 {
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;

@@ -11,6 +11,6 @@
 #include "postgres.h"
 
 /* Install the hook; called once, while the library is preloaded. */
-extern void cqrs_utility_init(void);
+extern void cqrs_utility_hook_init(void);
 
 #endif							/* CQRS_UTILITY_HOOK_H */

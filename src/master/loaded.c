@@ -57,7 +57,7 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 	desc = RelationGetDescr(data->tg_relation);
 	cqrs_id = SPI_getvalue(data->tg_trigtuple, desc,
 						   SPI_fnumber(desc, "cqrs_id"));
-	if (!cqrs_restore_has_loaded(cqrs_id))
+	if (!cqrs_loaded_has(cqrs_id))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -81,7 +81,7 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 }
 
 bool
-cqrs_restore_has_loaded(const char *cqrs_id)
+cqrs_loaded_has(const char *cqrs_id)
 {
 	ListCell   *lc;
 

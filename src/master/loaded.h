@@ -11,6 +11,6 @@
 #include "postgres.h"
 
 /* Whether this session has loaded the master, and perhaps its rows as well. */
-extern bool cqrs_restore_has_loaded(const char *cqrs_id);
+extern bool cqrs_loaded_has(const char *cqrs_id);
 
 #endif							/* CQRS_LOADED_H */

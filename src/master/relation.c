@@ -263,7 +263,7 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 	master->cqrs_id = pstrdup(row->cqrs_id);
 	master->relid = RelationGetRelid(root);
 	master->produce = cqrs_master_bool(row, CQRS_OPTION_PRODUCE) &&
-		!cqrs_restore_has_loaded(row->cqrs_id);
+		!cqrs_loaded_has(row->cqrs_id);
 	master->serializer = cqrs_master_text(row, CQRS_OPTION_SERIALIZER);
 	master->meta = cqrs_master_text(row, CQRS_OPTION_META);
 	master->delete_data = cqrs_master_text(row, CQRS_OPTION_DELETE_DATA);

@@ -55,6 +55,11 @@
 #define RECYCLE_INTERVAL_MS 1000
 /* Holes are checked this often when nothing else happens. */
 #define HOLE_INTERVAL_MS	1000
+/*
+ * The most messages that a part of a turn looks at, so that the broker's
+ * answers are read in time.
+ */
+#define LOOK_TURN			20000
 
 struct CqrsBacklog
 {
@@ -108,7 +113,7 @@ cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
 	backlog->reader = cqrs_reader_create(worker,
 										 cqrs_lane_begin(worker,
 														 backlog->saved_watermark),
-										 holds);
+										 holds, LOOK_TURN);
 	/* The first turn has to look at the catalog. */
 	backlog->calls = cqrs_worker_calls(worker) - 1;
 	backlog->more = true;

@@ -5,9 +5,7 @@
  *
  * Events that can repeat are logged once, since a broker in trouble would fill
  * the log otherwise: a failure until a connection has lasted, blocking for a
- * time, lost messages until the settings are reloaded.  The texts that were
- * logged are remembered, up to a limit, because there is no bound on the
- * number of the broker's texts and of masters.
+ * time, lost messages until the settings are reloaded.
  *
  * Each failure, logged or not, also becomes the last error of the lane
  * (cqrs.stats, cqrs.lanes).
@@ -18,9 +16,9 @@
  */
 #include "postgres.h"
 
-#include "nodes/pg_list.h"
 #include "utils/memutils.h"
 
+#include "base/once.h"
 #include "base/timing.h"
 #include "base/url.h"
 #include "publish/link_log.h"
@@ -30,22 +28,17 @@
 #define LASTING_MS			60000
 /* Each reason to block is logged at most once in this time. */
 #define BLOCKED_INTERVAL_MS	60000
-/* The number of texts of each kind that are remembered. */
-#define LOGGED_MAX			100
 
 struct CqrsLinkLog
 {
 	bool		tell_connected; /* the next connection is to be logged */
 	TimestampTz connected_at;	/* when the last connection was made */
-	List	   *failures;		/* reasons that were logged, as strings */
+	CqrsOnce	failures;		/* reasons that were logged */
 	bool		blocked_logged; /* the current blocking was logged */
-	List	   *blocks;			/* reasons that were logged, as strings */
-	TimestampTz blocks_since;	/* when the list was last emptied */
-	List	   *unroutable;		/* masters whose lost messages were logged */
+	CqrsOnce	blocks;			/* reasons that were logged */
+	TimestampTz blocks_since;	/* when they were last forgotten */
+	CqrsOnce	unroutable;		/* masters whose lost messages were logged */
 };
-
-static bool was_logged(List **logged, const char *what);
-static void forget(List **logged);
 
 CqrsLinkLog *
 cqrs_link_log_create(void)
@@ -60,8 +53,8 @@ cqrs_link_log_create(void)
 void
 cqrs_link_log_reload(CqrsLinkLog *log)
 {
-	forget(&log->failures);
-	forget(&log->unroutable);
+	cqrs_once_forget(&log->failures);
+	cqrs_once_forget(&log->unroutable);
 	log->tell_connected = true;
 }
 
@@ -83,8 +76,8 @@ cqrs_link_log_failure(CqrsLinkLog *log, const char *reason, bool connected)
 {
 	cqrs_worker_set_error(reason);
 	if (connected && cqrs_until_after_ms(log->connected_at, LASTING_MS) == 0)
-		forget(&log->failures);
-	if (was_logged(&log->failures, reason))
+		cqrs_once_forget(&log->failures);
+	if (cqrs_once_note(&log->failures, reason))
 		return;
 	log->tell_connected = true;
 	ereport(LOG,
@@ -109,10 +102,10 @@ cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 {
 	if (cqrs_until_after_ms(log->blocks_since, BLOCKED_INTERVAL_MS) == 0)
 	{
-		forget(&log->blocks);
+		cqrs_once_forget(&log->blocks);
 		log->blocks_since = GetCurrentTimestamp();
 	}
-	log->blocked_logged = !was_logged(&log->blocks, reason);
+	log->blocked_logged = !cqrs_once_note(&log->blocks, reason);
 	if (log->blocked_logged)
 		ereport(LOG,
 				(errmsg("cqrs publisher is blocked by the broker: %s",
@@ -133,7 +126,7 @@ void
 cqrs_link_log_returned(CqrsLinkLog *log, const CqrsOutgoing *message,
 					   const char *exchange)
 {
-	if (was_logged(&log->unroutable, message->cqrs_id))
+	if (cqrs_once_note(&log->unroutable, message->cqrs_id))
 		return;
 	ereport(LOG,
 			(errmsg("no queue is bound for messages with routing key \"%s\"",
@@ -150,34 +143,4 @@ cqrs_link_log_held(const char *cqrs_id, const char *reason)
 	ereport(LOG,
 			(errmsg("messages of master \"%s\" are held: %s", cqrs_id, reason),
 			 errdetail("The messages wait in the outbox and are tried again; other masters are published.")));
-}
-
-/* Whether a text was logged before.  From now on it counts as logged. */
-static bool
-was_logged(List **logged, const char *what)
-{
-	MemoryContext caller;
-	ListCell   *lc;
-
-	foreach(lc, *logged)
-	{
-		if (strcmp(lfirst(lc), what) == 0)
-			return true;
-	}
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	if (list_length(*logged) >= LOGGED_MAX)
-	{
-		pfree(linitial(*logged));
-		*logged = list_delete_first(*logged);
-	}
-	*logged = lappend(*logged, pstrdup(what));
-	MemoryContextSwitchTo(caller);
-	return false;
-}
-
-static void
-forget(List **logged)
-{
-	list_free_deep(*logged);
-	*logged = NIL;
 }

@@ -55,11 +55,6 @@
 #include "publish/outgoing.h"
 #include "publish/reader.h"
 
-/*
- * The most messages that a part of a turn looks at, so that the broker's
- * answers are read in time.
- */
-#define LOOK_TURN			20000
 /* Probes of an unregistered master before it is given up. */
 #define MAX_PROBES			10
 /* The most messages of such a master that are parked in one turn. */
@@ -75,6 +70,7 @@ typedef struct Hole
 struct CqrsReader
 {
 	const CqrsWorker *worker;
+	int			look_turn;		/* the most that a part of a turn looks at */
 	int			nlooked;		/* looked at in this part of the turn */
 	int64		frontier;
 	List	   *holes;			/* of Hole, ascending */
@@ -108,7 +104,8 @@ static bool park_hold(CqrsReader *reader, CqrsHold *hold);
 static FullTransactionId oldest_running(void);
 
 CqrsReader *
-cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds)
+cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds,
+				   int look_turn)
 {
 	CqrsReader *reader = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsReader));
@@ -116,6 +113,7 @@ cqrs_reader_create(const CqrsWorker *worker, int64 watermark, CqrsHolds *holds)
 	reader->worker = worker;
 	reader->frontier = watermark;
 	reader->holds = holds;
+	reader->look_turn = look_turn;
 	read_skipped(reader, watermark);
 	reader->context = AllocSetContextCreate(TopMemoryContext, "cqrs reader",
 											ALLOCSET_DEFAULT_SIZES);
@@ -447,7 +445,7 @@ may_read(CqrsReader *reader, const CqrsWindow *window,
 static bool
 may_look(CqrsReader *reader)
 {
-	return !ShutdownRequestPending && ++reader->nlooked <= LOOK_TURN;
+	return !ShutdownRequestPending && ++reader->nlooked <= reader->look_turn;
 }
 
 static void

@@ -18,11 +18,12 @@ typedef struct CqrsReader CqrsReader;
 
 /*
  * Start to read the messages of the worker's lane above "watermark".  Messages
- * of masters in "holds" are put into the window only as the holds allow.
- * Needs a transaction.
+ * of masters in "holds" are put into the window only as the holds allow.  Each
+ * of the four parts of a turn, holes, the probe, holds and what is new, looks at
+ * "look_turn" messages at most.  Needs a transaction.
  */
 extern CqrsReader *cqrs_reader_create(const CqrsWorker *worker, int64 watermark,
-									  CqrsHolds *holds);
+									  CqrsHolds *holds, int look_turn);
 
 /*
  * Put messages that are visible to the active snapshot and have not been read

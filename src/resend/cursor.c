@@ -31,56 +31,56 @@
 /* The callback that takes instance_data, and its argument. */
 typedef struct DataTaker
 {
-	CqrsStreamData take;
+	CqrsCursorData take;
 	void	   *arg;
 } DataTaker;
 
-static void take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc,
+static void take_row_data(CqrsCursor *cursor, HeapTuple row, TupleDesc desc,
 						  void *arg);
-static uint64 fetch_data_set_wise(CqrsStream *stream, uint64 count,
+static uint64 fetch_data_set_wise(CqrsCursor *cursor, uint64 count,
 								  DataTaker *taker);
-static void end_stream(Datum arg);
+static void end_cursor(Datum arg);
 
-CqrsStream *
-cqrs_stream_begin(const char *cqrs_id)
+CqrsCursor *
+cqrs_cursor_begin(const char *cqrs_id)
 {
-	CqrsStream *stream = palloc0(sizeof(CqrsStream));
+	CqrsCursor *cursor = palloc0(sizeof(CqrsCursor));
 	CqrsRelation *relation;
 
-	stream->rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
-									 &stream->master);
+	cursor->rel = cqrs_relation_open(cqrs_id, AccessShareLock, &relation,
+									 &cursor->master);
 	/* The copy's pointers are valid until the end of the transaction. */
-	stream->relation = palloc(sizeof(CqrsRelation));
-	*stream->relation = *relation;
-	cqrs_row_init(&stream->row, stream->rel);
-	stream->row_context = AllocSetContextCreate(CurrentMemoryContext,
-												"cqrs stream row",
+	cursor->relation = palloc(sizeof(CqrsRelation));
+	*cursor->relation = *relation;
+	cqrs_row_init(&cursor->row, cursor->rel);
+	cursor->row_context = AllocSetContextCreate(CurrentMemoryContext,
+												"cqrs cursor row",
 												ALLOCSET_DEFAULT_SIZES);
-	return stream;
+	return cursor;
 }
 
 void
-cqrs_stream_query(CqrsStream *stream, const char *query)
+cqrs_cursor_query(CqrsCursor *cursor, const char *query)
 {
-	stream->query = cqrs_query_begin(query, 0, NULL, NULL);
+	cursor->query = cqrs_query_begin(query, 0, NULL, NULL);
 }
 
 /* The query has the caller's rights, so it runs outside the scope of hooks. */
 uint64
-cqrs_stream_fetch(CqrsStream *stream, uint64 count, CqrsStreamRow take,
+cqrs_cursor_fetch(CqrsCursor *cursor, uint64 count, CqrsCursorRow take,
 				  void *arg)
 {
-	CqrsQuery  *query = stream->query;
+	CqrsQuery  *query = cursor->query;
 	uint64		nrows = cqrs_query_fetch(query, count);
 	MemoryContext caller = MemoryContextSwitchTo(query->rows_context);
 	CqrsHookScope scope;
 
-	cqrs_hook_enter(&scope, stream->rel, stream->relation);
-	MemoryContextSwitchTo(stream->row_context);
+	cqrs_hook_enter(&scope, cursor->rel, cursor->relation);
+	MemoryContextSwitchTo(cursor->row_context);
 	for (uint64 i = 0; i < nrows; i++)
 	{
-		take(stream, query->rows[i], query->desc, arg);
-		MemoryContextReset(stream->row_context);
+		take(cursor, query->rows[i], query->desc, arg);
+		MemoryContextReset(cursor->row_context);
 	}
 	cqrs_hook_leave(&scope);
 	MemoryContextSwitchTo(caller);
@@ -88,40 +88,40 @@ cqrs_stream_fetch(CqrsStream *stream, uint64 count, CqrsStreamRow take,
 }
 
 uint64
-cqrs_stream_fetch_data(CqrsStream *stream, uint64 count, CqrsStreamData take,
+cqrs_cursor_fetch_data(CqrsCursor *cursor, uint64 count, CqrsCursorData take,
 					   void *arg)
 {
 	DataTaker	taker = {take, arg};
 	CqrsHookScope scope;
 	bool		set_wise;
 
-	cqrs_hook_enter(&scope, stream->rel, stream->relation);
-	set_wise = cqrs_hook_is_set_wise(stream->relation, stream->master);
+	cqrs_hook_enter(&scope, cursor->rel, cursor->relation);
+	set_wise = cqrs_hook_is_set_wise(cursor->relation, cursor->master);
 	cqrs_hook_leave(&scope);
 	if (!set_wise)
-		return cqrs_stream_fetch(stream, count, take_row_data, &taker);
-	return fetch_data_set_wise(stream, count, &taker);
+		return cqrs_cursor_fetch(cursor, count, take_row_data, &taker);
+	return fetch_data_set_wise(cursor, count, &taker);
 }
 
 /* Pass on the instance_data of one row. */
 static void
-take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
+take_row_data(CqrsCursor *cursor, HeapTuple row, TupleDesc desc, void *arg)
 {
 	DataTaker  *taker = arg;
 	StringInfoData data;
 	char	   *made;
 
-	cqrs_stream_set_row(stream, row, desc);
-	if (stream->master->serializer == NULL)
+	cqrs_cursor_set_row(cursor, row, desc);
+	if (cursor->master->serializer == NULL)
 	{
 		initStringInfo(&data);
-		cqrs_serialize_row(&data, stream->rel, stream->master, &stream->row);
-		taker->take(stream, data.data, data.len, taker->arg);
+		cqrs_serialize_row(&data, cursor->rel, cursor->master, &cursor->row);
+		taker->take(cursor, data.data, data.len, taker->arg);
 		return;
 	}
-	cqrs_instance_data(stream->rel, stream->relation, stream->master,
-					   &stream->row.tuple, 1, &made);
-	taker->take(stream, made, strlen(made), taker->arg);
+	cqrs_instance_data(cursor->rel, cursor->relation, cursor->master,
+					   &cursor->row.tuple, 1, &made);
+	taker->take(cursor, made, strlen(made), taker->arg);
 }
 
 /*
@@ -129,85 +129,85 @@ take_row_data(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
  * number of rows.
  */
 static uint64
-fetch_data_set_wise(CqrsStream *stream, uint64 count, DataTaker *taker)
+fetch_data_set_wise(CqrsCursor *cursor, uint64 count, DataTaker *taker)
 {
-	CqrsQuery  *query = stream->query;
+	CqrsQuery  *query = cursor->query;
 	uint64		nrows = cqrs_query_fetch(query, count);
 	MemoryContext caller = MemoryContextSwitchTo(query->rows_context);
 	CqrsHookScope scope;
 	HeapTuple  *rows;
 	char	  **made;
 
-	cqrs_hook_enter(&scope, stream->rel, stream->relation);
-	MemoryContextSwitchTo(stream->row_context);
+	cqrs_hook_enter(&scope, cursor->rel, cursor->relation);
+	MemoryContextSwitchTo(cursor->row_context);
 	rows = palloc(sizeof(HeapTuple) * nrows);
 	made = palloc(sizeof(char *) * nrows);
 	for (uint64 i = 0; i < nrows; i++)
 	{
-		cqrs_stream_set_row(stream, query->rows[i], query->desc);
-		rows[i] = stream->row.tuple;
+		cqrs_cursor_set_row(cursor, query->rows[i], query->desc);
+		rows[i] = cursor->row.tuple;
 	}
 	if (nrows > 0)
-		cqrs_instance_data(stream->rel, stream->relation,
-						   stream->master, rows, nrows, made);
+		cqrs_instance_data(cursor->rel, cursor->relation,
+						   cursor->master, rows, nrows, made);
 	for (uint64 i = 0; i < nrows; i++)
-		taker->take(stream, made[i], strlen(made[i]), taker->arg);
-	MemoryContextReset(stream->row_context);
+		taker->take(cursor, made[i], strlen(made[i]), taker->arg);
+	MemoryContextReset(cursor->row_context);
 	cqrs_hook_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return nrows;
 }
 
 bool
-cqrs_stream_matches(CqrsStream *stream)
+cqrs_cursor_matches(CqrsCursor *cursor)
 {
-	CqrsHookSubject subject = {stream->relation, stream->master, CQRS_SYNC, NULL};
+	CqrsHookSubject subject = {cursor->relation, cursor->master, CQRS_SYNC, NULL};
 	StringInfoData key;
 
 	initStringInfo(&key);
-	cqrs_serialize_key(&key, stream->rel, stream->relation, &stream->row);
+	cqrs_serialize_key(&key, cursor->rel, cursor->relation, &cursor->row);
 	subject.key = key.data;
-	return cqrs_hook_matches(&subject, stream->row.tuple);
+	return cqrs_hook_matches(&subject, cursor->row.tuple);
 }
 
 void
-cqrs_stream_end(CqrsStream *stream)
+cqrs_cursor_end(CqrsCursor *cursor)
 {
-	if (stream->query != NULL)
-		cqrs_query_end(stream->query);
-	table_close(stream->rel, AccessShareLock);
+	if (cursor->query != NULL)
+		cqrs_query_end(cursor->query);
+	table_close(cursor->rel, AccessShareLock);
 }
 
 void
-cqrs_stream_attach(CqrsStream *stream, FunctionCallInfo fcinfo)
+cqrs_cursor_attach(CqrsCursor *cursor, FunctionCallInfo fcinfo)
 {
 	RegisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
-								end_stream, PointerGetDatum(stream));
+								end_cursor, PointerGetDatum(cursor));
 }
 
 void
-cqrs_stream_detach(CqrsStream *stream, FunctionCallInfo fcinfo)
+cqrs_cursor_detach(CqrsCursor *cursor, FunctionCallInfo fcinfo)
 {
 	UnregisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
-								  end_stream, PointerGetDatum(stream));
-	cqrs_stream_end(stream);
+								  end_cursor, PointerGetDatum(cursor));
+	cqrs_cursor_end(cursor);
 }
 
 /* The cast keeps the row whole, with its dropped columns. */
 char *
-cqrs_stream_row_query(CqrsStream *stream, const char *filter)
+cqrs_cursor_row_query(CqrsCursor *cursor, const char *filter)
 {
-	const char *name = quote_identifier(RelationGetRelationName(stream->rel));
+	const char *name = quote_identifier(RelationGetRelationName(cursor->rel));
 
-	return cqrs_sync_query(stream->rel,
+	return cqrs_sync_query(cursor->rel,
 						   psprintf("(%s.*)::%s", name,
-									quote_qualified_identifier(get_namespace_name(RelationGetNamespace(stream->rel)),
-															   RelationGetRelationName(stream->rel))),
+									quote_qualified_identifier(get_namespace_name(RelationGetNamespace(cursor->rel)),
+															   RelationGetRelationName(cursor->rel))),
 						   filter);
 }
 
 void
-cqrs_stream_set_row(CqrsStream *stream, HeapTuple row, TupleDesc desc)
+cqrs_cursor_set_row(CqrsCursor *cursor, HeapTuple row, TupleDesc desc)
 {
 	bool		isnull;
 	HeapTupleHeader header = DatumGetHeapTupleHeader(heap_getattr(row, 1, desc,
@@ -216,38 +216,38 @@ cqrs_stream_set_row(CqrsStream *stream, HeapTuple row, TupleDesc desc)
 
 	tuple->t_data = header;
 	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
-	cqrs_row_set(&stream->row, stream->rel, tuple);
+	cqrs_row_set(&cursor->row, cursor->rel, tuple);
 }
 
 char *
-cqrs_stream_key_query(CqrsStream *stream, const char *filter)
+cqrs_cursor_key_query(CqrsCursor *cursor, const char *filter)
 {
 	StringInfoData columns;
 
 	initStringInfo(&columns);
-	for (int i = 0; i < stream->relation->nkeys; i++)
+	for (int i = 0; i < cursor->relation->nkeys; i++)
 		appendStringInfo(&columns, "%s, ",
-						 quote_identifier(stream->relation->keys[i].column));
+						 quote_identifier(cursor->relation->keys[i].column));
 	appendStringInfoString(&columns, "cqrs_revision");
-	return cqrs_sync_query(stream->rel, columns.data, filter);
+	return cqrs_sync_query(cursor->rel, columns.data, filter);
 }
 
 void
-cqrs_stream_set_key(CqrsStream *stream, HeapTuple row, TupleDesc desc)
+cqrs_cursor_set_key(CqrsCursor *cursor, HeapTuple row, TupleDesc desc)
 {
-	for (int i = 0; i <= stream->relation->nkeys; i++)
+	for (int i = 0; i <= cursor->relation->nkeys; i++)
 	{
-		AttrNumber	attnum = i < stream->relation->nkeys ?
-		stream->relation->keys[i].attnum : stream->relation->revision;
+		AttrNumber	attnum = i < cursor->relation->nkeys ?
+		cursor->relation->keys[i].attnum : cursor->relation->revision;
 
-		stream->row.values[attnum - 1] =
-			heap_getattr(row, i + 1, desc, &stream->row.nulls[attnum - 1]);
+		cursor->row.values[attnum - 1] =
+			heap_getattr(row, i + 1, desc, &cursor->row.nulls[attnum - 1]);
 	}
 }
 
 /* Shutdown callback of a set-returning function. */
 static void
-end_stream(Datum arg)
+end_cursor(Datum arg)
 {
-	cqrs_stream_end((CqrsStream *) DatumGetPointer(arg));
+	cqrs_cursor_end((CqrsCursor *) DatumGetPointer(arg));
 }

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * diff.c
- *	  The streams by which master and replica compare their rows.
+ *	  The cursors by which master and replica compare their rows.
  *
- * The streams are those of django-cqrs's commands (docs/wire-format.md): lines
+ * The cursors are those of django-cqrs's commands (docs/wire-format.md): lines
  * of text that are piped from one side to the other and back:
  *
  *	  cqrs_diff_master			[key, revision] of each row, for the replica's
@@ -50,7 +50,7 @@ PG_FUNCTION_INFO_V1(cqrs_deleted_diff_master);
 /* cqrs_diff_master() in progress */
 typedef struct DiffMaster
 {
-	CqrsStream *stream;
+	CqrsCursor *cursor;
 	int64		batch;			/* pairs on a line */
 	StringInfoData line;
 	int64		npairs;			/* on the line so far */
@@ -66,7 +66,7 @@ typedef struct DiffLines
 } DiffLines;
 
 static void fill_line(DiffMaster *diff);
-static void append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc,
+static void append_pair(CqrsCursor *cursor, HeapTuple row, TupleDesc desc,
 						void *arg);
 static char *header_line(const char *cqrs_id);
 static DiffLines read_lines(ArrayType *array, bool with_queue);
@@ -108,13 +108,13 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 
 		diff = palloc0(sizeof(DiffMaster));
 		diff->batch = PG_GETARG_INT32(2);
-		diff->stream = cqrs_stream_begin(cqrs_id);
+		diff->cursor = cqrs_cursor_begin(cqrs_id);
 		initStringInfo(&diff->line);
-		cqrs_stream_query(diff->stream,
-						  diff->stream->master->sync_when == NULL ?
-						  cqrs_stream_key_query(diff->stream, filter) :
-						  cqrs_stream_row_query(diff->stream, filter));
-		cqrs_stream_attach(diff->stream, fcinfo);
+		cqrs_cursor_query(diff->cursor,
+						  diff->cursor->master->sync_when == NULL ?
+						  cqrs_cursor_key_query(diff->cursor, filter) :
+						  cqrs_cursor_row_query(diff->cursor, filter));
+		cqrs_cursor_attach(diff->cursor, fcinfo);
 		context->user_fctx = diff;
 		MemoryContextSwitchTo(caller);
 	}
@@ -125,7 +125,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 		fill_line(diff);
 	if (diff->line.len == 0)
 	{
-		cqrs_stream_detach(diff->stream, fcinfo);
+		cqrs_cursor_detach(diff->cursor, fcinfo);
 		SRF_RETURN_DONE(context);
 	}
 	if (!diff->begun)
@@ -133,7 +133,7 @@ cqrs_diff_master(PG_FUNCTION_ARGS)
 		/* The first line comes only if there are rows; the rows follow. */
 		diff->begun = true;
 		SRF_RETURN_NEXT(context,
-						CStringGetTextDatum(header_line(diff->stream->master->cqrs_id)));
+						CStringGetTextDatum(header_line(diff->cursor->master->cqrs_id)));
 	}
 	line = cstring_to_text_with_len(diff->line.data, diff->line.len);
 	resetStringInfo(&diff->line);
@@ -147,7 +147,7 @@ fill_line(DiffMaster *diff)
 	diff->npairs = 0;
 	while (diff->npairs < diff->batch)
 	{
-		if (cqrs_stream_fetch(diff->stream,
+		if (cqrs_cursor_fetch(diff->cursor,
 							  Min(diff->batch - diff->npairs, FETCH_ROWS),
 							  append_pair, diff) == 0)
 			break;
@@ -160,24 +160,24 @@ fill_line(DiffMaster *diff)
  * Append a row's key and revision to the line, if the row matches sync_when.
  */
 static void
-append_pair(CqrsStream *stream, HeapTuple row, TupleDesc desc, void *arg)
+append_pair(CqrsCursor *cursor, HeapTuple row, TupleDesc desc, void *arg)
 {
 	DiffMaster *diff = arg;
 	StringInfo	line = &diff->line;
 
-	if (stream->master->sync_when == NULL)
-		cqrs_stream_set_key(stream, row, desc);
+	if (cursor->master->sync_when == NULL)
+		cqrs_cursor_set_key(cursor, row, desc);
 	else
 	{
-		cqrs_stream_set_row(stream, row, desc);
-		if (!cqrs_stream_matches(stream))
+		cqrs_cursor_set_row(cursor, row, desc);
+		if (!cqrs_cursor_matches(cursor))
 			return;
 	}
 	diff->npairs++;
 	appendStringInfoString(line, line->len == 0 ? "[[" : ",[");
-	cqrs_serialize_key(line, stream->rel, stream->relation, &stream->row);
+	cqrs_serialize_key(line, cursor->rel, cursor->relation, &cursor->row);
 	appendStringInfo(line, ",%d]",
-					 DatumGetInt32(stream->row.values[stream->relation->revision - 1]));
+					 DatumGetInt32(cursor->row.values[cursor->relation->revision - 1]));
 }
 
 /* The first line of a diff. */

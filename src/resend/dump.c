@@ -42,7 +42,7 @@ PG_FUNCTION_INFO_V1(cqrs_bulk_dump_file);
 /* cqrs_bulk_dump(cqrs_id) in progress */
 typedef struct Dump
 {
-	CqrsStream *stream;
+	CqrsCursor *cursor;
 	text	   *lines[FETCH_ROWS];	/* read ahead */
 	int			nlines;
 	int			next;
@@ -63,11 +63,11 @@ typedef struct DumpFile
 
 static Dump *begin_dump(const char *cqrs_id);
 static bool fetch_lines(Dump *dump);
-static void append_line(CqrsStream *stream, const char *data, int length,
+static void append_line(CqrsCursor *cursor, const char *data, int length,
 						void *arg);
 static void check_file_name(const char *name);
-static int64 write_rows(CqrsStream *stream, DumpFile *file);
-static void append_row(CqrsStream *stream, const char *data, int length,
+static int64 write_rows(CqrsCursor *cursor, DumpFile *file);
+static void append_row(CqrsCursor *cursor, const char *data, int length,
 					   void *arg);
 static void create_files(DumpFile *file, bool overwrite);
 static int	create_file(const char *name, bool reserves);
@@ -88,12 +88,12 @@ cqrs_bulk_dump(PG_FUNCTION_ARGS)
 		context = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(context->multi_call_memory_ctx);
 		dump = begin_dump(cqrs_master_id_arg(fcinfo, 0));
-		cqrs_stream_attach(dump->stream, fcinfo);
+		cqrs_cursor_attach(dump->cursor, fcinfo);
 		context->user_fctx = dump;
 		MemoryContextSwitchTo(caller);
 		/* The first line names the master. */
 		SRF_RETURN_NEXT(context,
-						CStringGetTextDatum(dump->stream->master->cqrs_id));
+						CStringGetTextDatum(dump->cursor->master->cqrs_id));
 	}
 
 	context = SRF_PERCALL_SETUP();
@@ -102,7 +102,7 @@ cqrs_bulk_dump(PG_FUNCTION_ARGS)
 		SRF_RETURN_NEXT(context,
 						PointerGetDatum(dump->lines[dump->next++]));
 
-	cqrs_stream_detach(dump->stream, fcinfo);
+	cqrs_cursor_detach(dump->cursor, fcinfo);
 	SRF_RETURN_DONE(context);
 }
 
@@ -112,12 +112,13 @@ begin_dump(const char *cqrs_id)
 {
 	Dump	   *dump = palloc0(sizeof(Dump));
 
-	dump->stream = cqrs_stream_begin(cqrs_id);
-	cqrs_instance_check_owner(dump->stream->relation, dump->stream->master);
+	dump->cursor = cqrs_cursor_begin(cqrs_id);
+	cqrs_instance_data_check_owner(dump->cursor->relation,
+								   dump->cursor->master);
 	dump->lines_context = AllocSetContextCreate(CurrentMemoryContext,
 												"cqrs dump lines",
 												ALLOCSET_DEFAULT_SIZES);
-	cqrs_stream_query(dump->stream, cqrs_stream_row_query(dump->stream, NULL));
+	cqrs_cursor_query(dump->cursor, cqrs_cursor_row_query(dump->cursor, NULL));
 	return dump;
 }
 
@@ -128,12 +129,12 @@ fetch_lines(Dump *dump)
 	MemoryContextReset(dump->lines_context);
 	dump->next = 0;
 	dump->nlines = 0;
-	return cqrs_stream_fetch_data(dump->stream, FETCH_ROWS, append_line,
+	return cqrs_cursor_fetch_data(dump->cursor, FETCH_ROWS, append_line,
 								  dump) > 0;
 }
 
 static void
-append_line(CqrsStream *stream, const char *data, int length, void *arg)
+append_line(CqrsCursor *cursor, const char *data, int length, void *arg)
 {
 	Dump	   *dump = arg;
 	MemoryContext caller = MemoryContextSwitchTo(dump->lines_context);
@@ -152,7 +153,7 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	char	   *cqrs_id = cqrs_master_id_arg(fcinfo, 0);
 	char	   *name;
 	bool		overwrite = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	CqrsStream *stream;
+	CqrsCursor *cursor;
 	DumpFile	file = {0};
 	int64		nrows;
 
@@ -171,9 +172,9 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	canonicalize_path(name);
 	check_file_name(name);
 
-	stream = cqrs_stream_begin(cqrs_id);
-	cqrs_instance_check_owner(stream->relation, stream->master);
-	cqrs_stream_query(stream, cqrs_stream_row_query(stream, NULL));
+	cursor = cqrs_cursor_begin(cqrs_id);
+	cqrs_instance_data_check_owner(cursor->relation, cursor->master);
+	cqrs_cursor_query(cursor, cqrs_cursor_row_query(cursor, NULL));
 	file.name = name;
 	file.temporary = psprintf("%s.cqrs_%d", name, MyProcPid);
 	file.fd = -1;
@@ -182,13 +183,13 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	PG_ENSURE_ERROR_CLEANUP(remove_files, PointerGetDatum(&file));
 	{
 		create_files(&file, overwrite);
-		nrows = write_rows(stream, &file);
+		nrows = write_rows(cursor, &file);
 		if (durable_rename(file.temporary, file.name, ERROR) != 0)
 			elog(ERROR, "could not rename file \"%s\"", file.temporary);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(remove_files, PointerGetDatum(&file));
 
-	cqrs_stream_end(stream);
+	cqrs_cursor_end(cursor);
 	PG_RETURN_INT64(nrows);
 }
 
@@ -213,7 +214,7 @@ check_file_name(const char *name)
 
 /* Write the first line and all rows. */
 static int64
-write_rows(CqrsStream *stream, DumpFile *file)
+write_rows(CqrsCursor *cursor, DumpFile *file)
 {
 	CqrsProgress progress;
 	int64		nrows = 0;
@@ -221,13 +222,13 @@ write_rows(CqrsStream *stream, DumpFile *file)
 
 	initStringInfo(&file->buffer);
 	cqrs_progress_begin(&progress, CQRS_PROGRESS_DUMP,
-						stream->master->cqrs_id, stream->relation->relid,
-						stream->query->estimate);
+						cursor->master->cqrs_id, cursor->relation->relid,
+						cursor->query->estimate);
 	appendStringInfoString(&file->buffer,
-						   pg_server_to_any(stream->master->cqrs_id,
-											strlen(stream->master->cqrs_id),
+						   pg_server_to_any(cursor->master->cqrs_id,
+											strlen(cursor->master->cqrs_id),
 											PG_UTF8));
-	while ((fetched = cqrs_stream_fetch_data(stream, FETCH_ROWS, append_row,
+	while ((fetched = cqrs_cursor_fetch_data(cursor, FETCH_ROWS, append_row,
 											 file)) > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -246,7 +247,7 @@ write_rows(CqrsStream *stream, DumpFile *file)
 }
 
 static void
-append_row(CqrsStream *stream, const char *data, int length, void *arg)
+append_row(CqrsCursor *cursor, const char *data, int length, void *arg)
 {
 	DumpFile   *file = arg;
 

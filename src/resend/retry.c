@@ -292,11 +292,11 @@ static void
 send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 			 const CqrsParked *parked)
 {
-	CqrsComposer *composer = cqrs_composer_begin();
+	CqrsComposer *composer = cqrs_compose_begin();
 	HeapTupleData tuple = {0};
 	CqrsRow		row;
 
-	cqrs_composer_enter(composer, rel, relation);
+	cqrs_compose_enter(composer, rel, relation);
 	if (parked->row == NULL)
 	{
 		CqrsMessage message = parked->message;
@@ -315,7 +315,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_row_check(rel, relation, &row);
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
-	if (cqrs_composer_end(composer) > 0)
+	if (cqrs_compose_end(composer) > 0)
 		cqrs_commit_has_written();
 }
 

@@ -48,6 +48,63 @@ is( $copy->safe_psql(
 	2,
 	'and what is changed there');
 
+# A copy of the whole table, then each kind of change.
+my $seen = 0;
+
+# Messages of a table that the subscriber has written since the last call.
+sub messages_of
+{
+	my ($table) = @_;
+	my $messages = $copy->safe_psql(
+		'postgres', qq{
+		SELECT string_agg(concat_ws(' ', signal_type, instance_pk,
+			body::json #>> '{instance_data,v}',
+			body::json #>> '{instance_data,cqrs_revision}'), ', ' ORDER BY id)
+		FROM cqrs.outbox WHERE cqrs_id = '$table' AND id > $seen});
+	$seen = $copy->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox');
+	return $messages;
+}
+
+$_->safe_psql('postgres', 'CREATE TABLE copied (id int PRIMARY KEY, v text)')
+  foreach ($origin, $copy);
+$copy->safe_psql('postgres',
+	q{SELECT cqrs_register('copied', replication => 'replica')});
+$origin->safe_psql('postgres',
+	q{INSERT INTO copied VALUES (1, 'a'), (2, 'b'), (3, 'c')});
+$copy->safe_psql('postgres',
+	'ALTER SUBSCRIPTION everything REFRESH PUBLICATION WITH (copy_data = true)'
+);
+$copy->wait_for_subscription_sync($origin, 'everything');
+is( messages_of('copied'),
+	'SAVE 1 a 0, SAVE 2 b 0, SAVE 3 c 0',
+	'the initial copy is sent');
+
+# Runs commands at the origin; returns what the subscriber sends of it.
+sub sent_for
+{
+	my ($sql) = @_;
+	$origin->safe_psql('postgres', $sql);
+	$origin->wait_for_catchup('everything');
+	return messages_of('copied');
+}
+
+is( sent_for(
+		q{BEGIN; UPDATE copied SET v = 'x' WHERE id = 1;
+		UPDATE copied SET v = 'y' WHERE id = 1; COMMIT}),
+	'SAVE 1 y 1',
+	'one message for the changes of a transaction');
+is( sent_for('UPDATE copied SET id = 4 WHERE id = 2'),
+	'DELETE 2 1, SAVE 4 b 1',
+	'a key that changes');
+is( sent_for(
+		q{BEGIN; DELETE FROM copied WHERE id = 3;
+		INSERT INTO copied VALUES (3, 'again'), (5, 'e'); COMMIT}),
+	'DELETE 3 1, SAVE 3 again 0, SAVE 5 e 0',
+	'a row that is deleted and comes back');
+is( sent_for(q{TRUNCATE copied; INSERT INTO copied VALUES (1, 'new')}),
+	'DELETE 1 2, DELETE 4 2, DELETE 3 1, DELETE 5 1, SAVE 1 new 0',
+	'TRUNCATE deletes each row');
+
 $copy->safe_psql('postgres', 'DROP SUBSCRIPTION everything');
 $_->stop foreach ($copy, $origin);
 done_testing();

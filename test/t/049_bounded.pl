@@ -9,7 +9,7 @@ use RabbitMQ;
 use Test::More;
 
 my $SKIPPED    = 400_000;
-my $LOOK_TURN  = 20_000;      # of reader.c
+my $LOOK_TURN  = 20_000;      # of backlog.c
 my $PARKED     = 20_000;
 my $ALLOWED_KB = 64 * 1024;
 

@@ -16,6 +16,7 @@
  *	  - what is read is flushed before the reader returns (I5), and what is
  *		parked is committed synchronously (I10)
  *	  - a message that is in the window is not read again
+ *	  - a turn looks at no more messages than it may
  *
  * In the end, when all transactions have ended and the broker works,
  *
@@ -95,8 +96,8 @@ struct CqrsOutboxScan
 /* Settings */
 int			cqrs_confirm_window = WINDOW;
 int			cqrs_confirm_window_kb = 1024;
-int			cqrs_reconnect_delay_ms = 100;
-int			cqrs_reconnect_delay_max_ms = 1000;
+int			cqrs_reconnect_delay_ms;
+int			cqrs_reconnect_delay_max_ms;
 volatile sig_atomic_t InterruptPending;
 volatile sig_atomic_t ShutdownRequestPending;
 
@@ -112,6 +113,8 @@ static SnapshotData snapshot;
 static int	snapshot_ended;		/* ends that the snapshot shows */
 static bool reading;
 static CqrsOutboxScan scan;
+static int	look_turn;
+static int	looked;				/* returned by scans in this turn */
 static char returned[2][16];		/* of the message that the scan returned last */
 static bool parked_in_turn;
 static bool forced_sync;
@@ -284,7 +287,7 @@ start_publisher(void)
 {
 	window = cqrs_window_create();
 	holds = cqrs_holds_create();
-	reader = cqrs_reader_create(&worker, saved, holds);
+	reader = cqrs_reader_create(&worker, saved, holds, look_turn);
 	memset(&way, 0, sizeof(way));
 	probe_sent = false;
 	watermark = saved;
@@ -323,9 +326,12 @@ read_outbox(void)
 	}
 	reading = true;
 	parked_in_turn = forced_sync = false;
+	looked = 0;
 	PG_TRY();
 	{
 		more = cqrs_reader_read(reader, window);
+		/* Each part sees one more, and leaves it. */
+		CHECK(looked <= 4 * (look_turn + 1));
 		CHECK(scan.to == 0);
 		CHECK(forced_sync || !parked_in_turn);
 		if (holds->probe != NULL && holds->probe != probe)
@@ -519,6 +525,10 @@ prepare(void)
 	next_xid = ((uint64) (1 + any(2)) << 32) - 1 - any(TRANSACTIONS);
 	saved = cqrs_batch_first_id(FIRST_BATCH) - 1 - any(2);
 	worker.count = 1 + any(2);
+	/* Probes that follow fast come to the end of their number. */
+	cqrs_reconnect_delay_ms = any(2) == 0 ? 1 : 100;
+	cqrs_reconnect_delay_max_ms = 10 * cqrs_reconnect_delay_ms;
+	look_turn = any(2) == 0 ? 1 + any(4) : BATCHES * PER_BATCH;
 	start_publisher();
 }
 
@@ -560,6 +570,9 @@ run(void)
 		disturb();
 		(void) publish();
 	}
+	/* Time for as many probes as a master gets before it is given up. */
+	for (int i = any(4) == 0 ? 100 : 0; i > 0; i--)
+		(void) publish();
 	for (int i = 0; i < ntransactions; i++)
 	{
 		if (transactions[i].state == RUNNING)
@@ -625,6 +638,7 @@ cqrs_outbox_scan_next(CqrsOutboxScan *this, CqrsMessage *message)
 		message->instance_pk = returned[1];
 		scan.flushed = false;
 		scan.next++;
+		looked++;
 		return true;
 	}
 	return false;
