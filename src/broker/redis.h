@@ -81,6 +81,7 @@ typedef struct CqrsConsumer
 	int			nheld;
 	int			nacknowledged;	/* of these */
 	int			nsent;			/* of these, in the last question */
+	int			nasked;			/* messages, in the last question */
 	dlist_head	held;			/* CqrsHeld, oldest first */
 	dlist_head	ready;			/* CqrsReady */
 	TimestampTz ask_at;			/* not earlier */

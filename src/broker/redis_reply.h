@@ -42,6 +42,12 @@ extern CqrsReplyReader *cqrs_reply_create(MemoryContext context,
 extern void cqrs_reply_destroy(CqrsReplyReader *reader);
 
 /*
+ * Have asterisks in the place of this text in all errors from now on: a server
+ * knows the password, and may quote it.
+ */
+extern void cqrs_reply_hide(CqrsReplyReader *reader, const char *secret);
+
+/*
  * Read without waiting.  Returns 1 with the next reply, which stays until the
  * next call; 0 if no whole reply has arrived; -1 on failure.
  */
