@@ -229,7 +229,11 @@ foreach my $name (sort keys %misbehaviours)
 	BAIL_OUT("$name shows the password") if $end =~ /s3cret/;
 
 	# What was confirmed before is not sent again.
-	$key = $hostile->write_row if $name =~ /another|flood of confirms/;
+	if ($name =~ /another|flood of confirms/)
+	{
+		$hostile->broker->behave;
+		$key = $hostile->write_row;
+	}
 	$hostile->recover($key, $name);
 	pass("$name: $end");
 	$met++;
@@ -237,8 +241,14 @@ foreach my $name (sort keys %misbehaviours)
 $hostile->check_alive;
 cmp_ok($met, '>=', 150, 'these are many') unless defined $only;
 
-# A queue that is none holds its master; the reason is shown.
+# A server that does not speak TLS.
+my $url = $hostile->broker->url;
 $hostile->broker->behave;
+$hostile->use_url($url =~ s/^redis/rediss/r);
+$hostile->wait_until('SELECT last_error FROM cqrs.lanes', qr/TLS/);
+$hostile->use_url($url);
+$hostile->recover($hostile->write_row, 'TLS');
+
 unless (defined $only)
 {
 	$hostile->check_stop("publish: $_") for 'flood of confirms', 'silence';

@@ -161,6 +161,21 @@ sub misbehave
 	return;
 }
 
+=item use_url($url)
+
+Has the publisher connect to this URL instead.
+
+=cut
+
+sub use_url
+{
+	my ($self, $url) = @_;
+
+	$self->{node}->append_conf('postgresql.conf', "cqrs.url = '$url'");
+	$self->query('SELECT pg_reload_conf()');
+	return;
+}
+
 =item wait_for_reason($name, $reason)
 
 Waits until the broker has misbehaved, and the publisher has failed for that
