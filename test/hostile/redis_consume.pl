@@ -220,12 +220,12 @@ $broker->misbehave('tags');
 my @lines = run(
 	consumer(0, max => $MAX, timeout => $timeout_ms),
 	q{subscribe | 0 | 'shop' | 20},
-	('next | 0 | 5000') x 20,
+	('next | 0 | 5000') x 21,
 	'acknowledge | 0 | 20',
 	q{next | 0 | 500},
 	'close | 0 | false',
 	'memory');
-like($lines[21], qr/^delivery 20 /, 'messages with long tags');
+like($lines[22], qr/^delivery 20 /, 'messages with long tags');
 is($lines[-3], 'nothing', 'and short acknowledgements');
 
 $broker->behave;
