@@ -140,7 +140,8 @@ find_parts(const char *json, const char *end, Parts *parts)
 		}
 		else if (*at == '}' || *at == ']')
 		{
-			depth--;
+			if (--depth < 0)
+				return false;
 			is_value = false;
 		}
 		else if (*at == ',')

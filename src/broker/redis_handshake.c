@@ -52,8 +52,6 @@ cqrs_redis_log_in(CqrsConnection *connection,
 	char	   *name = pstrdup(options->name);
 	const char *words[] = {"CLIENT", "SETNAME", name};
 
-	if (options->url->password != NULL)
-		cqrs_reply_hide(connection->reader, options->url->password);
 	if (!authenticate(connection, options->url, failure) ||
 		!select_database(connection, options->url, failure))
 		return false;

@@ -71,7 +71,8 @@ static redisReplyObjectFunctions functions = {
 };
 
 CqrsReplyReader *
-cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes)
+cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
+				  const char *secret)
 {
 	CqrsReplyReader *reader = MemoryContextAlloc(context,
 												 sizeof(CqrsReplyReader));
@@ -79,6 +80,8 @@ cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes)
 	memset(reader, 0, offsetof(CqrsReplyReader, input));
 	reader->sock = sock;
 	reader->max_bytes = max_bytes;
+	if (secret != NULL && secret[0] != '\0')
+		reader->secret = MemoryContextStrdup(context, secret);
 	reader->context = AllocSetContextCreate(context, "cqrs reply",
 											ALLOCSET_DEFAULT_SIZES);
 	reader->received_at = GetCurrentTimestamp();
@@ -96,14 +99,6 @@ cqrs_reply_destroy(CqrsReplyReader *reader)
 	reader->parser = NULL;
 	if (reader->secret != NULL)
 		explicit_bzero(reader->secret, strlen(reader->secret));
-}
-
-void
-cqrs_reply_hide(CqrsReplyReader *reader, const char *secret)
-{
-	if (secret[0] != '\0')
-		reader->secret =
-			MemoryContextStrdup(GetMemoryChunkContext(reader), secret);
 }
 
 int

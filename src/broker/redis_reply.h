@@ -35,17 +35,16 @@ typedef struct CqrsReply
 
 typedef struct CqrsReplyReader CqrsReplyReader;
 
-/* A reader in "context".  Larger replies than "max_bytes" are failures. */
+/*
+ * A reader in "context".  Larger replies than "max_bytes" are failures.  In
+ * errors asterisks replace "secret", the password or NULL: a server knows it,
+ * and may quote it.
+ */
 extern CqrsReplyReader *cqrs_reply_create(MemoryContext context,
-										  CqrsSocket *sock, Size max_bytes);
+										  CqrsSocket *sock, Size max_bytes,
+										  const char *secret);
 
 extern void cqrs_reply_destroy(CqrsReplyReader *reader);
-
-/*
- * Have asterisks in the place of this text in all errors from now on: a server
- * knows the password, and may quote it.
- */
-extern void cqrs_reply_hide(CqrsReplyReader *reader, const char *secret);
 
 /*
  * Read without waiting.  Returns 1 with the next reply, which stays until the

@@ -181,7 +181,7 @@ misbehaviour('lease', 'a confirm too early', ":1\r\n" . array(":1\r\n"),
 misbehaviour('body', $_->[0], $_->[1], qr/could not publish: .*(unexpected|too big)/)
   for [ 'a confirm before the body', array(":1\r\n") ],
   [ 'an error before the body', "-ERR Protocol: too big\r\n" ];
-misbehaviour('publish', 'flood of confirms',
+misbehaviour('publish', 'endless confirms',
 	sub { $_[0]->flood(array(":1\r\n")) }, qr/unexpected reply/);
 
 # Texts that nobody should see, or be harmed by.
@@ -229,7 +229,7 @@ foreach my $name (sort keys %misbehaviours)
 	BAIL_OUT("$name shows the password") if $end =~ /s3cret/;
 
 	# What was confirmed before is not sent again.
-	if ($name =~ /another|flood of confirms/)
+	if ($name =~ /another|endless confirms/)
 	{
 		$hostile->broker->behave;
 		$key = $hostile->write_row;
@@ -251,7 +251,7 @@ $hostile->recover($hostile->write_row, 'TLS');
 
 unless (defined $only)
 {
-	$hostile->check_stop("publish: $_") for 'flood of confirms', 'silence';
+	$hostile->check_stop("publish: $_") for 'endless confirms', 'silence';
 	$hostile->check_stop('renew: silence');
 	$hostile->check_stop('lease: slow drip');
 	$hostile->check_stop('body: reads nothing', $BIG_BYTES);

@@ -143,7 +143,8 @@ my %envelopes = (
 	  [ "{$body, \"properties\": {$coded, \"delivery_tag\": \"" . 't' x 900_000 . '"}}', $whole ],
 	'objects 100,000 deep' => [ "{\"x\": " . '{"a":' x 100_000 . '1' . '}' x 100_000 . ", $body, \"properties\": {$coded}}", $whole ],
 	'objects that are not closed' => [ '{"a":' x 100_000, qr/^delivery 1 0  - 500000 /m ],
-	'closed more than opened' => [ '}' x 100_000 . "{$body}", qr/^delivery 1 0  - 100020 /m ],
+	'closed more than opened' => [ "}" x 100_000 . "{$body}", qr/^delivery 1 0  - 100020 /m ],
+	'closed before it is opened' => [ "}{{{$body}", qr/^delivery 1 0  - 23 /m ],
 	'zero bytes'              => [ "\0" x 1000,             qr/^delivery 1 0  - 1000  ?\(with zeros\)$/m ],
 	'slashes with backslashes' =>
 	  [ "{\"body\": \"" . '\/' x 400_000 . "\", \"properties\": {$coded}}", qr/^delivery 1 0  - 300000 /m ],
