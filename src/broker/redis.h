@@ -260,4 +260,8 @@ typedef enum CqrsRedisRemedy
 extern CqrsRedisRemedy cqrs_redis_remedy(const char *error);
 extern CqrsBlame cqrs_redis_blame(const char *error, bool of_message);
 
+/* Fill in a failure because of an error: "action" could not be done. */
+extern void cqrs_redis_fail(CqrsFailure *failure, bool of_message,
+							const char *action, const char *error);
+
 #endif							/* CQRS_REDIS_H */

@@ -120,7 +120,7 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	char	   *bindings = psprintf("%s%s", BINDINGS_PREFIX, batch->exchange);
 
 	initStringInfo(&header);
-	appendStringInfo(&header, "*%d\r\n", 9 + 2 * batch->count);
+	appendStringInfo(&header, "*%d\r\n", 10 + 2 * batch->count);
 	put_argument(&header, by_text ? "EVAL" : "EVALSHA");
 	put_argument(&header, by_text ? CQRS_SCRIPT_PUBLISH : script_hash());
 	put_argument(&header, "2");
@@ -132,6 +132,8 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	snprintf(text, sizeof(text), UINT64_FORMAT, number);
 	put_argument(&header, text);
 	put_argument(&header, batch->probe ? "probe" : "");
+	snprintf(text, sizeof(text), "%d", owner->queue_limit);
+	put_argument(&header, text);
 
 	Assert(header.len <= HEADER_BYTES);
 	batch->start = HEADER_BYTES - header.len;
@@ -143,8 +145,9 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	batch->body_next = 0;
 	batch->chunk_start = batch->chunk_end = 0;
 	batch->answered = false;
-	batch->done = batch->told = 0;
-	batch->confirmed = batch->stopped = false;
+	batch->done = batch->told = batch->settled = 0;
+	batch->stopped = false;
+	batch->limited = owner->queue_limit > 0;
 	batch->error[0] = '\0';
 }
 
@@ -215,9 +218,17 @@ cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
 			batch->stopped = true;
 			return i == reply->nelements - 1 && batch->error[0] != '\0';
 		}
-		if (element->type != CQRS_REPLY_INTEGER || element->integer < 0)
+		if (element->type == CQRS_REPLY_TEXT && batch->limited)
+		{
+			batch->outcomes[i] = CQRS_OUTCOME_REFUSED;
+			cqrs_failure_clean(batch->full, sizeof(batch->full),
+							   element->text, element->length);
+		}
+		else if (element->type == CQRS_REPLY_INTEGER && element->integer >= 0)
+			batch->outcomes[i] = element->integer == 0 ?
+				CQRS_OUTCOME_UNROUTABLE : CQRS_OUTCOME_TAKEN;
+		else
 			return false;
-		batch->unroutable[i] = element->integer == 0;
 		batch->done++;
 	}
 	return batch->done == batch->count;

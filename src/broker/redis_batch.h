@@ -17,6 +17,14 @@
 
 #define CQRS_BATCH_MESSAGES 200
 
+/* What has become of a message. */
+typedef enum CqrsBatchOutcome
+{
+	CQRS_OUTCOME_TAKEN,
+	CQRS_OUTCOME_UNROUTABLE,	/* taken, but there is no queue for it */
+	CQRS_OUTCOME_REFUSED		/* a queue is full */
+} CqrsBatchOutcome;
+
 /* A batch; its request is kept until the reply is handled. */
 typedef struct CqrsBatch
 {
@@ -36,20 +44,22 @@ typedef struct CqrsBatch
 	int			count;			/* messages */
 	uint64		first_tag;		/* of the first one */
 	bool		probe;			/* one message, without tag */
+	bool		limited;		/* queues may be full */
 	char		exchange[256];
 	uint32		ids[CQRS_BATCH_MESSAGES];	/* where their ids are in data */
 	uint32		id_lengths[CQRS_BATCH_MESSAGES];
 
 	bool		answered;		/* the reply has arrived: */
-	int			done;			/* so many messages were accepted */
-	bool		unroutable[CQRS_BATCH_MESSAGES];	/* no queue for them */
+	int			done;			/* so many messages have an outcome: */
+	CqrsBatchOutcome outcomes[CQRS_BATCH_MESSAGES];
+	char		full[256];		/* a queue that was full */
 	bool		stopped;		/* the next message was refused, not the
 								 * whole batch */
 	char		error[256];		/* why, or "" */
 
 	int			told;			/* messages, of which poll() has returned
-								 * events */
-	bool		confirmed;
+								 * that they are unroutable */
+	int			settled;		/* or that they are taken or refused */
 } CqrsBatch;
 
 /* What the requests of a connection have in common. */
@@ -60,6 +70,7 @@ typedef struct CqrsBatchOwner
 	const char *epoch;			/* of this connection */
 	const char *token;			/* both; NULL before the lease is taken */
 	int			lease_ms;		/* its time to live */
+	int			queue_limit;	/* messages in a queue; 0: no limit */
 } CqrsBatchOwner;
 
 /* A batch in "context", which is to be begun. */

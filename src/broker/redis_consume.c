@@ -393,8 +393,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 		consumer->may_wait = false;
 		return true;
 	}
-	cqrs_failure_set(failure, cqrs_redis_blame(error, true),
-					 "could not consume: %s", error);
+	cqrs_redis_fail(failure, true, "consume", error);
 	return false;
 }
 

@@ -154,6 +154,7 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 		MemoryContextStrdup(connection->context,
 							options->lease != NULL ? options->lease :
 							psprintf("cqrs.connection.%s", epoch));
+	connection->owner.queue_limit = options->queue_limit;
 	connection->owner.lease_ms = options->heartbeat_s == 0 ? LEASE_MS :
 		2000 * options->heartbeat_s;
 	words[n++] = "EVAL";
@@ -280,10 +281,7 @@ cqrs_redis_command(CqrsConnection *connection, const char *action,
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply;
 	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-	cqrs_failure_set(failure,
-					 cqrs_redis_blame(error,
-									  connection->owner.token != NULL),
-					 "could not %s: %s", action, error);
+	cqrs_redis_fail(failure, connection->owner.token != NULL, action, error);
 	return NULL;
 }
 

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/timestamp.h"
 
 #include "base/timing.h"
@@ -47,6 +48,9 @@ static void send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
 static void go_back(CqrsConnection *connection);
 static bool batch_event(CqrsConnection *connection, CqrsBatch *batch,
 						CqrsEvent *event, CqrsFailure *failure);
+static bool is_refused(const CqrsBatch *batch, int message);
+static void settle(CqrsConnection *connection, CqrsBatch *batch, int end,
+				   CqrsEvent *event);
 static void stopped(CqrsConnection *connection, const CqrsBatch *batch,
 					CqrsEvent *event, CqrsFailure *failure);
 
@@ -365,8 +369,7 @@ unexpected(CqrsConnection *connection, const CqrsReply *reply,
 	if (connection->started && reply->type == CQRS_REPLY_ERROR)
 	{
 		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-		cqrs_failure_set(failure, cqrs_redis_blame(error, false),
-						 "could not publish: %s", error);
+		cqrs_redis_fail(failure, false, "publish", error);
 	}
 	else
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
@@ -411,9 +414,15 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 {
 	while (batch->told < batch->done)
 	{
-		int			i = batch->told++;
+		int			i = batch->told;
 
-		if (batch->unroutable[i])
+		if (i > batch->settled && is_refused(batch, i) != is_refused(batch, i - 1))
+		{
+			settle(connection, batch, i, event);
+			return true;
+		}
+		batch->told++;
+		if (batch->outcomes[i] == CQRS_OUTCOME_UNROUTABLE)
 		{
 			event->kind = CQRS_EVENT_RETURNED;
 			event->probe = batch->probe;
@@ -423,15 +432,9 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 			return true;
 		}
 	}
-	if (batch->done > 0 && !batch->confirmed)
+	if (batch->settled < batch->done)
 	{
-		batch->confirmed = true;
-		event->kind = CQRS_EVENT_ACK;
-		event->probe = batch->probe;
-		event->tag = batch->first_tag + batch->done - 1;
-		event->multiple = true;
-		if (batch->probe)
-			connection->probing = false;
+		settle(connection, batch, batch->done, event);
 		return true;
 	}
 	if (batch->error[0] == '\0')
@@ -441,18 +444,43 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 	return true;
 }
 
+static bool
+is_refused(const CqrsBatch *batch, int message)
+{
+	return batch->outcomes[message] == CQRS_OUTCOME_REFUSED;
+}
+
+/* Confirm or refuse the messages up to "end", whose outcome is the same. */
+static void
+settle(CqrsConnection *connection, CqrsBatch *batch, int end, CqrsEvent *event)
+{
+	event->kind = CQRS_EVENT_ACK;
+	if (is_refused(batch, end - 1))
+	{
+		event->kind = CQRS_EVENT_NACK;
+		(void) snprintf(event->detail, sizeof(event->detail),
+						"queue \"%.*s\" has reached cqrs.queue_limit",
+						pg_mbcliplen(batch->full, strlen(batch->full), 200),
+						batch->full);
+	}
+	event->probe = batch->probe;
+	event->tag = batch->first_tag + end - 1;
+	event->multiple = true;
+	batch->settled = end;
+	if (batch->probe)
+		connection->probing = false;
+}
+
 /* The script had to stop at a message, or was refused. */
 static void
 stopped(CqrsConnection *connection, const CqrsBatch *batch, CqrsEvent *event,
 		CqrsFailure *failure)
 {
-	CqrsBlame	blame = cqrs_redis_blame(batch->error, batch->stopped);
-
+	cqrs_redis_fail(failure, batch->stopped, "publish", batch->error);
 	event->kind = CQRS_EVENT_FAILED;
-	if (batch->probe && blame == CQRS_BLAME_ROUTE)
+	if (batch->probe && failure->blame == CQRS_BLAME_ROUTE)
 	{
 		event->kind = CQRS_EVENT_REFUSED;
 		connection->probing = false;
 	}
-	cqrs_failure_set(failure, blame, "could not publish: %s", batch->error);
 }
