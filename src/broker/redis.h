@@ -106,10 +106,16 @@ struct CqrsConnection
 
 	CqrsBatchOwner owner;
 
-	/* Batches by their numbers, 1, 2, ...: oldest <= awaited <= sending <= filling */
+	/*
+	 * Batches by their numbers, 1, 2, ...: oldest <= released <= awaited <=
+	 * sending <= filling
+	 */
 	CqrsBatch  *batches[CQRS_REDIS_BATCHES];
 	uint64		oldest;			/* events of it are to be returned */
+	uint64		released;		/* not to be reported: there are too few
+								 * replicas, or it is awaited */
 	uint64		awaited;		/* whose reply is next */
+	bool		counts;			/* that of its second command */
 	uint64		sending;		/* which is being sent, or is sent next */
 	uint64		filling;		/* which takes messages */
 	bool		started;		/* a part of the one being sent is sent */

@@ -30,7 +30,8 @@ typedef struct CqrsBatch
 {
 	char	   *data;			/* arguments of the messages */
 	Size		start;			/* of the request, once it is sealed */
-	Size		end;
+	Size		end;			/* of the script's arguments */
+	Size		stop;			/* of the request */
 	const char *body;			/* of the last message, in Base64 at "hole";
 								 * or NULL */
 	Size		body_length;
@@ -71,6 +72,8 @@ typedef struct CqrsBatchOwner
 	const char *token;			/* both; NULL before the lease is taken */
 	int			lease_ms;		/* its time to live */
 	int			queue_limit;	/* messages in a queue; 0: no limit */
+	int			replicas;		/* which have to have a message; 0: none */
+	int			replicas_ms;	/* how long the server waits for them */
 } CqrsBatchOwner;
 
 /* A batch in "context", which is to be begun. */
@@ -97,7 +100,8 @@ extern void cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 						   CqrsBatchText *text);
 
 /*
- * Finish the request of batch "number", or make it anew.  With "by_text" the
+ * Finish the request of batch "number", or make it anew.  If replicas count, it
+ * has a second command, whose reply is how many have what was sent so far.  With "by_text" the
  * server is given the script, else the script's hash.
  */
 extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
@@ -113,6 +117,9 @@ extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
 extern const char *cqrs_redis_batch_next(CqrsBatch *batch, char *chunk,
 								   Size *length);
 extern void cqrs_redis_batch_advance(CqrsBatch *batch, Size length);
+
+/* Whether the request is sent as far as its first command goes. */
+extern bool cqrs_redis_batch_script_sent(const CqrsBatch *batch);
 
 /*
  * Note the reply to the batch.  Returns false if it is none that the script

@@ -155,8 +155,10 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 							options->lease != NULL ? options->lease :
 							psprintf("cqrs.connection.%s", epoch));
 	connection->owner.queue_limit = options->queue_limit;
+	connection->owner.replicas = options->confirm_replicas;
 	connection->owner.lease_ms = options->heartbeat_s == 0 ? LEASE_MS :
 		2000 * options->heartbeat_s;
+	connection->owner.replicas_ms = Min(connection->owner.lease_ms / 4, 1000);
 	words[n++] = "EVAL";
 	words[n++] = CQRS_SCRIPT_TAKE_LEASE;
 	words[n++] = psprintf("%d", nkeys);

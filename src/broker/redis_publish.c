@@ -13,6 +13,11 @@
  *
  * An empty batch renews the lease when nothing else has done so.
  *
+ * If replicas have to have the messages, each batch has a second command, which
+ * counts them (WAIT).  While there are too few, batches that were executed are
+ * not confirmed, and the owner is asked to send nothing; empty batches count
+ * again, until there are enough.
+ *
  * A batch keeps its place until all its events have been returned.
  *
  *-------------------------------------------------------------------------
@@ -40,7 +45,14 @@ static bool is_renewal_due(const CqrsConnection *connection);
 static void start_batch(CqrsConnection *connection);
 static const char *next_output(CqrsConnection *connection, Size *length);
 static void output_sent(CqrsConnection *connection, Size length);
-static bool has_sent_unanswered(const CqrsConnection *connection);
+static bool handle_count(CqrsConnection *connection, const CqrsReply *reply,
+						 CqrsFailure *failure);
+static void release(CqrsConnection *connection);
+static void drop_renewal(CqrsConnection *connection);
+static void free_oldest(CqrsConnection *connection);
+static int	replies(const CqrsConnection *connection);
+static int	unanswered(const CqrsConnection *connection);
+static bool has_sent_unanswered(CqrsConnection *connection);
 static void unexpected(CqrsConnection *connection, const CqrsReply *reply,
 					   CqrsFailure *failure);
 static void send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
@@ -57,7 +69,7 @@ static void stopped(CqrsConnection *connection, const CqrsBatch *batch,
 void
 cqrs_redis_init_batches(CqrsConnection *connection)
 {
-	connection->oldest = connection->awaited = 1;
+	connection->oldest = connection->released = connection->awaited = 1;
 	connection->sending = connection->filling = 1;
 	connection->started_at = GetCurrentTimestamp();
 	cqrs_redis_batch_begin(batch_of(connection, 1), 1);
@@ -179,6 +191,8 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		go_back(connection);
 		return true;
 	}
+	if (connection->counts)
+		return handle_count(connection, reply, failure);
 	if (!cqrs_redis_batch_answer(batch, reply))
 	{
 		unexpected(connection, reply, failure);
@@ -191,11 +205,78 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		send_again(connection, remedy, batch->error);
 		return true;
 	}
-	connection->awaited++;
 	connection->flow = CQRS_FLOW_OPEN;
 	connection->by_text = false;
-	connection->unblocked = connection->blocked;
+	connection->counts = connection->owner.replicas > 0;
+	if (!connection->counts)
+		release(connection);
 	return true;
+}
+
+/* Note how many replicas have all that was sent so far. */
+static bool
+handle_count(CqrsConnection *connection, const CqrsReply *reply,
+			 CqrsFailure *failure)
+{
+	if (reply->type != CQRS_REPLY_INTEGER)
+	{
+		unexpected(connection, reply, failure);
+		return false;
+	}
+	connection->counts = false;
+	if (reply->integer >= connection->owner.replicas)
+	{
+		release(connection);
+		return true;
+	}
+	connection->awaited++;
+	if (batch_of(connection, connection->awaited - 1)->count == 0)
+		drop_renewal(connection);
+	if (!connection->blocked)
+	{
+		connection->blocked = true;
+		(void) snprintf(connection->reason, sizeof(connection->reason),
+						INT64_FORMAT " replicas of the broker have the messages, less than the %d of cqrs.confirm_replicas",
+						reply->integer, connection->owner.replicas);
+	}
+	return true;
+}
+
+/* The batch that was awaited, and all before it, can be reported. */
+static void
+release(CqrsConnection *connection)
+{
+	connection->awaited++;
+	connection->released = connection->awaited;
+	connection->unblocked = connection->blocked;
+}
+
+/*
+ * Free the place of the batch that was answered last, which has no message, and
+ * is behind some that are not released.
+ */
+static void
+drop_renewal(CqrsConnection *connection)
+{
+	CqrsBatch  *renewal = batch_of(connection, connection->awaited - 1);
+
+	for (uint64 n = connection->awaited - 1; n > connection->oldest; n--)
+		connection->batches[n % CQRS_REDIS_BATCHES] =
+			connection->batches[(n - 1) % CQRS_REDIS_BATCHES];
+	connection->batches[connection->oldest % CQRS_REDIS_BATCHES] = renewal;
+	connection->released++;
+	free_oldest(connection);
+}
+
+/* All events of the oldest batch have been returned. */
+static void
+free_oldest(CqrsConnection *connection)
+{
+	connection->oldest++;
+	/* All places were taken. */
+	if (connection->filling + 1 == connection->oldest + CQRS_REDIS_BATCHES)
+		cqrs_redis_batch_begin(batch_of(connection, connection->filling),
+							   connection->published + 1);
 }
 
 bool
@@ -221,17 +302,12 @@ cqrs_redis_next_event(CqrsConnection *connection, CqrsEvent *event,
 		connection->declared = false;
 		return true;
 	}
-	while (connection->oldest < connection->awaited)
+	while (connection->oldest < connection->released)
 	{
 		if (batch_event(connection, batch_of(connection, connection->oldest),
 						event, failure))
 			return true;
-		connection->oldest++;
-		/* All places were taken. */
-		if (connection->filling + 1 ==
-			connection->oldest + CQRS_REDIS_BATCHES)
-			cqrs_redis_batch_begin(batch_of(connection, connection->filling),
-							 connection->published + 1);
+		free_oldest(connection);
 	}
 	return false;
 }
@@ -244,7 +320,24 @@ cqrs_redis_due_ms(const CqrsConnection *connection)
 	if (cqrs_redis_awaits(connection))
 		return -1;
 	return cqrs_until_after_ms(connection->started_at,
+							   connection->released < connection->awaited ?
+							   connection->owner.replicas_ms :
 							   connection->owner.lease_ms / RENEWALS);
+}
+
+/* How many replies a batch has. */
+static int
+replies(const CqrsConnection *connection)
+{
+	return connection->owner.replicas > 0 ? 2 : 1;
+}
+
+/* How many batches are sent or being sent, and not answered completely. */
+static int
+unanswered(const CqrsConnection *connection)
+{
+	return connection->sending - connection->awaited +
+		(connection->started ? 1 : 0);
 }
 
 /* The place of a batch. */
@@ -349,11 +442,18 @@ output_sent(CqrsConnection *connection, Size length)
 
 /* Whether a batch has been sent completely, and its reply is awaited. */
 static bool
-has_sent_unanswered(const CqrsConnection *connection)
+has_sent_unanswered(CqrsConnection *connection)
 {
-	return connection->ignored > (connection->started ? 1 : 0) ||
-		(connection->ignored == 0 &&
-		 connection->awaited < connection->sending);
+	int			unsent = 0;
+
+	if (connection->started)
+		unsent = replies(connection) -
+			(cqrs_redis_batch_script_sent(batch_of(connection,
+												   connection->sending)) ? 1 : 0);
+	if (connection->ignored > 0)
+		return connection->ignored > unsent;
+	return replies(connection) * unanswered(connection) -
+		(connection->counts ? 1 : 0) > unsent;
 }
 
 /*
@@ -383,8 +483,7 @@ send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
 {
 	int64		delay_ms = remedy == CQRS_REMEDY_WAIT ? RETRY_MS : 0;
 
-	connection->ignored = connection->sending - connection->awaited - 1 +
-		(connection->started ? 1 : 0);
+	connection->ignored = replies(connection) * unanswered(connection) - 1;
 	connection->flow = CQRS_FLOW_DRAIN;
 	connection->by_text = true;
 	connection->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
