@@ -42,7 +42,7 @@ TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
 UNIT_TESTS = $(addprefix test/unit/,cases order reader session pack)
 # What reads bytes from outside, for libFuzzer.
-FUZZ_TESTS = $(addprefix test/fuzz/,frames packs)
+FUZZ_TESTS = $(addprefix test/fuzz/,frames packs redis)
 EXTRA_CLEAN = $(TEST_TOOLS) $(REDIS_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) $(FUZZ_TESTS) test-output
 
 # WERROR=1: what the tests build with.  PostgreSQL's own headers and macros need
@@ -112,6 +112,9 @@ test-unit: $(UNIT_TESTS)
 test/fuzz/frames: test/unit/server.c src/broker/amqp_decode.c \
 	src/broker/amqp_properties.c src/broker/failure.c
 test/fuzz/packs: test/unit/server.c src/outbox/pack.c src/outbox/message.c
+test/fuzz/redis: test/unit/server.c src/broker/redis_reply.c \
+	src/broker/redis_envelope.c src/broker/redis_batch.c \
+	src/broker/redis_error.c src/broker/failure.c
 
 $(FUZZ_TESTS): %: %.c test/fuzz/fuzz.h test/unit/server.h
 	clang -g -O1 -Wno-ignored-attributes -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
@@ -119,7 +122,7 @@ $(FUZZ_TESTS): %: %.c test/fuzz/fuzz.h test/unit/server.h
 		-DUSE_ASSERT_CHECKING=1 $(CPPFLAGS) -U_FORTIFY_SOURCE $(LDFLAGS) -o $@ \
 		$(filter %.c,$^) -Wl,--defsym=ExceptionalCondition=assertion_failed \
 		-L$(shell $(PG_CONFIG) --pkglibdir) -L$(shell $(PG_CONFIG) --libdir) \
-		-lpgcommon -lpgport -lrabbitmq -lm
+		-lpgcommon -lpgport -lrabbitmq -lhiredis -lcrypto -lm
 
 # A corpus is made anew; an input that fails is kept in test-output/.
 fuzz:
@@ -203,7 +206,7 @@ help:
 	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
 	@echo 'make test-unit      parts of the library without a server; UNIT_SECONDS=N for'
 	@echo '                    longer, UNIT_SEED=N repeats a schedule'
-	@echo 'make fuzz           frames of brokers and packs, by libFuzzer; FUZZ_SECONDS=N each'
+	@echo 'make fuzz           what brokers send, and packs, by libFuzzer; FUZZ_SECONDS=N each'
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'

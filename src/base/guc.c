@@ -48,6 +48,8 @@ int			cqrs_confirm_window_kb;
 int			cqrs_heartbeat_s;
 int			cqrs_connect_timeout_ms;
 int			cqrs_confirm_timeout_ms;
+int			cqrs_confirm_replicas;
+int			cqrs_queue_limit;
 int			cqrs_reconnect_delay_ms;
 int			cqrs_reconnect_delay_max_ms;
 int			cqrs_max_databases;
@@ -256,6 +258,14 @@ define_urls(void)
 static void
 define_publisher_settings(void)
 {
+	DefineCustomIntVariable("cqrs.confirm_replicas",
+							"Number of replicas of a Redis server that must have a message before it counts as confirmed.",
+							"0 means that the server itself is enough.",
+							&cqrs_confirm_replicas,
+							0, 0, 100,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomIntVariable("cqrs.confirm_timeout",
 							"Time to wait for any confirm before the connection is given up.",
 							"0 means for ever.",
@@ -309,6 +319,14 @@ define_publisher_settings(void)
 							"The messages of one row are always published by the same one.",
 							&cqrs_publishers,
 							1, 1, CQRS_MAX_LANES,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("cqrs.queue_limit",
+							"Number of messages in a queue in a Redis server at which its masters are held.",
+							"0 means that there is no limit.",
+							&cqrs_queue_limit,
+							0, 0, INT_MAX,
 							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 

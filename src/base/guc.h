@@ -38,6 +38,8 @@ extern int	cqrs_confirm_window_kb;
 extern int	cqrs_heartbeat_s;	/* 0: none */
 extern int	cqrs_connect_timeout_ms;
 extern int	cqrs_confirm_timeout_ms;	/* 0: wait for ever */
+extern int	cqrs_confirm_replicas;	/* 0: none */
+extern int	cqrs_queue_limit;	/* 0: none */
 extern int	cqrs_reconnect_delay_ms;
 extern int	cqrs_reconnect_delay_max_ms;
 extern int	cqrs_max_databases;

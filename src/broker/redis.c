@@ -125,7 +125,8 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection->reader =
 		cqrs_reply_create(context, sock, MAX_REPLY_BYTES +
 						  (options->consumes ?
-						   MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0));
+						   MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0),
+						  url->password);
 	connection->heartbeat_s = options->heartbeat_s;
 	connection->timeout_ms = options->connect_timeout_ms;
 	caller = MemoryContextSwitchTo(context);

@@ -81,6 +81,7 @@ typedef struct CqrsConsumer
 	int			nheld;
 	int			nacknowledged;	/* of these */
 	int			nsent;			/* of these, in the last question */
+	int			nasked;			/* messages, in the last question */
 	dlist_head	held;			/* CqrsHeld, oldest first */
 	dlist_head	ready;			/* CqrsReady */
 	TimestampTz ask_at;			/* not earlier */
@@ -105,10 +106,16 @@ struct CqrsConnection
 
 	CqrsBatchOwner owner;
 
-	/* Batches by their numbers, 1, 2, ...: oldest <= awaited <= sending <= filling */
+	/*
+	 * Batches by their numbers, 1, 2, ...: oldest <= released <= awaited <=
+	 * sending <= filling
+	 */
 	CqrsBatch  *batches[CQRS_REDIS_BATCHES];
 	uint64		oldest;			/* events of it are to be returned */
+	uint64		released;		/* not to be reported: there are too few
+								 * replicas, or it is awaited */
 	uint64		awaited;		/* whose reply is next */
+	bool		counts;			/* that of its second command */
 	uint64		sending;		/* which is being sent, or is sent next */
 	uint64		filling;		/* which takes messages */
 	bool		started;		/* a part of the one being sent is sent */
@@ -258,5 +265,9 @@ typedef enum CqrsRedisRemedy
 /* What to do after an error, and who is to blame. */
 extern CqrsRedisRemedy cqrs_redis_remedy(const char *error);
 extern CqrsBlame cqrs_redis_blame(const char *error, bool of_message);
+
+/* Fill in a failure because of an error: "action" could not be done. */
+extern void cqrs_redis_fail(CqrsFailure *failure, bool of_message,
+							const char *action, const char *error);
 
 #endif							/* CQRS_REDIS_H */

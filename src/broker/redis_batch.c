@@ -33,6 +33,8 @@
 #define COPIED_BODY_BYTES	(48 * 1024)
 /* More than a message with a copied body needs. */
 #define ROOM_BYTES		(80 * 1024)
+/* More than the command that counts replicas has. */
+#define WAIT_BYTES		80
 /* Bytes of a body that are encoded at once; a multiple of 3. */
 #define CHUNK_BODY_BYTES	(48 * 1024)
 
@@ -45,6 +47,7 @@ static void append_argument(CqrsBatch *batch, const char *text);
 static void set_common(CqrsBatchText *text, const CqrsEnvelope *envelope);
 static void set_own(StringInfo own, const CqrsEnvelope *envelope);
 static Size encoded_length(Size length);
+static Size put_wait(char *to, const CqrsBatchOwner *owner);
 static const char *script_hash(void);
 static void put_argument(StringInfo buffer, const char *text);
 
@@ -120,7 +123,7 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	char	   *bindings = psprintf("%s%s", BINDINGS_PREFIX, batch->exchange);
 
 	initStringInfo(&header);
-	appendStringInfo(&header, "*%d\r\n", 9 + 2 * batch->count);
+	appendStringInfo(&header, "*%d\r\n", 10 + 2 * batch->count);
 	put_argument(&header, by_text ? "EVAL" : "EVALSHA");
 	put_argument(&header, by_text ? CQRS_SCRIPT_PUBLISH : script_hash());
 	put_argument(&header, "2");
@@ -132,6 +135,8 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	snprintf(text, sizeof(text), UINT64_FORMAT, number);
 	put_argument(&header, text);
 	put_argument(&header, batch->probe ? "probe" : "");
+	snprintf(text, sizeof(text), "%d", owner->queue_limit);
+	put_argument(&header, text);
 
 	Assert(header.len <= HEADER_BYTES);
 	batch->start = HEADER_BYTES - header.len;
@@ -139,12 +144,18 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	pfree(header.data);
 	pfree(bindings);
 
+	batch->stop = batch->end;
+	if (owner->replicas > 0)
+		batch->stop += put_wait(batch->data + batch->end, owner);
+	Assert(batch->stop <= DATA_BYTES);
+
 	batch->next = batch->start;
 	batch->body_next = 0;
 	batch->chunk_start = batch->chunk_end = 0;
 	batch->answered = false;
-	batch->done = batch->told = 0;
-	batch->confirmed = batch->stopped = false;
+	batch->done = batch->told = batch->settled = 0;
+	batch->stopped = false;
+	batch->limited = owner->queue_limit > 0;
 	batch->error[0] = '\0';
 }
 
@@ -153,7 +164,7 @@ cqrs_redis_batch_next(CqrsBatch *batch, char *chunk, Size *length)
 {
 	bool		has_hole = batch->body != NULL &&
 		batch->body_next < batch->body_length;
-	Size		end = has_hole ? batch->hole : batch->end;
+	Size		end = has_hole ? batch->hole : batch->stop;
 
 	if (batch->next < end)
 	{
@@ -174,6 +185,12 @@ cqrs_redis_batch_next(CqrsBatch *batch, char *chunk, Size *length)
 	}
 	*length = batch->chunk_end - batch->chunk_start;
 	return chunk + batch->chunk_start;
+}
+
+bool
+cqrs_redis_batch_script_sent(const CqrsBatch *batch)
+{
+	return batch->next >= batch->end;
 }
 
 void
@@ -215,9 +232,17 @@ cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
 			batch->stopped = true;
 			return i == reply->nelements - 1 && batch->error[0] != '\0';
 		}
-		if (element->type != CQRS_REPLY_INTEGER || element->integer < 0)
+		if (element->type == CQRS_REPLY_TEXT && batch->limited)
+		{
+			batch->outcomes[i] = CQRS_OUTCOME_REFUSED;
+			cqrs_failure_clean(batch->full, sizeof(batch->full),
+							   element->text, element->length);
+		}
+		else if (element->type == CQRS_REPLY_INTEGER && element->integer >= 0)
+			batch->outcomes[i] = element->integer == 0 ?
+				CQRS_OUTCOME_UNROUTABLE : CQRS_OUTCOME_TAKEN;
+		else
 			return false;
-		batch->unroutable[i] = element->integer == 0;
 		batch->done++;
 	}
 	return batch->done == batch->count;
@@ -294,6 +319,21 @@ static Size
 encoded_length(Size length)
 {
 	return (length + 2) / 3 * 4;
+}
+
+/* The command that counts replicas; returns its length. */
+static Size
+put_wait(char *to, const CqrsBatchOwner *owner)
+{
+	char		replicas[16];
+	char		ms[16];
+	Size		nreplicas = snprintf(replicas, sizeof(replicas), "%d",
+									 owner->replicas);
+	Size		nms = snprintf(ms, sizeof(ms), "%d", owner->replicas_ms);
+
+	return snprintf(to, WAIT_BYTES,
+					"*3\r\n$4\r\nWAIT\r\n$%zu\r\n%s\r\n$%zu\r\n%s\r\n",
+					nreplicas, replicas, nms, ms);
 }
 
 /* The SHA-1 of the script, by which the server knows the script. */

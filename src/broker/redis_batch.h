@@ -17,12 +17,21 @@
 
 #define CQRS_BATCH_MESSAGES 200
 
+/* What has become of a message. */
+typedef enum CqrsBatchOutcome
+{
+	CQRS_OUTCOME_TAKEN,
+	CQRS_OUTCOME_UNROUTABLE,	/* taken, but there is no queue for it */
+	CQRS_OUTCOME_REFUSED		/* a queue is full */
+} CqrsBatchOutcome;
+
 /* A batch; its request is kept until the reply is handled. */
 typedef struct CqrsBatch
 {
 	char	   *data;			/* arguments of the messages */
 	Size		start;			/* of the request, once it is sealed */
-	Size		end;
+	Size		end;			/* of the script's arguments */
+	Size		stop;			/* of the request */
 	const char *body;			/* of the last message, in Base64 at "hole";
 								 * or NULL */
 	Size		body_length;
@@ -36,20 +45,22 @@ typedef struct CqrsBatch
 	int			count;			/* messages */
 	uint64		first_tag;		/* of the first one */
 	bool		probe;			/* one message, without tag */
+	bool		limited;		/* queues may be full */
 	char		exchange[256];
 	uint32		ids[CQRS_BATCH_MESSAGES];	/* where their ids are in data */
 	uint32		id_lengths[CQRS_BATCH_MESSAGES];
 
 	bool		answered;		/* the reply has arrived: */
-	int			done;			/* so many messages were accepted */
-	bool		unroutable[CQRS_BATCH_MESSAGES];	/* no queue for them */
+	int			done;			/* so many messages have an outcome: */
+	CqrsBatchOutcome outcomes[CQRS_BATCH_MESSAGES];
+	char		full[256];		/* a queue that was full */
 	bool		stopped;		/* the next message was refused, not the
 								 * whole batch */
 	char		error[256];		/* why, or "" */
 
 	int			told;			/* messages, of which poll() has returned
-								 * events */
-	bool		confirmed;
+								 * that they are unroutable */
+	int			settled;		/* or that they are taken or refused */
 } CqrsBatch;
 
 /* What the requests of a connection have in common. */
@@ -60,6 +71,9 @@ typedef struct CqrsBatchOwner
 	const char *epoch;			/* of this connection */
 	const char *token;			/* both; NULL before the lease is taken */
 	int			lease_ms;		/* its time to live */
+	int			queue_limit;	/* messages in a queue; 0: no limit */
+	int			replicas;		/* which have to have a message; 0: none */
+	int			replicas_ms;	/* how long the server waits for them */
 } CqrsBatchOwner;
 
 /* A batch in "context", which is to be begun. */
@@ -86,7 +100,8 @@ extern void cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 						   CqrsBatchText *text);
 
 /*
- * Finish the request of batch "number", or make it anew.  With "by_text" the
+ * Finish the request of batch "number", or make it anew.  If replicas count, it
+ * has a second command, whose reply is how many have what was sent so far.  With "by_text" the
  * server is given the script, else the script's hash.
  */
 extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
@@ -102,6 +117,9 @@ extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
 extern const char *cqrs_redis_batch_next(CqrsBatch *batch, char *chunk,
 								   Size *length);
 extern void cqrs_redis_batch_advance(CqrsBatch *batch, Size length);
+
+/* Whether the request is sent as far as its first command goes. */
+extern bool cqrs_redis_batch_script_sent(const CqrsBatch *batch);
 
 /*
  * Note the reply to the batch.  Returns false if it is none that the script

@@ -173,7 +173,7 @@ cqrs_redis_handle_answer(CqrsConnection *connection, const CqrsReply *reply,
 
 		case CQRS_ASKS_MESSAGES:
 			if (reply->type != CQRS_REPLY_ARRAY ||
-				reply->nelements > consumer->window)
+				reply->nelements > consumer->nasked)
 				break;
 			forget_acknowledged(consumer);
 			take_messages(connection, reply);
@@ -312,6 +312,7 @@ ask_messages(CqrsConnection *connection, int count)
 	dlist_iter	iter;
 
 	consumer->nsent = acknowledged;
+	consumer->nasked = count;
 	cqrs_redis_begin_command(connection, 13 + acknowledged);
 	put_text(connection, "EVAL");
 	put_text(connection, CQRS_SCRIPT_CONSUME);
@@ -392,8 +393,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 		consumer->may_wait = false;
 		return true;
 	}
-	cqrs_failure_set(failure, cqrs_redis_blame(error, true),
-					 "could not consume: %s", error);
+	cqrs_redis_fail(failure, true, "consume", error);
 	return false;
 }
 

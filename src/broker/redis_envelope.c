@@ -25,7 +25,7 @@
 #define TEXT_BYTES		256
 /* The deepest object that is looked into. */
 #define MAX_DEPTH		3
-/* The part of what is no envelope that tells it from others. */
+/* The longest part of an envelope that tells it from others. */
 #define MARK_BYTES		256
 
 /* A string in the JSON, without its quotes, not decoded; NULL: none. */
@@ -72,7 +72,8 @@ cqrs_redis_envelope_read(MemoryContext context, const char *envelope, Size lengt
 			parts.delivery_tag.end > parts.delivery_tag.start)
 		{
 			*mark = parts.delivery_tag.start;
-			*mark_length = parts.delivery_tag.end - parts.delivery_tag.start;
+			*mark_length = Min(parts.delivery_tag.end -
+							   parts.delivery_tag.start, MARK_BYTES);
 		}
 		size = parts.body.end - parts.body.start;
 		delivery = make_delivery(context, size, &parts);
@@ -139,7 +140,8 @@ find_parts(const char *json, const char *end, Parts *parts)
 		}
 		else if (*at == '}' || *at == ']')
 		{
-			depth--;
+			if (--depth < 0)
+				return false;
 			is_value = false;
 		}
 		else if (*at == ',')

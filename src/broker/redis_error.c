@@ -10,11 +10,17 @@
  */
 #include "postgres.h"
 
+#include "broker/failure.h"
 #include "broker/redis.h"
 
 /* Codes of errors that pass: the server does not take writes at present. */
 static const char *const passing[] = {
 	"OOM", "NOREPLICAS", "MISCONF", "BUSY"
+};
+
+/* Codes of errors that only a cluster has. */
+static const char *const cluster[] = {
+	"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"
 };
 
 static bool has_code(const char *error, const char *code);
@@ -49,6 +55,20 @@ cqrs_redis_blame(const char *error, bool of_message)
 		 strstr(error, "ACL failure") != NULL))
 		return CQRS_BLAME_ROUTE;
 	return CQRS_BLAME_TRANSPORT;
+}
+
+void
+cqrs_redis_fail(CqrsFailure *failure, bool of_message, const char *action,
+				const char *error)
+{
+	bool		is_cluster = strstr(error, "cluster") != NULL;
+
+	for (int i = 0; i < lengthof(cluster); i++)
+		is_cluster = is_cluster || has_code(error, cluster[i]);
+	cqrs_failure_set(failure, cqrs_redis_blame(error, of_message),
+					 is_cluster ?
+					 "could not %s: the broker is a Redis Cluster, which is not supported: %s" :
+					 "could not %s: %s", action, error);
 }
 
 static bool

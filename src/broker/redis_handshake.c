@@ -34,6 +34,8 @@ static bool authenticate(CqrsConnection *connection, const CqrsUrl *url,
 						 CqrsFailure *failure);
 static bool select_database(CqrsConnection *connection, const CqrsUrl *url,
 							CqrsFailure *failure);
+static bool is_expected(const CqrsReply *reply, CqrsReplyType type,
+						const char *action, CqrsFailure *failure);
 static bool take_lease(CqrsConnection *connection,
 					   const CqrsConnectOptions *options,
 					   CqrsFailure *failure);
@@ -49,7 +51,6 @@ cqrs_redis_log_in(CqrsConnection *connection,
 {
 	char	   *name = pstrdup(options->name);
 	const char *words[] = {"CLIENT", "SETNAME", name};
-	CqrsFailure ignored;
 
 	if (!authenticate(connection, options->url, failure) ||
 		!select_database(connection, options->url, failure))
@@ -57,9 +58,12 @@ cqrs_redis_log_in(CqrsConnection *connection,
 	/* The name must not contain blanks, and the user may not be allowed to. */
 	for (char *c = name; *c != '\0'; c++)
 		*c = *c == ' ' ? '-' : *c;
-	(void) cqrs_redis_command(connection, "name the connection", &ignored,
-							  lengthof(words), words);
-	return take_lease(connection, options, failure);
+	put_command(connection, lengthof(words), words);
+	return await(connection, "name the connection",
+				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 connection->timeout_ms),
+				 failure) != NULL &&
+		take_lease(connection, options, failure);
 }
 
 /*
@@ -99,6 +103,7 @@ select_database(CqrsConnection *connection, const CqrsUrl *url,
 				CqrsFailure *failure)
 {
 	const char *words[] = {"SELECT", url->path};
+	const CqrsReply *reply;
 
 	if (url->path == NULL)
 		return true;
@@ -108,8 +113,23 @@ select_database(CqrsConnection *connection, const CqrsUrl *url,
 						 "invalid URL: The path must be the number of a database, as in redis://host/0.");
 		return false;
 	}
-	return cqrs_redis_command(connection, "select the database", failure,
-							  lengthof(words), words) != NULL;
+	reply = cqrs_redis_command(connection, "select the database", failure,
+							   lengthof(words), words);
+	return reply != NULL &&
+		is_expected(reply, CQRS_REPLY_TEXT, "select the database", failure);
+}
+
+/* Whether a reply is of this type; a status is a text. */
+static bool
+is_expected(const CqrsReply *reply, CqrsReplyType type, const char *action,
+			CqrsFailure *failure)
+{
+	if (reply->type == type)
+		return true;
+	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+					 "could not %s: protocol violation by the broker: unexpected reply",
+					 action);
+	return false;
 }
 
 /*
@@ -126,6 +146,7 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 	char		epoch[TOKEN_BYTES];
 	int			n = 0;
 	ListCell   *lc;
+	const CqrsReply *reply;
 	bool		taken;
 
 	make_token(owner, epoch);
@@ -133,8 +154,11 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 		MemoryContextStrdup(connection->context,
 							options->lease != NULL ? options->lease :
 							psprintf("cqrs.connection.%s", epoch));
+	connection->owner.queue_limit = options->queue_limit;
+	connection->owner.replicas = options->confirm_replicas;
 	connection->owner.lease_ms = options->heartbeat_s == 0 ? LEASE_MS :
 		2000 * options->heartbeat_s;
+	connection->owner.replicas_ms = Min(connection->owner.lease_ms / 4, 1000);
 	words[n++] = "EVAL";
 	words[n++] = CQRS_SCRIPT_TAKE_LEASE;
 	words[n++] = psprintf("%d", nkeys);
@@ -144,8 +168,9 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 	words[n++] = owner;
 	words[n++] = epoch;
 	words[n++] = psprintf("%d", connection->owner.lease_ms);
-	taken = cqrs_redis_command(connection, "take the lease", failure, n,
-							   words) != NULL;
+	reply = cqrs_redis_command(connection, "take the lease", failure, n, words);
+	taken = reply != NULL &&
+		is_expected(reply, CQRS_REPLY_INTEGER, "take the lease", failure);
 	if (taken)
 	{
 		char	   *token = psprintf("%s %s", owner, epoch);
@@ -220,8 +245,10 @@ cqrs_redis_read_mark(CqrsConnection *connection, const char *name, char *text,
 	if (reply == NULL)
 		return false;
 	text[0] = '\0';
-	if (reply->type != CQRS_REPLY_TEXT)
+	if (reply->type == CQRS_REPLY_NIL)
 		return true;
+	if (!is_expected(reply, CQRS_REPLY_TEXT, "read the mark", failure))
+		return false;
 	if (strlcpy(text, reply->text, size) < size)
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
@@ -256,10 +283,7 @@ cqrs_redis_command(CqrsConnection *connection, const char *action,
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply;
 	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-	cqrs_failure_set(failure,
-					 cqrs_redis_blame(error,
-									  connection->owner.token != NULL),
-					 "could not %s: %s", action, error);
+	cqrs_redis_fail(failure, connection->owner.token != NULL, action, error);
 	return NULL;
 }
 

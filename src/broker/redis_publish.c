@@ -13,12 +13,18 @@
  *
  * An empty batch renews the lease when nothing else has done so.
  *
+ * If replicas have to have the messages, each batch has a second command, which
+ * counts them (WAIT).  While there are too few, batches that were executed are
+ * not confirmed, and the owner is asked to send nothing; empty batches count
+ * again, until there are enough.
+ *
  * A batch keeps its place until all its events have been returned.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/timestamp.h"
 
 #include "base/timing.h"
@@ -39,7 +45,14 @@ static bool is_renewal_due(const CqrsConnection *connection);
 static void start_batch(CqrsConnection *connection);
 static const char *next_output(CqrsConnection *connection, Size *length);
 static void output_sent(CqrsConnection *connection, Size length);
-static bool has_sent_unanswered(const CqrsConnection *connection);
+static bool handle_count(CqrsConnection *connection, const CqrsReply *reply,
+						 CqrsFailure *failure);
+static void release(CqrsConnection *connection);
+static void drop_renewal(CqrsConnection *connection);
+static void free_oldest(CqrsConnection *connection);
+static int	replies(const CqrsConnection *connection);
+static int	unanswered(const CqrsConnection *connection);
+static bool has_sent_unanswered(CqrsConnection *connection);
 static void unexpected(CqrsConnection *connection, const CqrsReply *reply,
 					   CqrsFailure *failure);
 static void send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
@@ -47,13 +60,16 @@ static void send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
 static void go_back(CqrsConnection *connection);
 static bool batch_event(CqrsConnection *connection, CqrsBatch *batch,
 						CqrsEvent *event, CqrsFailure *failure);
+static bool is_refused(const CqrsBatch *batch, int message);
+static void settle(CqrsConnection *connection, CqrsBatch *batch, int end,
+				   CqrsEvent *event);
 static void stopped(CqrsConnection *connection, const CqrsBatch *batch,
 					CqrsEvent *event, CqrsFailure *failure);
 
 void
 cqrs_redis_init_batches(CqrsConnection *connection)
 {
-	connection->oldest = connection->awaited = 1;
+	connection->oldest = connection->released = connection->awaited = 1;
 	connection->sending = connection->filling = 1;
 	connection->started_at = GetCurrentTimestamp();
 	cqrs_redis_batch_begin(batch_of(connection, 1), 1);
@@ -175,6 +191,8 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		go_back(connection);
 		return true;
 	}
+	if (connection->counts)
+		return handle_count(connection, reply, failure);
 	if (!cqrs_redis_batch_answer(batch, reply))
 	{
 		unexpected(connection, reply, failure);
@@ -187,11 +205,78 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		send_again(connection, remedy, batch->error);
 		return true;
 	}
-	connection->awaited++;
 	connection->flow = CQRS_FLOW_OPEN;
 	connection->by_text = false;
-	connection->unblocked = connection->blocked;
+	connection->counts = connection->owner.replicas > 0;
+	if (!connection->counts)
+		release(connection);
 	return true;
+}
+
+/* Note how many replicas have all that was sent so far. */
+static bool
+handle_count(CqrsConnection *connection, const CqrsReply *reply,
+			 CqrsFailure *failure)
+{
+	if (reply->type != CQRS_REPLY_INTEGER)
+	{
+		unexpected(connection, reply, failure);
+		return false;
+	}
+	connection->counts = false;
+	if (reply->integer >= connection->owner.replicas)
+	{
+		release(connection);
+		return true;
+	}
+	connection->awaited++;
+	if (batch_of(connection, connection->awaited - 1)->count == 0)
+		drop_renewal(connection);
+	if (!connection->blocked)
+	{
+		connection->blocked = true;
+		(void) snprintf(connection->reason, sizeof(connection->reason),
+						INT64_FORMAT " replicas of the broker have the messages, less than the %d of cqrs.confirm_replicas",
+						reply->integer, connection->owner.replicas);
+	}
+	return true;
+}
+
+/* The batch that was awaited, and all before it, can be reported. */
+static void
+release(CqrsConnection *connection)
+{
+	connection->awaited++;
+	connection->released = connection->awaited;
+	connection->unblocked = connection->blocked;
+}
+
+/*
+ * Free the place of the batch that was answered last, which has no message, and
+ * is behind some that are not released.
+ */
+static void
+drop_renewal(CqrsConnection *connection)
+{
+	CqrsBatch  *renewal = batch_of(connection, connection->awaited - 1);
+
+	for (uint64 n = connection->awaited - 1; n > connection->oldest; n--)
+		connection->batches[n % CQRS_REDIS_BATCHES] =
+			connection->batches[(n - 1) % CQRS_REDIS_BATCHES];
+	connection->batches[connection->oldest % CQRS_REDIS_BATCHES] = renewal;
+	connection->released++;
+	free_oldest(connection);
+}
+
+/* All events of the oldest batch have been returned. */
+static void
+free_oldest(CqrsConnection *connection)
+{
+	connection->oldest++;
+	/* All places were taken. */
+	if (connection->filling + 1 == connection->oldest + CQRS_REDIS_BATCHES)
+		cqrs_redis_batch_begin(batch_of(connection, connection->filling),
+							   connection->published + 1);
 }
 
 bool
@@ -217,17 +302,12 @@ cqrs_redis_next_event(CqrsConnection *connection, CqrsEvent *event,
 		connection->declared = false;
 		return true;
 	}
-	while (connection->oldest < connection->awaited)
+	while (connection->oldest < connection->released)
 	{
 		if (batch_event(connection, batch_of(connection, connection->oldest),
 						event, failure))
 			return true;
-		connection->oldest++;
-		/* All places were taken. */
-		if (connection->filling + 1 ==
-			connection->oldest + CQRS_REDIS_BATCHES)
-			cqrs_redis_batch_begin(batch_of(connection, connection->filling),
-							 connection->published + 1);
+		free_oldest(connection);
 	}
 	return false;
 }
@@ -240,7 +320,24 @@ cqrs_redis_due_ms(const CqrsConnection *connection)
 	if (cqrs_redis_awaits(connection))
 		return -1;
 	return cqrs_until_after_ms(connection->started_at,
+							   connection->released < connection->awaited ?
+							   connection->owner.replicas_ms :
 							   connection->owner.lease_ms / RENEWALS);
+}
+
+/* How many replies a batch has. */
+static int
+replies(const CqrsConnection *connection)
+{
+	return connection->owner.replicas > 0 ? 2 : 1;
+}
+
+/* How many batches are sent or being sent, and not answered completely. */
+static int
+unanswered(const CqrsConnection *connection)
+{
+	return connection->sending - connection->awaited +
+		(connection->started ? 1 : 0);
 }
 
 /* The place of a batch. */
@@ -345,11 +442,18 @@ output_sent(CqrsConnection *connection, Size length)
 
 /* Whether a batch has been sent completely, and its reply is awaited. */
 static bool
-has_sent_unanswered(const CqrsConnection *connection)
+has_sent_unanswered(CqrsConnection *connection)
 {
-	return connection->ignored > (connection->started ? 1 : 0) ||
-		(connection->ignored == 0 &&
-		 connection->awaited < connection->sending);
+	int			unsent = 0;
+
+	if (connection->started)
+		unsent = replies(connection) -
+			(cqrs_redis_batch_script_sent(batch_of(connection,
+												   connection->sending)) ? 1 : 0);
+	if (connection->ignored > 0)
+		return connection->ignored > unsent;
+	return replies(connection) * unanswered(connection) -
+		(connection->counts ? 1 : 0) > unsent;
 }
 
 /*
@@ -365,8 +469,7 @@ unexpected(CqrsConnection *connection, const CqrsReply *reply,
 	if (connection->started && reply->type == CQRS_REPLY_ERROR)
 	{
 		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-		cqrs_failure_set(failure, cqrs_redis_blame(error, false),
-						 "could not publish: %s", error);
+		cqrs_redis_fail(failure, false, "publish", error);
 	}
 	else
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
@@ -380,8 +483,7 @@ send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
 {
 	int64		delay_ms = remedy == CQRS_REMEDY_WAIT ? RETRY_MS : 0;
 
-	connection->ignored = connection->sending - connection->awaited - 1 +
-		(connection->started ? 1 : 0);
+	connection->ignored = replies(connection) * unanswered(connection) - 1;
 	connection->flow = CQRS_FLOW_DRAIN;
 	connection->by_text = true;
 	connection->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -411,9 +513,15 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 {
 	while (batch->told < batch->done)
 	{
-		int			i = batch->told++;
+		int			i = batch->told;
 
-		if (batch->unroutable[i])
+		if (i > batch->settled && is_refused(batch, i) != is_refused(batch, i - 1))
+		{
+			settle(connection, batch, i, event);
+			return true;
+		}
+		batch->told++;
+		if (batch->outcomes[i] == CQRS_OUTCOME_UNROUTABLE)
 		{
 			event->kind = CQRS_EVENT_RETURNED;
 			event->probe = batch->probe;
@@ -423,15 +531,9 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 			return true;
 		}
 	}
-	if (batch->done > 0 && !batch->confirmed)
+	if (batch->settled < batch->done)
 	{
-		batch->confirmed = true;
-		event->kind = CQRS_EVENT_ACK;
-		event->probe = batch->probe;
-		event->tag = batch->first_tag + batch->done - 1;
-		event->multiple = true;
-		if (batch->probe)
-			connection->probing = false;
+		settle(connection, batch, batch->done, event);
 		return true;
 	}
 	if (batch->error[0] == '\0')
@@ -441,18 +543,43 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 	return true;
 }
 
+static bool
+is_refused(const CqrsBatch *batch, int message)
+{
+	return batch->outcomes[message] == CQRS_OUTCOME_REFUSED;
+}
+
+/* Confirm or refuse the messages up to "end", whose outcome is the same. */
+static void
+settle(CqrsConnection *connection, CqrsBatch *batch, int end, CqrsEvent *event)
+{
+	event->kind = CQRS_EVENT_ACK;
+	if (is_refused(batch, end - 1))
+	{
+		event->kind = CQRS_EVENT_NACK;
+		(void) snprintf(event->detail, sizeof(event->detail),
+						"queue \"%.*s\" has reached cqrs.queue_limit",
+						pg_mbcliplen(batch->full, strlen(batch->full), 200),
+						batch->full);
+	}
+	event->probe = batch->probe;
+	event->tag = batch->first_tag + end - 1;
+	event->multiple = true;
+	batch->settled = end;
+	if (batch->probe)
+		connection->probing = false;
+}
+
 /* The script had to stop at a message, or was refused. */
 static void
 stopped(CqrsConnection *connection, const CqrsBatch *batch, CqrsEvent *event,
 		CqrsFailure *failure)
 {
-	CqrsBlame	blame = cqrs_redis_blame(batch->error, batch->stopped);
-
+	cqrs_redis_fail(failure, batch->stopped, "publish", batch->error);
 	event->kind = CQRS_EVENT_FAILED;
-	if (batch->probe && blame == CQRS_BLAME_ROUTE)
+	if (batch->probe && failure->blame == CQRS_BLAME_ROUTE)
 	{
 		event->kind = CQRS_EVENT_REFUSED;
 		connection->probing = false;
 	}
-	cqrs_failure_set(failure, blame, "could not publish: %s", batch->error);
 }

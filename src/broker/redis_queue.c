@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "base/timing.h"
@@ -22,6 +23,8 @@
 #include "broker/redis_scripts.h"
 
 #define SEPARATOR	"\x06\x16"
+/* Of a number of 64 bits, with a zero. */
+#define CURSOR_BYTES 24
 
 /* The prefixes of the sets. */
 static const char *const sets[] = {
@@ -37,8 +40,10 @@ static List *bind_words(char *set, const CqrsBinding *binding,
 						const char *queue);
 static List *unbind_words(char *set, const CqrsBinding *binding,
 						  const char *queue);
-static bool find_sets(CqrsConnection *connection, List **found,
-					  CqrsFailure *failure);
+static bool unbind_everywhere(CqrsConnection *connection, const char *queue,
+							  CqrsFailure *failure);
+static bool unbind_page(CqrsConnection *connection, const char *queue,
+						char *cursor, CqrsFailure *failure);
 static char *make_member(const CqrsBinding *binding, const char *queue);
 static void put_word(StringInfo member, const char *word, Size length);
 static bool run(CqrsConnection *connection, const char *action,
@@ -104,20 +109,9 @@ bool
 cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 						CqrsFailure *failure)
 {
-	char	   *name = unconstify(char *, queue);
-	List	   *found;
-	ListCell   *lc;
-
-	if (!find_sets(connection, &found, failure))
-		return false;
-	foreach(lc, found)
-	{
-		if (!run(connection, "unbind the queue", failure,
-				 list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", lfirst(lc), name)))
-			return false;
-	}
-	return run(connection, "delete the queue", failure,
-			   lappend(list_make5("DEL", name,
+	return unbind_everywhere(connection, queue, failure) &&
+		run(connection, "delete the queue", failure,
+			lappend(list_make5("DEL", unconstify(char *, queue),
 								  psprintf("%s" SEPARATOR "3", queue),
 								  psprintf("%s" SEPARATOR "6", queue),
 								  psprintf("%s" SEPARATOR "9", queue)),
@@ -125,54 +119,81 @@ cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 }
 
 /*
- * The sets of bindings of all exchanges.  The server looks at all its keys, a
- * few for each command, so that it serves others meanwhile.  A set may be found
- * more than once.  A server that never comes to the end is given up after the
- * timeout.
+ * Remove a queue from the sets of bindings of all exchanges.  The server looks
+ * at all its keys, some for each command, so that it serves others meanwhile.
+ * A set may be found more than once.  A server that never comes to the end is
+ * given up after the timeout.
  */
 static bool
-find_sets(CqrsConnection *connection, List **found, CqrsFailure *failure)
+unbind_everywhere(CqrsConnection *connection, const char *queue,
+				  CqrsFailure *failure)
 {
-	char	   *cursor = "0";
+	char		cursor[CURSOR_BYTES] = "0";
 	TimestampTz deadline =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									connection->timeout_ms);
+	MemoryContext page = AllocSetContextCreate(connection->context,
+											   "cqrs keys",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(page);
+	bool		done;
 
-	*found = NIL;
 	do
 	{
-		const char *words[] = {
-			"SCAN", cursor, "MATCH", "_kombu.binding*", "COUNT", "1000"
-		};
-		const CqrsReply *reply = cqrs_redis_command(connection,
-													"unbind the queue", failure,
-													lengthof(words), words);
-		const CqrsReply *keys;
-
-		if (reply == NULL)
-			return false;
-		if (cqrs_until_ms(deadline) == 0)
+		MemoryContextReset(page);
+		done = unbind_page(connection, queue, cursor, failure);
+		if (done && cqrs_until_ms(deadline) == 0)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 							 "could not unbind the queue: the broker did not list all its keys in time");
+			done = false;
+		}
+	} while (done && strcmp(cursor, "0") != 0);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(page);
+	return done;
+}
+
+/* The next part of them; the cursor moves on, to "0" at the end. */
+static bool
+unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
+			CqrsFailure *failure)
+{
+	const char *words[] = {
+		"SCAN", cursor, "MATCH", "_kombu.binding*", "COUNT", "1000"
+	};
+	const CqrsReply *reply = cqrs_redis_command(connection, "unbind the queue",
+												failure, lengthof(words), words);
+	const CqrsReply *keys;
+	List	   *sets_found = NIL;
+	ListCell   *lc;
+
+	if (reply == NULL)
+		return false;
+	if (reply->type != CQRS_REPLY_ARRAY || reply->nelements != 2 ||
+		reply->elements[0].type != CQRS_REPLY_TEXT ||
+		reply->elements[0].length >= CURSOR_BYTES ||
+		reply->elements[1].type != CQRS_REPLY_ARRAY)
+	{
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "could not unbind the queue: protocol violation by the broker: unexpected reply");
+		return false;
+	}
+	strlcpy(cursor, reply->elements[0].text, CURSOR_BYTES);
+	keys = &reply->elements[1];
+	/* The next command replaces the reply. */
+	for (int i = 0; i < keys->nelements; i++)
+	{
+		if (keys->elements[i].type == CQRS_REPLY_TEXT)
+			sets_found = lappend(sets_found, pstrdup(keys->elements[i].text));
+	}
+	foreach(lc, sets_found)
+	{
+		if (!run(connection, "unbind the queue", failure,
+				 list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", lfirst(lc),
+							unconstify(char *, queue))))
 			return false;
-		}
-		if (reply->type != CQRS_REPLY_ARRAY || reply->nelements != 2 ||
-			reply->elements[0].type != CQRS_REPLY_TEXT ||
-			reply->elements[1].type != CQRS_REPLY_ARRAY)
-		{
-			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-							 "could not unbind the queue: protocol violation by the broker: unexpected reply");
-			return false;
-		}
-		cursor = pstrdup(reply->elements[0].text);
-		keys = &reply->elements[1];
-		for (int i = 0; i < keys->nelements; i++)
-		{
-			if (keys->elements[i].type == CQRS_REPLY_TEXT)
-				*found = lappend(*found, pstrdup(keys->elements[i].text));
-		}
-	} while (strcmp(cursor, "0") != 0);
+	}
 	return true;
 }
 

@@ -37,6 +37,7 @@ struct CqrsReplyReader
 	Size		bytes;			/* of the reply so far */
 	CqrsReply	root;
 	bool		has_reply;		/* the context is in use */
+	char	   *secret;			/* is not shown in errors; or NULL */
 	const char *error;			/* or NULL: the socket's */
 	TimestampTz received_at;
 	char		input[INPUT_BYTES];
@@ -45,6 +46,7 @@ struct CqrsReplyReader
 static CqrsReply *place(const redisReadTask *task, CqrsReplyType type);
 static void *allocate(CqrsReplyReader *reader, Size bytes);
 static void *make_text(const redisReadTask *task, char *text, size_t length);
+static void hide(char *text, Size length, const char *secret);
 static void *make_array(const redisReadTask *task, CqrsHiredisCount count);
 static void *make_integer(const redisReadTask *task, long long value);
 static void *make_nil(const redisReadTask *task);
@@ -69,7 +71,8 @@ static redisReplyObjectFunctions functions = {
 };
 
 CqrsReplyReader *
-cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes)
+cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
+				  const char *secret)
 {
 	CqrsReplyReader *reader = MemoryContextAlloc(context,
 												 sizeof(CqrsReplyReader));
@@ -77,6 +80,8 @@ cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes)
 	memset(reader, 0, offsetof(CqrsReplyReader, input));
 	reader->sock = sock;
 	reader->max_bytes = max_bytes;
+	if (secret != NULL && secret[0] != '\0')
+		reader->secret = MemoryContextStrdup(context, secret);
 	reader->context = AllocSetContextCreate(context, "cqrs reply",
 											ALLOCSET_DEFAULT_SIZES);
 	reader->received_at = GetCurrentTimestamp();
@@ -92,6 +97,8 @@ cqrs_reply_destroy(CqrsReplyReader *reader)
 	if (reader->parser != NULL)
 		redisReaderFree(reader->parser);
 	reader->parser = NULL;
+	if (reader->secret != NULL)
+		explicit_bzero(reader->secret, strlen(reader->secret));
 }
 
 int
@@ -209,16 +216,33 @@ allocate(CqrsReplyReader *reader, Size bytes)
 static void *
 make_text(const redisReadTask *task, char *text, size_t length)
 {
+	CqrsReplyReader *reader = task->privdata;
 	CqrsReply  *reply = place(task, task->type == REDIS_REPLY_ERROR ?
 							  CQRS_REPLY_ERROR : CQRS_REPLY_TEXT);
 
-	reply->text = allocate(task->privdata, length + 1);
+	reply->text = allocate(reader, length + 1);
 	if (reply->text == NULL)
 		return NULL;
 	memcpy(reply->text, text, length);
 	reply->text[length] = '\0';
 	reply->length = length;
+	if (reply->type == CQRS_REPLY_ERROR && reader->secret != NULL)
+		hide(reply->text, length, reader->secret);
 	return reply;
+}
+
+/* Replace each occurrence of a text that is not empty. */
+static void
+hide(char *text, Size length, const char *secret)
+{
+	Size		secret_length = strlen(secret);
+	char	   *end = text + length;
+
+	while ((text = memmem(text, end - text, secret, secret_length)) != NULL)
+	{
+		memset(text, '*', secret_length);
+		text += secret_length;
+	}
 }
 
 static void *
@@ -264,12 +288,15 @@ static void *
 refuse_double(const redisReadTask *task, double value, char *text,
 			  size_t length)
 {
-	return NULL;
+	return refuse_bool(task, 0);
 }
 
 static void *
 refuse_bool(const redisReadTask *task, int value)
 {
+	CqrsReplyReader *reader = task->privdata;
+
+	reader->error = "protocol violation by the broker";
 	return NULL;
 }
 #endif

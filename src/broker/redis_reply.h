@@ -35,9 +35,14 @@ typedef struct CqrsReply
 
 typedef struct CqrsReplyReader CqrsReplyReader;
 
-/* A reader in "context".  Larger replies than "max_bytes" are failures. */
+/*
+ * A reader in "context".  Larger replies than "max_bytes" are failures.  In
+ * errors asterisks replace "secret", the password or NULL: a server knows it,
+ * and may quote it.
+ */
 extern CqrsReplyReader *cqrs_reply_create(MemoryContext context,
-										  CqrsSocket *sock, Size max_bytes);
+										  CqrsSocket *sock, Size max_bytes,
+										  const char *secret);
 
 extern void cqrs_reply_destroy(CqrsReplyReader *reader);
 

@@ -44,9 +44,10 @@
 /*
  * Publish a batch, and renew the lease.  KEYS: set of the exchange's bindings,
  * lease.  ARGV: owner and epoch, time to live in ms, number of the batch,
- * "probe" or "", then for each message its routing key, and its envelope up to
- * its id.  The reply has the number of queues of each message, and ends with
- * the error at which the script had to stop.
+ * "probe" or "", the limit of queues, then for each message its routing key, and
+ * its envelope up to its id.  The reply has the number of queues of each message,
+ * or the name of one that is full, and ends with the error at which the script
+ * had to stop.  A queue that is full stays so for the whole batch.
  *
  * Batches come in sequence, so that one that was stopped also stops those that
  * are in flight behind it.  A probe that was stopped does not.
@@ -67,8 +68,9 @@
 	"  return redis.error_reply('LEASE ' .. KEYS[2] .. ' belongs to another connection')\n" \
 	"end\n" \
 	"if tonumber(ARGV[3]) ~= last + 1 then return redis.error_reply('GAP ' .. last) end\n" \
-	"local routes, exact, wild, tags, bad = {}, {}, {}, {}, {}\n" \
-	"for i = 5, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
+	"local routes, exact, wild, tags, bad, room = {}, {}, {}, {}, {}, {}\n" \
+	"local limit = tonumber(ARGV[5])\n" \
+	"for i = 6, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
 	"local function pattern(key)\n" \
 	"  local words = {}\n" \
 	"  for word in string.gmatch(key .. '.', '(.-)%.') do\n" \
@@ -95,7 +97,7 @@
 	"  if kind.err then bad[queue] = kind\n" \
 	"  elseif kind.ok ~= 'list' and kind.ok ~= 'none' then\n" \
 	"    bad[queue] = redis.error_reply('WRONGTYPE key \"' .. queue .. '\" is no queue but a ' .. kind.ok)\n" \
-	"  end\n" \
+	"  elseif limit > 0 then room[queue] = limit - redis.call('LLEN', queue) end\n" \
 	"end\n" \
 	"local function route(key)\n" \
 	"  local set, list = exact[key], {}\n" \
@@ -115,15 +117,17 @@
 	"  local queues = routes[ARGV[i]] or route(ARGV[i])\n" \
 	"  for _, queue in ipairs(queues) do\n" \
 	"    if bad[queue] then return bad[queue] end\n" \
+	"    if room[queue] and room[queue] <= 0 then return queue end\n" \
 	"  end\n" \
 	"  for _, queue in ipairs(queues) do\n" \
 	"    local result = redis.pcall('LPUSH', queue, ARGV[i + 1] .. tags[queue])\n" \
 	"    if type(result) == 'table' and result.err then return result end\n" \
+	"    if room[queue] then room[queue] = room[queue] - 1 end\n" \
 	"  end\n" \
 	"  return #queues\n" \
 	"end\n" \
 	"local out, stopped = {}, false\n" \
-	"if #ARGV > 4 then\n" \
+	"if #ARGV > 5 then\n" \
 	"  local members = redis.pcall('SMEMBERS', KEYS[1])\n" \
 	"  if members.err then\n" \
 	"    out[1] = members\n" \
@@ -132,7 +136,7 @@
 	"    for _, member in ipairs(members) do add_binding(member) end\n" \
 	"  end\n" \
 	"end\n" \
-	"for i = 5, #ARGV, 2 do\n" \
+	"for i = 6, #ARGV, 2 do\n" \
 	"  if stopped then break end\n" \
 	"  out[#out + 1] = push(i)\n" \
 	"  stopped = type(out[#out]) == 'table'\n" \

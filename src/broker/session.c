@@ -89,7 +89,9 @@ cqrs_session_reload(CqrsSession *session)
 	return session->connection != NULL &&
 		(url == NULL || strcmp(url, session->url) != 0 ||
 		 (session->exchange != NULL &&
-		  strcmp(cqrs_exchange, session->exchange) != 0));
+		  (strcmp(cqrs_exchange, session->exchange) != 0 ||
+		   session->queue_limit != cqrs_queue_limit ||
+		   session->confirm_replicas != cqrs_confirm_replicas)));
 }
 
 void
@@ -157,6 +159,9 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	options->exchange = session->consumes ? NULL : cqrs_exchange;
 	options->heartbeat_s = cqrs_heartbeat_s;
 	options->connect_timeout_ms = cqrs_connect_timeout_ms;
+	options->queue_limit = session->queue_limit = cqrs_queue_limit;
+	options->confirm_replicas = session->confirm_replicas =
+		cqrs_confirm_replicas;
 	options->tls = &tls;
 	if (cqrs_url_parse(buffer, session->host % cqrs_url_hosts(url), &parsed,
 					   &reason))

@@ -22,6 +22,8 @@ typedef struct CqrsSession
 									 * first attempt */
 	char	   *url;			/* of the connection */
 	char	   *exchange;		/* NULL: it consumes */
+	int			queue_limit;	/* of the connection */
+	int			confirm_replicas;
 	int			host;			/* which host of the URL is to be tried */
 	int			failures;		/* in a row */
 	int			leased;			/* attempts in a row that found the lease
@@ -59,7 +61,8 @@ extern void cqrs_session_hurry(CqrsSession *session);
 
 /*
  * The settings have changed: forget failures.  Returns whether the connection
- * has another URL or exchange than the settings, and should be closed.
+ * has another URL, exchange, limit or number of
+ * replicas than the settings, and should be closed.
  */
 extern bool cqrs_session_reload(CqrsSession *session);
 

@@ -44,6 +44,8 @@ typedef struct CqrsConnectOptions
 	List	   *vacant;			/* such names that no connection may have */
 	int			heartbeat_s;	/* 0: none */
 	int			connect_timeout_ms; /* for connecting, and for the handshake */
+	int			queue_limit;	/* messages in a queue of Redis; 0: no limit */
+	int			confirm_replicas;	/* of Redis, which have to have a message */
 	const struct CqrsTlsOptions *tls;	/* for tls_scheme */
 	Size		max_delivery;	/* a consumer's: a larger body fails the
 								 * connection */
@@ -155,7 +157,7 @@ typedef struct CqrsEvent
 								 * completely */
 	bool		multiple;		/* ACK, NACK: and all before it */
 	char		detail[256];	/* RETURNED: message id; BLOCKED, CANCELLED:
-								 * reason */
+								 * reason; NACK: reason or "" */
 	CqrsDelivery *delivery;		/* DELIVERY */
 } CqrsEvent;
 

@@ -11,9 +11,9 @@
 
 #include "postgres.h"
 
+#include "base/once.h"
 #include "consume/intake.h"
 #include "consume/item.h"
-#include "consume/once.h"
 
 typedef enum CqrsBatchMode
 {

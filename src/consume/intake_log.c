@@ -14,11 +14,11 @@
 
 #include "utils/memutils.h"
 
+#include "base/once.h"
 #include "base/timing.h"
 #include "base/url.h"
 #include "consume/consumer_state.h"
 #include "consume/intake_log.h"
-#include "consume/once.h"
 #include "worker/worker.h"
 
 /* After a connection that has lasted this long, failures are logged again. */

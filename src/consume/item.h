@@ -11,8 +11,8 @@
 #include "postgres.h"
 
 #include "apply/apply.h"
+#include "base/once.h"
 #include "consume/failed.h"
-#include "consume/once.h"
 #include "consume/verdict.h"
 #include "worker/kind.h"
 

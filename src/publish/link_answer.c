@@ -27,6 +27,7 @@ static void probe_refused(CqrsLink *link, CqrsBlame blame,
 static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
 static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
 static void message_returned(CqrsLink *link, const CqrsEvent *event);
+static const char *reason_of(const CqrsEvent *event);
 static void tell_held(CqrsLink *link, const char *cqrs_id,
 					  const char *reason);
 
@@ -47,7 +48,7 @@ cqrs_link_handle_event(CqrsLink *link, const CqrsEvent *event,
 			if (event->probe)
 			{
 				cqrs_worker_count(CQRS_COUNTER_NACKED, 1);
-				probe_refused(link, CQRS_BLAME_ROUTE, NACKED);
+				probe_refused(link, CQRS_BLAME_ROUTE, reason_of(event));
 			}
 			else
 				messages_nacked(link, event);
@@ -141,6 +142,13 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 		cqrs_session_recover(link->session);
 }
 
+/* Why a message was refused. */
+static const char *
+reason_of(const CqrsEvent *event)
+{
+	return event->detail[0] != '\0' ? event->detail : NACKED;
+}
+
 /*
  * A queue rejects messages, or has failed.  The messages are not to blame:
  * they are sent again later, in their order, while other masters are
@@ -171,7 +179,7 @@ messages_nacked(CqrsLink *link, const CqrsEvent *event)
 		{
 			int			nholds = list_length(link->holds->list);
 
-			cqrs_link_hold_master(link, message, NACKED);
+			cqrs_link_hold_master(link, message, reason_of(event));
 			if (list_length(link->holds->list) == nholds &&
 				cqrs_until_after_ms(link->renewed_at, RENEW_INTERVAL_MS) == 0)
 			{

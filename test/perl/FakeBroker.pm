@@ -181,6 +181,7 @@ sub new
 			hits          => 0,
 			sent          => 0,
 			received      => {},
+			class         => "${class}::Connection",
 			connections   => {} },
 		  'FakeBroker::Server';
 		my $done = eval { $server->run; 1 };
@@ -372,7 +373,7 @@ sub accept
 		ready  => 0,
 		tags   => {},
 		taking => {} },
-	  'FakeBroker::Connection';
+	  $self->{class};
 	$self->{connections}{ fileno $socket } = $connection;
 	$connection->answer('connect', {}, '');
 	return;

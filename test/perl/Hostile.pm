@@ -47,18 +47,18 @@ my $FLOOD_BYTES = 200_000;
 
 =over
 
-=item Hostile->new($name, $timeout_ms, %misbehaviours)
+=item Hostile->new($name, $timeout_ms, %misbehaviours), ($name, $timeout_ms, $broker)
 
 A server with the table "item", a master, whose publisher is connected to a
-FakeBroker and waits so long for an answer in the handshake, and twice as long
+FakeBroker, or to that broker, and waits so long for an answer in the handshake, and twice as long
 for a confirm.
 
 =cut
 
 sub new
 {
-	my ($class, $name, $timeout_ms, %misbehaviours) = @_;
-	my $broker             = FakeBroker->new(%misbehaviours);
+	my ($class, $name, $timeout_ms, @broker) = @_;
+	my $broker = @broker == 1 ? $broker[0] : FakeBroker->new(@broker);
 	my $connect_timeout_ms = int($timeout_ms * $SLOW);
 	my $confirm_timeout_ms = 2 * $connect_timeout_ms;
 	my $heartbeat_s        = int(0.5 + $SLOW);
@@ -161,6 +161,21 @@ sub misbehave
 	return;
 }
 
+=item use_url($url)
+
+Has the publisher connect to this URL instead.
+
+=cut
+
+sub use_url
+{
+	my ($self, $url) = @_;
+
+	$self->{node}->append_conf('postgresql.conf', "cqrs.url = '$url'");
+	$self->query('SELECT pg_reload_conf()');
+	return;
+}
+
 =item wait_for_reason($name, $reason)
 
 Waits until the broker has misbehaved, and the publisher has failed for that
@@ -172,11 +187,25 @@ sub wait_for_reason
 {
 	my ($self, $name, $reason) = @_;
 
-	RabbitMQ->poll_until(sub { return $self->{broker}->hits > 0 }, 60 * $SLOW)
-	  or BAIL_OUT("$name: the broker was not met");
+	$self->wait_for_hit($name);
 	return $self->wait_until(
 		"SELECT last_error FROM cqrs.lanes WHERE last_error_at > '$self->{since}'",
 		$reason);
+}
+
+=item wait_for_hit($name)
+
+Waits until the broker has misbehaved.
+
+=cut
+
+sub wait_for_hit
+{
+	my ($self, $name) = @_;
+
+	RabbitMQ->poll_until(sub { return $self->{broker}->hits > 0 }, 60 * $SLOW)
+	  or BAIL_OUT("$name: the broker was not met");
+	return;
 }
 
 =item wait_until($sql, $pattern)

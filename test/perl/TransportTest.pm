@@ -49,7 +49,7 @@ my ($node, $url);
 
 my %functions = (
 	connect =>
-	  'number int, url text, consumes bool, lease text, vacant text[], max_delivery int, timeout_ms int',
+	  'number int, url text, consumes bool, lease text, vacant text[], max_delivery int, timeout_ms int, heartbeat_s int',
 	close       => 'number int, politely bool',
 	publish     => 'number int, key text, id text, body text',
 	prepare     => 'number int, queue text, bindings text[], quorum bool',
@@ -112,24 +112,26 @@ sub run
 
 =item consumer($number, %params), publisher($number, %params)
 
-Calls that make a connection.  C<url>, C<lease>, C<vacant>, C<max>, C<timeout>.
+Calls that make a connection.  C<url>, C<lease>, C<vacant>, C<max>, C<timeout>,
+C<heartbeat>.
 
 =cut
 
 sub consumer
 {
 	my ($number, %params) = @_;
-	return sprintf q{connect | %d | '%s' | true | '%s' | '{%s}' | %d | %d},
+	return sprintf q{connect | %d | '%s' | true | '%s' | '{%s}' | %d | %d | %d},
 	  $number, $params{url} // $url, $params{lease} // '',
 	  $params{vacant}  // '', $params{max} // 20_000_000,
-	  $params{timeout} // 20_000;
+	  $params{timeout} // 20_000, $params{heartbeat} // 10;
 }
 
 sub publisher
 {
 	my ($number, %params) = @_;
-	return sprintf q{connect | %d | '%s' | false | '' | '{}' | 0 | %d},
-	  $number, $params{url} // $url, $params{timeout} // 20_000;
+	return sprintf q{connect | %d | '%s' | false | '' | '{}' | 0 | %d | %d},
+	  $number, $params{url} // $url, $params{timeout} // 20_000,
+	  $params{heartbeat} // 10;
 }
 
 =item publish($number, $key, @bodies), next_of($number, $times)

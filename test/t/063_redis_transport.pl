@@ -279,7 +279,7 @@ is($results[-1], delivery(1, 'author', 'o'), 'before');
 		my $lines = () = $out =~ /\n/g;
 		$session->pump until (() = $out =~ /\n/g) > $lines;
 	};
-	$ask->("connect(0, '$url', true, '', '{}', 1000, 20000)");
+	$ask->("connect(0, '$url', true, '', '{}', 1000, 20000, 10)");
 	$ask->("subscribe(0, 'shop', 1)");
 	$ask->("next(0, $WAIT)");
 	$broker->command(qw(CONFIG SET maxmemory 1));

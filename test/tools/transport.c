@@ -83,7 +83,8 @@ list_of(ArrayType *array)
 
 /*
  * transport_connect(number int, url text, consumes bool, lease text,
- *					 vacant text[], max_delivery int, timeout_ms int)
+ *					 vacant text[], max_delivery int, timeout_ms int,
+ *					 heartbeat_s int)
  */
 Datum
 transport_connect(PG_FUNCTION_ARGS)
@@ -99,7 +100,7 @@ transport_connect(PG_FUNCTION_ARGS)
 		.consumes = PG_GETARG_BOOL(2),
 		.lease = lease[0] != '\0' ? lease : NULL,
 		.vacant = list_of(PG_GETARG_ARRAYTYPE_P(4)),
-		.heartbeat_s = 10,
+		.heartbeat_s = PG_GETARG_INT32(7),
 		.connect_timeout_ms = PG_GETARG_INT32(6),
 		.max_delivery = PG_GETARG_INT32(5)
 	};

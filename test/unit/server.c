@@ -44,8 +44,6 @@ static pg_prng_state prng;
 static int	error_level;
 static int	error_code;
 
-static void free_all(void);
-
 void
 failed(const char *file, int line, const char *condition)
 {
@@ -172,7 +170,7 @@ pg_re_throw(void)
 
 /* ---- Memory */
 
-static void
+void
 free_all(void)
 {
 	while (pieces != NULL)

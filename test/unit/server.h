@@ -25,6 +25,9 @@ extern uint64 seed;
 /* A random number from 0 to count - 1. */
 extern int	any(int count);
 
+/* Frees what was allocated and not freed. */
+extern void free_all(void);
+
 /* What GetCurrentTimestamp() returns. */
 extern TimestampTz now_us;
 

@@ -44,6 +44,8 @@ char	   *cqrs_ssl_key_file = "";
 bool		cqrs_ssl_verify = true;
 int			cqrs_heartbeat_s = 10;
 int			cqrs_connect_timeout_ms = 1000;
+int			cqrs_queue_limit;
+int			cqrs_confirm_replicas;
 int			cqrs_reconnect_delay_ms;
 int			cqrs_reconnect_delay_max_ms;
 
