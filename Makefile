@@ -9,9 +9,11 @@ MODULE_big = cqrs
 PGFILEDESC = "cqrs - publishes the changes of tables to RabbitMQ"
 # Where this file lies; elsewhere than the build with make -f DIR/Makefile.
 here := $(dir $(lastword $(MAKEFILE_LIST)))
+# The number of the release, for the objects of SQL and for the library.
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(here)cqrs.control)
 OBJS = $(patsubst $(here)%.c,%.o,$(wildcard $(here)src/*.c $(here)src/*/*.c))
 DATA = $(patsubst $(here)%,%,$(wildcard $(here)sql/cqrs--*.sql))
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -DCQRS_VERSION=\"$(EXTVERSION)\"
 SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
 # HIREDIS=0: without the transport to Redis, and without libhiredis.
@@ -31,10 +33,10 @@ ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
 	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register \
 	apply-waits
-ISOLATION_OPTS = --inputdir=test/isolation
-TAP_TESTS = 1
-PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
-PROVE_FLAGS = -I test/perl
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
+# For test/run: they need more than a server, so installcheck leaves them out.
+PROVE_TESTS = $(patsubst $(here)%,%,\
+	$(wildcard $(here)test/t/*.pl $(here)test/hostile/*.pl))
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 REDIS_TOOLS = test/bench/bare_redis
@@ -81,11 +83,17 @@ override CPPFLAGS += -U_FORTIFY_SOURCE
 endif
 
 $(OBJS): $(wildcard $(here)src/*/*.h)
+src/cqrs.o: cqrs.control
 
-# Folders of sources are no folders for objects where the two lie apart; make
-# would find the former by VPATH.
+# A build outside of the sources, by make -f DIR/Makefile.  PGXS sets VPATH, by
+# which make finds objects, too, that a build in the sources has left there.
+# What is built is searched for here only.
 ifneq ($(here),./)
-$(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
+override VPATH :=
+vpath %.c $(here)
+vpath %.h $(here)
+vpath %.control $(here)
+$(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS) $(UNIT_TESTS) $(FUZZ_TESTS) $(REDIS_TOOLS))))
 endif
 
 test/unit/cases test/unit/order: test/unit/server.c src/publish/window.c \

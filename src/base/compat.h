@@ -44,6 +44,17 @@
 #endif
 
 /*
+ * The entry point's.  pg_get_loaded_modules() shows the name and the version;
+ * older versions cannot.
+ */
+#if PG_VERSION_NUM >= 180000
+#define CQRS_MODULE_MAGIC \
+	PG_MODULE_MAGIC_EXT(.name = "cqrs", .version = CQRS_VERSION)
+#else
+#define CQRS_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/*
  * For a function that does not return.  Older versions put it after the
  * prototype.
  */
