@@ -198,6 +198,27 @@ demo:
 interop:
 	@PG_CONFIG='$(PG_CONFIG)' INTEROP='$(INTEROP)' exec test/interop/run
 
+# The distribution for PGXN, of the last commit.
+dist:
+	@mkdir -p dist
+	@git archive --format=zip --prefix=cqrs-$(EXTVERSION)/ \
+		-o dist/cqrs-$(EXTVERSION).zip HEAD
+	@echo dist/cqrs-$(EXTVERSION).zip
+
+# Debian packages of the last commit, for the PostgreSQL versions that the
+# release of Debian has.  The build runs installcheck.
+deb:
+	@test/packages deb
+	@rm -rf dist/deb && mkdir -p dist/deb/cqrs-$(EXTVERSION)
+	@git archive HEAD | tar -x -C dist/deb/cqrs-$(EXTVERSION)
+	@git archive --format=tar.gz --prefix=cqrs-$(EXTVERSION)/ \
+		-o dist/deb/cqrs_$(EXTVERSION).orig.tar.gz HEAD -- . ':!debian'
+	@cd dist/deb/cqrs-$(EXTVERSION) && { \
+		PG_UPDATECONTROL=yes dpkg-buildpackage -us -uc >../build.log 2>&1 || \
+		{ tail -n 60 ../build.log; exit 1; }; }
+	@lintian --allow-root --fail-on=error,warning dist/deb/*.changes
+	@ls dist/deb/*.deb
+
 format:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/tools/format
 
@@ -223,9 +244,11 @@ help:
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
+	@echo 'make dist           the distribution for PGXN, a zip below dist/'
+	@echo 'make deb            packages for this release of Debian, below dist/deb/'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make HIREDIS=0      build without Redis, and so without libhiredis'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
 .PHONY: bench sanitize soak fuzz test test-unit test-regress test-isolation test-tap demo \
-	interop format help
+	interop dist deb format help
