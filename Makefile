@@ -89,6 +89,7 @@ src/cqrs.o: cqrs.control
 # which make finds objects, too, that a build in the sources has left there.
 # What is built is searched for here only.
 ifneq ($(here),./)
+override srcdir := $(VPATH)
 override VPATH :=
 vpath %.c $(here)
 vpath %.h $(here)

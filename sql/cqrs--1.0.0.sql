@@ -833,7 +833,7 @@ BEGIN
 		item := 'replica ' || replica.cqrs_id; status := 'ok'; remedy := NULL;
 		detail := coalesce('table ' || replica.relation, 'handler ' || replica.handler);
 		BEGIN
-			SELECT string_agg(w.warning, '; '), string_agg(DISTINCT w.remedy, ' ')
+			SELECT string_agg(w.warning, '; ' ORDER BY w.warning COLLATE "C"), string_agg(DISTINCT w.remedy, ' ')
 				INTO STRICT trouble, remedy
 				FROM cqrs.check_replica(replica.cqrs_id) w HAVING count(*) > 0;
 			status := 'warning'; detail := trouble;

@@ -13,7 +13,9 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/table.h"
 #include "access/tableam.h"
+#include "access/tupconvert.h"
 #include "access/tupdesc.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
@@ -401,6 +403,19 @@ cqrs_init_eval_plan_qual(EPQState *epq, EState *estate)
 #else
 	EvalPlanQualInit(epq, estate, NULL, NIL, -1);
 #endif
+}
+
+/*
+ * Close the tables that firing triggers has opened.  Some versions have a
+ * function for it, of varying name.
+ */
+static inline void
+cqrs_close_trigger_targets(EState *estate)
+{
+	ListCell   *lc;
+
+	foreach(lc, estate->es_trig_target_relations)
+		table_close(((ResultRelInfo *) lfirst(lc))->ri_RelationDesc, NoLock);
 }
 
 /* From the columns of a partitioned table to a partition's; NULL: the same. */
