@@ -18,7 +18,7 @@ SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
 # HIREDIS=0: without the transport to Redis, and without libhiredis.
 ifeq ($(HIREDIS),0)
-OBJS := $(filter-out $(here)src/broker/redis%,$(OBJS))
+OBJS := $(filter-out src/broker/redis%,$(OBJS))
 else
 PG_CPPFLAGS += -DCQRS_WITH_REDIS
 SHLIB_LINK += -lhiredis
