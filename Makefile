@@ -67,13 +67,23 @@ SHLIB_LINK += $(SANITIZERS)
 endif
 
 PG_CONFIG ?= pg_config
+PG_VERSION := $(shell $(PG_CONFIG) --version 2>/dev/null)
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
-ifneq ($(PGXS),)
+# On Debian, the file above comes with the client.
+SERVER_HEADER := $(wildcard \
+	$(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h)
+ifneq ($(and $(PGXS),$(SERVER_HEADER)),)
 include $(PGXS)
 else
 all install uninstall clean installcheck:
-	@echo "PostgreSQL's server development files are missing." >&2
-	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libhiredis-dev libssl-dev" >&2
+ifeq ($(PG_VERSION),)
+	@echo "The command \"$(PG_CONFIG)\" does not work." >&2
+	@echo "Name the pg_config of the server: make PG_CONFIG=/path/to/pg_config" >&2
+	@echo "Debian has it in postgresql-server-dev-NN; install librabbitmq-dev, libhiredis-dev and libssl-dev, too." >&2
+else
+	@echo "The development files of the server, $(PG_VERSION), are missing." >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-$(firstword $(subst ., ,$(word 2,$(PG_VERSION))))" >&2
+endif
 	@false
 endif
 
@@ -182,6 +192,17 @@ test-isolation:
 test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
+# What is run on other releases of Debian: see test/matrix.
+PORTABLE = $(patsubst %,test/t/%.pl,001_publish 041_privileges 042_late_changes \
+	044_workers 050_transport 070_build)
+
+test-portable:
+	@$(MAKE) --no-print-directory test REGRESS='$(REGRESS)' \
+		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(PORTABLE)'
+
+matrix:
+	@exec test/matrix $(SUITES)
+
 sanitize:
 	@$(MAKE) --no-print-directory test SANITIZE=1 REGRESS='$(REGRESS)' \
 		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(wildcard test/hostile/*.pl)'
@@ -238,6 +259,8 @@ help:
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
 	@echo '                    ASSERT=1: with assertions'
+	@echo 'make matrix         pg_regress, isolation and some TAP files on other releases'
+	@echo '                    of Debian, in chroots, as root; SUITES="trixie ..."'
 	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
@@ -251,5 +274,5 @@ help:
 	@echo 'make HIREDIS=0      build without Redis, and so without libhiredis'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench sanitize soak fuzz test test-unit test-regress test-isolation test-tap demo \
-	interop dist deb format help
+.PHONY: bench sanitize soak fuzz matrix test test-unit test-regress test-isolation \
+	test-tap test-portable demo interop dist deb format help
