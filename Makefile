@@ -9,14 +9,16 @@ MODULE_big = cqrs
 PGFILEDESC = "cqrs - publishes the changes of tables to RabbitMQ"
 # Where this file lies; elsewhere than the build with make -f DIR/Makefile.
 here := $(dir $(lastword $(MAKEFILE_LIST)))
+# The number of the release, for the objects of SQL and for the library.
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(here)cqrs.control)
 OBJS = $(patsubst $(here)%.c,%.o,$(wildcard $(here)src/*.c $(here)src/*/*.c))
 DATA = $(patsubst $(here)%,%,$(wildcard $(here)sql/cqrs--*.sql))
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -DCQRS_VERSION=\"$(EXTVERSION)\"
 SHLIB_LINK = -lrabbitmq -lssl -lcrypto -lpthread
 
 # HIREDIS=0: without the transport to Redis, and without libhiredis.
 ifeq ($(HIREDIS),0)
-OBJS := $(filter-out $(here)src/broker/redis%,$(OBJS))
+OBJS := $(filter-out src/broker/redis%,$(OBJS))
 else
 PG_CPPFLAGS += -DCQRS_WITH_REDIS
 SHLIB_LINK += -lhiredis
@@ -31,10 +33,10 @@ ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
 	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register \
 	apply-waits
-ISOLATION_OPTS = --inputdir=test/isolation
-TAP_TESTS = 1
-PROVE_TESTS = $(wildcard test/t/*.pl test/hostile/*.pl)
-PROVE_FLAGS = -I test/perl
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
+# For test/run: they need more than a server, so installcheck leaves them out.
+PROVE_TESTS = $(patsubst $(here)%,%,\
+	$(wildcard $(here)test/t/*.pl $(here)test/hostile/*.pl))
 
 TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 REDIS_TOOLS = test/bench/bare_redis
@@ -65,13 +67,23 @@ SHLIB_LINK += $(SANITIZERS)
 endif
 
 PG_CONFIG ?= pg_config
+PG_VERSION := $(shell $(PG_CONFIG) --version 2>/dev/null)
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
-ifneq ($(PGXS),)
+# On Debian, the file above comes with the client.
+SERVER_HEADER := $(wildcard \
+	$(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h)
+ifneq ($(and $(PGXS),$(SERVER_HEADER)),)
 include $(PGXS)
 else
 all install uninstall clean installcheck:
-	@echo "PostgreSQL's server development files are missing." >&2
-	@echo "On Debian: apt-get install postgresql-server-dev-15 librabbitmq-dev libhiredis-dev libssl-dev" >&2
+ifeq ($(PG_VERSION),)
+	@echo "The command \"$(PG_CONFIG)\" does not work." >&2
+	@echo "Name the pg_config of the server: make PG_CONFIG=/path/to/pg_config" >&2
+	@echo "Debian has it in postgresql-server-dev-NN; install librabbitmq-dev, libhiredis-dev and libssl-dev, too." >&2
+else
+	@echo "The development files of the server, $(PG_VERSION), are missing." >&2
+	@echo "On Debian: apt-get install postgresql-server-dev-$(firstword $(subst ., ,$(word 2,$(PG_VERSION))))" >&2
+endif
 	@false
 endif
 
@@ -81,11 +93,18 @@ override CPPFLAGS += -U_FORTIFY_SOURCE
 endif
 
 $(OBJS): $(wildcard $(here)src/*/*.h)
+src/cqrs.o: cqrs.control
 
-# Folders of sources are no folders for objects where the two lie apart; make
-# would find the former by VPATH.
+# A build outside of the sources, by make -f DIR/Makefile.  PGXS sets VPATH, by
+# which make finds objects, too, that a build in the sources has left there.
+# What is built is searched for here only.
 ifneq ($(here),./)
-$(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS))))
+override srcdir := $(VPATH)
+override VPATH :=
+vpath %.c $(here)
+vpath %.h $(here)
+vpath %.control $(here)
+$(shell mkdir -p $(sort $(dir $(OBJS) $(TEST_TOOLS) $(UNIT_TESTS) $(FUZZ_TESTS) $(REDIS_TOOLS))))
 endif
 
 test/unit/cases test/unit/order: test/unit/server.c src/publish/window.c \
@@ -176,6 +195,17 @@ test-isolation:
 test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
+# What is run on other releases of Debian: see test/matrix.
+PORTABLE = $(patsubst %,test/t/%.pl,001_publish 041_privileges 042_late_changes \
+	044_workers 050_transport 070_build)
+
+test-portable:
+	@$(MAKE) --no-print-directory test REGRESS='$(REGRESS)' \
+		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(PORTABLE)'
+
+matrix:
+	@exec test/matrix $(SUITES)
+
 sanitize:
 	@$(MAKE) --no-print-directory test SANITIZE=1 REGRESS='$(REGRESS)' \
 		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(wildcard test/hostile/*.pl)'
@@ -192,6 +222,29 @@ demo:
 # INTEROP=require: fail where PyPI cannot be reached, instead of skipping.
 interop:
 	@PG_CONFIG='$(PG_CONFIG)' INTEROP='$(INTEROP)' exec test/interop/run
+
+# The distribution for PGXN, of the last commit.
+dist:
+	@mkdir -p dist
+	@git archive --format=zip --prefix=cqrs-$(EXTVERSION)/ \
+		-o dist/cqrs-$(EXTVERSION).zip HEAD
+	@echo dist/cqrs-$(EXTVERSION).zip
+
+# Debian packages of the last commit, for the PostgreSQL versions that the
+# release of Debian has.  The build runs installcheck.  A package that is not
+# uploaded to Debian closes none of its bugs.
+deb:
+	@test/packages deb
+	@rm -rf dist/deb && mkdir -p dist/deb/cqrs-$(EXTVERSION)
+	@git archive HEAD | tar -x -C dist/deb/cqrs-$(EXTVERSION)
+	@git archive --format=tar.gz --prefix=cqrs-$(EXTVERSION)/ \
+		-o dist/deb/cqrs_$(EXTVERSION).orig.tar.gz HEAD -- . ':!debian'
+	@cd dist/deb/cqrs-$(EXTVERSION) && { \
+		PG_UPDATECONTROL=yes dpkg-buildpackage -us -uc >../build.log 2>&1 || \
+		{ tail -n 60 ../build.log; exit 1; }; }
+	@lintian --allow-root --fail-on=error,warning \
+		--suppress-tags=initial-upload-closes-no-bugs dist/deb/*.changes
+	@ls dist/deb/*.deb
 
 format:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/tools/format
@@ -211,6 +264,8 @@ help:
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
 	@echo '                    ASSERT=1: with assertions'
+	@echo 'make matrix         pg_regress, isolation and some TAP files on other releases'
+	@echo '                    of Debian, in chroots, as root; SUITES="trixie ..."'
 	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
@@ -218,9 +273,11 @@ help:
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
+	@echo 'make dist           the distribution for PGXN, a zip below dist/'
+	@echo 'make deb            packages for this release of Debian, below dist/deb/'
 	@echo 'make format         indent the C and Perl sources'
 	@echo 'make HIREDIS=0      build without Redis, and so without libhiredis'
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
-.PHONY: bench sanitize soak fuzz test test-unit test-regress test-isolation test-tap demo \
-	interop format help
+.PHONY: bench sanitize soak fuzz matrix test test-unit test-regress test-isolation \
+	test-tap test-portable demo interop dist deb format help

@@ -65,7 +65,8 @@ SELECT test_error($$SELECT cqrs_register_replica('refused', 'log')$$);
 SELECT test_error($$SELECT cqrs_register_replica('refused', 'a b')$$);
 SELECT test_error($$SELECT cqrs_register_replica('refused', '')$$);
 SELECT test_error($$SELECT cqrs_register_replica('state')$$);
-SELECT test_error($$SELECT cqrs_register_replica('author_pkey')$$);
+-- an index: the message depends on the version
+SELECT left(test_error($$SELECT cqrs_register_replica('author_pkey')$$), 5) LIMIT 1;
 SELECT test_error($$SELECT cqrs_register_replica('pg_class')$$);
 SELECT test_error($$SELECT cqrs_register_replica('information_schema.sql_features')$$);
 SELECT test_error($$SELECT cqrs_register_replica('cqrs.replica')$$);

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "base/compat.h"
 #include "base/guc.h"
 #include "base/slot.h"
 #include "broker/transport.h"
@@ -29,7 +30,7 @@
 #include "worker/roster.h"
 #include "worker/wake.h"
 
-PG_MODULE_MAGIC;
+CQRS_MODULE_MAGIC;
 
 void		_PG_init(void);
 

@@ -150,7 +150,7 @@ build_and_install()
 	src=$work/src
 	install=$work/install
 	mkdir "$src" "$install"
-	tar -C "$top" --exclude=./.git --exclude=./test-output --exclude='*.o' \
+	tar -C "$top" --exclude=./.git --exclude=./test-output --exclude=./dist --exclude='*.o' \
 		--exclude='*.bc' --exclude='*.so' --exclude=./test/tools/cqrs_consume \
 		--exclude=./test/bench/bare_publisher --exclude=./test/bench/bare_redis \
 		-cf - . | tar -C "$src" --no-same-owner -xf -
@@ -185,6 +185,7 @@ build_and_install()
 	# PostgreSQL 14's pg_config names the system's directories even here.
 	export CQRS_BINDIR=$pg_bindir CQRS_PKGLIBDIR=$install$pkglibdir
 	export CQRS_SHAREDIR=$install$sharedir
+	export CQRS_PG_CONFIG=$pg_config
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
 	export CQRS_LATE_CHANGE=$src/test/tools/late_change.so
 	export CQRS_TRANSPORT=$src/test/tools/transport.so

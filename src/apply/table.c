@@ -231,7 +231,7 @@ cqrs_table_close(CqrsTable *table)
 		ExecCleanupTupleRouting(table->modify, table->routing);
 	else
 		ExecCloseIndices(table->modify->resultRelInfo);
-	ExecCloseTrigTargetRelations(estate);
+	cqrs_close_trigger_targets(estate);
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	FreeExecutorState(estate);
 	table_close(rel, NoLock);

@@ -13,7 +13,9 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/table.h"
 #include "access/tableam.h"
+#include "access/tupconvert.h"
 #include "access/tupdesc.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
@@ -41,6 +43,17 @@
 
 #if PG_VERSION_NUM < 140000
 #error "cqrs needs PostgreSQL 14 or later"
+#endif
+
+/*
+ * The entry point's.  pg_get_loaded_modules() shows the name and the version;
+ * older versions cannot.
+ */
+#if PG_VERSION_NUM >= 180000
+#define CQRS_MODULE_MAGIC \
+	PG_MODULE_MAGIC_EXT(.name = "cqrs", .version = CQRS_VERSION)
+#else
+#define CQRS_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
 /*
@@ -392,6 +405,19 @@ cqrs_init_eval_plan_qual(EPQState *epq, EState *estate)
 #else
 	EvalPlanQualInit(epq, estate, NULL, NIL, -1);
 #endif
+}
+
+/*
+ * Close the tables that firing triggers has opened.  Some versions have a
+ * function for it, of varying name.
+ */
+static inline void
+cqrs_close_trigger_targets(EState *estate)
+{
+	ListCell   *lc;
+
+	foreach(lc, estate->es_trig_target_relations)
+		table_close(((ResultRelInfo *) lfirst(lc))->ri_RelationDesc, NoLock);
 }
 
 /* From the columns of a partitioned table to a partition's; NULL: the same. */

@@ -205,8 +205,8 @@ make_token(char *owner, char *epoch)
 											strlen(text), 0));
 	if (!pg_strong_random(&number, sizeof(number)))
 		number = GetCurrentTimestamp();
-	snprintf(owner, TOKEN_BYTES, "%016" INT64_MODIFIER "x", hash);
-	snprintf(epoch, TOKEN_BYTES, "%016" INT64_MODIFIER "x", number);
+	snprintf(owner, TOKEN_BYTES, "%016llx", (unsigned long long) hash);
+	snprintf(epoch, TOKEN_BYTES, "%016llx", (unsigned long long) number);
 	pfree(text);
 }
 

@@ -21,7 +21,7 @@
 
 #include "resend/progress.h"
 
-/* cqrs--1.0.sql has these numbers, plus one */
+/* cqrs--1.0.0.sql has these numbers, plus one */
 #define PARAM_MAGIC		16
 #define PARAM_KIND		17
 #define PARAM_ESTIMATE	18

@@ -12,7 +12,7 @@ use Test::More;
 # scripts are for, and put into the private installation of this run.
 my $NEXT      = '1.0.1test';
 my $sharedir  = $ENV{CQRS_SHAREDIR} // `pg_config --sharedir` =~ s/\n\z//r;
-my $script    = "$sharedir/extension/cqrs--1.0--$NEXT.sql";
+my $script    = "$sharedir/extension/cqrs--1.0.0--$NEXT.sql";
 my $installed = open my $fh, '>', $script;
 plan skip_all => "$script cannot be written: $!" unless $installed;
 print $fh <<'END';
@@ -41,7 +41,7 @@ my $node = new_master('upgrade', $broker, extension => 0);
 $node->safe_psql(
 	'postgres', q{
 	CREATE SCHEMA tools;
-	CREATE EXTENSION cqrs SCHEMA tools VERSION '1.0';
+	CREATE EXTENSION cqrs SCHEMA tools VERSION '1.0.0';
 	CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT tools.cqrs_register('author', tracked_fields => '{name}')});
 my $consumer = start_consumer($broker, 'replica', 'author');
@@ -68,7 +68,7 @@ like($stderr, qr/no update path/, 'a version that does not exist');
 is( $node->safe_psql(
 		'postgres',
 		q{SELECT extversion FROM pg_extension WHERE extname = 'cqrs'}),
-	'1.0',
+	'1.0.0',
 	'leaves the old version');
 
 $node->safe_psql('postgres', "ALTER EXTENSION cqrs UPDATE TO '$NEXT'");

@@ -1,4 +1,4 @@
-/* sql/cqrs--1.0.sql */
+/* sql/cqrs--1.0.0.sql */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION cqrs" to load this file. \quit
@@ -1118,7 +1118,7 @@ BEGIN
 		item := 'replica ' || replica.cqrs_id; status := 'ok'; remedy := NULL;
 		detail := coalesce('table ' || replica.relation, 'handler ' || replica.handler);
 		BEGIN
-			SELECT string_agg(w.warning, '; '), string_agg(DISTINCT w.remedy, ' ')
+			SELECT string_agg(w.warning, '; ' ORDER BY w.warning COLLATE "C"), string_agg(DISTINCT w.remedy, ' ')
 				INTO STRICT trouble, remedy
 				FROM cqrs.check_replica(replica.cqrs_id) w HAVING count(*) > 0;
 			status := 'warning'; detail := trouble;

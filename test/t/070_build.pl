@@ -1,0 +1,132 @@
+# Builds of a user's or a packager's: outside of the sources, without Redis, and
+# installcheck against the server that they are installed into.  And the number
+# of the release.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use File::Basename;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $pg_config = $ENV{CQRS_PG_CONFIG} or plan skip_all => 'for make test';
+my $TOP       = abs_path(dirname(__FILE__) . '/../..');
+my $tmp       = PostgreSQL::Test::Utils::tempdir();
+
+# As fast as can be compiled.
+my @make = (
+	'make', '-s', "PG_CONFIG=$pg_config", 'with_llvm=no',
+	'COPT=-O0 -g0 -Wno-cpp');
+
+# The number of the release is the same everywhere.
+my ($version) =
+  slurp_file("$TOP/cqrs.control") =~ /^default_version = '(\d+\.\d+\.\d+)'$/m;
+ok(defined $version, 'cqrs.control has a version of three numbers');
+ok(-f "$TOP/sql/cqrs--$version.sql", 'with an install script');
+my $meta = slurp_file("$TOP/META.json");
+my @meta = $meta =~ /^ {2,6}"version": "([^"]+)",?$/mg;
+is("@meta[0, 1]", "$version $version", 'META.json has it twice');
+like($meta, qr{"file": "sql/cqrs--\Q$version\E\.sql"}, 'and the script');
+like(slurp_file("$TOP/debian/changelog"),
+	qr/\Acqrs \(\Q$version\E-\d+\) /, 'the newest of debian/changelog');
+my ($newest) = slurp_file("$TOP/CHANGELOG.md") =~ /^## \[([\d.]+)\] - \d{4}-/m;
+is($newest, $version, 'the newest of CHANGELOG.md');
+
+# Where the objects of another build lie in the sources.
+ok(-f "$TOP/src/cqrs.o", 'the sources have been built');
+my $build = "$tmp/build";
+mkdir $build or die "$build: $!";
+chdir $build or die "$build: $!";
+command_ok([ @make, '-j2', '-f', "$TOP/Makefile" ],
+	'a build in an empty directory');
+like(library("$build/cqrs.so"), qr/ T _PG_init$/m, 'is a library with an entry');
+like(library("$build/cqrs.so"), qr/ redisReaderCreate/, 'with Redis');
+
+# HIREDIS=0, by the way that pg_buildext takes.
+my $plain = "$tmp/plain";
+mkdir $plain or die "$plain: $!";
+command_ok(
+	[   @make, '-j2', '-C', $plain, '-f', "$TOP/Makefile", "VPATH=$TOP",
+		'HIREDIS=0' ],
+	'a build without Redis');
+like(library("$plain/cqrs.so"), qr/ T _PG_init$/m, 'is a library, too');
+unlike(library("$plain/cqrs.so"), qr/ redisReader/, 'without calls of hiredis');
+unlike(output('ldd', "$plain/cqrs.so"),
+	qr/hiredis/, 'that is not linked with it');
+
+# Installed into a copy of this run's installation.
+my $prefix  = $ENV{CQRS_BINDIR} =~ s{/bin\z}{}r;
+my $system  = output($pg_config, '--bindir') =~ s{/bin\z}{}r;
+my $root    = substr($prefix, 0, length($prefix) - length($system));
+my $destdir = "$tmp/root";
+system_or_bail('cp', '-a', $root, $destdir);
+unlink map { glob "$destdir$_/cqrs*" } output($pg_config, '--pkglibdir'),
+  output($pg_config, '--sharedir') . '/extension';
+is(installed($destdir), '', 'nothing is installed');
+command_ok(
+	[   @make, '-f', "$TOP/Makefile", 'install', "DESTDIR=$destdir",
+		'HIREDIS=0' ],
+	'make install');
+is(installed($destdir), "cqrs--$version.sql cqrs.control cqrs.so",
+	'installs the library and the SQL');
+
+SKIP:
+{
+	skip 'the server preloads a sanitizer', 3 if $ENV{SANITIZE};
+	my $node = PostgreSQL::Test::Cluster->new('installed',
+		install_path => "$destdir$system");
+	$node->init;
+	# What README names.
+	$node->append_conf('postgresql.conf', <<'END_OF_CONF');
+shared_preload_libraries = 'cqrs'
+max_prepared_transactions = 10
+END_OF_CONF
+	$node->start;
+	local $ENV{PGHOST} = $node->host;
+	local $ENV{PGPORT} = $node->port;
+	command_ok(
+		[   @make, '-f', "$TOP/Makefile", 'installcheck', 'HIREDIS=0',
+			'REGRESS=setup extension register', 'ISOLATION=sync-order' ],
+		'make installcheck');
+	$node->safe_psql('postgres', 'CREATE EXTENSION cqrs');
+	is( $node->safe_psql(
+			'postgres', q{SELECT extversion FROM pg_extension
+				WHERE extname = 'cqrs'}),
+		$version,
+		'the version of the extension');
+	skip 'needs PostgreSQL 18', 1 if $node->pg_version < 18;
+	is( $node->safe_psql(
+			'postgres', q{SELECT version FROM pg_get_loaded_modules()
+				WHERE module_name = 'cqrs'}),
+		$version,
+		'and that of the library');
+	$node->stop;
+}
+
+command_ok(
+	[ @make, '-f', "$TOP/Makefile", 'uninstall', "DESTDIR=$destdir" ],
+	'make uninstall');
+is(installed($destdir), '', 'leaves nothing');
+chdir '/';
+done_testing();
+
+# What a command prints.
+sub output
+{
+	my ($stdout) = run_command([@_]);
+	return $stdout;
+}
+
+# The symbols of a library that other libraries see, or have to define.
+sub library
+{
+	return output('nm', '-D', @_);
+}
+
+# The names of what is installed of cqrs below a directory.
+sub installed
+{
+	my $found = output('find', @_, '-name', 'cqrs*');
+	return join ' ', sort map { s{.*/}{}r } split /\n/, $found;
+}
