@@ -21,6 +21,9 @@
 #include "apply/iso_time.h"
 #include "base/compat.h"
 
+/* Longer keys are refused: no index of a table takes them. */
+#define MAX_KEY_BYTES	(1024 * 1024)
+
 static char *to_database_encoding(CqrsIncoming *message, const char **text,
 								  int *length);
 static char *read_members(CqrsIncoming *message,
@@ -199,6 +202,9 @@ read_instance_pk(CqrsIncoming *message, const CqrsJsonValue *json)
 	StringInfoData buf;
 	const char *problem = NULL;
 
+	if (json->length > MAX_KEY_BYTES)
+		return psprintf("The value of \"instance_pk\" has %d bytes, more than %d.",
+						json->length, MAX_KEY_BYTES);
 	initStringInfo(&buf);
 	if (!append_compact(&buf, json, &problem))
 		return pstrdup(problem);

@@ -6,7 +6,8 @@
  * PostgreSQL's lexer finds the tokens; the grammar is here.  PostgreSQL's
  * parser has both, but raises an error where the stack ends, calls back for
  * each token, and copies each of them.  Messages are hostile, so nesting is
- * bounded and takes no stack; and they are many, so nothing is copied.
+ * bounded and takes no stack, and the members of an object are bounded; and
+ * messages are many, so nothing is copied.
  *
  * A string with escapes is made of its text only when its characters are
  * wanted: most strings have none.
@@ -66,6 +67,10 @@ cqrs_json_scan_object(const char *text, int length, CqrsJsonMembers *object,
 		*bare = scanner.bare;
 		return NULL;
 	}
+	if (object->nmembers > CQRS_JSON_MAX_MEMBERS ||
+		(inner != NULL && inner->nmembers > CQRS_JSON_MAX_MEMBERS))
+		return psprintf("The text has an object of more than %d members.",
+						CQRS_JSON_MAX_MEMBERS);
 	if (scanner.depth >= CQRS_JSON_MAX_DEPTH)
 		return psprintf("The text has more than %d nested arrays and objects.",
 						CQRS_JSON_MAX_DEPTH);
@@ -136,7 +141,8 @@ scan_members(Scanner *scanner, CqrsJsonMembers *members, bool is_array,
 	{
 		CqrsJsonMember *member = add_member(members);
 
-		if (!is_array && !scan_key(scanner, &member->key))
+		if (!is_array && (members->nmembers > CQRS_JSON_MAX_MEMBERS ||
+						  !scan_key(scanner, &member->key)))
 			return false;
 		if (inner_key != NULL && lex->token_type == JSON_TOKEN_OBJECT_START &&
 			cqrs_json_scan_is_key(&member->key, inner_key, strlen(inner_key)))

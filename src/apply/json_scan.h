@@ -49,6 +49,12 @@ typedef struct CqrsJsonMembers
 #define CQRS_JSON_MAX_DEPTH 5000
 
 /*
+ * How many members an object may have.  They take ten times the memory of the
+ * shortest text.
+ */
+#define CQRS_JSON_MAX_MEMBERS 1000000
+
+/*
  * Find the members of the JSON object that is the whole of a text in the
  * encoding of the database.  If one of them is an object and has the key
  * "inner_key" (NULL: none), written without escapes, its members are found on

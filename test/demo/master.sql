@@ -3,7 +3,6 @@
 CREATE TABLE country (
     code text PRIMARY KEY,
     name text NOT NULL,
-    official_name text,
     flag text
 );
 
@@ -17,8 +16,7 @@ CREATE TABLE subdivision (
 CREATE TABLE language (
     code text PRIMARY KEY,
     name text NOT NULL,
-    scope text NOT NULL,
-    type text NOT NULL
+    scope text NOT NULL
 );
 
 -- What /usr/share/iso-codes/json has, as views that the demo loads from.
@@ -30,8 +28,7 @@ CREATE FUNCTION iso_codes(standard text) RETURNS SETOF jsonb
             -> standard);
 
 CREATE VIEW iso_country AS
-    SELECT c ->> 'alpha_2' AS code, c ->> 'name' AS name,
-           c ->> 'official_name' AS official_name, c ->> 'flag' AS flag
+    SELECT c ->> 'alpha_2' AS code, c ->> 'name' AS name, c ->> 'flag' AS flag
     FROM iso_codes('3166-1') AS c;
 
 CREATE VIEW iso_subdivision AS
@@ -40,6 +37,5 @@ CREATE VIEW iso_subdivision AS
     FROM iso_codes('3166-2') AS s;
 
 CREATE VIEW iso_language AS
-    SELECT l ->> 'alpha_3' AS code, l ->> 'name' AS name,
-           l ->> 'scope' AS scope, l ->> 'type' AS type
+    SELECT l ->> 'alpha_3' AS code, l ->> 'name' AS name, l ->> 'scope' AS scope
     FROM iso_codes('639-3') AS l;
