@@ -109,8 +109,8 @@ endif
 
 test/unit/cases test/unit/order: test/unit/server.c src/publish/window.c \
 	src/publish/hold.c
-test/unit/reader: test/unit/server.c src/publish/reader.c src/publish/window.c \
-	src/publish/hold.c
+test/unit/reader: test/unit/server.c src/publish/reader.c src/publish/reader_held.c \
+	src/publish/window.c src/publish/hold.c
 test/unit/session: test/unit/server.c src/broker/session.c src/base/url.c
 test/unit/pack: test/unit/server.c src/outbox/pack.c src/outbox/message.c
 

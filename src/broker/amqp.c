@@ -120,13 +120,13 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 	if (connection->consumer != NULL)
 		cqrs_amqp_put_acknowledgement(connection);
 	send_heartbeat(connection);
-	result = cqrs_frames_flush(connection->frames) ? 1 : -1;
+	result = cqrs_amqp_frames_flush(connection->frames) ? 1 : -1;
 	for (int i = 0; i < POLL_FRAMES && result > 0 &&
 		 event->kind == CQRS_EVENT_NONE; i++)
 	{
 		amqp_frame_t frame;
 
-		result = cqrs_frames_read(connection->frames, &frame);
+		result = cqrs_amqp_frames_read(connection->frames, &frame);
 		if (result > 0)
 			cqrs_amqp_handle_frame(connection, &frame,
 								   connection->consumer != NULL ? "consume" : "publish",
@@ -137,7 +137,7 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 		return;
 	if (result < 0)
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
-					   cqrs_frames_error(connection->frames));
+					   cqrs_amqp_frames_error(connection->frames));
 	if (result < 0 || (result == 0 && !hears_broker(connection, failure)))
 		event->kind = CQRS_EVENT_FAILED;
 }
@@ -180,13 +180,14 @@ take_kept(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 static pgsocket
 amqp_socket(CqrsConnection *connection, bool *write)
 {
-	*write = cqrs_frames_pending(connection->frames);
-	return cqrs_socket_fd(cqrs_frames_socket(connection->frames));
+	*write = cqrs_amqp_frames_pending(connection->frames);
+	return cqrs_socket_fd(cqrs_amqp_frames_socket(connection->frames));
 }
 
 static long
 amqp_wait_ms(CqrsConnection *connection)
 {
+	const CqrsFrames *frames = connection->frames;
 	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
 	long		wait_ms;
 
@@ -194,12 +195,12 @@ amqp_wait_ms(CqrsConnection *connection)
 		return 0;
 	if (interval_ms == 0)
 		return -1;
-	wait_ms = cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
+	wait_ms = cqrs_until_after_ms(cqrs_amqp_frames_received_at(frames),
 								  2 * interval_ms);
 	/* While output is pending, no heartbeat is sent. */
-	if (!cqrs_frames_pending(connection->frames))
+	if (!cqrs_amqp_frames_pending(frames))
 		wait_ms = Min(wait_ms,
-					  cqrs_until_after_ms(cqrs_frames_sent_at(connection->frames),
+					  cqrs_until_after_ms(cqrs_amqp_frames_sent_at(frames),
 										  interval_ms / 2));
 	return wait_ms;
 }
@@ -207,7 +208,7 @@ amqp_wait_ms(CqrsConnection *connection)
 static void
 amqp_close(CqrsConnection *connection, bool politely)
 {
-	if (politely && cqrs_frames_has_room(connection->frames))
+	if (politely && cqrs_amqp_frames_has_room(connection->frames))
 	{
 		amqp_connection_close_t close = {0};
 		amqp_frame_t frame;
@@ -215,7 +216,7 @@ amqp_close(CqrsConnection *connection, bool politely)
 
 		close.reply_code = AMQP_REPLY_SUCCESS;
 		close.reply_text = amqp_cstring_bytes("goodbye");
-		cqrs_frames_put_method(connection->frames, 0,
+		cqrs_amqp_frames_put_method(connection->frames, 0,
 							   AMQP_CONNECTION_CLOSE_METHOD, &close);
 		connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   CLOSE_TIMEOUT_MS);
@@ -224,7 +225,7 @@ amqp_close(CqrsConnection *connection, bool politely)
 	}
 	if (connection->consumer != NULL)
 		cqrs_amqp_free_deliveries(connection);
-	cqrs_frames_destroy(connection->frames);
+	cqrs_amqp_frames_destroy(connection->frames);
 	MemoryContextDelete(connection->context);
 }
 
@@ -254,7 +255,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 									ALLOCSET_SMALL_SIZES);
 	connection = MemoryContextAllocZero(context, sizeof(CqrsConnection));
 	connection->context = context;
-	connection->frames = cqrs_frames_create(sock);
+	connection->frames = cqrs_amqp_frames_create(sock);
 	connection->timeout_ms = options->connect_timeout_ms;
 	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   options->connect_timeout_ms);
@@ -276,7 +277,7 @@ cqrs_amqp_declare_exchange(CqrsConnection *connection, int channel,
 	declare.exchange = amqp_cstring_bytes(exchange);
 	declare.type = amqp_cstring_bytes("topic");
 	declare.durable = 1;
-	cqrs_frames_put_method(connection->frames, channel,
+	cqrs_amqp_frames_put_method(connection->frames, channel,
 						   AMQP_EXCHANGE_DECLARE_METHOD, &declare);
 	if (channel == CQRS_AMQP_CHANNEL)
 		connection->declaring++;
@@ -288,10 +289,10 @@ send_heartbeat(CqrsConnection *connection)
 {
 	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
 
-	if (interval_ms != 0 && !cqrs_frames_pending(connection->frames) &&
-		cqrs_until_after_ms(cqrs_frames_sent_at(connection->frames),
+	if (interval_ms != 0 && !cqrs_amqp_frames_pending(connection->frames) &&
+		cqrs_until_after_ms(cqrs_amqp_frames_sent_at(connection->frames),
 							interval_ms / 2) == 0)
-		cqrs_frames_put_heartbeat(connection->frames);
+		cqrs_amqp_frames_put_heartbeat(connection->frames);
 }
 
 /* Returns false if the broker's heartbeats have failed to arrive. */
@@ -301,7 +302,7 @@ hears_broker(CqrsConnection *connection, CqrsFailure *failure)
 	int64		interval_ms = connection->heartbeat_s * INT64CONST(1000);
 
 	if (interval_ms == 0 ||
-		cqrs_until_after_ms(cqrs_frames_received_at(connection->frames),
+		cqrs_until_after_ms(cqrs_amqp_frames_received_at(connection->frames),
 							2 * interval_ms) > 0)
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
@@ -321,7 +322,8 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 	{
 		amqp_channel_close_t *close = method->decoded;
 
-		cqrs_decode_text(reply_text, sizeof(reply_text), close->reply_text);
+		cqrs_amqp_decode_text(reply_text, sizeof(reply_text),
+							  close->reply_text);
 		cqrs_failure_set(failure, blame_of_channel(close),
 					   "could not %s: broker closed the channel: %d %s",
 					   close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
@@ -333,7 +335,8 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		bool		malformed = close->reply_code == AMQP_FRAME_ERROR ||
 		close->reply_code == AMQP_SYNTAX_ERROR;
 
-		cqrs_decode_text(reply_text, sizeof(reply_text), close->reply_text);
+		cqrs_amqp_decode_text(reply_text, sizeof(reply_text),
+							  close->reply_text);
 		cqrs_failure_set(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
 					   "could not %s: broker closed the connection: %d %s", action,
 					   close->reply_code, reply_text);
@@ -417,7 +420,7 @@ handle_connection(const amqp_frame_t *frame, const char *action,
 	{
 		case AMQP_CONNECTION_BLOCKED_METHOD:
 			event->kind = CQRS_EVENT_BLOCKED;
-			cqrs_decode_text(event->detail, sizeof(event->detail),
+			cqrs_amqp_decode_text(event->detail, sizeof(event->detail),
 							 ((amqp_connection_blocked_t *) method->decoded)->reason);
 			break;
 

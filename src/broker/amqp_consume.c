@@ -115,14 +115,14 @@ cqrs_amqp_subscribe(CqrsConnection *connection, const char *queue, int window)
 	Assert(consumer->subscription == SUBSCRIPTION_NONE);
 	Assert(window > 0 && window <= PG_UINT16_MAX);
 	qos.prefetch_count = window;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_QOS_METHOD, &qos);
 	consume.queue = amqp_cstring_bytes(queue);
 	snprintf(consumer->tag, sizeof(consumer->tag), "cqrs-%d",
 			 ++consumer->subscribed);
 	consume.consumer_tag = amqp_cstring_bytes(consumer->tag);
 	consume.exclusive = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_CONSUME_METHOD, &consume);
 	consumer->subscription = SUBSCRIPTION_BEGINS;
 	consumer->tuning++;
@@ -140,7 +140,7 @@ cqrs_amqp_unsubscribe(CqrsConnection *connection)
 	if (consumer->subscription == SUBSCRIPTION_NONE)
 		return;
 	cancel.consumer_tag = amqp_cstring_bytes(consumer->tag);
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_CANCEL_METHOD, &cancel);
 	consumer->subscription = SUBSCRIPTION_ENDS;
 }
@@ -165,7 +165,7 @@ cqrs_amqp_put_acknowledgement(CqrsConnection *connection)
 		return;
 	ack.delivery_tag = consumer->unsent;
 	ack.multiple = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_BASIC_ACK_METHOD, &ack);
 	consumer->unsent = 0;
 }
@@ -293,7 +293,7 @@ begin_delivery(CqrsConsumer *consumer, const amqp_basic_deliver_t *deliver)
 		return "more deliveries than the window has";
 	consumer->delivered++;
 	consumer->redelivered = deliver->redelivered;
-	cqrs_decode_text(consumer->routing_key, sizeof(consumer->routing_key),
+	cqrs_amqp_decode_text(consumer->routing_key, sizeof(consumer->routing_key),
 					 deliver->routing_key);
 	consumer->content = CONTENT_HEADER;
 	return NULL;
@@ -357,7 +357,7 @@ make_delivery(const CqrsConsumer *consumer, amqp_bytes_t properties,
 	to = (char *) (delivery + 1);
 	delivery->tag = consumer->delivered;
 	delivery->redelivered = consumer->redelivered;
-	delivery->delivery_count = cqrs_decode_delivery_count(properties);
+	delivery->delivery_count = cqrs_amqp_properties_delivery_count(properties);
 	delivery->routing_key = memcpy(to, consumer->routing_key, key_size);
 	delivery->message_id = NULL;
 	if (message_id != NULL)
@@ -378,9 +378,9 @@ text_of_id(amqp_bytes_t properties, char *buffer)
 {
 	amqp_bytes_t id;
 
-	if (!cqrs_decode_message_id(properties, &id))
+	if (!cqrs_amqp_properties_message_id(properties, &id))
 		return NULL;
-	cqrs_decode_text(buffer, SHORTSTR_SIZE, id);
+	cqrs_amqp_decode_text(buffer, SHORTSTR_SIZE, id);
 	return strlen(buffer) == id.len && memcmp(buffer, id.bytes, id.len) == 0 ?
 		buffer : NULL;
 }

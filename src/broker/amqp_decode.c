@@ -35,7 +35,7 @@ static bool decode_method(CqrsRest payload, amqp_pool_t *pool,
 static bool is_needed(amqp_method_number_t id);
 
 int
-cqrs_decode_frame(const char *input, Size length, Size max_size,
+cqrs_amqp_decode_frame(const char *input, Size length, Size max_size,
 				  amqp_pool_t *pool, amqp_frame_t *frame, char *error)
 {
 	CqrsRest	rest = {input, length};
@@ -89,7 +89,7 @@ cqrs_decode_frame(const char *input, Size length, Size max_size,
 }
 
 void
-cqrs_decode_text(char *buffer, Size size, amqp_bytes_t text)
+cqrs_amqp_decode_text(char *buffer, Size size, amqp_bytes_t text)
 {
 	cqrs_failure_clean(buffer, size, text.bytes, text.len);
 }

@@ -28,14 +28,14 @@
  * amqp_bytes_t with the encoded ones, or NULL without memory.  The properties
  * of a content are left encoded, in "raw".
  */
-extern int	cqrs_decode_frame(const char *input, Size length, Size max_size,
-							  amqp_pool_t *pool, amqp_frame_t *frame,
-							  char *error);
+extern int	cqrs_amqp_decode_frame(const char *input, Size length,
+								   Size max_size, amqp_pool_t *pool,
+								   amqp_frame_t *frame, char *error);
 
 /*
  * Copy a text from the broker into a buffer, as a string that is valid in the
  * database's encoding and has no line breaks.
  */
-extern void cqrs_decode_text(char *buffer, Size size, amqp_bytes_t text);
+extern void cqrs_amqp_decode_text(char *buffer, Size size, amqp_bytes_t text);
 
 #endif							/* CQRS_AMQP_DECODE_H */

@@ -77,7 +77,7 @@ static void refill(CqrsFrames *frames);
 static ssize_t read_input(CqrsFrames *frames);
 
 CqrsFrames *
-cqrs_frames_create(CqrsSocket *sock)
+cqrs_amqp_frames_create(CqrsSocket *sock)
 {
 	CqrsFrames *frames = MemoryContextAlloc(TopMemoryContext,
 											sizeof(CqrsFrames));
@@ -92,7 +92,7 @@ cqrs_frames_create(CqrsSocket *sock)
 }
 
 void
-cqrs_frames_destroy(CqrsFrames *frames)
+cqrs_amqp_frames_destroy(CqrsFrames *frames)
 {
 	empty_amqp_pool(&frames->pool);
 	cqrs_socket_close(frames->sock);
@@ -100,7 +100,7 @@ cqrs_frames_destroy(CqrsFrames *frames)
 }
 
 void
-cqrs_frames_tune(CqrsFrames *frames, Size frame_max)
+cqrs_amqp_frames_tune(CqrsFrames *frames, Size frame_max)
 {
 	Assert(frame_max >= AMQP_FRAME_MIN_SIZE &&
 		   frame_max <= CQRS_FRAMES_MAX_BYTES);
@@ -108,20 +108,20 @@ cqrs_frames_tune(CqrsFrames *frames, Size frame_max)
 }
 
 bool
-cqrs_frames_has_room(const CqrsFrames *frames)
+cqrs_amqp_frames_has_room(const CqrsFrames *frames)
 {
 	return frames->body_rest == 0 &&
 		OUTPUT_BYTES - frames->output_end >= ROOM_BYTES;
 }
 
 void
-cqrs_frames_put_protocol(CqrsFrames *frames)
+cqrs_amqp_frames_put_protocol(CqrsFrames *frames)
 {
 	append(frames, "AMQP\0\0\x09\x01", 8);
 }
 
 void
-cqrs_frames_put_method(CqrsFrames *frames, int channel,
+cqrs_amqp_frames_put_method(CqrsFrames *frames, int channel,
 					   amqp_method_number_t id, void *method)
 {
 	Size		start = begin_frame(frames, AMQP_FRAME_METHOD, channel);
@@ -135,7 +135,7 @@ cqrs_frames_put_method(CqrsFrames *frames, int channel,
 }
 
 void
-cqrs_frames_put_content(CqrsFrames *frames, int channel,
+cqrs_amqp_frames_put_content(CqrsFrames *frames, int channel,
 						amqp_basic_properties_t *properties,
 						const char *body, Size length)
 {
@@ -164,7 +164,7 @@ cqrs_frames_put_content(CqrsFrames *frames, int channel,
 }
 
 void
-cqrs_frames_put_heartbeat(CqrsFrames *frames)
+cqrs_amqp_frames_put_heartbeat(CqrsFrames *frames)
 {
 	/* If there is no room, the pending output will show that we are alive. */
 	if (OUTPUT_BYTES - frames->output_end < ROOM_BYTES)
@@ -173,7 +173,7 @@ cqrs_frames_put_heartbeat(CqrsFrames *frames)
 }
 
 bool
-cqrs_frames_flush(CqrsFrames *frames)
+cqrs_amqp_frames_flush(CqrsFrames *frames)
 {
 	for (int i = 0; i < FLUSH_WRITES; i++)
 	{
@@ -197,19 +197,19 @@ cqrs_frames_flush(CqrsFrames *frames)
 }
 
 bool
-cqrs_frames_pending(const CqrsFrames *frames)
+cqrs_amqp_frames_pending(const CqrsFrames *frames)
 {
 	return frames->output_start < frames->output_end || frames->body_rest > 0;
 }
 
 int
-cqrs_frames_body_channel(const CqrsFrames *frames)
+cqrs_amqp_frames_body_channel(const CqrsFrames *frames)
 {
 	return frames->body_rest > 0 ? frames->body_channel : 0;
 }
 
 int
-cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
+cqrs_amqp_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 {
 	for (;;)
 	{
@@ -218,7 +218,7 @@ cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 
 		/* Frees the decoded arguments of earlier frames. */
 		recycle_amqp_pool(&frames->pool);
-		consumed = cqrs_decode_frame(frames->input + frames->input_start,
+		consumed = cqrs_amqp_decode_frame(frames->input + frames->input_start,
 									 frames->input_end - frames->input_start,
 									 frames->input_max, &frames->pool, frame,
 									 frames->error);
@@ -240,32 +240,32 @@ cqrs_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 }
 
 const char *
-cqrs_frames_error(const CqrsFrames *frames)
+cqrs_amqp_frames_error(const CqrsFrames *frames)
 {
 	return frames->error[0] != '\0' ? frames->error :
 		cqrs_socket_error(frames->sock);
 }
 
 TimestampTz
-cqrs_frames_sent_at(const CqrsFrames *frames)
+cqrs_amqp_frames_sent_at(const CqrsFrames *frames)
 {
 	return frames->sent_at;
 }
 
 TimestampTz
-cqrs_frames_received_at(const CqrsFrames *frames)
+cqrs_amqp_frames_received_at(const CqrsFrames *frames)
 {
 	return frames->received_at;
 }
 
 void
-cqrs_frames_forget(CqrsFrames *frames)
+cqrs_amqp_frames_forget(CqrsFrames *frames)
 {
 	explicit_bzero(frames->output, frames->output_start);
 }
 
 CqrsSocket *
-cqrs_frames_socket(const CqrsFrames *frames)
+cqrs_amqp_frames_socket(const CqrsFrames *frames)
 {
 	return frames->sock;
 }

@@ -39,18 +39,19 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 	amqp_frame_t frame;
 	amqp_connection_open_t open = {0};
 
-	cqrs_frames_put_protocol(connection->frames);
+	cqrs_amqp_frames_put_protocol(connection->frames);
 	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_START_METHOD, "log in", &frame,
 						 failure))
 		return false;
 	connection->limits_deliveries =
-		cqrs_decode_version(frame.payload.method.decoded) >= LIMITING_VERSION;
+		cqrs_amqp_properties_version(frame.payload.method.decoded) >=
+		LIMITING_VERSION;
 
 	put_start_ok(connection, options);
 	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
 						 failure))
 		return false;
-	cqrs_frames_forget(connection->frames);
+	cqrs_amqp_frames_forget(connection->frames);
 	if (!has_channels(frame.payload.method.decoded, failure) ||
 		!tune(connection, frame.payload.method.decoded,
 			  options->heartbeat_s, failure))
@@ -58,7 +59,8 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 
 	open.virtual_host = amqp_cstring_bytes(vhost != NULL ? vhost :
 										   DEFAULT_VHOST);
-	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_OPEN_METHOD,
+	cqrs_amqp_frames_put_method(connection->frames, 0,
+								AMQP_CONNECTION_OPEN_METHOD,
 						   &open);
 	return cqrs_amqp_await(connection, 0, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
 						   failure);
@@ -102,7 +104,7 @@ put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 	start_ok.response.len = strlen(user) + strlen(password) + 2;
 	start_ok.response.bytes = response;
 	start_ok.locale = amqp_cstring_bytes("en_US");
-	cqrs_frames_put_method(connection->frames, 0,
+	cqrs_amqp_frames_put_method(connection->frames, 0,
 						   AMQP_CONNECTION_START_OK_METHOD, &start_ok);
 	explicit_bzero(response, start_ok.response.len);
 	pfree(response);
@@ -145,9 +147,10 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
 		Min(offer->heartbeat, heartbeat_s);
 	connection->heartbeat_s = tune_ok.heartbeat;
-	cqrs_frames_put_method(connection->frames, 0, AMQP_CONNECTION_TUNE_OK_METHOD,
+	cqrs_amqp_frames_put_method(connection->frames, 0,
+								AMQP_CONNECTION_TUNE_OK_METHOD,
 						   &tune_ok);
-	cqrs_frames_tune(connection->frames, tune_ok.frame_max);
+	cqrs_amqp_frames_tune(connection->frames, tune_ok.frame_max);
 	return true;
 }
 
@@ -176,7 +179,7 @@ cqrs_amqp_set_up(CqrsConnection *connection, const CqrsConnectOptions *options,
 	}
 	if (connection->consumer != NULL)
 		return true;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_CONFIRM_SELECT_METHOD, &select);
 	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 						   AMQP_CONFIRM_SELECT_OK_METHOD, "enable confirms",
@@ -190,7 +193,7 @@ cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 	amqp_channel_open_t open = {0};
 	amqp_frame_t frame;
 
-	cqrs_frames_put_method(connection->frames, channel,
+	cqrs_amqp_frames_put_method(connection->frames, channel,
 						   AMQP_CHANNEL_OPEN_METHOD, &open);
 	return cqrs_amqp_await(connection, channel, AMQP_CHANNEL_OPEN_OK_METHOD,
 						   "open a channel", &frame, failure);
@@ -208,7 +211,7 @@ take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 
 	declare.queue = amqp_cstring_bytes(name);
 	declare.exclusive = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 						   AMQP_QUEUE_DECLARE_METHOD, &declare);
 	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 						   AMQP_QUEUE_DECLARE_OK_METHOD,
@@ -232,7 +235,7 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 
 		delete.queue = amqp_cstring_bytes(lfirst(lc));
 		delete.nowait = lnext(names, lc) != NULL;
-		cqrs_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
+		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 							   AMQP_QUEUE_DELETE_METHOD, &delete);
 	}
 	return names == NIL ||
@@ -251,18 +254,18 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 		CqrsEvent	event = {0};
 		int			result = -1;
 
-		if (cqrs_frames_flush(connection->frames))
-			result = cqrs_frames_read(connection->frames, frame);
+		if (cqrs_amqp_frames_flush(connection->frames))
+			result = cqrs_amqp_frames_read(connection->frames, frame);
 		if (result < 0)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s",
-						   action, cqrs_frames_error(connection->frames));
+						   action, cqrs_amqp_frames_error(connection->frames));
 			return false;
 		}
 		if (result == 0)
 		{
-			(void) cqrs_socket_wait(cqrs_frames_socket(connection->frames),
-									cqrs_frames_pending(connection->frames),
+			(void) cqrs_socket_wait(cqrs_amqp_frames_socket(connection->frames),
+									cqrs_amqp_frames_pending(connection->frames),
 									connection->deadline);
 			continue;
 		}

@@ -91,7 +91,7 @@ get_mark(CqrsConnection *connection, const char *name, char *text, Size size,
 	amqp_frame_t frame;
 
 	get.queue = amqp_cstring_bytes(name);
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_BASIC_GET_METHOD, &get);
 	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						 CQRS_AMQP_ANY_FRAME, READING, &frame, failure))
@@ -156,7 +156,7 @@ put_mark(CqrsConnection *connection, const char *name, const char *text,
 		.body_length = strlen(text)
 	};
 
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CONFIRM_SELECT_METHOD, &select);
 	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						 AMQP_CONFIRM_SELECT_OK_METHOD, WRITING, &frame,

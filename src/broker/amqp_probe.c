@@ -35,7 +35,7 @@ cqrs_amqp_can_probe(CqrsConnection *connection)
 {
 	return (connection->probe == CQRS_PROBE_CLOSED ||
 			connection->probe == CQRS_PROBE_IDLE) &&
-		cqrs_frames_has_room(connection->frames);
+		cqrs_amqp_frames_has_room(connection->frames);
 }
 
 void
@@ -65,9 +65,9 @@ open_channel(CqrsConnection *connection)
 	amqp_channel_open_t open = {0};
 	amqp_confirm_select_t select = {0};
 
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CHANNEL_OPEN_METHOD, &open);
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CONFIRM_SELECT_METHOD, &select);
 }
 
@@ -87,7 +87,7 @@ cqrs_amqp_handle_probe(CqrsConnection *connection, const amqp_frame_t *frame,
 	 * A message that has not been sent completely cannot be answered, and its
 	 * body has to stay.
 	 */
-	if (cqrs_frames_body_channel(connection->frames) ==
+	if (cqrs_amqp_frames_body_channel(connection->frames) ==
 		CQRS_AMQP_SIDE_CHANNEL)
 	{
 		violated(method, event, failure);
@@ -153,7 +153,7 @@ probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
 
 		close.reply_code = AMQP_REPLY_SUCCESS;
 		close.reply_text = amqp_cstring_bytes("goodbye");
-		cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 							   AMQP_CHANNEL_CLOSE_METHOD, &close);
 		connection->probe = CQRS_PROBE_CLOSING;
 	}
@@ -166,7 +166,7 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 {
 	amqp_channel_close_ok_t close_ok = {0};
 
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
 	if (connection->probe == CQRS_PROBE_CLOSING)
 		return;

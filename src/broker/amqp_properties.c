@@ -49,7 +49,8 @@ static int	field_width(char kind);
 static bool is(CqrsRest value, const char *text);
 
 bool
-cqrs_decode_message_id(amqp_bytes_t properties, amqp_bytes_t *message_id)
+cqrs_amqp_properties_message_id(amqp_bytes_t properties,
+								amqp_bytes_t *message_id)
 {
 	CqrsRest	value;
 
@@ -61,7 +62,7 @@ cqrs_decode_message_id(amqp_bytes_t properties, amqp_bytes_t *message_id)
 }
 
 int64
-cqrs_decode_delivery_count(amqp_bytes_t properties)
+cqrs_amqp_properties_delivery_count(amqp_bytes_t properties)
 {
 	CqrsRest	headers;
 	CqrsRest	value;
@@ -77,7 +78,7 @@ cqrs_decode_delivery_count(amqp_bytes_t properties)
 }
 
 int
-cqrs_decode_version(const amqp_bytes_t *arguments)
+cqrs_amqp_properties_version(const amqp_bytes_t *arguments)
 {
 	CqrsRest	rest = {0};
 	CqrsRest	properties;

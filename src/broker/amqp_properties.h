@@ -16,19 +16,19 @@
  * Find the message id in encoded properties of class basic.  Returns false if
  * there is none, or if the properties are malformed.
  */
-extern bool cqrs_decode_message_id(amqp_bytes_t properties,
+extern bool cqrs_amqp_properties_message_id(amqp_bytes_t properties,
 								   amqp_bytes_t *message_id);
 
 /*
  * The header x-delivery-count in encoded properties of class basic; 0 if there
  * is none, or if the properties are malformed.
  */
-extern int64 cqrs_decode_delivery_count(amqp_bytes_t properties);
+extern int64 cqrs_amqp_properties_delivery_count(amqp_bytes_t properties);
 
 /*
  * The major version of RabbitMQ in the encoded arguments of connection.start;
  * 0 for another broker, and if "arguments" is NULL or malformed.
  */
-extern int	cqrs_decode_version(const amqp_bytes_t *arguments);
+extern int	cqrs_amqp_properties_version(const amqp_bytes_t *arguments);
 
 #endif							/* CQRS_AMQP_PROPERTIES_H */

@@ -52,9 +52,9 @@ bool
 cqrs_amqp_can_publish(CqrsConnection *connection)
 {
 	/* If the flush fails, poll() is going to notice. */
-	return cqrs_frames_has_room(connection->frames) ||
-		(cqrs_frames_flush(connection->frames) &&
-		 cqrs_frames_has_room(connection->frames));
+	return cqrs_amqp_frames_has_room(connection->frames) ||
+		(cqrs_amqp_frames_flush(connection->frames) &&
+		 cqrs_amqp_frames_has_room(connection->frames));
 }
 
 void
@@ -73,7 +73,7 @@ cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 	publish.exchange = amqp_cstring_bytes(envelope->exchange);
 	publish.routing_key = amqp_cstring_bytes(envelope->routing_key);
 	publish.mandatory = 1;
-	cqrs_frames_put_method(connection->frames, channel,
+	cqrs_amqp_frames_put_method(connection->frames, channel,
 						   AMQP_BASIC_PUBLISH_METHOD, &publish);
 
 	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
@@ -85,7 +85,7 @@ cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 	properties.timestamp = timestamptz_to_time_t(envelope->timestamp);
 	for (int i = 0; i < envelope->nproperties; i++)
 		set_property(&properties, &envelope->properties[i]);
-	cqrs_frames_put_content(connection->frames, channel, &properties,
+	cqrs_amqp_frames_put_content(connection->frames, channel, &properties,
 							envelope->body, envelope->body_length);
 	if (channel == CQRS_AMQP_CHANNEL)
 		connection->published++;
@@ -181,7 +181,7 @@ handle_confirm(CqrsConnection *connection, CqrsEventKind kind, uint64 tag,
 	uint64		last = connection->published;
 
 	if (last > 0 &&
-		cqrs_frames_body_channel(connection->frames) == CQRS_AMQP_CHANNEL)
+		cqrs_amqp_frames_body_channel(connection->frames) == CQRS_AMQP_CHANNEL)
 		last--;
 	if (tag == 0 && multiple)
 		tag = last;
@@ -208,12 +208,13 @@ handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
 	}
 	if (frame->payload.properties.class_id != AMQP_BASIC_CLASS ||
 		frame->payload.properties.body_size > MaxAllocSize ||
-		!cqrs_decode_message_id(frame->payload.properties.raw, &message_id))
+		!cqrs_amqp_properties_message_id(frame->payload.properties.raw,
+										 &message_id))
 	{
 		cqrs_amqp_violated(event, failure, action, "returned message that is none of ours");
 		return;
 	}
-	cqrs_decode_text(connection->return_id, sizeof(connection->return_id),
+	cqrs_amqp_decode_text(connection->return_id, sizeof(connection->return_id),
 					 message_id);
 	connection->returning = CQRS_RETURN_BODY;
 	connection->return_rest = frame->payload.properties.body_size;

@@ -80,7 +80,7 @@ cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
 	declare.queue = amqp_cstring_bytes(name);
 	declare.durable = 1;
 	declare.arguments = *arguments;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DECLARE_METHOD, &declare);
 	if (cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						AMQP_QUEUE_DECLARE_OK_METHOD, action, &frame, failure))
@@ -90,7 +90,7 @@ cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
 		!cqrs_amqp_open_side(connection, failure))
 		return false;
 	declare.passive = 1;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DECLARE_METHOD, &declare);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DECLARE_OK_METHOD, action, &frame,
@@ -142,7 +142,7 @@ bind_queue(CqrsConnection *connection, const CqrsQueue *queue,
 		bind.routing_key = amqp_cstring_bytes(binding->routing_key);
 		bind.nowait = ++sent % BINDINGS_AT_ONCE != 0 &&
 			lnext(queue->bindings, lc) != NULL;
-		cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 							   AMQP_QUEUE_BIND_METHOD, &bind);
 		if (!bind.nowait &&
 			!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
@@ -180,7 +180,7 @@ unbind_one(CqrsConnection *connection, const char *queue,
 	unbind.queue = amqp_cstring_bytes(queue);
 	unbind.exchange = amqp_cstring_bytes(binding->exchange);
 	unbind.routing_key = amqp_cstring_bytes(binding->routing_key);
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_UNBIND_METHOD, &unbind);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_UNBIND_OK_METHOD, "unbind the queue",
@@ -198,7 +198,7 @@ cqrs_amqp_delete_queue(CqrsConnection *connection, const char *queue,
 	if (!cqrs_amqp_open_side(connection, failure))
 		return false;
 	delete.queue = amqp_cstring_bytes(queue);
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DELETE_METHOD, &delete);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DELETE_OK_METHOD, "delete the queue",
@@ -228,7 +228,7 @@ cqrs_amqp_close_side(CqrsConnection *connection, CqrsFailure *failure)
 		return true;
 	close.reply_code = AMQP_REPLY_SUCCESS;
 	close.reply_text = amqp_cstring_bytes("goodbye");
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CHANNEL_CLOSE_METHOD, &close);
 	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						 AMQP_CHANNEL_CLOSE_OK_METHOD, "close a channel",
@@ -249,7 +249,7 @@ cqrs_amqp_side_closed(CqrsConnection *connection, const amqp_frame_t *frame,
 		frame->frame_type != AMQP_FRAME_METHOD ||
 		method->id != AMQP_CHANNEL_CLOSE_METHOD)
 		return false;
-	cqrs_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
+	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
 	connection->side_open = false;
 	connection->side_code = ((amqp_channel_close_t *) method->decoded)->reply_code;

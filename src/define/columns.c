@@ -28,6 +28,28 @@ cqrs_columns_have(List *names, const char *name)
 	return false;
 }
 
+void
+cqrs_columns_check_distinct(List *names, const char *option)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		const char *name = lfirst(lc);
+
+		for (int i = 0; i < foreach_current_index(lc); i++)
+		{
+			if (strcmp(list_nth(names, i), name) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("column \"%s\" is named twice in \"%s\"",
+								name, option),
+						 errdetail("A message has each column once."),
+						 errhint("Name the column once.")));
+		}
+	}
+}
+
 bool
 cqrs_columns_is_own(const char *name)
 {

@@ -15,6 +15,9 @@
 /* Whether a list of char * has a name. */
 extern bool cqrs_columns_have(List *names, const char *name);
 
+/* Raise an error if a list of char * has a name twice. */
+extern void cqrs_columns_check_distinct(List *names, const char *option);
+
 /* Whether a column is cqrs_revision or cqrs_updated. */
 extern bool cqrs_columns_is_own(const char *name);
 

@@ -148,17 +148,8 @@ check_names(Relation rel, const char *option, List *names)
 					 errdetail("The option \"%s\" of a master names the column.",
 							   option),
 					 errhint("Name columns of the table; existing masters are changed by cqrs_alter().")));
-		for (int i = 0; i < foreach_current_index(lc); i++)
-		{
-			if (strcmp(list_nth(names, i), name) == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_DUPLICATE_COLUMN),
-						 errmsg("column \"%s\" is named twice in \"%s\"",
-								name, option),
-						 errdetail("A message has each column once."),
-						 errhint("Name the column once.")));
-		}
 	}
+	cqrs_columns_check_distinct(names, option);
 }
 
 /* Replicas distinguish fields by their keys. */

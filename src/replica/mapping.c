@@ -123,17 +123,8 @@ check_names(const Binding *binding, const char *option, List *names)
 					 errdetail("The option \"%s\" of a replica names the column, whose values cannot be set.",
 							   option),
 					 errhint("Leave the column out of the option.")));
-		for (int i = 0; i < foreach_current_index(lc); i++)
-		{
-			if (strcmp(list_nth(names, i), name) == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_DUPLICATE_COLUMN),
-						 errmsg("column \"%s\" is named twice in \"%s\"",
-								name, option),
-						 errdetail("A message has each column once."),
-						 errhint("Name it once.")));
-		}
 	}
+	cqrs_columns_check_distinct(names, option);
 }
 
 /* Check one of cqrs_revision and cqrs_updated. */

@@ -17,14 +17,13 @@
  * values (retype.c), of persistence and of access method are judged before the
  * command as well, because rewriting a large table may take hours.
  *
- * If a new option of masters names a function, it needs a line in hooks[]; if
- * it names columns of the table, column_use.c needs to know it.
+ * If a new option of masters names columns of the table, column_use.c needs to
+ * know it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
@@ -35,35 +34,20 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 #include "base/compat.h"
 #include "ddl/facts.h"
 #include "define/columns.h"
 #include "master/column_use.h"
-#include "master/hooks.h"
 #include "master/master.h"
-#include "master/options.h"
 #include "outbox/parked.h"
 #include "schema/guard.h"
 #include "schema/retype.h"
 #include "schema/triggers.h"
 
-/* Functions that masters name. */
-static const CqrsOption hooks[] = {
-	CQRS_OPTION_META, CQRS_OPTION_SERIALIZER, CQRS_OPTION_DELETE_DATA
-};
-
 /* Our triggers, which capture changes. */
 static const char *const our_triggers[] = {
 	CQRS_TRIGGER_UPDATE, CQRS_TRIGGER_INSERT_DELETE, CQRS_TRIGGER_TRUNCATE
-};
-
-struct CqrsGuardedHook
-{
-	char	   *cqrs_id;
-	int			hook;			/* index of hooks[] */
-	List	   *functions;		/* oids: that name, and not VOLATILE */
 };
 
 static const char *const register_anew =
@@ -129,33 +113,6 @@ masters_above(Oid relid, bool *own)
 			break;
 	}
 	return rows;
-}
-
-List *
-cqrs_guard_hooks(List *rows)
-{
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	foreach(lc, rows)
-	{
-		CqrsMasterRow *row = lfirst(lc);
-
-		for (int i = 0; i < lengthof(hooks); i++)
-		{
-			const char *name = cqrs_master_text(row, hooks[i]);
-			CqrsGuardedHook *facts;
-
-			if (name == NULL)
-				continue;
-			facts = palloc(sizeof(CqrsGuardedHook));
-			facts->cqrs_id = row->cqrs_id;
-			facts->hook = i;
-			facts->functions = cqrs_function_candidates(name, false);
-			result = lappend(result, facts);
-		}
-	}
-	return result;
 }
 
 /* The facts of a table after those commands that rewrite it. */
@@ -402,53 +359,6 @@ check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 					 errdetail("Replicas get the column with the next change of each row."),
 					 errhint("Use cqrs_sync() or cqrs_sync_all() to send the rows.")));
 	}
-}
-
-/*
- * If a function with a name that a master has given is gone or has become
- * VOLATILE, check that the master still has one that fits.
- */
-void
-cqrs_guard_check_hook(const CqrsGuardedHook *before)
-{
-	CqrsMasterRow *row = cqrs_master_read(before->cqrs_id, true);
-	MemoryContext context = CurrentMemoryContext;
-	const char *name;
-	HeapTuple	tuple;
-	Oid			owner;
-
-	if (row == NULL)
-		return;
-	name = cqrs_master_text(row, hooks[before->hook]);
-	if (name == NULL ||
-		list_difference_oid(before->functions, cqrs_function_candidates(name, false)) == NIL)
-		return;
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(row->relid));
-	if (!HeapTupleIsValid(tuple))
-		return;
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	PG_TRY();
-	{
-		cqrs_hooks_check(hooks[before->hook], name, row->relid,
-						 owner);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		ereport(ERROR,
-				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("cannot change or drop the %s of master \"%s\"",
-						cqrs_options_role(hooks[before->hook]), row->cqrs_id),
-				 errdetail("After the command: %s.", error->message),
-				 errhint("Use cqrs_alter() to give the master another function or none.")));
-	}
-	PG_END_TRY();
 }
 
 void

@@ -14,12 +14,6 @@
 
 #include "ddl/facts.h"
 
-/* The properties of a function that a master names, at one moment. */
-typedef struct CqrsGuardedHook CqrsGuardedHook;
-
-/* The functions that masters (CqrsMasterRow) name: CqrsGuardedHook. */
-extern List *cqrs_guard_hooks(List *rows);
-
 /*
  * Raise an error if those of the commands (AlterTableCmd) that rewrite the
  * table would take something from a master.
@@ -40,7 +34,6 @@ extern void cqrs_guard_foresee_attach(Oid relid, Oid partition);
  */
 extern void cqrs_guard_check_table(const CqrsTableFacts *before,
 								   bool disables_trigger);
-extern void cqrs_guard_check_hook(const CqrsGuardedHook *before);
 
 /* Raise a notice that names the masters of a renamed table. */
 extern void cqrs_guard_notice_renamed(Oid relid);

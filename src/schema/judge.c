@@ -34,6 +34,7 @@
 #include "master/master.h"
 #include "master/relation.h"
 #include "schema/guard.h"
+#include "schema/guarded_hook.h"
 #include "schema/judge.h"
 #include "schema/meaning.h"
 
@@ -91,7 +92,7 @@ judge_before(const CqrsDdlCommand *command)
 	reliance = palloc0(sizeof(Reliance));
 	if (command->scope == CQRS_SCOPE_FUNCTIONS ||
 		command->scope == CQRS_SCOPE_ALL)
-		reliance->hooks = cqrs_guard_hooks(cqrs_master_read_all(InvalidOid));
+		reliance->hooks = cqrs_guarded_hook_list(cqrs_master_read_all(InvalidOid));
 	if (IsA(command->statement, AlterTableStmt))
 		foresee(command, castNode(AlterTableStmt, command->statement));
 	if (takes)
@@ -110,7 +111,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 
 	cqrs_ddl_each_table(command, state, check_table);
 	foreach(lc, reliance->hooks)
-		cqrs_guard_check_hook(lfirst(lc));
+		cqrs_guarded_hook_check(lfirst(lc));
 	foreach(lc, reliance->meanings)
 		cqrs_meaning_check(lfirst(lc));
 	if (OidIsValid(command->retyped))

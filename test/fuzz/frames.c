@@ -47,7 +47,7 @@ decode_before(char *buffer, Size size, amqp_bytes_t text, char behind)
 
 	memset(copy.bytes, behind, text.len + 4);
 	memcpy(copy.bytes, text.bytes, text.len);
-	cqrs_decode_text(buffer, size, copy);
+	cqrs_amqp_decode_text(buffer, size, copy);
 	free(copy.bytes);
 }
 
@@ -88,7 +88,7 @@ check_properties(amqp_bytes_t raw)
 	amqp_bytes_t id;
 
 	memcpy(copy.bytes, raw.bytes, raw.len);
-	if (cqrs_decode_message_id(copy, &id))
+	if (cqrs_amqp_properties_message_id(copy, &id))
 		check_within(id, copy.bytes, copy.len);
 	free(copy.bytes);
 }
@@ -141,7 +141,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	{
 		amqp_frame_t frame;
 
-		size = cqrs_decode_frame(input, length, MAX_SIZE, &pool, &frame, error);
+		size = cqrs_amqp_decode_frame(input, length, MAX_SIZE, &pool, &frame,
+									  error);
 		CHECK(size >= -1 && (size <= 0 || size <= length));
 		if (size < 0)
 			CHECK(strlen(error) < sizeof(error));

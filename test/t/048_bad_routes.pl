@@ -1,5 +1,6 @@
 # Many masters whose exchange does not work: they cost other masters next to
-# nothing, and their messages arrive, in order, when it does.
+# nothing, and their messages arrive, in order, when it does.  CQRS_BAD_MASTERS
+# says how many they are.
 use strict;
 use warnings;
 
@@ -10,7 +11,7 @@ use RabbitMQ;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $BAD    = 500;
+my $BAD    = $ENV{CQRS_BAD_MASTERS} // 500;
 my $MENDED = 20;
 my $ROWS   = 20_000;
 my $RUNS   = 3;
@@ -20,6 +21,7 @@ $broker->start;
 my $node = new_master('routes', $broker, conf => <<'END');
 cqrs.unroutable = 'keep'
 cqrs.reconnect_delay_max = '2s'
+max_locks_per_transaction = 1000
 END
 $node->safe_psql(
 	'postgres', qq{
