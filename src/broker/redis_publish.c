@@ -205,6 +205,9 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		send_again(connection, remedy, batch->error);
 		return true;
 	}
+	if (batch->right_tail[0] != '\0')
+		strlcpy(connection->text.tail, batch->right_tail,
+				sizeof(connection->text.tail));
 	connection->flow = CQRS_FLOW_OPEN;
 	connection->by_text = false;
 	connection->counts = connection->owner.replicas > 0;

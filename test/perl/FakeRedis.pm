@@ -190,7 +190,7 @@ sub obey
 sub publish
 {
 	my ($self, @words) = @_;
-	my @messages = @words[ 10 .. $#words ];
+	my @messages = @words[ 11 .. $#words ];
 	my $count    = @messages / 2;
 	my $number   = $words[7];
 	my $good     = array((":1\r\n") x $count);
