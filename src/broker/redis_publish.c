@@ -221,6 +221,14 @@ static bool
 handle_count(CqrsConnection *connection, const CqrsReply *reply,
 			 CqrsFailure *failure)
 {
+	char		error[256];
+
+	if (reply->type == CQRS_REPLY_ERROR)
+	{
+		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+		cqrs_redis_fail(failure, false, "count the replicas", error);
+		return false;
+	}
 	if (reply->type != CQRS_REPLY_INTEGER)
 	{
 		unexpected(connection, reply, failure);
