@@ -268,7 +268,7 @@ take_tail(CqrsBatch *batch, const CqrsReply *tail)
 	if (tail->type != CQRS_REPLY_TEXT || tail->length != strlen(NO_TAIL) ||
 		tail->text[0] != '-' ||
 		strspn(tail->text + 1, "0123456789abcdef") != TAIL_DIGITS ||
-		strcmp(tail->text + 1 + TAIL_DIGITS, NO_TAIL + 1 + TAIL_DIGITS) != 0)
+		strcmp(tail->text + 1 + TAIL_DIGITS, &NO_TAIL[1 + TAIL_DIGITS]) != 0)
 		return false;
 	strlcpy(batch->right_tail, tail->text, sizeof(batch->right_tail));
 	return true;
