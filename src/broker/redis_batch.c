@@ -10,10 +10,9 @@
  * last one of its batch; so memory is bounded whatever the size of the body.
  *
  * The envelope is Kombu's, with a message id, a time and the
- * properties of the message among its properties.  The delivery tag ends with a part that the script
- * adds.
- *
- *-------------------------------------------------------------------------
+ * properties of the message among its properties.  The delivery tag
+ * ends with a part that differs between queues.  It is written for the queue that
+ * the last messages went to; the script changes it for others.
  */
 #include "postgres.h"
 
@@ -40,7 +39,11 @@
 
 #define BEFORE_BODY		"{\"body\": \""
 #define BINDINGS_PREFIX "_kombu.binding."
+/* The end of an envelope, of no queue; and how many digits it has. */
+#define NO_TAIL			"-00000000\"}}"
+#define TAIL_DIGITS		8
 
+static bool take_tail(CqrsBatch *batch, const CqrsReply *tail);
 static void append(CqrsBatch *batch, const void *data, Size length);
 static void append_length(CqrsBatch *batch, Size length);
 static void append_argument(CqrsBatch *batch, const char *text);
@@ -68,7 +71,7 @@ cqrs_redis_batch_begin(CqrsBatch *batch, uint64 first_tag)
 	batch->count = 0;
 	batch->first_tag = first_tag;
 	batch->probe = false;
-	batch->exchange[0] = '\0';
+	batch->exchange[0] = batch->tail[0] = '\0';
 	batch->answered = false;
 }
 
@@ -87,13 +90,17 @@ cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 	Size		id_length = strlen(envelope->message_id);
 
 	Assert(cqrs_redis_batch_has_room(batch));
+	if (batch->count == 0)
+		strlcpy(batch->tail, text->tail[0] != '\0' ? text->tail : NO_TAIL,
+				sizeof(batch->tail));
 	strlcpy(batch->exchange, envelope->exchange, sizeof(batch->exchange));
 	append_argument(batch, envelope->routing_key);
 
 	set_common(text, envelope);
 	set_own(&text->own, envelope);
 	append_length(batch, strlen(BEFORE_BODY) + body_length +
-				  text->common.len + text->own.len + id_length);
+				  text->common.len + text->own.len + id_length +
+				  strlen(batch->tail));
 	append(batch, BEFORE_BODY, strlen(BEFORE_BODY));
 	if (envelope->body_length > COPIED_BODY_BYTES)
 	{
@@ -110,6 +117,7 @@ cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 	batch->ids[batch->count] = batch->end;
 	batch->id_lengths[batch->count] = id_length;
 	append(batch, envelope->message_id, id_length);
+	append(batch, batch->tail, strlen(batch->tail));
 	append(batch, "\r\n", 2);
 	batch->count++;
 }
@@ -123,7 +131,7 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	char	   *bindings = psprintf("%s%s", BINDINGS_PREFIX, batch->exchange);
 
 	initStringInfo(&header);
-	appendStringInfo(&header, "*%d\r\n", 10 + 2 * batch->count);
+	appendStringInfo(&header, "*%d\r\n", 11 + 2 * batch->count);
 	put_argument(&header, by_text ? "EVAL" : "EVALSHA");
 	put_argument(&header, by_text ? CQRS_SCRIPT_PUBLISH : script_hash());
 	put_argument(&header, "2");
@@ -137,6 +145,7 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	put_argument(&header, batch->probe ? "probe" : "");
 	snprintf(text, sizeof(text), "%d", owner->queue_limit);
 	put_argument(&header, text);
+	put_argument(&header, batch->tail);
 
 	Assert(header.len <= HEADER_BYTES);
 	batch->start = HEADER_BYTES - header.len;
@@ -155,6 +164,7 @@ cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner, uint64 numb
 	batch->answered = false;
 	batch->done = batch->told = batch->settled = 0;
 	batch->stopped = false;
+	batch->right_tail[0] = '\0';
 	batch->limited = owner->queue_limit > 0;
 	batch->error[0] = '\0';
 }
@@ -219,12 +229,15 @@ cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
 						   reply->length);
 		return batch->error[0] != '\0';
 	}
-	if (reply->type != CQRS_REPLY_ARRAY || reply->nelements > batch->count)
+	if (reply->type != CQRS_REPLY_ARRAY ||
+		reply->nelements > batch->count + 1)
 		return false;
 	for (int i = 0; i < reply->nelements; i++)
 	{
 		const CqrsReply *element = &reply->elements[i];
 
+		if (i == batch->count)
+			return batch->count > 0 && take_tail(batch, element);
 		if (element->type == CQRS_REPLY_ERROR)
 		{
 			cqrs_failure_clean(batch->error, sizeof(batch->error),
@@ -246,6 +259,19 @@ cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
 		batch->done++;
 	}
 	return batch->done == batch->count;
+}
+
+/* Returns false if it is none. */
+static bool
+take_tail(CqrsBatch *batch, const CqrsReply *tail)
+{
+	if (tail->type != CQRS_REPLY_TEXT || tail->length != strlen(NO_TAIL) ||
+		tail->text[0] != '-' ||
+		strspn(tail->text + 1, "0123456789abcdef") != TAIL_DIGITS ||
+		strcmp(tail->text + 1 + TAIL_DIGITS, &NO_TAIL[1 + TAIL_DIGITS]) != 0)
+		return false;
+	strlcpy(batch->right_tail, tail->text, sizeof(batch->right_tail));
+	return true;
 }
 
 static void

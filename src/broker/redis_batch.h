@@ -16,6 +16,8 @@
 #include "broker/transport.h"
 
 #define CQRS_BATCH_MESSAGES 200
+/* The end of an envelope, which differs between queues, with a zero. */
+#define CQRS_BATCH_TAIL_BYTES 13
 
 /* What has become of a message. */
 typedef enum CqrsBatchOutcome
@@ -47,6 +49,7 @@ typedef struct CqrsBatch
 	bool		probe;			/* one message, without tag */
 	bool		limited;		/* queues may be full */
 	char		exchange[256];
+	char		tail[CQRS_BATCH_TAIL_BYTES];	/* of its envelopes */
 	uint32		ids[CQRS_BATCH_MESSAGES];	/* where their ids are in data */
 	uint32		id_lengths[CQRS_BATCH_MESSAGES];
 
@@ -54,6 +57,8 @@ typedef struct CqrsBatch
 	int			done;			/* so many messages have an outcome: */
 	CqrsBatchOutcome outcomes[CQRS_BATCH_MESSAGES];
 	char		full[256];		/* a queue that was full */
+	char		right_tail[CQRS_BATCH_TAIL_BYTES];	/* of a queue's envelopes, if
+													 * "tail" was not it; or "" */
 	bool		stopped;		/* the next message was refused, not the
 								 * whole batch */
 	char		error[256];		/* why, or "" */
@@ -91,6 +96,7 @@ typedef struct CqrsBatchText
 	char		exchange[256];
 	char		routing_key[256];
 	int64		time;			/* 0: there is no text yet */
+	char		tail[CQRS_BATCH_TAIL_BYTES];	/* probably */
 	StringInfoData common;
 	StringInfoData own;			/* of one envelope */
 } CqrsBatchText;

@@ -205,6 +205,9 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 		send_again(connection, remedy, batch->error);
 		return true;
 	}
+	if (batch->right_tail[0] != '\0')
+		strlcpy(connection->text.tail, batch->right_tail,
+				sizeof(connection->text.tail));
 	connection->flow = CQRS_FLOW_OPEN;
 	connection->by_text = false;
 	connection->counts = connection->owner.replicas > 0;
@@ -218,6 +221,14 @@ static bool
 handle_count(CqrsConnection *connection, const CqrsReply *reply,
 			 CqrsFailure *failure)
 {
+	char		error[256];
+
+	if (reply->type == CQRS_REPLY_ERROR)
+	{
+		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+		cqrs_redis_fail(failure, false, "count the replicas", error);
+		return false;
+	}
 	if (reply->type != CQRS_REPLY_INTEGER)
 	{
 		unexpected(connection, reply, failure);

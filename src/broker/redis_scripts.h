@@ -44,13 +44,18 @@
 /*
  * Publish a batch, and renew the lease.  KEYS: set of the exchange's bindings,
  * lease.  ARGV: owner and epoch, time to live in ms, number of the batch,
- * "probe" or "", the limit of queues, then for each message its routing key, and
- * its envelope up to its id.  The reply has the number of queues of each message,
- * or the name of one that is full, and ends with the error at which the script
- * had to stop.  A queue that is full stays so for the whole batch.
+ * "probe" or "", the limit of queues, the end of the envelopes, then for each
+ * message its routing key, and its envelope.  The reply has the number of queues
+ * of each message, or the name of one that is full, and ends with the error at
+ * which the script had to stop, or with the end of the envelopes of a queue, if
+ * that is another one.  A queue that is full stays so for the whole batch.
  *
  * Batches come in sequence, so that one that was stopped also stops those that
  * are in flight behind it.  A probe that was stopped does not.
+ *
+ * Messages are collected for each queue, and pushed by one command.  If that
+ * fails, the script has stopped at the first message of that queue; what other
+ * queues already got comes twice.
  *
  * The server refuses a script's first write if it is short of memory, and no
  * later one.  So a message is the first that is written; the lease is renewed
@@ -70,7 +75,7 @@
 	"if tonumber(ARGV[3]) ~= last + 1 then return redis.error_reply('GAP ' .. last) end\n" \
 	"local routes, exact, wild, tags, bad, room = {}, {}, {}, {}, {}, {}\n" \
 	"local limit = tonumber(ARGV[5])\n" \
-	"for i = 6, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
+	"for i = 7, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
 	"local function pattern(key)\n" \
 	"  local words = {}\n" \
 	"  for word in string.gmatch(key .. '.', '(.-)%.') do\n" \
@@ -113,6 +118,7 @@
 	"  routes[key] = list\n" \
 	"  return list\n" \
 	"end\n" \
+	"local out, stopped, lists, order, tail = {}, false, {}, {}, ARGV[6]\n" \
 	"local function push(i)\n" \
 	"  local queues = routes[ARGV[i]] or route(ARGV[i])\n" \
 	"  for _, queue in ipairs(queues) do\n" \
@@ -120,14 +126,22 @@
 	"    if room[queue] and room[queue] <= 0 then return queue end\n" \
 	"  end\n" \
 	"  for _, queue in ipairs(queues) do\n" \
-	"    local result = redis.pcall('LPUSH', queue, ARGV[i + 1] .. tags[queue])\n" \
-	"    if type(result) == 'table' and result.err then return result end\n" \
+	"    local envelope = ARGV[i + 1]\n" \
+	"    if tags[queue] ~= tail then\n" \
+	"      envelope = string.sub(envelope, 1, -1 - #tail) .. tags[queue]\n" \
+	"    end\n" \
+	"    local list = lists[queue]\n" \
+	"    if not list then\n" \
+	"      list = {}\n" \
+	"      lists[queue] = list\n" \
+	"      order[#order + 1] = {queue, #out + 1}\n" \
+	"    end\n" \
+	"    list[#list + 1] = envelope\n" \
 	"    if room[queue] then room[queue] = room[queue] - 1 end\n" \
 	"  end\n" \
 	"  return #queues\n" \
 	"end\n" \
-	"local out, stopped = {}, false\n" \
-	"if #ARGV > 5 then\n" \
+	"if #ARGV > 6 then\n" \
 	"  local members = redis.pcall('SMEMBERS', KEYS[1])\n" \
 	"  if members.err then\n" \
 	"    out[1] = members\n" \
@@ -136,10 +150,23 @@
 	"    for _, member in ipairs(members) do add_binding(member) end\n" \
 	"  end\n" \
 	"end\n" \
-	"for i = 6, #ARGV, 2 do\n" \
+	"for i = 7, #ARGV, 2 do\n" \
 	"  if stopped then break end\n" \
 	"  out[#out + 1] = push(i)\n" \
 	"  stopped = type(out[#out]) == 'table'\n" \
+	"end\n" \
+	"for _, item in ipairs(order) do\n" \
+	"  local queue, first = item[1], item[2]\n" \
+	"  local result = redis.pcall('LPUSH', queue, unpack(lists[queue]))\n" \
+	"  if type(result) == 'table' and result.err then\n" \
+	"    for j = #out, first + 1, -1 do out[j] = nil end\n" \
+	"    out[first] = result\n" \
+	"    stopped = true\n" \
+	"    break\n" \
+	"  end\n" \
+	"end\n" \
+	"if not stopped and order[1] and tags[order[1][1]] ~= tail and tail ~= '' then\n" \
+	"  out[#out + 1] = tags[order[1][1]]\n" \
 	"end\n" \
 	"local result = {}\n" \
 	"if ARGV[4] == 'probe' or not stopped then\n" \

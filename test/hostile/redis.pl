@@ -208,10 +208,40 @@ misbehaviour('publish', 'the password of a block', "-OOM $PASSWORD\r\n",
 misbehaviour('publish', 'the password in an array', array("-ERR $PASSWORD\r\n"),
 	qr/ERR/);
 
+# The end of envelopes, which the server may correct.
+my %ends = (
+	'too long'  => '-000000001"}}',
+	'too short' => '-1"}}',
+	'quoted'    => '-0000"0,0"}}',
+	'of zeros'  => "\0" x 12,
+	'of JSON'   => '"}, "x": 77}');
+misbehaviour('publish', "an end that is $_", array(":1\r\n", bulk($ends{$_})),
+	qr/unexpected reply/)
+  for sort keys %ends;
+misbehaviour('publish', 'two ends', array(":1\r\n", (bulk('-00000000"}}')) x 2),
+	qr/unexpected reply/);
+misbehaviour('publish', 'a full queue without limit', array(bulk('queue')),
+	qr/unexpected reply/);
+
+# The number of replicas.
+misbehaviour('count', "$_ in reply", $replies{$_},
+	qr/unexpected reply|could not count the replicas: $/)
+  for grep { $_ ne 'integer' } sort keys %replies;
+misbehaviour('count', 'NOPERM', "-NOPERM $PASSWORD\r\n",
+	qr/could not count the replicas: NOPERM \*+$/);
+misbehaviour('count', 'negative', ":-1\r\n", 'blocked', state => 1);
+misbehaviour('count', 'none',     ":0\r\n",  'blocked', state => 1);
+misbehaviour('count', 'silence',  sub { },    $SILENT);
+misbehaviour('count', 'twice',    ":9\r\n" x 2, qr/unexpected reply/);
+misbehaviour('count', 'the end', sub { $_[0]->end }, $LOST);
+
 my $hostile = Hostile->new('hostile', 500, FakeRedis->new(%misbehaviours));
 my $met     = 0;
-foreach my $name (sort keys %misbehaviours)
+my @counts  = grep { /^count:/ } sort keys %misbehaviours;
+foreach my $name ((grep { !/^count:/ } sort keys %misbehaviours), @counts)
 {
+	$hostile->configure('cqrs.confirm_replicas = 1')
+	  if @counts && $name eq $counts[0];
 	next if defined $only && $name !~ $only;
 	$hostile->misbehave($name);
 	my $key = $hostile->write_row($name =~ /^body:/ ? $BIG_BYTES : 10);
@@ -229,7 +259,7 @@ foreach my $name (sort keys %misbehaviours)
 	BAIL_OUT("$name shows the password") if $end =~ /s3cret/;
 
 	# What was confirmed before is not sent again.
-	if ($name =~ /another|endless confirms/)
+	if ($name =~ /another|endless confirms|twice/)
 	{
 		$hostile->broker->behave;
 		$key = $hostile->write_row;
@@ -244,9 +274,9 @@ cmp_ok($met, '>=', 150, 'these are many') unless defined $only;
 # A server that does not speak TLS.
 my $url = $hostile->broker->url;
 $hostile->broker->behave;
-$hostile->use_url($url =~ s/^redis/rediss/r);
+$hostile->configure("cqrs.url = '@{[ $url =~ s/^redis/rediss/r ]}'");
 $hostile->wait_until('SELECT last_error FROM cqrs.lanes', qr/TLS/);
-$hostile->use_url($url);
+$hostile->configure("cqrs.url = '$url'\ncqrs.confirm_replicas = 0");
 $hostile->recover($hostile->write_row, 'TLS');
 
 unless (defined $only)

@@ -20,7 +20,8 @@ acknowledges as if there were one queue for each, and has nothing to consume.
 
 C<at> of a misbehaviour is C<connect>, C<auth>, C<select>, C<name>, C<lease>,
 C<drop>, C<publish> (a batch with messages), C<body> (the beginning of a large
-one), C<renew> (an empty batch), C<subscribe>, C<consume>, C<wait>, C<bind>,
+one), C<renew> (an empty batch),
+C<count> (how many replicas have what was sent), C<subscribe>, C<consume>, C<wait>, C<bind>,
 C<unbind>, C<scan>, C<delete>, C<get>, C<set>.  The hash that C<answer> gets has
 the C<words> of the command, the number of C<messages>, and the good answer:
 C<good>.
@@ -95,6 +96,7 @@ my %COMMANDS = (
 	AUTH   => [ auth   => "+OK\r\n" ],
 	SELECT => [ select => "+OK\r\n" ],
 	CLIENT => [ name   => "+OK\r\n" ],
+	WAIT   => [ count  => ":9\r\n" ],
 	BLMOVE => [ wait   => "\$-1\r\n" ],
 	SADD   => [ bind   => ":1\r\n" ],
 	SCAN   => [ scan   => array(bulk('0'), array()) ],
@@ -190,7 +192,7 @@ sub obey
 sub publish
 {
 	my ($self, @words) = @_;
-	my @messages = @words[ 10 .. $#words ];
+	my @messages = @words[ 11 .. $#words ];
 	my $count    = @messages / 2;
 	my $number   = $words[7];
 	my $good     = array((":1\r\n") x $count);

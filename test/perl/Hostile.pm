@@ -161,17 +161,17 @@ sub misbehave
 	return;
 }
 
-=item use_url($url)
+=item configure($lines)
 
-Has the publisher connect to this URL instead.
+Changes settings.
 
 =cut
 
-sub use_url
+sub configure
 {
-	my ($self, $url) = @_;
+	my ($self, $lines) = @_;
 
-	$self->{node}->append_conf('postgresql.conf', "cqrs.url = '$url'");
+	$self->{node}->append_conf('postgresql.conf', $lines);
 	$self->query('SELECT pg_reload_conf()');
 	return;
 }

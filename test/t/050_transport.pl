@@ -39,83 +39,13 @@ like(
 	qr/^name durable arguments shop true \[(\{"x-queue-type","classic"\})?\] $/,
 	'queue without arguments, durable');
 
-# Order over a window that grows, by cancel, qos and consume.
-@results = run(
-	publisher(1),
-	publish(1, 'author', 'a' .. 'f'),
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 1},
-	next_of(0, 2),
-	q{next | 0 | 300},
-	'unsubscribe | 0',
-	next_of(0),
-	q{subscribe | 0 | 'shop' | 2},
-	next_of(0, 3),
-	q{next | 0 | 300},
-	'acknowledge | 0 | 3',
-	next_of(0, 2),
-	q{next | 0 | 300},
-	'unsubscribe | 0',
-	'acknowledge | 0 | 5',
-	next_of(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 2),
-	'close | 0 | true');
-is_deeply(
-	[ @results[ 0 .. 12 ] ],
-	[ 'ok', map { ('ok', "ack $_") } 1 .. 6 ],
-	'published');
-is_deeply(
-	[ @results[ 13 .. $#results ] ],
-	[   'ok',
-		'ok',
-		'subscribed',
-		delivery(1, 'author', 'a'),
-		'nothing',
-		'ok',
-		'cancelled: ',
-		'ok',
-		'subscribed',
-		delivery(2, 'author', 'b'),
-		delivery(3, 'author', 'c'),
-		'nothing',
-		'ok',
-		delivery(4, 'author', 'd'),
-		delivery(5, 'author', 'e'),
-		'nothing',
-		'ok',
-		'ok',
-		'cancelled: ',
-		'ok',
-		'subscribed',
-		delivery(6, 'author', 'f'),
-		'ok'
-	],
-	'in order, a window at a time');
-
-# What was not acknowledged comes again, in order, marked.
-@results = run(
-	publisher(1),
-	publish(1, 'author', 'g', 'h'),
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 4),
-	'close | 0 | false',
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 4),
-	'acknowledge | 0 | 3',
-	'close | 0 | true');
-is_deeply(
-	[ @results[ 12 .. 17 ] ],
-	[   'ok', 'ok', 'subscribed',
-		map { delivery($_->[0], 'author', $_->[1], redelivered => 1) }
-		  [ 1, 'f' ],
-		[ 2, 'g' ],
-		[ 3, 'h' ]
-	],
-	'redelivery') or diag explain \@results;
-is($broker->queue_length('shop'), 0, 'acknowledged before the end');
+# What all transports have in common.
+conform(
+	$broker,
+	wrong_url => $url =~ s{//[^@]*@}{//guest:wr0ng@}r,
+	block     => sub { $broker->ctl('set_vm_memory_high_watermark', '0') },
+	unblock   => sub { $broker->ctl('set_vm_memory_high_watermark', '0.4') });
+run(consumer(0), q{prepare | 0 | 'shop' | '{cqrs author}' | false});
 
 # Deliveries that arrive while something else is awaited are kept.
 @results = run(
@@ -139,33 +69,7 @@ is_deeply(
 unlike($broker->ctl('list_bindings'),
 	qr/newspaper/, 'binding is gone again');
 
-# A large body, in many frames.
-my $LARGE = 16 * 1024 * 1024;
-@results = run(
-	publisher(1),
-	qq{publish | 1 | 'author' | 'large' | repeat('x', $LARGE)},
-	next_of(1),
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 2),
-	'acknowledge | 0 | 1',
-	'close | 0 | true',
-	qq{publish | 1 | 'author' | 'large' | repeat('y', $LARGE)},
-	next_of(1),
-	consumer(0, max => $LARGE - 1),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 2),
-	'close | 0 | false',
-	q{memory});
-is($results[6],
-	delivery(1, 'author', 'x' x 20, id => 'large', length => $LARGE),
-	'16 MB');
-is($results[14],
-	"transport: could not consume: message of $LARGE bytes, more than the "
-	  . ($LARGE - 1)
-	  . ' accepted',
-	'larger than allowed');
-cmp_ok($results[-1], '<', 10_000, 'no memory is left behind');
+# A queue that is gone.
 @results = run(
 	consumer(0),
 	q{delete | 0 | 'shop'},

@@ -68,7 +68,7 @@ sub batch
 	my ($number, $flag, @messages) = @_;
 	return [
 		'EVAL', $publish, 2, '_kombu.binding.cqrs', 'lease', 'owner epoch',
-		60000, $number, $flag, 0, @messages ];
+		60000, $number, $flag, 0, '', @messages ];
 }
 
 my %patterns = map { $_ => 1 } map { @$_ } values %recorded;

@@ -35,81 +35,15 @@ is_deeply(
 	["a-b.*.#.c#\x06\x16^a\\-b\\.[^\\.]+\\..*?\\.c#\$\x06\x16shop"],
 	'wildcards');
 
-# Order over a window that grows.
-@results = run(
-	publisher(1),
-	publish(1, 'author', 'a' .. 'f'),
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 1},
-	next_of(0, 2),
-	q{next | 0 | 300},
-	'unsubscribe | 0',
-	next_of(0),
-	q{subscribe | 0 | 'shop' | 2},
-	next_of(0, 3),
-	q{next | 0 | 300},
-	'acknowledge | 0 | 3',
-	next_of(0, 2),
-	'unsubscribe | 0',
-	'acknowledge | 0 | 5',
-	next_of(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 2),
-	'close | 0 | true');
-is_deeply(
-	[ @results[ 13 .. $#results ] ],
-	[   'ok',
-		'ok',
-		'subscribed',
-		delivery(1, 'author', 'a'),
-		'nothing',
-		'ok',
-		'cancelled: ',
-		'ok',
-		'subscribed',
-		delivery(2, 'author', 'b'),
-		delivery(3, 'author', 'c'),
-		'nothing',
-		'ok',
-		delivery(4, 'author', 'd'),
-		delivery(5, 'author', 'e'),
-		'ok',
-		'ok',
-		'cancelled: ',
-		'ok',
-		'subscribed',
-		delivery(6, 'author', 'f'),
-		'ok'
-	],
-	'in order, a window at a time') or diag explain \@results;
-is($broker->queue_length('shop'), 1, 'what is acknowledged is gone');
-
-# What was not acknowledged comes again, in order, marked.
-@results = run(
-	publisher(1),
-	publish(1, 'author', 'g', 'h'),
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 4),
-	'close | 0 | false',
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 4),
-	publish(1, 'author', 'i'),
-	next_of(0),
-	'acknowledge | 0 | 4',
-	'close | 0 | true');
-is_deeply(
-	[ @results[ 12 .. 19 ] ],
-	[   'ok', 'ok', 'subscribed',
-		delivery(1, 'author', 'f', redelivered => 1),
-		delivery(2, 'author', 'g', redelivered => 1),
-		delivery(3, 'author', 'h', redelivered => 1),
-		'ok', 'ack 3'
-	],
-	'redelivery') or diag explain \@results;
-is($results[20], delivery(4, 'author', 'i'), 'a new one is not marked');
-is($broker->queue_length('shop'), 0, 'acknowledged before the end');
+# What all transports have in common.
+conform(
+	$broker,
+	wrong_url  => $url =~ s{//}{//shop:wr0ng@}r,
+	block      => sub { $broker->command(qw(CONFIG SET maxmemory 1)) },
+	unblock    => sub { $broker->command(qw(CONFIG SET maxmemory 0)) },
+	take_lease => sub { $broker->command('SET', $_[0], 'them 1 0') },
+	give_lease => sub { $broker->command('DEL', $_[0]) });
+run(consumer(0), q{prepare | 0 | 'shop' | '{cqrs author}' | false});
 
 # A message that arrives wakes a consumer that waits.
 @results = run(
@@ -149,32 +83,6 @@ my $taken = $broker->command('RPOP', 'shop');
 is($results[-2], delivery(2, 'author', 'm', redelivered => 1),
 	'one is gone')
   or diag explain \@results;
-
-# Large ones, and the limit.
-my $LARGE = 16 * 1024 * 1024;
-$broker->command('DEL', 'shop', 'cqrs.delivered.shop');
-@results = run(
-	publisher(1),
-	qq{publish | 1 | 'author' | 'large' | repeat('x', $LARGE)},
-	next_of(1),
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 2),
-	'acknowledge | 0 | 1',
-	'close | 0 | true',
-	qq{publish | 1 | 'author' | 'large' | repeat('y', $LARGE)},
-	next_of(1),
-	consumer(0, max => 1000),
-	q{subscribe | 0 | 'shop' | 10},
-	next_of(0, 2),
-	'close | 0 | false',
-	q{memory});
-is($results[6],
-	delivery(1, 'author', 'x' x 20, id => 'large', length => $LARGE),
-	'16 MB') or diag explain \@results;
-like($results[14], qr/^transport: could not consume: message of \d+ bytes.* more than/,
-	'larger than allowed');
-cmp_ok($results[-1], '<', 10_000, 'no memory is left behind');
 
 # What is no envelope, or an unusual one.
 my %strange = (
@@ -259,45 +167,6 @@ is_deeply(
 	[ 'ok', 'ok', '[]', 'ok', '[one]', 'ok' ],
 	'marks');
 like($results[6], qr/^transport: .*text that is no mark$/, 'a text too large');
-
-# In want of memory a consumer goes on.
-run(publisher(1), publisher(1),
-	consumer(0), q{prepare | 0 | 'shop' | '{cqrs author}' | false},
-	publish(1, 'author', 'o', 'p'));
-@results = run(
-	consumer(0),
-	q{subscribe | 0 | 'shop' | 1},
-	next_of(0, 2));
-is($results[-1], delivery(1, 'author', 'o'), 'before');
-{
-	my ($in, $out, $err) = ('', '', '');
-	my $session = IPC::Run::start(
-		[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
-		'<', \$in, '>', \$out, '2>', \$err);
-	my $ask = sub {
-		$in .= "SELECT t_$_[0];\n";
-		my $lines = () = $out =~ /\n/g;
-		$session->pump until (() = $out =~ /\n/g) > $lines;
-	};
-	$ask->("connect(0, '$url', true, '', '{}', 1000, 20000, 10)");
-	$ask->("subscribe(0, 'shop', 1)");
-	$ask->("next(0, $WAIT)");
-	$broker->command(qw(CONFIG SET maxmemory 1));
-	$ask->("next(0, $WAIT)");
-	$ask->('acknowledge(0, 1)');
-	$ask->("next(0, $WAIT)");
-	$ask->('acknowledge(0, 2)');
-	$ask->('next(0, 1500)');
-	$broker->command(qw(CONFIG SET maxmemory 0));
-	$ask->('close(0, true)');
-	$in .= "\\q\n";
-	$session->finish;
-	like(
-		$out,
-		qr/^ok\nok\nsubscribed\ndelivery 1 .* o\nok\ndelivery 2 .* p\nok\nnothing\nok\n$/,
-		'consumed without memory');
-	is($broker->queue_length('shop'), 0, 'and acknowledged');
-}
 
 is($node->safe_psql('postgres', 'SELECT 1'), 1, 'the server is well');
 $node->stop;

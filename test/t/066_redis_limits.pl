@@ -91,6 +91,31 @@ configure('cqrs.queue_limit = 0');
 wait_until('pending = 0', 'without limit');
 is($broker->queue_length('full'), 600, 'all are there');
 
+# A queue that can be looked at and not written to, beside one that takes all: what
+# the latter got before is sent again.
+$broker->command(
+	qw(ACL SETUSER limited on >pw ~cqrs.* ~_kombu.* ~a_first %R~b_readonly ~free +@all));
+$broker->command('DEL', '_kombu.binding.cqrs');
+$broker->bind($_, 'author') foreach qw(a_first b_readonly);
+$broker->bind('free', 'book');
+$broker->drain('free');
+configure("cqrs.url = 'redis://limited:pw\@127.0.0.1:@{[ $broker->port ]}/0'");
+query(
+	q{INSERT INTO author SELECT i, 'a' FROM generate_series(3001, 3300) i;
+	INSERT INTO book SELECT i, 'a' FROM generate_series(3001, 3300) i});
+wait_until(q{held = 1 AND last_error ~ 'could not publish' AND pending >= 300},
+	'its master is held');
+ok( RabbitMQ->poll_until(
+		sub { return $broker->queue_length('free') == 300 }, 60),
+	'another one flows on');
+is($broker->queue_length('b_readonly'), 0, 'nothing is written');
+$broker->command(qw(ACL SETUSER limited ~b_readonly));
+wait_until('pending = 0', 'with the permission');
+@expected = map { [ 'author', $_, 0 ] } 3001 .. 3300;
+is( join("\n", ledger_errors([ $broker->drain($_) ], \@expected)),
+	'', "all have arrived in order: $_")
+  foreach qw(a_first b_readonly);
+
 # A cluster, also one that has all slots.
 my $cluster = Redis->new('cluster', config => 'cluster-enabled yes');
 $cluster->start;
