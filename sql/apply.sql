@@ -226,7 +226,7 @@ $$;
 CREATE TRIGGER whoami BEFORE INSERT ON author FOR EACH ROW EXECUTE FUNCTION whoami();
 SET session_replication_role = replica;
 SELECT apply('SAVE', 'author', author(0, 'by a superuser'));
-SELECT current_user, current_setting('session_replication_role');
+SELECT current_user = session_user AS unchanged, current_setting('session_replication_role');
 RESET session_replication_role;
 SET ROLE apply_owner;
 SELECT apply(body('SAVE', 'author', author(0, 'by the owner', 2)), false);
