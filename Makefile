@@ -269,7 +269,7 @@ help:
 	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'
 	@echo 'make soak           long tests under random faults (CQRS_SEED repeats one), and'
 	@echo '                    the publisher under valgrind, where that is installed'
-	@echo 'make demo           a guided tour with a replica; installs missing packages'
+	@echo 'make demo           a guided tour with a replica; BROKER=redis: over Redis'
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
