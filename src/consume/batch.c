@@ -315,6 +315,7 @@ static void
 failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *error)
 {
 	CqrsItem   *item = first_item(batch);
+	bool		may_pass;
 
 	switch (batch->mode)
 	{
@@ -328,14 +329,15 @@ failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *err
 		case BATCH_ALONE:
 			cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress),
 								  &batch->problem);
-			batch->counts = !cqrs_verdict_may_pass(&batch->problem);
-			if (!batch->counts && cqrs_batch_has_patience(batch, item))
+			may_pass = cqrs_verdict_may_pass(&batch->problem);
+			if (may_pass && cqrs_batch_has_patience(batch, item))
 			{
 				be_patient(batch);
 				break;
 			}
-			if (!batch->counts)
+			if (may_pass)
 				cqrs_batch_lose_patience(batch, item);
+			batch->counts = cqrs_verdict_counts(&batch->problem);
 			batch->mode = BATCH_STORE;
 			break;
 		case BATCH_STORE:

@@ -217,7 +217,7 @@ apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 	progress->run.replica = cqrs_replica_find(item->message.cqrs_id);
 	begin_time_limit();
 	cqrs_item_fail(&progress->run, item, &problem,
-				   !cqrs_verdict_may_pass(&problem));
+				   cqrs_verdict_counts(&problem));
 	cqrs_batch_run_end_time_limit();
 	if (cqrs_verdict_may_pass(&problem))
 		cqrs_batch_lose_patience(batch, item);

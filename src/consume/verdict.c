@@ -82,6 +82,13 @@ cqrs_verdict_may_pass(const CqrsProblem *problem)
 	}
 }
 
+bool
+cqrs_verdict_counts(const CqrsProblem *problem)
+{
+	return !cqrs_verdict_may_pass(problem) ||
+		ERRCODE_TO_CATEGORY(problem->code) == ERRCODE_INTERNAL_ERROR;
+}
+
 void
 cqrs_verdict_decide(const CqrsReplica *replica, const CqrsIncoming *message,
 					int attempts, const CqrsProblem *problem, bool counts,

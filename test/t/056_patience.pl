@@ -100,5 +100,19 @@ $session->finish;
 wait_consumer($node, 'postgres', 'waiting = 0');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM other'),
 	15, 'all messages are applied in the end');
+
+# What an internal error ends is not tried for ever: its failures count.
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS
+		$$BEGIN RAISE 'broken' USING ERRCODE = 'internal_error'; END$$;
+	CREATE TRIGGER break BEFORE INSERT ON other
+		FOR EACH ROW EXECUTE FUNCTION break();
+	SELECT cqrs_alter_replica('other', '{"max_retries": 1, "retry_delay": "100 ms"}')});
+send_rows('good', 'other');
+$node->poll_query_until('postgres',
+	q{SELECT attempts = 2 AND sqlstate = 'XX000' FROM cqrs.dead_letters})
+  or BAIL_OUT('no dead letter');
+pass('a message that always meets an internal error becomes a dead letter');
 $node->stop;
 done_testing();
