@@ -394,30 +394,11 @@ handle_stuck(Consumer *consumer)
 static bool
 probe_database(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	volatile bool works = true;
+	const char *failure = cqrs_seat_probe();
 
-	PG_TRY();
-	{
-		cqrs_seat_probe();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		cqrs_worker_set_cancellable(false);
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		HOLD_INTERRUPTS();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-		MemoryContextSwitchTo(caller);
-		cqrs_worker_set_error(error->message);
-		works = false;
-	}
-	PG_END_TRY();
-	return works;
+	if (failure != NULL)
+		cqrs_worker_set_error(failure);
+	return failure == NULL;
 }
 
 static void

@@ -28,6 +28,7 @@
 #include <limits.h>
 
 #include "base/guc.h"
+#include "broker/failure.h"
 #include "consume/epoch.h"
 #include "consume/seat.h"
 #include "consume/topology.h"
@@ -43,6 +44,7 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 {
 	char	   *name = cqrs_topology_utf8(psprintf("cqrs.owner.%s", queue));
 	char		mark[MARK_BYTES];
+	const char *problem;
 	int64		marked;
 
 	if (!session->transport->read_mark(session->connection, name, mark,
@@ -53,7 +55,14 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 		return CQRS_EPOCH_OVERTAKEN;
 
 	*epoch = Max(marked, *epoch) + 1;
-	cqrs_seat_set_epoch(*epoch, taking_over);
+	problem = cqrs_seat_set_epoch(*epoch, taking_over);
+	if (problem != NULL)
+	{
+		/* Somebody may hold a lock, as cqrs_pause_consumer() does. */
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "could not write to cqrs.consumer: %s", problem);
+		return CQRS_EPOCH_FAILED;
+	}
 	return write_mark(name, *epoch, failure) ? CQRS_EPOCH_RAISED :
 		CQRS_EPOCH_UNANSWERED;
 }

@@ -20,6 +20,7 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_collation.h"
@@ -29,6 +30,7 @@
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
@@ -60,6 +62,7 @@ enum
 static CqrsFailed *from_tuple(Relation rel, HeapTuple tuple, bool with_body);
 static void set_state(const CqrsFailedState *state, Datum *values,
 					  bool *nulls);
+static bool lock_free(Relation rel, TupleTableSlot *slot, ItemPointer tid);
 static SysScanDesc begin_by_id(Relation rel, int64 id, ScanKeyData *key);
 static int	compare_id(const ListCell *a, const ListCell *b);
 
@@ -313,6 +316,7 @@ cqrs_failed_purge(TimestampTz before)
 								 RowExclusiveLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
 										  NULL);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	int			purged = 0;
 	HeapTuple	tuple;
 
@@ -324,14 +328,27 @@ cqrs_failed_purge(TimestampTz before)
 											 RelationGetDescr(rel), &isnull);
 
 		if (!heap_attisnull(tuple, FAILED_NEXT_TRY, RelationGetDescr(rel)) ||
-			DatumGetTimestampTz(failed_at) >= before)
+			DatumGetTimestampTz(failed_at) >= before ||
+			!lock_free(rel, slot, &tuple->t_self))
 			continue;
 		CatalogTupleDelete(rel, &tuple->t_self);
 		purged++;
 	}
 	systable_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, RowExclusiveLock);
 	return purged;
+}
+
+/* Lock a row, unless another transaction is changing it or has done so. */
+static bool
+lock_free(Relation rel, TupleTableSlot *slot, ItemPointer tid)
+{
+	TM_FailureData failure;
+
+	return table_tuple_lock(rel, tid, GetActiveSnapshot(), slot,
+							GetCurrentCommandId(true), LockTupleExclusive,
+							LockWaitSkip, 0, &failure) == TM_Ok;
 }
 
 static CqrsFailed *

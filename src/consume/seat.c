@@ -19,6 +19,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
+#include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -45,6 +46,8 @@ enum
 	SEAT_NATTS = SEAT_TIMELINE
 };
 
+static const char *try_change(const int *columns, const NullableDatum *changes,
+							  int n);
 static void change(const int *columns, const NullableDatum *changes, int n);
 static bool is_dropping(Relation rel, HeapTuple tuple);
 
@@ -81,7 +84,7 @@ cqrs_seat_read(void)
 	return seat;
 }
 
-void
+const char *
 cqrs_seat_set_epoch(int64 epoch, bool taking_over)
 {
 	const int	columns[] = {SEAT_EPOCH, SEAT_TIMELINE};
@@ -90,7 +93,7 @@ cqrs_seat_set_epoch(int64 epoch, bool taking_over)
 	changes[0].value = Int64GetDatum(epoch);
 	changes[1].value = Int32GetDatum((int32) cqrs_timeline());
 	/* The timeline stays the one on which consuming began. */
-	change(columns, changes, taking_over ? 2 : 1);
+	return try_change(columns, changes, taking_over ? 2 : 1);
 }
 
 void
@@ -132,16 +135,42 @@ cqrs_seat_set_suspect(const bytea *digest)
 	change(columns, changes, 1);
 }
 
-void
+const char *
 cqrs_seat_probe(void)
 {
-	change(NULL, NULL, 0);
+	return try_change(NULL, NULL, 0);
 }
 
 void
 cqrs_seat_delete(void)
 {
 	change(NULL, NULL, -1);
+}
+
+/* change(); returns its error, or NULL. */
+static const char *
+try_change(const int *columns, const NullableDatum *changes, int n)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	const char *volatile failure = NULL;
+
+	PG_TRY();
+	{
+		change(columns, changes, n);
+	}
+	PG_CATCH();
+	{
+		cqrs_worker_set_cancellable(false);
+		MemoryContextSwitchTo(caller);
+		failure = CopyErrorData()->message;
+		HOLD_INTERRUPTS();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+		MemoryContextSwitchTo(caller);
+	}
+	PG_END_TRY();
+	return failure;
 }
 
 /*

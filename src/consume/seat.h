@@ -33,14 +33,18 @@ extern CqrsSeat *cqrs_seat_read(void);
 
 /*
  * Write to the row, in a transaction of its own that is committed durably.
- * Nothing happens if there is no row.  probe() changes nothing; it raises the
- * error of a database that cannot commit.
+ * Nothing happens if there is no row.
  */
-extern void cqrs_seat_set_epoch(int64 epoch, bool taking_over);
 extern void cqrs_seat_set_running(bool running);
 extern void cqrs_seat_set_suspect(const bytea *digest);
-extern void cqrs_seat_probe(void);
 extern void cqrs_seat_delete(void);
+
+/*
+ * The same; an error is no end of the process, and is returned as a text in the
+ * current context.  NULL: committed.  probe() changes nothing.
+ */
+extern const char *cqrs_seat_set_epoch(int64 epoch, bool taking_over);
+extern const char *cqrs_seat_probe(void);
 
 /* The consumer ends in order; takes a second at most. */
 extern void cqrs_seat_leave(void);
