@@ -64,6 +64,13 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* The arguments of a signal handler, for a call of another one. */
+#if PG_VERSION_NUM >= 190000
+#define CQRS_PASS_SIGNAL_ARGS postgres_signal_arg, pg_siginfo
+#else
+#define CQRS_PASS_SIGNAL_ARGS postgres_signal_arg
+#endif
+
 /* The number of a relation's current file; a rewrite changes it. */
 static inline Oid
 cqrs_compat_relation_file(Relation rel)

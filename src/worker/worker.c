@@ -270,7 +270,7 @@ static void
 handle_sigint(SIGNAL_ARGS)
 {
 	if (!committing)
-		StatementCancelHandler(postgres_signal_arg);
+		StatementCancelHandler(CQRS_PASS_SIGNAL_ARGS);
 }
 
 /*
