@@ -290,6 +290,7 @@ typedef enum CqrsWaitEvent
 	CQRS_WAIT_PUBLISHED,
 	CQRS_WAIT_VACATE,
 	CQRS_WAIT_CONSUMER,
+	CQRS_WAIT_APPLIED,
 	CQRS_NWAITS
 } CqrsWaitEvent;
 
@@ -300,7 +301,7 @@ cqrs_wait_event(CqrsWaitEvent event)
 	static const char *const names[CQRS_NWAITS] = {
 		"CqrsLauncherMain", "CqrsPublisherMain", "CqrsConnect", "CqrsLookup",
 		"CqrsPublisherFinish", "CqrsWaitPublished", "CqrsPublisherLeave",
-		"CqrsConsumerMain"
+		"CqrsConsumerMain", "CqrsWaitApplied"
 	};
 	static uint32 events[CQRS_NWAITS];
 
