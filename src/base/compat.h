@@ -325,6 +325,13 @@ cqrs_timeline(void)
 #endif
 }
 
+/* Append the next line of a file, with its line feed; false at the end. */
+#if PG_VERSION_NUM >= 150000
+#define cqrs_get_line(file, line) pg_get_line_append(file, line, NULL)
+#else
+#define cqrs_get_line(file, line) pg_get_line_append(file, line)
+#endif
+
 /* A lexer of JSON in the database's encoding that copies no strings. */
 static inline JsonLexContext *
 cqrs_make_json_lex(const char *text, int length)

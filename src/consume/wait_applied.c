@@ -48,7 +48,7 @@ typedef struct Wait
 } Wait;
 
 static Wait *read_arguments(FunctionCallInfo fcinfo);
-static char *text_argument(FunctionCallInfo fcinfo, int n, const char *name);
+static void check_not_null(FunctionCallInfo fcinfo, int n, const char *name);
 static TimestampTz read_deadline(FunctionCallInfo fcinfo);
 static void release_snapshots(void);
 static void look(Wait *wait);
@@ -78,18 +78,17 @@ cqrs_wait_applied(PG_FUNCTION_ARGS)
 	deadline = read_deadline(fcinfo);
 	release_snapshots();
 
-	for (;;)
+	while (wait->outcome == NULL)
 	{
 		uint64		commits = cqrs_applied_commits();
 
 		look(wait);
-		if (wait->outcome != NULL)
-			break;
-		if (!cqrs_applied_wait(commits, deadline))
-		{
+		if (wait->outcome != NULL || cqrs_applied_wait(commits, deadline))
+			continue;
+		/* Not only the consumer writes to the table. */
+		look(wait);
+		if (wait->outcome == NULL)
 			wait->outcome = wait->error != NULL ? "failed" : "timeout";
-			break;
-		}
 	}
 
 	values[0] = CStringGetTextDatum(wait->outcome);
@@ -105,9 +104,9 @@ read_arguments(FunctionCallInfo fcinfo)
 	Wait	   *wait = palloc0(sizeof(Wait));
 	Jsonb	   *key;
 
-	wait->cqrs_id = text_argument(fcinfo, 0, "cqrs_id");
-	if (PG_ARGISNULL(1))
-		(void) text_argument(fcinfo, 1, "instance_pk");
+	check_not_null(fcinfo, 0, "cqrs_id");
+	check_not_null(fcinfo, 1, "instance_pk");
+	wait->cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	key = PG_GETARG_JSONB_P(1);
 	wait->key = psprintf("[%s]", JsonbToCString(NULL, &key->root, VARSIZE(key)));
 	wait->is_delete = PG_ARGISNULL(2);
@@ -116,15 +115,13 @@ read_arguments(FunctionCallInfo fcinfo)
 	return wait;
 }
 
-/* An argument that must not be null. */
-static char *
-text_argument(FunctionCallInfo fcinfo, int n, const char *name)
+static void
+check_not_null(FunctionCallInfo fcinfo, int n, const char *name)
 {
 	if (PG_ARGISNULL(n))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("\"%s\" must not be null", name)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
 }
 
 static TimestampTz

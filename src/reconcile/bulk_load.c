@@ -124,7 +124,9 @@ cqrs_bulk_load_file(PG_FUNCTION_ARGS)
 static Datum
 load_all(FunctionCallInfo fcinfo, bool from_file)
 {
-	bool		commits = !castNode(CallContext, fcinfo->context)->atomic;
+	bool		commits = fcinfo->context != NULL &&
+		IsA(fcinfo->context, CallContext) &&
+		!castNode(CallContext, fcinfo->context)->atomic;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext spi;
 	Load	   *load;

@@ -23,6 +23,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
+#include "base/compat.h"
 #include "reconcile/load_source.h"
 
 /* The most bytes that are read at a time; a longer line is read alone. */
@@ -110,7 +111,7 @@ read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 	while (nlines < most && source->bytes < limit)
 	{
 		initStringInfo(&text);
-		if (!pg_get_line_append(file, &text, NULL))
+		if (!cqrs_get_line(file, &text))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		source->bytes += text.len;

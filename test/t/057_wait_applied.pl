@@ -219,7 +219,7 @@ $node->safe_psql('postgres',
 	"INSERT INTO author SELECT i, '' FROM generate_series(1, $WRITERS) i");
 my $connection = $node->connstr('postgres') =~ s/'/''/gr;
 $node->pgbench(
-	"--no-vacuum --client=$WRITERS --jobs=2 --transactions=10",
+	"--no-vacuum --protocol=prepared --client=$WRITERS --jobs=2 --transactions=10",
 	0,
 	[qr/number of failed transactions: 0/],
 	[qr/^$/],
@@ -231,7 +231,7 @@ SELECT CASE WHEN 'm' = ANY (coalesce(dblink_get_connections(), '{}')) THEN ''
 SELECT revision FROM dblink('m',
 	'UPDATE author SET name = name || ''x'' WHERE id = ' || :id || ' RETURNING cqrs_revision')
 	AS t (revision int) \\gset
-CALL cqrs_wait_applied('author', to_jsonb(:id), :revision, '120 s') \\gset
+CALL cqrs_wait_applied('author', to_jsonb(:id::int), :revision, '120 s') \\gset
 SELECT 1 / (cqrs_revision = :revision AND length(name) = :revision)::int
 	FROM author WHERE id = :id;
 END_SCRIPT
