@@ -55,7 +55,7 @@ sub wait_for
 	return $status == 0 ? $out : $err;
 }
 
-# Sessions that stay open.
+# A session that waits, without a timeout.
 my ($in, $out, $err) = ('', '', '');
 my $session = open_psql($node, \$in, \$out, \$err);
 my $PID =
@@ -76,7 +76,9 @@ sub begin_wait
 
 sub end_wait
 {
-	$session->pump until $out =~ /\n/ || $err ne '';
+	RabbitMQ->poll_until(
+		sub { $session->pump_nb; return $out =~ /\n/ || $err ne '' }, 60)
+	  or BAIL_OUT('the session does not go on');
 	return "$out$err" =~ s/\n\z//r;
 }
 
@@ -113,7 +115,7 @@ is(wait_for(q{'place', '["é", "a\"\\\\b"]', 1, '0'}),
 $node->safe_psql('shop', 'SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'shop', 'paused');
 $revision = change(q{INSERT INTO author VALUES (1, 'Ada')});
-begin_wait("'author', '1', $revision, '180 s'");
+begin_wait("'author', '1', $revision");
 is( $node->safe_psql('postgres', qq{
 		SELECT backend_xmin IS NULL AND backend_xid IS NULL
 		FROM pg_stat_activity WHERE pid = $PID}),
@@ -129,7 +131,7 @@ is(end_wait(), 'applied|', 'the commit ends the wait');
 
 # In a transaction block; with other rows' commits in between.
 $in .= "BEGIN;\n";
-begin_wait("'author', '2', 0, '60 s'");
+begin_wait("'author', '2', 0");
 $revision = change(q{UPDATE author SET name = 'Eva'});
 is(wait_for("'author', '1', $revision, '60 s'"), 'applied|', 'another row');
 change(q{INSERT INTO author VALUES (2, 'Bea')});
@@ -139,7 +141,7 @@ $in .= "SELECT name FROM author WHERE id = 2; COMMIT;\n";
 is(end_wait(), 'Bea', 'which then sees the row');
 
 # A row that is deleted during the wait.
-begin_wait("'author', '2', 100, '60 s'");
+begin_wait("'author', '2', 100");
 $node->safe_psql('postgres', 'DELETE FROM author WHERE id = 2');
 is(end_wait(), 'deleted|', 'the row is deleted before it has the revision');
 
@@ -150,7 +152,7 @@ $node->poll_query_until('shop', 'SELECT count(*) = 1 FROM cqrs.failed')
   or BAIL_OUT('nothing fails');
 like(wait_for("'author', '1', $revision, '0'"),
 	$ERROR, 'a message that is to be tried again, at the timeout');
-begin_wait("'author', '1', $revision, '300 s'");
+begin_wait("'author', '1', $revision");
 $node->safe_psql('shop',
 	q{SELECT cqrs_alter_replica('author', '{"max_retries": 0}'); SELECT cqrs_retry_failed()}
 );
