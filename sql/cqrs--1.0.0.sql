@@ -815,6 +815,34 @@ CREATE FUNCTION @extschema@.cqrs_deleted_diff_master(lines text[])
 	AS 'MODULE_PATHNAME', 'cqrs_deleted_diff_master' LANGUAGE C STRICT;
 COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_master(text[]) IS 'returns those keys of django-cqrs''s command cqrs_deleted_diff_replica that the master does not have';
 
+CREATE FUNCTION @extschema@.cqrs_diff_replica(lines text[]) RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'cqrs_diff_replica' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_diff_replica(text[]) IS 'returns the keys of those rows of cqrs_diff_master that the replica lacks or has with another revision';
+
+CREATE FUNCTION @extschema@.cqrs_deleted_diff_replica(cqrs_id text,
+		filter text DEFAULT NULL, batch integer DEFAULT 10000)
+	RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'cqrs_deleted_diff_replica' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_replica(text, text, integer) IS 'returns the keys of a replica''s rows, as input of cqrs_deleted_diff_master';
+
+CREATE FUNCTION @extschema@.cqrs_deleted_sync_replica(lines text[]) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'cqrs_deleted_sync_replica' LANGUAGE C STRICT;
+COMMENT ON FUNCTION @extschema@.cqrs_deleted_sync_replica(text[]) IS 'deletes the rows of a replica that cqrs_deleted_diff_master lists; returns how many';
+
+CREATE PROCEDURE @extschema@.cqrs_bulk_load(lines text[],
+		clear boolean DEFAULT false, batch integer DEFAULT 10000,
+		INOUT loaded bigint DEFAULT NULL, INOUT skipped bigint DEFAULT NULL,
+		INOUT failed bigint DEFAULT NULL, INOUT errors jsonb DEFAULT NULL)
+	AS 'MODULE_PATHNAME', 'cqrs_bulk_load' LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.cqrs_bulk_load(text[], boolean, integer, bigint, bigint, bigint, jsonb) IS 'loads the lines of cqrs_bulk_dump into a replica, with one transaction for each batch';
+
+CREATE PROCEDURE @extschema@.cqrs_bulk_load(filename text,
+		clear boolean DEFAULT false, batch integer DEFAULT 10000,
+		INOUT loaded bigint DEFAULT NULL, INOUT skipped bigint DEFAULT NULL,
+		INOUT failed bigint DEFAULT NULL, INOUT errors jsonb DEFAULT NULL)
+	AS 'MODULE_PATHNAME', 'cqrs_bulk_load_file' LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.cqrs_bulk_load(text, boolean, integer, bigint, bigint, bigint, jsonb) IS 'loads a file on the server with the lines of cqrs_bulk_dump into a replica, with one transaction for each batch';
+
 CREATE FUNCTION @extschema@.cqrs_relation(cqrs_id text) RETURNS regclass
 	AS 'MODULE_PATHNAME', 'cqrs_sql_relation' LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION @extschema@.cqrs_relation(text) IS 'returns the table of a master';
@@ -832,6 +860,12 @@ CREATE FUNCTION @extschema@.cqrs_wait_published(timeout interval DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'cqrs_wait_published' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION @extschema@.cqrs_wait_published(interval) IS 'waits until the broker has confirmed the messages that this session has committed';
 
+CREATE PROCEDURE @extschema@.cqrs_wait_applied(cqrs_id text, instance_pk jsonb,
+		revision bigint, timeout interval DEFAULT NULL,
+		INOUT outcome text DEFAULT NULL, INOUT error text DEFAULT NULL)
+	AS 'MODULE_PATHNAME', 'cqrs_wait_applied' LANGUAGE C;
+COMMENT ON PROCEDURE @extschema@.cqrs_wait_applied(text, jsonb, bigint, interval, text, text) IS 'waits until the consumer has applied a change of a row, or cannot';
+
 --
 -- Progress and checks
 --
@@ -839,14 +873,14 @@ COMMENT ON FUNCTION @extschema@.cqrs_wait_published(interval) IS 'waits until th
 -- The numbers are those of src/resend/progress.c; here parameters count from 1.
 CREATE VIEW cqrs.progress_sync AS
 	SELECT p.pid, p.datid, d.datname, p.relid,
-		CASE p.param18 WHEN 1 THEN 'sync' WHEN 2 THEN 'dump' END AS command,
-		CASE p.param20 WHEN 1 THEN 'reading' WHEN 2 THEN 'waiting for the publisher' END AS phase,
+		CASE p.param18 WHEN 1 THEN 'sync' WHEN 2 THEN 'dump' WHEN 3 THEN 'load' END AS command,
+		CASE p.param20 WHEN 1 THEN 'reading' WHEN 2 THEN 'waiting for the publisher' WHEN 3 THEN 'applying' END AS phase,
 		p.param19 AS rows_estimated, p.param3 AS rows_processed,
-		p.param1 AS bytes_written
+		p.param1 AS bytes_processed
 	FROM pg_catalog.pg_stat_get_progress_info('COPY') AS p
 		LEFT JOIN pg_catalog.pg_database d ON d.oid = p.datid
 	WHERE p.param17 = 1668379251;
-COMMENT ON VIEW cqrs.progress_sync IS 'progress of running cqrs_sync_all, and of running cqrs_bulk_dump into a file';
+COMMENT ON VIEW cqrs.progress_sync IS 'progress of running cqrs_sync_all and cqrs_bulk_load, and of running cqrs_bulk_dump into a file';
 GRANT SELECT ON cqrs.progress_sync TO PUBLIC;
 
 CREATE FUNCTION cqrs.url_is_set() RETURNS boolean

@@ -50,6 +50,13 @@ INSERT INTO probe (object, what, command) VALUES
 		$$SELECT cqrs_deleted_diff_master('{"master,2026-11-23 06:01:02+00:00","[1]"}')$$),
 	('public.cqrs_relation', 'cqrs_relation', $$SELECT cqrs_relation('master')$$),
 	('public.cqrs_apply', 'cqrs_apply', $$SELECT cqrs_apply(cqrs.parse_message(test_delete()))$$),
+	('public.cqrs_wait_applied', 'cqrs_wait_applied (see below)', $$CALL cqrs_wait_applied('replica', '1', 0, '0')$$),
+	('public.cqrs_diff_replica', 'cqrs_diff_replica', $$SELECT cqrs_diff_replica('{"replica,2026-11-23 06:01:02+00:00"}')$$),
+	('public.cqrs_deleted_diff_replica', 'cqrs_deleted_diff_replica', $$SELECT cqrs_deleted_diff_replica('replica')$$),
+	('public.cqrs_deleted_sync_replica', 'cqrs_deleted_sync_replica',
+		$$SELECT cqrs_deleted_sync_replica('{"replica,2026-11-23 06:01:02+00:00"}')$$),
+	('public.cqrs_bulk_load', 'cqrs_bulk_load', $$CALL cqrs_bulk_load('{replica}'::text[])$$),
+	('public.cqrs_bulk_load', 'cqrs_bulk_load from a file', $$CALL cqrs_bulk_load('/nonexistent/file')$$),
 	('public.cqrs_current_message', 'cqrs_current_message', 'SELECT cqrs_current_message()'),
 	('cqrs.parse_message', 'cqrs.parse_message', 'SELECT cqrs.parse_message(test_delete())'),
 	('cqrs.deliver', 'cqrs.deliver', 'SELECT cqrs.deliver(cqrs.parse_message(test_delete()))'),
@@ -196,6 +203,12 @@ SET ROLE regress_stranger;
 CALL cqrs_sync_all('master', 'false');
 RESET ROLE;
 
+-- Nor can cqrs_wait_applied.
+SET ROLE regress_owner;
+CALL cqrs_wait_applied('replica', '1', 0, '0');
+SET ROLE regress_writer;
+CALL cqrs_wait_applied('replica', '1', 0, '0');
+RESET ROLE;
 DROP FUNCTION test_delete;
 DROP TABLE master, plain, probe, replica CASCADE;
 DROP FUNCTION attempt(name, text);

@@ -19,6 +19,7 @@
 #include "base/slot.h"
 #include "broker/transport.h"
 #include "capture/commit.h"
+#include "consume/applied.h"
 #include "consume/consumer.h"
 #include "ddl/utility_hook.h"
 #include "outbox/published.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 	cqrs_published_init();
 	cqrs_publisher_init();
 	cqrs_consumer_init();
+	cqrs_applied_init();
 	cqrs_slot_init();
 	cqrs_commit_init();
 	cqrs_utility_hook_init();

@@ -159,6 +159,16 @@ read_members(CqrsIncoming *message, const CqrsJsonMembers *envelope)
 	return NULL;
 }
 
+char *
+cqrs_envelope_compact_key(const CqrsJsonValue *key)
+{
+	StringInfoData buf;
+	const char *problem;
+
+	initStringInfo(&buf);
+	return append_compact(&buf, key, &problem) ? buf.data : NULL;
+}
+
 static char *
 read_signal(CqrsIncoming *message, const CqrsJsonValue *json)
 {

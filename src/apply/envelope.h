@@ -53,4 +53,10 @@ typedef struct CqrsIncoming
  */
 extern char *cqrs_envelope_read(CqrsIncoming *message);
 
+/*
+ * A key as "instance_pk" of CqrsIncoming has it.  Returns NULL if it has
+ * characters that the database cannot store.
+ */
+extern char *cqrs_envelope_compact_key(const CqrsJsonValue *key);
+
 #endif							/* CQRS_ENVELOPE_H */

@@ -310,6 +310,7 @@ typedef enum CqrsWaitEvent
 	CQRS_WAIT_PUBLISHED,
 	CQRS_WAIT_VACATE,
 	CQRS_WAIT_CONSUMER,
+	CQRS_WAIT_APPLIED,
 	CQRS_NWAITS
 } CqrsWaitEvent;
 
@@ -320,7 +321,7 @@ cqrs_wait_event(CqrsWaitEvent event)
 	static const char *const names[CQRS_NWAITS] = {
 		"CqrsLauncherMain", "CqrsPublisherMain", "CqrsConnect", "CqrsLookup",
 		"CqrsPublisherFinish", "CqrsWaitPublished", "CqrsPublisherLeave",
-		"CqrsConsumerMain"
+		"CqrsConsumerMain", "CqrsWaitApplied"
 	};
 	static uint32 events[CQRS_NWAITS];
 
@@ -343,6 +344,13 @@ cqrs_timeline(void)
 	return ThisTimeLineID;
 #endif
 }
+
+/* Append the next line of a file, with its line feed; false at the end. */
+#if PG_VERSION_NUM >= 150000
+#define cqrs_get_line(file, line) pg_get_line_append(file, line, NULL)
+#else
+#define cqrs_get_line(file, line) pg_get_line_append(file, line)
+#endif
 
 /* A lexer of JSON in the database's encoding that copies no strings. */
 static inline JsonLexContext *

@@ -47,6 +47,7 @@
 #include "utils/memutils.h"
 
 #include "base/timing.h"
+#include "consume/applied.h"
 #include "consume/batch.h"
 #include "consume/batch_parts.h"
 #include "consume/leftover.h"
@@ -294,6 +295,7 @@ committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 			cqrs_worker_count(i, progress->run.counts[i]);
 	}
 	cqrs_worker_count(CQRS_CONSUMED_BATCHES, 1);
+	cqrs_applied_count_commit();
 
 	if (progress->ntaken > 0)
 	{

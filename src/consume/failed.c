@@ -115,6 +115,22 @@ cqrs_failed_find(const char *cqrs_id, const char *instance_pk, int64 below)
 	return found;
 }
 
+CqrsFailed *
+cqrs_failed_read(int64 id)
+{
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan = begin_by_id(rel, id, &key);
+	HeapTuple	tuple = systable_getnext(scan);
+	CqrsFailed *failed = HeapTupleIsValid(tuple) ?
+		from_tuple(rel, tuple, true) : NULL;
+
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return failed;
+}
+
 bool
 cqrs_failed_exists(int64 id)
 {
@@ -382,6 +398,7 @@ from_tuple(Relation rel, HeapTuple tuple, bool with_body)
 		failed->body = palloc(failed->length + 1);
 		memcpy(failed->body, VARDATA_ANY(body), failed->length);
 		failed->body[failed->length] = '\0';
+		failed->error = TextDatumGetCString(values[FAILED_ERROR - 1]);
 	}
 	return failed;
 }

@@ -34,6 +34,7 @@ typedef struct CqrsFailed
 	TimestampTz next_try;		/* 0: a dead letter */
 	Size		length;			/* of the body */
 	char	   *body;			/* NULL if it was not asked for */
+	char	   *error;			/* the same */
 } CqrsFailed;
 
 /* What is written about a failure. */
@@ -54,6 +55,9 @@ extern bool cqrs_failed_any(void);
  */
 extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
 							  int64 below);
+
+/* A row with its body, or NULL. */
+extern CqrsFailed *cqrs_failed_read(int64 id);
 
 /* Whether a row still exists. */
 extern bool cqrs_failed_exists(int64 id);

@@ -30,6 +30,7 @@
 /* "cqrs" in ASCII */
 #define MAGIC			INT64CONST(0x63717273)
 
+static const char *noun(const CqrsProgress *progress);
 static double seconds_since(TimestampTz begin);
 static void tell(CqrsProgress *progress, CqrsProgressPhase phase,
 				 const char *key);
@@ -38,17 +39,24 @@ void
 cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
 					const char *cqrs_id, Oid relid, double estimate)
 {
-	const int	params[] = {PARAM_MAGIC, PARAM_KIND, PARAM_ESTIMATE, PARAM_PHASE};
-	const int64 values[] = {MAGIC, kind, (int64) estimate, CQRS_PROGRESS_READING};
-
+	progress->kind = kind;
+	progress->relid = relid;
 	progress->cqrs_id = cqrs_id;
 	progress->estimate = estimate;
 	progress->rows = 0;
 	progress->begun_at = progress->logged_at = GetCurrentTimestamp();
+	cqrs_progress_resume(progress);
+}
 
-	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, relid);
+void
+cqrs_progress_resume(const CqrsProgress *progress)
+{
+	const int	params[] = {PARAM_MAGIC, PARAM_KIND, PARAM_ESTIMATE, PARAM_PHASE};
+	const int64 values[] = {MAGIC, progress->kind, (int64) progress->estimate, CQRS_PROGRESS_READING};
+
+	pgstat_progress_start_command(PROGRESS_COMMAND_COPY, progress->relid);
 	pgstat_progress_update_multi_param(lengthof(params), params, values);
-	if (kind == CQRS_PROGRESS_DUMP)
+	if (progress->kind == CQRS_PROGRESS_DUMP)
 	{
 		pgstat_progress_update_param(PROGRESS_COPY_COMMAND,
 									 PROGRESS_COPY_COMMAND_TO);
@@ -82,8 +90,8 @@ cqrs_progress_end(CqrsProgress *progress)
 
 	pgstat_progress_end_command();
 	ereport(NOTICE,
-			(errmsg("master \"%s\": " INT64_FORMAT " rows in %.1f s, %.0f rows/s",
-					progress->cqrs_id, progress->rows, seconds,
+			(errmsg("%s \"%s\": " INT64_FORMAT " rows in %.1f s, %.0f rows/s",
+					noun(progress), progress->cqrs_id, progress->rows, seconds,
 					progress->rows / seconds)));
 }
 
@@ -111,8 +119,16 @@ tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
 	if (phase == CQRS_PROGRESS_WAITING)
 		appendStringInfoString(&text, ", waiting for the publisher");
 	ereport(NOTICE,
-			(errmsg("master \"%s\": %s", progress->cqrs_id, text.data)));
+			(errmsg("%s \"%s\": %s", noun(progress), progress->cqrs_id,
+					text.data)));
 	pfree(text.data);
+}
+
+/* What the rows are of. */
+static const char *
+noun(const CqrsProgress *progress)
+{
+	return progress->kind == CQRS_PROGRESS_LOAD ? "replica" : "master";
 }
 
 /* Never 0, since callers divide by it. */

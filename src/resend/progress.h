@@ -15,17 +15,21 @@
 typedef enum CqrsProgressKind
 {
 	CQRS_PROGRESS_SYNC = 1,
-	CQRS_PROGRESS_DUMP
+	CQRS_PROGRESS_DUMP,
+	CQRS_PROGRESS_LOAD
 } CqrsProgressKind;
 
 typedef enum CqrsProgressPhase
 {
 	CQRS_PROGRESS_READING = 1,
-	CQRS_PROGRESS_WAITING		/* for the publisher */
+	CQRS_PROGRESS_WAITING,		/* for the publisher */
+	CQRS_PROGRESS_APPLYING
 } CqrsProgressPhase;
 
 typedef struct CqrsProgress
 {
+	CqrsProgressKind kind;
+	Oid			relid;
 	const char *cqrs_id;
 	double		estimate;		/* of rows */
 	int64		rows;
@@ -39,6 +43,9 @@ typedef struct CqrsProgress
 extern void cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
 								const char *cqrs_id, Oid relid,
 								double estimate);
+
+/* Report again, after the abort of a subtransaction has ended the report. */
+extern void cqrs_progress_resume(const CqrsProgress *progress);
 
 /*
  * Report the rows and bytes done so far, and the last key, which may be NULL.

@@ -298,7 +298,7 @@ sub names
 }
 
 is_deeply(
-	[ sort $reference =~ /^(?:CALL )?(cqrs_\w+)\(/mg ],
+	[ sort $reference =~ /^(?:CALL )?(cqrs_\w+)\((?!['A-Z])/mg ],
 	[   names(
 			q{SELECT proname FROM pg_proc WHERE proname ^@ 'cqrs_'
 				AND pronamespace = 'public'::regnamespace}) ],

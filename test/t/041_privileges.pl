@@ -95,6 +95,16 @@ my %TRIALS = (
 	'ALTER TABLE' => [
 		q{ALTER TABLE item ADD COLUMN w text},
 		q{ALTER TABLE item RENAME COLUMN v TO w} ],
+	'cqrs_wait_applied' =>
+	  q{CALL cqrs_wait_applied('kept', '1', 0, '0')},
+	'cqrs_bulk_load'      => q{CALL cqrs_bulk_load('{kept}'::text[])},
+	'cqrs_bulk_load file' =>
+	  q{CALL cqrs_bulk_load(current_setting('data_directory') || '/kept.dump')},
+	'cqrs_diff_replica' =>
+	  q{SELECT cqrs_diff_replica('{"kept,2026-11-23 06:01:02+00:00"}')},
+	'cqrs_deleted_diff_replica' => q{SELECT cqrs_deleted_diff_replica('kept')},
+	'cqrs_deleted_sync_replica' =>
+	  q{SELECT cqrs_deleted_sync_replica('{"kept,2026-11-23 06:01:02+00:00"}')},
 	'cqrs_apply'           => qq{SELECT cqrs_apply($MESSAGE)},
 	'cqrs_current_message' => q{SELECT cqrs_current_message()},
 	'cqrs.parse_message'   => qq{SELECT $MESSAGE},
@@ -162,8 +172,11 @@ $node->safe_psql(
 	SELECT cqrs_consume('shop', paused => true);
 	SELECT cqrs_register('item');
 	SELECT cqrs_register_replica('kept');
+	GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON kept TO test_writer;
 	SELECT cqrs_register('item', 'custom', serializer => 'public.item_json');
 	INSERT INTO item VALUES (1, 'a')});
+
+append_to_file($node->data_dir . '/kept.dump', "kept\n");
 
 my @functions = names(
 	qq{SELECT CASE WHEN pronamespace = 'cqrs'::regnamespace THEN 'cqrs.' ELSE '' END || proname
@@ -223,7 +236,7 @@ sub trials
 	  : $cell =~ /`exchange`/                   ? ('exchange')
 	  : $cell =~ /where there is a serializer/  ? map { "$_ serializer" }
 	  @names
-	  : $cell =~ /into a file/ ? map { "$_ file" } @names
+	  : $cell =~ /(?:into|from) a file/ ? map { "$_ file" } @names
 	  :                          @names;
 	my @commands;
 

@@ -1,0 +1,260 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait_applied.c
+ *	  cqrs_wait_applied: waits until the consumer has applied a change.
+ *
+ * A procedure, since a function runs under the snapshot of its query: held for
+ * the whole wait, that one would keep VACUUM from removing rows.
+ *
+ * A look at the row and at cqrs.failed takes place in a subtransaction that is
+ * rolled back: so locks and snapshot of the look end with it.  Between two
+ * looks the session waits for the next commit of the consumer (applied.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "tcop/pquery.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/portal.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "apply/finder.h"
+#include "apply/settings.h"
+#include "consume/applied.h"
+#include "consume/failed.h"
+
+PG_FUNCTION_INFO_V1(cqrs_wait_applied);
+
+/* What is waited for, and what was seen of it. */
+typedef struct Wait
+{
+	char	   *cqrs_id;
+	char	   *key;			/* JSON, in an array */
+	bool		is_delete;
+	int64		revision;		/* unless is_delete */
+	bool		was_there;		/* the row, at one of the looks */
+	const char *outcome;		/* NULL: none yet */
+	char	   *error;			/* of the failed message, or NULL */
+} Wait;
+
+static Wait *read_arguments(FunctionCallInfo fcinfo);
+static void check_not_null(FunctionCallInfo fcinfo, int n, const char *name);
+static TimestampTz read_deadline(FunctionCallInfo fcinfo);
+static void release_snapshots(void);
+static void look(Wait *wait);
+static void look_at_row(Wait *wait, MemoryContext caller);
+static void look_at_failed(Wait *wait, const CqrsJsonValue *key,
+						   MemoryContext caller);
+static bool is_waited_for(const Wait *wait, const CqrsFailed *failed);
+
+/*
+ * cqrs_wait_applied(cqrs_id text, instance_pk jsonb, revision bigint,
+ * timeout interval, INOUT outcome text, INOUT error text)
+ */
+Datum
+cqrs_wait_applied(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	TimestampTz deadline;
+	Wait	   *wait;
+	Datum		values[2] = {0};
+	bool		nulls[2] = {false};
+
+	PreventCommandDuringRecovery("cqrs_wait_applied()");
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	desc = BlessTupleDesc(desc);
+	wait = read_arguments(fcinfo);
+	deadline = read_deadline(fcinfo);
+	release_snapshots();
+
+	while (wait->outcome == NULL)
+	{
+		uint64		commits = cqrs_applied_commits();
+
+		look(wait);
+		if (wait->outcome != NULL || cqrs_applied_wait(commits, deadline))
+			continue;
+		/* Not only the consumer writes to the table. */
+		look(wait);
+		if (wait->outcome == NULL)
+			wait->outcome = wait->error != NULL ? "failed" : "timeout";
+	}
+
+	values[0] = CStringGetTextDatum(wait->outcome);
+	nulls[1] = wait->error == NULL;
+	if (!nulls[1])
+		values[1] = CStringGetTextDatum(wait->error);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+static Wait *
+read_arguments(FunctionCallInfo fcinfo)
+{
+	Wait	   *wait = palloc0(sizeof(Wait));
+	Jsonb	   *key;
+
+	check_not_null(fcinfo, 0, "cqrs_id");
+	check_not_null(fcinfo, 1, "instance_pk");
+	wait->cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	key = PG_GETARG_JSONB_P(1);
+	wait->key = psprintf("[%s]", JsonbToCString(NULL, &key->root, VARSIZE(key)));
+	wait->is_delete = PG_ARGISNULL(2);
+	if (!wait->is_delete)
+		wait->revision = PG_GETARG_INT64(2);
+	return wait;
+}
+
+static void
+check_not_null(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("\"%s\" must not be null", name)));
+}
+
+static TimestampTz
+read_deadline(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(3))
+		return DT_NOEND;
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												   TimestampTzGetDatum(GetCurrentTimestamp()),
+												   PG_GETARG_DATUM(3)));
+}
+
+/*
+ * Give up the snapshots of the CALL, as COMMIT in a procedure does.  PostgreSQL
+ * takes a new one after the procedure.
+ */
+static void
+release_snapshots(void)
+{
+	Portal		portal = ActivePortal;
+
+	if (portal != NULL && portal->holdSnapshot != NULL)
+	{
+		UnregisterSnapshotFromOwner(portal->holdSnapshot, portal->resowner);
+		portal->holdSnapshot = NULL;
+	}
+	if (portal != NULL && portal->portalSnapshot != NULL &&
+		ActiveSnapshotSet() && GetActiveSnapshot() == portal->portalSnapshot)
+	{
+		PopActiveSnapshot();
+		portal->portalSnapshot = NULL;
+	}
+	InvalidateCatalogSnapshot();
+	if (TransactionIdIsValid(MyProc->xmin))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cqrs_wait_applied() cannot wait while the transaction holds a snapshot"),
+				 errdetail("An isolation level above READ COMMITTED, a function that calls the procedure, and an open cursor hold one."),
+				 errhint("Call cqrs_wait_applied() at the top level, in a READ COMMITTED transaction without open cursors.")));
+}
+
+/* Look whether the change has been applied, or has failed. */
+static void
+look(Wait *wait)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		cqrs_settings_pin(GUC_ACTION_LOCAL);
+		SPI_connect();
+		look_at_row(wait, caller);
+		SPI_finish();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	InvalidateCatalogSnapshot();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	if (error != NULL)
+		ReThrowError(error);
+}
+
+static void
+look_at_row(Wait *wait, MemoryContext caller)
+{
+	CqrsFinder *finder = cqrs_finder_begin(wait->cqrs_id);
+	CqrsJsonValue json = {.kind = CQRS_JSON_ARRAY, .start = wait->key,
+	.length = strlen(wait->key)};
+	CqrsJsonMembers elements = {0};
+	Datum		key[INDEX_MAX_KEYS];
+	CqrsFoundRow row;
+
+	wait->error = NULL;
+	cqrs_json_scan_array(&json, &elements);
+	cqrs_finder_read_key(finder, &elements.members[0].value, key);
+	row = cqrs_finder_find(finder, key);
+	if (wait->is_delete ? !row.alive : row.revision >= wait->revision)
+		wait->outcome = "applied";
+	else if (!wait->is_delete && wait->was_there && !row.alive)
+		wait->outcome = "deleted";
+	else
+		look_at_failed(wait, &elements.members[0].value, caller);
+	wait->was_there = wait->was_there || row.alive;
+	cqrs_finder_end(finder);
+}
+
+/*
+ * Look at the messages of the row that have failed.  A dead letter is an
+ * outcome, any other one has the error that is returned after the timeout.
+ */
+static void
+look_at_failed(Wait *wait, const CqrsJsonValue *key, MemoryContext caller)
+{
+	char	   *instance_pk = cqrs_envelope_compact_key(key);
+	ListCell   *lc;
+
+	if (instance_pk == NULL || !cqrs_failed_any())
+		return;
+	foreach(lc, cqrs_failed_find(wait->cqrs_id, instance_pk, PG_INT64_MAX))
+	{
+		CqrsFailed *failed = cqrs_failed_read(((CqrsFailed *) lfirst(lc))->id);
+
+		if (failed == NULL || !is_waited_for(wait, failed))
+			continue;
+		wait->error = MemoryContextStrdup(caller, failed->error);
+		if (failed->next_try == 0)
+			wait->outcome = "failed";
+	}
+}
+
+/* Whether a failed message has the change, or a later state of the row. */
+static bool
+is_waited_for(const Wait *wait, const CqrsFailed *failed)
+{
+	CqrsIncoming message = {.body = failed->body,.length = failed->length};
+	const CqrsJsonValue *revision;
+
+	if (wait->is_delete)
+		return failed->signal == CQRS_DELETE;
+	if (failed->signal == CQRS_DELETE || cqrs_envelope_read(&message) != NULL)
+		return false;
+	revision = cqrs_json_scan_find(&message.data, "cqrs_revision");
+	return revision != NULL && revision->kind == CQRS_JSON_NUMBER &&
+		strtoll(revision->start, NULL, 10) >= wait->revision;
+}
