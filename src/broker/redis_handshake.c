@@ -187,8 +187,8 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 }
 
 /*
- * The owner is the same for all connections of this server process of
- * PostgreSQL, and differs from that of any other, on this host or elsewhere.
+ * The owner is the same for all connections of this database while the server
+ * runs, and differs from that of any other, on this host or elsewhere.
  */
 static void
 make_token(char *owner, char *epoch)
@@ -199,8 +199,8 @@ make_token(char *owner, char *epoch)
 	uint64		number = 0;
 
 	(void) gethostname(host, sizeof(host) - 1);
-	text = psprintf("%s %d " INT64_FORMAT " %s", host, (int) PostmasterPid,
-					(int64) PgStartTime, DataDir);
+	text = psprintf("%s %d " INT64_FORMAT " %u %s", host, (int) PostmasterPid,
+					(int64) PgStartTime, MyDatabaseId, DataDir);
 	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) text,
 											strlen(text), 0));
 	if (!pg_strong_random(&number, sizeof(number)))

@@ -1,5 +1,5 @@
 # The consumer with Redis as its broker: a user with what docs/brokers.md lists,
-# nothing lost when the consumer is killed, one server at a time, and queue and
+# nothing lost when the consumer is killed, one database at a time, and queue and
 # bindings that go away.
 use strict;
 use warnings;
@@ -93,7 +93,12 @@ kill 'KILL', replica('SELECT pid FROM cqrs.consumer_stats');
 $node->poll_query_until('shop', 'SELECT true');
 same_rows('nothing is lost when the consumer is killed');
 
-# One server at a time.
+# One database at a time, of this server and of others.
+$node->safe_psql('postgres', q{SELECT cqrs_consume('shop')});
+wait_consumer($node, 'postgres', 'standing by');
+master(q{UPDATE item SET data = 'd' WHERE id = 1});
+same_rows('another database of the server does not take over');
+$node->safe_psql('postgres', 'SELECT cqrs_stop_consuming()');
 $other->safe_psql('postgres', q{SELECT cqrs_consume('shop')});
 wait_consumer($other, 'postgres', 'standing by');
 master(q{DELETE FROM item WHERE id > 100});
