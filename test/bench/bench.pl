@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use Bench;
+use BenchReplica;
 use CqrsTest;
 use File::Basename;
 use IPC::Run;
@@ -351,15 +352,6 @@ sub bench_transactions
 }
 
 # ---- Draining
-
-# Processor time of a process so far.
-sub cpu_s
-{
-	my ($pid) = @_;
-	my @field = split ' ', slurp_file("/proc/$pid/stat") =~ s/.*\)//sr;
-
-	return ($field[11] + $field[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
-}
 
 # Private memory of a process, kB: what is resident, less what is shared.
 sub private_kb
@@ -1044,11 +1036,15 @@ my %part  = (
 		declare_queue($broker, 'bench', '#');
 		bench_drain('bound durable queue', $ROWS, $QUICK ? 2 : 3, 0.97);
 	},
-	redis  => sub { bench_redis($ROWS, $ROUNDS) },
+	redis   => sub { bench_redis($ROWS, $ROUNDS) },
+	replica => sub {
+		bench_replica($broker, $columns, \&create_source, $ROWS, $ROUNDS,
+			$QUICK);
+	},
 	django => \&bench_django);
 foreach my $part (
 	qw(memory capture dump transactions drain backlog snapshot latency bound
-	redis django))
+	redis replica django))
 {
 	next if %only && !$only{$part};
 	$part{$part}->();

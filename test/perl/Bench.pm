@@ -36,10 +36,13 @@ use warnings;
 
 use Exporter 'import';
 use JSON::PP ();
+use PostgreSQL::Test::Utils qw(slurp_file);
+use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(
+  cpu_s
   interleaved
   median
   percentile
@@ -74,6 +77,20 @@ sub percentile
 	return ($sorted[ $n / 2 - 1 ] + $sorted[ $n / 2 ]) / 2
 	  if $percent == 50 && $n % 2 == 0;
 	return $sorted[ int($#sorted * $percent / 100) ];
+}
+
+=item cpu_s($pid)
+
+Processor time of a process so far, in seconds.
+
+=cut
+
+sub cpu_s
+{
+	my ($pid) = @_;
+	my @field = split ' ', slurp_file("/proc/$pid/stat") =~ s/.*\)//sr;
+
+	return ($field[11] + $field[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
 }
 
 =item interleaved($what, $rounds, $side => sub { ... }, ...)

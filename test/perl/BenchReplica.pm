@@ -1,0 +1,276 @@
+
+=pod
+
+=head1 NAME
+
+BenchReplica - what tables that follow cost: test/bench/bench.pl, part "replica"
+
+=head1 SYNOPSIS
+
+  use BenchReplica;
+  bench_replica($broker, $columns, \&create_source, $rows, $rounds, $quick);
+
+=head1 DESCRIPTION
+
+One server has a master, a replica that the extension keeps, and a subscriber of
+PostgreSQL's own logical replication.  Each side gets the same rows:
+
+  bare     the queue is read by librabbitmq and acknowledged, 200 at a time
+  logical  the rows, in transactions of 1000, by a subscription
+  cqrs     the queue, turned into rows by the consumer
+  failing  the same where a constraint refuses one row in a hundred
+
+What has to be read is complete before the clock starts.  Latency is the time
+between the commits, as track_commit_timestamp has them.
+
+=cut
+
+package BenchReplica;
+
+use strict;
+use warnings;
+
+use Bench;
+use CqrsTest;
+use Exporter 'import';
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use RabbitMQ;
+use Time::HiRes qw(time);
+
+our @EXPORT = qw(bench_replica);
+
+my ($broker, $node, $rows, $source, $replica, $subscriber);
+
+sub bench_replica
+{
+	(my ($columns, $create_source, $rounds, $quick), $broker, $rows) =
+	  @_[ 1, 2, 4, 5, 0, 3 ];
+	set_up($columns, $create_source);
+	throughput($rounds);
+	delays($quick ? 1000 : 5000);
+	$_->end foreach $source, $replica, $subscriber;
+	$node->stop('immediate');
+	return;
+}
+
+sub set_up
+{
+	my ($columns, $create_source) = @_;
+
+	$node = new_master('follow', $broker, conf => <<'END');
+wal_level = logical
+track_commit_timestamp = on
+fsync = on
+log_statement = none
+shared_buffers = 256MB
+max_wal_size = 16GB
+checkpoint_timeout = 1h
+END
+	$node->safe_psql('postgres', "CREATE DATABASE $_")
+	  foreach qw(replica subscriber);
+	$source = Bench::Session->new($node, 'postgres');
+	$source->sql(
+		qq{CREATE TABLE followed $columns;
+		CREATE TABLE published $columns;
+		SELECT cqrs_register('followed');
+		CREATE PUBLICATION bench FOR TABLE published;
+		SELECT pg_create_logical_replication_slot('bench', 'pgoutput')});
+	$create_source->($source, $rows);
+
+	$replica = Bench::Session->new($node, 'replica');
+	$replica->sql(
+		qq{CREATE EXTENSION cqrs;
+		CREATE TABLE followed $columns;
+		SELECT cqrs_register_replica('followed', retry_delay => '1 hour');
+		SELECT cqrs_consume('follow')});
+	wait_consumer($node, 'replica', 'consuming');
+	consume(0);
+
+	$subscriber = Bench::Session->new($node, 'subscriber');
+	my $connection = $node->connstr('postgres') =~ s/'/''/gr;
+	$subscriber->sql(
+		qq{CREATE TABLE published $columns;
+		CREATE SUBSCRIPTION bench CONNECTION '$connection' PUBLICATION bench
+			WITH (create_slot = false, enabled = false, copy_data = false)});
+	return;
+}
+
+# Pauses the consumer, or ends the pause.
+sub consume
+{
+	my ($on) = @_;
+
+	$replica->sql('SELECT cqrs_'
+		  . ($on ? 'resume' : 'pause')
+		  . '_consumer()');
+	wait_consumer($node, 'replica', 'paused') unless $on;
+	return;
+}
+
+# Has all rows in the queue, and none in the replica.
+sub fill_queue
+{
+	$source->sql(
+		qq{SET cqrs.produce = off; TRUNCATE followed; RESET cqrs.produce;
+		INSERT INTO followed SELECT * FROM source;
+		SELECT cqrs_wait_published()});
+	$replica->sql('TRUNCATE followed; DELETE FROM cqrs.failed; CHECKPOINT');
+	return;
+}
+
+# Seconds until a database has the last row.
+sub until_last
+{
+	my ($session, $table, $last) = @_;
+	my $start = time;
+
+	until ($session->sql(
+			"SELECT EXISTS (SELECT FROM $table WHERE id = $last)") eq 't')
+	{
+		die "the rows do not arrive in $table" if time - $start > 600;
+		Time::HiRes::usleep(2000);
+	}
+	return time - $start;
+}
+
+sub bare
+{
+	fill_queue();
+	my $start = time;
+	IPC::Run::run(
+		[   $ENV{CQRS_CONSUME}, '--url', $broker->url, '--queue',
+			'follow', '--count', $rows ],
+		'<', '/dev/null', '>', '/dev/null', '2>',
+		"$PostgreSQL::Test::Utils::tmp_check/bare_consumer.log")
+	  or die 'the bare consumer failed';
+	return { rate => $rows / (time - $start) };
+}
+
+sub logical
+{
+	$source->sql(
+		q{TRUNCATE published;
+		DO $$BEGIN
+			FOR i IN 0 .. (SELECT max(id) - 1 FROM source) / 1000 LOOP
+				INSERT INTO published SELECT * FROM source
+					WHERE id BETWEEN i * 1000 + 1 AND (i + 1) * 1000;
+				COMMIT;
+			END LOOP;
+		END$$; CHECKPOINT});
+	my $start = time;
+	$subscriber->sql('ALTER SUBSCRIPTION bench ENABLE');
+	until_last($subscriber, 'published', $rows);
+	my $seconds = time - $start;
+	$subscriber->sql('ALTER SUBSCRIPTION bench DISABLE');
+	$node->poll_query_until('postgres',
+		q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'bench'}
+	) or die 'the subscription does not end';
+	return { rate => $rows / $seconds };
+}
+
+# The clock starts with the connection.  The process is the same all the time.
+sub cqrs
+{
+	fill_queue();
+	my $pid = $replica->sql('SELECT pid FROM cqrs.consumer_stats');
+	my $cpu = cpu_s($pid);
+
+	consume(1);
+	until_last($replica, 'followed', $rows - 1);
+	my $seconds = $replica->sql(
+		'SELECT extract(epoch FROM clock_timestamp() - connected_at) FROM cqrs.consumer_stats'
+	);
+	my $used = cpu_s($pid) - $cpu;
+	RabbitMQ->poll_until(sub { $broker->queue_length('follow') == 0 }, 60)
+	  or die 'the queue is not drained';
+	consume(0);
+	return { rate => $rows / $seconds, cpu => $used / $rows * 1e6 };
+}
+
+sub failing
+{
+	$replica->sql(
+		'TRUNCATE followed; ALTER TABLE followed ADD CONSTRAINT some CHECK (id % 100 <> 0)'
+	);
+	my $result = cqrs();
+	$replica->sql('ALTER TABLE followed DROP CONSTRAINT some');
+	return $result;
+}
+
+sub throughput
+{
+	my ($rounds) = @_;
+	my @rounds = interleaved(
+		'rows of a queue', $rounds,
+		bare    => \&bare,
+		logical => \&logical,
+		cqrs    => \&cqrs,
+		failing => \&failing);
+	my %rate = map {
+		my $side = $_;
+		$side => median(map { $_->{$side}{rate} } @rounds)
+	} qw(bare logical cqrs failing);
+
+	goal('queue to rows, against logical replication of the same rows',
+		'>=', 1, median(map { $_->{cqrs}{rate} / $_->{logical}{rate} } @rounds),
+		sprintf '%.0f against %.0f rows/s', @rate{qw(cqrs logical)});
+	goal('queue to rows, against a consumer that only acknowledges',
+		'>=', 0.6, median(map { $_->{cqrs}{rate} / $_->{bare}{rate} } @rounds),
+		sprintf '%.0f against %.0f messages/s', @rate{qw(cqrs bare)});
+	goal('queue to rows, one message in a hundred fails',
+		'<=', 2, median(map { $_->{cqrs}{rate} / $_->{failing}{rate} } @rounds),
+		sprintf '%.0f without against %.0f messages/s', @rate{qw(cqrs failing)});
+	goal("consumer's processor time a message, µs",
+		'<=', 15, median(map { $_->{cqrs}{cpu} } @rounds), 'user and system');
+	chart(
+		'replica',
+		'from a full queue to rows',
+		'rows/s',
+		[ 'cqrs',                            $rate{cqrs} ],
+		[ 'cqrs, one in a hundred fails',    $rate{failing} ],
+		[ 'logical replication',             $rate{logical} ],
+		[ 'bare consumer, only acknowledges', $rate{bare} ]);
+	return;
+}
+
+# From the commit at the master to that at the replica, 500 transactions a second.
+sub delays
+{
+	my ($count) = @_;
+	my $rate    = 500;
+	my ($output, $error);
+	my $script  = "$PostgreSQL::Test::Utils::tmp_check/delays.sql";
+	my $commits = q{SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))
+		FROM followed};
+
+	append_to_file(
+		$script,
+		"\\set n :n + 1\n"
+		  . q{INSERT INTO followed VALUES (:client_id * 1000000 + :n, 1, 'name',
+			repeat('x', 120), 0.125, now(), true,
+			'11111111-2222-3333-4444-555555555555');} . "\n");
+	$source->sql(
+		'SET cqrs.produce = off; TRUNCATE followed; RESET cqrs.produce');
+	$replica->sql('TRUNCATE followed; DELETE FROM cqrs.failed');
+	consume(1);
+	wait_consumer($node, 'replica', 'consuming');
+	IPC::Run::run(
+		[   'pgbench', '-n', '-c', 4, '-j', 1, '-t', $count / 4, '-R', $rate,
+			'-f', $script, '-D', 'n=0', $node->connstr('postgres') ],
+		'>', \$output, '2>', \$error)
+	  or die "pgbench failed: $error";
+	wait_published($node);
+	wait_applied($broker, $node, 'replica', 'follow');
+
+	my %sent = map { split /\|/ } split /\n/, $source->sql($commits);
+	my %seen = map { split /\|/ } split /\n/, $replica->sql($commits);
+	my @ms   = map { ($seen{$_} - $sent{$_}) * 1000 } keys %sent;
+	goal("commit to the replica's commit at $rate/s, median, ms",
+		'<=', 2, median(@ms), scalar(@ms) . ' rows');
+	goal("commit to the replica's commit at $rate/s, p99, ms",
+		'<=', 20, percentile(99, @ms), scalar(@ms) . ' rows');
+	return;
+}
+
+1;
