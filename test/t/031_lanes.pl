@@ -332,7 +332,9 @@ $node->stop('fast');
 cmp_ok(time - $start, '<', 2, 'all lanes stop within two seconds');
 $broker->resume;
 
-# Too few workers: PostgreSQL's and our launcher have two of them.
+# Too few workers: PostgreSQL's and our launcher have two of them.  While another
+# database is looked into, that takes one as well; then lane 1 is warned of first,
+# and lane 2 a minute later.
 my $offset = -s $node->logfile;
 $node->append_conf('postgresql.conf', 'max_worker_processes = 4');
 $node->start;
@@ -343,7 +345,7 @@ ok( RabbitMQ->poll_until(
 			return slurp_file($node->logfile, $offset) =~
 			  /no background worker is free for a cqrs publisher\n.*DETAIL:  The messages of lane 2 wait/;
 		},
-		30),
+		90),
 	'a warning names the lane that does not run');
 is( query(
 		q{SELECT string_agg(item || '|' || status || '|' || detail, E'\n') FROM cqrs_check()
