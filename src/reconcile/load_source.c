@@ -80,8 +80,9 @@ read_array(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 	int			nlines = 0;
 	int64		limit = source->bytes + READ_BYTES;
 
+	/* Long blanks are no end. */
 	while (nlines < most && source->number < source->nelems &&
-		   source->bytes < limit)
+		   (source->bytes < limit || nlines == 0))
 	{
 		int64		i = source->number;
 		char	   *line = source->nulls[i] ? pstrdup("") :
@@ -108,15 +109,24 @@ read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 				(errcode_for_file_access(),
 				 errmsg("could not seek in file \"%s\": %m",
 						source->filename)));
-	while (nlines < most && source->bytes < limit)
+	while (nlines < most && (source->bytes < limit || nlines == 0))
 	{
 		initStringInfo(&text);
 		if (!cqrs_get_line(file, &text))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		source->bytes += text.len;
+		/* PostgreSQL's function drops what is between a zero byte and the line break. */
+		if (ftello(file) != source->bytes)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+					 errmsg("file \"%s\" has a zero byte in line " INT64_FORMAT " or after it",
+							source->filename, source->number + 1),
+					 errhint("Remove the zero bytes, and load the file again.")));
 		if (add_line(source, text.data, text.len, &lines[nlines]))
 			nlines++;
+		else
+			pfree(text.data);
 	}
 	if (ferror(file))
 		ereport(ERROR,
@@ -157,9 +167,5 @@ cqrs_load_source_text(const CqrsLoadSource *source, const CqrsLoadLine *line)
 {
 	if (source->filename == NULL)
 		return line->text;
-	if (memchr(line->text, '\0', line->length) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("the line has a zero byte")));
 	return pg_any_to_server(line->text, line->length, PG_UTF8);
 }
