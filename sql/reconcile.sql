@@ -96,18 +96,20 @@ CALL cqrs_bulk_load(ARRAY['author', repeat(' ', 17000000), line('7', 'g')]);
 SELECT lo_unlink(:object);
 -- The check of a domain runs with the rights of the table's owner.
 CREATE ROLE regress_domain;
-CREATE FUNCTION who(value int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION refuse_key(value int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
 	RAISE EXCEPTION 'checked as %', current_user;
 END $$;
-CREATE DOMAIN checked AS int;
-CREATE TABLE domains (id checked PRIMARY KEY);
+CREATE DOMAIN refused_key AS int;
+CREATE TABLE domains (id refused_key PRIMARY KEY);
 SELECT cqrs_register_replica('domains');
-ALTER DOMAIN checked ADD CHECK (public.who(value));
+ALTER DOMAIN refused_key ADD CHECK (public.refuse_key(value));
 ALTER TABLE domains OWNER TO regress_domain;
 SELECT test_error($$SELECT cqrs_diff_replica('{"domains,2026-11-23 00:00:00+00:00","[[1,0]]"}')$$);
 SELECT cqrs_unregister_replica('domains');
 DROP TABLE domains;
+DROP DOMAIN refused_key;
+DROP FUNCTION refuse_key(int);
 DROP ROLE regress_domain;
 
 -- Rows that differ: missing here, with another revision, alike.
