@@ -87,6 +87,30 @@ SELECT test_error($$CALL cqrs_bulk_load('{event}'::text[], true)$$);
 SELECT test_error($$CALL cqrs_bulk_load('relative')$$);
 SELECT test_error($$CALL cqrs_bulk_load('/')$$);
 SELECT test_error($$CALL cqrs_bulk_load('/nonexistent/file')$$);
+-- Zero bytes; a read of blanks only is not the end.
+SELECT lo_from_bytea(0, 'author\012\000{"id":1}\012') AS object \gset
+SELECT lo_export(:object, :'file');
+SELECT regexp_replace(test_error(format('CALL cqrs_bulk_load(%L)', :'file')), '"/.*/', '"');
+TRUNCATE copy;
+CALL cqrs_bulk_load(ARRAY['author', repeat(' ', 17000000), line('7', 'g')]);
+SELECT lo_unlink(:object);
+-- The check of a domain runs with the rights of the table's owner.
+CREATE ROLE regress_domain;
+CREATE FUNCTION refuse_key(value int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	RAISE EXCEPTION 'checked as %', current_user;
+END $$;
+CREATE DOMAIN refused_key AS int;
+CREATE TABLE domains (id refused_key PRIMARY KEY);
+SELECT cqrs_register_replica('domains');
+ALTER DOMAIN refused_key ADD CHECK (public.refuse_key(value));
+ALTER TABLE domains OWNER TO regress_domain;
+SELECT test_error($$SELECT cqrs_diff_replica('{"domains,2026-11-23 00:00:00+00:00","[[1,0]]"}')$$);
+SELECT cqrs_unregister_replica('domains');
+DROP TABLE domains;
+DROP DOMAIN refused_key;
+DROP FUNCTION refuse_key(int);
+DROP ROLE regress_domain;
 
 -- Rows that differ: missing here, with another revision, alike.
 TRUNCATE copy;

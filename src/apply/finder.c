@@ -5,7 +5,8 @@
  *
  * The queries run with the rights of the current user.  He has to have SELECT
  * on the whole table, and no policy may hide rows from him: a hidden row would
- * be taken for one that is not there.
+ * be taken for one that is not there.  Keys are read with the rights of the
+ * table's owner, because the check of a domain may call the owner's functions.
  *
  * The memory is the caller's, the plan SPI's.  After an error there is nothing
  * to undo but what the end of the (sub)transaction undoes.
@@ -88,6 +89,8 @@ cqrs_finder_read_key(CqrsFinder *finder, const CqrsJsonValue *key,
 {
 	int			nkeys = finder->mapping.nkeys;
 	CqrsJsonMembers elements = {0};
+	Oid			role;
+	int			security;
 
 	if (nkeys > 1)
 	{
@@ -99,6 +102,10 @@ cqrs_finder_read_key(CqrsFinder *finder, const CqrsJsonValue *key,
 					 errmsg("key of replica \"%s\" is not an array of %d values",
 							finder->row->cqrs_id, nkeys)));
 	}
+	GetUserIdAndSecContext(&role, &security);
+	SetUserIdAndSecContext(finder->rel->rd_rel->relowner,
+						   security | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
 	for (int i = 0; i < nkeys; i++)
 	{
 		bool		isnull;
@@ -111,6 +118,7 @@ cqrs_finder_read_key(CqrsFinder *finder, const CqrsJsonValue *key,
 					 errmsg("key of replica \"%s\" must not be null",
 							finder->row->cqrs_id)));
 	}
+	SetUserIdAndSecContext(role, security);
 }
 
 CqrsFoundRow

@@ -126,7 +126,10 @@ is_plan_of(const CqrsPlan *plan, const CqrsReplica *replica)
 		strcmp(plan->cqrs_id, replica->cqrs_id) == 0;
 }
 
-/* The plan of a replica, or NULL.  Closes the tables of other plans of it. */
+/*
+ * The plan of a replica, or NULL.  Closes the tables of other plans of it, but
+ * not from within a subtransaction that has not opened them.
+ */
 static CqrsPlan *
 find_plan(struct CqrsApplier *applier, const CqrsReplica *replica)
 {
@@ -140,7 +143,9 @@ find_plan(struct CqrsApplier *applier, const CqrsReplica *replica)
 		if (is_plan_of(plan, replica))
 			found = plan;
 		else if (strcmp(plan->cqrs_id, replica->cqrs_id) == 0 &&
-				 (plan->table == NULL || !plan->table->busy))
+				 (plan->table == NULL ||
+				  (!plan->table->busy &&
+				   plan->table->owner == CurrentResourceOwner)))
 		{
 			if (plan->table != NULL)
 				cqrs_table_close(plan->table);

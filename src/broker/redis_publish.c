@@ -77,14 +77,18 @@ cqrs_redis_init_batches(CqrsConnection *connection)
 
 /*
  * A message of another exchange, and a probe, begin a batch of their own; so
- * another one has to be free.
+ * another one has to be free.  If replicas are counted, a place is kept for the
+ * empty batches that count again: while there are too few, none gets free.
  */
 bool
 cqrs_redis_can_publish(CqrsConnection *connection)
 {
+	int			needed = connection->owner.replicas > 0 ? 2 : 1;
+
 	for (int i = 0; i < 2; i++)
 	{
-		if (connection->filling + 1 < connection->oldest + CQRS_REDIS_BATCHES &&
+		if (connection->filling + needed <
+			connection->oldest + CQRS_REDIS_BATCHES &&
 			cqrs_redis_batch_has_room(batch_of(connection, connection->filling)))
 			return true;
 		/* If this fails, poll() is going to notice. */

@@ -83,7 +83,11 @@ cqrs_wait_applied(PG_FUNCTION_ARGS)
 		uint64		commits = cqrs_applied_commits();
 
 		look(wait);
-		if (wait->outcome != NULL || cqrs_applied_wait(commits, deadline))
+		if (wait->outcome != NULL)
+			continue;
+		/* A busy consumer commits during each look. */
+		if (cqrs_applied_wait(commits, deadline) &&
+			GetCurrentTimestamp() < deadline)
 			continue;
 		/* Not only the consumer writes to the table. */
 		look(wait);

@@ -213,7 +213,10 @@ read_arguments(FunctionCallInfo fcinfo, bool from_file)
 	return load;
 }
 
-/* Look up the replica, whose owner the caller has to be. */
+/*
+ * Look up the replica, whose owner the caller has to be.  Its table stays
+ * locked to the end of the first transaction, which clear_table() relies on.
+ */
 static void
 read_replica(Load *load)
 {
@@ -235,7 +238,7 @@ read_replica(Load *load)
 	}
 	rel = table_open(load->relid, AccessShareLock);
 	cqrs_mapping_bind(rel, cqrs_replica_read(load->cqrs_id), &mapping);
-	table_close(rel, AccessShareLock);
+	table_close(rel, NoLock);
 	load->nkeys = mapping.nkeys;
 	for (int i = 0; i < mapping.nkeys; i++)
 		load->keys[i] = mapping.columns[mapping.keys[i]].key;

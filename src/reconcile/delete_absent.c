@@ -134,5 +134,6 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 	cqrs_apply_message(deletion->behalf.applier,
 					   cqrs_on_behalf_find(message.cqrs_id), &message, false,
 					   &applied);
-	return true;
+	/* Another transaction may have deleted it since it was found. */
+	return applied.outcome != CQRS_OUTCOME_ABSENT;
 }

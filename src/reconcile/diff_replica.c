@@ -67,7 +67,7 @@ cqrs_diff_replica(PG_FUNCTION_ARGS)
 {
 	CqrsLines	lines = cqrs_lines_read(PG_GETARG_ARRAYTYPE_P(0),
 										"cqrs_diff_master");
-	int			level = NewGUCNestLevel();
+	int			level;
 	MemoryContext context;
 	MemoryContext caller;
 	CqrsFinder *finder;
@@ -79,6 +79,7 @@ cqrs_diff_replica(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	seat = cqrs_seat_read();
 	SPI_connect();
+	level = NewGUCNestLevel();
 	cqrs_settings_pin(GUC_ACTION_SAVE);
 	/* Rows that have been applied meanwhile are seen whatever the isolation. */
 	PushActiveSnapshot(GetLatestSnapshot());

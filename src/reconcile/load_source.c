@@ -31,6 +31,7 @@
 
 static int	read_array(CqrsLoadSource *source, int most, CqrsLoadLine *lines);
 static int	read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines);
+static void check_zeros(const CqrsLoadSource *source, FILE *file);
 static bool add_line(CqrsLoadSource *source, char *text, int length,
 					 CqrsLoadLine *line);
 static FILE *open_file(const char *filename);
@@ -80,8 +81,9 @@ read_array(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 	int			nlines = 0;
 	int64		limit = source->bytes + READ_BYTES;
 
+	/* Long blanks are no end. */
 	while (nlines < most && source->number < source->nelems &&
-		   source->bytes < limit)
+		   (source->bytes < limit || nlines == 0))
 	{
 		int64		i = source->number;
 		char	   *line = source->nulls[i] ? pstrdup("") :
@@ -108,15 +110,21 @@ read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 				(errcode_for_file_access(),
 				 errmsg("could not seek in file \"%s\": %m",
 						source->filename)));
-	while (nlines < most && source->bytes < limit)
+	while (nlines < most && (source->bytes < limit || nlines == 0))
 	{
-		initStringInfo(&text);
-		if (!cqrs_get_line(file, &text))
-			break;
+		bool		any;
+
 		CHECK_FOR_INTERRUPTS();
+		initStringInfo(&text);
+		any = cqrs_get_line(file, &text);
 		source->bytes += text.len;
+		check_zeros(source, file);
+		if (!any)
+			break;
 		if (add_line(source, text.data, text.len, &lines[nlines]))
 			nlines++;
+		else
+			pfree(text.data);
 	}
 	if (ferror(file))
 		ereport(ERROR,
@@ -124,6 +132,21 @@ read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 				 errmsg("could not read file \"%s\": %m", source->filename)));
 	FreeFile(file);
 	return nlines;
+}
+
+/*
+ * PostgreSQL's function for lines drops what is between a zero byte and the end
+ * of its line, and goes on with the next line.
+ */
+static void
+check_zeros(const CqrsLoadSource *source, FILE *file)
+{
+	if (!ferror(file) && ftello(file) != source->bytes)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("file \"%s\" has a zero byte in line " INT64_FORMAT " or after it",
+						source->filename, source->number + 1),
+				 errhint("Remove the zero bytes, and load the file again.")));
 }
 
 /* Count a line.  Returns false for an empty one. */
@@ -157,9 +180,5 @@ cqrs_load_source_text(const CqrsLoadSource *source, const CqrsLoadLine *line)
 {
 	if (source->filename == NULL)
 		return line->text;
-	if (memchr(line->text, '\0', line->length) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("the line has a zero byte")));
 	return pg_any_to_server(line->text, line->length, PG_UTF8);
 }

@@ -94,6 +94,37 @@ do_as_alice(
 	GRANT ALL ON log TO PUBLIC},
 	'temporary table');
 do_as_alice('SELECT 1', 'more');
+
+# A handler that applies its messages in a block with EXCEPTION, after the
+# relation cache has noticed a change of the table.
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE careful (id int PRIMARY KEY, name text);
+	CREATE FUNCTION careful(m cqrs.message) RETURNS boolean LANGUAGE plpgsql AS
+	$$BEGIN
+		GRANT SELECT ON public.careful TO PUBLIC;
+		PERFORM public.cqrs_apply(m);
+		RETURN true;
+	EXCEPTION WHEN OTHERS THEN
+		RETURN true;
+	END$$;
+	SELECT cqrs_register_replica('careful', handler => 'careful')});
+foreach my $id (1 .. 2)
+{
+	publish(
+		$broker, 'cqrs', 'author',
+		{   signal_type   => 'SAVE',
+			cqrs_id       => 'careful',
+			instance_pk   => $id,
+			instance_data => {
+				id            => $id,
+				name          => 'a',
+				cqrs_revision => 0,
+				cqrs_updated  => '2026-01-01T00:00:00+00:00' } });
+}
+wait_consumer($node, 'postgres', 'handled = 2');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM careful'),
+	2, 'a handler with EXCEPTION applies messages after a change');
 is( $node->safe_psql(
 		'postgres',
 		q{SELECT connects, errors FROM cqrs.consumer_stats}),
