@@ -60,6 +60,9 @@ sub set_up
 
 	$node = new_master('follow', $broker, conf => <<'END');
 wal_level = logical
+max_wal_senders = 4
+max_replication_slots = 4
+max_worker_processes = 12
 track_commit_timestamp = on
 fsync = on
 log_statement = none
@@ -158,6 +161,7 @@ sub logical
 				COMMIT;
 			END LOOP;
 		END$$; CHECKPOINT});
+	$subscriber->sql('TRUNCATE published');
 	my $start = time;
 	$subscriber->sql('ALTER SUBSCRIPTION bench ENABLE');
 	until_last($subscriber, 'published', $rows);
@@ -191,10 +195,10 @@ sub cqrs
 sub failing
 {
 	$replica->sql(
-		'TRUNCATE followed; ALTER TABLE followed ADD CONSTRAINT some CHECK (id % 100 <> 0)'
+		'TRUNCATE followed; ALTER TABLE followed ADD CONSTRAINT refused CHECK (id % 100 <> 0)'
 	);
 	my $result = cqrs();
-	$replica->sql('ALTER TABLE followed DROP CONSTRAINT some');
+	$replica->sql('ALTER TABLE followed DROP CONSTRAINT refused');
 	return $result;
 }
 
