@@ -102,7 +102,7 @@ is( $replica->safe_psql('postgres',
 my $loaded = $replica->safe_psql('postgres',
 	'SELECT inserted + updated FROM cqrs.consumer_stats');
 wait_consumer($replica, 'postgres', "inserted + updated > $loaded");
-$writers->signal('INT');
+$writers->signal('TERM');
 $writers->finish;
 wait_published($master);
 $broker->poll_until(sub { $broker->queue_length('shop') == 0 }, 120)
