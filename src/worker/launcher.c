@@ -71,8 +71,9 @@ typedef struct Database
 } Database;
 
 static List *databases = NIL;
-static bool out_of_workers = false; /* and that was logged */
-static TimestampTz warned_at = 0;	/* when it was last logged */
+/* By kind: no worker was free, and that was logged; when it was last logged. */
+static bool out_of_workers[CQRS_NWORKERKINDS] = {false};
+static TimestampTz warned_at[CQRS_NWORKERKINDS] = {0};
 
 static void detach(int code, Datum arg);
 static bool take_rescan(void);
@@ -310,8 +311,10 @@ add_database(Oid dboid, bool probe)
 
 /*
  * Start the workers that are due.  Returns the milliseconds until the next
- * start, or -1 if none is to come.  The first worker of each kind is started
- * in all databases before any second one, in case background workers are few.
+ * start, or -1 if none is to come.  The first worker of a kind is started in
+ * all databases before any second one, in case background workers are few.
+ * Publishers come before consumers: of these only the worker itself finds out
+ * whether its database consumes, and its place must not be missing meanwhile.
  */
 static long
 start_workers(void)
@@ -319,15 +322,13 @@ start_workers(void)
 	long		wait_ms = -1;
 	int			nprobes = settle_databases();
 
-	for (int number = 0; number < CQRS_MAX_LANES; number++)
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{
-		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
-		{
-			if (cqrs_kind_class(kind) != NULL &&
-				number < *cqrs_kind_class(kind)->count)
-				wait_ms = cqrs_sooner_ms(wait_ms,
-										 start_due(kind, number, &nprobes));
-		}
+		if (cqrs_kind_class(kind) == NULL)
+			continue;
+		for (int number = 0; number < *cqrs_kind_class(kind)->count; number++)
+			wait_ms = cqrs_sooner_ms(wait_ms,
+									 start_due(kind, number, &nprobes));
 	}
 	return wait_ms;
 }
@@ -529,7 +530,7 @@ start_worker(Database *database, CqrsWorkerKind kind, int number)
 		warn_no_worker(kind, number);
 	}
 	else
-		out_of_workers = false;
+		out_of_workers[kind] = false;
 	MemoryContextSwitchTo(caller);
 	return team->handles[number] != NULL;
 }
@@ -541,10 +542,11 @@ start_worker(Database *database, CqrsWorkerKind kind, int number)
 static void
 warn_no_worker(CqrsWorkerKind kind, int number)
 {
-	if (out_of_workers || cqrs_until_after_ms(warned_at, WARN_INTERVAL_MS) > 0)
+	if (out_of_workers[kind] ||
+		cqrs_until_after_ms(warned_at[kind], WARN_INTERVAL_MS) > 0)
 		return;
-	out_of_workers = true;
-	warned_at = GetCurrentTimestamp();
+	out_of_workers[kind] = true;
+	warned_at[kind] = GetCurrentTimestamp();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("no background worker is free for a cqrs %s",
