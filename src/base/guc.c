@@ -3,13 +3,7 @@
  * guc.c
  *	  The settings of cqrs.
  *
- * cqrs.url and cqrs.consumer_url carry a password, and PostgreSQL has several
- * places that print the value of a setting: the log line about a changed
- * parameter, the error about an invalid one, pg_settings, SHOW.  So the string
- * that the GUC machinery holds is always empty; the URL lives in the "extra"
- * data that the check hook hands to the assign hook.  A show hook answers SHOW
- * and current_setting(): the URL for a superuser, with the password masked for
- * others who may see it (pg_read_all_settings).
+ * Those with a password are in guc_url.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,11 +11,8 @@
 
 #include <limits.h>
 
-#include "access/xact.h"
 #include "common/string.h"
-#include "fmgr.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
@@ -30,9 +21,6 @@
 #include "base/exchange.h"
 #include "base/guc.h"
 #include "base/limits.h"
-#include "base/url.h"
-
-PG_FUNCTION_INFO_V1(cqrs_sql_url_is_set);
 
 bool		cqrs_produce = true;
 int			cqrs_max_pending_kb;
@@ -71,27 +59,12 @@ static const struct config_enum_entry unroutable_options[] = {
 	{NULL, 0, false}
 };
 
-/* The strings of the GUC machinery, and the URLs. */
-static char *url_placeholder;
-static char *consumer_url_placeholder;
-static const char *url;
-static const char *consumer_url;
-static CqrsSchemeCheck check_scheme;
-
 static const struct config_enum_entry outbox_full_options[] = {
 	{"warn", CQRS_OUTBOX_FULL_WARN, false},
 	{"refuse", CQRS_OUTBOX_FULL_REFUSE, false},
 	{NULL, 0, false}
 };
 
-static bool check_url(char **newval, void **extra, GucSource source);
-static bool check_consumer_url(char **newval, void **extra, GucSource source);
-static bool check_url_of(const char *name, char **newval, void **extra);
-static void assign_url(const char *newval, void *extra);
-static void assign_consumer_url(const char *newval, void *extra);
-static const char *show_url(void);
-static const char *show_consumer_url(void);
-static const char *shown(const char *whole);
 static bool is_encoded(const char *name, const char *value, GucSource source);
 static bool check_correlation_function(char **newval, void **extra,
 									   GucSource source);
@@ -103,39 +76,18 @@ static bool check_exchange(char **newval, void **extra, GucSource source);
 static bool check_exchanges(char **newval, void **extra, GucSource source);
 static void define_capture_settings(void);
 static void define_message_settings(void);
-static void define_urls(void);
 static void define_publisher_settings(void);
 static void define_consumer_settings(void);
 static void define_tls_settings(void);
 static void define_file(const char *name, const char *description,
 						char **variable);
 
-const char *
-cqrs_guc_url(void)
-{
-	return url;
-}
-
-const char *
-cqrs_guc_consumer_url(void)
-{
-	return consumer_url != NULL ? consumer_url : url;
-}
-
-/* cqrs.url_is_set() RETURNS boolean */
-Datum
-cqrs_sql_url_is_set(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(url != NULL);
-}
-
 void
 cqrs_guc_init(CqrsSchemeCheck scheme_check)
 {
-	check_scheme = scheme_check;
 	define_capture_settings();
 	define_message_settings();
-	define_urls();
+	cqrs_guc_url_define(scheme_check);
 	define_publisher_settings();
 	define_consumer_settings();
 	define_tls_settings();
@@ -230,29 +182,6 @@ define_message_settings(void)
 							 unroutable_options,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
-}
-
-static void
-define_urls(void)
-{
-	DefineCustomStringVariable("cqrs.consumer_url",
-							   "Address of the broker that is consumed from, as in cqrs.url.",
-							   "Empty means that of cqrs.url.",
-							   &consumer_url_placeholder,
-							   "",
-							   PGC_SIGHUP,
-							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
-							   check_consumer_url, assign_consumer_url,
-							   show_consumer_url);
-
-	DefineCustomStringVariable("cqrs.url",
-							   "Address of the broker, amqp://user:password@host:port/vhost or redis://user:password@host:port/database; amqps:// or rediss:// for TLS.",
-							   "Empty means that changes wait in the outbox.",
-							   &url_placeholder,
-							   "",
-							   PGC_SIGHUP,
-							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
-							   check_url, assign_url, show_url);
 }
 
 static void
@@ -421,100 +350,6 @@ define_file(const char *name, const char *description, char **variable)
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
-}
-
-static bool
-check_url(char **newval, void **extra, GucSource source)
-{
-	return check_url_of("cqrs.url", newval, extra);
-}
-
-static bool
-check_consumer_url(char **newval, void **extra, GucSource source)
-{
-	return check_url_of("cqrs.consumer_url", newval, extra);
-}
-
-/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
-static bool
-check_url_of(const char *name, char **newval, void **extra)
-{
-	CqrsUrl		parsed;
-	const char *reason;
-	char	   *kept;
-
-	*extra = NULL;
-	if (*newval == NULL || (*newval)[0] == '\0')
-		return true;
-
-	/* Every host has to be valid. */
-	for (int host = 0; host < cqrs_url_hosts(*newval); host++)
-	{
-		char	   *scratch = strdup(*newval);
-		bool		valid;
-
-		if (scratch == NULL)
-			return false;
-		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
-		if (valid)
-			valid = check_scheme(parsed.scheme, &reason);
-		free(scratch);
-		if (!valid)
-		{
-			GUC_check_errmsg("invalid value for parameter \"%s\"", name);
-			GUC_check_errdetail("%s", reason);
-			return false;
-		}
-	}
-
-	kept = cqrs_guc_strdup(*newval);
-	if (kept == NULL)
-		return false;
-	cqrs_guc_free(*newval);
-	*newval = cqrs_guc_strdup("");
-	if (*newval == NULL)
-	{
-		cqrs_guc_free(kept);
-		return false;
-	}
-	*extra = kept;
-	return true;
-}
-
-static void
-assign_url(const char *newval, void *extra)
-{
-	Assert(newval == NULL || newval[0] == '\0');	/* I20 */
-	url = extra;
-}
-
-static void
-assign_consumer_url(const char *newval, void *extra)
-{
-	consumer_url = extra;
-}
-
-static const char *
-show_url(void)
-{
-	return shown(url);
-}
-
-static const char *
-show_consumer_url(void)
-{
-	return shown(consumer_url);
-}
-
-/* What the present user may see of a URL. */
-static const char *
-shown(const char *whole)
-{
-	if (whole == NULL)
-		return "";
-	if (IsTransactionState() && superuser())
-		return whole;
-	return cqrs_url_mask(whole);
 }
 
 /*

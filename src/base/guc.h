@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "base/guc_url.h"
+
 typedef enum CqrsUnroutable
 {
 	CQRS_UNROUTABLE_DROP,
@@ -62,19 +64,6 @@ extern int	cqrs_dead_letter_ttl_s; /* 0: for ever */
  * cqrs.exchange and those in cqrs.allowed_exchanges are allowed.
  */
 extern bool cqrs_guc_allows_exchange(const char *name);
-
-/*
- * The URL of the broker that is published to, or consumed from, with its
- * password; NULL when none is set.
- */
-extern const char *cqrs_guc_url(void);
-extern const char *cqrs_guc_consumer_url(void);
-
-/*
- * Whether there is a transport for a scheme of URLs; if not, *reason is a full
- * sentence that names the schemes that have one.  Does not raise errors or allocate.
- */
-typedef bool (*CqrsSchemeCheck) (const char *scheme, const char **reason);
 
 /* Define all settings.  Called once, while the library is preloaded. */
 extern void cqrs_guc_init(CqrsSchemeCheck scheme_check);

@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/sleep.h"
 #include "base/slot.h"
 #include "consume/applied.h"
 
@@ -80,21 +81,9 @@ cqrs_applied_wait(uint64 commits, TimestampTz deadline)
 	bool		changed;
 
 	ConditionVariablePrepareToSleep(&here->changed);
-	while (!(changed = pg_atomic_read_u64(&here->commits) != commits))
-	{
-		long		wait_ms = -1;
-
-		CHECK_FOR_INTERRUPTS();
-		if (!TIMESTAMP_IS_NOEND(deadline))
-		{
-			wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													  deadline);
-			if (wait_ms <= 0)
-				break;
-		}
-		(void) ConditionVariableTimedSleep(&here->changed, wait_ms,
-										   cqrs_wait_event(CQRS_WAIT_APPLIED));
-	}
+	while (!(changed = pg_atomic_read_u64(&here->commits) != commits) &&
+		   cqrs_sleep_until(&here->changed, deadline, CQRS_WAIT_APPLIED))
+		;
 	ConditionVariableCancelSleep();
 	return changed;
 }

@@ -62,6 +62,7 @@ enum
 static CqrsFailed *from_tuple(Relation rel, HeapTuple tuple, bool with_body);
 static void set_state(const CqrsFailedState *state, Datum *values,
 					  bool *nulls);
+static void change(int64 id, Datum *values, bool *nulls, bool *replaces);
 static bool lock_free(Relation rel, TupleTableSlot *slot, ItemPointer tid);
 static SysScanDesc begin_by_id(Relation rel, int64 id, ScanKeyData *key);
 static int	compare_id(const ListCell *a, const ListCell *b);
@@ -187,42 +188,40 @@ cqrs_failed_insert(const CqrsIncoming *message, const CqrsFailedState *state)
 void
 cqrs_failed_renew(int64 id)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	rel = table_open(objects->failed, RowExclusiveLock);
 	Datum		values[FAILED_NATTS] = {0};
 	bool		nulls[FAILED_NATTS] = {false};
 	bool		replaces[FAILED_NATTS] = {false};
-	ScanKeyData key;
-	SysScanDesc scan = begin_by_id(rel, id, &key);
-	HeapTuple	tuple = systable_getnext(scan);
 
-	values[FAILED_ID - 1] = Int64GetDatum(nextval_internal(objects->failed_id,
-														   false));
+	values[FAILED_ID - 1] =
+		Int64GetDatum(nextval_internal(cqrs_objects_get(false)->failed_id,
+									   false));
 	replaces[FAILED_ID - 1] = true;
-	if (HeapTupleIsValid(tuple))
-		CatalogTupleUpdate(rel, &tuple->t_self,
-						   heap_modify_tuple(tuple, RelationGetDescr(rel),
-											 values, nulls, replaces));
-	systable_endscan(scan);
-	table_close(rel, RowExclusiveLock);
-	CommandCounterIncrement();
+	change(id, values, nulls, replaces);
 }
 
 void
 cqrs_failed_update(int64 id, const CqrsFailedState *state)
 {
-	Relation	rel = table_open(cqrs_objects_get(false)->failed,
-								 RowExclusiveLock);
 	Datum		values[FAILED_NATTS] = {0};
 	bool		nulls[FAILED_NATTS] = {false};
 	bool		replaces[FAILED_NATTS] = {false};
-	ScanKeyData key;
-	SysScanDesc scan = begin_by_id(rel, id, &key);
-	HeapTuple	tuple = systable_getnext(scan);
 
 	set_state(state, values, nulls);
 	for (int att = FAILED_FAILED_AT; att <= FAILED_ERROR; att++)
 		replaces[att - 1] = true;
+	change(id, values, nulls, replaces);
+}
+
+/* Change columns of a row, if it exists. */
+static void
+change(int64 id, Datum *values, bool *nulls, bool *replaces)
+{
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 RowExclusiveLock);
+	ScanKeyData key;
+	SysScanDesc scan = begin_by_id(rel, id, &key);
+	HeapTuple	tuple = systable_getnext(scan);
+
 	if (HeapTupleIsValid(tuple))
 		CatalogTupleUpdate(rel, &tuple->t_self,
 						   heap_modify_tuple(tuple, RelationGetDescr(rel),

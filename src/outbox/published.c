@@ -19,6 +19,7 @@
 
 #include "base/compat.h"
 #include "base/limits.h"
+#include "base/sleep.h"
 #include "base/slot.h"
 #include "outbox/message.h"
 #include "outbox/published.h"
@@ -94,21 +95,9 @@ cqrs_published_wait(const CqrsMark *mark, TimestampTz deadline)
 	bool		done;
 
 	ConditionVariablePrepareToSleep(&here->progress);
-	while (!(done = is_published(here, mark)))
-	{
-		long		wait_ms = -1;
-
-		CHECK_FOR_INTERRUPTS();
-		if (!TIMESTAMP_IS_NOEND(deadline))
-		{
-			wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													  deadline);
-			if (wait_ms <= 0)
-				break;
-		}
-		(void) ConditionVariableTimedSleep(&here->progress, wait_ms,
-										   cqrs_wait_event(CQRS_WAIT_PUBLISHED));
-	}
+	while (!(done = is_published(here, mark)) &&
+		   cqrs_sleep_until(&here->progress, deadline, CQRS_WAIT_PUBLISHED))
+		;
 	ConditionVariableCancelSleep();
 	return done;
 }

@@ -19,30 +19,15 @@
 
 #include "apply/iso_time.h"
 #include "reconcile/lines.h"
+#include "resend/diff_lines.h"
 
 static void read_first(CqrsLines *lines, const char *command);
 
 CqrsLines
 cqrs_lines_read(ArrayType *array, const char *command)
 {
-	CqrsLines	result = {0};
-	Datum	   *elems;
-	bool	   *nulls;
-	int			nelems;
+	CqrsLines	result = {.lines = cqrs_diff_lines_read(array)};
 
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls,
-					  &nelems);
-	for (int i = 0; i < nelems; i++)
-	{
-		char	   *line = nulls[i] ? pstrdup("") : TextDatumGetCString(elems[i]);
-		int			length = strlen(line);
-
-		while (length > 0 && strchr(" \t\r\n", line[length - 1]) != NULL)
-			line[--length] = '\0';
-		result.lines = lappend(result.lines, line);
-	}
-	while (result.lines != NIL && *(char *) llast(result.lines) == '\0')
-		result.lines = list_delete_last(result.lines);
 	if (result.lines != NIL)
 	{
 		result.first = linitial(result.lines);

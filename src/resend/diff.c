@@ -34,6 +34,7 @@
 #include "base/error_context.h"
 #include "compose/value.h"
 #include "resend/cursor.h"
+#include "resend/diff_lines.h"
 #include "resend/keys.h"
 #include "resend/sync.h"
 
@@ -348,25 +349,10 @@ static DiffLines
 read_lines(ArrayType *array, bool with_queue)
 {
 	DiffLines	result = {0};
-	Datum	   *elems;
-	bool	   *nulls;
-	int			nelems;
 	char	   *last;
 	char	   *time;
 
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls,
-					  &nelems);
-	for (int i = 0; i < nelems; i++)
-	{
-		char	   *line = nulls[i] ? pstrdup("") : TextDatumGetCString(elems[i]);
-		int			length = strlen(line);
-
-		while (length > 0 && strchr(" \t\r\n", line[length - 1]) != NULL)
-			line[--length] = '\0';
-		result.lines = lappend(result.lines, line);
-	}
-	while (result.lines != NIL && *(char *) llast(result.lines) == '\0')
-		result.lines = list_delete_last(result.lines);
+	result.lines = cqrs_diff_lines_read(array);
 	if (result.lines == NIL)
 		return result;
 

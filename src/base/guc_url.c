@@ -1,0 +1,181 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc_url.c
+ *	  The settings cqrs.url and cqrs.consumer_url.
+ *
+ * Both carry a password, and PostgreSQL has several places that print the value
+ * of a setting: the log line about a changed parameter, the error about an
+ * invalid one, pg_settings, SHOW.  So the string that the GUC machinery holds is
+ * always empty; the URL lives in the "extra" data that the check hook hands to
+ * the assign hook.  A show hook answers SHOW and current_setting(): the URL for
+ * a superuser, with the password masked for others who may see it
+ * (pg_read_all_settings).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "base/compat.h"
+#include "base/guc_url.h"
+#include "base/url.h"
+
+PG_FUNCTION_INFO_V1(cqrs_sql_url_is_set);
+
+/* The strings of the GUC machinery, and the URLs. */
+static char *url_placeholder;
+static char *consumer_url_placeholder;
+static const char *url;
+static const char *consumer_url;
+static CqrsSchemeCheck check_scheme;
+
+static bool check_url(char **newval, void **extra, GucSource source);
+static bool check_consumer_url(char **newval, void **extra, GucSource source);
+static bool check_url_of(const char *name, char **newval, void **extra);
+static void assign_url(const char *newval, void *extra);
+static void assign_consumer_url(const char *newval, void *extra);
+static const char *show_url(void);
+static const char *show_consumer_url(void);
+static const char *shown(const char *whole);
+
+void
+cqrs_guc_url_define(CqrsSchemeCheck scheme_check)
+{
+	check_scheme = scheme_check;
+
+	DefineCustomStringVariable("cqrs.consumer_url",
+							   "Address of the broker that is consumed from, as in cqrs.url.",
+							   "Empty means that of cqrs.url.",
+							   &consumer_url_placeholder,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   check_consumer_url, assign_consumer_url,
+							   show_consumer_url);
+
+	DefineCustomStringVariable("cqrs.url",
+							   "Address of the broker, amqp://user:password@host:port/vhost or redis://user:password@host:port/database; amqps:// or rediss:// for TLS.",
+							   "Empty means that changes wait in the outbox.",
+							   &url_placeholder,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   check_url, assign_url, show_url);
+}
+
+const char *
+cqrs_guc_url(void)
+{
+	return url;
+}
+
+const char *
+cqrs_guc_consumer_url(void)
+{
+	return consumer_url != NULL ? consumer_url : url;
+}
+
+/* cqrs.url_is_set() RETURNS boolean */
+Datum
+cqrs_sql_url_is_set(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(url != NULL);
+}
+
+static bool
+check_url(char **newval, void **extra, GucSource source)
+{
+	return check_url_of("cqrs.url", newval, extra);
+}
+
+static bool
+check_consumer_url(char **newval, void **extra, GucSource source)
+{
+	return check_url_of("cqrs.consumer_url", newval, extra);
+}
+
+/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
+static bool
+check_url_of(const char *name, char **newval, void **extra)
+{
+	CqrsUrl		parsed;
+	const char *reason;
+	char	   *kept;
+
+	*extra = NULL;
+	if (*newval == NULL || (*newval)[0] == '\0')
+		return true;
+
+	/* Every host has to be valid. */
+	for (int host = 0; host < cqrs_url_hosts(*newval); host++)
+	{
+		char	   *scratch = strdup(*newval);
+		bool		valid;
+
+		if (scratch == NULL)
+			return false;
+		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
+		if (valid)
+			valid = check_scheme(parsed.scheme, &reason);
+		free(scratch);
+		if (!valid)
+		{
+			GUC_check_errmsg("invalid value for parameter \"%s\"", name);
+			GUC_check_errdetail("%s", reason);
+			return false;
+		}
+	}
+
+	kept = cqrs_guc_strdup(*newval);
+	if (kept == NULL)
+		return false;
+	cqrs_guc_free(*newval);
+	*newval = cqrs_guc_strdup("");
+	if (*newval == NULL)
+	{
+		cqrs_guc_free(kept);
+		return false;
+	}
+	*extra = kept;
+	return true;
+}
+
+static void
+assign_url(const char *newval, void *extra)
+{
+	Assert(newval == NULL || newval[0] == '\0');	/* I20 */
+	url = extra;
+}
+
+static void
+assign_consumer_url(const char *newval, void *extra)
+{
+	consumer_url = extra;
+}
+
+static const char *
+show_url(void)
+{
+	return shown(url);
+}
+
+static const char *
+show_consumer_url(void)
+{
+	return shown(consumer_url);
+}
+
+/* What the present user may see of a URL. */
+static const char *
+shown(const char *whole)
+{
+	if (whole == NULL)
+		return "";
+	if (IsTransactionState() && superuser())
+		return whole;
+	return cqrs_url_mask(whole);
+}

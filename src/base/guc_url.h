@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc_url.h
+ *	  The settings cqrs.url and cqrs.consumer_url.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_GUC_URL_H
+#define CQRS_GUC_URL_H
+
+#include "postgres.h"
+
+/*
+ * The URL of the broker that is published to, or consumed from, with its
+ * password; NULL when none is set.
+ */
+extern const char *cqrs_guc_url(void);
+extern const char *cqrs_guc_consumer_url(void);
+
+/*
+ * Whether there is a transport for a scheme of URLs; if not, *reason is a full
+ * sentence that names the schemes that have one.  Does not raise errors or allocate.
+ */
+typedef bool (*CqrsSchemeCheck) (const char *scheme, const char **reason);
+
+/* Define them.  Part of cqrs_guc_init(). */
+extern void cqrs_guc_url_define(CqrsSchemeCheck scheme_check);
+
+#endif							/* CQRS_GUC_URL_H */
