@@ -256,7 +256,7 @@ apply_messages(Consumer *consumer)
 {
 	CqrsBatch  *batch = consumer->batch;
 
-	/* What came by a connection that is gone comes again. */
+	/* The broker delivers again what came by a connection that is gone. */
 	if (cqrs_batch_status(batch) != CQRS_BATCH_EMPTY &&
 		!cqrs_batch_is_retry(batch) &&
 		consumer->connection != cqrs_intake_connection(consumer->intake))

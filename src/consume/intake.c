@@ -185,7 +185,10 @@ cqrs_intake_turn(CqrsIntake *intake, bool wanted)
 	if (cqrs_inbox_bytes(intake->inbox) > 2 * (Size) WINDOW_BYTES &&
 		cqrs_inbox_count(intake->inbox) > 1)
 	{
-		/* A burst of large messages: they come again, one by one. */
+		/*
+		 * A burst of large messages: after a reconnect the broker delivers
+		 * them again, one by one.
+		 */
 		close_connection(intake, true);
 		cqrs_session_hurry(session);
 	}

@@ -87,7 +87,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 				ereport(LOG,
 						(errmsg("messages arrive for \"%s\", which is no replica",
 								cqrs_id),
-						 errdetail("They are acknowledged and not applied; cqrs.consumer_stats counts them as unknown.")));
+						 errdetail("The consumer acknowledges these messages without applying them; cqrs.consumer_stats counts them as unknown.")));
 		}
 		return CQRS_ITEM_SETTLED;
 	}
