@@ -136,6 +136,8 @@ SELECT cqrs_diff_replica('{}');
 SELECT test_error($$SELECT cqrs_diff_replica('{"author"}')$$);
 SELECT test_error($$SELECT cqrs_diff_replica('{"author,x"}')$$);
 SELECT test_error($$SELECT cqrs_diff_replica('{"nothing,2026-11-23 00:00:00+00:00"}')$$);
+SELECT test_error($$SELECT cqrs_diff_replica('{"author,2026-11-23 00:00:00+00:00","[[1,5.7]]"}')$$);
+SELECT test_error($$SELECT cqrs_diff_replica('{"author,2026-11-23 00:00:00+00:00","[[1,1e3]]"}')$$);
 SELECT test_error($$SELECT cqrs_diff_replica('{"event,2026-11-23 00:00:00+00:00"}')$$);
 SELECT test_error($$SELECT cqrs_diff_replica('{"author,2026-11-23 00:00:00+00:00","[1]"}')$$);
 SELECT test_error($$SELECT cqrs_diff_replica('{"author,2026-11-23 00:00:00+00:00","[[1]]"}')$$);

@@ -73,6 +73,7 @@ static void call_handler(Work *work);
 static void error_context(void *arg);
 static void apply_to_table(Work *work);
 static bool is_marked(Work *work);
+static bool is_later(Work *work);
 static bool decide(Work *work);
 static void compare_revisions(Work *work);
 static void write_row(Work *work);
@@ -267,6 +268,23 @@ is_marked(Work *work)
 					   mark - 1)->atttypid != BOOLOID || DatumGetBool(value));
 }
 
+/* Whether the row has been written after the time that a DELETE goes by. */
+static bool
+is_later(Work *work)
+{
+	const CqrsMapping *mapping = &work->content.plan->mapping;
+	TimestampTz not_after = work->content.message->not_after;
+	bool		isnull;
+	Datum		value;
+
+	if (not_after == 0)
+		return false;
+	value = cqrs_stored_row_get_old(work->leaf,
+									mapping->columns[mapping->updated].attnum,
+									&isnull);
+	return !isnull && DatumGetTimestampTz(value) > not_after;
+}
+
 /* Whether the message changes the row; and what the outcome is. */
 static bool
 decide(Work *work)
@@ -275,7 +293,11 @@ decide(Work *work)
 	bool		alive = work->found && !is_marked(work);
 
 	if (work->content.message->signal == CQRS_DELETE)
+	{
 		applied->outcome = alive ? CQRS_OUTCOME_DELETED : CQRS_OUTCOME_ABSENT;
+		if (alive && is_later(work))
+			applied->outcome = CQRS_OUTCOME_OUTDATED;
+	}
 	else
 	{
 		applied->outcome = work->found ? CQRS_OUTCOME_UPDATED :

@@ -27,6 +27,8 @@ typedef struct CqrsIncoming
 	Size		length;
 	const char *message_id;		/* of the broker's envelope, or NULL */
 	bool		direct;			/* came by a routing key "cqrs.<queue>..." */
+	TimestampTz not_after;		/* a DELETE leaves rows whose cqrs_updated is
+								 * later; 0: none */
 
 	/* Filled in by cqrs_envelope_read(). */
 	CqrsSignal	signal;

@@ -62,11 +62,9 @@ cqrs_finder_begin(const char *cqrs_id)
 												  column->typmod, true);
 	}
 	alive = cqrs_finder_alive(finder);
-	finder->plan = SPI_prepare(psprintf("SELECT %s::pg_catalog.int8, %s, %s FROM %s WHERE %s",
+	finder->plan = SPI_prepare(psprintf("SELECT %s::pg_catalog.int8, %s FROM %s WHERE %s",
 										column_name(finder,
 													mapping->columns[mapping->revision].attnum),
-										column_name(finder,
-													mapping->columns[mapping->updated].attnum),
 										alive, cqrs_finder_table(finder),
 										key_condition(finder)),
 							   mapping->nkeys, types);
@@ -137,8 +135,7 @@ cqrs_finder_find(CqrsFinder *finder, const Datum *key)
 		bool		isnull;
 
 		row.revision = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
-		row.updated = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull));
-		row.alive = DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull));
+		row.alive = DatumGetBool(SPI_getbinval(tuple, desc, 2, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return row;

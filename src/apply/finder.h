@@ -49,7 +49,6 @@ typedef struct CqrsFoundRow
 {
 	bool		alive;			/* it is there, and not marked as deleted */
 	int64		revision;		/* -1 if it is not there */
-	TimestampTz updated;		/* cqrs_updated, if it is there */
 } CqrsFoundRow;
 
 /* Look up the row with a key, under the active snapshot. */

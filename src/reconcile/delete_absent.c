@@ -109,7 +109,9 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 {
 	Datum		values[INDEX_MAX_KEYS];
 	CqrsFoundRow row;
-	CqrsIncoming message = {.signal = CQRS_DELETE};
+	CqrsIncoming message = {
+		.signal = CQRS_DELETE, .not_after = deletion->lines.time
+	};
 	CqrsApplied applied;
 	StringInfoData data;
 	bool		bare;
@@ -118,11 +120,11 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 	PushActiveSnapshot(GetLatestSnapshot());
 	row = cqrs_finder_find(deletion->finder, values);
 	PopActiveSnapshot();
-	if (!row.alive || row.updated > deletion->lines.time)
+	if (!row.alive)
 		return false;
 
 	message.cqrs_id = deletion->lines.cqrs_id;
-	message.instance_pk = cqrs_envelope_compact_key(key);
+	message.instance_pk = cqrs_lines_key(key);
 	initStringInfo(&data);
 	appendStringInfo(&data, "{\"id\":%s,\"cqrs_revision\":" INT64_FORMAT ",\"cqrs_updated\":\"",
 					 message.instance_pk, row.revision + 1);
@@ -134,6 +136,6 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 	cqrs_apply_message(deletion->behalf.applier,
 					   cqrs_on_behalf_find(message.cqrs_id), &message, false,
 					   &applied);
-	/* Another transaction may have deleted it since it was found. */
-	return applied.outcome != CQRS_OUTCOME_ABSENT;
+	/* What counts is the row when it was locked, not when it was found. */
+	return applied.outcome == CQRS_OUTCOME_DELETED;
 }

@@ -53,6 +53,7 @@ static void compare_line(CqrsFinder *finder, char *text, int number,
 						 KeyLine *line);
 static bool differs(CqrsFinder *finder, const CqrsJsonValue *pair, int number,
 					const CqrsJsonValue *key);
+static bool is_integer(const CqrsJsonValue *json);
 static void pair_of(const CqrsJsonValue *json, int number,
 					CqrsJsonMembers *pair);
 static void append_key(KeyLine *line, const char *key);
@@ -118,8 +119,21 @@ compare_line(CqrsFinder *finder, char *text, int number, KeyLine *line)
 		pair_of(&elements.members[i].value, number, &pair);
 		if (differs(finder, &pair.members[1].value, number,
 					&pair.members[0].value))
-			append_key(line, cqrs_envelope_compact_key(&pair.members[0].value));
+			append_key(line, cqrs_lines_key(&pair.members[0].value));
 	}
+}
+
+/* Whether a value is a number without fraction and exponent, of 64 bits. */
+static bool
+is_integer(const CqrsJsonValue *json)
+{
+	char	   *end;
+
+	if (json->kind != CQRS_JSON_NUMBER)
+		return false;
+	errno = 0;
+	(void) strtoll(json->start, &end, 10);
+	return errno == 0 && end == json->start + json->length;
 }
 
 /* Take a key and a revision apart. */
@@ -129,7 +143,7 @@ pair_of(const CqrsJsonValue *json, int number, CqrsJsonMembers *pair)
 	if (json->kind == CQRS_JSON_ARRAY)
 		cqrs_json_scan_array(json, pair);
 	if (pair->nmembers != 2 ||
-		pair->members[1].value.kind != CQRS_JSON_NUMBER)
+		!is_integer(&pair->members[1].value))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("line %d of a diff is not an array of keys and revisions",

@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
+#include "apply/envelope.h"
 #include "apply/iso_time.h"
 #include "reconcile/lines.h"
 #include "resend/diff_lines.h"
@@ -69,6 +70,20 @@ cqrs_lines_elements(char *line, int number, CqrsJsonMembers *elements)
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("line %d of a diff is not an array", number + 1)));
 	cqrs_json_scan_array(&array, elements);
+}
+
+char *
+cqrs_lines_key(const CqrsJsonValue *key)
+{
+	char	   *text = cqrs_envelope_compact_key(key);
+
+	if (text == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+				 errmsg("a key of a diff has characters that the database cannot store"),
+				 errdetail("The key is %s.",
+						   pnstrdup(key->start, key->length))));
+	return text;
 }
 
 void

@@ -40,6 +40,9 @@ extern CqrsLines cqrs_lines_read(ArrayType *array, const char *command);
 extern void cqrs_lines_elements(char *line, int number,
 								CqrsJsonMembers *elements);
 
+/* A key as messages have it in "instance_pk". */
+extern char *cqrs_lines_key(const CqrsJsonValue *key);
+
 /* Begin the result of a function that returns lines; add one. */
 extern void cqrs_lines_begin_result(FunctionCallInfo fcinfo);
 extern void cqrs_lines_add(FunctionCallInfo fcinfo, const char *line);
