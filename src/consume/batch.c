@@ -82,6 +82,7 @@ cqrs_batch_create(CqrsIntake *intake)
 										   ALLOCSET_DEFAULT_SIZES);
 	batch->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs item",
 										   ALLOCSET_DEFAULT_SIZES);
+	cqrs_batch_run_init();
 	return batch;
 }
 
@@ -173,7 +174,7 @@ cqrs_batch_condemn(CqrsBatch *batch)
 {
 	batch->items[0].problem =
 		MemoryContextStrdup(batch->context,
-							"the server has crashed twice while messages were applied, the last time while it was this one");
+							"the server or the consumer has ended twice while messages were applied, the last time while it was this one");
 }
 
 void

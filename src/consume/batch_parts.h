@@ -62,6 +62,9 @@ typedef struct CqrsBatchProgress
 /* The most subtransactions of a transaction. */
 #define CQRS_BATCH_SINGLY	60
 
+/* Once in the process. */
+extern void cqrs_batch_run_init(void);
+
 /*
  * One transaction, which commits; or an error, and progress says what it was
  * about.

@@ -4,8 +4,10 @@
  *	  A transaction that applies messages of a batch.
  *
  * A transaction takes about RUN_MS at most; a statement longer than that is
- * bounded by lock_timeout and cqrs.apply_timeout.  The connection to the
- * broker is served between messages.
+ * bounded by lock_timeout and cqrs.apply_timeout.  Code of users that catches
+ * the error of cqrs.apply_timeout and goes on is ended together with the
+ * process, at twice that time: the next consumer is wary (consumer.c).  The
+ * connection to the broker is served between messages.
  *
  * The rights of the owner hold from the first message to the commit, because
  * of deferred triggers.  After an error the caller aborts the transaction.
@@ -14,11 +16,15 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -52,6 +58,19 @@ static void store_failed(CqrsBatch *batch, CqrsBatchProgress *progress,
 static void set_constraints_immediate(void);
 static void limit_lock_waits(const CqrsBatch *batch, const CqrsItem *item);
 static void begin_time_limit(void);
+static void end_process(void);
+static void explain_end(int code, Datum arg);
+
+/* The timeout that ends the process, and whether it has. */
+static TimeoutId last_resort;
+static volatile sig_atomic_t is_last_resort = false;
+
+void
+cqrs_batch_run_init(void)
+{
+	last_resort = RegisterTimeout(USER_TIMEOUT, end_process);
+	before_shmem_exit(explain_end, (Datum) 0);
+}
 
 void
 cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
@@ -282,8 +301,34 @@ limit_lock_waits(const CqrsBatch *batch, const CqrsItem *item)
 static void
 begin_time_limit(void)
 {
-	if (cqrs_apply_timeout_ms > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, cqrs_apply_timeout_ms);
+	if (cqrs_apply_timeout_ms == 0)
+		return;
+	enable_timeout_after(STATEMENT_TIMEOUT, cqrs_apply_timeout_ms);
+	enable_timeout_after(last_resort,
+						 2 * Min(cqrs_apply_timeout_ms, INT_MAX / 2));
+}
+
+/* Timeout handler. */
+static void
+end_process(void)
+{
+	is_last_resort = true;
+	InterruptPending = true;
+	ProcDiePending = true;
+	SetLatch(MyLatch);
+}
+
+/* Exit callback: PostgreSQL's message speaks of an administrator. */
+static void
+explain_end(int code, Datum arg)
+{
+	if (!is_last_resort)
+		return;
+	cqrs_worker_set_error("a message took longer than twice \"cqrs.apply_timeout\"");
+	ereport(LOG,
+			(errmsg("cqrs consumer ends because a message took longer than twice \"cqrs.apply_timeout\""),
+			 errdetail("A trigger or a function of the replica's owner has caught the error of the timeout."),
+			 errhint("Have exception handlers leave out the condition query_canceled.")));
 }
 
 void
@@ -292,6 +337,7 @@ cqrs_batch_run_end_time_limit(void)
 	if (cqrs_apply_timeout_ms == 0)
 		return;
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	disable_timeout(last_resort, false);
 	if (!ShutdownRequestPending)
 		QueryCancelPending = false;
 }

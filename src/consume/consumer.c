@@ -354,7 +354,11 @@ vet(Consumer *consumer)
 	if (consumer->suspect != NULL &&
 		VARSIZE(digest) == VARSIZE(consumer->suspect) &&
 		memcmp(digest, consumer->suspect, VARSIZE(digest)) == 0)
+	{
 		cqrs_batch_condemn(consumer->batch);
+		/* A user may have it tried again, once more. */
+		consumer->suspect = NULL;
+	}
 	else
 		cqrs_seat_set_suspect(digest);
 }

@@ -35,6 +35,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
@@ -46,13 +47,18 @@
 static CqrsWorker *here = NULL; /* this process */
 static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
+static volatile sig_atomic_t given_up = false;
+static bool finishing = false;
 
 static void pin_settings(const CqrsWorkerClass *class);
 static void connect_database(Oid dboid);
 static void handle_sigint(SIGNAL_ARGS);
+static void give_up(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
 static Oid	find_extension(void);
+static void finish(CqrsWorker *worker);
+static void finish_given_up(int code, Datum arg);
 static void detach(int code, Datum arg);
 static bool set_up(CqrsWorker *worker);
 static void run(CqrsWorker *worker);
@@ -84,6 +90,7 @@ cqrs_worker_main(Datum dboid)
 	{
 		if (!set_up(worker))
 			proc_exit(0);
+		before_shmem_exit(finish_given_up, PointerGetDatum(worker));
 		run(worker);
 	}
 	PG_CATCH();
@@ -97,7 +104,7 @@ cqrs_worker_main(Datum dboid)
 	}
 	PG_END_TRY();
 
-	cqrs_kind_class(worker->kind)->finish(worker);
+	finish(worker);
 	proc_exit(1);
 }
 
@@ -191,12 +198,13 @@ cqrs_worker_set_cancellable(bool value)
 {
 	cancellable = value;
 	committing = false;
-	if (!value)
-		QueryCancelPending = false;
-	else if (ShutdownRequestPending)
+	if (value && ShutdownRequestPending)
+		give_up();
+	else if (!value)
 	{
-		InterruptPending = true;
-		QueryCancelPending = true;
+		/* What was to be given up has come to its end. */
+		QueryCancelPending = false;
+		ProcDiePending = given_up = false;
 	}
 }
 
@@ -273,9 +281,19 @@ handle_sigint(SIGNAL_ARGS)
 		StatementCancelHandler(CQRS_PASS_SIGNAL_ARGS);
 }
 
+/* The process ends at the next check for interrupts.  Safe in signal handlers. */
+static void
+give_up(void)
+{
+	given_up = true;
+	InterruptPending = true;
+	ProcDiePending = true;
+}
+
 /*
- * Every wait for a broker is a wait for the latch as well.  die() is not used:
- * the process would end at the next check for interrupts, without finish().
+ * Every wait for a broker is a wait for the latch as well, and most work is
+ * brought to its end.  Users' code is given up: a request to cancel would not
+ * do, because that code can catch the error and go on.
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
@@ -284,10 +302,7 @@ handle_sigterm(SIGNAL_ARGS)
 
 	ShutdownRequestPending = true;
 	if (cancellable)
-	{
-		InterruptPending = true;
-		QueryCancelPending = true;
-	}
+		give_up();
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
@@ -332,6 +347,31 @@ find_extension(void)
 		extension = objects->extension;
 	CommitTransactionCommand();
 	return extension;
+}
+
+/* The class ends in order.  If that raises an error, it is not done again. */
+static void
+finish(CqrsWorker *worker)
+{
+	finishing = true;
+	cqrs_kind_class(worker->kind)->finish(worker);
+}
+
+/*
+ * Exit callback: users' code was given up.  Its transaction is aborted first, as
+ * in PostgreSQL's own callbacks that need one.  Waits have to see their timeouts.
+ */
+static void
+finish_given_up(int code, Datum arg)
+{
+	if (!given_up || finishing)
+		return;
+	cqrs_worker_set_cancellable(false);
+	disable_all_timeouts(false);
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
+	finish((CqrsWorker *) DatumGetPointer(arg));
+	HOLD_INTERRUPTS();
 }
 
 /* Exit callback: the roster forgets this process. */

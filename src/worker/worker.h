@@ -49,9 +49,9 @@ extern void cqrs_worker_wake(const CqrsWorker *worker, int number);
 extern bool cqrs_worker_is_connected(const CqrsWorker *worker, int number);
 
 /*
- * Whether a shutdown request cancels the statement that runs, as a user's
- * request to cancel it does, or waits until the worker's turn is over.  Begins
- * with false.
+ * Whether a shutdown request ends what runs, which no code of a user's can
+ * prevent, or waits until the worker's turn is over.  Begins with false.  The
+ * class's finish() is called in either case.
  */
 extern void cqrs_worker_set_cancellable(bool cancellable);
 

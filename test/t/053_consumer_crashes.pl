@@ -236,6 +236,29 @@ $node->start;
 replica('DROP FUNCTION hang() CASCADE');
 same_rows('stopped while a trigger hung');
 
+# One that lets no request to cancel end it.
+replica(
+	q{CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		LOOP
+			BEGIN
+				PERFORM pg_sleep(1000);
+			EXCEPTION WHEN query_canceled THEN NULL;
+			END;
+		END LOOP;
+	END $$;
+	CREATE TRIGGER zhang BEFORE UPDATE ON item FOR EACH ROW
+	WHEN (NEW.data = 'stubborn') EXECUTE FUNCTION hang()});
+master(q{UPDATE item SET data = 'stubborn' WHERE id = 1});
+$node->poll_query_until('postgres',
+	q{SELECT count(*) = 1 FROM pg_stat_activity
+	WHERE backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'})
+  or BAIL_OUT('the stubborn trigger does not hang');
+stops('a trigger catches what is to end it');
+$node->start;
+replica('DROP FUNCTION hang() CASCADE');
+same_rows('stopped while a stubborn trigger hung');
+
 my $lock = IPC::Run::start(
 	[   'psql', '-XAtq', '-d', $node->connstr('shop'), '-c',
 		'BEGIN; LOCK TABLE item; SELECT pg_sleep(1000)' ],
