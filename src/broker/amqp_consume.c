@@ -283,6 +283,8 @@ end_subscription(CqrsConsumer *consumer, bool by_broker, CqrsEvent *event)
 static const char *
 begin_delivery(CqrsConsumer *consumer, const amqp_basic_deliver_t *deliver)
 {
+	size_t		key_length;
+
 	if ((consumer->subscription != SUBSCRIPTION_RUNS &&
 		 consumer->subscription != SUBSCRIPTION_ENDS) ||
 		!is_ours(consumer, deliver->consumer_tag))
@@ -293,8 +295,9 @@ begin_delivery(CqrsConsumer *consumer, const amqp_basic_deliver_t *deliver)
 		return "more deliveries than the window has";
 	consumer->delivered++;
 	consumer->redelivered = deliver->redelivered;
-	cqrs_amqp_decode_text(consumer->routing_key, sizeof(consumer->routing_key),
-					 deliver->routing_key);
+	key_length = Min(deliver->routing_key.len, SHORTSTR_SIZE - 1);
+	memcpy(consumer->routing_key, deliver->routing_key.bytes, key_length);
+	consumer->routing_key[key_length] = '\0';
 	consumer->content = CONTENT_HEADER;
 	return NULL;
 }

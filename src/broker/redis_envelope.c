@@ -306,7 +306,7 @@ make_delivery(MemoryContext context, Size size, const Parts *parts)
 	key[0] = '\0';
 	delivery->body = key + 2 * TEXT_BYTES;
 	if (parts->routing_key.start != NULL)
-		copy_text(key, &parts->routing_key, &valid);
+		(void) unescape(key, TEXT_BYTES, &parts->routing_key);
 	if (parts->message_id.start != NULL)
 	{
 		copy_text(key + TEXT_BYTES, &parts->message_id, &valid);

@@ -70,8 +70,7 @@ typedef struct CqrsQueue
 
 /*
  * A message from a queue: one chunk of the memory context of the options,
- * owned by the receiver of the event, who frees it.  Texts are valid in the
- * encoding of the database.
+ * owned by the receiver of the event, who frees it.
  */
 typedef struct CqrsDelivery
 {
@@ -79,9 +78,11 @@ typedef struct CqrsDelivery
 	bool		redelivered;	/* may have been delivered before */
 	int64		delivery_count; /* times it was returned to the queue; 0 if
 								 * the broker does not say */
-	const char *routing_key;
-	const char *message_id;		/* NULL if there is none, or if it is no text
-								 * without control characters */
+	const char *routing_key;	/* bytes as they came, usually UTF-8; at most
+								 * 255 */
+	const char *message_id;		/* in the encoding of the database; NULL if
+								 * there is none, or if it is no text without
+								 * control characters */
 	Size		length;
 	char	   *body;			/* as it came, not checked; a zero follows */
 } CqrsDelivery;

@@ -60,7 +60,6 @@
 #define STUCK_FIRST_MS	500
 #define STUCK_LAST_MS	30000
 
-static void read_messages(CqrsBatch *batch);
 static void committed(CqrsBatch *batch, const CqrsBatchProgress *progress);
 static void failed(CqrsBatch *batch, const CqrsBatchProgress *progress,
 				   const ErrorData *error);
@@ -87,11 +86,9 @@ cqrs_batch_create(CqrsIntake *intake)
 }
 
 void
-cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n,
-				const char *queue)
+cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n)
 {
 	MemoryContext caller = MemoryContextSwitchTo(batch->context);
-	char	   *direct = psprintf("cqrs.%s.", queue);
 
 	batch->items = palloc0(sizeof(CqrsItem) * n);
 	batch->nitems = n;
@@ -102,10 +99,9 @@ cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n,
 		message->body = deliveries[i]->body;
 		message->length = deliveries[i]->length;
 		message->message_id = deliveries[i]->message_id;
-		message->direct = strncmp(deliveries[i]->routing_key, direct,
-								  strlen(direct)) == 0;
+		message->direct = cqrs_intake_is_direct(batch->intake,
+												deliveries[i]->routing_key);
 	}
-	read_messages(batch);
 	batch->retry = false;
 	MemoryContextSwitchTo(caller);
 }
@@ -134,27 +130,27 @@ cqrs_batch_take_failed(CqrsBatch *batch, List *list)
 			pstrdup(from->message_id) : NULL;
 		item->message.direct = from->direct;
 	}
-	read_messages(batch);
 	batch->retry = true;
 	MemoryContextSwitchTo(caller);
 }
 
 /* In a transaction: conversions to the database's encoding are looked up. */
-static void
-read_messages(CqrsBatch *batch)
+void
+cqrs_batch_read(CqrsBatch *batch)
 {
+	MemoryContext caller = CurrentMemoryContext;
+
 	StartTransactionCommand();
 	MemoryContextSwitchTo(batch->context);
 	for (int i = 0; i < batch->nitems; i++)
 		batch->items[i].problem = cqrs_envelope_read(&batch->items[i].message);
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(batch->context);
-	batch->mode = BATCH_TOGETHER;
+	MemoryContextSwitchTo(caller);
 }
 
 /* It has to tell neighbours apart, and guards no secret. */
 bytea *
-cqrs_batch_digest(CqrsBatch *batch)
+cqrs_batch_digest(CqrsBatch *batch, int purpose)
 {
 	const CqrsIncoming *message = &batch->items[0].message;
 	uint64		hashes[2];
@@ -163,7 +159,8 @@ cqrs_batch_digest(CqrsBatch *batch)
 
 	for (int i = 0; i < lengthof(hashes); i++)
 		hashes[i] = hash_bytes_extended((const unsigned char *) message->body,
-										(int) message->length, i);
+										(int) message->length,
+										lengthof(hashes) * purpose + i);
 	SET_VARSIZE(digest, VARHDRSZ + sizeof(hashes));
 	memcpy(VARDATA(digest), hashes, sizeof(hashes));
 	return digest;

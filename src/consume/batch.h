@@ -39,15 +39,21 @@ extern CqrsBatch *cqrs_batch_create(CqrsIntake *intake);
  * Begin with deliveries of a queue, which have to stay, or with rows of
  * cqrs.failed, which are copied.  The batch is empty.
  */
-extern void cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n,
-							const char *queue);
+extern void cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n);
 extern void cqrs_batch_take_failed(CqrsBatch *batch, List *failed);
 
 /*
- * The digest of the only message of a batch, in its context; and have that
- * message be a dead letter, because of which the server has crashed.
+ * Read the messages, before the first step.  Not in a transaction.  An error
+ * ends the process.
  */
-extern bytea *cqrs_batch_digest(CqrsBatch *batch);
+extern void cqrs_batch_read(CqrsBatch *batch);
+
+/*
+ * The digest of the only message of a batch, in its context, another one for
+ * each "purpose" (a small number); and have that message be a dead letter,
+ * because of which the server has crashed.
+ */
+extern bytea *cqrs_batch_digest(CqrsBatch *batch, int purpose);
 extern void cqrs_batch_condemn(CqrsBatch *batch);
 
 /*

@@ -19,11 +19,11 @@
  *
  * A message that crashes the server.  cqrs.consumer says that a consumer runs.
  * If it does when a consumer starts, the last one did not end in order, and
- * this one is wary: messages are tried one by one, and the digest of each is
- * committed as the suspect before the message is tried.  A message that was
- * the suspect already becomes a dead letter, untried.  It stops being wary
- * when a message comes that was not delivered before, and no failed message is
- * due.
+ * this one is wary: messages are tried one by one, and a digest of each is
+ * committed as the suspect before the message is read, and another one before
+ * it is tried.  A message that was the suspect already becomes a dead letter,
+ * unread or untried.  The consumer stops being wary when a message comes that
+ * was not delivered before, and no failed message is due.
  *
  * When nothing can be committed for GIVE_UP_MS the connection is closed, so
  * that it does not time out in the middle of work, until a write to
@@ -57,6 +57,13 @@
 /* How often a database that cannot commit is tried. */
 #define PROBE_INTERVAL_MS	5000
 
+/* What a wary consumer leaves word of. */
+typedef enum Purpose
+{
+	TO_APPLY,
+	TO_READ
+} Purpose;
+
 typedef struct Consumer
 {
 	CqrsInbox  *inbox;
@@ -80,19 +87,21 @@ typedef struct Consumer
 
 static const int nconsumers = 1;
 
+static bool consumer_is_wanted(void);
 static bool consumer_set_up(CqrsWorker *worker);
 static void consumer_turn(CqrsWorker *worker);
 static bool consumer_listens(CqrsWorker *worker);
 static void consumer_wait(CqrsWorker *worker, CqrsWait *wait);
 static void consumer_finish(CqrsWorker *worker);
 static void leave(CqrsWorker *worker);
-static bool is_wanted(const Consumer *consumer);
+static CqrsIntakeGoal goal_of(const Consumer *consumer);
 static void apply_messages(Consumer *consumer);
 static bool may_begin(const Consumer *consumer);
 static bool retry_is_due(const Consumer *consumer);
 static void begin_batch(Consumer *consumer);
 static void begin_retries(Consumer *consumer);
 static void vet(Consumer *consumer);
+static bool condemns(Consumer *consumer, Purpose purpose);
 static void end_batch(Consumer *consumer);
 static void handle_stuck(Consumer *consumer);
 static bool probe_database(void);
@@ -106,6 +115,7 @@ static const CqrsWorkerClass consumer_class = {
 	.wait_event = CQRS_WAIT_CONSUMER,
 	.durable_commits = true,
 	.first_gauge = CQRS_CONSUMED_HIGHEST_COUNT,
+	.is_wanted = consumer_is_wanted,
 	.set_up = consumer_set_up,
 	.turn = consumer_turn,
 	.listens = consumer_listens,
@@ -117,6 +127,12 @@ void
 cqrs_consumer_init(void)
 {
 	cqrs_kind_register(CQRS_WORKER_CONSUMER, &consumer_class);
+}
+
+static bool
+consumer_is_wanted(void)
+{
+	return cqrs_seat_read() != NULL;
 }
 
 static bool
@@ -166,7 +182,7 @@ consumer_turn(CqrsWorker *worker)
 		cqrs_intake_configure(consumer->intake, consumer->desk->seat,
 							  consumer->desk->bindings);
 	}
-	cqrs_intake_turn(consumer->intake, is_wanted(consumer));
+	cqrs_intake_turn(consumer->intake, goal_of(consumer));
 	if (consumer->desk->seat->dropping)
 	{
 		if (cqrs_intake_delete_queue(consumer->intake))
@@ -197,7 +213,7 @@ consumer_wait(CqrsWorker *worker, CqrsWait *wait)
 	wait->socket = cqrs_intake_socket(consumer->intake, &wait->write);
 	wait->timeout_ms =
 		cqrs_sooner_ms(cqrs_intake_wait_ms(consumer->intake,
-										   is_wanted(consumer)),
+										   goal_of(consumer)),
 					   cqrs_desk_wait_ms(consumer->desk));
 	if (consumer->gave_up)
 		wait->timeout_ms =
@@ -241,13 +257,18 @@ leave(CqrsWorker *worker)
 	proc_exit(0);
 }
 
-/* Whether there is to be a connection. */
-static bool
-is_wanted(const Consumer *consumer)
+/* What the connection is for. */
+static CqrsIntakeGoal
+goal_of(const Consumer *consumer)
 {
-	return consumer->desk->seat->dropping ||
-		(!consumer->desk->seat->paused && !consumer->gave_up &&
-		 !cqrs_desk_is_full(consumer->desk));
+	const CqrsSeat *seat = consumer->desk->seat;
+
+	if (seat->dropping)
+		return CQRS_INTAKE_CONSUMING;
+	if (seat->paused)
+		return CQRS_INTAKE_PREPARED;
+	return consumer->gave_up || cqrs_desk_is_full(consumer->desk) ?
+		CQRS_INTAKE_CLOSED : CQRS_INTAKE_CONSUMING;
 }
 
 /* One transaction, if there is something to apply. */
@@ -310,8 +331,7 @@ begin_batch(Consumer *consumer)
 	consumer->redelivered = deliveries[0]->redelivered;
 	consumer->retried = false;
 	consumer->vetted = false;
-	cqrs_batch_take(consumer->batch, deliveries, n,
-					consumer->desk->seat->queue);
+	cqrs_batch_take(consumer->batch, deliveries, n);
 }
 
 static void
@@ -327,40 +347,53 @@ begin_retries(Consumer *consumer)
 
 /*
  * Before a batch is tried: cqrs.consumer says that a consumer runs, and a wary
- * one leaves word of what it is about to try.
+ * one leaves word of the message that it is about to read, and then to apply.
  */
 static void
 vet(Consumer *consumer)
 {
-	bytea	   *digest;
-
 	consumer->vetted = true;
 	if (!consumer->running)
 	{
 		cqrs_seat_set_running(true);
 		consumer->running = true;
 	}
-	if (!consumer->wary)
-		return;
-	if (!cqrs_batch_is_retry(consumer->batch) && !consumer->redelivered &&
-		!retry_is_due(consumer))
+	if (consumer->wary && !cqrs_batch_is_retry(consumer->batch) &&
+		!consumer->redelivered && !retry_is_due(consumer))
 	{
 		cqrs_seat_set_suspect(NULL);
 		consumer->wary = false;
 		cqrs_intake_set_wary(consumer->intake, false);
+	}
+	if (condemns(consumer, TO_READ))
 		return;
-	}
-	digest = cqrs_batch_digest(consumer->batch);
-	if (consumer->suspect != NULL &&
-		VARSIZE(digest) == VARSIZE(consumer->suspect) &&
-		memcmp(digest, consumer->suspect, VARSIZE(digest)) == 0)
+	cqrs_batch_read(consumer->batch);
+	(void) condemns(consumer, TO_APPLY);
+}
+
+/*
+ * Whether the last consumer has ended without order while it did the same with
+ * the message that a wary one is about to do.
+ */
+static bool
+condemns(Consumer *consumer, Purpose purpose)
+{
+	bytea	   *digest;
+
+	if (!consumer->wary)
+		return false;
+	digest = cqrs_batch_digest(consumer->batch, purpose);
+	if (consumer->suspect == NULL ||
+		VARSIZE(digest) != VARSIZE(consumer->suspect) ||
+		memcmp(digest, consumer->suspect, VARSIZE(digest)) != 0)
 	{
-		cqrs_batch_condemn(consumer->batch);
-		/* A user may have it tried again, once more. */
-		consumer->suspect = NULL;
-	}
-	else
 		cqrs_seat_set_suspect(digest);
+		return false;
+	}
+	cqrs_batch_condemn(consumer->batch);
+	/* A user may have it tried again, once more. */
+	consumer->suspect = NULL;
+	return true;
 }
 
 /* All messages of the batch are committed. */
@@ -411,7 +444,11 @@ show_state(const Consumer *consumer)
 	CqrsConsumerState state = cqrs_intake_state(consumer->intake);
 
 	if (consumer->desk->seat->paused)
-		state = CQRS_CONSUMER_PAUSED;
+	{
+		/* Until then, the state says why there is no queue yet. */
+		if (cqrs_intake_is_prepared(consumer->intake))
+			state = CQRS_CONSUMER_PAUSED;
+	}
 	else if (consumer->gave_up ||
 			 cqrs_batch_status(consumer->batch) == CQRS_BATCH_STUCK)
 		state = CQRS_CONSUMER_BACKING_OFF;

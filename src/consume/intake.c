@@ -6,7 +6,10 @@
  * A connection takes the lease of the queue, so that one database consumes the
  * queue at a time, and Python's workers none: see epoch.c for copies.  It then
  * makes queue and bindings ready (topology.c), subscribes, and puts what
- * arrives into the inbox.
+ * arrives into the inbox.  While consuming is paused, a connection without the
+ * lease makes queue and bindings ready and is closed: what a master publishes
+ * from then on waits in the queue, and another database that consumes is not
+ * disturbed.
  *
  * Window.  At most "window" deliveries are not acknowledged.  It begins at 1 on
  * each connection and grows eightfold with each commit: whatever ends every
@@ -88,7 +91,11 @@ struct CqrsIntake
 	CqrsFailure failure;		/* lost: why */
 };
 
+static bool may_connect(const CqrsIntake *intake);
 static long epoch_wait_ms(const CqrsIntake *intake);
+static void prepare(CqrsIntake *intake);
+static bool connect_broker(CqrsIntake *intake, const char *lease,
+						   CqrsFailure *failure);
 static void open_connection(CqrsIntake *intake);
 static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
@@ -144,7 +151,10 @@ cqrs_intake_reload(CqrsIntake *intake)
 	cqrs_intake_log_reload(intake->log);
 	cqrs_topology_retry(intake->topology);
 	if (moved)
+	{
+		cqrs_topology_connected(intake->topology);
 		close_connection(intake, true);
+	}
 }
 
 void
@@ -154,20 +164,25 @@ cqrs_intake_set_wary(CqrsIntake *intake, bool wary)
 }
 
 void
-cqrs_intake_turn(CqrsIntake *intake, bool wanted)
+cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 {
 	CqrsSession *session = intake->session;
 	CqrsFailure failure;
 
 	if (intake->lost)
 		connection_failed(intake, &intake->failure);
-	wanted = wanted && intake->queue != NULL && !intake->yields &&
-		cqrs_guc_consumer_url() != NULL;
-	if (session->connection != NULL && !wanted)
+	if (!may_connect(intake))
+		goal = CQRS_INTAKE_CLOSED;
+	if (session->connection != NULL && goal != CQRS_INTAKE_CONSUMING)
 		close_connection(intake, true);
-	else if (session->connection == NULL && wanted &&
-			 cqrs_session_wait_ms(session) == 0)
-		open_connection(intake);
+	if (session->connection == NULL && cqrs_session_wait_ms(session) == 0)
+	{
+		if (goal == CQRS_INTAKE_CONSUMING)
+			open_connection(intake);
+		else if (goal == CQRS_INTAKE_PREPARED &&
+				 cqrs_topology_is_due(intake->topology))
+			prepare(intake);
+	}
 	if (session->connection == NULL)
 		return;
 
@@ -249,6 +264,12 @@ cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
 	}
 }
 
+bool
+cqrs_intake_is_direct(const CqrsIntake *intake, const char *routing_key)
+{
+	return cqrs_topology_is_direct(intake->topology, routing_key);
+}
+
 uint64
 cqrs_intake_connection(const CqrsIntake *intake)
 {
@@ -277,6 +298,12 @@ cqrs_intake_close(CqrsIntake *intake)
 		close_connection(intake, false);
 }
 
+bool
+cqrs_intake_is_prepared(const CqrsIntake *intake)
+{
+	return intake->yields || cqrs_topology_is_made(intake->topology);
+}
+
 CqrsConsumerState
 cqrs_intake_state(const CqrsIntake *intake)
 {
@@ -299,19 +326,34 @@ cqrs_intake_socket(const CqrsIntake *intake, bool *write)
 }
 
 long
-cqrs_intake_wait_ms(const CqrsIntake *intake, bool wanted)
+cqrs_intake_wait_ms(const CqrsIntake *intake, CqrsIntakeGoal goal)
 {
 	const CqrsSession *session = intake->session;
-	long		wait_ms;
+	long		wait_ms = 0;
 
+	if (!may_connect(intake))
+		goal = CQRS_INTAKE_CLOSED;
 	if (session->connection == NULL)
-		return wanted && !intake->yields && cqrs_guc_consumer_url() != NULL ?
-			cqrs_session_wait_ms(session) : -1;
-	if (intake->lost || !wanted || intake->subscription == SUBSCRIPTION_NONE)
+	{
+		if (goal == CQRS_INTAKE_PREPARED)
+			wait_ms = cqrs_topology_wait_ms(intake->topology);
+		return goal == CQRS_INTAKE_CLOSED || wait_ms < 0 ? -1 :
+			Max(wait_ms, cqrs_session_wait_ms(session));
+	}
+	if (intake->lost || goal != CQRS_INTAKE_CONSUMING ||
+		intake->subscription == SUBSCRIPTION_NONE)
 		return 0;
 	wait_ms = session->transport->wait_ms(session->connection);
 	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
 	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
+}
+
+/* Whether there is a broker, and no other database has the queue. */
+static bool
+may_connect(const CqrsIntake *intake)
+{
+	return intake->queue != NULL && !intake->yields &&
+		cqrs_guc_consumer_url() != NULL;
 }
 
 /* Milliseconds until the epoch is to be raised; -1 if it need not be. */
@@ -323,33 +365,56 @@ epoch_wait_ms(const CqrsIntake *intake)
 }
 
 static void
-open_connection(CqrsIntake *intake)
+prepare(CqrsIntake *intake)
 {
 	CqrsSession *session = intake->session;
+	CqrsFailure failure;
+
+	if (connect_broker(intake, NULL, &failure) &&
+		cqrs_topology_apply(intake->topology, session->transport,
+							session->connection, &failure))
+		cqrs_session_close(session, true);
+	else
+		connection_failed(intake, &failure);
+}
+
+/* "lease": NULL for none. */
+static bool
+connect_broker(CqrsIntake *intake, const char *lease, CqrsFailure *failure)
+{
 	CqrsConnectOptions options = {
 		.name = "cqrs consumer",
-		.lease = cqrs_topology_utf8(psprintf("cqrs.lease.consumer.%s", intake->queue)),
+		.lease = lease,
 		.deliveries = cqrs_inbox_context(intake->inbox),
 		.max_delivery = cqrs_transport_of(cqrs_guc_consumer_url())->max_body
 	};
-	CqrsFailure failure;
 	bool		connected;
 
 	cqrs_worker_set_state(CQRS_CONSUMER_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
-	connected = cqrs_session_connect(session, &options, &failure);
+	connected = cqrs_session_connect(intake->session, &options, failure);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	if (!connected && failure.blame == CQRS_BLAME_LEASE)
+	return connected;
+}
+
+static void
+open_connection(CqrsIntake *intake)
+{
+	CqrsSession *session = intake->session;
+	char	   *lease = psprintf("cqrs.lease.consumer.%s", intake->queue);
+	CqrsFailure failure;
+
+	if (!connect_broker(intake, cqrs_topology_utf8(lease), &failure))
 	{
+		if (failure.blame != CQRS_BLAME_LEASE)
+		{
+			connection_failed(intake, &failure);
+			return;
+		}
 		cqrs_worker_set_error(failure.reason);
 		if (cqrs_session_refused(session) == LEASE_ATTEMPTS)
 			cqrs_intake_log_standby(intake->log, intake->queue,
 									failure.reason);
-		return;
-	}
-	if (!connected)
-	{
-		connection_failed(intake, &failure);
 		return;
 	}
 	intake->connection++;

@@ -18,6 +18,13 @@
 
 typedef struct CqrsIntake CqrsIntake;
 
+typedef enum CqrsIntakeGoal
+{
+	CQRS_INTAKE_CLOSED,			/* no connection */
+	CQRS_INTAKE_PREPARED,		/* queue and bindings, then no connection */
+	CQRS_INTAKE_CONSUMING
+} CqrsIntakeGoal;
+
 /* Create an intake that fills "inbox". */
 extern CqrsIntake *cqrs_intake_create(CqrsInbox *inbox);
 
@@ -39,11 +46,11 @@ extern void cqrs_intake_reload(CqrsIntake *intake);
 extern void cqrs_intake_set_wary(CqrsIntake *intake, bool wary);
 
 /*
- * Connect if an attempt is due and the connection is "wanted"; disconnect if
- * it is not.  Mend queue and bindings.  May reset the latch.  Commits
- * transactions of its own.
+ * Connect if an attempt is due, and mend queue and bindings; disconnect if no
+ * messages are to be consumed.  May reset the latch.  Commits transactions of
+ * its own.
  */
-extern void cqrs_intake_turn(CqrsIntake *intake, bool wanted);
+extern void cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal);
 
 /* Take some of what has arrived.  Returns whether there may be more. */
 extern bool cqrs_intake_receive(CqrsIntake *intake);
@@ -60,6 +67,10 @@ extern void cqrs_intake_serve(CqrsIntake *intake);
  */
 extern void cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag);
 
+/* Whether a routing key is one of messages to this queue alone. */
+extern bool cqrs_intake_is_direct(const CqrsIntake *intake,
+								  const char *routing_key);
+
 /* A number for the current connection; another one after it was closed. */
 extern uint64 cqrs_intake_connection(const CqrsIntake *intake);
 
@@ -70,11 +81,17 @@ extern bool cqrs_intake_delete_queue(CqrsIntake *intake);
 
 extern void cqrs_intake_close(CqrsIntake *intake);
 
+/*
+ * Whether the broker has queue and bindings, as far as it has accepted them, or
+ * another database sees to it.
+ */
+extern bool cqrs_intake_is_prepared(const CqrsIntake *intake);
+
 /* The state of the connection. */
 extern CqrsConsumerState cqrs_intake_state(const CqrsIntake *intake);
 
 /* What to wait for. */
 extern pgsocket cqrs_intake_socket(const CqrsIntake *intake, bool *write);
-extern long cqrs_intake_wait_ms(const CqrsIntake *intake, bool wanted);
+extern long cqrs_intake_wait_ms(const CqrsIntake *intake, CqrsIntakeGoal goal);
 
 #endif							/* CQRS_INTAKE_H */

@@ -157,6 +157,12 @@ cqrs_topology_retry(CqrsTopology *topology)
 }
 
 bool
+cqrs_topology_is_made(const CqrsTopology *topology)
+{
+	return !topology->due;
+}
+
+bool
 cqrs_topology_is_due(const CqrsTopology *topology)
 {
 	return cqrs_topology_wait_ms(topology) == 0;
@@ -242,6 +248,19 @@ remove_old(CqrsTopology *topology, const CqrsTransport *transport,
 		return false;
 	topology->made = NIL;
 	return true;
+}
+
+bool
+cqrs_topology_is_direct(const CqrsTopology *topology, const char *routing_key)
+{
+	static const char prefix[] = "cqrs.";
+	size_t		length = strlen(topology->queue);
+
+	if (strncmp(routing_key, prefix, sizeof(prefix) - 1) != 0)
+		return false;
+	routing_key += sizeof(prefix) - 1;
+	return strncmp(routing_key, topology->queue, length) == 0 &&
+		routing_key[length] == '.';
 }
 
 char *

@@ -36,6 +36,12 @@ extern void cqrs_topology_connected(CqrsTopology *topology);
 /* Try again what was refused. */
 extern void cqrs_topology_retry(CqrsTopology *topology);
 
+/*
+ * Whether the broker has accepted all that it can: an exchange that was refused
+ * is tried again.
+ */
+extern bool cqrs_topology_is_made(const CqrsTopology *topology);
+
 /* Whether, and in how many milliseconds, there is something to do. */
 extern bool cqrs_topology_is_due(const CqrsTopology *topology);
 extern long cqrs_topology_wait_ms(const CqrsTopology *topology);
@@ -48,6 +54,10 @@ extern bool cqrs_topology_apply(CqrsTopology *topology,
 								const CqrsTransport *transport,
 								CqrsConnection *connection,
 								CqrsFailure *failure);
+
+/* Whether a routing key, in UTF-8, is one of messages to the queue alone. */
+extern bool cqrs_topology_is_direct(const CqrsTopology *topology,
+									const char *routing_key);
 
 /* A palloc'd text in UTF-8, as brokers have it.  Needs no transaction. */
 extern char *cqrs_topology_utf8(const char *text);

@@ -72,6 +72,13 @@ typedef struct CqrsWorkerClass
 								 * a process */
 
 	/*
+	 * Whether there is work for the kind in this database, as far as its
+	 * catalog says.  Workers of other kinds ask this when they start, in a
+	 * transaction with a snapshot.  NULL: there always is.
+	 */
+	bool		(*is_wanted) (void);
+
+	/*
 	 * Called in a transaction with a snapshot, in TopMemoryContext.  Returns
 	 * false if there is nothing to do in this database: the process then
 	 * ends, and is not wanted.

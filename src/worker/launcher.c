@@ -313,8 +313,7 @@ add_database(Oid dboid, bool probe)
  * Start the workers that are due.  Returns the milliseconds until the next
  * start, or -1 if none is to come.  The first worker of a kind is started in
  * all databases before any second one, in case background workers are few.
- * Publishers come before consumers: of these only the worker itself finds out
- * whether its database consumes, and its place must not be missing meanwhile.
+ * Publishers come before consumers.
  */
 static long
 start_workers(void)

@@ -121,18 +121,23 @@ cqrs_roster_enter(CqrsWorker *worker)
 		process->started_at = GetCurrentTimestamp();
 		pg_atomic_write_u32(&process->state, CQRS_WORKER_STARTING);
 
-		/*
-		 * Have the other workers started.  Those of other kinds find out
-		 * themselves whether they have work.
-		 */
-		for (int kind = 0; kind < CQRS_NWORKERKINDS && !roster->asked; kind++)
-			roster->kinds[kind].wanted = cqrs_kind_class(kind) != NULL;
-		if (!known || !roster->asked)
+		/* Have the other workers of the kind started. */
+		workers->wanted = true;
+		if (!known)
 			cqrs_roster_wake_launcher();
-		roster->asked = true;
 	}
 	LWLockRelease(cqrs_slot_lock);
 	return entered;
+}
+
+void
+cqrs_roster_want(int slot, CqrsWorkerKind kind)
+{
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	if (!cqrs_rosters[slot].kinds[kind].wanted)
+		cqrs_roster_wake_launcher();
+	cqrs_rosters[slot].kinds[kind].wanted = true;
+	LWLockRelease(cqrs_slot_lock);
 }
 
 void
@@ -222,7 +227,6 @@ reset_roster(void *element)
 {
 	CqrsRoster *roster = element;
 
-	roster->asked = false;
 	roster->hold_until = 0;
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{

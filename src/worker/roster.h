@@ -55,8 +55,6 @@ typedef struct CqrsRosterKind
 /* A database. */
 typedef struct CqrsRoster
 {
-	bool		asked;			/* all kinds were started since one of them
-								 * had nothing to do */
 	TimestampTz hold_until;		/* no process is started before this */
 	ConditionVariable left;		/* broadcast when a process goes */
 	CqrsRosterKind kinds[CQRS_NWORKERKINDS];
@@ -98,6 +96,9 @@ extern void cqrs_roster_set_count(int slot, CqrsWorkerKind kind, int count);
  * that process runs already, or if its number is not below count.
  */
 extern bool cqrs_roster_enter(CqrsWorker *worker);
+
+/* Have the launcher keep processes of a kind in a database. */
+extern void cqrs_roster_want(int slot, CqrsWorkerKind kind);
 extern void cqrs_roster_leave(const CqrsWorker *worker);
 
 /* Set the launcher's latch; the caller holds the lock. */

@@ -61,6 +61,7 @@ static void finish(CqrsWorker *worker);
 static void finish_given_up(int code, Datum arg);
 static void detach(int code, Datum arg);
 static bool set_up(CqrsWorker *worker);
+static void want_others(const CqrsWorker *worker);
 static void run(CqrsWorker *worker);
 static void wait_turn(CqrsWorker *worker);
 static CqrsRosterProcess *process_of(const CqrsWorker *worker, int number);
@@ -166,7 +167,6 @@ void
 cqrs_worker_unwant(const CqrsWorker *worker, uint32 calls)
 {
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-	cqrs_rosters[worker->slot].asked = false;
 	if (cqrs_worker_calls(worker) == calls)
 		cqrs_rosters[worker->slot].kinds[worker->kind].wanted = false;
 	LWLockRelease(cqrs_slot_lock);
@@ -393,6 +393,7 @@ set_up(CqrsWorker *worker)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	want_others(worker);
 	MemoryContextSwitchTo(TopMemoryContext);
 	wanted = cqrs_kind_class(worker->kind)->set_up(worker);
 	PopActiveSnapshot();
@@ -400,6 +401,24 @@ set_up(CqrsWorker *worker)
 	if (!wanted)
 		cqrs_worker_unwant(worker, calls);
 	return wanted;
+}
+
+/*
+ * Have workers of other kinds started where they have work.  What gives a kind
+ * work from now on asks for its workers itself (wake.h), so nothing is lost if
+ * the snapshot does not see it.
+ */
+static void
+want_others(const CqrsWorker *worker)
+{
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+	{
+		const CqrsWorkerClass *class = cqrs_kind_class(kind);
+
+		if (class != NULL && kind != worker->kind &&
+			(class->is_wanted == NULL || class->is_wanted()))
+			cqrs_roster_want(worker->slot, kind);
+	}
 }
 
 /* The loop: turns, until the process is asked to end. */

@@ -169,10 +169,19 @@ ok( RabbitMQ->poll_until(
 query(q{INSERT INTO author VALUES (2000, 'waits')});
 is(query('SELECT state, pending FROM cqrs.stats'),
 	'stopped|1', 'changes commit and wait');
-query('ALTER SYSTEM RESET max_worker_processes');
+
+# Room for the publisher, and for nothing that the database does not need.
+$offset = -s $node->logfile;
+query('ALTER SYSTEM SET max_worker_processes = 3');
 $node->restart;
 wait_published($node);
 is(scalar(drain_queue($broker, 'replica')), 1, 'and are published later');
+unlike(
+	slurp_file($node->logfile, $offset),
+	qr/no background worker is free for a cqrs consumer/,
+	'no consumer is started where nothing is consumed');
+query('ALTER SYSTEM RESET max_worker_processes');
+$node->restart;
 
 # A standby does not publish; it does after its promotion.
 $node->backup('base');

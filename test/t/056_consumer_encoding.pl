@@ -18,7 +18,7 @@ $node->safe_psql(
 	'latin', q{
 	CREATE EXTENSION cqrs;
 	CREATE TABLE author (id int PRIMARY KEY, name text);
-	SELECT cqrs_register_replica('author');
+	SELECT cqrs_register_replica('author', only_direct_syncs => true);
 	SELECT cqrs_consume(E'b\xfccher')});
 wait_consumer($node, 'latin', 'consuming');
 
@@ -52,6 +52,12 @@ like( $node->safe_psql('latin', 'SELECT error FROM cqrs.dead_letters'),
 	'what cannot be converted is a dead letter');
 $node->safe_psql('latin', 'SELECT cqrs_retry_failed()');
 wait_consumer($node, 'latin', 'dead = 1 AND waiting = 0');
+my $sync = message(4, 'direct');
+$sync->{signal_type} = 'SYNC';
+publish($broker, 'cqrs', 'cqrs.b\x{c3}\x{bc}cher.author', $sync);
+ok( $node->poll_query_until(
+		'latin', 'SELECT EXISTS (SELECT FROM author WHERE id = 4)'),
+	'a SYNC to this queue alone is taken for one');
 like($broker->ctl('list_queues', '-s', 'name'),
 	qr/^b\xc3\xbccher$/m, 'the name of the queue is in UTF-8');
 $node->stop;

@@ -89,10 +89,30 @@ append_to_file($script, <<"END_SCRIPT");
 \\set id random(1, $ROWS)
 UPDATE author SET name = name || 'x' WHERE id = :id;
 END_SCRIPT
-my $writers = IPC::Run::start(
-	[   'pgbench', '-n', '-c', 4, '-T', 600, '-f', $script,
-		$master->connstr('postgres') ],
-	'>', \my $out, '2>', \my $err);
+
+sub start_writers
+{
+	return IPC::Run::start(
+		[   'pgbench', '-n', '-c', 4, '-T', 600, '-f', $script,
+			$master->connstr('postgres') ],
+		'>', \my $out, '2>', \my $err);
+}
+
+# No more writes, and the consumer has applied all.
+sub settle
+{
+	my ($writers) = @_;
+
+	$writers->signal('TERM');
+	$writers->finish;
+	wait_published($master);
+	$broker->poll_until(sub { $broker->queue_length('shop') == 0 }, 120)
+	  or BAIL_OUT('the queue is not empty');
+	wait_consumer($replica, 'postgres', 'waiting = 0 AND dead = 0');
+	return;
+}
+
+my $writers = start_writers();
 wait_consumer($replica, 'postgres', 'inserted > 1000');
 is( $replica->safe_psql('postgres',
 		"CALL cqrs_bulk_load('$dump/dump', batch => 1000)") =~
@@ -102,12 +122,7 @@ is( $replica->safe_psql('postgres',
 my $loaded = $replica->safe_psql('postgres',
 	'SELECT inserted + updated FROM cqrs.consumer_stats');
 wait_consumer($replica, 'postgres', "inserted + updated > $loaded");
-$writers->signal('TERM');
-$writers->finish;
-wait_published($master);
-$broker->poll_until(sub { $broker->queue_length('shop') == 0 }, 120)
-  or BAIL_OUT('the queue is not empty');
-wait_consumer($replica, 'postgres', 'waiting = 0 AND dead = 0');
+settle($writers);
 is(rows($replica), rows($master), 'the load has set nothing back');
 is($replica->safe_psql('postgres', 'SELECT count(*) FROM backwards'),
 	'0', 'not even for a moment');
@@ -132,10 +147,20 @@ $broker->poll_until(sub { $broker->queue_length('shop') == 0 }, 120)
 is(rows($replica), rows($master), 'then they are alike');
 like(run_shell($compare), qr/^0\n0?\n?$/, 'nothing differs any more');
 
-# From the start, by the documentation's script.
+# From the start, by the documentation's script, while the master writes: the
+# queue is bound before the dump, though nothing is consumed yet.
+$replica->safe_psql('postgres', 'SELECT cqrs_stop_consuming(true)');
+$replica->poll_query_until('postgres',
+	'SELECT NOT EXISTS (SELECT FROM cqrs.consumer)')
+  or BAIL_OUT('the queue is not dropped');
 $replica->safe_psql('postgres', 'DELETE FROM author');
+$first_load =~
+  s{^# when cqrs.consumer_stats has the state "paused".*\n}{until [ "\$(psql replica -Atc 'SELECT state FROM cqrs.consumer_stats')" = paused ]; do sleep 0.05; done\n}m
+  or BAIL_OUT('the script does not wait');
+$writers = start_writers();
 run_shell($first_load);
 wait_consumer($replica, 'postgres', 'consuming');
+settle($writers);
 is(rows($replica), rows($master), 'first load by the script');
 
 $replica->stop;

@@ -64,11 +64,16 @@ sub same_rows
 	return;
 }
 
-replica(q{SELECT cqrs_consume('shop')});
+# Before consuming begins, messages gather in the queue.
+replica(q{SELECT cqrs_consume('shop', paused => true)});
+wait_consumer($node, 'shop', 'paused');
+master(q{INSERT INTO item SELECT i, 'a' FROM generate_series(1, 3000) i});
+wait_published($node);
+is($broker->queue_length('shop'), 3000, 'a paused consumer has a queue');
+replica('SELECT cqrs_resume_consumer()');
 wait_consumer($node, 'shop', 'consuming');
 master(
-	q{INSERT INTO item SELECT i, 'a' FROM generate_series(1, 3000) i;
-	UPDATE item SET data = 'b' WHERE id % 3 = 0; DELETE FROM item WHERE id % 7 = 0});
+	q{UPDATE item SET data = 'b' WHERE id % 3 = 0; DELETE FROM item WHERE id % 7 = 0});
 same_rows('rows arrive');
 is(replica('SELECT errors, redelivered FROM cqrs.consumer_stats'),
 	'0|0', 'the documented commands and keys suffice');
