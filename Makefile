@@ -25,7 +25,7 @@ SHLIB_LINK += -lhiredis
 endif
 
 # Inputs of pg_regress are sql/NAME.sql, run in this order.
-REGRESS = setup extension register alter pack capture since_15 paths triggers rewrite \
+REGRESS = setup extension register alter pack capture merge paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
 	partitions flush commit order tools diff keys dump check ddl retype meaning grants \
 	abuse intrusion replica_register apply apply_values apply_tables reconcile

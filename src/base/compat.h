@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  Differences between the supported PostgreSQL versions (14 to 19).
+ *	  Differences between the supported PostgreSQL versions (15 to 19).
  *
  * No other file looks at PG_VERSION_NUM.
  *
@@ -22,9 +22,6 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
-#if PG_VERSION_NUM >= 150000
-#include "common/pg_prng.h"
-#endif
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
@@ -41,8 +38,8 @@
 #include "utils/snapmgr.h"
 #include "utils/wait_event.h"
 
-#if PG_VERSION_NUM < 140000
-#error "cqrs needs PostgreSQL 14 or later"
+#if PG_VERSION_NUM < 150000
+#error "cqrs needs PostgreSQL 15 or later"
 #endif
 
 /*
@@ -94,11 +91,6 @@ cqrs_compat_relation_rewritten(Relation rel)
 		rel->rd_firstRelfilenodeSubid != InvalidSubTransactionId;
 #endif
 }
-
-/* ALTER TABLE ... SET ACCESS METHOD, which older versions do not have. */
-#if PG_VERSION_NUM < 150000
-#define AT_SetAccessMethod ((AlterTableType) -1)
-#endif
 
 /* ALTER COLUMN ... SET EXPRESSION, which older versions do not have. */
 #if PG_VERSION_NUM < 170000
@@ -214,17 +206,6 @@ cqrs_guc_free(void *ptr)
 #endif
 }
 
-/* A random number, 0 <= number < 1. */
-static inline double
-cqrs_random(void)
-{
-#if PG_VERSION_NUM >= 150000
-	return pg_prng_double(&pg_global_prng_state);
-#else
-	return (double) random() / ((double) MAX_RANDOM_VALUE + 1);
-#endif
-}
-
 /* The parts of a possibly qualified name; an error when it is malformed. */
 static inline List *
 cqrs_qualified_name_list(const char *name)
@@ -233,20 +214,6 @@ cqrs_qualified_name_list(const char *name)
 	return stringToQualifiedNameList(name, NULL);
 #else
 	return stringToQualifiedNameList(name);
-#endif
-}
-
-/* The queries that a statement with parameters becomes. */
-static inline List *
-cqrs_analyze_and_rewrite(RawStmt *statement, const char *text,
-						 const Oid *types, int nparams, QueryEnvironment *env)
-{
-#if PG_VERSION_NUM >= 150000
-	return pg_analyze_and_rewrite_fixedparams(statement, text, types, nparams,
-											  env);
-#else
-	return pg_analyze_and_rewrite(statement, text, unconstify(Oid *, types),
-								  nparams, env);
 #endif
 }
 
@@ -286,16 +253,6 @@ cqrs_truncate(Relation rel)
 #endif
 }
 
-static inline void
-cqrs_reserve_guc_prefix(const char *prefix)
-{
-#if PG_VERSION_NUM >= 150000
-	MarkGUCPrefixReserved(prefix);
-#else
-	EmitWarningsOnPlaceholders(prefix);
-#endif
-}
-
 /*
  * Wait events of our processes, as pg_stat_activity shows them.  Before
  * version 17 extensions share one event.
@@ -332,25 +289,6 @@ cqrs_wait_event(CqrsWaitEvent event)
 	return PG_WAIT_EXTENSION;
 #endif
 }
-
-/* The timeline of new WAL.  Not to be called during recovery. */
-static inline TimeLineID
-cqrs_timeline(void)
-{
-#if PG_VERSION_NUM >= 150000
-	return GetWALInsertionTimeLine();
-#else
-	(void) RecoveryInProgress();	/* sets ThisTimeLineID */
-	return ThisTimeLineID;
-#endif
-}
-
-/* Append the next line of a file, with its line feed; false at the end. */
-#if PG_VERSION_NUM >= 150000
-#define cqrs_get_line(file, line) pg_get_line_append(file, line, NULL)
-#else
-#define cqrs_get_line(file, line) pg_get_line_append(file, line)
-#endif
 
 /* A lexer of JSON in the database's encoding that copies no strings. */
 static inline JsonLexContext *
@@ -445,27 +383,5 @@ cqrs_root_to_leaf_map(ResultRelInfo *leaf, EState *estate)
 	return leaf->ri_RootToPartitionMap;
 #endif
 }
-
-/* Have "request" called when shared memory may be requested. */
-#if PG_VERSION_NUM >= 150000
-#define CQRS_REQUEST_SHMEM(previous, request) \
-	do { \
-		(previous) = shmem_request_hook; \
-		shmem_request_hook = (request); \
-	} while (0)
-#define CQRS_CALL_PREVIOUS_REQUEST(previous) \
-	do { \
-		if (previous) \
-			(previous) (); \
-	} while (0)
-#else
-typedef void (*shmem_request_hook_type) (void);
-#define CQRS_REQUEST_SHMEM(previous, request) \
-	do { \
-		(previous) = NULL; \
-		(request) (); \
-	} while (0)
-#define CQRS_CALL_PREVIOUS_REQUEST(previous) ((void) (previous))
-#endif
 
 #endif							/* CQRS_COMPAT_H */

@@ -91,7 +91,7 @@ cqrs_guc_init(CqrsSchemeCheck scheme_check)
 	define_publisher_settings();
 	define_consumer_settings();
 	define_tls_settings();
-	cqrs_reserve_guc_prefix("cqrs");
+	MarkGUCPrefixReserved("cqrs");
 }
 
 static void

@@ -60,7 +60,8 @@ cqrs_slot_add_array(const CqrsSharedArray *array)
 void
 cqrs_slot_init(void)
 {
-	CQRS_REQUEST_SHMEM(previous_shmem_request_hook, request_memory);
+	previous_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
 	previous_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup;
 }
@@ -121,7 +122,8 @@ cqrs_slot_free(int slot)
 static void
 request_memory(void)
 {
-	CQRS_CALL_PREVIOUS_REQUEST(previous_shmem_request_hook);
+	if (previous_shmem_request_hook)
+		previous_shmem_request_hook();
 	RequestAddinShmemSpace(slots_size());
 	for (int i = 0; i < narrays; i++)
 		RequestAddinShmemSpace(mul_size(arrays[i]->size,

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
@@ -49,7 +50,7 @@ cqrs_backoff_ms(int failures)
 	(double) (UINT64CONST(1) << Min(failures, 30));
 
 	delay_ms = Min(delay_ms, cqrs_reconnect_delay_max_ms);
-	return (int64) (delay_ms * (1.0 - 0.25 * cqrs_random()));
+	return (int64) (delay_ms * (1.0 - 0.25 * pg_prng_double(&pg_global_prng_state)));
 }
 
 #endif							/* CQRS_TIMING_H */

@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
@@ -91,7 +92,7 @@ cqrs_seat_set_epoch(int64 epoch, bool taking_over)
 	NullableDatum changes[2] = {0};
 
 	changes[0].value = Int64GetDatum(epoch);
-	changes[1].value = Int32GetDatum((int32) cqrs_timeline());
+	changes[1].value = Int32GetDatum((int32) GetWALInsertionTimeLine());
 	/* The timeline stays the one on which consuming began. */
 	return try_change(columns, changes, taking_over ? 2 : 1);
 }

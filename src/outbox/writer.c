@@ -35,6 +35,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/index.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
@@ -366,7 +367,7 @@ first_batch(void)
 		highest = Max(highest, segment_max_id(objects->segment[i],
 											  objects->segment_index[i]));
 	return Max((uint64) cqrs_batch_of(highest) + 1,
-			   (uint64) (cqrs_timeline() - 1) << TIMELINE_SHIFT);
+			   (uint64) (GetWALInsertionTimeLine() - 1) << TIMELINE_SHIFT);
 }
 
 /* The highest id in a segment, visible or not; -1 if there is none. */

@@ -116,7 +116,7 @@ read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 
 		CHECK_FOR_INTERRUPTS();
 		initStringInfo(&text);
-		any = cqrs_get_line(file, &text);
+		any = pg_get_line_append(file, &text, NULL);
 		source->bytes += text.len;
 		check_zeros(source, file);
 		if (!any)

@@ -152,8 +152,9 @@ plan_query(const char *text, int nparams, const Oid *types,
 
 	if (list_length(statements) != 1)
 		elog(ERROR, "query has %d statements", list_length(statements));
-	queries = cqrs_analyze_and_rewrite(linitial_node(RawStmt, statements),
-									   text, types, nparams, env);
+	queries = pg_analyze_and_rewrite_fixedparams(linitial_node(RawStmt,
+																statements),
+												 text, types, nparams, env);
 	if (list_length(queries) != 1 ||
 		linitial_node(Query, queries)->commandType != CMD_SELECT ||
 		linitial_node(Query, queries)->hasModifyingCTE)

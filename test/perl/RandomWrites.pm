@@ -142,12 +142,9 @@ sub setup_sql
 =item random_script(\@tables, $seed, %params)
 
 The script.  C<transactions>: so many of them.  C<name>: makes the names of
-prepared transactions differ from those of other scripts.  C<merge>: whether
-the server has MERGE.
+prepared transactions differ from those of other scripts.
 
 =cut
-
-my $has_merge;
 
 sub random_script
 {
@@ -157,7 +154,6 @@ sub random_script
 		"SET lock_timeout = '100ms'; SET statement_timeout = '20s';");
 
 	srand($seed);
-	$has_merge = $params{merge};
 	foreach my $n (1 .. $params{transactions})
 	{
 		push @lines, random_transaction($tables, "$params{name}_$n");
@@ -239,7 +235,6 @@ sub random_statement
 	my ($tables) = @_;
 	my $table    = pick(@$tables);
 	my %without  = map { $_ => 1 } @{ $table->{without} // [] };
-	$without{merge} = 1 unless $has_merge;
 	$without{$_} = 1
 	  foreach $table->{deferrable} ? qw(upsert bulk_insert) : 'mirror';
 	my @choice = grep { !$without{ $_->[0] } } @STATEMENTS;

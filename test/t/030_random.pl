@@ -321,9 +321,6 @@ $node->safe_psql(
 my $consumer = start_consumer($broker, 'replica',
 	map { $_->{cqrs_id} } map { @{ $_->{masters} } } @tables);
 
-my $has_merge =
-  $node->safe_psql('postgres', 'SHOW server_version_num') >= 150000;
-
 # Runs a script in each session, at the same time.
 sub run_round
 {
@@ -337,8 +334,7 @@ sub run_round
 			\@tables,
 			$SEED + 100 * $round + $n,
 			name         => "r${round}_$n",
-			transactions => $TRANSACTIONS,
-			merge        => $has_merge);
+			transactions => $TRANSACTIONS);
 
 		open my $fh, '>', $file or BAIL_OUT("could not create $file: $!");
 		print $fh $script;

@@ -60,14 +60,13 @@ $node->safe_psql('shop', q{SELECT cqrs_consume('shop')});
 foreach my $case (@without)
 {
 	my ($what, @triple) = @$case;
-	my $errors =
-	  $node->safe_psql('shop', 'SELECT errors FROM cqrs.consumer_stats');
 
 	$broker->ctl('set_permissions', 'shop_replica', @triple);
 	# A login keeps what it was permitted; so it logs in again.
-	$node->safe_psql('shop',
-		q{SELECT cqrs_pause_consumer()});
-	wait_consumer($node, 'shop', 'paused');
+	$node->safe_psql('shop', q{SELECT cqrs_pause_consumer()});
+	wait_consumer($node, 'shop', 'connected_at IS NULL');
+	my $errors =
+	  $node->safe_psql('shop', 'SELECT errors FROM cqrs.consumer_stats');
 	$node->safe_psql('shop',
 		q{SELECT cqrs_resume_consumer(); SELECT cqrs_consume('shop')});
 	ok( $node->poll_query_until(
@@ -77,10 +76,10 @@ foreach my $case (@without)
 		"fails without: $what");
 }
 $broker->ctl('set_permissions', 'shop_replica', @granted);
-my $errors =
-  $node->safe_psql('shop', 'SELECT errors FROM cqrs.consumer_stats');
 $node->safe_psql('shop', q{SELECT cqrs_pause_consumer()});
 wait_consumer($node, 'shop', 'paused');
+my $errors =
+  $node->safe_psql('shop', 'SELECT errors FROM cqrs.consumer_stats');
 $node->safe_psql('shop', q{SELECT cqrs_resume_consumer()});
 wait_consumer($node, 'shop', 'consuming');
 $node->safe_psql('postgres', q{INSERT INTO item VALUES (1, 'x')});

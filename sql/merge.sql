@@ -1,30 +1,19 @@
--- What PostgreSQL has from 15 on: MERGE, SET ACCESS METHOD, reserved prefixes.
+-- MERGE, SET ACCESS METHOD, reserved prefixes of settings.
 \pset format unaligned
 \pset tuples_only on
-SELECT current_setting('server_version_num')::int < 150000 AS skip_test \gset
-\if :skip_test
-\quit
-\endif
 SET client_min_messages = error;
 CREATE TABLE t (id int PRIMARY KEY, v text);
 SELECT cqrs_register('t', tracked_fields => '{v}');
-t
 INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
 SELECT test_skip();
-
 MERGE INTO t USING (VALUES (1), (2), (4)) s (id) ON t.id = s.id
 	WHEN MATCHED AND s.id = 1 THEN DELETE
 	WHEN MATCHED THEN UPDATE SET v = 'merged'
 	WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'merged');
 SELECT test_messages() ORDER BY 1;
-DELETE t 1 {"id":1,"cqrs_revision":1}
-SAVE t 2 {"id":2,"v":"merged","cqrs_revision":1} previous {"v":"b"}
-SAVE t 4 {"id":4,"v":"merged","cqrs_revision":0} previous {"v":null}
 MERGE INTO t USING (VALUES (2, 20)) s (id, new_id) ON t.id = s.id
 	WHEN MATCHED THEN UPDATE SET id = s.new_id;
 SELECT test_messages();
-DELETE t 2 {"id":2,"cqrs_revision":2}
-SAVE t 20 {"id":20,"v":"merged","cqrs_revision":2} previous {"v":null}
 MERGE INTO t USING t s ON t.id = s.id WHEN MATCHED THEN DO NOTHING;
 MERGE INTO t USING (VALUES (3), (5)) s (id) ON t.id = s.id
 	WHEN MATCHED AND false THEN DELETE
@@ -35,10 +24,8 @@ CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
 CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
 CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20);
 SELECT cqrs_register('p');
-p
 INSERT INTO p VALUES (1, 'stays'), (2, 'moves'), (11, 'goes');
 SELECT test_skip();
-
 MERGE INTO p USING (VALUES (1, 1), (2, 12), (11, NULL), (3, 3), (4, NULL)) s (id, new_id)
 	ON p.id = s.id
 	WHEN MATCHED AND s.new_id IS NULL THEN DELETE
@@ -47,10 +34,6 @@ MERGE INTO p USING (VALUES (1, 1), (2, 12), (11, NULL), (3, 3), (4, NULL)) s (id
 	WHEN NOT MATCHED AND s.new_id IS NULL THEN DO NOTHING
 	WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'new');
 SELECT test_messages() ORDER BY 1;
-DELETE p 11 {"id":11,"cqrs_revision":1}
-DELETE p 2 {"id":2,"cqrs_revision":1}
-SAVE p 12 {"id":12,"v":"moves","cqrs_revision":1}
-SAVE p 3 {"id":3,"v":"new","cqrs_revision":0}
 DROP TABLE p;
 -- Touched before and after in one transaction.
 BEGIN;
@@ -62,24 +45,14 @@ DELETE FROM t WHERE id = 5;
 UPDATE t SET v = v || ' after' WHERE id = 4;
 COMMIT;
 SELECT test_messages();
-SAVE t 3 {"id":3,"v":"before merged","cqrs_revision":1} previous {"v":"c"}
-SAVE t 4 {"id":4,"v":"merged merged after","cqrs_revision":1} previous {"v":"merged"}
 -- A source row too many: nothing is sent.
 MERGE INTO t USING (VALUES (3, 'x'), (3, 'y')) s (id, v) ON t.id = s.id
 	WHEN MATCHED THEN UPDATE SET v = s.v;
-ERROR:  MERGE command cannot affect row a second time
-HINT:  Ensure that not more than one source row matches any one target row.
 SELECT test_messages();
 -- Versions of rows are read as heap has them.
 CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler;
 SELECT test_error('ALTER TABLE t SET ACCESS METHOD heap2');
-2BP01 cannot change the access method of table "t"
-  detail: Master "t" relies on the row versions of "heap".
-  hint: Use cqrs_unregister() to end the master.
 SELECT test_error('ALTER TABLE t SET ACCESS METHOD nope');
-42704 access method "nope" does not exist
 DROP ACCESS METHOD heap2;
 DROP TABLE t;
 SET cqrs.nope = 1;
-ERROR:  invalid configuration parameter name "cqrs.nope"
-DETAIL:  "cqrs" is a reserved prefix.
