@@ -370,12 +370,15 @@ prepare(CqrsIntake *intake)
 	CqrsSession *session = intake->session;
 	CqrsFailure failure;
 
-	if (connect_broker(intake, NULL, &failure) &&
-		cqrs_topology_apply(intake->topology, session->transport,
-							session->connection, &failure))
-		cqrs_session_close(session, true);
-	else
+	if (!connect_broker(intake, NULL, &failure) ||
+		!cqrs_topology_apply(intake->topology, session->transport,
+							 session->connection, &failure))
+	{
 		connection_failed(intake, &failure);
+		return;
+	}
+	cqrs_session_recover(session);
+	cqrs_session_close(session, true);
 }
 
 /* "lease": NULL for none. */
