@@ -40,8 +40,12 @@
 
 /* A transaction takes no further message after this time. */
 #define RUN_MS			200
-/* Waits for locks, and those of messages for which there is no patience. */
+/*
+ * Waits for locks: of the first message of a transaction, of further ones, and
+ * of those for which there is no patience.
+ */
 #define LOCK_WAIT_MS	5000
+#define NEXT_WAIT_MS	500
 #define SHORT_WAIT_MS	20
 
 static void run_messages(CqrsBatch *batch, CqrsBatchProgress *progress);
@@ -56,7 +60,9 @@ static bool apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress,
 static void store_failed(CqrsBatch *batch, CqrsBatchProgress *progress,
 						 CqrsItem *item);
 static void set_constraints_immediate(void);
-static void limit_lock_waits(const CqrsBatch *batch, const CqrsItem *item);
+static void limit_lock_waits(const CqrsBatch *batch,
+							 const CqrsBatchProgress *progress,
+							 const CqrsItem *item);
 static void begin_time_limit(void);
 static void end_process(void);
 static void explain_end(int code, Datum arg);
@@ -164,7 +170,7 @@ run_message(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 		case CQRS_ITEM_APPLIES:
 			break;
 	}
-	limit_lock_waits(batch, item);
+	limit_lock_waits(batch, progress, item);
 	if (batch->mode == BATCH_SINGLY)
 		return apply_singly(batch, progress, item);
 	apply_bounded(progress, item, batch->mode == BATCH_ALONE);
@@ -282,14 +288,19 @@ set_constraints_immediate(void)
 
 /*
  * Many messages of a table that is locked must not hold up their neighbours for
- * the full wait each.
+ * the full wait each.  And while the transaction holds the rows of other
+ * messages, the wait is shorter than the usual deadlock_timeout: who waits for
+ * such a row, and has the one that is waited for here, is not to be the victim.
  */
 static void
-limit_lock_waits(const CqrsBatch *batch, const CqrsItem *item)
+limit_lock_waits(const CqrsBatch *batch, const CqrsBatchProgress *progress,
+				 const CqrsItem *item)
 {
-	int			wait_ms = batch->retry || cqrs_batch_is_tried_out(batch, item) ?
-		SHORT_WAIT_MS : LOCK_WAIT_MS;
+	int			wait_ms = progress->ntaken > 0 ? NEXT_WAIT_MS : LOCK_WAIT_MS;
 	char		value[16];
+
+	if (batch->retry || cqrs_batch_is_tried_out(batch, item))
+		wait_ms = SHORT_WAIT_MS;
 
 	if (LockTimeout == wait_ms)
 		return;

@@ -146,7 +146,10 @@ consumer_set_up(CqrsWorker *worker)
 
 	/* Nobody sends heartbeats during a statement, so waits are bounded. */
 	SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
-	/* The victim of a deadlock is the consumer, and not a user. */
+	/*
+	 * The victim of a deadlock is the consumer, if it is the one that closes
+	 * the circle; see limit_lock_waits() for the other case.
+	 */
 	SetConfigOption("deadlock_timeout", "100ms", PGC_SUSET, PGC_S_OVERRIDE);
 	cqrs_worker_ensure_durable();
 
