@@ -103,5 +103,32 @@ SELECT count(*) FROM cqrs.progress_sync;
 SET ROLE regress_monitor;
 SELECT count(*) FROM cqrs_check() WHERE item IN ('url', 'publisher');
 RESET ROLE;
+-- Masters that somebody has written to the table are taken for those of a dump.
+SET client_min_messages = warning;
+SELECT cqrs.is_copy();
+CALL cqrs_sync_all('b');
+SELECT cqrs_resume();
+SELECT cqrs.is_copy();
+CALL cqrs_sync_all('b');
+BEGIN;
+INSERT INTO cqrs.home VALUES (gen_random_uuid(), 1);
+SELECT cqrs.is_copy();
+ROLLBACK;
+-- Neither do rows that say nothing, nor those of this database.
+INSERT INTO cqrs.home VALUES (gen_random_uuid(), NULL);
+INSERT INTO cqrs.home TABLE cqrs.home;
+INSERT INTO cqrs.home SELECT h.* FROM cqrs.home h WHERE false;
+SELECT cqrs.is_copy();
+-- And an id alone is not enough.
+BEGIN;
+INSERT INTO cqrs.home SELECT p.home, 1 FROM cqrs.publisher p;
+SELECT cqrs.is_copy();
+ROLLBACK;
+BEGIN;
+INSERT INTO cqrs.home SELECT NULL, d.oid FROM pg_database d WHERE d.datname = current_database();
+SELECT cqrs.is_copy();
+ROLLBACK;
+SELECT cqrs.is_copy();
+SET client_min_messages = error;
 DROP TABLE a, b, c, d, e, p CASCADE;
 DROP ROLE regress_stranger, regress_monitor, regress_owner;

@@ -108,7 +108,7 @@ COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; use the view cqrs.out
 
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of segments: discards rows that logical replication inserts';
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of segments and of cqrs.publisher: discards rows that logical replication inserts';
 REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
@@ -203,20 +203,80 @@ COMMENT ON TABLE cqrs.skipped IS 'ids of messages in the outbox that are not sen
 
 -- The table has one row.  The identity distinguishes copies of a database.  It
 -- is part of message ids and of the name of the lease queue at the broker.
+-- "home" is the id of this extension in cqrs.home.
 CREATE TABLE cqrs.publisher (
 	paused boolean NOT NULL,
-	identity text
+	identity text,
+	home uuid NOT NULL
 );
 -- The table has no primary key.  Without a replica identity, its updates would
 -- fail in a database with a publication FOR ALL TABLES.
 ALTER TABLE cqrs.publisher REPLICA IDENTITY FULL;
-INSERT INTO cqrs.publisher VALUES (false);
+INSERT INTO cqrs.publisher VALUES (false, NULL, gen_random_uuid());
+-- A subscriber of all tables keeps to its own row.
+CREATE TRIGGER discard BEFORE INSERT ON cqrs.publisher
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.publisher ENABLE REPLICA TRIGGER discard;
 COMMENT ON TABLE cqrs.publisher IS 'state of publishing; use cqrs_pause, cqrs_resume and cqrs_adopt to change it';
 
 CREATE FUNCTION cqrs.wake_publisher() RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_publisher' LANGUAGE C STRICT;
 COMMENT ON FUNCTION cqrs.wake_publisher() IS 'starts the publisher or makes it reload its state, at commit';
 REVOKE ALL ON FUNCTION cqrs.wake_publisher() FROM PUBLIC;
+
+-- Where the masters of this database were registered:
+--
+--		id				of the extension, as CREATE EXTENSION has drawn it
+--		database		OID of the database; NULL: no master was registered yet
+--
+-- Dumps have the table, but not cqrs.publisher.  So a row with another id, or
+-- of another database, says that masters came by a dump or from a template; and
+-- then nothing is published before cqrs_resume().  pg_upgrade and physical
+-- copies keep both.  The name precedes that of cqrs.master, so that a restore
+-- loads this table first.
+CREATE TABLE cqrs.home (
+	id uuid,
+	database oid
+);
+ALTER TABLE cqrs.home REPLICA IDENTITY FULL;
+INSERT INTO cqrs.home SELECT p.home FROM cqrs.publisher p;
+COMMENT ON TABLE cqrs.home IS 'databases that the masters come from; while another one is among them, nothing is published';
+SELECT pg_catalog.pg_extension_config_dump('cqrs.home', '');
+
+CREATE FUNCTION cqrs.is_copy() RETURNS boolean
+	AS 'MODULE_PATHNAME', 'cqrs_sql_is_copy' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION cqrs.is_copy() IS 'returns whether publishing is held back, because masters of this database come from another one';
+REVOKE ALL ON FUNCTION cqrs.is_copy() FROM PUBLIC;
+
+-- Fires when a dump is restored: the functions of the extension write to both
+-- tables without firing triggers.  What logical replication does with masters
+-- one by one is no restore, but its copy of cqrs.home is one.
+CREATE FUNCTION cqrs.hold_restored() RETURNS trigger
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM loaded) THEN
+		NULL;
+	ELSIF TG_TABLE_NAME = 'master' THEN
+		INSERT INTO cqrs.home SELECT NULL, 0 WHERE NOT cqrs.is_copy();
+	ELSIF cqrs.is_copy() THEN
+		PERFORM cqrs.wake_publisher();
+		RAISE WARNING 'publishing is held back in this database'
+			USING DETAIL = 'Masters were restored from a dump: messages wait in the outbox.',
+				HINT = 'If this database is to publish, call cqrs_resume().';
+	END IF;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION cqrs.hold_restored() IS 'trigger of cqrs.home and cqrs.master: holds publishing back when a dump is restored';
+REVOKE ALL ON FUNCTION cqrs.hold_restored() FROM PUBLIC;
+CREATE TRIGGER restored AFTER INSERT ON cqrs.home
+	REFERENCING NEW TABLE AS loaded
+	FOR EACH STATEMENT EXECUTE FUNCTION cqrs.hold_restored();
+ALTER TABLE cqrs.home ENABLE ALWAYS TRIGGER restored;
+CREATE TRIGGER restored AFTER INSERT ON cqrs.master
+	REFERENCING NEW TABLE AS loaded
+	FOR EACH STATEMENT EXECUTE FUNCTION cqrs.hold_restored();
 
 -- Returns a row for each current lane, and for each former lane that has run
 -- since the start of the server.  "lanes" is the number of current lanes.
@@ -250,8 +310,8 @@ CREATE VIEW cqrs.stats AS
 		p.held, k.parked, p.errors, p.last_error, p.last_error_at, p.stats_since
 	FROM (SELECT min(l.pid) FILTER (WHERE l.lane = 0) AS pid,
 			(array_agg(l.state ORDER BY pg_catalog.array_position(
-				ARRAY['stopped', 'starting', 'unconfigured', 'paused', 'standing by',
-					'waiting', 'connecting', 'blocked', 'publishing'], l.state))
+				ARRAY['stopped', 'starting', 'unconfigured', 'restored', 'paused',
+					'standing by', 'waiting', 'connecting', 'blocked', 'publishing'], l.state))
 				FILTER (WHERE l.lane < l.lanes))[1] AS state,
 			max(l.started_at) FILTER (WHERE l.lane < l.lanes) AS started_at,
 			CASE WHEN count(l.connected_at) = max(l.lanes) THEN max(l.connected_at) END AS connected_at,
@@ -282,8 +342,13 @@ REVOKE ALL ON FUNCTION @extschema@.cqrs_pause() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_resume() RETURNS void
 	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-	AS $$UPDATE cqrs.publisher SET paused = false; SELECT cqrs.wake_publisher()$$;
-COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'resumes publishing after cqrs_pause';
+	AS $$UPDATE cqrs.publisher SET paused = false;
+	UPDATE cqrs.home h SET id = p.home, database = d.oid
+		FROM cqrs.publisher p, pg_database d
+		WHERE d.datname = current_database() AND h.database IS NOT NULL
+			AND (h.id, h.database) IS DISTINCT FROM (p.home, d.oid);
+	SELECT cqrs.wake_publisher()$$;
+COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'resumes publishing after cqrs_pause, or begins it in a database that was restored from a dump or made from a template';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_resume() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_adopt() RETURNS text
@@ -506,6 +571,8 @@ COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message t
 --		running			whether a consumer runs, or has ended without order
 --		suspect			digest of the message that is being tried after a crash
 --		timeline		of the server's WAL, when cqrs_consume() was called
+--		database		OID of the database that cqrs_consume() was called in; a
+--						copy by CREATE DATABASE has another one
 --
 -- Dumps do not have it: what they are restored into is not to consume.
 
@@ -518,7 +585,8 @@ CREATE TABLE cqrs.consumer (
 	epoch bigint,
 	running boolean NOT NULL DEFAULT false,
 	suspect bytea,
-	timeline integer
+	timeline integer,
+	database oid NOT NULL
 );
 COMMENT ON TABLE cqrs.consumer IS 'queue that this database consumes; use cqrs_consume and cqrs_stop_consuming to change it';
 
@@ -645,10 +713,12 @@ BEGIN
 				DETAIL = 'A database consumes one queue, which all its replicas share.',
 				HINT = 'To consume another queue, call cqrs_stop_consuming() first.';
 	END IF;
-	INSERT INTO cqrs.consumer (queue, quorum, paused)
-		VALUES (cqrs_consume.queue, cqrs_consume.quorum, cqrs_consume.paused)
+	INSERT INTO cqrs.consumer (queue, quorum, paused, database)
+		SELECT cqrs_consume.queue, cqrs_consume.quorum, cqrs_consume.paused, d.oid
+			FROM pg_database d WHERE d.datname = current_database()
 		ON CONFLICT (id) DO UPDATE SET quorum = excluded.quorum,
-			paused = excluded.paused, dropping = false, epoch = NULL, timeline = NULL;
+			paused = excluded.paused, dropping = false, epoch = NULL, timeline = NULL,
+			database = excluded.database;
 	PERFORM cqrs.wake_consumer();
 END
 $$;
@@ -957,6 +1027,10 @@ BEGIN
 			THEN 'mend what the last error names; the publisher is started again every second'
 			ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
 				current_setting('max_worker_processes')) END;
+	ELSIF stats.state = 'restored' THEN
+		status := 'warning';
+		detail := 'publishing is held back: masters were restored from a dump, or came with a template';
+		remedy := 'if this database is to publish, SELECT cqrs_resume()';
 	ELSIF stats.state = 'paused' THEN
 		status := 'warning'; detail := 'publishing is paused'; remedy := 'SELECT cqrs_resume()';
 	END IF;

@@ -293,3 +293,4 @@ ALTER TABLE r ADD COLUMN late int;
 UPDATE r SET v = 'b';
 SELECT id, v, cqrs_revision FROM r;
 DROP TABLE r;
+SELECT cqrs_resume();

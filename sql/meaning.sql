@@ -159,6 +159,7 @@ INSERT INTO cqrs.master (cqrs_id, relation, produce, sync_when)
 	VALUES ('broken', 'mn.m', true, 'mn.nope(id)');
 CREATE FUNCTION mn.nope(int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true';
 DELETE FROM cqrs.master WHERE cqrs_id = 'broken';
+SELECT cqrs_resume();
 
 DROP SCHEMA mn CASCADE;
 SELECT count(*) FROM cqrs.master;

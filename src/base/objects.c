@@ -118,6 +118,7 @@ find_objects(const char **problem)
 	found.skipped = lookup_object(schema, "skipped", problem);
 	found.skipped_by_id = lookup_object(schema, "skipped_pkey", problem);
 	found.publisher = lookup_object(schema, "publisher", problem);
+	found.home = lookup_object(schema, "home", problem);
 	found.consumer = lookup_object(schema, "consumer", problem);
 	found.failed = lookup_object(schema, "failed", problem);
 	found.failed_by_id = lookup_object(schema, "failed_pkey", problem);

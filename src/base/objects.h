@@ -36,6 +36,7 @@ typedef struct CqrsObjects
 	Oid			skipped;		/* table cqrs.skipped, and its index */
 	Oid			skipped_by_id;
 	Oid			publisher;		/* table cqrs.publisher */
+	Oid			home;			/* table cqrs.home */
 	Oid			consumer;		/* table cqrs.consumer */
 	Oid			failed;			/* table cqrs.failed */
 	Oid			failed_by_id;	/* its indexes */

@@ -11,6 +11,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "base/home.h"
 #include "capture/commit.h"
 #include "outbox/published.h"
 
@@ -29,6 +30,8 @@ cqrs_wait_published(PG_FUNCTION_ARGS)
 				 errmsg("cannot wait for messages of the current transaction"),
 				 errdetail("Messages are published only after their transaction has committed."),
 				 errhint("Call cqrs_wait_published() after COMMIT.")));
+	if (mark.commits > 0)
+		cqrs_home_warn();
 	if (!PG_ARGISNULL(0))
 		deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 														   TimestampTzGetDatum(GetCurrentTimestamp()),

@@ -77,7 +77,8 @@ struct CqrsIntake
 	char	   *queue;			/* NULL: not configured yet */
 	int64		epoch;
 	bool		taking_over;
-	bool		yields;			/* another database has consumed since */
+	bool		yields;			/* another database has consumed since, or
+								 * this one is its copy */
 
 	uint64		connection;		/* number of the last one */
 	Subscription subscription;
@@ -132,8 +133,14 @@ cqrs_intake_configure(CqrsIntake *intake, const CqrsSeat *seat, List *bindings)
 		pfree(intake->queue);
 	if (moved || intake->queue == NULL)
 		intake->queue = MemoryContextStrdup(TopMemoryContext, seat->queue);
+	if (seat->copied)
+	{
+		if (!intake->yields)
+			cqrs_intake_log_copied(intake->log, intake->queue);
+		intake->yields = true;
+	}
 	/* cqrs_consume() ends a stand-by, as does another epoch. */
-	if (moved || seat->taking_over || seat->epoch > intake->epoch)
+	else if (moved || seat->taking_over || seat->epoch > intake->epoch)
 	{
 		intake->yields = false;
 		cqrs_session_hurry(intake->session);

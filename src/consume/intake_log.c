@@ -108,6 +108,19 @@ cqrs_intake_log_overtaken(CqrsIntakeLog *log, const char *queue)
 }
 
 void
+cqrs_intake_log_copied(CqrsIntakeLog *log, const char *queue)
+{
+	char	   *reason = psprintf("this database is a copy of the one that consumes queue \"%s\"",
+								  queue);
+
+	cqrs_worker_set_error(reason);
+	ereport(LOG,
+			(errmsg("cqrs consumer stands by, because %s", reason),
+			 errdetail("The database was made from the other one as its template."),
+			 errhint("If this database is to consume the queue in its place, call cqrs_consume().")));
+}
+
+void
 cqrs_intake_log_unmarked(CqrsIntakeLog *log, const char *reason)
 {
 	cqrs_worker_set_error(reason);

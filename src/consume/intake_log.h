@@ -33,6 +33,9 @@ extern void cqrs_intake_log_standby(CqrsIntakeLog *log, const char *queue,
 /* Another database has consumed the queue since. */
 extern void cqrs_intake_log_overtaken(CqrsIntakeLog *log, const char *queue);
 
+/* cqrs.consumer came with a template. */
+extern void cqrs_intake_log_copied(CqrsIntakeLog *log, const char *queue);
+
 /* The broker has not taken the mark. */
 extern void cqrs_intake_log_unmarked(CqrsIntakeLog *log, const char *reason);
 

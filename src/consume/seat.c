@@ -4,9 +4,9 @@
  *	  The row of cqrs.consumer: what this database consumes, and how far the
  *	  consumer has come with it.
  *
- * The functions of users change queue, quorum, paused and dropping, and set
- * epoch to null; the consumer changes the other columns.  Each locks the table
- * against the other for a transaction.
+ * The functions of users change queue, quorum, paused, dropping and database,
+ * and set epoch to null; the consumer changes the other columns.  Each locks
+ * the table against the other for a transaction.
  *
  * The transactions here leave the current memory context as it was.
  *
@@ -44,7 +44,8 @@ enum
 	SEAT_RUNNING,
 	SEAT_SUSPECT,
 	SEAT_TIMELINE,
-	SEAT_NATTS = SEAT_TIMELINE
+	SEAT_DATABASE,
+	SEAT_NATTS = SEAT_DATABASE
 };
 
 static const char *try_change(const int *columns, const NullableDatum *changes,
@@ -73,6 +74,8 @@ cqrs_seat_read(void)
 		seat->quorum = DatumGetBool(values[SEAT_QUORUM - 1]);
 		seat->paused = DatumGetBool(values[SEAT_PAUSED - 1]);
 		seat->dropping = DatumGetBool(values[SEAT_DROPPING - 1]);
+		seat->copied =
+			DatumGetObjectId(values[SEAT_DATABASE - 1]) != MyDatabaseId;
 		seat->taking_over = nulls[SEAT_EPOCH - 1];
 		if (!seat->taking_over)
 			seat->epoch = DatumGetInt64(values[SEAT_EPOCH - 1]);

@@ -17,6 +17,8 @@ typedef struct CqrsSeat
 	bool		quorum;
 	bool		paused;
 	bool		dropping;		/* delete the queue, then this row */
+	bool		copied;			/* the row came with a template: it is of
+								 * another database */
 	bool		taking_over;	/* cqrs_consume() was called: there is no
 								 * epoch */
 	int64		epoch;

@@ -22,6 +22,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
+#include "base/home.h"
 #include "base/objects.h"
 #include "define/definition.h"
 #include "define/option.h"
@@ -82,6 +83,7 @@ cqrs_master_insert(const CqrsMasterRow *row)
 	CqrsDefinitionKind kind = kind_of_masters();
 
 	cqrs_definition_insert(&kind, row);
+	cqrs_home_claim();
 }
 
 void

@@ -8,6 +8,9 @@
  * window, recycle segments.  A turn does only what is due; if nothing is due,
  * there is no transaction.
  *
+ * Whether the database is a copy that is held back (base/home.c) is looked at
+ * with each reading, in a snapshot that is not older: nobody needs to tell.
+ *
  * A message that the broker rejects is parked here, by a synchronous commit,
  * before the watermark may pass the message.  After a crash in between the
  * message is both parked and pending; the reader then skips it.  If another
@@ -39,6 +42,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/guc.h"
+#include "base/home.h"
 #include "base/objects.h"
 #include "base/timing.h"
 #include "outbox/parked.h"
@@ -71,6 +75,7 @@ struct CqrsBacklog
 	uint32		calls;			/* cqrs_worker_calls() when the catalog was
 								 * last looked at */
 	bool		paused;
+	bool		restored;
 	char	   *identity;
 	bool		more;			/* the window was full before the outbox ended */
 	uint64		commits;		/* of the slot, when the outbox was last read */
@@ -94,6 +99,7 @@ static void remove_refused(CqrsBacklog *backlog);
 static void hold_refused(CqrsBacklog *backlog);
 static void check_extension(CqrsBacklog *backlog, uint32 calls);
 static void read_settings(CqrsBacklog *backlog);
+static void look_for_copy(CqrsBacklog *backlog);
 static void read_outbox(CqrsBacklog *backlog);
 static void save_watermark(CqrsBacklog *backlog);
 static bool recycle_is_due(const CqrsBacklog *backlog);
@@ -123,7 +129,13 @@ cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
 bool
 cqrs_backlog_paused(const CqrsBacklog *backlog)
 {
-	return backlog->paused;
+	return backlog->paused || backlog->restored;
+}
+
+bool
+cqrs_backlog_restored(const CqrsBacklog *backlog)
+{
+	return backlog->restored;
 }
 
 const char *
@@ -411,11 +423,25 @@ read_settings(CqrsBacklog *backlog)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	look_for_copy(backlog);
 
 	if (backlog->identity == NULL ||
 		strcmp(backlog->identity, identity.data) != 0)
 		backlog->identity = MemoryContextStrdup(TopMemoryContext,
 												identity.data);
+}
+
+static void
+look_for_copy(CqrsBacklog *backlog)
+{
+	bool		restored = cqrs_home_is_copy();
+
+	if (restored && !backlog->restored && backlog->worker->number == 0)
+		ereport(LOG,
+				(errmsg("cqrs publisher holds messages back"),
+				 errdetail("Masters of this database were restored from a dump, or came with a template."),
+				 errhint("If this database is to publish, call cqrs_resume().")));
+	backlog->restored = restored;
 }
 
 static void
@@ -429,7 +455,9 @@ read_outbox(CqrsBacklog *backlog)
 	backlog->read_at = GetCurrentTimestamp();
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	backlog->more = cqrs_reader_read(backlog->reader, backlog->window);
+	look_for_copy(backlog);
+	backlog->more = backlog->restored ||
+		cqrs_reader_read(backlog->reader, backlog->window);
 }
 
 static void

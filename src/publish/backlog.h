@@ -36,8 +36,14 @@ extern long cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected);
 extern bool cqrs_backlog_waits_for_commits(const CqrsBacklog *backlog,
 										   bool connected);
 
-/* Whether publishing is paused by cqrs_pause(). */
+/*
+ * Whether nothing is to be published: because of cqrs_pause(), or because the
+ * database is restored.
+ */
 extern bool cqrs_backlog_paused(const CqrsBacklog *backlog);
+
+/* Whether it is a copy that waits for cqrs_resume() (base/home.h). */
+extern bool cqrs_backlog_restored(const CqrsBacklog *backlog);
 
 /*
  * The identity that the messages have: made of the system, the database, the

@@ -113,7 +113,9 @@ publisher_turn(CqrsWorker *worker)
 	cqrs_link_turn(publisher->link, cqrs_backlog_paused(publisher->backlog));
 	cqrs_link_send(publisher->link);
 	cqrs_link_receive(publisher->link);
-	cqrs_worker_set_state(cqrs_backlog_paused(publisher->backlog) ?
+	cqrs_worker_set_state(cqrs_backlog_restored(publisher->backlog) ?
+						  CQRS_STATE_RESTORED :
+						  cqrs_backlog_paused(publisher->backlog) ?
 						  CQRS_STATE_PAUSED : cqrs_link_state(publisher->link));
 	cqrs_backlog_show_progress(publisher->backlog);
 }

@@ -15,6 +15,7 @@ const char *const cqrs_state_names[] = {
 	[CQRS_STATE_STOPPED] = "stopped",
 	[CQRS_STATE_STARTING] = "starting",
 	[CQRS_STATE_UNCONFIGURED] = "unconfigured",
+	[CQRS_STATE_RESTORED] = "restored",
 	[CQRS_STATE_PAUSED] = "paused",
 	[CQRS_STATE_CONNECTING] = "connecting",
 	[CQRS_STATE_PUBLISHING] = "publishing",

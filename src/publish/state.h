@@ -14,12 +14,13 @@
 
 /*
  * States of a publisher.  STOPPED: no process.  STARTING → UNCONFIGURED,
- * PAUSED or CONNECTING.  UNCONFIGURED (no cqrs.url) → CONNECTING once a URL is
- * set.  PAUSED → CONNECTING on cqrs_resume().  CONNECTING → PUBLISHING, or
- * WAITING after a failure.  WAITING (for the next attempt, or for lane 0) →
- * CONNECTING.
+ * RESTORED, PAUSED or CONNECTING.  UNCONFIGURED (no cqrs.url) → CONNECTING once
+ * a URL is set.  RESTORED (base/home.h), PAUSED → CONNECTING on cqrs_resume().
+ * CONNECTING → PUBLISHING, or WAITING after a failure.  WAITING (for the next
+ * attempt, or for lane 0) → CONNECTING.
  * PUBLISHING (connected) → BLOCKED while the broker asks for silence, WAITING
- * when the connection is lost, PAUSED, UNCONFIGURED.  BLOCKED → as PUBLISHING.
+ * when the connection is lost, RESTORED, PAUSED, UNCONFIGURED.  BLOCKED → as
+ * PUBLISHING.
  * CONNECTING → STANDING_BY while another publisher has the lease → CONNECTING.
  * Lanes above 0 also get there from PUBLISHING and WAITING, when lane 0 does.
  * Any → STOPPED.
@@ -29,6 +30,7 @@ typedef enum CqrsPublisherState
 	CQRS_STATE_STOPPED = CQRS_WORKER_STOPPED,
 	CQRS_STATE_STARTING = CQRS_WORKER_STARTING,
 	CQRS_STATE_UNCONFIGURED = CQRS_WORKER_FIRST_STATE,
+	CQRS_STATE_RESTORED,
 	CQRS_STATE_PAUSED,
 	CQRS_STATE_CONNECTING,
 	CQRS_STATE_PUBLISHING,

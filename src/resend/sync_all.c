@@ -34,6 +34,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/home.h"
 #include "compose/serialize.h"
 #include "master/relation.h"
 #include "outbox/published.h"
@@ -179,6 +180,7 @@ begin(SyncAll *sync, Jsonb *after)
 	cqrs_progress_begin(&sync->progress, CQRS_PROGRESS_SYNC, sync->cqrs_id,
 						relation->relid, estimate);
 	table_close(rel, NoLock);
+	cqrs_home_warn();
 	PopActiveSnapshot();
 }
 

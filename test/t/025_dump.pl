@@ -1,4 +1,5 @@
-# Dumps: masters work in the restored database, and restoring sends nothing.
+# Dumps: masters work in the restored database, which is held back at first, and
+# restoring sends nothing.
 use strict;
 use warnings;
 
@@ -48,6 +49,13 @@ my $SCHEMA = q{
 my $MASTERS  = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
 my $REPLICAS = 'SELECT * FROM cqrs.replica ORDER BY cqrs_id';
 
+# What a restore says of a database that it holds back; pg_restore, only with -v.
+my $HELD_BACK = <<'END';
+WARNING:  publishing is held back in this database
+DETAIL:  Masters were restored from a dump: messages wait in the outbox.
+HINT:  If this database is to publish, call cqrs_resume().
+END
+
 # Runs a program of PostgreSQL on a database, in the given environment.
 sub run_program
 {
@@ -58,7 +66,10 @@ sub run_program
 	my $ok = IPC::Run::run([ @$command, '-d', $dbname ],
 		'>', \$stdout, '2>', \$stderr);
 	ok($ok, $name) or diag($stderr);
-	is($stderr, '', "$name: without a complaint");
+	$stderr =~ s/^psql:.*?(?=WARNING)//m;
+	is( $stderr,
+		$name =~ /^psql -f (?!schema|table)/ ? $HELD_BACK : '',
+		"$name: without a complaint");
 	return;
 }
 
@@ -114,6 +125,10 @@ sub check
 		"$dbname: replicas are guarded");
 	is($sql->('SELECT paused FROM cqrs.publisher'),
 		'f', "$dbname: not paused");
+	ok( $node->poll_query_until(
+			$dbname, q{SELECT state = 'restored' FROM cqrs.stats}),
+		"$dbname: held back");
+	$sql->('SET search_path = public, tools; SELECT cqrs_resume()');
 	is($sql->('SELECT id, cqrs_revision FROM app.author ORDER BY id'),
 		"1|1\n2|0", "$dbname: rows with their revisions");
 	ok( $node->poll_query_until(
@@ -278,6 +293,52 @@ dump_database('source', 'tools.sql');
 create_database('tooled');
 psql_file('tooled', 'tools.sql');
 check('tooled');
+
+# Over a database that has masters already, which refuses to lose what they need:
+# it is held back, although its own masters keep those of the dump out.
+create_database('over');
+psql_file('over', 'tools.sql');
+$node->safe_psql('over', 'SELECT tools.cqrs_resume()');
+dump_database('source', 'tools.custom', '-Fc');
+is($node->safe_psql('over', 'SELECT cqrs.is_copy()'), 'f', 'let go');
+$node->command_checks_all(
+	[   'pg_restore',  '--clean',
+		'--if-exists', '-d',
+		'over',        "$dir/tools.custom" ],
+	1,
+	[],
+	[qr/COPY failed for table "master"/],
+	'pg_restore --clean');
+is($node->safe_psql('over', 'SELECT cqrs.is_copy()'),
+	't', 'held back once more');
+
+# By its own data a database is not taken for a copy.
+$node->safe_psql('over',
+	'SELECT tools.cqrs_resume(); INSERT INTO cqrs.home TABLE cqrs.home');
+is($node->safe_psql('over', 'SELECT cqrs.is_copy()'), 'f', 'its own dump');
+
+# Somebody who is no superuser: the masters do not come along, and without them
+# nothing is published.
+$node->safe_psql('postgres',
+	'CREATE ROLE landlord LOGIN; CREATE DATABASE rented OWNER landlord');
+$node->safe_psql('rented',
+	'CREATE SCHEMA tools; CREATE EXTENSION cqrs SCHEMA tools');
+$node->command_checks_all(
+	[   'pg_restore', '--no-owner',
+		'-U',         'landlord',
+		'-d',         'rented',
+		"$dir/tools.custom" ],
+	1,
+	[],
+	[qr/permission denied for table master/],
+	'pg_restore as the owner of the database');
+$node->safe_psql('rented', q{UPDATE app.author SET note = 'z' WHERE id = 1});
+is( $node->safe_psql(
+		'rented',
+		'SELECT cqrs.is_copy(), (SELECT count(*) FROM cqrs.master), count(*) FROM cqrs.outbox'
+	),
+	'f|0|0',
+	'no masters, and no messages');
 
 # A table alone: its masters are not in the dump, and cqrs_check says so.
 dump_database('source', 'table.sql', '-t', 'app.author');

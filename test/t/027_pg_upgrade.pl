@@ -1,4 +1,5 @@
-# pg_upgrade carries masters, backlog and watermark over.
+# pg_upgrade carries masters, backlog and watermark over, and what it makes is
+# not taken for a copy.
 use strict;
 use warnings;
 
@@ -37,6 +38,15 @@ $old->safe_psql(
 	'postgres', q{
 	UPDATE author SET full_name = 'Bob';
 	INSERT INTO app.book VALUES (1), (2)});
+
+# Another database, which neither is paused nor has a backlog.
+$old->safe_psql('postgres', 'CREATE DATABASE shop');
+$old->safe_psql(
+	'shop', q{
+	CREATE EXTENSION cqrs;
+	CREATE TABLE book (id int PRIMARY KEY);
+	SELECT cqrs_register('book');
+	SELECT cqrs_consume('shop', paused => true)});
 my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
 my $BACKLOG = 'SELECT id, signal_type, cqrs_id, instance_pk, committed_at
 	FROM cqrs.outbox ORDER BY id';
@@ -95,5 +105,16 @@ is_deeply(
 		[ 'author', 1, 'Carl', 2 ] ],
 	'the new server publishes the backlog and what comes after it');
 is($messages[3]{body}{meta}{initial}, 'C', 'functions are called');
+$new->safe_psql('shop', 'INSERT INTO book VALUES (7)');
+wait_published($new, 'shop');
+is(join(',', arrived_keys($broker, 'replica')),
+	'7', 'another database goes on by itself');
+wait_consumer($new, 'shop', 'paused');
+is( $new->safe_psql(
+		'shop',
+		'SELECT database = d.oid FROM cqrs.consumer, pg_database d WHERE datname = current_database()'
+	),
+	't',
+	'so does its consumer, once it is not paused');
 $new->stop;
 done_testing();

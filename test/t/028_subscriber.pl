@@ -106,5 +106,20 @@ is( sent_for(q{TRUNCATE copied; INSERT INTO copied VALUES (1, 'new')}),
 	'TRUNCATE deletes each row');
 
 $copy->safe_psql('postgres', 'DROP SUBSCRIPTION everything');
+
+# What the initial copy of all tables does to a database without masters: it has
+# those of the origin, so it is held back, and keeps a state of its own.
+$origin->safe_psql('postgres',
+	'CREATE PUBLICATION part FOR TABLE cqrs.home, cqrs.publisher');
+$copy->safe_psql('postgres', 'CREATE DATABASE fresh');
+$copy->safe_psql('fresh',    'CREATE EXTENSION cqrs');
+$copy->safe_psql('fresh',
+	"CREATE SUBSCRIPTION part CONNECTION '$address' PUBLICATION part");
+$copy->wait_for_subscription_sync($origin, 'part', 'fresh');
+is( $copy->safe_psql(
+		'fresh', 'SELECT cqrs.is_copy(), count(*) FROM cqrs.publisher'),
+	't|1',
+	'a subscriber is held back by the initial copy of masters');
+$copy->safe_psql('fresh', 'DROP SUBSCRIPTION part');
 $_->stop foreach ($copy, $origin);
 done_testing();

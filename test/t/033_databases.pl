@@ -113,7 +113,8 @@ is( scalar(
 		  /no background worker is free for a cqrs publisher/g),
 	1,
 	'the log says once that there are too few slots');
-query(q{INSERT INTO item (data) VALUES ('x')}, $_) foreach @names;
+query(q{SELECT cqrs_resume(); INSERT INTO item (data) VALUES ('x')}, $_)
+  foreach @names;
 my (@with, @without);
 foreach my $name (@names)
 {
@@ -265,7 +266,8 @@ wait_until("SELECT EXISTS ($PUBLISHERS AND datname = 'template1')" =~
 foreach my $name (qw(t1 t2 t3))
 {
 	command("CREATE DATABASE $name");
-	query(q{INSERT INTO item (data) VALUES ('copy')}, $name);
+	query(q{SELECT cqrs_resume(); INSERT INTO item (data) VALUES ('copy')},
+		$name);
 	wait_published($node, $name);
 }
 query(q{DROP EXTENSION cqrs CASCADE; DROP TABLE item}, 'template1');

@@ -65,6 +65,7 @@ my %TRIALS = (
 	'cqrs.unpack'               => q{SELECT cqrs.unpack(1, '')},
 	'cqrs.key_json'             => q{SELECT cqrs.key_json(1)},
 	'cqrs.wake_publisher'       => q{SELECT cqrs.wake_publisher()},
+	'cqrs.is_copy'              => q{SELECT cqrs.is_copy()},
 	'cqrs.check_master'         => q{SELECT cqrs.check_master('item')},
 	'cqrs.check_replica'        => q{SELECT cqrs.check_replica('followed')},
 	'cqrs.check_replica_partition' =>
@@ -78,6 +79,7 @@ my %TRIALS = (
 	'cqrs.trigger_at_commit' => on_own('AFTER INSERT',  'trigger_at_commit'),
 	'cqrs.trigger_discard'   => on_own('BEFORE INSERT', 'trigger_discard'),
 	'cqrs.trigger_loaded'    => on_own('AFTER INSERT',  'trigger_loaded'),
+	'cqrs.hold_restored'     => on_own('AFTER INSERT',  'hold_restored'),
 	'cqrs.trigger_replica_changed' =>
 	  on_own('AFTER INSERT', 'trigger_replica_changed'),
 	'cqrs.forget_dropped' =>

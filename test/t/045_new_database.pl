@@ -138,6 +138,7 @@ my $later = open_writer('later');
 $later->(101);
 let_go('slots_freed');
 $gdb->finish;
+$node->safe_psql($_, 'SELECT cqrs_resume()') foreach qw(late later);
 wait_published($node, $_) foreach qw(late later);
 
 # Both write on.
