@@ -117,6 +117,31 @@ like($dump, qr/^COPY cqrs\.failed .*\n\d+\tauthor\t1\tS\t/m,
 unlike($dump, qr/^COPY cqrs\.(?:consumer|handled)/m,
 	'and neither the queue nor what was handled');
 
+# What it is restored into consumes nothing, and can try what has failed.
+query('CREATE DATABASE restored TEMPLATE template0');
+my $file = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
+append_to_file($file, $dump);
+command_ok(
+	[   'psql', '-Xqo/dev/null', '-vON_ERROR_STOP=1', '-f', $file, '-d',
+		$node->connstr('restored') ],
+	'restored');
+my $STATE = q{SELECT (SELECT string_agg(instance_pk, ',') FROM cqrs.failed),
+	(SELECT count(*) FROM cqrs.consumer), (SELECT pid FROM cqrs.consumer_stats),
+	nextval('cqrs.failed_id') > (SELECT max(id) FROM cqrs.failed),
+	(SELECT count(*) FROM cqrs.handled_turn)};
+is($node->safe_psql('restored', $STATE),
+	'1|0||t|1', 'a restored database has what has failed, and consumes nothing');
+$node->safe_psql(
+	'restored', q{
+	ALTER TABLE author DROP CONSTRAINT author_name_check;
+	SELECT cqrs_consume('second');
+	SELECT cqrs_retry_failed()});
+ok( $node->poll_query_until(
+		'restored', q{SELECT count(*) = 1 FROM author WHERE name = 'bad'}),
+	'what has failed is applied there');
+$node->safe_psql('restored', 'SELECT cqrs_stop_consuming()');
+query('DROP DATABASE restored');
+
 # Old dead letters (decision 13).
 query('SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'postgres', 'paused');
