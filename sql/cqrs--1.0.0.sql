@@ -108,7 +108,7 @@ COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; use the view cqrs.out
 
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of segments and of cqrs.publisher: discards rows that logical replication inserts';
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of segments, of cqrs.publisher and of lists of handled messages: discards rows that logical replication inserts';
 REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
@@ -635,6 +635,41 @@ CREATE VIEW cqrs.dead_letters AS
 		f.sqlstate, f.error
 	FROM cqrs.failed f WHERE f.next_try IS NULL;
 COMMENT ON VIEW cqrs.dead_letters IS 'messages that are not tried again; cqrs_retry_failed does';
+
+-- Messages of replicas with a handler that were handled or stored as failed, so
+-- that each is handled once.  The consumer writes to one of the tables, and
+-- empties the other one when a day has passed.
+--
+--		digest			of the message, 128 bits
+--		current			table that is written to: 0 or 1
+--		since			when that began
+--
+-- Rows are only inserted, and a table is truncated as a whole, so autovacuum has
+-- nothing to do.  Dumps do not have the tables.
+
+CREATE TABLE cqrs.handled_0 (
+	digest uuid NOT NULL
+) WITH (autovacuum_enabled = off);
+CREATE TABLE cqrs.handled_1 (LIKE cqrs.handled_0) WITH (autovacuum_enabled = off);
+CREATE INDEX handled_0_digest_idx ON cqrs.handled_0 (digest);
+CREATE INDEX handled_1_digest_idx ON cqrs.handled_1 (digest);
+COMMENT ON TABLE cqrs.handled_0 IS 'digests of messages that handlers have had; see cqrs.handled_turn';
+COMMENT ON TABLE cqrs.handled_1 IS 'digests of messages that handlers have had; see cqrs.handled_turn';
+CREATE TRIGGER discard BEFORE INSERT ON cqrs.handled_0
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+CREATE TRIGGER discard BEFORE INSERT ON cqrs.handled_1
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.handled_0 ENABLE REPLICA TRIGGER discard;
+ALTER TABLE cqrs.handled_1 ENABLE REPLICA TRIGGER discard;
+
+-- The table has one row.  It has no primary key: see cqrs.publisher.
+CREATE TABLE cqrs.handled_turn (
+	current integer NOT NULL,
+	since timestamptz NOT NULL
+);
+ALTER TABLE cqrs.handled_turn REPLICA IDENTITY FULL;
+INSERT INTO cqrs.handled_turn VALUES (0, pg_catalog.now());
+COMMENT ON TABLE cqrs.handled_turn IS 'which of cqrs.handled_0 and cqrs.handled_1 is written to, and since when';
 
 CREATE FUNCTION cqrs.wake_consumer() RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_wake_consumer' LANGUAGE C STRICT;

@@ -39,6 +39,8 @@ static char *name_of(Oid catalog, Oid index, Oid relid);
 static void invalidate(Datum arg, Oid relid);
 static Oid	lookup_object(Oid schema, const char *name,
 						  const char **problem);
+static Oid	lookup_numbered(Oid schema, const char *format, int number,
+							const char **problem);
 static int	column_count(Oid relid);
 
 const CqrsObjects *
@@ -127,16 +129,20 @@ find_objects(const char **problem)
 	found.failed_by_time = lookup_object(schema, "failed_next_try_idx",
 										 problem);
 	found.failed_id = lookup_object(schema, "failed_id", problem);
+	found.handled_turn = lookup_object(schema, "handled_turn", problem);
+	for (int i = 0; i < CQRS_HANDLED_TABLES; i++)
+	{
+		found.handled[i] = lookup_numbered(schema, "handled_%d", i, problem);
+		found.handled_index[i] = lookup_numbered(schema, "handled_%d_digest_idx",
+												 i, problem);
+	}
 	found.at_commit = lookup_object(schema, "at_commit", problem);
 	found.watermark = lookup_object(schema, "watermark", problem);
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
-		char		name[NAMEDATALEN];
-
-		snprintf(name, sizeof(name), "segment_%d", i);
-		found.segment[i] = lookup_object(schema, name, problem);
-		snprintf(name, sizeof(name), "segment_%d_id_idx", i);
-		found.segment_index[i] = lookup_object(schema, name, problem);
+		found.segment[i] = lookup_numbered(schema, "segment_%d", i, problem);
+		found.segment_index[i] = lookup_numbered(schema, "segment_%d_id_idx", i,
+												 problem);
 	}
 	if (*problem != NULL)
 		return false;
@@ -226,6 +232,14 @@ lookup_object(Oid schema, const char *name, const char **problem)
 	if (!OidIsValid(relid) && *problem == NULL)
 		*problem = psprintf("relation \"cqrs.%s\" does not exist", name);
 	return relid;
+}
+
+/* The same for one of several relations whose names differ by a number. */
+static Oid
+lookup_numbered(Oid schema, const char *format, int number,
+				const char **problem)
+{
+	return lookup_object(schema, psprintf(format, number), problem);
 }
 
 /* Columns of a table, dropped ones included. */

@@ -20,6 +20,7 @@
 #define CQRS_REPLICA_NATTS	13
 
 #define CQRS_SEGMENTS	3
+#define CQRS_HANDLED_TABLES	2
 
 /* The extension's objects in the current database. */
 typedef struct CqrsObjects
@@ -43,6 +44,9 @@ typedef struct CqrsObjects
 	Oid			failed_by_row;
 	Oid			failed_by_time;
 	Oid			failed_id;		/* sequence cqrs.failed_id */
+	Oid			handled[CQRS_HANDLED_TABLES];	/* cqrs.handled_0 and _1 */
+	Oid			handled_index[CQRS_HANDLED_TABLES];
+	Oid			handled_turn;	/* table cqrs.handled_turn */
 	Oid			at_commit;		/* table cqrs.at_commit, whose trigger makes
 								 * the messages of a transaction */
 	Oid			watermark;		/* sequence cqrs.watermark */

@@ -101,6 +101,7 @@ cqrs_batch_take(CqrsBatch *batch, CqrsDelivery **deliveries, int n)
 		message->message_id = deliveries[i]->message_id;
 		message->direct = cqrs_intake_is_direct(batch->intake,
 												deliveries[i]->routing_key);
+		batch->items[i].redelivered = deliveries[i]->redelivered;
 	}
 	batch->retry = false;
 	MemoryContextSwitchTo(caller);

@@ -49,6 +49,7 @@
 #include "consume/consumer.h"
 #include "consume/consumer_state.h"
 #include "consume/desk.h"
+#include "consume/handled.h"
 #include "consume/inbox.h"
 #include "consume/intake.h"
 #include "worker/worker.h"
@@ -405,7 +406,11 @@ end_batch(Consumer *consumer)
 {
 	if (!cqrs_batch_is_retry(consumer->batch) &&
 		consumer->connection == cqrs_intake_connection(consumer->intake))
+	{
 		cqrs_intake_acknowledge(consumer->intake, consumer->last_tag);
+		if (!consumer->redelivered)
+			cqrs_handled_turn();
+	}
 	cqrs_batch_clear(consumer->batch);
 }
 

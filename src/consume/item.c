@@ -20,6 +20,8 @@
  *						waits behind older ones that are to be tried again.
  *						Dead letters hold up nothing.
  *
+ * A replica with a handler has each message once (handled.c).
+ *
  * A message can be delivered again while its row of cqrs.failed is there (they
  * have the same message id), together with all that came after it.  Without
  * handler a row takes the place of the former one: of a SAVE and a DELETE that
@@ -38,13 +40,16 @@
 #include "utils/timestamp.h"
 
 #include "consume/consumer_state.h"
+#include "consume/handled.h"
 #include "consume/item.h"
 #include "worker/worker.h"
 
 /* A message that waits behind another one is looked at again after this. */
 #define BEHIND_MS	100
 
+static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
+static bool has_handler(const CqrsRun *run);
 static bool has_id(const CqrsFailed *failed, const CqrsItem *item);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
 static void fail_without_owner(CqrsRun *run, CqrsItem *item);
@@ -91,7 +96,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		}
 		return CQRS_ITEM_SETTLED;
 	}
-	if (is_dead_already(run, item))
+	if (is_handled_already(run, item) || is_dead_already(run, item))
 		return CQRS_ITEM_SETTLED;
 	if (expired(item, run->replica))
 	{
@@ -173,6 +178,26 @@ cqrs_item_fail(CqrsRun *run, CqrsItem *item, const CqrsProblem *problem,
 	if (state.next_try == 0)
 		run->counts[CQRS_CONSUMED_DEAD_LETTERS]++;
 	log_once(run, item, problem->sqlstate, problem->message);
+}
+
+/*
+ * Whether a message that has been delivered again was handled, or stored, for a
+ * replica with a handler.
+ */
+static bool
+is_handled_already(CqrsRun *run, const CqrsItem *item)
+{
+	if (item->failed != NULL || !has_handler(run) ||
+		!cqrs_handled_has(&item->message, item->redelivered))
+		return false;
+	run->counts[CQRS_CONSUMED_OUTCOMES + CQRS_OUTCOME_REPEATED]++;
+	return true;
+}
+
+static bool
+has_handler(const CqrsRun *run)
+{
+	return run->replica != NULL && run->replica->handler != NULL;
 }
 
 /*
@@ -259,13 +284,15 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 		cqrs_failed_update(item->failed->id, state);
 		return;
 	}
+	if (has_handler(run))
+		cqrs_handled_add(&item->message);
 	foreach(lc, older_failed(run, item))
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
 		if (!has_id(failed, item))
 			continue;
-		if (run->replica != NULL && run->replica->handler != NULL)
+		if (has_handler(run))
 			return;
 		cqrs_failed_delete(failed->id);
 	}
@@ -329,7 +356,7 @@ settles(const CqrsRun *run, CqrsOutcome outcome, const CqrsFailed *older)
 		outcome == CQRS_OUTCOME_UPDATED || outcome == CQRS_OUTCOME_DELETED ||
 		outcome == CQRS_OUTCOME_ABSENT ||
 		(outcome == CQRS_OUTCOME_DUPLICATE && older->signal == CQRS_SYNC &&
-		 run->replica->handler == NULL);
+		 !has_handler(run));
 }
 
 /* A message is applied: remove what it settles, and count it. */
@@ -354,6 +381,8 @@ applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
 		run->wrote_failed = true;
 		run->counts[CQRS_CONSUMED_RETRIED]++;
 	}
+	if (has_handler(run))
+		cqrs_handled_add(&item->message);
 	item->applied = true;
 	run->counts[CQRS_CONSUMED_OUTCOMES + outcome]++;
 	run->counts[CQRS_CONSUMED_GAPS] += result->gap ? 1 : 0;

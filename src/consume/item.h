@@ -20,6 +20,7 @@ typedef struct CqrsItem
 {
 	CqrsIncoming message;
 	char	   *problem;		/* why it is no message, or NULL */
+	bool		redelivered;	/* the broker says so */
 	CqrsFailed *failed;			/* its row of cqrs.failed; NULL: it is new */
 	bool		applied;		/* by the last transaction that took it */
 	bool		done;			/* committed */

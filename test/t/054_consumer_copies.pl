@@ -22,8 +22,8 @@ my $node = new_master(
 	conf => "cqrs.heartbeat = '2s'\ncqrs.reconnect_delay_max = '500ms'\n");
 $node->safe_psql(
 	'postgres', q{
-	CREATE TABLE item (id int PRIMARY KEY, data text);
-	SELECT cqrs_register_replica('item');
+	CREATE TABLE item (id int PRIMARY KEY, data text CHECK (data <> 'bad'));
+	SELECT cqrs_register_replica('item', retry_delay => '1h');
 	SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
 
@@ -43,6 +43,8 @@ sub arrives
 }
 
 arrives($node, 'the original consumes');
+$master->safe_psql('postgres', q{INSERT INTO item VALUES (1000, 'bad')});
+wait_consumer($node, 'postgres', 'waiting = 1');
 
 # A copy while the original runs has no lease.
 my $epoch = $node->safe_psql('postgres', 'SELECT epoch FROM cqrs.consumer');
@@ -55,6 +57,18 @@ $clone->poll_query_until(
 	FROM cqrs.consumer_stats}) or BAIL_OUT('the clone does not stand by');
 pass('a copy stands by while the original consumes');
 arrives($node, 'the original goes on');
+
+# What has failed is in the tables of both.
+$clone->safe_psql('postgres',
+	'ALTER TABLE item DROP CONSTRAINT item_data_check; SELECT cqrs_retry_failed()'
+);
+wait_consumer($clone, 'postgres', 'waiting = 0 AND retried = 1');
+is($clone->safe_psql('postgres', 'SELECT data FROM item WHERE id = 1000'),
+	'bad', 'a copy that stands by tries its failed messages');
+is( $node->safe_psql(
+		'postgres', 'SELECT instance_pk FROM cqrs.failed WHERE next_try > now()'),
+	1000,
+	'and those of the original stay');
 
 # The epoch is raised with each connection, and some time after a commit: from
 # then on the copy is behind, even if it is the first to have the lease.
@@ -110,15 +124,36 @@ is( $standby->safe_psql(
 		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}),
 	0,
 	'a standby does not');
+# What the primary has acknowledged since then is lost with it.
+$standby->stop;
+arrives($clone, 'the primary consumes without its standby');
+my $lost = $next - 1;
 $clone->stop('immediate');
+$standby->start;
 $standby->promote;
 wait_consumer($standby, 'postgres', 'consuming');
 arrives($standby, 'a promoted standby goes on by itself');
+is( $standby->safe_psql(
+		'postgres', "SELECT count(*) FROM item WHERE id = $lost"),
+	0,
+	'a row that the standby did not get is missing');
 like(
 	$standby->safe_psql('postgres',
 		q{SELECT status, remedy FROM cqrs_check() WHERE item = 'consumer timeline'}),
 	qr/^warning\|.*cqrs_sync/,
 	'cqrs_check says that the last messages may be missing');
+$master->safe_psql('postgres',
+	q{SELECT cqrs_sync('item', 'cqrs_updated > now() - interval ''1 hour''', 'shop')}
+);
+ok( $standby->poll_query_until(
+		'postgres', "SELECT count(*) = 1 FROM item WHERE id = $lost"),
+	'the master sends it again');
+$standby->safe_psql('postgres', q{SELECT cqrs_consume('shop')});
+ok( $standby->poll_query_until(
+		'postgres',
+		q{SELECT NOT EXISTS (SELECT FROM cqrs_check() WHERE item = 'consumer timeline')
+		FROM cqrs.consumer WHERE epoch IS NOT NULL}),
+	'cqrs_consume ends the warning');
 
 # A mark that cannot be raised does not stop the consumer: a memory alarm.
 $broker->ctl('set_vm_memory_high_watermark', '0.0000001');

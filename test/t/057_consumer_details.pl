@@ -1,7 +1,7 @@
 # The consumer: what cqrs_check says of it, another program at its queue, a
 # database that commits nothing, messages behind one that a handler has failed
-# at, dead letters that are old, dumps, and a synchronous standby that does not
-# answer.
+# at, messages that a handler has had, dead letters that are old, dumps, and a
+# synchronous standby that does not answer.
 use strict;
 use warnings;
 
@@ -163,7 +163,33 @@ wait_consumer($node, 'postgres', 'consuming');
 my ($dump) = run_command([ 'pg_dump', '-d', $node->connstr('postgres') ]);
 like($dump, qr/^COPY cqrs\.failed .*\n\d+\tauthor\t1\tS\t/m,
 	'a dump has the failed message');
-unlike($dump, qr/^COPY cqrs\.consumer /m, 'and not the queue');
+unlike($dump, qr/^COPY cqrs\.(?:consumer|handled)/m,
+	'and neither the queue nor what was handled');
+
+# What it is restored into consumes nothing, and can try what has failed.
+query('CREATE DATABASE restored TEMPLATE template0');
+my $file = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
+append_to_file($file, $dump);
+command_ok(
+	[   'psql', '-Xqo/dev/null', '-vON_ERROR_STOP=1', '-f', $file, '-d',
+		$node->connstr('restored') ],
+	'restored');
+my $STATE = q{SELECT (SELECT string_agg(instance_pk, ',') FROM cqrs.failed),
+	(SELECT count(*) FROM cqrs.consumer), (SELECT pid FROM cqrs.consumer_stats),
+	nextval('cqrs.failed_id') > (SELECT max(id) FROM cqrs.failed),
+	(SELECT count(*) FROM cqrs.handled_turn)};
+is($node->safe_psql('restored', $STATE),
+	'1|0||t|1', 'a restored database has what has failed, and consumes nothing');
+$node->safe_psql(
+	'restored', q{
+	ALTER TABLE author DROP CONSTRAINT author_name_check;
+	SELECT cqrs_consume('second');
+	SELECT cqrs_retry_failed()});
+ok( $node->poll_query_until(
+		'restored', q{SELECT count(*) = 1 FROM author WHERE name = 'bad'}),
+	'what has failed is applied there');
+$node->safe_psql('restored', 'SELECT cqrs_stop_consuming()');
+query('DROP DATABASE restored');
 
 # Old dead letters (decision 13).
 query('SELECT cqrs_pause_consumer()');
@@ -206,6 +232,112 @@ wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
 is(query(q{SELECT string_agg(name, ',' ORDER BY id) FROM handled}),
 	'neighbour,first,second', 'messages of the row are handled in order');
 
+# Each message is handled once (decision 17).
+query(
+	q{DELETE FROM handled;
+	CREATE OR REPLACE FUNCTION handle(m cqrs.message) RETURNS boolean LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO public.handled (name) VALUES (m.instance_data ->> 'name');
+		RETURN m.instance_data ->> 'name' NOT LIKE 'bad%' OR
+			NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'broken');
+	END $$;
+	CREATE TABLE broken ()});
+my ($unknown, $repeated) = (0, 0);
+
+# Publishes messages, and a last one that is only counted, for which it waits;
+# returns what was handled since the last call, and how many messages were
+# counted as repeated.
+sub handled_of
+{
+	publish($broker, 'cqrs', 'author', @_, save('nobody', 1, 0, ''));
+	$unknown++;
+	wait_for("SELECT unknown = $unknown FROM cqrs.consumer_stats");
+	my $count = query('SELECT repeated FROM cqrs.consumer_stats');
+	my $names =
+	  query(q{SELECT string_agg(name, ',' ORDER BY id) FROM handled});
+	query('DELETE FROM handled');
+	(my $new, $repeated) = ($count - $repeated, $count);
+	return "$names $new";
+}
+
+my $once  = [ 'id 1', save('event', 5, 0, 'once') ];
+my $plain = save('event', 6, 0, 'plain');
+is( handled_of(
+		$once,
+		$once,
+		[ 'id 1', save('event', 5, 1, 'other contents') ],
+		[ 'id 1', { %{ $once->[1] }, expires => '2999-01-01T00:00:00' } ],
+		$plain,
+		$plain),
+	'once,other contents,plain,plain 2',
+	'an id with its contents is known, and no message without an id');
+my $bad = [ 'id 2', save('event', 7, 0, 'bad') ];
+is(handled_of($bad, $bad),
+	' 1', 'what has failed is not tried because it comes again');
+is(query('SELECT count(*) FROM cqrs.failed'), 1, 'and stored once');
+query('DELETE FROM cqrs.failed');
+is(handled_of($bad, [ 'id 3', $bad->[1] ]),
+	' 1', 'nor when it was discarded; with another id it is tried');
+query(q{DROP TABLE broken; SELECT cqrs_retry_failed()});
+wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
+is(handled_of([ 'id 3', $bad->[1] ]),
+	'bad 1', 'a retry calls the handler, and another delivery does not');
+
+# The list is in two tables, which are emptied in turn.  The consumer looks once
+# a minute, and after its start.
+sub turn_is_due
+{
+	my ($sql) = @_;
+	my $pid = query('SELECT pid FROM cqrs.consumer_stats');
+
+	query(
+		"UPDATE cqrs.handled_turn SET since = $sql;
+		SELECT pg_terminate_backend($pid)");
+	wait_consumer($node, 'postgres', "state = 'consuming' AND pid <> $pid");
+	return;
+}
+
+sub current
+{
+	return query(
+		q{SELECT current, since BETWEEN now() - interval '1 hour' AND now()
+		FROM cqrs.handled_turn});
+}
+my $next = 1000;
+
+sub fresh
+{
+	return [ 'id ' . ++$next, save('event', $next, 0, 'fresh') ];
+}
+
+turn_is_due(q{since - interval '23 hours'});
+handled_of(fresh());
+is(current(), '0|f', 'no turn before a day has passed');
+turn_is_due(q{since - interval '1 hour'});
+handled_of(fresh());
+wait_for(q{SELECT current = 1 FROM cqrs.handled_turn});
+is(current(), '1|t', 'the other table is used after a day');
+my ($lock_in, $lock_out, $lock_err) =
+  ("BEGIN; TABLE cqrs.handled_0; SELECT 'locked';\n", '', '');
+my $holder = open_psql($node, \$lock_in, \$lock_out, \$lock_err);
+$holder->pump until $lock_out =~ /^locked$/m;
+turn_is_due(q{since - interval '1 day'});
+is(handled_of($once, fresh()),
+	'fresh 1',
+	'what is in the older table is known, and a lock holds up nothing');
+is(current(), '1|f', 'but the turn');
+$lock_in .= "\\q\n";
+$holder->finish;
+# The first message makes a batch of its own, since the window begins at 1.
+turn_is_due('since');
+is(handled_of(fresh(), $once),
+	'fresh,once 0', 'after two turns nothing is known any more');
+is(query('SELECT count(*) FROM cqrs.handled_0'), 1, 'a table is emptied');
+turn_is_due(q{now() + interval '1 year'});
+handled_of(fresh());
+wait_for(q{SELECT since <= now() FROM cqrs.handled_turn});
+is(current(), '0|t', 'the clock was set back');
+
 # A synchronous standby that does not answer: nothing is acknowledged, whatever
 # the database's synchronous_commit is (decision 7).
 query(
@@ -227,19 +359,24 @@ $session->pump_nb;
 wait_for(
 	q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE backend_type = 'client backend' AND wait_event = 'SyncRep')});
-publish($broker, 'cqrs', 'author', save('author', 11, 0, 'after'));
+publish($broker, 'cqrs', 'author', save('event', 11, 0, 'committed'));
 wait_for(
 	q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE backend_type = 'cqrs consumer' AND wait_event = 'SyncRep')});
 is( $broker->ctl('-q', 'list_queues', 'name', 'messages_unacknowledged') =~
 	  /^shop\t(\d+)$/m ? $1 : undef,
 	1, 'a message is not acknowledged before the standby has it');
+# It is committed here.  A consumer that ends now gets it again.
 query(
-	q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-	WHERE backend_type = 'client backend' AND wait_event = 'SyncRep'});
+	q{UPDATE cqrs.handled_turn SET since = since - interval '1 day';
+	SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+	WHERE wait_event = 'SyncRep'});
 $session->pump while $session->pumpable;
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
+wait_for("SELECT repeated = $repeated + 1 FROM cqrs.consumer_stats");
+is(query(q{SELECT count(*) FROM handled WHERE name = 'committed'}),
+	1, 'a message without an id that comes again is not handled again');
 wait_for(q{SELECT buffered = 0 FROM cqrs.consumer_stats});
 ok( RabbitMQ->poll_until(
 		sub {
@@ -248,6 +385,10 @@ ok( RabbitMQ->poll_until(
 		},
 		60),
 	'and is acknowledged then');
+is(current(), '0|f', 'no turn while messages come again');
+handled_of(fresh());
+wait_for(q{SELECT current = 1 FROM cqrs.handled_turn});
+pass('the next other message brings it');
 
 $node->stop;
 done_testing();

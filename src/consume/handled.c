@@ -1,0 +1,277 @@
+/*-------------------------------------------------------------------------
+ *
+ * handled.c
+ *	  The messages that handlers have had, so that each is handled once.
+ *
+ * What a handler does may be more than to write a row, so revisions do not
+ * show that a message is known.  The transaction that calls the handler, or
+ * that stores the message in cqrs.failed, puts the message on a list.  When the
+ * connection ends between that commit and the acknowledgement, the message
+ * comes again and is found there.  Tries of cqrs.failed do not look: they are
+ * of a message that is on the list, and are to call the handler.
+ *
+ * The list has digests.  A message with an id is recognised by the id together
+ * with its contents: nothing forces other programs to give each message an id
+ * of its own.  "expires" and "retries" are left out, because a master that sends
+ * a message again computes "expires" anew.  A message without an id is
+ * recognised by its whole body, and only if the broker says that it was
+ * delivered before: two messages may have one body, such as two SYNCs of a row
+ * that has not changed.  The digest has 128 bits, and withstands accidents, no
+ * attacks: whoever may publish to the queue can write to the replica anyway.
+ *
+ * The list is in two tables, because DELETE would leave as much to vacuum as
+ * there are messages.  One is written to; after TURN_INTERVAL the other one is
+ * emptied by TRUNCATE, and is written to from then on.  So a message stays for
+ * one to two intervals.  cqrs.handled_turn says which table is written to, and
+ * since when.  A turn takes place only after a message has come that was not
+ * delivered before: whatever a lost connection has left to be delivered again
+ * comes first, even if that takes days.  Where the clock has been set back, the
+ * interval begins anew.
+ *
+ * Locks.  A turn takes ACCESS EXCLUSIVE on the other table, and waits for no
+ * lock: if it is not free, the next look tries again.  Nobody else needs these
+ * tables, so it does not matter how long the commit takes.  On a hot standby
+ * the TRUNCATE conflicts with sessions that read the tables, and so with none.
+ *
+ * Tables are read and written directly, whatever the rights of the role that a
+ * message is applied with.  Their locks are kept to the end of the transaction,
+ * since to take them for each message anew costs time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/indexing.h"
+#include "common/hashfn.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "base/compat.h"
+#include "base/objects.h"
+#include "consume/handled.h"
+
+#define TURN_INTERVAL	USECS_PER_DAY
+/* How often it is looked whether a turn is due. */
+#define LOOK_INTERVAL	USECS_PER_MINUTE
+
+/* Columns of cqrs.handled_turn */
+enum
+{
+	TURN_CURRENT = 1,
+	TURN_SINCE,
+	TURN_NATTS = TURN_SINCE
+};
+
+/* The table that is written to; -1: not known yet. */
+static int	current = -1;
+
+static bool table_has(int table, const pg_uuid_t *digest);
+static void digest_of(const CqrsIncoming *message, pg_uuid_t *digest);
+static void absorb(uint64 *hashes, const char *data, Size length);
+static void absorb_text(uint64 *hashes, const char *text);
+static void turn(TimestampTz now);
+static TimestampTz read_turn(Relation rel, HeapTuple *tuple);
+static bool empty(Oid table);
+
+bool
+cqrs_handled_has(const CqrsIncoming *message, bool redelivered)
+{
+	pg_uuid_t	digest;
+
+	if (message->message_id == NULL && !redelivered)
+		return false;
+	digest_of(message, &digest);
+	for (int i = 0; i < CQRS_HANDLED_TABLES; i++)
+	{
+		if (table_has(i, &digest))
+			return true;
+	}
+	return false;
+}
+
+static bool
+table_has(int table, const pg_uuid_t *digest)
+{
+	const CqrsObjects *objects = cqrs_objects_get(false);
+	Relation	rel = table_open(objects->handled[table], AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	/* The digest is the only column. */
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(digest));
+	scan = systable_beginscan(rel, objects->handled_index[table], true,
+							  GetActiveSnapshot(), 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
+}
+
+void
+cqrs_handled_add(const CqrsIncoming *message)
+{
+	const CqrsObjects *objects = cqrs_objects_get(false);
+	Relation	rel;
+	Relation	index;
+	HeapTuple	tuple;
+	pg_uuid_t	digest;
+	Datum		value = UUIDPGetDatum(&digest);
+	bool		isnull = false;
+
+	if (current < 0)
+	{
+		rel = table_open(objects->handled_turn, AccessShareLock);
+		(void) read_turn(rel, &tuple);
+		table_close(rel, AccessShareLock);
+	}
+	digest_of(message, &digest);
+	rel = table_open(objects->handled[current], RowExclusiveLock);
+	index = index_open(objects->handled_index[current], RowExclusiveLock);
+	tuple = heap_form_tuple(RelationGetDescr(rel), &value, &isnull);
+	simple_heap_insert(rel, tuple);
+	(void) index_insert(index, &value, &isnull, &tuple->t_self, rel,
+						UNIQUE_CHECK_NO, false, BuildIndexInfo(index));
+	heap_freetuple(tuple);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+static void
+digest_of(const CqrsIncoming *message, pg_uuid_t *digest)
+{
+	/* Where each begins makes them different functions. */
+	uint64		hashes[] = {0, 1};
+	char		signal = message->signal;
+
+	StaticAssertStmt(sizeof(hashes) == sizeof(digest->data),
+					 "the hashes fill the digest");
+	if (message->message_id == NULL)
+		absorb(hashes, message->body, message->length);
+	else
+	{
+		absorb(hashes, &signal, sizeof(signal));
+		absorb_text(hashes, message->message_id);
+		absorb_text(hashes, message->cqrs_id);
+		absorb_text(hashes, message->instance_pk);
+		absorb_text(hashes, message->instance_data);
+	}
+	memcpy(digest->data, hashes, sizeof(hashes));
+}
+
+static void
+absorb(uint64 *hashes, const char *data, Size length)
+{
+	for (int i = 0; i < 2; i++)
+		hashes[i] = hash_bytes_extended((const unsigned char *) data,
+										(int) length, hashes[i]);
+}
+
+/* With the zero byte, which keeps one text apart from the next. */
+static void
+absorb_text(uint64 *hashes, const char *text)
+{
+	absorb(hashes, text, strlen(text) + 1);
+}
+
+void
+cqrs_handled_turn(void)
+{
+	static TimestampTz looked_at = 0;
+	MemoryContext caller = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now >= looked_at && now < looked_at + LOOK_INTERVAL)
+		return;
+	looked_at = now;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	turn(now);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+turn(TimestampTz now)
+{
+	const CqrsObjects *objects = cqrs_objects_get(false);
+	Datum		values[TURN_NATTS] = {0};
+	bool		nulls[TURN_NATTS] = {false};
+	bool		replaces[] = {true, true};
+	Relation	rel;
+	HeapTuple	tuple;
+	TimestampTz since;
+
+	if (!ConditionalLockRelationOid(objects->handled_turn, RowExclusiveLock))
+		return;
+	rel = table_open(objects->handled_turn, NoLock);
+	since = read_turn(rel, &tuple);
+	if (since > now ||
+		(since <= now - TURN_INTERVAL && empty(objects->handled[1 - current])))
+	{
+		if (since <= now)
+			current = 1 - current;
+		values[TURN_CURRENT - 1] = Int32GetDatum(current);
+		values[TURN_SINCE - 1] = TimestampTzGetDatum(now);
+		CatalogTupleUpdate(rel, &tuple->t_self,
+						   heap_modify_tuple(tuple, RelationGetDescr(rel),
+											 values, nulls, replaces));
+	}
+	table_close(rel, NoLock);
+}
+
+/*
+ * Read the row of cqrs.handled_turn: set "current", and return since when.  The
+ * tuple is a copy.
+ */
+static TimestampTz
+read_turn(Relation rel, HeapTuple *tuple)
+{
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	Datum		values[TURN_NATTS];
+	bool		nulls[TURN_NATTS];
+
+	*tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(*tuple))
+		elog(ERROR, "cqrs.handled_turn has no row");
+	*tuple = heap_copytuple(*tuple);
+	systable_endscan(scan);
+	heap_deform_tuple(*tuple, RelationGetDescr(rel), values, nulls);
+	current = DatumGetInt32(values[TURN_CURRENT - 1]) == 0 ? 0 : 1;
+	return DatumGetTimestampTz(values[TURN_SINCE - 1]);
+}
+
+/*
+ * Empty a table, unless its lock is not free, which is kept until the end of
+ * the transaction.  Returns whether the table is empty.
+ */
+static bool
+empty(Oid table)
+{
+	Relation	rel;
+
+	if (!ConditionalLockRelationOid(table, AccessExclusiveLock))
+		return false;
+	rel = table_open(table, NoLock);
+	if (RelationGetNumberOfBlocks(rel) > 0)
+		cqrs_truncate(rel);
+	table_close(rel, NoLock);
+	return true;
+}
