@@ -42,6 +42,7 @@ int			cqrs_reconnect_delay_ms;
 int			cqrs_reconnect_delay_max_ms;
 int			cqrs_max_databases;
 int			cqrs_publishers;
+char	   *cqrs_password_file;
 char	   *cqrs_ssl_ca_file;
 char	   *cqrs_ssl_cert_file;
 char	   *cqrs_ssl_key_file;
@@ -242,6 +243,14 @@ define_publisher_settings(void)
 							64, 1, 10000,
 							PGC_POSTMASTER, 0,
 							NULL, NULL, NULL);
+
+	DefineCustomStringVariable("cqrs.password_file",
+							   "File with the passwords of URLs that have none.",
+							   "Lines have the form host:port:vhost:user:password. Relative to the data directory.",
+							   &cqrs_password_file,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.publishers",
 							"Number of publishers of each database, each with a connection to the broker.",

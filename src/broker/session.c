@@ -15,6 +15,7 @@
 #include "base/guc.h"
 #include "base/timing.h"
 #include "base/url.h"
+#include "broker/password.h"
 #include "broker/session.h"
 #include "broker/socket.h"
 
@@ -152,6 +153,7 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	CqrsUrl		parsed;
 	CqrsConnection *connection = NULL;
 	char	   *buffer = pstrdup(url);
+	char	   *password = NULL;
 	const char *reason;
 
 	options->url = &parsed;
@@ -165,12 +167,24 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	options->tls = &tls;
 	if (cqrs_url_parse(buffer, session->host % cqrs_url_hosts(url), &parsed,
 					   &reason))
-		connection = session->transport->connect(options, failure);
+	{
+		if (cqrs_password_find(session->transport, &parsed, &password, failure))
+		{
+			if (password != NULL)
+				parsed.password = password;
+			connection = session->transport->connect(options, failure);
+		}
+	}
 	else
 	{
 		failure->blame = CQRS_BLAME_TRANSPORT;
 		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
 				 reason);
+	}
+	if (password != NULL)
+	{
+		explicit_bzero(password, strlen(password));
+		pfree(password);
 	}
 	/* The buffer may contain a password. */
 	explicit_bzero(buffer, strlen(url));

@@ -472,7 +472,7 @@ warn_if_unconfigured(void)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("messages are not published, because \"cqrs.url\" is not set"),
 			 errdetail("Changes wait in the outbox until it is."),
-			 errhint("Use ALTER SYSTEM SET cqrs.url = 'amqp://user:password@host:port/vhost' and reload the configuration.")));
+			 errhint("Use ALTER SYSTEM SET cqrs.url = 'amqp://user@host:port/vhost' and reload the configuration. The password is read from the file of \"cqrs.password_file\".")));
 }
 
 /*
