@@ -888,6 +888,11 @@ CREATE FUNCTION cqrs.url_is_set() RETURNS boolean
 COMMENT ON FUNCTION cqrs.url_is_set() IS 'returns whether cqrs.url is set';
 REVOKE ALL ON FUNCTION cqrs.url_is_set() FROM PUBLIC;
 
+CREATE FUNCTION cqrs.other_publisher(cqrs_id text, exchange text) RETURNS text
+	AS 'MODULE_PATHNAME', 'cqrs_sql_other_publisher' LANGUAGE C STABLE;
+COMMENT ON FUNCTION cqrs.other_publisher(text, text) IS 'returns another database of the server that publishes with a cqrs_id to an exchange of the same broker';
+REVOKE ALL ON FUNCTION cqrs.other_publisher(text, text) FROM PUBLIC;
+
 CREATE FUNCTION cqrs.check_master(cqrs_id text) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_check_master' LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION cqrs.check_master(text) IS 'raises the error that a write to the table of a master would raise';
@@ -1022,7 +1027,9 @@ BEGIN
 	END IF;
 	RETURN NEXT;
 
-	FOR master IN SELECT m.cqrs_id, m.relation, m.produce, m.replication FROM cqrs.master m ORDER BY m.cqrs_id
+	FOR master IN SELECT m.cqrs_id, m.relation, m.produce, m.replication,
+			cqrs.other_publisher(m.cqrs_id, m.exchange) AS other
+		FROM cqrs.master m ORDER BY m.cqrs_id
 	LOOP
 		item := 'master ' || master.cqrs_id; status := 'ok'; remedy := NULL;
 		detail := format('table %s', master.relation);
@@ -1054,6 +1061,11 @@ BEGIN
 					status := 'warning';
 					detail := format('table %s: "produce" is false, nothing is sent', master.relation);
 					remedy := format('SELECT cqrs_alter(%L, ''{"produce": true}'')', master.cqrs_id);
+				ELSIF master.other IS NOT NULL THEN
+					status := 'warning';
+					detail := format('table %s: database "%s" of this server publishes with the same cqrs_id to the same exchange; replicas mix up the rows of both',
+						master.relation, master.other);
+					remedy := 'choose another cqrs_id or exchange, or ALTER DATABASE ... SET cqrs.exchange or cqrs.url in one of the databases';
 				END IF;
 			EXCEPTION WHEN OTHERS THEN
 				status := 'error';

@@ -30,6 +30,12 @@ extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
 
 /*
+ * The name of the database of this process.  It does not change, because
+ * workers leave before a database gets another name.
+ */
+extern const char *cqrs_worker_database(void);
+
+/*
  * The number of requests so far to processes of this kind to look at the
  * catalog.
  */
