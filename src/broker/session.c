@@ -15,6 +15,7 @@
 #include "base/guc.h"
 #include "base/timing.h"
 #include "base/url.h"
+#include "broker/failure.h"
 #include "broker/password.h"
 #include "broker/session.h"
 #include "broker/socket.h"
@@ -22,6 +23,7 @@
 /* The longest delay between attempts to take a lease that is not free. */
 #define LEASE_INTERVAL_MS	2000
 
+static void set_address(CqrsSession *session, const CqrsUrl *url);
 static CqrsConnection *connect_to(CqrsSession *session, const char *url,
 								  CqrsConnectOptions *options,
 								  CqrsFailure *failure);
@@ -137,6 +139,19 @@ cqrs_session_refused(CqrsSession *session)
 	return session->leased;
 }
 
+/* Host and port, in the encoding of the database. */
+static void
+set_address(CqrsSession *session, const CqrsUrl *url)
+{
+	CqrsUrl		whole = cqrs_transport_complete(session->transport, url);
+	char		host[256];
+
+	cqrs_failure_clean(host, sizeof(host), whole.host, strlen(whole.host));
+	snprintf(session->address, sizeof(session->address),
+			 strchr(host, ':') != NULL ? "[%s]:%d" : "%s:%d", host,
+			 whole.port);
+}
+
 /*
  * Connect to the host of the URL whose turn it is.  Returns NULL on failure.
  */
@@ -168,6 +183,7 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	if (cqrs_url_parse(buffer, session->host % cqrs_url_hosts(url), &parsed,
 					   &reason))
 	{
+		set_address(session, &parsed);
 		if (cqrs_password_find(session->transport, &parsed, &password, failure))
 		{
 			if (password != NULL)

@@ -320,6 +320,7 @@ extern const CqrsTransport *cqrs_transport_of(const char *url);
 extern CqrsUrl cqrs_transport_complete(const CqrsTransport *transport,
 									   const CqrsUrl *url);
 
+
 /*
  * Whether a scheme has a transport.  If not, *reason is set to a full sentence
  * that names the schemes that have one.  Safe in any process at any moment.

@@ -44,17 +44,21 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/error_context.h"
 #include "base/objects.h"
 #include "base/slot.h"
 #include "worker/roster.h"
 #include "worker/worker.h"
+
+#define BROKER_BYTES	280
 
 static CqrsWorker *here = NULL; /* this process */
 static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
 static volatile sig_atomic_t given_up = false;
 static bool finishing = false;
-static char *database = NULL;	/* its name */
+static char *database = NULL;	/* its name; before it is changed, workers leave */
+static char broker[BROKER_BYTES] = "";
 /* What roster.h counts, as of the time when this process read its settings. */
 static uint32 resettled;
 
@@ -64,6 +68,7 @@ static void handle_sigint(SIGNAL_ARGS);
 static void give_up(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
+static void add_context(void *arg);
 static Oid	find_extension(void);
 static void notice_new_settings(const CqrsWorker *worker);
 static void finish(CqrsWorker *worker);
@@ -80,6 +85,7 @@ cqrs_worker_main(Datum dboid)
 {
 	CqrsWorker *worker = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsWorker));
+	ErrorContextCallback context;
 	int			extra[2];
 
 	memcpy(extra, MyBgworkerEntry->bgw_extra, sizeof(extra));
@@ -96,6 +102,7 @@ cqrs_worker_main(Datum dboid)
 
 	if (!attach(worker))
 		proc_exit(0);
+	cqrs_error_context_push(&context, add_context, worker);
 
 	PG_TRY();
 	{
@@ -167,10 +174,10 @@ cqrs_worker_set_counter(int counter, int64 n)
 	pg_atomic_write_u64(&process_of(here, here->number)->counters[counter], n);
 }
 
-const char *
-cqrs_worker_database(void)
+void
+cqrs_worker_set_broker(const char *address)
 {
-	return database;
+	strlcpy(broker, address, sizeof(broker));
 }
 
 uint32
@@ -356,6 +363,19 @@ attach(CqrsWorker *worker)
 	return true;
 }
 
+/* A server has many workers: say which one writes to the log. */
+static void
+add_context(void *arg)
+{
+	const char *name = cqrs_kind_class(((CqrsWorker *) arg)->kind)->name;
+
+	if (broker[0] == '\0')
+		errcontext("cqrs %s of database \"%s\"", name, database);
+	else
+		errcontext("cqrs %s of database \"%s\", broker %s", name, database,
+				   broker);
+}
+
 /*
  * End if the settings of the database have changed, and so will those of the
  * process that the launcher starts instead.  PostgreSQL has no way back from a
@@ -368,9 +388,8 @@ notice_new_settings(const CqrsWorker *worker)
 		return;
 	ShutdownRequestPending = true;
 	ereport(LOG,
-			(errmsg("cqrs %s of database \"%s\" ends, because settings of the database have changed",
-					cqrs_kind_class(worker->kind)->name,
-					cqrs_worker_database()),
+			(errmsg("cqrs %s ends, because settings of its database have changed",
+					cqrs_kind_class(worker->kind)->name),
 			 errdetail("It is started again with the new settings.")));
 }
 

@@ -70,6 +70,7 @@ my %TRIALS = (
 	'cqrs.check_replica_partition' =>
 	  q{SELECT cqrs.check_replica_partition('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
+	'cqrs.broker_remedy'         => q{SELECT cqrs.broker_remedy('x', 'x')},
 	'cqrs.other_publisher'       => q{SELECT cqrs.other_publisher('x', 'x')},
 	'cqrs.follow_partitions'     => q{SELECT cqrs.follow_partitions('item')},
 	'cqrs.trigger_update'        => on_own('BEFORE UPDATE', 'trigger_update'),

@@ -118,6 +118,18 @@ cqrs_password_find(const CqrsTransport *transport, const CqrsUrl *url,
 	return true;
 }
 
+CqrsUrl
+cqrs_transport_complete(const CqrsTransport *transport, const CqrsUrl *url)
+{
+	return *url;
+}
+
+void
+cqrs_failure_clean(char *buffer, Size size, const char *text, Size length)
+{
+	strlcpy(buffer, text, size);
+}
+
 const char *
 cqrs_guc_url(void)
 {
@@ -178,6 +190,7 @@ try_to_connect(void)
 	tried = -1;
 	CHECK(cqrs_session_connect(session, &options, &failure) == accepts);
 	CHECK(tried == host % nhosts[setting]);
+	CHECK(session->address[1] - '0' == tried && session->address[2] == ':');
 	if (accepts)
 	{
 		leased = 0;
