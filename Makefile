@@ -168,7 +168,7 @@ $(TEST_MODULES): %.so: %.c
 	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $(LDFLAGS) -shared -o $@ $^ $(LIBRARIES)
 
 # A transport without the rest of the library.
-test/tools/transport.so: $(filter-out src/broker/session.o,\
+test/tools/transport.so: $(filter-out src/broker/session.o src/broker/password.o,\
 	$(filter src/broker/%.o,$(OBJS))) src/base/url.o
 test/tools/transport.so: LIBRARIES = $(filter -l%,$(SHLIB_LINK))
 

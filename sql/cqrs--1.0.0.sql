@@ -285,7 +285,7 @@ CREATE FUNCTION cqrs.publisher_stats(OUT lane integer, OUT lanes integer,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
 		OUT connects bigint, OUT published bigint,
 		OUT confirmed bigint, OUT returned bigint, OUT nacked bigint,
-		OUT held bigint, OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
+		OUT held bigint, OUT unbound bigint, OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
 		OUT stats_since timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT ROWS 1;
@@ -993,6 +993,44 @@ CREATE FUNCTION cqrs.url_is_set() RETURNS boolean
 COMMENT ON FUNCTION cqrs.url_is_set() IS 'returns whether cqrs.url is set';
 REVOKE ALL ON FUNCTION cqrs.url_is_set() FROM PUBLIC;
 
+-- What to do about the last error of a publisher or consumer without a
+-- connection; "url" is the setting with the address of its broker.
+CREATE FUNCTION cqrs.broker_remedy(error text, url text) RETURNS text
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT CASE
+		WHEN error LIKE '%"cqrs.password_file"%'
+			THEN 'correct cqrs.password_file, or the file that it names, as the error says'
+		WHEN error LIKE 'could not resolve host%'
+			THEN format('correct the name of the host in %s, or check the name server', url)
+		WHEN error LIKE 'could not connect:%'
+			THEN format('start the broker, or correct host and port in %s; check firewalls', url)
+		WHEN error LIKE 'invalid URL%' THEN format('correct %s', url)
+		WHEN error LIKE '%certificate%' OR error LIKE '%TLS%' OR error LIKE 'could not load "cqrs.ssl%'
+			THEN format('check the broker''s certificate, the settings cqrs.ssl_..., and whether the port in %s is one for TLS', url)
+		WHEN error LIKE 'could not log in:% 530 %'
+			THEN format('create the vhost that %s names, or permit its user to use the vhost', url)
+		WHEN error LIKE 'could not log in:% 403 %' OR error LIKE 'could not log in:%refused user and password%'
+			THEN format('correct user and password, in %s and in the file of cqrs.password_file', url)
+		WHEN error LIKE '% lease%' AND error LIKE '% 405 %'
+			THEN 'end the other publisher of this database; if this is a copy that is to publish as well: SELECT cqrs_adopt()'
+		WHEN error LIKE '% 403 %' OR error LIKE '%NOPERM%'
+			THEN 'permit the user what the error names, at the broker'
+		WHEN error LIKE 'could not declare the exchange:% 406 %'
+			THEN 'delete the exchange at the broker, or choose another cqrs.exchange'
+		WHEN error LIKE '%protocol violation%' OR error LIKE '%another version of AMQP%' OR error LIKE '%no answer in time%'
+			THEN format('check that a broker is at host and port of %s, and that it speaks the protocol of the URL', url)
+		ELSE 'check the broker and the network; attempts to connect go on' END
+	$$;
+COMMENT ON FUNCTION cqrs.broker_remedy(text, text) IS 'returns what to do about the error of a connection to the broker';
+REVOKE ALL ON FUNCTION cqrs.broker_remedy(text, text) FROM PUBLIC;
+
+CREATE FUNCTION cqrs.other_publisher(cqrs_id text, exchange text) RETURNS text
+	AS 'MODULE_PATHNAME', 'cqrs_sql_other_publisher' LANGUAGE C STABLE;
+COMMENT ON FUNCTION cqrs.other_publisher(text, text) IS 'returns another database of the server that publishes with a cqrs_id to an exchange of the same broker';
+REVOKE ALL ON FUNCTION cqrs.other_publisher(text, text) FROM PUBLIC;
+
 CREATE FUNCTION cqrs.check_master(cqrs_id text) RETURNS void
 	AS 'MODULE_PATHNAME', 'cqrs_sql_check_master' LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION cqrs.check_master(text) IS 'raises the error that a write to the table of a master would raise';
@@ -1035,6 +1073,14 @@ BEGIN
 		status := 'error'; detail := 'cqrs.url is not set: messages wait in the outbox';
 		remedy := 'ALTER SYSTEM SET cqrs.url = ''amqp://...''; SELECT pg_reload_conf()';
 	END IF;
+	SELECT string_agg(DISTINCT f.name || ' in ' || f.sourcefile || ' line ' || f.sourceline, ', ') INTO trouble
+		FROM pg_file_settings f WHERE f.name IN ('cqrs.url', 'cqrs.consumer_url') AND f.error IS NOT NULL;
+	IF trouble IS NOT NULL THEN
+		status := 'error';
+		detail := format('%s is invalid: %s', trouble,
+			CASE WHEN cqrs.url_is_set() THEN 'another value is in use' ELSE 'messages wait in the outbox' END);
+		remedy := 'correct the line, SELECT pg_reload_conf(), and look into the server''s log, which says what is invalid';
+	END IF;
 	RETURN NEXT;
 
 	item := 'produce'; status := 'ok'; detail := 'cqrs.produce is on'; remedy := NULL;
@@ -1048,8 +1094,9 @@ BEGIN
 	SELECT count(l.pid) AS n, count(*) AS lanes, string_agg(l.pid::text, ', ' ORDER BY l.lane) AS pids,
 		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.pid IS NULL) AS missing,
 		count(l.connected_at) AS connected,
-		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.connected_at IS NULL) AS waiting
-		INTO running FROM cqrs.lanes l;
+		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.connected_at IS NULL) AS waiting,
+		sum(l.unbound) AS unbound
+		INTO running FROM cqrs.publisher_stats() l WHERE l.lane < l.lanes;
 	detail := format('process %s, %s', running.pids, stats.state);
 	IF pg_is_in_recovery() THEN
 		detail := 'nothing publishes on a standby';
@@ -1081,15 +1128,21 @@ BEGIN
 		detail := CASE running.connected WHEN 0 THEN 'not connected'
 			ELSE format('connected, but not lane %s', running.waiting) END
 			|| coalesce(', last error: ' || stats.last_error, '');
-		remedy := 'resolve the items above first; then check the last error, the broker, cqrs.url and the broker''s user';
+		remedy := CASE
+			WHEN stats.state IN ('unconfigured', 'paused', 'stopped') THEN 'resolve the items above first'
+			WHEN stats.state = 'standing by'
+				THEN 'end the other publisher of this database; if this is a copy that is to publish as well: SELECT cqrs_adopt()'
+			WHEN stats.last_error IS NULL THEN 'wait for the first attempt to connect'
+			ELSE cqrs.broker_remedy(stats.last_error, 'cqrs.url') END;
 	ELSIF stats.held > 0 THEN
 		status := 'error';
 		detail := format('connected, but %s masters are held, last error: %s', stats.held, stats.last_error);
 		remedy := 'check exchanges, queues and permissions at the broker; if a route can never work, use cqrs_park_held()';
-	ELSIF stats.returned > 0 THEN
+	ELSIF running.unbound > 0 THEN
 		status := 'warning';
-		detail := format('connected, but for %s messages no queue was bound', stats.returned);
-		remedy := 'start a replica for each master, so that its queue is bound';
+		detail := format('connected, but no queue is bound for %s masters; %s messages were lost so far',
+			running.unbound, stats.returned);
+		remedy := 'start a replica for each master, so that its queue is bound; the next message that gets through ends this warning, as does a reload';
 	END IF;
 	RETURN NEXT;
 
@@ -1131,7 +1184,9 @@ BEGIN
 	END IF;
 	RETURN NEXT;
 
-	FOR master IN SELECT m.cqrs_id, m.relation, m.produce, m.replication FROM cqrs.master m ORDER BY m.cqrs_id
+	FOR master IN SELECT m.cqrs_id, m.relation, m.produce, m.replication,
+			cqrs.other_publisher(m.cqrs_id, m.exchange) AS other
+		FROM cqrs.master m ORDER BY m.cqrs_id
 	LOOP
 		item := 'master ' || master.cqrs_id; status := 'ok'; remedy := NULL;
 		detail := format('table %s', master.relation);
@@ -1163,6 +1218,11 @@ BEGIN
 					status := 'warning';
 					detail := format('table %s: "produce" is false, nothing is sent', master.relation);
 					remedy := format('SELECT cqrs_alter(%L, ''{"produce": true}'')', master.cqrs_id);
+				ELSIF master.other IS NOT NULL THEN
+					status := 'warning';
+					detail := format('table %s: database "%s" of this server publishes with the same cqrs_id to the same exchange; replicas mix up the rows of both',
+						master.relation, master.other);
+					remedy := 'choose another cqrs_id or exchange, or ALTER DATABASE ... SET cqrs.exchange or cqrs.url in one of the databases';
 				END IF;
 			EXCEPTION WHEN OTHERS THEN
 				status := 'error';
@@ -1232,7 +1292,8 @@ BEGIN
 		ELSIF consumer.connected_at IS NULL THEN
 			status := CASE WHEN consumer.last_error IS NULL THEN 'warning' ELSE 'error' END;
 			detail := 'not connected' || coalesce(', last error: ' || consumer.last_error, '');
-			remedy := 'check the last error, the broker, cqrs.consumer_url and the broker''s user';
+			remedy := CASE WHEN consumer.last_error IS NULL THEN 'wait for the first attempt to connect'
+				ELSE cqrs.broker_remedy(consumer.last_error, 'cqrs.consumer_url or cqrs.url') END;
 		ELSIF consumer.delivery_count >= 10 THEN
 			status := 'warning';
 			detail := format('a message was returned to the queue %s times; a quorum queue may drop such messages', consumer.delivery_count);

@@ -22,6 +22,7 @@
 #include "consume/applied.h"
 #include "consume/consumer.h"
 #include "ddl/utility_hook.h"
+#include "outbox/claim.h"
 #include "outbox/published.h"
 #include "outbox/writer.h"
 #include "publish/publisher.h"
@@ -48,6 +49,7 @@ _PG_init(void)
 	cqrs_roster_init();
 	cqrs_outbox_init();
 	cqrs_published_init();
+	cqrs_claim_init();
 	cqrs_publisher_init();
 	cqrs_consumer_init();
 	cqrs_applied_init();

@@ -5,6 +5,14 @@
  *
  * Those with a password are in guc_url.c.
  *
+ * The settings of workers are those of the server or of a database, which a
+ * worker has from its start (worker.c).  They are PGC_SUSET, since ALTER
+ * DATABASE takes no settings that only the configuration file can change; what
+ * PGC_SUSET permits besides, values of roles and sessions, is refused by the
+ * check hooks.  Two remain settings of the server: cqrs.publishers, because the
+ * launcher is in no database, and cqrs.password_file, whose lines say for whom
+ * they are.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -42,6 +50,7 @@ int			cqrs_reconnect_delay_ms;
 int			cqrs_reconnect_delay_max_ms;
 int			cqrs_max_databases;
 int			cqrs_publishers;
+char	   *cqrs_password_file;
 char	   *cqrs_ssl_ca_file;
 char	   *cqrs_ssl_cert_file;
 char	   *cqrs_ssl_key_file;
@@ -74,6 +83,9 @@ static bool check_correlation_id(char **newval, void **extra,
 								 GucSource source);
 static bool check_exchange(char **newval, void **extra, GucSource source);
 static bool check_exchanges(char **newval, void **extra, GucSource source);
+static bool check_int_source(int *newval, void **extra, GucSource source);
+static bool check_bool_source(bool *newval, void **extra, GucSource source);
+static bool check_text_source(char **newval, void **extra, GucSource source);
 static void define_capture_settings(void);
 static void define_message_settings(void);
 static void define_publisher_settings(void);
@@ -163,7 +175,7 @@ define_message_settings(void)
 							   "It is declared as a durable topic exchange.",
 							   &cqrs_exchange,
 							   "cqrs",
-							   PGC_SIGHUP, 0,
+							   PGC_SUSET, 0,
 							   check_exchange, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.message_ttl",
@@ -171,8 +183,8 @@ define_message_settings(void)
 							"Counted from its publishing. 0 means never.",
 							&cqrs_message_ttl_s,
 							86400, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_S,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_S,
+							check_int_source, NULL, NULL);
 
 	DefineCustomEnumVariable("cqrs.unroutable",
 							 "What becomes of messages for which no queue is bound.",
@@ -180,8 +192,8 @@ define_message_settings(void)
 							 &cqrs_unroutable,
 							 CQRS_UNROUTABLE_DROP,
 							 unroutable_options,
-							 PGC_SIGHUP, 0,
-							 NULL, NULL, NULL);
+							 PGC_SUSET, 0,
+							 check_int_source, NULL, NULL);
 }
 
 static void
@@ -192,48 +204,48 @@ define_publisher_settings(void)
 							"0 means that the server itself is enough.",
 							&cqrs_confirm_replicas,
 							0, 0, 100,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
+							PGC_SUSET, 0,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.confirm_timeout",
 							"Time to wait for any confirm before the connection is given up.",
 							"0 means for ever.",
 							&cqrs_confirm_timeout_ms,
 							60000, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MS,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.confirm_window",
 							"Maximum number of messages sent and not yet confirmed.",
 							NULL,
 							&cqrs_confirm_window,
 							2000, 1, 65536,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
+							PGC_SUSET, 0,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.confirm_window_size",
 							"Maximum size of the messages that the publisher holds in memory.",
 							"A single larger message is published alone.",
 							&cqrs_confirm_window_kb,
 							16384, 64, 1024 * 1024,
-							PGC_SIGHUP, GUC_UNIT_KB,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_KB,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.connect_timeout",
 							"Time allowed for connecting to the broker, and again for the handshake.",
 							NULL,
 							&cqrs_connect_timeout_ms,
 							10000, 100, 3600 * 1000,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MS,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.heartbeat",
 							"Interval of heartbeats between publisher and broker.",
 							"0 disables them.",
 							&cqrs_heartbeat_s,
 							10, 0, 3600,
-							PGC_SIGHUP, GUC_UNIT_S,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_S,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.max_databases",
 							"Maximum number of databases with the extension.",
@@ -242,6 +254,14 @@ define_publisher_settings(void)
 							64, 1, 10000,
 							PGC_POSTMASTER, 0,
 							NULL, NULL, NULL);
+
+	DefineCustomStringVariable("cqrs.password_file",
+							   "File with the passwords of URLs that have none.",
+							   "Lines have the form host:port:vhost:user:password. Relative to the data directory.",
+							   &cqrs_password_file,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.publishers",
 							"Number of publishers of each database, each with a connection to the broker.",
@@ -256,24 +276,24 @@ define_publisher_settings(void)
 							"0 means that there is no limit.",
 							&cqrs_queue_limit,
 							0, 0, INT_MAX,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
+							PGC_SUSET, 0,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.reconnect_delay",
 							"Time before the first attempt to reconnect.",
 							"It doubles with each failed attempt, up to cqrs.reconnect_delay_max.",
 							&cqrs_reconnect_delay_ms,
 							100, 10, 3600 * 1000,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MS,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.reconnect_delay_max",
 							"Longest time between attempts to reconnect.",
 							NULL,
 							&cqrs_reconnect_delay_max_ms,
 							30000, 10, 3600 * 1000,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MS,
+							check_int_source, NULL, NULL);
 }
 
 static void
@@ -284,40 +304,40 @@ define_consumer_settings(void)
 							"0 means that there is no limit.",
 							&cqrs_apply_timeout_ms,
 							30000, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MS,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.dead_letter_ttl",
 							"Time after which dead letters are deleted.",
 							"0 means never.",
 							&cqrs_dead_letter_ttl_s,
 							10 * 86400, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_S,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_S,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.max_failed",
 							"Number of messages that wait for a retry from which on the consumer takes no more.",
 							"The broker keeps the others.",
 							&cqrs_max_failed,
 							100000, 1, INT_MAX,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
+							PGC_SUSET, 0,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.prefetch",
 							"Maximum number of messages that the consumer holds without acknowledgement.",
 							NULL,
 							&cqrs_prefetch,
 							2000, 1, 65535,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
+							PGC_SUSET, 0,
+							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.retry_delay_max",
 							"Longest time between attempts to apply a failed message.",
 							NULL,
 							&cqrs_retry_delay_max_ms,
 							3600 * 1000, 100, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MS,
+							check_int_source, NULL, NULL);
 }
 
 static void
@@ -337,8 +357,8 @@ define_tls_settings(void)
 							 NULL,
 							 &cqrs_ssl_verify,
 							 true,
-							 PGC_SIGHUP, 0,
-							 NULL, NULL, NULL);
+							 PGC_SUSET, 0,
+							 check_bool_source, NULL, NULL);
 }
 
 static void
@@ -348,8 +368,26 @@ define_file(const char *name, const char *description, char **variable)
 							   "A file in PEM format; relative to the data directory.",
 							   variable,
 							   "",
-							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   check_text_source, NULL, NULL);
+}
+
+static bool
+check_int_source(int *newval, void **extra, GucSource source)
+{
+	return cqrs_guc_check_source(source);
+}
+
+static bool
+check_bool_source(bool *newval, void **extra, GucSource source)
+{
+	return cqrs_guc_check_source(source);
+}
+
+static bool
+check_text_source(char **newval, void **extra, GucSource source)
+{
+	return cqrs_guc_check_source(source);
 }
 
 /*
@@ -416,7 +454,7 @@ check_exchange(char **newval, void **extra, GucSource source)
 	const char *problem = cqrs_exchange_problem(*newval != NULL ? *newval : "");
 
 	if (problem == NULL)
-		return true;
+		return cqrs_guc_check_source(source);
 	GUC_check_errdetail("%s", problem);
 	return false;
 }

@@ -46,6 +46,7 @@ extern int	cqrs_reconnect_delay_ms;
 extern int	cqrs_reconnect_delay_max_ms;
 extern int	cqrs_max_databases;
 extern int	cqrs_publishers;	/* per database */
+extern char *cqrs_password_file;	/* "": none */
 extern char *cqrs_ssl_ca_file;	/* "": the system's */
 extern char *cqrs_ssl_cert_file;	/* "": none */
 extern char *cqrs_ssl_key_file; /* "": none */

@@ -11,6 +11,9 @@
  * a superuser, with the password masked for others who may see it
  * (pg_read_all_settings).
  *
+ * Everybody can read the settings of databases, in pg_db_role_setting.  So a URL
+ * of a database must have no password.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -35,7 +38,9 @@ static CqrsSchemeCheck check_scheme;
 
 static bool check_url(char **newval, void **extra, GucSource source);
 static bool check_consumer_url(char **newval, void **extra, GucSource source);
-static bool check_url_of(const char *name, char **newval, void **extra);
+static bool check_url_of(const char *name, char **newval, void **extra,
+						 GucSource source);
+static bool check_part(const char *whole, int host, bool of_database);
 static void assign_url(const char *newval, void *extra);
 static void assign_consumer_url(const char *newval, void *extra);
 static const char *show_url(void);
@@ -52,7 +57,7 @@ cqrs_guc_url_define(CqrsSchemeCheck scheme_check)
 							   "Empty means that of cqrs.url.",
 							   &consumer_url_placeholder,
 							   "",
-							   PGC_SIGHUP,
+							   PGC_SUSET,
 							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   check_consumer_url, assign_consumer_url,
 							   show_consumer_url);
@@ -62,7 +67,7 @@ cqrs_guc_url_define(CqrsSchemeCheck scheme_check)
 							   "Empty means that changes wait in the outbox.",
 							   &url_placeholder,
 							   "",
-							   PGC_SIGHUP,
+							   PGC_SUSET,
 							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   check_url, assign_url, show_url);
 }
@@ -89,45 +94,51 @@ cqrs_sql_url_is_set(PG_FUNCTION_ARGS)
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	return check_url_of("cqrs.url", newval, extra);
+	return check_url_of("cqrs.url", newval, extra, source);
 }
 
 static bool
 check_consumer_url(char **newval, void **extra, GucSource source)
 {
-	return check_url_of("cqrs.consumer_url", newval, extra);
+	return check_url_of("cqrs.consumer_url", newval, extra, source);
 }
 
-/* Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty. */
-static bool
-check_url_of(const char *name, char **newval, void **extra)
+bool
+cqrs_guc_check_source(GucSource source)
 {
-	CqrsUrl		parsed;
-	const char *reason;
+	if (source != PGC_S_GLOBAL && source != PGC_S_USER &&
+		source != PGC_S_DATABASE_USER && source != PGC_S_CLIENT &&
+		source != PGC_S_SESSION)
+		return true;
+	GUC_check_errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM);
+	GUC_check_errdetail("The setting is for background workers, so roles and sessions have no value of their own.");
+	GUC_check_errhint("Use ALTER SYSTEM and reload the configuration, or ALTER DATABASE.");
+	return false;
+}
+
+/*
+ * Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty.
+ * PGC_S_TEST is the source while ALTER DATABASE checks a value.
+ */
+static bool
+check_url_of(const char *name, char **newval, void **extra, GucSource source)
+{
+	bool		of_database = source == PGC_S_DATABASE || source == PGC_S_TEST;
+	bool		valid = cqrs_guc_check_source(source);
 	char	   *kept;
 
 	*extra = NULL;
-	if (*newval == NULL || (*newval)[0] == '\0')
+	if (valid && (*newval == NULL || (*newval)[0] == '\0'))
 		return true;
 
 	/* Every host has to be valid. */
-	for (int host = 0; host < cqrs_url_hosts(*newval); host++)
+	for (int host = 0; valid && host < cqrs_url_hosts(*newval); host++)
+		valid = check_part(*newval, host, of_database);
+	if (!valid)
 	{
-		char	   *scratch = strdup(*newval);
-		bool		valid;
-
-		if (scratch == NULL)
-			return false;
-		valid = cqrs_url_parse(scratch, host, &parsed, &reason);
-		if (valid)
-			valid = check_scheme(parsed.scheme, &reason);
-		free(scratch);
-		if (!valid)
-		{
-			GUC_check_errmsg("invalid value for parameter \"%s\"", name);
-			GUC_check_errdetail("%s", reason);
-			return false;
-		}
+		/* The usual message would contain the value. */
+		GUC_check_errmsg("invalid value for parameter \"%s\"", name);
+		return false;
 	}
 
 	kept = cqrs_guc_strdup(*newval);
@@ -142,6 +153,31 @@ check_url_of(const char *name, char **newval, void **extra)
 	}
 	*extra = kept;
 	return true;
+}
+
+/* Whether a URL is valid, with one of its hosts. */
+static bool
+check_part(const char *whole, int host, bool of_database)
+{
+	char	   *scratch = strdup(whole);
+	CqrsUrl		parsed;
+	const char *reason;
+	bool		valid;
+
+	if (scratch == NULL)
+		return false;
+	valid = cqrs_url_parse(scratch, host, &parsed, &reason) &&
+		check_scheme(parsed.scheme, &reason);
+	if (valid && of_database && parsed.password != NULL)
+	{
+		valid = false;
+		reason = "A URL that is set for a database must have no password, because everybody can read the settings of databases.";
+		GUC_check_errhint("Put the password into the file of \"cqrs.password_file\".");
+	}
+	if (!valid)
+		GUC_check_errdetail("%s", reason);
+	free(scratch);
+	return valid;
 }
 
 static void

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "utils/guc.h"
+
 /*
  * The URL of the broker that is published to, or consumed from, with its
  * password; NULL when none is set.
@@ -22,6 +24,12 @@ extern const char *cqrs_guc_consumer_url(void);
  * sentence that names the schemes that have one.  Does not raise errors or allocate.
  */
 typedef bool (*CqrsSchemeCheck) (const char *scheme, const char **reason);
+
+/*
+ * For check hooks of settings of workers: whether a value of that source can be
+ * one of workers.  If not, says so by GUC_check_errdetail() and its kin.
+ */
+extern bool cqrs_guc_check_source(GucSource source);
 
 /* Define them.  Part of cqrs_guc_init(). */
 extern void cqrs_guc_url_define(CqrsSchemeCheck scheme_check);

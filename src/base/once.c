@@ -43,6 +43,22 @@ cqrs_once_note(CqrsOnce *once, const char *text)
 }
 
 void
+cqrs_once_remove(CqrsOnce *once, const char *text)
+{
+	ListCell   *lc;
+
+	foreach(lc, once->texts)
+	{
+		char	   *noted = lfirst(lc);
+
+		if (strcmp(noted, text) != 0)
+			continue;
+		once->texts = foreach_delete_current(once->texts, lc);
+		pfree(noted);
+	}
+}
+
+void
 cqrs_once_forget(CqrsOnce *once)
 {
 	list_free_deep(once->texts);

@@ -24,7 +24,8 @@ typedef struct CqrsOnce
  */
 extern bool cqrs_once_note(CqrsOnce *once, const char *text);
 
-/* Forget all texts. */
+/* Forget a text, or all texts. */
+extern void cqrs_once_remove(CqrsOnce *once, const char *text);
 extern void cqrs_once_forget(CqrsOnce *once);
 
 #endif							/* CQRS_ONCE_H */

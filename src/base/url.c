@@ -97,6 +97,14 @@ cqrs_url_parse(char *buffer, int host, CqrsUrl *url, const char **reason)
 	return parse_authority(authority, url, reason);
 }
 
+const char *
+cqrs_url_address(const char *url)
+{
+	const char *end;
+
+	return find_hosts(url, &end);
+}
+
 char *
 cqrs_url_mask(const char *url)
 {

@@ -36,6 +36,12 @@ extern int	cqrs_url_hosts(const char *url);
 extern bool cqrs_url_parse(char *buffer, int host, CqrsUrl *url,
 						   const char **reason);
 
+/*
+ * The part of a URL that says which broker it is: its hosts and its path, as
+ * they are written, without user and password.  Points into the URL.
+ */
+extern const char *cqrs_url_address(const char *url);
+
 /* A palloc'd copy of "url" whose password is replaced by asterisks. */
 extern char *cqrs_url_mask(const char *url);
 

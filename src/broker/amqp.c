@@ -34,14 +34,6 @@
 #include "broker/amqp.h"
 #include "broker/amqp_decode.h"
 
-/*
- * Defaults for parts that a URL leaves out, as in the AMQP URI specification
- * and in RabbitMQ's clients.  Those of user and virtual host are in
- * amqp_handshake.c.
- */
-#define DEFAULT_HOST		"localhost"
-#define DEFAULT_PORT		5672
-#define DEFAULT_TLS_PORT	5671
 /* RabbitMQ accepts no larger message, whatever its settings. */
 #define MAX_BODY_BYTES		(512 * 1024 * 1024)
 /* The longest wait for the broker's answer to connection.close. */
@@ -71,6 +63,11 @@ static void handle_connection(const amqp_frame_t *frame, const char *action,
 const CqrsTransport cqrs_transport_amqp = {
 	.scheme = "amqp",
 	.tls_scheme = "amqps",
+	/* As in the AMQP URI specification and in RabbitMQ's clients. */
+	.defaults = {
+		.user = "guest",.host = "localhost",.port = 5672,.path = "/"
+	},
+	.tls_port = 5671,
 	.max_body = MAX_BODY_BYTES,
 	.connect = amqp_connect_broker,
 	.can_publish = cqrs_amqp_can_publish,
@@ -233,18 +230,14 @@ amqp_close(CqrsConnection *connection, bool politely)
 static CqrsConnection *
 open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 {
-	const CqrsUrl *url = options->url;
-	bool		tls = strcmp(url->scheme, cqrs_transport_amqp.tls_scheme) == 0;
-	int			port = url->port;
+	CqrsUrl		url = cqrs_transport_complete(&cqrs_transport_amqp, options->url);
+	bool		tls = strcmp(url.scheme, cqrs_transport_amqp.tls_scheme) == 0;
 	CqrsConnection *connection;
 	CqrsSocket *sock;
 	MemoryContext context;
 	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 
-	if (port == 0)
-		port = tls ? DEFAULT_TLS_PORT : DEFAULT_PORT;
-	sock = cqrs_socket_open(url->host != NULL ? url->host : DEFAULT_HOST,
-							port, tls ? options->tls : NULL,
+	sock = cqrs_socket_open(url.host, url.port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
 	if (sock == NULL)
 	{

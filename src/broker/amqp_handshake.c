@@ -13,10 +13,8 @@
 #include "broker/amqp.h"
 #include "broker/amqp_properties.h"
 
-/* Defaults for parts that a URL leaves out, as in RabbitMQ's clients. */
-#define DEFAULT_USER		"guest"
+/* As in RabbitMQ's clients; the user's name is the same. */
 #define DEFAULT_PASSWORD	"guest"
-#define DEFAULT_VHOST		"/"
 /* Quorum queues of RabbitMQ drop messages by default from this version on. */
 #define LIMITING_VERSION	4
 
@@ -35,7 +33,7 @@ bool
 cqrs_amqp_log_in(CqrsConnection *connection,
 				 const CqrsConnectOptions *options, CqrsFailure *failure)
 {
-	const char *vhost = options->url->path;
+	CqrsUrl		url = cqrs_transport_complete(&cqrs_transport_amqp, options->url);
 	amqp_frame_t frame;
 	amqp_connection_open_t open = {0};
 
@@ -57,8 +55,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 			  options->heartbeat_s, failure))
 		return false;
 
-	open.virtual_host = amqp_cstring_bytes(vhost != NULL ? vhost :
-										   DEFAULT_VHOST);
+	open.virtual_host = amqp_cstring_bytes(url.path);
 	cqrs_amqp_frames_put_method(connection->frames, 0,
 								AMQP_CONNECTION_OPEN_METHOD,
 						   &open);
@@ -70,7 +67,8 @@ static void
 put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 {
 	const CqrsUrl *url = options->url;
-	const char *user = url->user != NULL ? url->user : DEFAULT_USER;
+	const char *user = url->user != NULL ? url->user :
+	cqrs_transport_amqp.defaults.user;
 	const char *password = url->password != NULL ? url->password :
 	DEFAULT_PASSWORD;
 	const char *capabilities[] = {

@@ -27,9 +27,6 @@
 #include "broker/failure.h"
 #include "broker/redis.h"
 
-/* Defaults for parts that a URL leaves out, as in Redis's clients. */
-#define DEFAULT_HOST		"localhost"
-#define DEFAULT_PORT		6379
 /*
  * A string in Redis has at most 512 MB, unless the server is configured
  * otherwise.  A body is a string in Base64 with its envelope.
@@ -62,6 +59,11 @@ static bool hears_server(const CqrsConnection *connection,
 const CqrsTransport cqrs_transport_redis = {
 	.scheme = "redis",
 	.tls_scheme = "rediss",
+	/* As in Redis's clients. */
+	.defaults = {
+		.user = "default",.host = "localhost",.port = 6379,.path = "0"
+	},
+	.tls_port = 6379,
 	.max_body = MAX_BODY_BYTES,
 	.connect = redis_connect,
 	.can_publish = cqrs_redis_can_publish,
@@ -100,17 +102,15 @@ redis_connect(const CqrsConnectOptions *options, CqrsFailure *failure)
 static CqrsConnection *
 open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 {
-	const CqrsUrl *url = options->url;
-	bool		tls = strcmp(url->scheme, cqrs_transport_redis.tls_scheme) == 0;
+	CqrsUrl		url = cqrs_transport_complete(&cqrs_transport_redis, options->url);
+	bool		tls = strcmp(url.scheme, cqrs_transport_redis.tls_scheme) == 0;
 	CqrsConnection *connection;
 	CqrsSocket *sock;
 	MemoryContext context;
 	MemoryContext caller;
 	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 
-	sock = cqrs_socket_open(url->host != NULL ? url->host : DEFAULT_HOST,
-							url->port != 0 ? url->port : DEFAULT_PORT,
-							tls ? options->tls : NULL,
+	sock = cqrs_socket_open(url.host, url.port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
 	if (sock == NULL)
 	{
@@ -126,7 +126,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 		cqrs_reply_create(context, sock, MAX_REPLY_BYTES +
 						  (options->consumes ?
 						   MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0),
-						  url->password);
+						  url.password);
 	connection->heartbeat_s = options->heartbeat_s;
 	connection->timeout_ms = options->connect_timeout_ms;
 	caller = MemoryContextSwitchTo(context);

@@ -15,12 +15,15 @@
 #include "base/guc.h"
 #include "base/timing.h"
 #include "base/url.h"
+#include "broker/failure.h"
+#include "broker/password.h"
 #include "broker/session.h"
 #include "broker/socket.h"
 
 /* The longest delay between attempts to take a lease that is not free. */
 #define LEASE_INTERVAL_MS	2000
 
+static void set_address(CqrsSession *session, const CqrsUrl *url);
 static CqrsConnection *connect_to(CqrsSession *session, const char *url,
 								  CqrsConnectOptions *options,
 								  CqrsFailure *failure);
@@ -136,6 +139,19 @@ cqrs_session_refused(CqrsSession *session)
 	return session->leased;
 }
 
+/* Host and port, in the encoding of the database. */
+static void
+set_address(CqrsSession *session, const CqrsUrl *url)
+{
+	CqrsUrl		whole = cqrs_transport_complete(session->transport, url);
+	char		host[256];
+
+	cqrs_failure_clean(host, sizeof(host), whole.host, strlen(whole.host));
+	snprintf(session->address, sizeof(session->address),
+			 strchr(host, ':') != NULL ? "[%s]:%d" : "%s:%d", host,
+			 whole.port);
+}
+
 /*
  * Connect to the host of the URL whose turn it is.  Returns NULL on failure.
  */
@@ -152,6 +168,7 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	CqrsUrl		parsed;
 	CqrsConnection *connection = NULL;
 	char	   *buffer = pstrdup(url);
+	char	   *password = NULL;
 	const char *reason;
 
 	options->url = &parsed;
@@ -165,12 +182,25 @@ connect_to(CqrsSession *session, const char *url, CqrsConnectOptions *options,
 	options->tls = &tls;
 	if (cqrs_url_parse(buffer, session->host % cqrs_url_hosts(url), &parsed,
 					   &reason))
-		connection = session->transport->connect(options, failure);
+	{
+		set_address(session, &parsed);
+		if (cqrs_password_find(session->transport, &parsed, &password, failure))
+		{
+			if (password != NULL)
+				parsed.password = password;
+			connection = session->transport->connect(options, failure);
+		}
+	}
 	else
 	{
 		failure->blame = CQRS_BLAME_TRANSPORT;
 		snprintf(failure->reason, sizeof(failure->reason), "invalid URL: %s",
 				 reason);
+	}
+	if (password != NULL)
+	{
+		explicit_bzero(password, strlen(password));
+		pfree(password);
 	}
 	/* The buffer may contain a password. */
 	explicit_bzero(buffer, strlen(url));

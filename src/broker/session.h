@@ -12,6 +12,8 @@
 
 #include "broker/transport.h"
 
+#define CQRS_ADDRESS_BYTES	280
+
 /* Read by its owner; written by session.c alone. */
 typedef struct CqrsSession
 {
@@ -21,6 +23,8 @@ typedef struct CqrsSession
 	const CqrsTransport *transport; /* of the connection; NULL before the
 									 * first attempt */
 	char	   *url;			/* of the connection */
+	char		address[CQRS_ADDRESS_BYTES];	/* host and port of the last
+												 * attempt, as text */
 	char	   *exchange;		/* NULL: it consumes */
 	int			queue_limit;	/* of the connection */
 	int			confirm_replicas;

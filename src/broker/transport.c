@@ -36,6 +36,23 @@ cqrs_transport_of(const char *url)
 	return end != NULL ? find(url, end - url) : NULL;
 }
 
+CqrsUrl
+cqrs_transport_complete(const CqrsTransport *transport, const CqrsUrl *url)
+{
+	CqrsUrl		whole = *url;
+	bool		tls = strcmp(url->scheme, transport->tls_scheme) == 0;
+
+	if (whole.user == NULL || whole.user[0] == '\0')
+		whole.user = transport->defaults.user;
+	if (whole.host == NULL)
+		whole.host = transport->defaults.host;
+	if (whole.port == 0)
+		whole.port = tls ? transport->tls_port : transport->defaults.port;
+	if (whole.path == NULL)
+		whole.path = transport->defaults.path;
+	return whole;
+}
+
 bool
 cqrs_transport_check_scheme(const char *scheme, const char **reason)
 {

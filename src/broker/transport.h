@@ -173,6 +173,9 @@ typedef struct CqrsTransport
 {
 	const char *scheme;			/* of its URLs, in lower case */
 	const char *tls_scheme;		/* the same, over TLS */
+	CqrsUrl		defaults;		/* of parts that a URL leaves out; without a
+								 * scheme and a password */
+	int			tls_port;		/* defaults.port, over TLS */
 	Size		max_body;		/* the broker refuses larger bodies */
 
 	/*
@@ -312,6 +315,11 @@ extern const CqrsTransport cqrs_transport_redis;	/* unless HIREDIS=0 */
  * URL need not be valid.
  */
 extern const CqrsTransport *cqrs_transport_of(const char *url);
+
+/* A URL of a transport, with the defaults of what it leaves out. */
+extern CqrsUrl cqrs_transport_complete(const CqrsTransport *transport,
+									   const CqrsUrl *url);
+
 
 /*
  * Whether a scheme has a transport.  If not, *reason is set to a full sentence

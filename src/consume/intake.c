@@ -403,6 +403,7 @@ connect_broker(CqrsIntake *intake, const char *lease, CqrsFailure *failure)
 	cqrs_worker_set_state(CQRS_CONSUMER_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
 	connected = cqrs_session_connect(intake->session, &options, failure);
+	cqrs_worker_set_broker(intake->session->address);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	return connected;
 }

@@ -61,6 +61,7 @@ static void process_utility(PlannedStmt *statement, const char *query,
 							DestReceiver *dest, QueryCompletion *completion);
 static void before_utility(Node *parsetree);
 static Followup followup_of(Node *parsetree);
+static Oid	resettled_database(Node *parsetree);
 static void after_utility(Followup followup);
 static bool may_create_databases(void);
 static void vacate_database(const char *name);
@@ -87,6 +88,7 @@ process_utility(PlannedStmt *statement, const char *query,
 
 	/* The end of a transaction can free the statement. */
 	Followup	followup = followup_of(parsetree);
+	Oid			resettled = resettled_database(parsetree);
 
 	before_utility(parsetree);
 	if (previous_hook)
@@ -96,6 +98,8 @@ process_utility(PlannedStmt *statement, const char *query,
 		standard_ProcessUtility(statement, query, read_only_tree, context,
 								params, env, dest, completion);
 	after_utility(followup);
+	if (OidIsValid(resettled))
+		cqrs_wake_resettle_at_commit(resettled);
 	cqrs_ddl_after(guard);
 }
 
@@ -165,6 +169,21 @@ followup_of(Node *parsetree)
 		default:
 			return FOLLOWUP_NONE;
 	}
+}
+
+/* The database whose settings a command changes, if they are ours. */
+static Oid
+resettled_database(Node *parsetree)
+{
+	AlterDatabaseSetStmt *alter;
+
+	if (!IsA(parsetree, AlterDatabaseSetStmt))
+		return InvalidOid;
+	alter = castNode(AlterDatabaseSetStmt, parsetree);
+	if (alter->setstmt->kind != VAR_RESET_ALL &&
+		pg_strncasecmp(alter->setstmt->name, "cqrs.", 5) != 0)
+		return InvalidOid;
+	return get_database_oid(alter->dbname, true);
 }
 
 static void

@@ -49,6 +49,7 @@
 #include "outbox/published.h"
 #include "outbox/scan.h"
 #include "outbox/writer.h"
+#include "publish/announce.h"
 #include "publish/backlog.h"
 #include "publish/reader.h"
 #include "worker/worker.h"
@@ -121,9 +122,15 @@ cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
 														 backlog->saved_watermark),
 										 holds, LOOK_TURN);
 	/* The first turn has to look at the catalog. */
-	backlog->calls = cqrs_worker_calls(worker) - 1;
+	cqrs_backlog_reload(backlog);
 	backlog->more = true;
 	return backlog;
+}
+
+void
+cqrs_backlog_reload(CqrsBacklog *backlog)
+{
+	backlog->calls = cqrs_worker_calls(backlog->worker) - 1;
 }
 
 bool
@@ -167,6 +174,8 @@ cqrs_backlog_turn(CqrsBacklog *backlog, bool connected)
 	check_extension(backlog, calls);
 	if (look)
 		read_settings(backlog);
+	if (look && backlog->worker->number == 0)
+		cqrs_announce_masters(backlog->worker);
 	backlog->calls = calls;
 	if (save)
 		save_watermark(backlog);

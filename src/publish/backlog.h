@@ -23,6 +23,9 @@ typedef struct CqrsBacklog CqrsBacklog;
 extern CqrsBacklog *cqrs_backlog_create(const CqrsWorker *worker,
 										CqrsWindow *window, CqrsHolds *holds);
 
+/* The settings have changed: look at the catalog in the next turn. */
+extern void cqrs_backlog_reload(CqrsBacklog *backlog);
+
 /*
  * Do what is due in the database, in a transaction of its own.  Messages are
  * read only if "connected": without a connection they would only fill memory.

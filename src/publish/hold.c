@@ -204,6 +204,7 @@ cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
 	Assert(hold->state == CQRS_HOLD_WAITING);
 	Assert(message->id >= hold->next_id);	/* I8 */
 	message->refusal = NULL;
+	message->returned = false;
 	hold->state = CQRS_HOLD_PROBING;
 	hold->next_id = message->id;
 	holds->probing = hold;

@@ -91,6 +91,7 @@ cqrs_link_reload(CqrsLink *link)
 
 	cqrs_link_log_reload(link->log);
 	cqrs_holds_retry(link->holds);
+	cqrs_once_forget(&link->unbound);
 	link->wary = false;
 	cqrs_link_forget_proven(link);
 	if (moved)
@@ -140,6 +141,8 @@ cqrs_link_receive(CqrsLink *link)
 		cqrs_session_hurry(link->session);
 	}
 	cqrs_worker_set_counter(CQRS_COUNTER_HELD, link->holds->nrefused);
+	cqrs_worker_set_counter(CQRS_COUNTER_UNBOUND,
+							list_length(link->unbound.texts));
 	return link->session->connection != NULL &&
 		link->session->transport->wait_ms(link->session->connection) == 0;
 }
@@ -217,6 +220,7 @@ open_connection(CqrsLink *link)
 	cqrs_worker_set_state(CQRS_STATE_CONNECTING);
 	pgstat_report_activity(STATE_RUNNING, "connecting to the broker");
 	connected = cqrs_session_connect(link->session, &options, &failure);
+	cqrs_worker_set_broker(link->session->address);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (!connected)
 	{

@@ -27,6 +27,7 @@ static void probe_refused(CqrsLink *link, CqrsBlame blame,
 static void messages_confirmed(CqrsLink *link, const CqrsEvent *event);
 static void messages_nacked(CqrsLink *link, const CqrsEvent *event);
 static void message_returned(CqrsLink *link, const CqrsEvent *event);
+static void note_bound(CqrsLink *link, const CqrsEvent *event);
 static const char *reason_of(const CqrsEvent *event);
 static void tell_held(CqrsLink *link, const char *cqrs_id,
 					  const char *reason);
@@ -103,6 +104,8 @@ probe_taken(CqrsLink *link)
 		return;
 	}
 	cqrs_worker_count(CQRS_COUNTER_CONFIRMED, 1);
+	if (!link->holds->probe->returned)
+		cqrs_once_remove(&link->unbound, link->holds->probe->cqrs_id);
 	cqrs_link_set_proven(link, link->holds->probe);
 	cqrs_holds_probe_taken(link->holds);
 	link->probe = CQRS_STEP_NONE;
@@ -127,8 +130,12 @@ probe_refused(CqrsLink *link, CqrsBlame blame, const char *reason)
 static void
 messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 {
-	int			nconfirmed = cqrs_window_confirm(link->window, event->tag,
-												 event->multiple);
+	int			nconfirmed;
+
+	if (link->unbound.texts != NIL)
+		note_bound(link, event);
+	nconfirmed = cqrs_window_confirm(link->window, event->tag,
+									 event->multiple);
 
 	/* A confirm that says nothing new is no progress. */
 	if (nconfirmed == 0)
@@ -140,6 +147,22 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 		link->failed_at = link->suspects_end = 0;
 	if (cqrs_window_done(link->window) >= link->failed_at)
 		cqrs_session_recover(link->session);
+}
+
+/* Masters of messages that are confirmed and were not returned have a queue. */
+static void
+note_bound(CqrsLink *link, const CqrsEvent *event)
+{
+	uint64		tag = event->multiple ? cqrs_window_first_tag(link->window) :
+		event->tag;
+
+	for (; tag <= event->tag; tag++)
+	{
+		const CqrsOutgoing *message = cqrs_window_by_tag(link->window, tag);
+
+		if (message != NULL && !message->returned)
+			cqrs_once_remove(&link->unbound, message->cqrs_id);
+	}
 }
 
 /* Why a message was refused. */
@@ -224,7 +247,11 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 			cqrs_link_hold_master(link, message, RETURNED);
 	}
 	else
+	{
+		message->returned = true;
+		(void) cqrs_once_note(&link->unbound, message->cqrs_id);
 		cqrs_link_log_returned(link->log, message, link->session->exchange);
+	}
 }
 
 void

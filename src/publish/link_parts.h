@@ -12,6 +12,7 @@
 
 #include "utils/hsearch.h"
 
+#include "base/once.h"
 #include "broker/session.h"
 #include "publish/hold.h"
 #include "publish/lane.h"
@@ -34,6 +35,8 @@ struct CqrsLink
 	CqrsWindow *window;
 	CqrsHolds  *holds;
 	CqrsLinkLog *log;
+	CqrsOnce	unbound;		/* masters whose last messages no queue was
+								 * bound for */
 
 	CqrsSession *session;
 	bool		blocked;		/* by the broker */

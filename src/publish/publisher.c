@@ -27,6 +27,7 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/timing.h"
+#include "publish/announce.h"
 #include "publish/backlog.h"
 #include "publish/hold.h"
 #include "publish/lane.h"
@@ -52,7 +53,7 @@ static void publisher_turn(CqrsWorker *worker);
 static bool publisher_listens(CqrsWorker *worker);
 static void publisher_wait(CqrsWorker *worker, CqrsWait *wait);
 static void publisher_finish(CqrsWorker *worker);
-static void give_up_lease(int code, Datum worker);
+static void leave(int code, Datum worker);
 
 static const CqrsWorkerClass publisher_class = {
 	.name = "publisher",
@@ -81,7 +82,7 @@ publisher_set_up(CqrsWorker *worker)
 {
 	Publisher  *publisher = palloc0(sizeof(Publisher));
 
-	before_shmem_exit(give_up_lease, PointerGetDatum(worker));
+	before_shmem_exit(leave, PointerGetDatum(worker));
 	publisher->window = cqrs_window_create();
 	publisher->holds = cqrs_holds_create();
 	publisher->backlog = cqrs_backlog_create(worker, publisher->window,
@@ -92,12 +93,18 @@ publisher_set_up(CqrsWorker *worker)
 	return true;
 }
 
-/* Called whatever ends the process, as it has no connection any more. */
+/*
+ * Called whatever ends the process, as it has no connection and publishes
+ * nothing any more.
+ */
 static void
-give_up_lease(int code, Datum worker)
+leave(int code, Datum worker)
 {
-	cqrs_lane_set_lease((CqrsWorker *) DatumGetPointer(worker),
-						CQRS_LEASE_NONE);
+	const CqrsWorker *publisher = (CqrsWorker *) DatumGetPointer(worker);
+
+	cqrs_lane_set_lease(publisher, CQRS_LEASE_NONE);
+	if (publisher->number == 0)
+		cqrs_announce_nothing(publisher);
 }
 
 static void
@@ -106,7 +113,10 @@ publisher_turn(CqrsWorker *worker)
 	Publisher  *publisher = worker->state;
 
 	if (worker->reloaded)
+	{
+		cqrs_backlog_reload(publisher->backlog);
 		cqrs_link_reload(publisher->link);
+	}
 	cqrs_backlog_turn(publisher->backlog, cqrs_link_is_open(publisher->link));
 	cqrs_link_identify(publisher->link,
 					   cqrs_backlog_identity(publisher->backlog));

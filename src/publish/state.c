@@ -33,5 +33,6 @@ const char *const cqrs_state_counters[] = {
 	[CQRS_COUNTER_RETURNED] = "returned",
 	[CQRS_COUNTER_NACKED] = "nacked",
 	[CQRS_COUNTER_HELD] = "held",
+	[CQRS_COUNTER_UNBOUND] = "unbound",
 	NULL
 };

@@ -46,7 +46,9 @@ typedef enum CqrsPublisherCounter
 	CQRS_COUNTER_CONFIRMED,
 	CQRS_COUNTER_RETURNED,
 	CQRS_COUNTER_NACKED,
-	CQRS_COUNTER_HELD			/* masters whose messages are held now */
+	CQRS_COUNTER_HELD,			/* masters whose messages are held now */
+	CQRS_COUNTER_UNBOUND		/* masters whose last messages were returned,
+								 * at most 100 */
 }			CqrsPublisherCounter;
 
 /* Their names; the last one is NULL. */

@@ -110,6 +110,7 @@ cqrs_window_push(CqrsWindow *window, CqrsOutgoing *message)
 	Assert(window->tail - window->head < RING_SIZE);
 	message->confirmed = false;
 	message->withdrawn = false;
+	message->returned = false;
 	message->refusal = NULL;
 	ITEM(window, window->tail) = message;
 	append_minimum(window, window->tail);

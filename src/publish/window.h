@@ -20,6 +20,7 @@ typedef struct CqrsOutgoing
 	int64		id;
 	bool		confirmed;
 	bool		withdrawn;		/* sent, but not to be sent again */
+	bool		returned;		/* no queue was bound for it */
 	const char *refusal;		/* why it is to be parked, or NULL */
 	TimestampTz committed_at;
 	Size		size;			/* of the piece of memory */

@@ -24,6 +24,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -48,7 +49,9 @@
 #include "master/master.h"
 #include "master/options.h"
 #include "master/relation.h"
+#include "outbox/claim.h"
 #include "schema/triggers.h"
+#include "worker/wake.h"
 
 PG_FUNCTION_INFO_V1(cqrs_register);
 PG_FUNCTION_INFO_V1(cqrs_unregister);
@@ -66,6 +69,7 @@ static void share_replication(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
 static bool has_new_partition(Oid relid);
 static bool has_new_row(Oid index, AttrNumber column, Oid relid);
+static void tell_publisher(const CqrsMasterRow *row);
 static void warn_if_unconfigured(void);
 static Relation lock_master(const char *cqrs_id, CqrsMasterRow **row);
 static void refuse_own_changes(Oid relid);
@@ -130,6 +134,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 	begin_capture(relid);
+	tell_publisher(&row);
 	warn_if_unconfigured();
 
 	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
@@ -154,6 +159,7 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 	CommandCounterIncrement();
 	if (cqrs_master_read_all(relid) == NIL)
 		cqrs_triggers_drop(relid);
+	cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
 	PG_RETURN_VOID();
 }
 
@@ -188,6 +194,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	cqrs_triggers_enable(row);
 	CacheInvalidateRelcacheByRelid(relid);
 	begin_capture(relid);
+	tell_publisher(row);
 	PG_RETURN_VOID();
 }
 
@@ -459,6 +466,28 @@ has_new_row(Oid index, AttrNumber column, Oid relid)
 	return found;
 }
 
+/*
+ * Have the publisher look at the masters again (publish/announce.c), and warn if
+ * another database publishes the same as this one does.
+ */
+static void
+tell_publisher(const CqrsMasterRow *row)
+{
+	const char *exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
+	Oid			other = cqrs_claim_find_other(cqrs_claim_make(row->cqrs_id,
+															  exchange));
+	char	   *name = OidIsValid(other) ? get_database_name(other) : NULL;
+
+	cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
+	if (name != NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("database \"%s\" publishes with cqrs_id \"%s\" to the same exchange, too",
+						name, row->cqrs_id),
+				 errdetail("Replicas cannot tell the messages of the two databases apart, and mix up their rows."),
+				 errhint("Choose another cqrs_id or exchange, or give one of the databases a \"cqrs.exchange\" or \"cqrs.url\" of its own by ALTER DATABASE.")));
+}
+
 /* Warn once in a session; otherwise the outbox would grow unnoticed. */
 static void
 warn_if_unconfigured(void)
@@ -472,7 +501,7 @@ warn_if_unconfigured(void)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("messages are not published, because \"cqrs.url\" is not set"),
 			 errdetail("Changes wait in the outbox until it is."),
-			 errhint("Use ALTER SYSTEM SET cqrs.url = 'amqp://user:password@host:port/vhost' and reload the configuration.")));
+			 errhint("Use ALTER SYSTEM SET cqrs.url = 'amqp://user@host:port/vhost' and reload the configuration. The password is read from the file of \"cqrs.password_file\".")));
 }
 
 /*

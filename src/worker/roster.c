@@ -191,7 +191,10 @@ cqrs_roster_wake(int slot, CqrsWorkerKind kind, bool all)
 static void
 init_server(void *element)
 {
-	((CqrsRosterServer *) element)->since = GetCurrentTimestamp();
+	CqrsRosterServer *server = element;
+
+	server->since = GetCurrentTimestamp();
+	pg_atomic_init_u32(&server->resettled, 0);
 }
 
 static void
@@ -200,6 +203,7 @@ init_roster(void *element)
 	CqrsRoster *roster = element;
 
 	ConditionVariableInit(&roster->left);
+	pg_atomic_init_u32(&roster->resettled, 0);
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{
 		CqrsRosterKind *workers = &roster->kinds[kind];

@@ -55,6 +55,7 @@ typedef struct CqrsRosterKind
 /* A database. */
 typedef struct CqrsRoster
 {
+	pg_atomic_uint32 resettled; /* changes of the database's settings */
 	TimestampTz hold_until;		/* no process is started before this */
 	ConditionVariable left;		/* broadcast when a process goes */
 	CqrsRosterKind kinds[CQRS_NWORKERKINDS];
@@ -65,6 +66,7 @@ typedef struct CqrsRosterServer
 {
 	Latch	   *launcher;		/* NULL when there is none */
 	bool		rescan;			/* the set of databases has changed */
+	pg_atomic_uint32 resettled; /* changes of settings of any database */
 	TimestampTz since;			/* start of the counters; constant */
 } CqrsRosterServer;
 

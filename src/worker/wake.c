@@ -29,7 +29,10 @@
 static bool want_at_commit[CQRS_NWORKERKINDS];
 static bool vacated = false;	/* workers have left the current database */
 static bool rescan_at_commit = false;
+/* Databases, in TopTransactionContext. */
+static List *resettled_at_commit = NIL;
 
+static void resettle(Oid dboid);
 static void wait_until_left(int slot, Oid dboid);
 static void at_transaction_end(XactEvent event, void *arg);
 
@@ -79,6 +82,15 @@ cqrs_wake_rescan_at_commit(void)
 }
 
 void
+cqrs_wake_resettle_at_commit(Oid dboid)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+
+	resettled_at_commit = list_append_unique_oid(resettled_at_commit, dboid);
+	MemoryContextSwitchTo(caller);
+}
+
+void
 cqrs_wake_vacate(Oid dboid)
 {
 	int			slot = cqrs_slot_find(dboid);
@@ -95,6 +107,24 @@ cqrs_wake_vacate(Oid dboid)
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 		cqrs_roster_end(slot, kind);
 	wait_until_left(slot, dboid);
+}
+
+/*
+ * A worker that is just starting may have read the old settings, and may have
+ * no slot yet; it looks at the count of the server.
+ */
+static void
+resettle(Oid dboid)
+{
+	int			slot;
+
+	pg_atomic_fetch_add_u32(&cqrs_roster_server->resettled, 1);
+	slot = cqrs_slot_find(dboid);
+	if (slot < 0)
+		return;
+	pg_atomic_fetch_add_u32(&cqrs_rosters[slot].resettled, 1);
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+		(void) cqrs_roster_wake(slot, kind, true);
 }
 
 /* Wait until no worker is in the database, or its slot has been freed. */
@@ -152,4 +182,12 @@ at_transaction_end(XactEvent event, void *arg)
 		LWLockRelease(cqrs_slot_lock);
 	}
 	rescan_at_commit = false;
+	if (event == XACT_EVENT_COMMIT)
+	{
+		ListCell   *lc;
+
+		foreach(lc, resettled_at_commit)
+			resettle(lfirst_oid(lc));
+	}
+	resettled_at_commit = NIL;
 }

@@ -37,6 +37,12 @@ extern void cqrs_wake_want_at_commit(CqrsWorkerKind kind);
 extern void cqrs_wake_rescan_at_commit(void);
 
 /*
+ * The current transaction has changed the settings of a database: once it has
+ * committed, all workers of that database end, and start with the new ones.
+ */
+extern void cqrs_wake_resettle_at_commit(Oid dboid);
+
+/*
  * Make all workers leave a database, and wait until they have left.  They stay
  * away for some seconds, or if it is the current database until the
  * transaction has ended.

@@ -18,11 +18,16 @@
  * applied.  The settings that remain (log_min_messages, for example) can only
  * be set by a superuser, who may mean the workers, too.
  *
+ * Settings of cqrs itself are those of the server and of the database; check
+ * hooks refuse those of roles (guc.c).  When settings of the database change, the
+ * process ends in order and is started anew.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/dbcommands.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -39,16 +44,23 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/error_context.h"
 #include "base/objects.h"
 #include "base/slot.h"
 #include "worker/roster.h"
 #include "worker/worker.h"
+
+#define BROKER_BYTES	280
 
 static CqrsWorker *here = NULL; /* this process */
 static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
 static volatile sig_atomic_t given_up = false;
 static bool finishing = false;
+static char *database = NULL;	/* its name; before it is changed, workers leave */
+static char broker[BROKER_BYTES] = "";
+/* What roster.h counts, as of the time when this process read its settings. */
+static uint32 resettled;
 
 static void pin_settings(const CqrsWorkerClass *class);
 static void connect_database(Oid dboid);
@@ -56,7 +68,9 @@ static void handle_sigint(SIGNAL_ARGS);
 static void give_up(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
+static void add_context(void *arg);
 static Oid	find_extension(void);
+static void notice_new_settings(const CqrsWorker *worker);
 static void finish(CqrsWorker *worker);
 static void finish_given_up(int code, Datum arg);
 static void detach(int code, Datum arg);
@@ -71,6 +85,7 @@ cqrs_worker_main(Datum dboid)
 {
 	CqrsWorker *worker = MemoryContextAllocZero(TopMemoryContext,
 												sizeof(CqrsWorker));
+	ErrorContextCallback context;
 	int			extra[2];
 
 	memcpy(extra, MyBgworkerEntry->bgw_extra, sizeof(extra));
@@ -82,10 +97,12 @@ cqrs_worker_main(Datum dboid)
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 	pin_settings(cqrs_kind_class(worker->kind));
+	resettled = pg_atomic_read_u32(&cqrs_roster_server->resettled);
 	connect_database(DatumGetObjectId(dboid));
 
 	if (!attach(worker))
 		proc_exit(0);
+	cqrs_error_context_push(&context, add_context, worker);
 
 	PG_TRY();
 	{
@@ -155,6 +172,12 @@ void
 cqrs_worker_set_counter(int counter, int64 n)
 {
 	pg_atomic_write_u64(&process_of(here, here->number)->counters[counter], n);
+}
+
+void
+cqrs_worker_set_broker(const char *address)
+{
+	strlcpy(broker, address, sizeof(broker));
 }
 
 uint32
@@ -316,6 +339,7 @@ static bool
 attach(CqrsWorker *worker)
 {
 	uint32		calls = 0;
+	uint32		changes;
 
 	worker->slot = cqrs_slot_find(MyDatabaseId);
 	if (worker->slot >= 0)
@@ -331,7 +355,42 @@ attach(CqrsWorker *worker)
 	if (!cqrs_roster_enter(worker))
 		return false;
 	before_shmem_exit(detach, PointerGetDatum(worker));
+	changes = pg_atomic_read_u32(&cqrs_rosters[worker->slot].resettled);
+	/* Settings that may have changed since they were read are read again. */
+	if (pg_atomic_read_u32(&cqrs_roster_server->resettled) != resettled)
+		return false;
+	resettled = changes;
 	return true;
+}
+
+/* A server has many workers: say which one writes to the log. */
+static void
+add_context(void *arg)
+{
+	const char *name = cqrs_kind_class(((CqrsWorker *) arg)->kind)->name;
+
+	if (broker[0] == '\0')
+		errcontext("cqrs %s of database \"%s\"", name, database);
+	else
+		errcontext("cqrs %s of database \"%s\", broker %s", name, database,
+				   broker);
+}
+
+/*
+ * End if the settings of the database have changed, and so will those of the
+ * process that the launcher starts instead.  PostgreSQL has no way back from a
+ * setting of a database to that of the server within a process.
+ */
+static void
+notice_new_settings(const CqrsWorker *worker)
+{
+	if (pg_atomic_read_u32(&cqrs_rosters[worker->slot].resettled) == resettled)
+		return;
+	ShutdownRequestPending = true;
+	ereport(LOG,
+			(errmsg("cqrs %s ends, because settings of its database have changed",
+					cqrs_kind_class(worker->kind)->name),
+			 errdetail("It is started again with the new settings.")));
 }
 
 /* The extension of the database, InvalidOid when there is none. */
@@ -344,7 +403,13 @@ find_extension(void)
 	StartTransactionCommand();
 	objects = cqrs_objects_get(true);
 	if (objects != NULL)
+	{
+		char	   *name = get_database_name(MyDatabaseId);
+
 		extension = objects->extension;
+		database = MemoryContextStrdup(TopMemoryContext,
+									   name != NULL ? name : "");
+	}
 	CommitTransactionCommand();
 	return extension;
 }
@@ -444,6 +509,9 @@ run(CqrsWorker *worker)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		notice_new_settings(worker);
+		if (ShutdownRequestPending)
+			break;
 		cqrs_kind_class(worker->kind)->turn(worker);
 		wait_turn(worker);
 	}

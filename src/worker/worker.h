@@ -30,6 +30,12 @@ extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
 
 /*
+ * What the context of this process's log messages names as its broker: the
+ * address that it is connected to, or has tried last.
+ */
+extern void cqrs_worker_set_broker(const char *address);
+
+/*
  * The number of requests so far to processes of this kind to look at the
  * catalog.
  */

@@ -3,6 +3,7 @@ use strict;
 use warnings;
 
 use CqrsTest;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -157,6 +158,132 @@ unlike($dump, qr/$SECRET/, 'no dump has the password');
 # ALTER SYSTEM itself is a statement that PostgreSQL may log; ours is the rest.
 unlike(slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
 	qr/$SECRET/, 'the log does not have the password');
+
+# A password in a file, for URLs without one.
+my $file   = "$PostgreSQL::Test::Utils::tmp_check/passwords";
+my $IN_FILE = "hunter3:se\\cret \x{fc}";
+
+sub write_file
+{
+	my ($text, $mode) = @_;
+
+	unlink $file;
+	open my $out, '>:utf8', $file or die "could not create $file: $!";
+	print $out $text;
+	close $out or die "could not write $file: $!";
+	chmod $mode // oct('0600'), $file;
+	return;
+}
+
+# A line for the user "app", in the form of the file.
+sub line
+{
+	my (%fields) = @_;
+	my ($host, $port) = split /:/, $address;
+	my @fields = (
+		$fields{host} // $host,
+		$fields{port} // $port,
+		'/', 'app', $fields{password} // $IN_FILE);
+
+	s/([:\\])/\\$1/g foreach @fields[ 2 .. 4 ];
+	return join(':', @fields);
+}
+
+# Each failure is another one; a reload has the publisher try again at once.
+sub refuses
+{
+	my ($pattern, $what) = @_;
+
+	$node->reload;
+	ok( $node->poll_query_until(
+			'postgres',
+			"SELECT last_error LIKE 'could not log in: %$pattern%' AND connected_at IS NULL FROM cqrs.stats"
+		),
+		"$what: " . stats('last_error'));
+	return;
+}
+utf8::encode(my $bytes = $IN_FILE);
+$broker->ctl('change_password', 'app', $bytes);
+set(url => "amqp://app\@$address", password_file => $file);
+refuses('No such file', 'no file');
+write_file(line(), oct('0640'));
+refuses('group or others', 'the group may read it');
+write_file(line(), oct('0602'));
+refuses('u=rw', 'others may write to it');
+unlink $file;
+mkdir $file or die $!;
+refuses('is not a regular file', 'a directory');
+rmdir $file;
+POSIX::mkfifo($file, oct('0600')) or die $!;
+refuses('is not a regular file', 'a FIFO');
+write_file('');
+truncate $file, 1 << 30 or die $!;
+refuses('64 kB or more', 'a gigabyte');
+write_file(line() . "\0");
+refuses('zero byte', 'a zero byte');
+write_file("\n" . ('x' x 2049) . "\n" . line());
+refuses('line 2 is longer', 'a long line');
+write_file(line(password => 'x') =~ s/x$//r);
+open my $append, '>>:raw', $file or die $!;
+print $append "\xff\n";
+close $append or die $!;
+refuses('line 1 is not valid UTF-8', 'a password that is not UTF-8');
+write_file(
+	join("\n",
+		'#' . line(),
+		line(host => 'elsewhere'),
+		line(port => 1), substr(line(), 0, 20), ':', '\\', ''));
+refuses('no line for user "app"', 'no line that fits');
+write_file(line(password => "wrong-$SECRET"));
+refuses('403 ACCESS_REFUSED', 'the first line that fits counts');
+SKIP:
+{
+	skip 'not root', 1 if $> != 0;
+	write_file(line());
+	chown 1, -1, $file;
+	refuses('does not belong to', 'the file of another user');
+}
+
+# All that is accepted; a symbolic link is followed.
+write_file("# logins\r\n\r\n"
+	  . line(port => 1)
+	  . "\r\n*:*:*:app:"
+	  . (line() =~ s/^.*?:app://r)
+	  . "\r\n");
+rename $file, "$file.target" or die $!;
+symlink "$file.target", $file or die $!;
+$node->reload;
+wait_for_state($node, 'publishing');
+pass('the password of the file is used');
+
+# Another password needs no reload.
+my $connects = stats('connects');
+$broker->ctl('change_password', 'app', "another-$SECRET");
+write_file(line(password => "another-$SECRET"));
+$broker->ctl('close_all_connections', 'rotated');
+ok( $node->poll_query_until(
+		'postgres',
+		"SELECT state = 'publishing' AND connects > $connects FROM cqrs.stats"
+	),
+	'a new password is used without a reload');
+set(url => "amqp://app:another-$SECRET\@$address", password_file => '/dev/full');
+wait_for_state($node, 'publishing');
+pass('a URL with a password needs no file');
+set(password_file => '');
+foreach my $role ("monitor", "plain")
+{
+	($status) = $node->psql('postgres', 'SHOW cqrs.password_file',
+		connstr => $user->($role));
+	is($status == 0, $role eq "monitor", "the name of the file, for $role");
+}
+unlike(
+	slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
+	qr/hunter3|$SECRET/,
+	'the log has no password of the file');
+unlike(
+	$node->safe_psql('postgres', 'TABLE pg_settings; TABLE cqrs.stats'),
+	qr/hunter3|$SECRET/,
+	'no view has one');
 
 # Another exchange, which the publisher declares.
 set(exchange => 'second');

@@ -48,10 +48,83 @@ $node->safe_psql('postgres',
 	'ALTER SEQUENCE cqrs.watermark NO MAXVALUE; DELETE FROM author');
 wait_published($node);
 
+# Messages that were lost before the queue was bound are history after that.
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE book (id int PRIMARY KEY);
+	SELECT cqrs_register('book');
+	INSERT INTO book VALUES (1)});
+wait_published($node);
+like(
+	finding('broker'),
+	qr/^warning\|connected, but no queue is bound for 1 masters; 1 messages were lost so far\|start a replica /,
+	'no queue');
+$node->safe_psql('postgres', 'INSERT INTO author VALUES (2)');
+wait_published($node);
+like(finding('broker'), qr/^warning/, 'the queue of another master');
+declare_queue($broker, 'replica', 'book');
+$node->safe_psql('postgres', 'INSERT INTO book VALUES (2)');
+wait_published($node);
+like(finding('broker'), qr/^ok\|/, 'its own queue is bound');
+is($node->safe_psql('postgres', 'SELECT returned FROM cqrs.stats'),
+	1, 'the counter stays');
+
+# The remedy is that of the error.
+my $address = '127.0.0.1:' . $broker->port;
+
+sub remedy
+{
+	my ($url, $error) = @_;
+
+	$node->append_conf('postgresql.conf', "cqrs.url = '$url'");
+	$node->reload;
+	$node->poll_query_until('postgres',
+		"SELECT last_error LIKE '$error' AND connected_at IS NULL FROM cqrs.stats"
+	) or BAIL_OUT("no error like $error");
+	return finding('broker') =~ s/.*\|//sr;
+}
+like(
+	remedy("amqp://guest:wrong\@$address", '%403%'),
+	qr/^correct user and password/,
+	'a wrong password');
+like(remedy("amqp://$address/nowhere", '%530%'), qr/^create the vhost/,
+	'a vhost that does not exist');
+like(remedy('amqp://x.invalid', '%resolve%'), qr/^correct the name of the host/,
+	'a host that does not exist');
+like(remedy('amqp://127.0.0.1:1', '%refused%'), qr/^start the broker/,
+	'no broker');
+like(remedy("amqps://$address", '%TLS%'), qr/^check the broker's certificate/,
+	'no TLS');
+$broker->ctl('set_permissions', 'guest', '^$', '.*', '.*');
+like(remedy("amqp://$address", '%403%'), qr/^permit the user/,
+	'a permission');
+$broker->ctl('set_permissions', 'guest', '.*', '.*', '.*');
+$node->reload;
+wait_for_state($node, 'publishing');
+like(
+	slurp_file($node->logfile),
+	qr/has no connection to the broker: could not log in.*\n.*DETAIL: .*\n.*CONTEXT:  cqrs publisher of database "postgres", broker $address\n/,
+	'the log has database, host and port');
+
+# A URL in the file that is not valid is there, and not in use.
+my $conf    = $node->data_dir . '/postgresql.conf';
+my $content = slurp_file($conf);
+$node->append_conf('postgresql.conf', "cqrs.url = 'amqp://127.0.0.1:port'");
+$node->reload;
+like(
+	finding('url'),
+	qr/^error\|cqrs\.url in .*postgresql\.conf line \d+ is invalid: another value is in use\|correct the line/,
+	'an invalid URL');
+$node->restart;
+like(finding('url'), qr/is invalid: messages wait in the outbox\|/,
+	'after a restart nothing else is in use');
+unlink $conf;
+append_to_file($conf, $content);
+$node->reload;
+wait_for_state($node, 'publishing');
+like(finding('url'), qr/^ok\|/, 'corrected');
 $broker->stop;
 wait_for_state($node, 'waiting');
-like(finding('broker'), qr/^error\|not connected, last error: .+\|resolve /,
-	'no broker');
 
 $node->safe_psql('postgres', 'SELECT cqrs_pause()');
 wait_for_state($node, 'paused');

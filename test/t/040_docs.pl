@@ -91,7 +91,7 @@ sub run_block
 	  : ('bash', '-e', '-u', '-o', 'pipefail');
 	my $text =
 	  $block->{text} =~
-	  s{amqp://user:password\@broker\.example[^'\s]*}{$url}gr;
+	  s{amqp://user(?::password)?\@broker\.example[^'\s]*}{$url}gr;
 	my ($stdout, $stderr);
 
 	utf8::encode($text);

@@ -71,6 +71,8 @@ my %TRIALS = (
 	'cqrs.check_replica_partition' =>
 	  q{SELECT cqrs.check_replica_partition('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
+	'cqrs.broker_remedy'         => q{SELECT cqrs.broker_remedy('x', 'x')},
+	'cqrs.other_publisher'       => q{SELECT cqrs.other_publisher('x', 'x')},
 	'cqrs.follow_partitions'     => q{SELECT cqrs.follow_partitions('item')},
 	'cqrs.trigger_update'        => on_own('BEFORE UPDATE', 'trigger_update'),
 	'cqrs.trigger_insert_delete' =>
@@ -227,6 +229,10 @@ sub trials
 	return map { "SHOW $_" } @names if $cell =~ /^SHOW /;
 	return map { "ALTER SYSTEM RESET $_" } sort keys %settings
 	  if $cell =~ /^ALTER SYSTEM/;
+	return map {
+		"DO \$\$BEGIN EXECUTE format('ALTER DATABASE %I RESET $_', current_database()); END\$\$"
+	} @names
+	  if $cell =~ /^ALTER DATABASE/;
 	return map { "SET $_ = " . ($VALUE{$_} // "'x'") } @names
 	  if $cell =~ /^SET /;
 	my @keys =

@@ -163,6 +163,21 @@ configure(url => "redis://limited:p%40ss\@127.0.0.1:$port/0");
 wait_for_state($node, 'publishing');
 change(10);
 arrives('a user with a password');
+
+# The same from a file, in which a database has the place of a vhost.
+my $file = "$PostgreSQL::Test::Utils::tmp_check/redis_passwords";
+append_to_file($file,
+	"*:*:1:limited:another\n127.0.0.1:$port:0:limited:p\@ss\n");
+chmod oct('0600'), $file;
+configure(url => "redis://limited\@127.0.0.1:$port", password_file => $file);
+$node->poll_query_until('postgres',
+	q{SELECT state = 'publishing' AND connects > 1 FROM cqrs.stats});
+change(10);
+arrives('a user whose password is in a file');
+configure(url => "redis://limited\@127.0.0.1:$port/2");
+wait_error('no line for user "limited"', 'another database, another password');
+configure(url => "redis://limited:p%40ss\@127.0.0.1:$port/0");
+wait_for_state($node, 'publishing');
 $broker->bind('secret', 'item');
 change(10);
 wait_error('master "item": .*could not publish',
