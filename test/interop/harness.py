@@ -6,6 +6,7 @@ PostgreSQL and RabbitMQ running.  Databases:
     master   published by this extension
     python   the same tables, published by django-cqrs's own master
     replica  filled by `manage.py cqrs_consume`
+    copy     the same tables, filled by this extension's consumer
     kombu    the same with KombuTransport
     redis    the same over Redis
 
@@ -144,10 +145,13 @@ class Replica:
             lambda: self.is_consuming() or self.process.poll() is not None,
             f"{self.role} to consume")
 
-    def stop(self):
+    def end(self):
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(TIMEOUT_S) != 0:
             raise AssertionError(f"{self.role} ended with an error")
+
+    def stop(self):
+        self.end()
         wait_for(lambda: not self.is_consuming(), f"{self.role} to end")
 
     def is_consuming(self):
@@ -162,6 +166,32 @@ class Replica:
         self.seen += len(lines)
         return [line for line in lines
                 if not line.startswith(("INFO ", "DEBUG "))]
+
+
+class SqlReplica:
+    """A database whose tables follow masters by this extension: replicas.sql."""
+
+    def __init__(self, role):
+        self.role = role
+        self.database = Database(role)
+
+    def start(self):
+        self.database.run("SELECT cqrs_consume(%s)", self.role)
+        self.wait("consuming")
+
+    def stop(self, drop_queue=False):
+        self.database.run("SELECT cqrs_stop_consuming(%s)", drop_queue)
+        self.wait("stopped")
+
+    def wait(self, state):
+        wait_for(lambda: self.state("state") == state, f"{self.role} to be {state}")
+
+    def state(self, column):
+        return self.database.value(f"SELECT {column} FROM cqrs.consumer_stats")
+
+    def failures(self):
+        return self.database.run(
+            "SELECT cqrs_id, instance_pk, error FROM cqrs.failed")
 
 
 broker_connection = pika.BlockingConnection(
@@ -219,21 +249,54 @@ def empty_tables():
         database.run(f"TRUNCATE {names}")
 
 
+def resync(table):
+    """Both pipelines of differences, between this extension's master and a
+    replica in Django."""
+    pipeline(rf"""
+        $psql -c "SELECT cqrs_diff_master('{table}')" |
+            $manage cqrs_diff_replica >diff
+        $psql <<'END'
+\set diff `cat diff`
+SELECT cqrs_diff_sync(string_to_array(:'diff', E'\n'));
+END
+        $manage cqrs_deleted_diff_replica --cqrs-id={table} >keys
+        $psql <<'END' | $manage cqrs_deleted_sync_replica
+\set keys `cat keys`
+SELECT cqrs_deleted_diff_master(string_to_array(:'keys', E'\n'));
+END""")
+
+
 class ReplicaTest(unittest.TestCase):
     """Tests with a replica that runs, and tables that are empty."""
 
     role = "replica"
     replica_class = Replica
+    # A database with replicas in SQL that follows the same master.
+    companion = None
+    master = master
+    maxDiff = None
 
     @classmethod
     def setUpClass(cls):
         for queue in (cls.role, f"dead_letter_{cls.role}"):
             broker.queue_delete(queue)
         cls.replica = cls.replica_class(cls.role)
-        cls.replica.database.run("TRUNCATE " + ", ".join([*TABLES, "marker"]))
+        cls.followers = [cls.replica.database]
+        if cls.companion:
+            cls.copy = SqlReplica(cls.companion)
+            cls.followers.append(cls.copy.database)
+        cls.empty_followers()
         cls.replica.start()
         cls.addClassCleanup(
             lambda: cls.replica.process.poll() is None and cls.replica.stop())
+        if cls.companion:
+            cls.copy.start()
+            cls.addClassCleanup(cls.copy.stop, drop_queue=True)
+
+    @classmethod
+    def empty_followers(cls):
+        for database in cls.followers:
+            database.run("TRUNCATE " + ", ".join([*TABLES, "marker"]))
 
     def setUp(self):
         if self.replica.process.poll() is not None:
@@ -241,6 +304,8 @@ class ReplicaTest(unittest.TestCase):
         empty_tables()
         self.settle()
         self.replica.complaints()
+        if self.companion:
+            self.copy.database.run("DELETE FROM cqrs.failed; TRUNCATE signal_taken")
 
     def tearDown(self):
         """What no test has expected."""
@@ -251,23 +316,28 @@ class ReplicaTest(unittest.TestCase):
         """Waits until the replica has taken all that was committed."""
         published()
         mark = next(marks)
-        master.run("INSERT INTO marker (id) VALUES (%s)", mark)
-        wait_for(
-            lambda: self.replica.database.run(
-                "SELECT 1 FROM marker WHERE id = %s", mark),
-            "the replica to take all messages")
+        self.mark(mark)
+        for database in self.followers:
+            wait_for(
+                lambda: database.run("SELECT 1 FROM marker WHERE id = %s", mark),
+                f"{database.name} to take all messages")
+
+    def mark(self, number):
+        master.run("INSERT INTO marker (id) VALUES (%s)", number)
 
     def assert_equal(self, tables=TABLES, expected=(), settle=True):
-        """The replica's rows are the master's, and its log has nothing but
-        what is expected."""
+        """The rows of all that follow are the master's, and the replica's log
+        has nothing but what is expected."""
         if settle:
             self.settle()
-        self.maxDiff = None
         for table in tables:
             replica_columns, master_columns = TABLES[table]
-            self.assertEqual(
-                self.replica.database.rows(table, replica_columns),
-                master.rows(table, master_columns), table)
+            rows = self.master.rows(table, master_columns)
+            for database in self.followers:
+                self.assertEqual(database.rows(table, replica_columns), rows,
+                                 f"{table} in {database.name}")
+        if self.companion:
+            self.assertEqual(self.copy.failures(), [])
         self.assert_log(expected)
 
     def assert_log(self, expected=()):

@@ -1,4 +1,5 @@
-"""What SQL does to a master's tables arrives in django-cqrs's replicas."""
+"""What SQL does to a master's tables arrives in django-cqrs's replicas and, at
+the same time, in tables that follow the master by this extension."""
 
 import json
 import time
@@ -31,6 +32,8 @@ FAILURE = ["CQRS service exception", "CQRS is (failed|delayed|requeued)",
 
 
 class Flows(ReplicaTest):
+    companion = "copy"
+
     def test_create_update_delete(self):
         master.run("INSERT INTO plain (id, name, number)"
                    " VALUES (1, 'one', 1), (2, 'two', NULL), (3, 'three', 3)")
@@ -132,8 +135,10 @@ class Flows(ReplicaTest):
 
     def test_previous_data_and_meta(self):
         def kept():
-            return self.replica.database.run(
-                "SELECT previous, meta FROM author WHERE id = 1")[0]
+            rows = [database.run("SELECT previous, meta FROM author WHERE id = 1")
+                    for database in self.followers]
+            self.assertEqual(rows[0], rows[1])
+            return rows[0][0]
 
         master.run("INSERT INTO author (id, name) VALUES (1, 'Ada')")
         self.assert_equal()
@@ -212,6 +217,12 @@ class Flows(ReplicaTest):
         master.run("SELECT cqrs_sync('signal')")
         master.run("DELETE FROM signal")
         self.settle()
+        self.assertEqual(
+            self.copy.database.run("SELECT signal, name, gone, meta FROM signal_taken"
+                                   " ORDER BY id"),
+            [(signal, name, gone, {"of": signal}) for signal, name, gone in
+             (("SAVE", "one", None), ("SAVE", "two", None), ("SYNC", "two", None),
+              ("DELETE", None, {"name": "two"}))])
         self.assertEqual(self.signals(), [
             "SAVE one {'of': 'SAVE'}", "SAVE two {'of': 'SAVE'}",
             "SYNC two {'of': 'SYNC'}", "DELETE 1 {'name': 'two'} {'of': 'DELETE'}"])
@@ -224,6 +235,10 @@ class Flows(ReplicaTest):
                  "a dead letter")
         self.settle()
         self.assertEqual(self.signals(), ["SAVE fail {'of': 'SAVE'}"] * 2)
+        self.assertEqual(
+            self.copy.database.run(
+                "SELECT cqrs_id, instance_pk, attempts FROM cqrs.dead_letters"),
+            [("signal", "1", 2)])
         self.assert_log(FAILURE)
 
     def test_failing_consumer(self):

@@ -12,7 +12,7 @@ from django.db import connections
 from master.models import Author, Book, Plain, PlainAlone, Types
 
 from harness import (ReplicaTest, Tap, body, manage, master, pipeline,
-                     published, wait_for)
+                     published, resync, wait_for)
 from test_flows import ALL_TYPES
 
 DUPLICATES = ["Received duplicate CQRS data", "Wrong CQRS sync order",
@@ -23,13 +23,14 @@ class Writers:
     """Threads that go on changing rows, by Django and by SQL, until they are
     stopped at the end of `with`."""
 
-    def __init__(self):
+    def __init__(self, *ones):
+        ones = ones or (self.django, self.django, self.sql)
         self.stop = threading.Event()
         self.errors = []
-        self.counts = [0, 0, 0]
+        self.counts = [0] * len(ones)
         self.threads = [
             threading.Thread(target=self.work, args=(i, one))
-            for i, one in enumerate((self.django, self.django, self.sql))
+            for i, one in enumerate(ones)
         ]
 
     def __enter__(self):
@@ -170,18 +171,7 @@ class Moving(ReplicaTest):
     def resync(self):
         """Both pipelines of differences."""
         self.settle()
-        pipeline(r"""
-            $psql -c "SELECT cqrs_diff_master('plain')" |
-                $manage cqrs_diff_replica >diff
-            $psql <<'END'
-\set diff `cat diff`
-SELECT cqrs_diff_sync(string_to_array(:'diff', E'\n'));
-END
-            $manage cqrs_deleted_diff_replica --cqrs-id=plain >keys
-            $psql <<'END' | $manage cqrs_deleted_sync_replica
-\set keys `cat keys`
-SELECT cqrs_deleted_diff_master(string_to_array(:'keys', E'\n'));
-END""")
+        resync("plain")
 
     def resync_by_django(self):
         """The same with Django's commands for the master; one row is beyond

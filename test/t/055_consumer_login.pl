@@ -1,5 +1,5 @@
-# A login with the permissions that docs/replicas.md lists suffices, and each of
-# them is needed; the consumer has a URL of its own.  The consumer's memory is
+# Logins with the permissions that docs/security.md lists suffice for publisher and
+# consumer, and each of them is needed; the consumer has a URL of its own.  The consumer's memory is
 # bounded, and no process runs where nothing is consumed.
 use strict;
 use warnings;
@@ -34,12 +34,21 @@ my $url = $broker->url =~ s/guest:guest/shop_replica:secret/r;
 $node->append_conf('postgresql.conf', "cqrs.consumer_url = '$url'");
 $node->reload;
 
-my ($documented) =
-  slurp_file(dirname(dirname(dirname(__FILE__))) . '/docs/replicas.md') =~
-  /set_permissions -p \/ shop_replica(.*?)```/s
-  or BAIL_OUT('docs/replicas.md has no permissions');
-my @granted = $documented =~ /'([^']*)'/g;
-is(scalar(@granted), 3, 'permissions are documented');
+# The permissions of a user in the document: configure, write, read.
+sub documented
+{
+	my ($user) = @_;
+	my ($text) =
+	  slurp_file(dirname(dirname(dirname(__FILE__))) . '/docs/security.md') =~
+	  /set_permissions -p \/ $user(.*?)```/s
+	  or BAIL_OUT("docs/security.md has no permissions of $user");
+	my @granted = $text =~ /'([^']*)'/g;
+
+	is(scalar(@granted), 3, "permissions of $user are documented");
+	return @granted;
+}
+
+my @granted = documented('shop_replica');
 
 # Each permission by itself, as a triple of regular expressions without it.
 my @without;
@@ -85,6 +94,54 @@ wait_consumer($node, 'shop', 'consuming');
 $node->safe_psql('postgres', q{INSERT INTO item VALUES (1, 'x')});
 $node->poll_query_until('shop', 'SELECT count(*) = 1 FROM item');
 is($node->safe_psql('shop', "SELECT errors - $errors FROM cqrs.consumer_stats"),
+	0, 'the documented permissions suffice');
+
+# The same of the publisher, which has other permissions.
+my @publisher = documented('shop_master');
+$broker->ctl('add_user', 'shop_master', 'secret');
+
+# Has the publisher log in with these permissions, and a message to send.
+sub publish_with
+{
+	my @triple = @_;
+
+	$broker->ctl('set_permissions', 'shop_master', @triple);
+	$node->safe_psql('postgres', 'SELECT cqrs_pause()');
+	wait_for_state($node, 'paused');
+	$node->safe_psql('postgres',
+		q{UPDATE item SET data = data || 'x'; SELECT cqrs_resume()});
+	return;
+}
+
+publish_with('^$', '^$', '^$');
+$node->append_conf('postgresql.conf',
+	"cqrs.url = '" . $broker->url =~ s/guest:guest/shop_master:secret/r . "'");
+$node->reload;
+my ($configure, $write, $read) = @publisher;
+foreach my $case (
+	[ 'configure the exchange', '^cqrs\.lease\.', $write, $read ],
+	[ 'configure the lease',    '^cqrs$',         $write, $read ],
+	[ 'write',                  $configure,       '^$',   $read ],
+	[ 'read',                   $configure,       $write, '^$' ])
+{
+	my ($what, @triple) = @$case;
+	my $before =
+	  $node->safe_psql('postgres', 'SELECT errors FROM cqrs.stats');
+
+	publish_with(@triple);
+	ok( $node->poll_query_until(
+			'postgres',
+			"SELECT errors > $before AND pending > 0
+			AND last_error ~ 'ACCESS_REFUSED|access refused'
+			FROM cqrs.stats"),
+		"the publisher fails without: $what");
+}
+publish_with(@publisher);
+wait_published($node);
+$errors = $node->safe_psql('postgres', 'SELECT errors FROM cqrs.stats');
+publish_with(@publisher);
+wait_published($node);
+is($node->safe_psql('postgres', "SELECT errors - $errors FROM cqrs.stats"),
 	0, 'the documented permissions suffice');
 unlike(
 	slurp_file($node->logfile)

@@ -191,7 +191,7 @@ class Signal(ReplicaMixin):
     @classmethod
     def cqrs_delete(cls, master_data, meta=None):
         logger.info("signal: DELETE %s %s %s", master_data["id"],
-                    master_data["custom"], meta)
+                    master_data.get("custom"), meta)
         return True
 
     @staticmethod

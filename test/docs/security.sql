@@ -1,0 +1,5 @@
+-- What the examples of docs/security.md take as given.
+CREATE EXTENSION cqrs;
+CREATE TABLE author (id integer PRIMARY KEY, name text NOT NULL);
+SELECT cqrs_register('author');
+INSERT INTO author VALUES (1, 'Ada Lovelace');
