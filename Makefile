@@ -223,6 +223,10 @@ demo:
 interop:
 	@PG_CONFIG='$(PG_CONFIG)' INTEROP='$(INTEROP)' exec test/interop/run
 
+# The programs of docs/consumers.md; LANGUAGES="python node go java" chooses.
+consumers:
+	@PG_CONFIG='$(PG_CONFIG)' exec test/consumers/run $(LANGUAGES)
+
 # The distribution for PGXN, of the last commit.
 dist:
 	@mkdir -p dist
@@ -271,6 +275,7 @@ help:
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; BROKER=redis: over Redis'
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
+	@echo 'make consumers      the programs of docs/consumers.md; LANGUAGES="go java" chooses'
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
 	@echo 'make dist           the distribution for PGXN, a zip below dist/'
@@ -280,4 +285,4 @@ help:
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
 .PHONY: bench sanitize soak fuzz matrix test test-unit test-regress test-isolation \
-	test-tap test-portable demo interop dist deb format help
+	test-tap test-portable demo interop consumers dist deb format help

@@ -327,7 +327,8 @@ my %described = map {
 } $settings =~ /^(?:\| `.*? \||\*\*`.*)$/mg;
 is_deeply(
 	[ sort keys %described ],
-	[   sort 'cqrs.url', 'cqrs.consumer_url',
+	[   sort 'cqrs.url',
+		'cqrs.consumer_url',
 		names(q{SELECT name FROM pg_settings WHERE name ^@ 'cqrs.'}) ],
 	'settings are described');
 
