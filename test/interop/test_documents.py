@@ -104,7 +104,7 @@ class Consumer(unittest.TestCase):
 
         def rows():
             return self.copy.run("SELECT pk::text, revision, data->>'name'"
-                                 " FROM copy ORDER BY pk")
+                                 " FROM copy ORDER BY copy.pk")
 
         try:
             wait_for(lambda: rows() == expected, "the example's copy to be equal")
