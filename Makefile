@@ -223,6 +223,14 @@ demo:
 interop:
 	@PG_CONFIG='$(PG_CONFIG)' INTEROP='$(INTEROP)' exec test/interop/run
 
+# The programs of docs/consumers.md; LANGUAGES="python node go java" chooses.
+consumers:
+	@PG_CONFIG='$(PG_CONFIG)' exec test/consumers/run $(LANGUAGES)
+
+# The documents as a site, by MkDocs Material from PyPI.
+docs:
+	@exec test/tools/site/run
+
 # The distribution for PGXN, of the last commit.
 dist:
 	@mkdir -p dist
@@ -271,8 +279,10 @@ help:
 	@echo '                    the publisher under valgrind, where that is installed'
 	@echo 'make demo           a guided tour with a replica; BROKER=redis: over Redis'
 	@echo 'make interop        replicas and a master of the real django-cqrs, from PyPI'
+	@echo 'make consumers      the programs of docs/consumers.md; LANGUAGES="go java" chooses'
 	@echo 'make bench          cqrs against its peers and limits; writes docs/bench/'
 	@echo 'make bench QUICK=1  the same in a minute; fails if a ratio is far from its goal'
+	@echo 'make docs           the documents as a site, below dist/site/; checks links and anchors'
 	@echo 'make dist           the distribution for PGXN, a zip below dist/'
 	@echo 'make deb            packages for this release of Debian, below dist/deb/'
 	@echo 'make format         indent the C and Perl sources'
@@ -280,4 +290,4 @@ help:
 	@echo 'make WERROR=1       build with more warnings, each of them an error'
 
 .PHONY: bench sanitize soak fuzz matrix test test-unit test-regress test-isolation \
-	test-tap test-portable demo interop dist deb format help
+	test-tap test-portable demo interop consumers docs dist deb format help
