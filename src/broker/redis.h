@@ -99,6 +99,7 @@ struct CqrsConnection
 	int			timeout_ms;		/* of a command that is waited for */
 	bool		more;			/* poll() may have left input unread */
 	CqrsBatchText text;
+	CqrsBatchRoute route;
 
 	/* A command that is waited for; no batch begins meanwhile. */
 	StringInfoData command;
@@ -115,7 +116,6 @@ struct CqrsConnection
 	uint64		released;		/* not to be reported: there are too few
 								 * replicas, or it is awaited */
 	uint64		awaited;		/* whose reply is next */
-	bool		counts;			/* that of its second command */
 	uint64		sending;		/* which is being sent, or is sent next */
 	uint64		filling;		/* which takes messages */
 	bool		started;		/* a part of the one being sent is sent */
@@ -195,6 +195,15 @@ extern bool cqrs_redis_pending(CqrsConnection *connection);
 /* Whether the reply to a batch is awaited. */
 extern bool cqrs_redis_awaits(const CqrsConnection *connection);
 
+/* When a batch is due, as a wait in ms; -1: never. */
+extern long cqrs_redis_due_ms(const CqrsConnection *connection);
+
+/* The place of a batch. */
+extern CqrsBatch *cqrs_redis_batch_of(CqrsConnection *connection,
+									  uint64 number);
+
+/* in redis_answer.c */
+
 /*
  * Note a reply to a batch.  Returns false, with "failure", if there is none
  * that it could answer, or the server could not read the batch.
@@ -206,9 +215,6 @@ extern bool cqrs_redis_handle_reply(CqrsConnection *connection,
 /* The next event of replies that have been noted, if there is one. */
 extern bool cqrs_redis_next_event(CqrsConnection *connection,
 								  CqrsEvent *event, CqrsFailure *failure);
-
-/* When a batch is due, as a wait in ms; -1: never. */
-extern long cqrs_redis_due_ms(const CqrsConnection *connection);
 
 /* in redis_consume.c */
 
