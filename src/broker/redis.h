@@ -106,6 +106,7 @@ struct CqrsConnection
 	Size		command_sent;	/* bytes */
 
 	CqrsBatchOwner owner;
+	const char *advice;			/* as of advice() in transport.h */
 
 	/*
 	 * Batches by their numbers, 1, 2, ...: oldest <= released <= awaited <=
@@ -168,6 +169,14 @@ extern bool cqrs_redis_read_mark(CqrsConnection *connection, const char *name,
 extern bool cqrs_redis_write_mark(CqrsConnection *connection,
 								  const char *name, const char *text,
 								  CqrsFailure *failure);
+
+/* in redis_advice.c */
+
+/* Read the settings of the server that advice() is about.  Waits. */
+extern void cqrs_redis_read_settings(CqrsConnection *connection);
+
+/* As in transport.h. */
+extern const char *cqrs_redis_advice(const CqrsConnection *connection);
 
 /* in redis_publish.c */
 

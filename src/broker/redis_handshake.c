@@ -36,6 +36,7 @@ static bool select_database(CqrsConnection *connection, const CqrsUrl *url,
 							CqrsFailure *failure);
 static bool is_expected(const CqrsReply *reply, CqrsReplyType type,
 						const char *action, CqrsFailure *failure);
+static bool look_around(CqrsConnection *connection, CqrsFailure *failure);
 static bool check_transactions(CqrsConnection *connection,
 							   CqrsFailure *failure);
 static bool take_lease(CqrsConnection *connection,
@@ -65,7 +66,7 @@ cqrs_redis_log_in(CqrsConnection *connection,
 				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											 connection->timeout_ms),
 				 failure) != NULL &&
-		(options->consumes || check_transactions(connection, failure)) &&
+		(options->consumes || look_around(connection, failure)) &&
 		take_lease(connection, options, failure);
 }
 
@@ -133,6 +134,14 @@ is_expected(const CqrsReply *reply, CqrsReplyType type, const char *action,
 					 "could not %s: protocol violation by the broker: unexpected reply",
 					 action);
 	return false;
+}
+
+/* What a publisher wants to know of the server. */
+static bool
+look_around(CqrsConnection *connection, CqrsFailure *failure)
+{
+	cqrs_redis_read_settings(connection);
+	return check_transactions(connection, failure);
 }
 
 /*

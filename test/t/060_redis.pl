@@ -185,4 +185,38 @@ is( join(' ', map { $_->{body}{instance_pk} } $broker->drain('shelf')),
 	join(' ', 40 .. 59),
 	'they arrive in order when it is mended');
 
+# Settings of the server that can lose messages, read with each connection.
+sub advice
+{
+	my (@commands) = @_;
+
+	$broker->command(@$_) foreach @commands;
+	query('SELECT cqrs_pause()');
+	wait_for_state($node, 'paused');
+	query('SELECT cqrs_resume()');
+	wait_for_state($node, 'publishing');
+	return query(
+		q{SELECT status, detail, remedy FROM cqrs_check() WHERE item = 'broker settings'}
+	);
+}
+
+is(advice(), '', 'nothing can be lost');
+is( advice([qw(CONFIG SET appendfsync no)]),
+	q{warning|a crash of the broker's host loses messages of many seconds, because appendfsync is no|in the broker's configuration: appendfsync always},
+	'no flush');
+is( advice(
+		[qw(CONFIG SET appendonly no)],
+		[qw(CONFIG SET maxmemory-policy allkeys-lru)],
+		[qw(CONFIG SET maxmemory 100mb)]),
+	q{warning|a crash of the broker loses what is in its queues, because it writes no append-only file; if its memory is full, the broker deletes queues, bindings or leases, because maxmemory-policy is allkeys-lru|in the broker's configuration: appendonly yes, appendfsync always; maxmemory-policy noeviction},
+	'no file, and keys are deleted');
+is(advice([qw(ACL SETUSER default -info)]), '', 'it may not be read');
+is( advice(
+		[qw(ACL SETUSER default +info)],
+		[qw(CONFIG SET appendonly yes)],
+		[qw(CONFIG SET maxmemory 0)],
+		[qw(ACL SETUSER default -config)]),
+	'',
+	'nor how the file is flushed');
+
 done_testing();
