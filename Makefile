@@ -132,7 +132,7 @@ test/fuzz/frames: test/unit/server.c src/broker/amqp_decode.c \
 	src/broker/amqp_properties.c src/broker/failure.c
 test/fuzz/packs: test/unit/server.c src/outbox/pack.c src/outbox/message.c
 test/fuzz/redis: test/unit/server.c src/broker/redis_reply.c \
-	src/broker/redis_envelope.c src/broker/redis_batch.c \
+	src/broker/redis_envelope.c src/broker/redis_outcome.c \
 	src/broker/redis_error.c src/broker/failure.c
 
 $(FUZZ_TESTS): %: %.c test/fuzz/fuzz.h test/unit/server.h

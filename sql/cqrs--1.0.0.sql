@@ -285,8 +285,8 @@ CREATE FUNCTION cqrs.publisher_stats(OUT lane integer, OUT lanes integer,
 		OUT started_at timestamptz, OUT connected_at timestamptz,
 		OUT connects bigint, OUT published bigint,
 		OUT confirmed bigint, OUT returned bigint, OUT nacked bigint,
-		OUT held bigint, OUT unbound bigint, OUT errors bigint, OUT last_error text, OUT last_error_at timestamptz,
-		OUT stats_since timestamptz)
+		OUT held bigint, OUT unbound bigint, OUT errors bigint, OUT last_error text,
+		OUT last_error_at timestamptz, OUT advice text, OUT stats_since timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'cqrs_sql_publisher_stats' LANGUAGE C VOLATILE STRICT ROWS 1;
 COMMENT ON FUNCTION cqrs.publisher_stats() IS 'state and counters of the publishers of this database, for cqrs.stats and cqrs.lanes';
@@ -1145,6 +1145,14 @@ BEGIN
 		remedy := 'start a replica for each master, so that its queue is bound; the next message that gets through ends this warning, as does a reload';
 	END IF;
 	RETURN NEXT;
+
+	SELECT split_part(s.advice, E'\n', 1), split_part(s.advice, E'\n', 2) INTO detail, remedy
+		FROM cqrs.publisher_stats() s
+		WHERE s.lane = 0 AND s.connected_at IS NOT NULL AND s.advice IS NOT NULL;
+	IF FOUND THEN
+		item := 'broker settings'; status := 'warning';
+		RETURN NEXT;
+	END IF;
 
 	item := 'outbox'; status := 'ok'; remedy := NULL;
 	SELECT sum(pg_total_relation_size(c.oid)) INTO bytes FROM pg_class c

@@ -66,6 +66,7 @@ const CqrsTransport cqrs_transport_redis = {
 	.tls_port = 6379,
 	.max_body = MAX_BODY_BYTES,
 	.connect = redis_connect,
+	.advice = cqrs_redis_advice,
 	.can_publish = cqrs_redis_can_publish,
 	.publish = cqrs_redis_publish,
 	.can_probe = cqrs_redis_can_probe,

@@ -99,12 +99,14 @@ struct CqrsConnection
 	int			timeout_ms;		/* of a command that is waited for */
 	bool		more;			/* poll() may have left input unread */
 	CqrsBatchText text;
+	CqrsBatchRoute route;
 
 	/* A command that is waited for; no batch begins meanwhile. */
 	StringInfoData command;
 	Size		command_sent;	/* bytes */
 
 	CqrsBatchOwner owner;
+	const char *advice;			/* as of advice() in transport.h */
 
 	/*
 	 * Batches by their numbers, 1, 2, ...: oldest <= released <= awaited <=
@@ -115,7 +117,6 @@ struct CqrsConnection
 	uint64		released;		/* not to be reported: there are too few
 								 * replicas, or it is awaited */
 	uint64		awaited;		/* whose reply is next */
-	bool		counts;			/* that of its second command */
 	uint64		sending;		/* which is being sent, or is sent next */
 	uint64		filling;		/* which takes messages */
 	bool		started;		/* a part of the one being sent is sent */
@@ -169,6 +170,14 @@ extern bool cqrs_redis_write_mark(CqrsConnection *connection,
 								  const char *name, const char *text,
 								  CqrsFailure *failure);
 
+/* in redis_advice.c */
+
+/* Read the settings of the server that advice() is about.  Waits. */
+extern void cqrs_redis_read_settings(CqrsConnection *connection);
+
+/* As in transport.h. */
+extern const char *cqrs_redis_advice(const CqrsConnection *connection);
+
 /* in redis_publish.c */
 
 /* As in transport.h. */
@@ -195,6 +204,15 @@ extern bool cqrs_redis_pending(CqrsConnection *connection);
 /* Whether the reply to a batch is awaited. */
 extern bool cqrs_redis_awaits(const CqrsConnection *connection);
 
+/* When a batch is due, as a wait in ms; -1: never. */
+extern long cqrs_redis_due_ms(const CqrsConnection *connection);
+
+/* The place of a batch. */
+extern CqrsBatch *cqrs_redis_batch_of(CqrsConnection *connection,
+									  uint64 number);
+
+/* in redis_answer.c */
+
 /*
  * Note a reply to a batch.  Returns false, with "failure", if there is none
  * that it could answer, or the server could not read the batch.
@@ -206,9 +224,6 @@ extern bool cqrs_redis_handle_reply(CqrsConnection *connection,
 /* The next event of replies that have been noted, if there is one. */
 extern bool cqrs_redis_next_event(CqrsConnection *connection,
 								  CqrsEvent *event, CqrsFailure *failure);
-
-/* When a batch is due, as a wait in ms; -1: never. */
-extern long cqrs_redis_due_ms(const CqrsConnection *connection);
 
 /* in redis_consume.c */
 

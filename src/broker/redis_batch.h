@@ -16,8 +16,23 @@
 #include "broker/transport.h"
 
 #define CQRS_BATCH_MESSAGES 200
+/* Different routing keys of a batch, and of a route, that are remembered. */
+#define CQRS_BATCH_KEYS 16
+#define CQRS_ROUTE_KEYS 64
+/* Commands of a request, at most: see redis_batch.c. */
+#define CQRS_BATCH_COMMANDS 5
+/* A hash as hexadecimal digits, with a zero. */
+#define CQRS_BATCH_HASH_BYTES 41
 /* The end of an envelope, which differs between queues, with a zero. */
 #define CQRS_BATCH_TAIL_BYTES 13
+
+/* The end of an envelope of no queue. */
+#define CQRS_BATCH_NO_TAIL "-00000000\"}}"
+/* The buffer of a batch, and what of it is for what comes before messages. */
+#define CQRS_BATCH_DATA_BYTES	(268 * 1024)
+#define CQRS_BATCH_HEADER_BYTES (8 * 1024)
+/* The commands of a transaction. */
+#define CQRS_BATCH_DIRECT_COMMANDS 4
 
 /* What has become of a message. */
 typedef enum CqrsBatchOutcome
@@ -30,10 +45,18 @@ typedef enum CqrsBatchOutcome
 /* A batch; its request is kept until the reply is handled. */
 typedef struct CqrsBatch
 {
-	char	   *data;			/* arguments of the messages */
+	char	   *data;			/* envelopes, as arguments */
 	Size		start;			/* of the request, once it is sealed */
-	Size		end;			/* of the script's arguments */
+	Size		end;			/* of the envelopes */
 	Size		stop;			/* of the request */
+	StringInfoData keys;		/* routing keys, as arguments */
+	int			nkeys;			/* different ones; more than CQRS_BATCH_KEYS:
+								 * unknown */
+	int			key_at[CQRS_BATCH_KEYS];	/* where they are in keys */
+	int			key_lengths[CQRS_BATCH_KEYS];
+	bool		direct;			/* sealed so */
+	int			ncommands;		/* of the request; each has one reply */
+	Size		ends[CQRS_BATCH_COMMANDS];	/* where they end in data */
 	const char *body;			/* of the last message, in Base64 at "hole";
 								 * or NULL */
 	Size		body_length;
@@ -53,12 +76,14 @@ typedef struct CqrsBatch
 	uint32		ids[CQRS_BATCH_MESSAGES];	/* where their ids are in data */
 	uint32		id_lengths[CQRS_BATCH_MESSAGES];
 
-	bool		answered;		/* the reply has arrived: */
+	int			replied;		/* commands */
 	int			done;			/* so many messages have an outcome: */
 	CqrsBatchOutcome outcomes[CQRS_BATCH_MESSAGES];
 	char		full[256];		/* a queue that was full */
 	char		right_tail[CQRS_BATCH_TAIL_BYTES];	/* of a queue's envelopes, if
 													 * "tail" was not it; or "" */
+	char		queue[256];		/* to which all messages went, or "" */
+	char		bindings[CQRS_BATCH_HASH_BYTES];	/* the hash of these then */
 	bool		stopped;		/* the next message was refused, not the
 								 * whole batch */
 	char		error[256];		/* why, or "" */
@@ -75,11 +100,23 @@ typedef struct CqrsBatchOwner
 	const char *name;			/* of the owner: a server process */
 	const char *epoch;			/* of this connection */
 	const char *token;			/* both; NULL before the lease is taken */
+	bool		transactions;	/* it may use them */
 	int			lease_ms;		/* its time to live */
 	int			queue_limit;	/* messages in a queue; 0: no limit */
 	int			replicas;		/* which have to have a message; 0: none */
 	int			replicas_ms;	/* how long the server waits for them */
 } CqrsBatchOwner;
+
+/* Where messages went last, if that was one queue for all of them. */
+typedef struct CqrsBatchRoute
+{
+	char		exchange[256];
+	char		queue[256];		/* "": not known */
+	char		tail[CQRS_BATCH_TAIL_BYTES];	/* of its envelopes */
+	char		bindings[CQRS_BATCH_HASH_BYTES];	/* hash of the exchange's */
+	int			nkeys;			/* so many were added: */
+	char		keys[CQRS_ROUTE_KEYS][256]; /* routing keys with that queue */
+} CqrsBatchRoute;
 
 /* A batch in "context", which is to be begun. */
 extern CqrsBatch *cqrs_redis_batch_create(MemoryContext context);
@@ -106,12 +143,18 @@ extern void cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 						   CqrsBatchText *text);
 
 /*
- * Finish the request of batch "number", or make it anew.  If replicas count, it
- * has a second command, whose reply is how many have what was sent so far.  With "by_text" the
+ * Finish the request of batch "number", or make it anew: direct if the route is
+ * that of all its messages, else by the script.  If replicas count, the last
+ * command has the reply how many have what was sent so far.  With "by_text" the
  * server is given the script, else the script's hash.
  */
 extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
-							uint64 number, bool by_text);
+								  const CqrsBatchRoute *route, uint64 number,
+								  bool by_text);
+
+/* Remember where the messages of a batch went, if that is one queue. */
+extern void cqrs_redis_route_learn(CqrsBatchRoute *route,
+								   const CqrsBatch *batch);
 
 /*
  * The next bytes of the request, "*length" of them, NULL at its end; parts of
@@ -124,13 +167,16 @@ extern const char *cqrs_redis_batch_next(CqrsBatch *batch, char *chunk,
 								   Size *length);
 extern void cqrs_redis_batch_advance(CqrsBatch *batch, Size length);
 
-/* Whether the request is sent as far as its first command goes. */
-extern bool cqrs_redis_batch_script_sent(const CqrsBatch *batch);
+/* How many commands of the request are sent completely. */
+extern int	cqrs_redis_batch_sent(const CqrsBatch *batch);
 
 /*
- * Note the reply to the batch.  Returns false if it is none that the script
- * can have given.
+ * Note the next reply to the batch, but not the number of replicas.  Returns
+ * false if it is none that the server can have given.
  */
 extern bool cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply);
+
+/* Whether what became of the messages is known. */
+extern bool cqrs_redis_batch_is_answered(const CqrsBatch *batch);
 
 #endif							/* CQRS_REDIS_BATCH_H */

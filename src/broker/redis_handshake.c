@@ -36,6 +36,9 @@ static bool select_database(CqrsConnection *connection, const CqrsUrl *url,
 							CqrsFailure *failure);
 static bool is_expected(const CqrsReply *reply, CqrsReplyType type,
 						const char *action, CqrsFailure *failure);
+static bool look_around(CqrsConnection *connection, CqrsFailure *failure);
+static bool check_transactions(CqrsConnection *connection,
+							   CqrsFailure *failure);
 static bool take_lease(CqrsConnection *connection,
 					   const CqrsConnectOptions *options,
 					   CqrsFailure *failure);
@@ -63,6 +66,7 @@ cqrs_redis_log_in(CqrsConnection *connection,
 				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											 connection->timeout_ms),
 				 failure) != NULL &&
+		(options->consumes || look_around(connection, failure)) &&
 		take_lease(connection, options, failure);
 }
 
@@ -130,6 +134,45 @@ is_expected(const CqrsReply *reply, CqrsReplyType type, const char *action,
 					 "could not %s: protocol violation by the broker: unexpected reply",
 					 action);
 	return false;
+}
+
+/* What a publisher wants to know of the server. */
+static bool
+look_around(CqrsConnection *connection, CqrsFailure *failure)
+{
+	cqrs_redis_read_settings(connection);
+	return check_transactions(connection, failure);
+}
+
+/*
+ * Whether the user may use transactions.  EXEC comes first, which is an error
+ * then, too: a transaction that cannot be ended would swallow all commands.
+ */
+static bool
+check_transactions(CqrsConnection *connection, CqrsFailure *failure)
+{
+	static const char *const commands[] = {"EXEC", "MULTI", "EXEC"};
+	static const CqrsReplyType expected[] = {
+		CQRS_REPLY_ERROR, CQRS_REPLY_TEXT, CQRS_REPLY_ARRAY
+	};
+
+	for (int i = 0; i < lengthof(commands); i++)
+	{
+		const CqrsReply *reply;
+
+		put_command(connection, 1, &commands[i]);
+		reply = await(connection, "begin a transaction",
+					  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												  connection->timeout_ms),
+					  failure);
+		if (reply == NULL)
+			return false;
+		if (reply->type != expected[i] ||
+			(i == 0 && strstr(reply->text, "without MULTI") == NULL))
+			return true;
+	}
+	connection->owner.transactions = true;
+	return true;
 }
 
 /*

@@ -15,6 +15,9 @@
 /* Kombu's separator in members of binding sets: \x06\x16, decimal in Lua. */
 #define LUA_SEPARATOR "'\\6\\22'"
 
+/* A hash of members of a set, as they come. */
+#define LUA_DIGEST "redis.sha1hex(table.concat(members, ' '))"
+
 /*
  * Take a lease.  KEYS: it, and those that have to be vacant.  ARGV: owner,
  * epoch, time to live in ms.  The lease's value is "owner epoch batch".  The
@@ -44,11 +47,13 @@
 /*
  * Publish a batch, and renew the lease.  KEYS: set of the exchange's bindings,
  * lease.  ARGV: owner and epoch, time to live in ms, number of the batch,
- * "probe" or "", the limit of queues, the end of the envelopes, then for each
- * message its routing key, and its envelope.  The reply has the number of queues
- * of each message, or the name of one that is full, and ends with the error at
- * which the script had to stop, or with the end of the envelopes of a queue, if
- * that is another one.  A queue that is full stays so for the whole batch.
+ * "probe" or "", the limit of queues, the end of the envelopes, then the
+ * envelope of each message, then the routing key of each.  The reply has the
+ * number of queues of each message, or the name of one that is full.  It ends
+ * with the error at which the script had to stop, or, if all messages went to
+ * one queue, with the end of its envelopes, a hash of the bindings and its name,
+ * or with the end of the envelopes of the first queue, if that is another one.
+ * A queue that is full stays so for the whole batch.
  *
  * Batches come in sequence, so that one that was stopped also stops those that
  * are in flight behind it.  A probe that was stopped does not.
@@ -74,8 +79,8 @@
 	"end\n" \
 	"if tonumber(ARGV[3]) ~= last + 1 then return redis.error_reply('GAP ' .. last) end\n" \
 	"local routes, exact, wild, tags, bad, room = {}, {}, {}, {}, {}, {}\n" \
-	"local limit = tonumber(ARGV[5])\n" \
-	"for i = 7, #ARGV, 2 do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
+	"local limit, count, digest = tonumber(ARGV[5]), (#ARGV - 6) / 2, false\n" \
+	"for i = 7 + count, #ARGV do exact[ARGV[i]] = exact[ARGV[i]] or {} end\n" \
 	"local function pattern(key)\n" \
 	"  local words = {}\n" \
 	"  for word in string.gmatch(key .. '.', '(.-)%.') do\n" \
@@ -118,15 +123,23 @@
 	"  routes[key] = list\n" \
 	"  return list\n" \
 	"end\n" \
+	"local function may_undo(queue)\n" \
+	"  local length, head = redis.pcall('LLEN', queue), redis.pcall('LINDEX', queue, 0)\n" \
+	"  local trimmed = redis.pcall('LTRIM', queue, 0, -1)\n" \
+	"  return type(length) == 'number' and type(head) == 'string' and not trimmed.err\n" \
+	"end\n" \
 	"local out, stopped, lists, order, tail = {}, false, {}, {}, ARGV[6]\n" \
+	"local single = true\n" \
 	"local function push(i)\n" \
-	"  local queues = routes[ARGV[i]] or route(ARGV[i])\n" \
+	"  local key = ARGV[i + count]\n" \
+	"  local queues = routes[key] or route(key)\n" \
+	"  if #queues ~= 1 then single = false end\n" \
 	"  for _, queue in ipairs(queues) do\n" \
 	"    if bad[queue] then return bad[queue] end\n" \
-	"    if room[queue] and room[queue] <= 0 then return queue end\n" \
+	"    if room[queue] and room[queue] <= 0 then single = false return queue end\n" \
 	"  end\n" \
 	"  for _, queue in ipairs(queues) do\n" \
-	"    local envelope = ARGV[i + 1]\n" \
+	"    local envelope = ARGV[i]\n" \
 	"    if tags[queue] ~= tail then\n" \
 	"      envelope = string.sub(envelope, 1, -1 - #tail) .. tags[queue]\n" \
 	"    end\n" \
@@ -141,16 +154,17 @@
 	"  end\n" \
 	"  return #queues\n" \
 	"end\n" \
-	"if #ARGV > 6 then\n" \
+	"if count > 0 then\n" \
 	"  local members = redis.pcall('SMEMBERS', KEYS[1])\n" \
 	"  if members.err then\n" \
 	"    out[1] = members\n" \
 	"    stopped = true\n" \
 	"  else\n" \
 	"    for _, member in ipairs(members) do add_binding(member) end\n" \
+	"    digest = " LUA_DIGEST "\n" \
 	"  end\n" \
 	"end\n" \
-	"for i = 7, #ARGV, 2 do\n" \
+	"for i = 7, 6 + count do\n" \
 	"  if stopped then break end\n" \
 	"  out[#out + 1] = push(i)\n" \
 	"  stopped = type(out[#out]) == 'table'\n" \
@@ -165,8 +179,11 @@
 	"    break\n" \
 	"  end\n" \
 	"end\n" \
-	"if not stopped and order[1] and tags[order[1][1]] ~= tail and tail ~= '' then\n" \
-	"  out[#out + 1] = tags[order[1][1]]\n" \
+	"local queue = not stopped and order[1] and order[1][1]\n" \
+	"if queue and single and not order[2] and may_undo(queue) then\n" \
+	"  out[#out + 1] = {tags[queue], digest, queue}\n" \
+	"elseif queue and tags[queue] ~= tail then\n" \
+	"  out[#out + 1] = tags[queue]\n" \
 	"end\n" \
 	"local result = {}\n" \
 	"if ARGV[4] == 'probe' or not stopped then\n" \
@@ -174,6 +191,41 @@
 	"end\n" \
 	"if result.err or stopped then redis.pcall('PEXPIRE', KEYS[2], ARGV[2]) end\n" \
 	"return result.err and result or out\n"
+
+/*
+ * The end of a transaction that has pushed a batch to one queue: renew the lease
+ * if the script above would have done the same, else undo.  KEYS: set of the
+ * exchange's bindings, lease, queue.  ARGV: owner and epoch, time to live in ms,
+ * number of the batch, the hash of the bindings that led to the queue, the limit
+ * of queues, the number of messages, and the end of the last one's envelope.
+ *
+ * Nobody sees the queue before the transaction ends.  Nothing here may raise an
+ * error, since that would undo nothing.  A list whose first message is not the
+ * last one of the batch has got none of the batch.
+ */
+#define CQRS_SCRIPT_VERIFY \
+	"local value = redis.pcall('GET', KEYS[2])\n" \
+	"local owner, last = string.match(type(value) == 'string' and value or '', '^(%S+ %S+) (%d+)$')\n" \
+	"local result\n" \
+	"if owner ~= ARGV[1] then\n" \
+	"  result = redis.error_reply('LEASE ' .. KEYS[2] .. ' belongs to another connection')\n" \
+	"elseif tonumber(ARGV[3]) ~= last + 1 then result = redis.error_reply('GAP ' .. last)\n" \
+	"else\n" \
+	"  local members, length = redis.pcall('SMEMBERS', KEYS[1]), redis.pcall('LLEN', KEYS[3])\n" \
+	"  local limit = tonumber(ARGV[5])\n" \
+	"  if members.err or type(length) ~= 'number' or " LUA_DIGEST " ~= ARGV[4] or\n" \
+	"    limit > 0 and length > limit then\n" \
+	"    result = redis.error_reply('ROUTE has changed')\n" \
+	"  else\n" \
+	"    result = redis.pcall('SET', KEYS[2], owner .. ' ' .. ARGV[3], 'PX', ARGV[2])\n" \
+	"  end\n" \
+	"end\n" \
+	"if not result.err then return 1 end\n" \
+	"local head = redis.pcall('LINDEX', KEYS[3], 0)\n" \
+	"if type(head) == 'string' and string.sub(head, -#ARGV[7]) == ARGV[7] then\n" \
+	"  redis.pcall('LTRIM', KEYS[3], ARGV[6], -1)\n" \
+	"end\n" \
+	"return result\n"
 
 /*
  * Begin to consume a queue.  KEYS: queue, its lease, number of its messages

@@ -189,6 +189,13 @@ typedef struct CqrsTransport
 	/* For connections that publish: */
 
 	/*
+	 * Settings of the broker with which messages can be lost: a text for users,
+	 * and what to do about it, in a second line.  NULL: none is known.  May be
+	 * NULL itself.
+	 */
+	const char *(*advice) (const CqrsConnection *connection);
+
+	/*
 	 * Whether there is room for another message.  If there is none, the
 	 * socket gets ready when there may be.
 	 */

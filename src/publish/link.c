@@ -50,6 +50,7 @@
 
 static bool may_connect(const CqrsLink *link, bool paused);
 static void open_connection(CqrsLink *link);
+static void report_advice(const CqrsLink *link);
 static List *vacant_leases(const CqrsLink *link);
 static void close_connection(CqrsLink *link, bool politely);
 static void lease_refused(CqrsLink *link, const char *reason);
@@ -243,8 +244,20 @@ open_connection(CqrsLink *link)
 	cqrs_window_rewind(link->window);
 
 	cqrs_worker_set_connected(true);
+	report_advice(link);
 	cqrs_lane_set_lease(link->worker, CQRS_LEASE_HELD);
 	cqrs_link_log_connected(link->log, link->session->url, link->session->exchange);
+}
+
+/* What the broker could do better, for cqrs_check(). */
+static void
+report_advice(const CqrsLink *link)
+{
+	const CqrsTransport *transport = link->session->transport;
+	const char *advice = transport->advice != NULL ?
+		transport->advice(link->session->connection) : NULL;
+
+	cqrs_worker_set_advice(advice != NULL ? advice : "");
 }
 
 /*

@@ -245,7 +245,7 @@ reset_roster(void *element)
 
 			process->started_at = 0;
 			process->last_error_at = 0;
-			process->last_error[0] = '\0';
+			process->last_error[0] = process->advice[0] = '\0';
 			for (int n = 0; n < CQRS_WORKER_MAX_COUNTERS; n++)
 				pg_atomic_write_u64(&process->counters[n], 0);
 		}

@@ -19,6 +19,7 @@
 #include "worker/kind.h"
 
 #define CQRS_ERROR_BYTES	512
+#define CQRS_ADVICE_BYTES	1024
 
 /*
  * A process.  Written by it alone.  Fields without a note are protected by
@@ -38,6 +39,7 @@ typedef struct CqrsRosterProcess
 	TimestampTz connected_at;	/* 0: not connected */
 	TimestampTz last_error_at;	/* 0: none */
 	char		last_error[CQRS_ERROR_BYTES];
+	char		advice[CQRS_ADVICE_BYTES];	/* "": none */
 } CqrsRosterProcess;
 
 /* The processes of a kind in a database. */

@@ -162,6 +162,19 @@ cqrs_worker_set_error(const char *message)
 }
 
 void
+cqrs_worker_set_advice(const char *advice)
+{
+	CqrsRosterProcess *process = process_of(here, here->number);
+	int			length = pg_mbcliplen(advice, strlen(advice),
+									  CQRS_ADVICE_BYTES - 1);
+
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	memcpy(process->advice, advice, length);
+	process->advice[length] = '\0';
+	LWLockRelease(cqrs_slot_lock);
+}
+
+void
 cqrs_worker_count(int counter, int64 n)
 {
 	pg_atomic_fetch_add_u64(&process_of(here, here->number)->counters[counter],

@@ -26,6 +26,9 @@ extern PGDLLEXPORT void cqrs_worker_main(Datum dboid);
 extern void cqrs_worker_set_state(int state);
 extern void cqrs_worker_set_connected(bool connected);
 extern void cqrs_worker_set_error(const char *message);
+
+/* What could be better where this process is connected; "": nothing. */
+extern void cqrs_worker_set_advice(const char *advice);
 extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
 

@@ -36,6 +36,7 @@ enum
 	STATS_CONNECTED_AT,
 	STATS_LAST_ERROR,
 	STATS_LAST_ERROR_AT,
+	STATS_ADVICE,
 	STATS_SINCE,
 	STATS_NCOLUMNS
 };
@@ -49,6 +50,7 @@ static const char *const columns[STATS_NCOLUMNS] = {
 	[STATS_CONNECTED_AT] = "connected_at",
 	[STATS_LAST_ERROR] = "last_error",
 	[STATS_LAST_ERROR_AT] = "last_error_at",
+	[STATS_ADVICE] = "advice",
 	[STATS_SINCE] = "stats_since"
 };
 
@@ -149,6 +151,8 @@ process_stats(int slot, CqrsWorkerKind kind, int number, int count,
 	common[STATS_LAST_ERROR_AT] =
 		timestamp_or_null(shown.last_error_at,
 						  &common_nulls[STATS_LAST_ERROR_AT]);
+	common_nulls[STATS_ADVICE] = shown.advice[0] == '\0';
+	common[STATS_ADVICE] = CStringGetTextDatum(shown.advice);
 	common[STATS_SINCE] = timestamp_or_null(cqrs_roster_server->since,
 											&common_nulls[STATS_SINCE]);
 

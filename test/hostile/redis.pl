@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use utf8;
 
+use CqrsTest;
 use Encode qw(encode_utf8);
 use FakeRedis qw(:replies);
 use Hostile;
@@ -223,6 +224,33 @@ misbehaviour('publish', 'two ends', array(":1\r\n", (bulk('-00000000"}}')) x 2),
 misbehaviour('publish', 'a full queue without limit', array(bulk('queue')),
 	qr/unexpected reply/);
 
+# Direct batches.
+my %direct = (
+	(map { $_ => $replies{$_} } sort keys %replies),
+	'one element'  => array(":1\r\n"),
+	'not pushed'   => array(":0\r\n", ":1\r\n"),
+	'not verified' => array(":1\r\n", ":0\r\n"),
+	'a text'       => array(":1\r\n", bulk('1')),
+	'a text as length'  => array(bulk('1'), ":1\r\n"),
+	'an error, no text' => array(":1\r\n", "-\r\n"),
+	'another result for each' =>
+	  sub { my ($connection, $what) = @_; $connection->put($what->{good} x 2) });
+misbehaviour('direct', $_, $direct{$_}, qr/unexpected reply/) for sort keys %direct;
+misbehaviour('pushed', "$_ in reply", $replies{$_}, qr/unexpected reply/)
+  for grep { !/status|string/ } sort keys %replies;
+misbehaviour('direct', 'silence', sub { }, $SILENT);
+misbehaviour('pushed', 'silence', sub { }, qr/unexpected reply/);
+misbehaviour($_, 'the end', sub { $_[0]->end }, $LOST) for qw(direct pushed);
+misbehaviour('direct', "OOM as $_->[0]", $_->[1], 'blocked', state => 1)
+  for [ 'the reason', "-EXECABORT Transaction discarded because of: OOM x\r\n" ],
+  [ 'a result', array("-OOM x\r\n", ":1\r\n") ];
+my %once_more = (
+	'ROUTE'  => array(":1\r\n", "-ROUTE has changed\r\n"),
+	'LEASE'  => array(":1\r\n", "-LEASE x belongs to y\r\n"),
+	'an end' => "-EXECABORT Transaction discarded because of previous errors.\r\n");
+misbehaviour('direct', $_, $once_more{$_}, 'publishing', state => 1)
+  for sort keys %once_more;
+
 # The number of replicas.
 misbehaviour('count', "$_ in reply", $replies{$_},
 	qr/unexpected reply|could not count the replicas: $/)
@@ -233,6 +261,14 @@ misbehaviour('count', 'negative', ":-1\r\n", 'blocked', state => 1);
 misbehaviour('count', 'none',     ":0\r\n",  'blocked', state => 1);
 misbehaviour('count', 'silence',  sub { },    $SILENT);
 misbehaviour('count', 'twice',    ":9\r\n" x 2, qr/unexpected reply/);
+# Batches that have to wait for replicas do not hide who has the lease.
+$misbehaviours{'count: none, then another owner'} = {
+	anywhere => sub {
+		my ($connection, $at, $what, $good) = @_;
+		return ":0\r\n" if $at eq 'count';
+		return $at eq 'renew' ? "-LEASE x belongs to y\r\n" : $good;
+	} };
+$reasons{'count: none, then another owner'} = qr/LEASE x belongs/;
 misbehaviour('count', 'the end', sub { $_[0]->end }, $LOST);
 
 my $hostile = Hostile->new('hostile', 500, FakeRedis->new(%misbehaviours));
@@ -244,7 +280,14 @@ foreach my $name ((grep { !/^count:/ } sort keys %misbehaviours), @counts)
 	  if @counts && $name eq $counts[0];
 	next if defined $only && $name !~ $only;
 	$hostile->misbehave($name);
+	if ($name =~ /^(direct|pushed):/)
+	{
+		# Only what follows is direct.
+		$hostile->write_row;
+		wait_published($hostile->node);
+	}
 	my $key = $hostile->write_row($name =~ /^body:/ ? $BIG_BYTES : 10);
+	$hostile->wait_for_hit($name) if $name =~ /^direct:/;
 	if ($name eq 'renew: slow drip')
 	{
 		# Something comes, so that only a message finds out.

@@ -22,7 +22,9 @@ C<at> of a misbehaviour is C<connect>, C<auth>, C<select>, C<name>, C<lease>,
 C<drop>, C<publish> (a batch with messages), C<body> (the beginning of a large
 one), C<renew> (an empty batch),
 C<count> (how many replicas have what was sent), C<subscribe>, C<consume>, C<wait>, C<bind>,
-C<unbind>, C<scan>, C<delete>, C<get>, C<set>.  The hash that C<answer> gets has
+C<unbind>, C<scan>, C<delete>, C<get>, C<set>.  If it is C<pushed> (the command
+of a direct batch) or C<direct> (its transaction), the server says that all
+messages have the same queue.  The hash that C<answer> gets has
 the C<words> of the command, the number of C<messages>, and the good answer:
 C<good>.
 
@@ -177,6 +179,8 @@ sub obey
 	my ($self, @words) = @_;
 	my $name = uc $words[0];
 
+	return $self->transact($name, @words)
+	  if $name =~ /^(MULTI|EXEC)$/ || $self->{queued};
 	return $self->publish(@words)
 	  if $name eq 'EVALSHA' || $name eq 'EVAL' && $words[1] =~ /gmatch/;
 	my ($at, $good) = @{ $COMMANDS{$name} // [] };
@@ -195,7 +199,10 @@ sub publish
 	my @messages = @words[ 11 .. $#words ];
 	my $count    = @messages / 2;
 	my $number   = $words[7];
-	my $good     = array((":1\r\n") x $count);
+	my $mode     = $self->{server}{mode};
+	my @route    = array(map { bulk($_) } '-00000000"}}', 'hash', 'queue');
+	my $direct   = $count > 0 && ($mode->{at} // '') =~ /^(direct|pushed)$/;
+	my $good     = array((":1\r\n") x $count, $direct ? @route : ());
 
 	if ($number != ($self->{last} // 0) + 1)
 	{
@@ -205,8 +212,54 @@ sub publish
 	return
 	  unless $self->answer($count > 0 ? 'publish' : 'renew',
 		{ words => \@words, messages => $count, good => $good }, $good);
+	$self->take($number, @messages[ 0 .. $count - 1 ]);
+	return;
+}
+
+# A direct batch, with the same effect.
+sub transact
+{
+	my ($self, $name, @words) = @_;
+	my $queued = $self->{queued};
+
+	if ($name eq 'MULTI')
+	{
+		$self->{queued} = [];
+		$self->put("+OK\r\n");
+		return;
+	}
+	if ($name ne 'EXEC')
+	{
+		push @$queued, \@words;
+		$self->answer($name eq 'LPUSH' ? 'pushed' : '', {}, "+QUEUED\r\n");
+		return;
+	}
+	delete $self->{queued};
+	if (!$queued || !@$queued)
+	{
+		$self->put($queued ? array() : "-ERR EXEC without MULTI\r\n");
+		return;
+	}
+	my ($push, $verify) = @$queued;
+	my ($number, @messages) = ($verify->[8], @$push[ 2 .. $#$push ]);
+	my $length = ':' . @messages . "\r\n";
+	if ($number != ($self->{last} // 0) + 1)
+	{
+		$self->put(array($length, "-GAP $self->{last}\r\n"));
+		return;
+	}
+	my $good = array($length, ":1\r\n");
+	$self->take($number, @messages)
+	  if $self->answer('direct', { good => $good }, $good);
+	return;
+}
+
+sub take
+{
+	my ($self, $number, @messages) = @_;
+
 	$self->{last} = $number;
-	while (my ($key, $envelope) = splice @messages, 0, 2)
+	foreach my $envelope (@messages)
 	{
 		my ($body) = $envelope =~ /\A\{"body": "([^"]*)"/ or next;
 		$self->{server}{received}{$1} = 1

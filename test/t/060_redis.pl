@@ -94,6 +94,39 @@ is(join("\n", ledger_errors(\@messages, \@expected)), '', 'in order');
 is(counter('confirmed'), 15002, 'confirmed');
 is(counter('returned'),  0,     'none is returned');
 
+# They went to one queue, so they did not pass through the script.
+my $direct = sub {
+	return ($broker->command('INFO', 'commandstats') =~
+		  /^cmdstat_exec:calls=(\d+)/m)[0];
+};
+cmp_ok($direct->(), '>=', 50, 'pushed directly');
+
+# Another queue is bound: it has all that comes later, and the first one as well.
+$broker->bind_key('cqrs', 'other', '#');
+query(q{UPDATE author SET name = 'x' WHERE id >= 10});
+wait_published($node);
+foreach my $queue (qw(replica other))
+{
+	is_deeply(
+		[ map { $_->{body}{instance_pk} } $broker->drain($queue) ],
+		[ 10 .. 5009 ],
+		"in order, once in each of two queues: $queue");
+}
+
+# Both are there when the server forgets the script.
+$broker->command('SCRIPT', 'FLUSH');
+my $connected = query('SELECT connected_at FROM cqrs.stats');
+query(q{UPDATE author SET name = 'y' WHERE id >= 10});
+wait_published($node);
+is(query('SELECT connected_at FROM cqrs.stats'),
+	$connected, 'no new connection when the script is gone');
+foreach my $queue (qw(replica other))
+{
+	is($broker->queue_length($queue), 5000, "nothing is lost: $queue");
+}
+$broker->command('DEL', '_kombu.binding.cqrs', 'replica', 'other');
+$broker->bind('replica', 'author');
+
 # Large ones, which are sent in pieces, among small ones.
 query(
 	q{DELETE FROM author;
@@ -152,17 +185,38 @@ is( join(' ', map { $_->{body}{instance_pk} } $broker->drain('shelf')),
 	join(' ', 40 .. 59),
 	'they arrive in order when it is mended');
 
-# The server forgets the script.
-query(q{INSERT INTO author VALUES (7000, 'f')});
-wait_published($node);
-$broker->command('SCRIPT', 'FLUSH');
-my $pid = query('SELECT pid FROM cqrs.stats');
-my $connected = query('SELECT connected_at FROM cqrs.stats');
-query(q{INSERT INTO author SELECT i, 'g' FROM generate_series(7001, 7999) i});
-wait_published($node);
-is(query('SELECT connected_at FROM cqrs.stats'),
-	$connected, 'no new connection when the script is gone');
-my %keys = map { $_->{body}{instance_pk} => 1 } $broker->drain('replica');
-is(scalar(grep { $_ >= 7000 } keys %keys), 1000, 'nothing is lost');
+# Settings of the server that can lose messages, read with each connection.
+sub advice
+{
+	my (@commands) = @_;
+
+	$broker->command(@$_) foreach @commands;
+	query('SELECT cqrs_pause()');
+	wait_for_state($node, 'paused');
+	query('SELECT cqrs_resume()');
+	wait_for_state($node, 'publishing');
+	return query(
+		q{SELECT status, detail, remedy FROM cqrs_check() WHERE item = 'broker settings'}
+	);
+}
+
+is(advice(), '', 'nothing can be lost');
+is( advice([qw(CONFIG SET appendfsync no)]),
+	q{warning|a crash of the broker's host loses messages of many seconds, because appendfsync is no|in the broker's configuration: appendfsync always},
+	'no flush');
+is( advice(
+		[qw(CONFIG SET appendonly no)],
+		[qw(CONFIG SET maxmemory-policy allkeys-lru)],
+		[qw(CONFIG SET maxmemory 100mb)]),
+	q{warning|a crash of the broker loses what is in its queues, because it writes no append-only file; if its memory is full, the broker deletes queues, bindings or leases, because maxmemory-policy is allkeys-lru|in the broker's configuration: appendonly yes, appendfsync always; maxmemory-policy noeviction},
+	'no file, and keys are deleted');
+is(advice([qw(ACL SETUSER default -info)]), '', 'it may not be read');
+is( advice(
+		[qw(ACL SETUSER default +info)],
+		[qw(CONFIG SET appendonly yes)],
+		[qw(CONFIG SET maxmemory 0)],
+		[qw(ACL SETUSER default -config)]),
+	'',
+	'nor how the file is flushed');
 
 done_testing();

@@ -45,9 +45,9 @@ sub script
 	open my $fh, '<', $file or BAIL_OUT("could not open $file: $!");
 	my $text = do { local $/; <$fh> };
 
-	my ($separator) = $text =~ /#define LUA_SEPARATOR (".*")/;
-	my ($lines)     = $text =~ /#define CQRS_SCRIPT_$name \\\n(.*?)\n\n/s;
-	$lines =~ s/LUA_SEPARATOR/$separator/g;
+	my %text    = $text =~ /^#define (LUA_\w+) (".*")$/mg;
+	my ($lines) = $text =~ /#define CQRS_SCRIPT_$name \\\n(.*?)\n\n/s;
+	$lines =~ s/(LUA_\w+)/$text{$1}/g;
 	my $script = '';
 	while ($lines =~ /"((?:[^"\\]|\\.)*)"/g)
 	{
@@ -66,9 +66,16 @@ $broker->start;
 sub batch
 {
 	my ($number, $flag, @messages) = @_;
+	my (@keys, @envelopes);
+
+	while (my ($key, $envelope) = splice @messages, 0, 2)
+	{
+		push @keys,      $key;
+		push @envelopes, $envelope;
+	}
 	return [
 		'EVAL', $publish, 2, '_kombu.binding.cqrs', 'lease', 'owner epoch',
-		60000, $number, $flag, 0, '', @messages ];
+		60000, $number, $flag, 0, '', @envelopes, @keys ];
 }
 
 my %patterns = map { $_ => 1 } map { @$_ } values %recorded;
@@ -123,5 +130,77 @@ $broker->command('SET', 'lease', 'owner other 3');
 like(error(4, '', 'x', '7'), qr/^LEASE lease belongs/, 'former owner');
 $broker->command('DEL', 'lease');
 like(error(4, '', 'x', '7'), qr/^LEASE lease belongs/, 'expired');
+
+# If all messages go to one queue, the script says so, and a transaction does the
+# same without it, or nothing.
+my $verify = script('VERIFY');
+my $set    = '_kombu.binding.cqrs';
+$broker->command('DEL', $set);
+$broker->bind_key('cqrs', 'one', 'x', 'y');
+$broker->command('SET', 'lease', 'owner epoch 0');
+my $reply = $broker->command(@{ batch(1, '', 'x', 'a', 'y', 'b') });
+my ($tail, $bindings, $queue) = @{ $reply->[2] };
+is_deeply([ @$reply[ 0, 1 ], $queue ], [ 1, 1, 'one' ], 'one queue');
+$broker->command('DEL', 'one');
+
+# The result, and what is in the queue then.
+sub direct
+{
+	my ($number, %params) = @_;
+	my @messages = ("<$number>$tail", "<$number'>$tail");
+	my @replies  = eval {
+		$broker->commands(['MULTI'],
+			[ 'LPUSH', 'one', @messages ],
+			[   'EVAL', $verify, 3, $set, 'lease', 'one', 'owner epoch', 60000,
+				$number, $params{bindings} // $bindings, $params{limit} // 0,
+				2, "'>$tail" ],
+			['EXEC']);
+	};
+	my $result = @replies ? 'done' : $@ =~ s/\n//r;
+	my $list   = eval { $broker->command('LRANGE', 'one', 0, -1) } // [];
+	return join ' ', $result, map { /<(.*)>/ } reverse @$list;
+}
+
+is(direct(2), "done 2 2'",       'pushed');
+is(direct(3), "done 2 2' 3 3'",  'pushed again');
+is(direct(5), "GAP 3 2 2' 3 3'", 'a batch behind one that is missing');
+is(direct(4, limit => 5), "ROUTE has changed 2 2' 3 3'", 'too many');
+is(direct(4, limit => 6), "done 2 2' 3 3' 4 4'", 'not too many');
+$broker->bind_key('cqrs', 'another', 'x');
+is(direct(5), "ROUTE has changed 2 2' 3 3' 4 4'", 'other bindings');
+is($broker->command('GET', 'lease'), 'owner epoch 4', 'it does not count');
+$broker->command('SET', 'lease', 'owner other 4');
+is( direct(5),
+	"LEASE lease belongs to another connection 2 2' 3 3' 4 4'",
+	'former owner');
+$broker->command('LPUSH', 'lease2', 'x');
+$broker->command('RENAME', 'lease2', 'lease');
+like(direct(5), qr/^LEASE .* 2 2' 3 3' 4 4'$/, 'a lease that is none');
+$broker->command('DEL', 'lease');
+like(direct(5), qr/^LEASE .* 2 2' 3 3' 4 4'$/, 'expired');
+$broker->command('SREM', $set, grep { /another/ } @{ $broker->command('SMEMBERS', $set) });
+$broker->command('SET', 'lease', 'owner epoch 4');
+is(direct(5), "done 2 2' 3 3' 4 4' 5 5'", 'the bindings as they were');
+$broker->command('SET', 'one', 'x');
+like(direct(6), qr/^WRONGTYPE/, 'no queue');
+is($broker->command('GET', 'lease'), 'owner epoch 5', 'nor is that a batch');
+
+# Not where it cannot be undone, where a message has two queues or none, where a
+# queue is full.
+sub ends
+{
+	my (@messages) = @_;
+	$broker->command('SET', 'lease', 'owner epoch 0');
+	my $end = $broker->command(@{ batch(1, '', @messages) })->[ @messages / 2 ];
+	return ref $end ? $end->[2] : $end;
+}
+
+$broker->command('DEL', 'one');
+$broker->bind_key('cqrs', 'another', 'z');
+is(ends('x', 1, 'y', 2), 'one', 'one queue again');
+like(ends('x', 1, 'z', 2), qr/^-/, 'two queues');
+like(ends('x', 1, 'nothing', 2), qr/^-/, 'a message without a queue');
+$broker->command(qw(ACL SETUSER default -ltrim));
+like(ends('x', 1), qr/^-/, 'where it could not be undone');
 
 done_testing();

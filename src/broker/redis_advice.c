@@ -1,0 +1,128 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis_advice.c
+ *	  Settings of a Redis server with which messages can be lost.
+ *
+ * They are read when a publisher connects, and may have changed since.  A user
+ * may not be allowed to read them; nothing is said of what is not known.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "broker/failure.h"
+#include "broker/redis.h"
+
+/* Of a value that is shown. */
+#define VALUE_BYTES		64
+
+static bool info_value(const char *info, const char *name, char *value);
+static void read_fsync(CqrsConnection *connection, char *value);
+static void add(StringInfo found, StringInfo remedy, const char *what,
+				const char *setting);
+
+void
+cqrs_redis_read_settings(CqrsConnection *connection)
+{
+	static const char *const words[] = {"INFO"};
+	CqrsFailure ignored;
+	const CqrsReply *reply = cqrs_redis_command(connection, "read settings",
+												&ignored, 1, words);
+	char		value[VALUE_BYTES];
+	char		limit[VALUE_BYTES];
+	StringInfoData found;
+	StringInfoData remedy;
+	bool		has_file = false;
+
+	if (reply == NULL || reply->type != CQRS_REPLY_TEXT)
+		return;
+	initStringInfo(&found);
+	initStringInfo(&remedy);
+	if (info_value(reply->text, "aof_enabled", value))
+	{
+		has_file = strcmp(value, "0") != 0;
+		if (!has_file)
+			add(&found, &remedy,
+				"a crash of the broker loses what is in its queues, because it writes no append-only file",
+				"appendonly yes, appendfsync always");
+	}
+	if (info_value(reply->text, "maxmemory", limit) &&
+		strcmp(limit, "0") != 0 &&
+		info_value(reply->text, "maxmemory_policy", value) &&
+		strcmp(value, "noeviction") != 0)
+		add(&found, &remedy,
+			psprintf("if its memory is full, the broker deletes queues, bindings or leases, because maxmemory-policy is %s",
+					 value),
+			"maxmemory-policy noeviction");
+	if (info_value(reply->text, "role", value) && strcmp(value, "slave") == 0)
+		add(&found, &remedy,
+			"the broker is a replica of another server, which overwrites what is published to it",
+			"replica-read-only yes, and the URL of the other server in cqrs.url");
+
+	/* The next command replaces the reply. */
+	if (has_file)
+	{
+		read_fsync(connection, value);
+		if (strcmp(value, "no") == 0)
+			add(&found, &remedy,
+				"a crash of the broker's host loses messages of many seconds, because appendfsync is no",
+				"appendfsync always");
+	}
+	if (found.len > 0)
+		connection->advice =
+			MemoryContextStrdup(connection->context,
+								psprintf("%s\nin the broker's configuration: %s",
+										 found.data, remedy.data));
+	pfree(found.data);
+	pfree(remedy.data);
+}
+
+const char *
+cqrs_redis_advice(const CqrsConnection *connection)
+{
+	return connection->advice;
+}
+
+/* The value of a name in the answer to INFO; false: it does not have the name. */
+static bool
+info_value(const char *info, const char *name, char *value)
+{
+	Size		length = strlen(name);
+
+	for (const char *line = info; line != NULL; line = strchr(line, '\n'))
+	{
+		line += *line == '\n' ? 1 : 0;
+		if (strncmp(line, name, length) == 0 && line[length] == ':')
+		{
+			line += length + 1;
+			cqrs_failure_clean(value, VALUE_BYTES, line, strcspn(line, "\r\n"));
+			return true;
+		}
+	}
+	return false;
+}
+
+/* "": not known. */
+static void
+read_fsync(CqrsConnection *connection, char *value)
+{
+	static const char *const words[] = {"CONFIG", "GET", "appendfsync"};
+	CqrsFailure ignored;
+	const CqrsReply *reply = cqrs_redis_command(connection, "read settings",
+												&ignored, 3, words);
+
+	value[0] = '\0';
+	if (reply != NULL && reply->type == CQRS_REPLY_ARRAY &&
+		reply->nelements == 2 &&
+		reply->elements[1].type == CQRS_REPLY_TEXT)
+		cqrs_failure_clean(value, VALUE_BYTES, reply->elements[1].text,
+						   reply->elements[1].length);
+}
+
+static void
+add(StringInfo found, StringInfo remedy, const char *what,
+	const char *setting)
+{
+	appendStringInfo(found, "%s%s", found->len > 0 ? "; " : "", what);
+	appendStringInfo(remedy, "%s%s", remedy->len > 0 ? "; " : "", setting);
+}
