@@ -71,6 +71,60 @@ like(checked('consumer'), qr/^ok: .*consuming, queue "shop"/, 'consuming');
 is(checked('failed messages'),
 	'ok: 0 messages wait for a retry, 0 are dead letters',
 	'nothing has failed');
+
+# A deadlock: the consumer has row 21 and waits for row 22, which a user has, who
+# now wants row 21.  The user is not the victim.  The wait for row 20 makes sure
+# that the other messages are there and form a batch.
+query(
+	q{INSERT INTO author (id, name, cqrs_revision, cqrs_updated)
+		SELECT i, 'old', -1, now() FROM generate_series(20, 22) i});
+my @users = map { { in => '', out => '', err => '' } } 1 .. 2;
+foreach my $user (@users)
+{
+	$user->{session} =
+	  open_psql($node, \$user->{in}, \$user->{out}, \$user->{err});
+}
+
+# Has a user lock a row; false after an error.
+sub lock_row
+{
+	my ($user, $id) = @_;
+	$user->{in} .=
+	  "BEGIN; SELECT 'has ' || id FROM author WHERE id = $id FOR UPDATE;\n";
+	$user->{session}->pump
+	  until $user->{out} =~ /^has $id$/m || $user->{err} =~ /ERROR/;
+	return $user->{err} !~ /ERROR/;
+}
+
+# Waits until the consumer has waited for a lock of a user for so long that it has
+# looked for a deadlock.
+sub wait_for_lock
+{
+	wait_for(
+		q{SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+		WHERE a.backend_type = 'cqrs consumer' AND NOT l.granted
+			AND clock_timestamp() - l.waitstart > '200 ms')});
+	return;
+}
+
+lock_row($users[0], 20);
+lock_row($users[1], 22);
+publish($broker, 'cqrs', 'author', save('author', 19, 1, 'new'));
+wait_for(q{SELECT prefetch = 8 FROM cqrs.consumer_stats});
+publish($broker, 'cqrs', 'author', map { save('author', $_, 1, 'new') } 20 .. 22);
+wait_for_lock();
+$users[0]{in} .= "COMMIT; SELECT 'over';\n";
+$users[0]{session}->pump until $users[0]{out} =~ /^over$/m;
+wait_for(q{SELECT name = 'new' FROM author WHERE id = 20});
+wait_for_lock();
+ok(lock_row($users[1], 21), 'a user is not the victim of a deadlock')
+  or BAIL_OUT($users[1]{err});
+$users[1]{in} .= "COMMIT;\n";
+$_->{in} .= "\\q\n" foreach @users;
+$_->{session}->finish foreach @users;
+wait_for(
+	q{SELECT count(*) = 4 FROM author WHERE id BETWEEN 19 AND 22 AND name = 'new'});
+
 my (undef, undef, $errors) =
   $node->psql('postgres', q{SELECT cqrs_consume('other')});
 like($errors, qr/this database consumes the queue "shop" already/,
