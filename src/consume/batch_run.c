@@ -312,6 +312,7 @@ limit_lock_waits(const CqrsBatch *batch, const CqrsBatchProgress *progress,
 static void
 begin_time_limit(void)
 {
+	is_last_resort = false;
 	if (cqrs_apply_timeout_ms == 0)
 		return;
 	enable_timeout_after(STATEMENT_TIMEOUT, cqrs_apply_timeout_ms);

@@ -22,6 +22,7 @@
 #include "catalog/indexing.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -31,6 +32,10 @@
 #include "base/objects.h"
 #include "consume/seat.h"
 #include "worker/worker.h"
+
+/* How often, and after which time each, the row is tried to be locked at the end. */
+#define LEAVE_TRIES		50
+#define LEAVE_DELAY_US	10000
 
 /* Columns of cqrs.consumer */
 enum
@@ -51,6 +56,9 @@ enum
 static const char *try_change(const int *columns, const NullableDatum *changes,
 							  int n);
 static void change(const int *columns, const NullableDatum *changes, int n);
+static void write_row(Relation rel, const int *columns,
+					  const NullableDatum *changes, int n);
+static bool try_leave(void);
 static bool is_dropping(Relation rel, HeapTuple tuple);
 
 CqrsSeat   *
@@ -111,21 +119,49 @@ cqrs_seat_set_running(bool running)
 	change(columns, changes, running ? 1 : 2);
 }
 
-/* No commit waits for a disk or a standby here; a lost one does no harm. */
+/*
+ * No commit waits for a disk or a standby here; a lost one does no harm.  Nor
+ * does an exit callback wait for a lock, because lock_timeout has no effect
+ * there.  If the row stays locked, the next consumer is wary.
+ */
 void
 cqrs_seat_leave(void)
 {
-	const CqrsObjects *objects;
-	bool		exists;
+	MemoryContext caller = CurrentMemoryContext;
 
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("lock_timeout", "500ms", PGC_SUSET, PGC_S_OVERRIDE);
+	for (int i = 0; i < LEAVE_TRIES && !try_leave(); i++)
+		pg_usleep(LEAVE_DELAY_US);
+	MemoryContextSwitchTo(caller);
+}
+
+/* False if the row is locked. */
+static bool
+try_leave(void)
+{
+	const int	columns[] = {SEAT_RUNNING, SEAT_SUSPECT};
+	NullableDatum changes[2] = {0};
+	const CqrsObjects *objects;
+	bool		locked = true;
+
+	changes[1].isnull = true;
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	objects = cqrs_objects_get(true);
-	exists = objects != NULL;
+	if (objects != NULL)
+		locked = ConditionalLockRelationOid(objects->consumer,
+											ShareRowExclusiveLock);
+	if (objects != NULL && locked)
+	{
+		Relation	rel = table_open(objects->consumer, NoLock);
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		write_row(rel, columns, changes, lengthof(columns));
+		PopActiveSnapshot();
+		table_close(rel, NoLock);
+	}
 	CommitTransactionCommand();
-	if (exists)
-		cqrs_seat_set_running(false);
+	return locked;
 }
 
 void
@@ -177,27 +213,12 @@ try_change(const int *columns, const NullableDatum *changes, int n)
 	return failure;
 }
 
-/*
- * Change n columns of the row; -1: delete it, unless cqrs_consume() was called
- * since it was to be dropped.
- */
+/* write_row(), in a transaction of its own. */
 static void
 change(const int *columns, const NullableDatum *changes, int n)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[SEAT_NATTS] = {0};
-	bool		nulls[SEAT_NATTS] = {false};
-	bool		replaces[SEAT_NATTS] = {false};
 	Relation	rel;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	for (int i = 0; i < n; i++)
-	{
-		values[columns[i] - 1] = changes[i].value;
-		nulls[columns[i] - 1] = changes[i].isnull;
-		replaces[columns[i] - 1] = true;
-	}
 
 	/* A synchronous standby that is down must not hold up a shutdown. */
 	cqrs_worker_set_cancellable(!ShutdownRequestPending);
@@ -206,8 +227,35 @@ change(const int *columns, const NullableDatum *changes, int n)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rel = table_open(cqrs_objects_get(false)->consumer,
 					 ShareRowExclusiveLock);
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	tuple = systable_getnext(scan);
+	write_row(rel, columns, changes, n);
+	table_close(rel, NoLock);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	cqrs_worker_set_cancellable(false);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Change n columns of the row; -1: delete it, unless cqrs_consume() was called
+ * since it was to be dropped.
+ */
+static void
+write_row(Relation rel, const int *columns, const NullableDatum *changes,
+		  int n)
+{
+	Datum		values[SEAT_NATTS] = {0};
+	bool		nulls[SEAT_NATTS] = {false};
+	bool		replaces[SEAT_NATTS] = {false};
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+
+	for (int i = 0; i < n; i++)
+	{
+		values[columns[i] - 1] = changes[i].value;
+		nulls[columns[i] - 1] = changes[i].isnull;
+		replaces[columns[i] - 1] = true;
+	}
 	if (HeapTupleIsValid(tuple) && n < 0)
 	{
 		if (is_dropping(rel, tuple))
@@ -218,11 +266,6 @@ change(const int *columns, const NullableDatum *changes, int n)
 						   heap_modify_tuple(tuple, RelationGetDescr(rel),
 											 values, nulls, replaces));
 	systable_endscan(scan);
-	table_close(rel, NoLock);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	cqrs_worker_set_cancellable(false);
-	MemoryContextSwitchTo(caller);
 }
 
 static bool

@@ -200,6 +200,8 @@ after_utility(Followup followup)
 		cqrs_published_count_commit();
 		/* The transaction may have called cqrs_pause(). */
 		cqrs_wake_want(CQRS_WORKER_PUBLISHER);
+		/* The same for cqrs_pause_consumer(). */
+		cqrs_wake_wanted(CQRS_WORKER_CONSUMER);
 	}
 	else
 		cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);

@@ -68,6 +68,13 @@ cqrs_wake_want(CqrsWorkerKind kind)
 }
 
 void
+cqrs_wake_wanted(CqrsWorkerKind kind)
+{
+	if (*(volatile bool *) &cqrs_rosters[cqrs_slot_mine()].kinds[kind].wanted)
+		cqrs_wake_want(kind);
+}
+
+void
 cqrs_wake_want_at_commit(CqrsWorkerKind kind)
 {
 	/* Taking a slot can fail, so it is done before the commit. */

@@ -27,7 +27,10 @@ extern void cqrs_wake_listeners(CqrsWorkerKind kind);
  */
 extern void cqrs_wake_want(CqrsWorkerKind kind);
 
-/* The same, once the current transaction has committed. */
+/* The same, if such workers are wanted already. */
+extern void cqrs_wake_wanted(CqrsWorkerKind kind);
+
+/* Have workers started, once the current transaction has committed. */
 extern void cqrs_wake_want_at_commit(CqrsWorkerKind kind);
 
 /*

@@ -15,7 +15,7 @@ my $broker = RabbitMQ->new('seat');
 $broker->start;
 my $master = new_master('master', $broker);
 my $node = new_master('seat', $broker,
-	conf => "cqrs.reconnect_delay_max = '200ms'\n");
+	conf => "cqrs.reconnect_delay_max = '200ms'\nmax_prepared_transactions = 1\n");
 $_->safe_psql('postgres', 'CREATE TABLE item (id int PRIMARY KEY, data text)')
   foreach $master, $node;
 $master->safe_psql('postgres', q{SELECT cqrs_register('item')});
@@ -39,6 +39,15 @@ arrives(1, 'the consumer consumes');
 my $process = 'SELECT pid, started_at FROM cqrs.consumer_stats';
 my $before  = $node->safe_psql('postgres', $process);
 
+sub wait_for_lock
+{
+	$node->poll_query_until(
+		'postgres', q{SELECT EXISTS (SELECT FROM pg_stat_activity
+		WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock')})
+	  or BAIL_OUT('the consumer waits for no lock');
+	return;
+}
+
 my ($in, $out, $err) = ('', '', '');
 my $session = open_psql($node, \$in, \$out, \$err);
 $in = "BEGIN; SELECT cqrs_pause_consumer(); SELECT 'locked';\n";
@@ -49,11 +58,26 @@ ok( $node->poll_query_until(
 		q{SELECT last_error LIKE '%could not write to cqrs.consumer: canceling statement due to lock timeout%'
 		FROM cqrs.consumer_stats}),
 	'last_error says what the consumer waits for');
+is($node->safe_psql('postgres', $process), $before, 'in the same process');
+
+# A process that waits for the lock ends all the same; the next one waits.
+my ($pid) = split /\|/, $before;
+wait_for_lock();
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+ok( $node->poll_query_until(
+		'postgres',
+		"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
+	'the consumer can be ended while cqrs.consumer is locked');
 $in .= "ROLLBACK;\n\\q\n";
 $session->finish;
 wait_consumer($node, 'postgres', 'consuming');
 arrives(2, 'it goes on');
-is($node->safe_psql('postgres', $process), $before, 'in the same process');
+
+# COMMIT PREPARED tells the consumer, too.
+$node->safe_psql('postgres',
+	q{BEGIN; SELECT cqrs_pause_consumer(); PREPARE TRANSACTION 'p'});
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p'});
+wait_consumer($node, 'postgres', 'paused');
 
 $_->stop foreach $node, $master;
 done_testing();
