@@ -108,7 +108,7 @@ COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; use the view cqrs.out
 
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of segments, of cqrs.publisher and of lists of handled messages: discards rows that logical replication inserts';
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables that are a server''s own: discards what logical replication does with their rows';
 REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
@@ -589,6 +589,11 @@ CREATE TABLE cqrs.consumer (
 	database oid NOT NULL
 );
 COMMENT ON TABLE cqrs.consumer IS 'queue that this database consumes; use cqrs_consume and cqrs_stop_consuming to change it';
+-- A subscriber of all tables must not consume the queue of its publisher, nor
+-- have its epochs.
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.consumer
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.consumer ENABLE REPLICA TRIGGER discard;
 
 -- Messages that could not be applied.
 --
@@ -766,7 +771,13 @@ CREATE FUNCTION @extschema@.cqrs_stop_consuming(drop_queue boolean DEFAULT false
 	AS $$
 BEGIN
 	LOCK TABLE cqrs.consumer IN SHARE ROW EXCLUSIVE MODE;
-	IF drop_queue THEN
+	IF drop_queue AND EXISTS (SELECT FROM cqrs.consumer c JOIN pg_database d ON d.oid <> c.database
+			WHERE d.datname = current_database()) THEN
+		RAISE EXCEPTION 'the queue is that of another database'
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				DETAIL = 'This database was made from the other one as its template.',
+				HINT = 'To keep the queue, call cqrs_stop_consuming(). To take it over, call cqrs_consume().';
+	ELSIF drop_queue THEN
 		UPDATE cqrs.consumer SET dropping = true;
 	ELSE
 		DELETE FROM cqrs.consumer;

@@ -196,14 +196,19 @@ check_truncate_allowed(Relation rel)
 }
 
 /*
- * BEFORE INSERT FOR EACH ROW on the segments, enabled with ENABLE REPLICA.  It
- * discards rows that logical replication brings: the server that they come
- * from publishes them itself.
+ * BEFORE ... FOR EACH ROW, enabled with ENABLE REPLICA.  It discards what logical
+ * replication does with tables that are a server's own: segments, for example,
+ * are published by the server that they come from.
  */
 Datum
 cqrs_trigger_discard(PG_FUNCTION_ARGS)
 {
-	(void) trigger_data(fcinfo, TRIGGER_EVENT_INSERT,
+	TriggerEvent event = TRIGGER_EVENT_INSERT;
+
+	if (CALLED_AS_TRIGGER(fcinfo))
+		event = ((TriggerData *) fcinfo->context)->tg_event &
+			TRIGGER_EVENT_OPMASK;
+	(void) trigger_data(fcinfo, event,
 						TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
 	return PointerGetDatum(NULL);
 }

@@ -175,15 +175,28 @@ followup_of(Node *parsetree)
 static Oid
 resettled_database(Node *parsetree)
 {
-	AlterDatabaseSetStmt *alter;
+	const VariableSetStmt *set;
+	const char *name;
 
-	if (!IsA(parsetree, AlterDatabaseSetStmt))
+	if (IsA(parsetree, AlterDatabaseSetStmt))
+	{
+		set = castNode(AlterDatabaseSetStmt, parsetree)->setstmt;
+		name = castNode(AlterDatabaseSetStmt, parsetree)->dbname;
+	}
+	else if (IsA(parsetree, AlterRoleSetStmt) &&
+			 castNode(AlterRoleSetStmt, parsetree)->role == NULL &&
+			 castNode(AlterRoleSetStmt, parsetree)->database != NULL)
+	{
+		/* ALTER ROLE ALL IN DATABASE is another name of the same. */
+		set = castNode(AlterRoleSetStmt, parsetree)->setstmt;
+		name = castNode(AlterRoleSetStmt, parsetree)->database;
+	}
+	else
 		return InvalidOid;
-	alter = castNode(AlterDatabaseSetStmt, parsetree);
-	if (alter->setstmt->kind != VAR_RESET_ALL &&
-		pg_strncasecmp(alter->setstmt->name, "cqrs.", 5) != 0)
+	if (set->kind != VAR_RESET_ALL &&
+		pg_strncasecmp(set->name, "cqrs.", 5) != 0)
 		return InvalidOid;
-	return get_database_oid(alter->dbname, true);
+	return get_database_oid(name, true);
 }
 
 static void

@@ -28,6 +28,9 @@ $copy->safe_psql(
 
 # What the publisher of the origin needs to write goes on.
 $origin->safe_psql('postgres', 'SELECT cqrs_pause(); SELECT cqrs_resume()');
+$copy->safe_psql('postgres', q{SELECT cqrs_consume('mine')});
+$origin->safe_psql('postgres',
+	q{SELECT cqrs_consume('shop'); SELECT cqrs_pause_consumer()});
 $origin->safe_psql(
 	'postgres', q{
 	INSERT INTO own VALUES (1, 'a');
@@ -40,6 +43,9 @@ is( $copy->safe_psql(
 		(body::json #>> '{instance_data,v}'), ', ' ORDER BY id) FROM cqrs.outbox}),
 	'SAVE applied a, SAVE applied b',
 	'the subscriber sends what a master of its own counts, once');
+
+is($copy->safe_psql('postgres', 'SELECT queue, paused FROM cqrs.consumer'),
+	'mine|f', 'the subscriber consumes what it consumed');
 
 $copy->safe_psql('postgres', q{INSERT INTO own VALUES (2, 'here')});
 is( $copy->safe_psql(

@@ -121,7 +121,9 @@ is( errors_of(
 		SELECT cqrs_alter('author', '{"exchange": "second"}');
 		SELECT cqrs_alter('author', '{"exchange": null}')}),
 	'', 'owners may use it');
-query('postgres', q{ALTER DATABASE two SET cqrs.message_ttl = 0});
+# ALTER ROLE ALL is another name of the same.
+query('postgres',
+	q{ALTER ROLE ALL IN DATABASE two SET cqrs.message_ttl = 0});
 $pid = publisher('two', $pid);
 is(message_of('two'), "second $key for ever", 'a time to live');
 

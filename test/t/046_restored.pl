@@ -228,6 +228,10 @@ ok( $node->poll_query_until(
 		'follower', q{SELECT data = 'followed' FROM item WHERE id = 1}),
 	'the template consumes');
 is(query('shadow', 'SELECT count(*) FROM item'), 0, 'the copy does not');
+my (undef, undef, $error) =
+  $node->psql('shadow', 'SELECT cqrs_stop_consuming(true)');
+like($error, qr/the queue is that of another database/,
+	'a copy does not drop the queue');
 query('follower', 'SELECT cqrs_stop_consuming()');
 query('shadow',   q{SELECT cqrs_consume('follow')});
 query('shop',     q{UPDATE item SET data = 'shadowed' WHERE id = 1});
