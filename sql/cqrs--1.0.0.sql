@@ -674,6 +674,9 @@ CREATE TABLE cqrs.handled_turn (
 );
 ALTER TABLE cqrs.handled_turn REPLICA IDENTITY FULL;
 INSERT INTO cqrs.handled_turn VALUES (0, pg_catalog.now());
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.handled_turn
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.handled_turn ENABLE REPLICA TRIGGER discard;
 COMMENT ON TABLE cqrs.handled_turn IS 'which of cqrs.handled_0 and cqrs.handled_1 is written to, and since when';
 
 CREATE FUNCTION cqrs.wake_consumer() RETURNS void

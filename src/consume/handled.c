@@ -49,6 +49,7 @@
 #include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "common/hashfn.h"
+#include "postmaster/interrupt.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -61,6 +62,7 @@
 #include "base/compat.h"
 #include "base/objects.h"
 #include "consume/handled.h"
+#include "worker/worker.h"
 
 #define TURN_INTERVAL	USECS_PER_DAY
 /* How often it is looked whether a turn is due. */
@@ -198,12 +200,15 @@ cqrs_handled_turn(void)
 	if (now >= looked_at && now < looked_at + LOOK_INTERVAL)
 		return;
 	looked_at = now;
+	/* A synchronous standby that is down must not hold up a shutdown. */
+	cqrs_worker_set_cancellable(!ShutdownRequestPending);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	turn(now);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	cqrs_worker_set_cancellable(false);
 	MemoryContextSwitchTo(caller);
 }
 

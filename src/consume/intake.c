@@ -8,8 +8,8 @@
  * makes queue and bindings ready (topology.c), subscribes, and puts what
  * arrives into the inbox.  While consuming is paused, a connection without the
  * lease makes queue and bindings ready and is closed: what a master publishes
- * from then on waits in the queue, and another database that consumes is not
- * disturbed.
+ * from then on waits in the queue.  Such a connection removes no bindings,
+ * because another database may consume the queue.
  *
  * Window.  At most "window" deliveries are not acknowledged.  It begins at 1 on
  * each connection and grows eightfold with each commit: whatever ends every
@@ -157,11 +157,11 @@ cqrs_intake_reload(CqrsIntake *intake)
 
 	cqrs_intake_log_reload(intake->log);
 	cqrs_topology_retry(intake->topology);
-	if (moved)
-	{
+	/* While paused there is no connection; the broker may be another one. */
+	if (moved || intake->session->connection == NULL)
 		cqrs_topology_connected(intake->topology);
+	if (moved)
 		close_connection(intake, true);
-	}
 }
 
 void
@@ -195,7 +195,7 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 
 	if (cqrs_topology_is_due(intake->topology) &&
 		!cqrs_topology_apply(intake->topology, session->transport,
-							 session->connection, &failure))
+							 session->connection, true, &failure))
 	{
 		connection_failed(intake, &failure);
 		return;
@@ -379,7 +379,7 @@ prepare(CqrsIntake *intake)
 
 	if (!connect_broker(intake, NULL, &failure) ||
 		!cqrs_topology_apply(intake->topology, session->transport,
-							 session->connection, &failure))
+							 session->connection, false, &failure))
 	{
 		connection_failed(intake, &failure);
 		return;

@@ -81,10 +81,7 @@ extern bool cqrs_intake_delete_queue(CqrsIntake *intake);
 
 extern void cqrs_intake_close(CqrsIntake *intake);
 
-/*
- * Whether the broker has queue and bindings, as far as it has accepted them, or
- * another database sees to it.
- */
+/* Whether the broker has queue and bindings, or another database sees to it. */
 extern bool cqrs_intake_is_prepared(const CqrsIntake *intake);
 
 /* The state of the connection. */

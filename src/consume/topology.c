@@ -52,6 +52,7 @@ static void add_binding(List **bindings, const char *exchange,
 static char *text_option(const CqrsReplicaRow *row, CqrsReplicaOption option);
 static int	compare(const ListCell *a, const ListCell *b);
 static bool has(List *bindings, const CqrsBinding *binding);
+static List *with_new(List *bindings, List *others);
 static List *copy(List *bindings);
 static bool remove_old(CqrsTopology *topology, const CqrsTransport *transport,
 					   CqrsConnection *connection, CqrsFailure *failure);
@@ -136,8 +137,8 @@ cqrs_topology_set(CqrsTopology *topology, const char *queue, bool quorum,
 	context = AllocSetContextCreate(TopMemoryContext, "cqrs bindings",
 									ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(context);
-	topology->made = moved ? NIL : copy(list_concat_copy(topology->made,
-														 topology->wanted));
+	topology->made = moved ? NIL : copy(with_new(topology->made,
+												 topology->wanted));
 	topology->wanted = copy(bindings);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(topology->context);
@@ -159,7 +160,7 @@ cqrs_topology_retry(CqrsTopology *topology)
 bool
 cqrs_topology_is_made(const CqrsTopology *topology)
 {
-	return !topology->due;
+	return !topology->due && !topology->refused;
 }
 
 bool
@@ -181,7 +182,8 @@ cqrs_topology_wait_ms(const CqrsTopology *topology)
 
 bool
 cqrs_topology_apply(CqrsTopology *topology, const CqrsTransport *transport,
-					CqrsConnection *connection, CqrsFailure *failure)
+					CqrsConnection *connection, bool owner,
+					CqrsFailure *failure)
 {
 	List	   *bindings = NIL;
 	ListCell   *lc;
@@ -189,7 +191,7 @@ cqrs_topology_apply(CqrsTopology *topology, const CqrsTransport *transport,
 	topology->refused = false;
 	/* Without the queue nothing can be consumed, so a refusal is a failure. */
 	if (!make(topology, transport, connection, NIL, failure) ||
-		!remove_old(topology, transport, connection, failure))
+		(owner && !remove_old(topology, transport, connection, failure)))
 		return false;
 	foreach(lc, topology->wanted)
 	{
@@ -303,6 +305,21 @@ has(List *bindings, const CqrsBinding *binding)
 			return true;
 	}
 	return false;
+}
+
+/* A list of bindings, and of others that are not among them. */
+static List *
+with_new(List *bindings, List *others)
+{
+	List	   *all = list_copy(bindings);
+	ListCell   *lc;
+
+	foreach(lc, others)
+	{
+		if (!has(all, lfirst(lc)))
+			all = lappend(all, lfirst(lc));
+	}
+	return all;
 }
 
 static List *

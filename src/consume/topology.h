@@ -36,10 +36,7 @@ extern void cqrs_topology_connected(CqrsTopology *topology);
 /* Try again what was refused. */
 extern void cqrs_topology_retry(CqrsTopology *topology);
 
-/*
- * Whether the broker has accepted all that it can: an exchange that was refused
- * is tried again.
- */
+/* Whether the broker has accepted all. */
 extern bool cqrs_topology_is_made(const CqrsTopology *topology);
 
 /* Whether, and in how many milliseconds, there is something to do. */
@@ -48,11 +45,13 @@ extern long cqrs_topology_wait_ms(const CqrsTopology *topology);
 
 /*
  * Make the broker have it.  An exchange that is refused is logged, and tried
- * again later.  Returns false if the connection has failed.
+ * again later.  Bindings that are not wanted any more are removed with "owner"
+ * only: the connection has the lease of the queue.  Returns false if the
+ * connection has failed.
  */
 extern bool cqrs_topology_apply(CqrsTopology *topology,
 								const CqrsTransport *transport,
-								CqrsConnection *connection,
+								CqrsConnection *connection, bool owner,
 								CqrsFailure *failure);
 
 /* Whether a routing key, in UTF-8, is one of messages to the queue alone. */

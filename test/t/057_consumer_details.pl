@@ -72,6 +72,30 @@ is(checked('failed messages'),
 	'ok: 0 messages wait for a retry, 0 are dead letters',
 	'nothing has failed');
 
+# While paused, the consumer adds bindings and removes none: another database may
+# consume the queue.
+sub bound
+{
+	my ($key) = @_;
+	return $broker->ctl('-q', 'list_bindings', 'routing_key') =~ /^$key$/m;
+}
+
+query('SELECT cqrs_pause_consumer()');
+wait_consumer($node, 'postgres', 'paused');
+foreach my $table (qw(late later))
+{
+	query(
+		qq{CREATE TABLE $table (id int PRIMARY KEY);
+		SELECT cqrs_register_replica('$table')});
+	ok( RabbitMQ->poll_until(sub { bound($table) }, 60),
+		"paused, and $table is bound");
+	query('DROP TABLE late') if $table eq 'late';
+}
+ok(bound('late'), 'no binding is removed');
+query('DROP TABLE later; SELECT cqrs_resume_consumer()');
+wait_consumer($node, 'postgres', 'consuming');
+ok(!bound('late') && !bound('later'), 'the consumer removes them later');
+
 # A deadlock: the consumer has row 21 and waits for row 22, which a user has, who
 # now wants row 21.  The user is not the victim.  The wait for row 20 makes sure
 # that the other messages are there and form a batch.
