@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "broker/failure.h"
 #include "broker/socket.h"
 #include "broker/transport.h"
 
@@ -269,13 +270,17 @@ transport_write_mark(PG_FUNCTION_ARGS)
 static char *
 describe_delivery(CqrsDelivery *delivery)
 {
-	char	   *text = psprintf("delivery " UINT64_FORMAT " " INT64_FORMAT "%s %s %s %zu %.20s",
-								delivery->tag, delivery->delivery_count,
-								delivery->redelivered ? " redelivered" : "",
-								delivery->routing_key,
-								delivery->message_id != NULL ?
-								delivery->message_id : "-",
-								delivery->length, delivery->body);
+	char		key[256];
+	char	   *text;
+
+	/* The bytes of the key can be no text of the database. */
+	cqrs_failure_clean(key, sizeof(key), delivery->routing_key,
+					   strlen(delivery->routing_key));
+	text = psprintf("delivery " UINT64_FORMAT " " INT64_FORMAT "%s %s %s %zu %.20s",
+					delivery->tag, delivery->delivery_count,
+					delivery->redelivered ? " redelivered" : "", key,
+					delivery->message_id != NULL ? delivery->message_id : "-",
+					delivery->length, delivery->body);
 
 	/* Every byte counts for a tool that watches memory. */
 	if (strlen(delivery->body) != delivery->length)
