@@ -226,8 +226,11 @@ REVOKE ALL ON FUNCTION cqrs.wake_publisher() FROM PUBLIC;
 
 -- Where the masters of this database were registered:
 --
---		id				of the extension, as CREATE EXTENSION has drawn it
---		database		OID of the database; NULL: no master was registered yet
+--		id				of the extension, as CREATE EXTENSION has drawn it; NULL:
+--						rows of cqrs.master came alone
+--		database		OID of the database
+--
+-- The first master of a database inserts the row of the database.
 --
 -- Dumps have the table, but not cqrs.publisher.  So a row with another id, or
 -- of another database, says that masters came by a dump or from a template; and
@@ -236,10 +239,9 @@ REVOKE ALL ON FUNCTION cqrs.wake_publisher() FROM PUBLIC;
 -- loads this table first.
 CREATE TABLE cqrs.home (
 	id uuid,
-	database oid
+	database oid NOT NULL
 );
 ALTER TABLE cqrs.home REPLICA IDENTITY FULL;
-INSERT INTO cqrs.home SELECT p.home FROM cqrs.publisher p;
 COMMENT ON TABLE cqrs.home IS 'databases that the masters come from; while another one is among them, nothing is published';
 SELECT pg_catalog.pg_extension_config_dump('cqrs.home', '');
 
@@ -345,7 +347,7 @@ CREATE FUNCTION @extschema@.cqrs_resume() RETURNS void
 	AS $$UPDATE cqrs.publisher SET paused = false;
 	UPDATE cqrs.home h SET id = p.home, database = d.oid
 		FROM cqrs.publisher p, pg_database d
-		WHERE d.datname = current_database() AND h.database IS NOT NULL
+		WHERE d.datname = current_database()
 			AND (h.id, h.database) IS DISTINCT FROM (p.home, d.oid);
 	SELECT cqrs.wake_publisher()$$;
 COMMENT ON FUNCTION @extschema@.cqrs_resume() IS 'resumes publishing after cqrs_pause, or begins it in a database that was restored from a dump or made from a template';
@@ -1086,6 +1088,12 @@ BEGIN
 	IF NOT cqrs.url_is_set() THEN
 		status := 'error'; detail := 'cqrs.url is not set: messages wait in the outbox';
 		remedy := 'ALTER SYSTEM SET cqrs.url = ''amqp://...''; SELECT pg_reload_conf()';
+		IF EXISTS (SELECT FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c
+				WHERE d.datname = current_database() AND s.setrole = 0
+					AND split_part(c, '=', 1) IN ('cqrs.url', 'cqrs.consumer_url', 'cqrs.exchange')) THEN
+			detail := 'cqrs.url is not set, or a URL or exchange that is set for this database is invalid: messages wait in the outbox';
+			remedy := 'look into the server''s log, which says what is invalid, and correct it by ALTER DATABASE';
+		END IF;
 	END IF;
 	SELECT string_agg(DISTINCT f.name || ' in ' || f.sourcefile || ' line ' || f.sourceline, ', ') INTO trouble
 		FROM pg_file_settings f WHERE f.name IN ('cqrs.url', 'cqrs.consumer_url') AND f.error IS NOT NULL;

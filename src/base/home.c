@@ -19,8 +19,8 @@
  * does not matter, since the rows are compared and not watched; the trigger
  * of the install script only tells the user and wakes publishers.
  *
- * The OID is null until the first master is registered, so that a template
- * that has nothing but the extension makes no copies.
+ * The first master of a database inserts the row, so a template that has
+ * nothing but the extension makes no copies.
  *
  * Of physical copies one publishes, by the lease (publish/lane.c).
  *
@@ -31,9 +31,10 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/indexing.h"
+#include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/rel.h"
@@ -56,8 +57,7 @@ enum
 PG_FUNCTION_INFO_V1(cqrs_sql_is_copy);
 
 static pg_uuid_t own_id(void);
-static bool is_own(const pg_uuid_t *own, Datum id, bool isnull);
-static bool claim(LOCKMODE lockmode);
+static bool has_row(Relation rel, const pg_uuid_t *own, bool at_home);
 
 /* cqrs.is_copy() RETURNS boolean */
 Datum
@@ -71,23 +71,9 @@ cqrs_home_is_copy(void)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->home,
 								 AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
-										  NULL);
 	pg_uuid_t	own = own_id();
-	HeapTuple	tuple;
-	bool		copy = false;
+	bool		copy = has_row(rel, &own, false);
 
-	while (!copy && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Datum		values[HOME_NATTS];
-		bool		nulls[HOME_NATTS];
-
-		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
-		copy = !nulls[HOME_DATABASE - 1] &&
-			(DatumGetObjectId(values[HOME_DATABASE - 1]) != MyDatabaseId ||
-			 !is_own(&own, values[HOME_ID - 1], nulls[HOME_ID - 1]));
-	}
-	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return copy;
 }
@@ -102,72 +88,84 @@ cqrs_home_warn(void)
 				 errhint("If this database is to publish, call cqrs_resume().")));
 }
 
-/* The table is locked for the first master only. */
+/*
+ * Insert the row of this database, unless it is there.  Sessions that do so at
+ * the same time insert equal rows, which does no harm, so none waits.  A
+ * subscriber does not get the row: its masters would seem to be restored.
+ */
 void
 cqrs_home_claim(void)
 {
-	if (claim(AccessShareLock))
-		claim(ShareRowExclusiveLock);
+	Relation	rel = table_open(cqrs_objects_get(false)->home,
+								 RowExclusiveLock);
+	pg_uuid_t	own = own_id();
+
+	if (!has_row(rel, &own, true))
+	{
+		Datum		values[HOME_NATTS];
+		bool		nulls[HOME_NATTS] = {false};
+
+		values[HOME_ID - 1] = UUIDPGetDatum(&own);
+		values[HOME_DATABASE - 1] = ObjectIdGetDatum(MyDatabaseId);
+		heap_insert(rel, heap_form_tuple(RelationGetDescr(rel), values, nulls),
+					GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
+	}
+	table_close(rel, NoLock);
 }
 
-/*
- * Put the OID of this database into the row of this extension, if the lock
- * permits it.  Returns whether the row has no OID yet.
- */
+/* Whether there is a row that is at home here, or one that is not. */
 static bool
-claim(LOCKMODE lockmode)
+has_row(Relation rel, const pg_uuid_t *own, bool at_home)
 {
-	Relation	rel = table_open(cqrs_objects_get(false)->home, lockmode);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
 										  NULL);
-	pg_uuid_t	own = own_id();
 	HeapTuple	tuple;
-	bool		vacant = false;
+	bool		found = false;
 
-	while (!vacant && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Datum		values[HOME_NATTS];
 		bool		nulls[HOME_NATTS];
 
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
-		vacant = nulls[HOME_DATABASE - 1] &&
-			is_own(&own, values[HOME_ID - 1], nulls[HOME_ID - 1]);
-		if (vacant && lockmode != AccessShareLock)
-		{
-			values[HOME_DATABASE - 1] = ObjectIdGetDatum(MyDatabaseId);
-			nulls[HOME_DATABASE - 1] = false;
-			CatalogTupleUpdate(rel, &tuple->t_self,
-							   heap_form_tuple(RelationGetDescr(rel), values,
-											   nulls));
-		}
+		found = at_home ==
+			(!nulls[HOME_ID - 1] &&
+			 memcmp(own, DatumGetUUIDP(values[HOME_ID - 1]),
+					sizeof(pg_uuid_t)) == 0 &&
+			 DatumGetObjectId(values[HOME_DATABASE - 1]) == MyDatabaseId);
 	}
 	systable_endscan(scan);
-	table_close(rel, lockmode == AccessShareLock ? lockmode : NoLock);
-	return vacant;
+	return found;
 }
 
-/* The id in cqrs.publisher; zeros, which no extension has, if it has no row. */
+/*
+ * The id in cqrs.publisher; zeros, which no extension has, if it has no row.
+ * The id never changes, so a publisher reads it once.
+ */
 static pg_uuid_t
 own_id(void)
 {
-	Relation	rel = table_open(cqrs_objects_get(false)->publisher,
-								 AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
-										  NULL);
-	HeapTuple	tuple = systable_getnext(scan);
-	pg_uuid_t	id = {{0}};
+	static Oid	extension = InvalidOid;
+	static pg_uuid_t id;
+	const CqrsObjects *objects = cqrs_objects_get(false);
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
 	bool		isnull;
 
+	if (extension == objects->extension)
+		return id;
+	memset(&id, 0, sizeof(id));
+	rel = table_open(objects->publisher, AccessShareLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
 		id = *DatumGetUUIDP(heap_getattr(tuple, PUBLISHER_HOME,
 										 RelationGetDescr(rel), &isnull));
+		extension = objects->extension;
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return id;
-}
-
-static bool
-is_own(const pg_uuid_t *own, Datum id, bool isnull)
-{
-	return !isnull && memcmp(own, DatumGetUUIDP(id), sizeof(pg_uuid_t)) == 0;
 }
