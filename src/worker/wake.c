@@ -117,8 +117,8 @@ cqrs_wake_vacate(Oid dboid)
 }
 
 /*
- * A worker that is just starting may have read the old settings, and may have
- * no slot yet; it looks at the count of the server.
+ * A worker that is just starting may have read the old settings.  If its database
+ * has no slot yet, the worker looks at the count of the server.
  */
 static void
 resettle(Oid dboid)

@@ -68,6 +68,7 @@ static void handle_sigint(SIGNAL_ARGS);
 static void give_up(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
+static uint32 count_settings(int slot);
 static void add_context(void *arg);
 static Oid	find_extension(void);
 static void notice_new_settings(const CqrsWorker *worker);
@@ -97,7 +98,8 @@ cqrs_worker_main(Datum dboid)
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 	pin_settings(cqrs_kind_class(worker->kind));
-	resettled = pg_atomic_read_u32(&cqrs_roster_server->resettled);
+	worker->slot = cqrs_slot_find(DatumGetObjectId(dboid));
+	resettled = count_settings(worker->slot);
 	connect_database(DatumGetObjectId(dboid));
 
 	if (!attach(worker))
@@ -351,11 +353,11 @@ handle_sigterm(SIGNAL_ARGS)
 static bool
 attach(CqrsWorker *worker)
 {
+	bool		had_slot = worker->slot >= 0;
 	uint32		calls = 0;
 	uint32		changes;
 
-	worker->slot = cqrs_slot_find(MyDatabaseId);
-	if (worker->slot >= 0)
+	if (had_slot)
 		calls = cqrs_worker_calls(worker);
 	worker->extension = find_extension();
 	if (!OidIsValid(worker->extension))
@@ -368,12 +370,28 @@ attach(CqrsWorker *worker)
 	if (!cqrs_roster_enter(worker))
 		return false;
 	before_shmem_exit(detach, PointerGetDatum(worker));
-	changes = pg_atomic_read_u32(&cqrs_rosters[worker->slot].resettled);
-	/* Settings that may have changed since they were read are read again. */
-	if (pg_atomic_read_u32(&cqrs_roster_server->resettled) != resettled)
+	if (had_slot)
+		return true;
+
+	/*
+	 * Nobody could count for the database before.  Settings that may have
+	 * changed since they were read are read again, by another process.  The
+	 * database has its slot now, so that happens once.
+	 */
+	changes = count_settings(worker->slot);
+	pg_read_barrier();
+	if (count_settings(-1) != resettled)
 		return false;
 	resettled = changes;
 	return true;
+}
+
+/* Changes of the settings of a database, by its slot; -1: of any database. */
+static uint32
+count_settings(int slot)
+{
+	return pg_atomic_read_u32(slot >= 0 ? &cqrs_rosters[slot].resettled :
+							  &cqrs_roster_server->resettled);
 }
 
 /* A server has many workers: say which one writes to the log. */
@@ -397,7 +415,7 @@ add_context(void *arg)
 static void
 notice_new_settings(const CqrsWorker *worker)
 {
-	if (pg_atomic_read_u32(&cqrs_rosters[worker->slot].resettled) == resettled)
+	if (count_settings(worker->slot) == resettled)
 		return;
 	ShutdownRequestPending = true;
 	ereport(LOG,
