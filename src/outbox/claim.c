@@ -11,8 +11,9 @@
  * as it runs (publish/announce.c), and backends look theirs up.
  *
  * Brokers are compared by hosts and path of their URLs, as these are written,
- * without user and password.  Two addresses of one broker are not recognised.
- * The number of claims is bounded: this is advice to a user, and nothing relies
+ * without user and password.  Two addresses of one broker are not recognised,
+ * nor are names that are not ASCII in databases of different encodings: not
+ * each name can be converted, and no name may end a publisher.  The number of claims is bounded: this is advice to a user, and nothing relies
  * on it.
  *
  * Protected by cqrs_slot_lock.
@@ -25,7 +26,6 @@
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
@@ -73,10 +73,8 @@ cqrs_claim_make(const char *cqrs_id, const char *exchange)
 		return 0;
 	initStringInfo(&text);
 	append(&text, cqrs_url_address(url));
-	/* The setting is UTF-8 already. */
-	append(&text, exchange == NULL ? cqrs_exchange :
-		   pg_server_to_any(exchange, strlen(exchange), PG_UTF8));
-	append(&text, pg_server_to_any(cqrs_id, strlen(cqrs_id), PG_UTF8));
+	append(&text, exchange != NULL ? exchange : cqrs_exchange);
+	append(&text, cqrs_id);
 	claim = DatumGetUInt64(hash_any_extended((unsigned char *) text.data,
 											 text.len, 0));
 	pfree(text.data);

@@ -16,8 +16,7 @@
 
 /*
  * Stands for the messages of a master: for its cqrs_id, its exchange (NULL:
- * cqrs.exchange) and the broker of cqrs.url.  0 if there is no URL.  Needs a
- * transaction.
+ * cqrs.exchange) and the broker of cqrs.url.  0 if there is no URL.
  */
 typedef uint64 CqrsClaim;
 
