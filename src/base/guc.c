@@ -455,6 +455,7 @@ check_exchange(char **newval, void **extra, GucSource source)
 
 	if (problem == NULL)
 		return cqrs_guc_check_source(source);
+	cqrs_guc_refuse(source);
 	GUC_check_errdetail("%s", problem);
 	return false;
 }

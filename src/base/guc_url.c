@@ -14,6 +14,11 @@
  * Everybody can read the settings of databases, in pg_db_role_setting.  So a URL
  * of a database must have no password.
  *
+ * PostgreSQL ignores a value of a database that a check hook refuses when a
+ * process starts, and uses the server's.  If that is a URL or an exchange, the
+ * messages of the database would go to another broker or exchange: the process
+ * then has no URL at all.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -35,6 +40,8 @@ static char *consumer_url_placeholder;
 static const char *url;
 static const char *consumer_url;
 static CqrsSchemeCheck check_scheme;
+/* A value of the database for a URL or an exchange was refused. */
+static bool refused = false;
 
 static bool check_url(char **newval, void **extra, GucSource source);
 static bool check_consumer_url(char **newval, void **extra, GucSource source);
@@ -75,20 +82,20 @@ cqrs_guc_url_define(CqrsSchemeCheck scheme_check)
 const char *
 cqrs_guc_url(void)
 {
-	return url;
+	return refused ? NULL : url;
 }
 
 const char *
 cqrs_guc_consumer_url(void)
 {
-	return consumer_url != NULL ? consumer_url : url;
+	return consumer_url != NULL && !refused ? consumer_url : cqrs_guc_url();
 }
 
 /* cqrs.url_is_set() RETURNS boolean */
 Datum
 cqrs_sql_url_is_set(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(url != NULL);
+	PG_RETURN_BOOL(cqrs_guc_url() != NULL);
 }
 
 static bool
@@ -116,6 +123,12 @@ cqrs_guc_check_source(GucSource source)
 	return false;
 }
 
+void
+cqrs_guc_refuse(GucSource source)
+{
+	refused = refused || source == PGC_S_DATABASE;
+}
+
 /*
  * Refuse an invalid URL, and keep the URL in *extra; *newval becomes empty.
  * PGC_S_TEST is the source while ALTER DATABASE checks a value.
@@ -136,6 +149,7 @@ check_url_of(const char *name, char **newval, void **extra, GucSource source)
 		valid = check_part(*newval, host, of_database);
 	if (!valid)
 	{
+		cqrs_guc_refuse(source);
 		/* The usual message would contain the value. */
 		GUC_check_errmsg("invalid value for parameter \"%s\"", name);
 		return false;

@@ -31,6 +31,12 @@ typedef bool (*CqrsSchemeCheck) (const char *scheme, const char **reason);
  */
 extern bool cqrs_guc_check_source(GucSource source);
 
+/*
+ * For check hooks that refuse a URL or an exchange of that source: if it is one
+ * of the database, this process has no URL from now on.
+ */
+extern void cqrs_guc_refuse(GucSource source);
+
 /* Define them.  Part of cqrs_guc_init(). */
 extern void cqrs_guc_url_define(CqrsSchemeCheck scheme_check);
 

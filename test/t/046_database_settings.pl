@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use CqrsTest;
+use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -163,6 +164,40 @@ $node->reload;
 query('postgres', 'ALTER DATABASE two RESET ALL');
 $pid = publisher('two', $pid);
 is(message_of('two'), "cqrs $key for ever", 'RESET');
+
+# A value that got into the catalog while the library was not loaded: nothing goes
+# to the broker or the exchange of the server instead.
+foreach my $invalid ('cqrs.url=ftp://nowhere', 'cqrs.exchange=amq.fanout')
+{
+	query('postgres', qq{
+		SET allow_system_table_mods = on;
+		INSERT INTO pg_db_role_setting
+			SELECT oid, 0, ARRAY['$invalid'] FROM pg_database WHERE datname = 'two'});
+	kill 'TERM', $pid;
+	ok( $node->poll_query_until(
+			'two', "SELECT state = 'unconfigured' FROM cqrs.stats"),
+		"$invalid: nothing is published");
+	like(check('two', 'url'), qr/^error\|.* set for this database is invalid/,
+		'cqrs_check says so');
+	query('two', 'INSERT INTO author VALUES (' . ++$key . ')');
+	query('postgres', 'ALTER DATABASE two RESET ALL');
+	$pid = publisher('two', $pid);
+	wait_published($node, 'two');
+	is(scalar(drain_queue($broker, 'replica')), 1, 'it waits until then');
+}
+
+# Settings of another database change all the time: workers start all the same.
+my $script = "$PostgreSQL::Test::Utils::tmp_check/reset.sql";
+append_to_file($script, "ALTER DATABASE postgres RESET ALL;\n");
+my $writer = IPC::Run::start(
+	[   'pgbench', '-n', '-T', 600, '-f', $script,
+		$node->connstr('postgres') ],
+	'>', \my $out, '2>', \my $err);
+kill 'TERM', $pid;
+$pid = publisher('two', $pid);
+$writer->signal('TERM');
+$writer->finish;
+is(message_of('two'), "cqrs $key for ever", 'a start among many changes');
 
 # Roles and sessions.
 my $superuser = query('postgres', 'SELECT quote_ident(current_user)');
