@@ -25,9 +25,9 @@
  * unread or untried.  The consumer stops being wary when a message comes that
  * was not delivered before, and no failed message is due.
  *
- * When nothing can be committed for GIVE_UP_MS the connection is closed, so
- * that it does not time out in the middle of work, until a write to
- * cqrs.consumer commits.
+ * When nothing can be committed for GIVE_UP_MS, or a write to cqrs.consumer
+ * fails, the connection is closed, so that it does not time out in the middle of
+ * work, until a write to cqrs.consumer commits.
  *
  * After an ERROR the process is started again, and the broker delivers again
  * what was not acknowledged.
@@ -101,11 +101,13 @@ static bool may_begin(const Consumer *consumer);
 static bool retry_is_due(const Consumer *consumer);
 static void begin_batch(Consumer *consumer);
 static void begin_retries(Consumer *consumer);
-static void vet(Consumer *consumer);
+static bool vet(Consumer *consumer);
 static bool condemns(Consumer *consumer, Purpose purpose);
+static bool leave_word(Consumer *consumer, Purpose purpose);
+static bool is_written(Consumer *consumer, const char *failure);
+static void give_up(Consumer *consumer);
 static void end_batch(Consumer *consumer);
 static void handle_stuck(Consumer *consumer);
-static bool probe_database(void);
 static void show_state(const Consumer *consumer);
 
 static const CqrsWorkerClass consumer_class = {
@@ -299,8 +301,8 @@ apply_messages(Consumer *consumer)
 	if (cqrs_batch_status(batch) == CQRS_BATCH_EMPTY ||
 		cqrs_batch_wait_ms(batch) > 0)
 		return;
-	if (!consumer->vetted)
-		vet(consumer);
+	if (!consumer->vetted && !vet(consumer))
+		return;
 	cqrs_batch_step(batch);
 	if (cqrs_batch_has_failed(batch))
 		cqrs_desk_failed_changed(consumer->desk);
@@ -352,27 +354,33 @@ begin_retries(Consumer *consumer)
 /*
  * Before a batch is tried: cqrs.consumer says that a consumer runs, and a wary
  * one leaves word of the message that it is about to read, and then to apply.
+ * Returns false if that cannot be written, and the batch is given up.
  */
-static void
+static bool
 vet(Consumer *consumer)
 {
-	consumer->vetted = true;
-	if (!consumer->running)
-	{
-		cqrs_seat_set_running(true);
-		consumer->running = true;
-	}
+	if (!consumer->running &&
+		!is_written(consumer, cqrs_seat_set_running()))
+		return false;
+	consumer->running = true;
 	if (consumer->wary && !cqrs_batch_is_retry(consumer->batch) &&
 		!consumer->redelivered && !retry_is_due(consumer))
 	{
-		cqrs_seat_set_suspect(NULL);
+		if (!is_written(consumer, cqrs_seat_set_suspect(NULL)))
+			return false;
 		consumer->wary = false;
 		cqrs_intake_set_wary(consumer->intake, false);
 	}
-	if (condemns(consumer, TO_READ))
-		return;
-	cqrs_batch_read(consumer->batch);
-	(void) condemns(consumer, TO_APPLY);
+	if (!condemns(consumer, TO_READ))
+	{
+		if (!leave_word(consumer, TO_READ))
+			return false;
+		cqrs_batch_read(consumer->batch);
+		if (!condemns(consumer, TO_APPLY) && !leave_word(consumer, TO_APPLY))
+			return false;
+	}
+	consumer->vetted = true;
+	return true;
 }
 
 /*
@@ -384,20 +392,49 @@ condemns(Consumer *consumer, Purpose purpose)
 {
 	bytea	   *digest;
 
-	if (!consumer->wary)
+	if (!consumer->wary || consumer->suspect == NULL)
 		return false;
 	digest = cqrs_batch_digest(consumer->batch, purpose);
-	if (consumer->suspect == NULL ||
-		VARSIZE(digest) != VARSIZE(consumer->suspect) ||
+	if (VARSIZE(digest) != VARSIZE(consumer->suspect) ||
 		memcmp(digest, consumer->suspect, VARSIZE(digest)) != 0)
-	{
-		cqrs_seat_set_suspect(digest);
 		return false;
-	}
 	cqrs_batch_condemn(consumer->batch);
 	/* A user may have it tried again, once more. */
 	consumer->suspect = NULL;
 	return true;
+}
+
+/* Returns false if the batch is given up. */
+static bool
+leave_word(Consumer *consumer, Purpose purpose)
+{
+	return !consumer->wary ||
+		is_written(consumer,
+				   cqrs_seat_set_suspect(cqrs_batch_digest(consumer->batch,
+														   purpose)));
+}
+
+/* Whether a write to cqrs.consumer had no failure.  If it had, give up. */
+static bool
+is_written(Consumer *consumer, const char *failure)
+{
+	if (failure == NULL)
+		return true;
+	cqrs_worker_set_error(failure);
+	give_up(consumer);
+	return false;
+}
+
+/*
+ * Nothing can be committed.  The next turn closes the connection, and the broker
+ * delivers again what was not acknowledged.
+ */
+static void
+give_up(Consumer *consumer)
+{
+	consumer->gave_up = true;
+	consumer->probed_at = GetCurrentTimestamp();
+	cqrs_batch_clear(consumer->batch);
 }
 
 /* All messages of the batch are committed. */
@@ -421,29 +458,17 @@ handle_stuck(Consumer *consumer)
 
 	if (!consumer->gave_up && cqrs_batch_status(batch) == CQRS_BATCH_STUCK &&
 		cqrs_until_after_ms(cqrs_batch_stuck_since(batch), GIVE_UP_MS) == 0)
-	{
-		/* The next turn closes the connection. */
-		consumer->gave_up = true;
-		consumer->probed_at = GetCurrentTimestamp();
-		cqrs_batch_clear(batch);
-	}
+		give_up(consumer);
 	else if (consumer->gave_up &&
 			 cqrs_until_after_ms(consumer->probed_at, PROBE_INTERVAL_MS) == 0)
 	{
-		consumer->gave_up = !probe_database();
+		const char *failure = cqrs_seat_probe();
+
+		if (failure != NULL)
+			cqrs_worker_set_error(failure);
+		consumer->gave_up = failure != NULL;
 		consumer->probed_at = GetCurrentTimestamp();
 	}
-}
-
-/* Whether a write to cqrs.consumer commits. */
-static bool
-probe_database(void)
-{
-	const char *failure = cqrs_seat_probe();
-
-	if (failure != NULL)
-		cqrs_worker_set_error(failure);
-	return failure == NULL;
 }
 
 static void

@@ -108,15 +108,14 @@ cqrs_seat_set_epoch(int64 epoch, bool taking_over)
 	return try_change(columns, changes, taking_over ? 2 : 1);
 }
 
-void
-cqrs_seat_set_running(bool running)
+const char *
+cqrs_seat_set_running(void)
 {
-	const int	columns[] = {SEAT_RUNNING, SEAT_SUSPECT};
-	NullableDatum changes[2] = {0};
+	const int	columns[] = {SEAT_RUNNING};
+	NullableDatum changes[1] = {0};
 
-	changes[0].value = BoolGetDatum(running);
-	changes[1].isnull = true;
-	change(columns, changes, running ? 1 : 2);
+	changes[0].value = BoolGetDatum(true);
+	return try_change(columns, changes, lengthof(columns));
 }
 
 /*
@@ -164,7 +163,7 @@ try_leave(void)
 	return locked;
 }
 
-void
+const char *
 cqrs_seat_set_suspect(const bytea *digest)
 {
 	const int	columns[] = {SEAT_SUSPECT};
@@ -172,7 +171,7 @@ cqrs_seat_set_suspect(const bytea *digest)
 
 	changes[0].isnull = digest == NULL;
 	changes[0].value = PointerGetDatum(digest);
-	change(columns, changes, 1);
+	return try_change(columns, changes, lengthof(columns));
 }
 
 const char *

@@ -37,14 +37,14 @@ extern CqrsSeat *cqrs_seat_read(void);
  * Write to the row, in a transaction of its own that is committed durably.
  * Nothing happens if there is no row.
  */
-extern void cqrs_seat_set_running(bool running);
-extern void cqrs_seat_set_suspect(const bytea *digest);
 extern void cqrs_seat_delete(void);
 
 /*
  * The same; an error is no end of the process, and is returned as a text in the
  * current context.  NULL: committed.  probe() changes nothing.
  */
+extern const char *cqrs_seat_set_running(void);
+extern const char *cqrs_seat_set_suspect(const bytea *digest);
 extern const char *cqrs_seat_set_epoch(int64 epoch, bool taking_over);
 extern const char *cqrs_seat_probe(void);
 

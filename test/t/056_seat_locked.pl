@@ -35,43 +35,68 @@ sub arrives
 	return;
 }
 
-arrives(1, 'the consumer consumes');
-my $process = 'SELECT pid, started_at FROM cqrs.consumer_stats';
-my $before  = $node->safe_psql('postgres', $process);
+# Opens a transaction that has locked cqrs.consumer; end_transaction() ends it.
+my ($in, $out, $err, $session);
 
-sub wait_for_lock
+sub lock_seat
 {
-	$node->poll_query_until(
-		'postgres', q{SELECT EXISTS (SELECT FROM pg_stat_activity
-		WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock')})
-	  or BAIL_OUT('the consumer waits for no lock');
+	($in, $out, $err) = ('', '', '');
+	$session = open_psql($node, \$in, \$out, \$err);
+	$in      = "BEGIN; SELECT cqrs_pause_consumer(); SELECT 'locked';\n";
+	$session->pump until $out =~ /^locked$/m;
 	return;
 }
 
-my ($in, $out, $err) = ('', '', '');
-my $session = open_psql($node, \$in, \$out, \$err);
-$in = "BEGIN; SELECT cqrs_pause_consumer(); SELECT 'locked';\n";
-$session->pump until $out =~ /^locked$/m;
+sub end_transaction
+{
+	$in .= "ROLLBACK;\n\\q\n";
+	$session->finish;
+	return;
+}
+
+my $PROCESS = 'SELECT pid, started_at FROM cqrs.consumer_stats';
+
+arrives(1, 'the consumer consumes');
+my $before = $node->safe_psql('postgres', $PROCESS);
+lock_seat();
 $broker->ctl('close_all_connections', 'test');
 ok( $node->poll_query_until(
 		'postgres',
 		q{SELECT last_error LIKE '%could not write to cqrs.consumer: canceling statement due to lock timeout%'
 		FROM cqrs.consumer_stats}),
 	'last_error says what the consumer waits for');
-is($node->safe_psql('postgres', $process), $before, 'in the same process');
+end_transaction();
+wait_consumer($node, 'postgres', 'consuming');
+arrives(2, 'it goes on');
+is($node->safe_psql('postgres', $PROCESS), $before, 'in the same process');
 
-# A process that waits for the lock ends all the same; the next one waits.
+# A process that waits for the lock ends all the same.
+lock_seat();
+$broker->ctl('close_all_connections', 'test');
+$node->poll_query_until(
+	'postgres', q{SELECT EXISTS (SELECT FROM pg_stat_activity
+	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock')})
+  or BAIL_OUT('the consumer waits for no lock');
 my ($pid) = split /\|/, $before;
-wait_for_lock();
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok( $node->poll_query_until(
 		'postgres',
 		"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
 	'the consumer can be ended while cqrs.consumer is locked');
-$in .= "ROLLBACK;\n\\q\n";
-$session->finish;
+end_transaction();
 wait_consumer($node, 'postgres', 'consuming');
-arrives(2, 'it goes on');
+
+# The next one is wary, because that one could not write that it ended in order.
+# What it cannot write either is no end of the process.
+$before = $node->safe_psql('postgres', $PROCESS);
+lock_seat();
+$master->safe_psql('postgres', q{INSERT INTO item VALUES (3, 'x')});
+wait_consumer($node, 'postgres', 'backing off');
+end_transaction();
+ok( $node->poll_query_until(
+		'postgres', 'SELECT count(*) = 1 FROM item WHERE id = 3'),
+	'a wary consumer goes on');
+is($node->safe_psql('postgres', $PROCESS), $before, 'in the same process');
 
 # COMMIT PREPARED tells the consumer, too.
 $node->safe_psql('postgres',
