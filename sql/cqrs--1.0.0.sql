@@ -1117,7 +1117,8 @@ BEGIN
 		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.pid IS NULL) AS missing,
 		count(l.connected_at) AS connected,
 		string_agg(l.lane::text, ', ' ORDER BY l.lane) FILTER (WHERE l.connected_at IS NULL) AS waiting,
-		sum(l.unbound) AS unbound
+		-- each lane has messages of all masters
+		max(l.unbound) AS unbound
 		INTO running FROM cqrs.publisher_stats() l WHERE l.lane < l.lanes;
 	detail := format('process %s, %s', running.pids, stats.state);
 	IF pg_is_in_recovery() THEN

@@ -17,6 +17,7 @@
 #define VALUE_BYTES		64
 
 static bool info_value(const char *info, const char *name, char *value);
+static const char *read_info(CqrsConnection *connection, const char *section);
 static void read_fsync(CqrsConnection *connection, char *value);
 static void add(StringInfo found, StringInfo remedy, const char *what,
 				const char *setting);
@@ -24,21 +25,16 @@ static void add(StringInfo found, StringInfo remedy, const char *what,
 void
 cqrs_redis_read_settings(CqrsConnection *connection)
 {
-	static const char *const words[] = {"INFO"};
-	CqrsFailure ignored;
-	const CqrsReply *reply = cqrs_redis_command(connection, "read settings",
-												&ignored, 1, words);
+	const char *info;
 	char		value[VALUE_BYTES];
 	char		limit[VALUE_BYTES];
 	StringInfoData found;
 	StringInfoData remedy;
 	bool		has_file = false;
 
-	if (reply == NULL || reply->type != CQRS_REPLY_TEXT)
-		return;
 	initStringInfo(&found);
 	initStringInfo(&remedy);
-	if (info_value(reply->text, "aof_enabled", value))
+	if (info_value(read_info(connection, "persistence"), "aof_enabled", value))
 	{
 		has_file = strcmp(value, "0") != 0;
 		if (!has_file)
@@ -46,20 +42,20 @@ cqrs_redis_read_settings(CqrsConnection *connection)
 				"a crash of the broker loses what is in its queues, because it writes no append-only file",
 				"appendonly yes, appendfsync always");
 	}
-	if (info_value(reply->text, "maxmemory", limit) &&
-		strcmp(limit, "0") != 0 &&
-		info_value(reply->text, "maxmemory_policy", value) &&
+	info = read_info(connection, "memory");
+	if (info_value(info, "maxmemory", limit) && strcmp(limit, "0") != 0 &&
+		info_value(info, "maxmemory_policy", value) &&
 		strcmp(value, "noeviction") != 0)
 		add(&found, &remedy,
 			psprintf("if its memory is full, the broker deletes queues, bindings or leases, because maxmemory-policy is %s",
 					 value),
 			"maxmemory-policy noeviction");
-	if (info_value(reply->text, "role", value) && strcmp(value, "slave") == 0)
+	if (info_value(read_info(connection, "replication"), "role", value) &&
+		strcmp(value, "slave") == 0)
 		add(&found, &remedy,
 			"the broker is a replica of another server, which overwrites what is published to it",
 			"replica-read-only yes, and the URL of the other server in cqrs.url");
 
-	/* The next command replaces the reply. */
 	if (has_file)
 	{
 		read_fsync(connection, value);
@@ -81,6 +77,21 @@ const char *
 cqrs_redis_advice(const CqrsConnection *connection)
 {
 	return connection->advice;
+}
+
+/*
+ * A section of INFO, until the next command; "": not known.  Other sections can
+ * be longer than a reply may be.
+ */
+static const char *
+read_info(CqrsConnection *connection, const char *section)
+{
+	const char *words[] = {"INFO", section};
+	CqrsFailure ignored;
+	const CqrsReply *reply = cqrs_redis_command(connection, "read settings",
+												&ignored, 2, words);
+
+	return reply != NULL && reply->type == CQRS_REPLY_TEXT ? reply->text : "";
 }
 
 /* The value of a name in the answer to INFO; false: it does not have the name. */

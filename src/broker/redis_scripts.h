@@ -201,11 +201,13 @@
  *
  * Nobody sees the queue before the transaction ends.  Nothing here may raise an
  * error, since that would undo nothing.  A list whose first message is not the
- * last one of the batch has got none of the batch.
+ * last one of the batch has got none of the batch: LPUSH has failed by itself.
  */
 #define CQRS_SCRIPT_VERIFY \
 	"local value = redis.pcall('GET', KEYS[2])\n" \
 	"local owner, last = string.match(type(value) == 'string' and value or '', '^(%S+ %S+) (%d+)$')\n" \
+	"local head = redis.pcall('LINDEX', KEYS[3], 0)\n" \
+	"local pushed = type(head) == 'string' and string.sub(head, -#ARGV[7]) == ARGV[7]\n" \
 	"local result\n" \
 	"if owner ~= ARGV[1] then\n" \
 	"  result = redis.error_reply('LEASE ' .. KEYS[2] .. ' belongs to another connection')\n" \
@@ -213,7 +215,7 @@
 	"else\n" \
 	"  local members, length = redis.pcall('SMEMBERS', KEYS[1]), redis.pcall('LLEN', KEYS[3])\n" \
 	"  local limit = tonumber(ARGV[5])\n" \
-	"  if members.err or type(length) ~= 'number' or " LUA_DIGEST " ~= ARGV[4] or\n" \
+	"  if not pushed or members.err or type(length) ~= 'number' or " LUA_DIGEST " ~= ARGV[4] or\n" \
 	"    limit > 0 and length > limit then\n" \
 	"    result = redis.error_reply('ROUTE has changed')\n" \
 	"  else\n" \
@@ -221,10 +223,7 @@
 	"  end\n" \
 	"end\n" \
 	"if not result.err then return 1 end\n" \
-	"local head = redis.pcall('LINDEX', KEYS[3], 0)\n" \
-	"if type(head) == 'string' and string.sub(head, -#ARGV[7]) == ARGV[7] then\n" \
-	"  redis.pcall('LTRIM', KEYS[3], ARGV[6], -1)\n" \
-	"end\n" \
+	"if pushed then redis.pcall('LTRIM', KEYS[3], ARGV[6], -1) end\n" \
 	"return result\n"
 
 /*

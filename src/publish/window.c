@@ -195,7 +195,7 @@ void
 cqrs_window_rewind(CqrsWindow *window)
 {
 	for (uint64 i = window->head; i < window->sent; i++)
-		ITEM(window, i)->confirmed = false;
+		ITEM(window, i)->confirmed = ITEM(window, i)->returned = false;
 	window->sent = window->head;
 	window->base = window->head;
 	compact(window, window->head, is_withdrawn);

@@ -150,10 +150,10 @@ sub direct
 	my @messages = ("<$number>$tail", "<$number'>$tail");
 	my @replies  = eval {
 		$broker->commands(['MULTI'],
-			[ 'LPUSH', 'one', @messages ],
+			$params{push} // [ 'LPUSH', 'one', @messages ],
 			[   'EVAL', $verify, 3, $set, 'lease', 'one', 'owner epoch', 60000,
 				$number, $params{bindings} // $bindings, $params{limit} // 0,
-				2, "'>$tail" ],
+				2, "$number'>$tail" ],
 			['EXEC']);
 	};
 	my $result = @replies ? 'done' : $@ =~ s/\n//r;
@@ -166,6 +166,9 @@ is(direct(3), "done 2 2' 3 3'",  'pushed again');
 is(direct(5), "GAP 3 2 2' 3 3'", 'a batch behind one that is missing');
 is(direct(4, limit => 5), "ROUTE has changed 2 2' 3 3'", 'too many');
 is(direct(4, limit => 6), "done 2 2' 3 3' 4 4'", 'not too many');
+is( direct(5, push => [ 'LPUSHX', 'none', 'x' ]),
+	"ROUTE has changed 2 2' 3 3' 4 4'",
+	'the push alone has failed');
 $broker->bind_key('cqrs', 'another', 'x');
 is(direct(5), "ROUTE has changed 2 2' 3 3' 4 4'", 'other bindings');
 is($broker->command('GET', 'lease'), 'owner epoch 4', 'it does not count');
