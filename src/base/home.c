@@ -5,14 +5,14 @@
  *
  * A copy of a database must not publish before somebody says so: its messages
  * would set replicas back to what they were, or ahead to what never happened.
- * A copy is recognised by what comes along and what does not:
+ * The copy has of the original:
  *
  *						cqrs.home	cqrs.publisher	OID of the database
- *	  dump				is added	is another one	is another one
- *	  template			comes along	comes along		is another one
- *	  pg_upgrade		comes along	comes along		comes along
- *	  physical copy		comes along	comes along		comes along
- *	  RENAME			stays		stays			stays
+ *	  dump				rows, added	no				no
+ *	  template			yes			yes				no
+ *	  pg_upgrade		yes			yes				yes
+ *	  physical copy		yes			yes				yes
+ *	  RENAME			yes			yes				yes
  *
  * So a row of cqrs.home is at home here if it has the id of cqrs.publisher and
  * the OID of this database.  Whether a trigger fires while a dump is restored

@@ -59,8 +59,8 @@
  * are in flight behind it.  A probe that was stopped does not.
  *
  * Messages are collected for each queue, and pushed by one command.  If that
- * fails, the script has stopped at the first message of that queue; what other
- * queues already got comes twice.
+ * fails, the script has stopped at the first message of that queue; other queues
+ * get twice what they already have.
  *
  * The server refuses a script's first write if it is short of memory, and no
  * later one.  So a message is the first that is written; the lease is renewed

@@ -5,10 +5,11 @@
  *
  * What a handler does may be more than to write a row, so revisions do not
  * show that a message is known.  The transaction that calls the handler, or
- * that stores the message in cqrs.failed, puts the message on a list.  When the
- * connection ends between that commit and the acknowledgement, the message
- * comes again and is found there.  Tries of cqrs.failed do not look: they are
- * of a message that is on the list, and are to call the handler.
+ * that stores the message in cqrs.failed, puts the message on a list.  If the
+ * connection ends between that commit and the acknowledgement, the broker
+ * delivers the message again, and the consumer finds the message on the list.
+ * A retry of a failed message does not look at the list: the message is on it,
+ * and the handler is to be called.
  *
  * The list has digests.  A message with an id is recognised by the id together
  * with its contents: nothing forces other programs to give each message an id

@@ -1,5 +1,5 @@
 # The programs of docs/consumers.md keep copies of masters: the messages of all
-# kinds, messages that come again or late, and a program that is killed between
+# kinds, messages that are delivered again or late, and a program that is killed between
 # its commit and the acknowledgement, or before.  test/consumers/run has made the
 # programs.
 use strict;

@@ -23,8 +23,8 @@ CHANGES = (
     "INSERT INTO types (id, text) SELECT coalesce(max(id), 0) + 1, %(name)s FROM types"
     " ON CONFLICT DO NOTHING",
 )
-# What a consumer may log that takes a queue over: messages come again.  Not
-# "Lost or filtered out".
+# What a consumer may log that takes a queue over, because the broker delivers
+# messages again.  Not "Lost or filtered out".
 AGAIN = ["Received duplicate CQRS data", "Wrong CQRS sync order",
          "potential creation race condition"]
 REFUSED = ["AMQP connection error", "^Traceback", "^  ", "^$", "^pika",

@@ -317,8 +317,8 @@ $node->safe_psql('over',
 	'SELECT tools.cqrs_resume(); INSERT INTO cqrs.home TABLE cqrs.home');
 is($node->safe_psql('over', 'SELECT cqrs.is_copy()'), 'f', 'its own dump');
 
-# Somebody who is no superuser: the masters do not come along, and without them
-# nothing is published.
+# Somebody who is no superuser restores the dump: pg_restore cannot write to
+# cqrs.master, and without masters nothing is published.
 $node->safe_psql('postgres',
 	'CREATE ROLE landlord LOGIN; CREATE DATABASE rented OWNER landlord');
 $node->safe_psql('rented',
