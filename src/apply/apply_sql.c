@@ -25,8 +25,8 @@
 PG_FUNCTION_INFO_V1(cqrs_sql_apply);
 PG_FUNCTION_INFO_V1(cqrs_sql_deliver);
 
-static text *apply_as_owner(Oid owner, const CqrsIncoming *message,
-							bool by_default);
+static const char *apply_as_owner(Oid owner, const CqrsIncoming *message,
+								  bool by_default);
 
 /* cqrs_apply(message cqrs.message) RETURNS text */
 Datum
@@ -34,6 +34,7 @@ cqrs_sql_apply(PG_FUNCTION_ARGS)
 {
 	CqrsIncoming message;
 	const CqrsReplica *replica;
+	const char *outcome;
 
 	PreventCommandIfReadOnly("cqrs_apply()");
 	cqrs_incoming_from_datum(PG_GETARG_DATUM(0), &message);
@@ -45,7 +46,8 @@ cqrs_sql_apply(PG_FUNCTION_ARGS)
 	if (!cqrs_owns_relation(replica->relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 					   get_rel_name(replica->relid));
-	PG_RETURN_TEXT_P(apply_as_owner(replica->owner, &message, true));
+	outcome = apply_as_owner(replica->owner, &message, true);
+	PG_RETURN_TEXT_P(cstring_to_text(outcome));
 }
 
 /* cqrs.deliver(message cqrs.message) RETURNS text: for superusers */
@@ -53,15 +55,17 @@ Datum
 cqrs_sql_deliver(PG_FUNCTION_ARGS)
 {
 	CqrsIncoming message;
+	const char *outcome;
 
 	PreventCommandIfReadOnly("cqrs.deliver()");
 	cqrs_incoming_from_datum(PG_GETARG_DATUM(0), &message);
-	PG_RETURN_TEXT_P(apply_as_owner(cqrs_on_behalf_find(message.cqrs_id)->owner,
-									&message, false));
+	outcome = apply_as_owner(cqrs_on_behalf_find(message.cqrs_id)->owner, &message,
+							 false);
+	PG_RETURN_TEXT_P(cstring_to_text(outcome));
 }
 
 /* Apply a message.  Returns the name of the outcome. */
-static text *
+static const char *
 apply_as_owner(Oid owner, const CqrsIncoming *message, bool by_default)
 {
 	CqrsOnBehalf state;
@@ -77,5 +81,5 @@ apply_as_owner(Oid owner, const CqrsIncoming *message, bool by_default)
 						   cqrs_on_behalf_find(message->cqrs_id), message,
 						   false, &applied);
 	cqrs_on_behalf_end(&state);
-	return cstring_to_text(cqrs_apply_outcome_name(applied.outcome));
+	return cqrs_apply_outcome_name(applied.outcome);
 }

@@ -77,7 +77,7 @@ set_text(Datum *value, bool *isnull, const char *text)
 {
 	*isnull = text == NULL;
 
-	if (text !=NULL)
+	if (text != NULL)
 		*value = CStringGetTextDatum(text);
 }
 

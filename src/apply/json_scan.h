@@ -66,31 +66,31 @@ typedef struct CqrsJsonMembers
  * in the current context and raises no error but for lack of memory.
  */
 extern char *cqrs_json_scan_object(const char *text, int length,
-								   CqrsJsonMembers * object,
+								   CqrsJsonMembers *object,
 								   const char *inner_key,
-								   CqrsJsonMembers * inner, bool *bare);
+								   CqrsJsonMembers *inner, bool *bare);
 
 /* Find the elements of an array in a text that is known to be JSON. */
-extern void cqrs_json_scan_array(const CqrsJsonValue * array,
-								 CqrsJsonMembers * elements);
+extern void cqrs_json_scan_array(const CqrsJsonValue *array,
+								 CqrsJsonMembers *elements);
 
 /* A copy of JSON in which the words NaN and Infinity are strings. */
 extern char *cqrs_json_scan_quote_bare(const char *text, int length,
 									   int *result_length);
 
 /* The last member with a key, or NULL. */
-extern const CqrsJsonValue * cqrs_json_scan_find(const CqrsJsonMembers * object,
-												 const char *key);
+extern const CqrsJsonValue *cqrs_json_scan_find(const CqrsJsonMembers *object,
+												const char *key);
 
 /* Whether a key, a string of JSON, is that of "length" bytes. */
-extern bool cqrs_json_scan_is_key(const CqrsJsonValue * json, const char *key,
+extern bool cqrs_json_scan_is_key(const CqrsJsonValue *json, const char *key,
 								  int length);
 
 /*
  * The characters of a string.  Returns NULL if it has some that the database
  * cannot store, and then *problem is a sentence about that.
  */
-extern char *cqrs_json_scan_string(const CqrsJsonValue * string,
+extern char *cqrs_json_scan_string(const CqrsJsonValue *string,
 								   const char **problem);
 
 #endif							/* CQRS_JSON_SCAN_H */

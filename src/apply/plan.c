@@ -42,7 +42,8 @@ static const CqrsReplica *lock_replica(struct CqrsApplier *applier,
 									   const char *cqrs_id);
 static void bind_columns(CqrsPlan *plan, const CqrsReplica *replica);
 
-struct CqrsApplier *cqrs_plan_create_applier(Oid owner)
+struct CqrsApplier *
+cqrs_plan_create_applier(Oid owner)
 {
 	static bool registered = false;
 	struct CqrsApplier *applier = palloc0(sizeof(struct CqrsApplier));
@@ -248,7 +249,7 @@ cqrs_plan_open(struct CqrsApplier *applier, CqrsPlan *plan)
 {
 	CqrsTable  *table = plan->table;
 	bool		keep = table == NULL &&
-		CurrentResourceOwner == applier->resources;
+	CurrentResourceOwner == applier->resources;
 
 	if (table == NULL || table->busy || table->owner != CurrentResourceOwner)
 	{

@@ -33,8 +33,8 @@ typedef struct CqrsPlan
 	CqrsValueInput **inputs;	/* of mapping.columns[] */
 	int		   *key_lengths;	/* of their keys */
 	int			nexpected;
-	int		   *expected;		/* which column each member of the last message
-								 * was */
+	int		   *expected;		/* which column each member of the last
+								 * message was */
 	CqrsTable  *table;			/* kept open between messages, or NULL */
 } CqrsPlan;
 
@@ -61,14 +61,14 @@ extern void cqrs_plan_close_all(struct CqrsApplier *applier);
  * The plan for a replica, whose table is locked then.  Raises an error if the
  * replica is gone, or is another owner's now.
  */
-extern CqrsPlan * cqrs_plan_get(struct CqrsApplier *applier,
-								const CqrsReplica * replica);
+extern CqrsPlan *cqrs_plan_get(struct CqrsApplier *applier,
+							   const CqrsReplica *replica);
 
 /*
  * Open the table of a plan for one message, and close it.  It stays open if it
  * can be used for the next one.
  */
-extern CqrsTable * cqrs_plan_open(struct CqrsApplier *applier, CqrsPlan * plan);
-extern void cqrs_plan_close(CqrsPlan * plan, CqrsTable * table);
+extern CqrsTable *cqrs_plan_open(struct CqrsApplier *applier, CqrsPlan *plan);
+extern void cqrs_plan_close(CqrsPlan *plan, CqrsTable *table);
 
 #endif							/* CQRS_PLAN_H */

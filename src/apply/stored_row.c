@@ -78,7 +78,7 @@ static bool
 lock_row(CqrsLeaf *leaf, LockTupleMode mode, bool *again)
 {
 	uint8		flags = IsolationUsesXactSnapshot() ? 0 :
-		TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+	TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
 	ItemPointerData tid = leaf->old->tts_tid;
 	TM_FailureData failure;
 	TM_Result	result;

@@ -185,7 +185,7 @@ static void
 find_attnums(CqrsTable *table, CqrsLeaf *leaf)
 {
 	TupleConversionMap *map = table->routing == NULL ? NULL :
-		cqrs_root_to_leaf_map(leaf->info, table->estate);
+	cqrs_root_to_leaf_map(leaf->info, table->estate);
 
 	if (map == NULL)
 		return;

@@ -71,7 +71,7 @@ extern CqrsLeaf *cqrs_table_leaf(CqrsTable *table, const Datum *keys,
 								 bool missing_ok);
 
 /* The value by default of a column of the replica's table. */
-extern Datum cqrs_table_default(CqrsTable * table, AttrNumber attnum,
-							   bool *isnull);
+extern Datum cqrs_table_default(CqrsTable *table, AttrNumber attnum,
+								bool *isnull);
 
 #endif							/* CQRS_TABLE_H */

@@ -374,7 +374,7 @@ read_elements(ArrayReader *reader, const CqrsJsonValue *json, int level)
 {
 	CqrsValueInput *element = reader->input->element;
 	bool		may_nest = element->kind != INPUT_JSON &&
-		element->kind != INPUT_ARRAY;
+	element->kind != INPUT_ARRAY;
 	CqrsJsonMembers elements = {0};
 
 	cqrs_json_scan_array(json, &elements);

@@ -20,15 +20,15 @@ typedef struct CqrsValueInput CqrsValueInput;
  * the input.  If "json_null" is set, a null is the JSON null where the type
  * has one.
  */
-extern CqrsValueInput * cqrs_value_in_prepare(Oid type, int32 typmod,
-											  bool json_null);
+extern CqrsValueInput *cqrs_value_in_prepare(Oid type, int32 typmod,
+											 bool json_null);
 
 /*
  * Read a value into the current context.  NULL stands for null, which
  * domains check.  The caller has pinned the settings that input functions
  * depend on.
  */
-extern Datum cqrs_value_in_read(CqrsValueInput * input,
-								const CqrsJsonValue * json, bool *isnull);
+extern Datum cqrs_value_in_read(CqrsValueInput *input,
+								const CqrsJsonValue *json, bool *isnull);
 
 #endif							/* CQRS_VALUE_IN_H */

@@ -40,6 +40,7 @@ static char *consumer_url_placeholder;
 static const char *url;
 static const char *consumer_url;
 static CqrsSchemeCheck check_scheme;
+
 /* A value of the database for a URL or an exchange was refused. */
 static bool refused = false;
 

@@ -214,7 +214,7 @@ decode(char *text, const char **reason)
 		*reason = REASON_FORM;
 		return false;
 	}
-	for (; *text !='\0'; text ++)
+	for (; *text != '\0'; text++)
 	{
 		if (*text == '%')
 		{
@@ -232,7 +232,7 @@ decode(char *text, const char **reason)
 				return false;
 			}
 			*out++ = (char) (high << 4 | low);
-			text	  +=2;
+			text += 2;
 		}
 		else
 			*out++ = *text;

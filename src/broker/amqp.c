@@ -134,7 +134,7 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 		return;
 	if (result < 0)
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
-					   cqrs_amqp_frames_error(connection->frames));
+						 cqrs_amqp_frames_error(connection->frames));
 	if (result < 0 || (result == 0 && !hears_broker(connection, failure)))
 		event->kind = CQRS_EVENT_FAILED;
 }
@@ -214,7 +214,7 @@ amqp_close(CqrsConnection *connection, bool politely)
 		close.reply_code = AMQP_REPLY_SUCCESS;
 		close.reply_text = amqp_cstring_bytes("goodbye");
 		cqrs_amqp_frames_put_method(connection->frames, 0,
-							   AMQP_CONNECTION_CLOSE_METHOD, &close);
+									AMQP_CONNECTION_CLOSE_METHOD, &close);
 		connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   CLOSE_TIMEOUT_MS);
 		(void) cqrs_amqp_await(connection, 0, AMQP_CONNECTION_CLOSE_OK_METHOD,
@@ -271,7 +271,7 @@ cqrs_amqp_declare_exchange(CqrsConnection *connection, int channel,
 	declare.type = amqp_cstring_bytes("topic");
 	declare.durable = 1;
 	cqrs_amqp_frames_put_method(connection->frames, channel,
-						   AMQP_EXCHANGE_DECLARE_METHOD, &declare);
+								AMQP_EXCHANGE_DECLARE_METHOD, &declare);
 	if (channel == CQRS_AMQP_CHANNEL)
 		connection->declaring++;
 }
@@ -299,8 +299,8 @@ hears_broker(CqrsConnection *connection, CqrsFailure *failure)
 							2 * interval_ms) > 0)
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-				   "connection lost: nothing came from the broker for %d s",
-				   2 * connection->heartbeat_s);
+					 "connection lost: nothing came from the broker for %d s",
+					 2 * connection->heartbeat_s);
 	return false;
 }
 
@@ -318,9 +318,9 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		cqrs_amqp_decode_text(reply_text, sizeof(reply_text),
 							  close->reply_text);
 		cqrs_failure_set(failure, blame_of_channel(close),
-					   "could not %s: broker closed the channel: %d %s",
-					   close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
-					   action, close->reply_code, reply_text);
+						 "could not %s: broker closed the channel: %d %s",
+						 close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
+						 action, close->reply_code, reply_text);
 	}
 	else if (method->id == AMQP_CONNECTION_CLOSE_METHOD)
 	{
@@ -331,17 +331,17 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		cqrs_amqp_decode_text(reply_text, sizeof(reply_text),
 							  close->reply_text);
 		cqrs_failure_set(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
-					   "could not %s: broker closed the connection: %d %s", action,
-					   close->reply_code, reply_text);
+						 "could not %s: broker closed the connection: %d %s", action,
+						 close->reply_code, reply_text);
 	}
 	else
 	{
 		const char *name = amqp_method_name(method->id);
 
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					   "could not %s: unexpected method %s from the broker", action,
-					   name != NULL ? name :
-					   psprintf("%u.%u", method->id >> 16, method->id & 0xFFFF));
+						 "could not %s: unexpected method %s from the broker", action,
+						 name != NULL ? name :
+						 psprintf("%u.%u", method->id >> 16, method->id & 0xFFFF));
 	}
 }
 
@@ -414,7 +414,7 @@ handle_connection(const amqp_frame_t *frame, const char *action,
 		case AMQP_CONNECTION_BLOCKED_METHOD:
 			event->kind = CQRS_EVENT_BLOCKED;
 			cqrs_amqp_decode_text(event->detail, sizeof(event->detail),
-							 ((amqp_connection_blocked_t *) method->decoded)->reason);
+								  ((amqp_connection_blocked_t *) method->decoded)->reason);
 			break;
 
 		case AMQP_CONNECTION_UNBLOCKED_METHOD:
@@ -434,6 +434,6 @@ cqrs_amqp_violated(CqrsEvent *event, CqrsFailure *failure,
 {
 	event->kind = CQRS_EVENT_FAILED;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-				   "could not %s: protocol violation by the broker: %s", action,
-				   what);
+					 "could not %s: protocol violation by the broker: %s", action,
+					 what);
 }

@@ -116,14 +116,14 @@ cqrs_amqp_subscribe(CqrsConnection *connection, const char *queue, int window)
 	Assert(window > 0 && window <= PG_UINT16_MAX);
 	qos.prefetch_count = window;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_BASIC_QOS_METHOD, &qos);
+								AMQP_BASIC_QOS_METHOD, &qos);
 	consume.queue = amqp_cstring_bytes(queue);
 	snprintf(consumer->tag, sizeof(consumer->tag), "cqrs-%d",
 			 ++consumer->subscribed);
 	consume.consumer_tag = amqp_cstring_bytes(consumer->tag);
 	consume.exclusive = 1;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_BASIC_CONSUME_METHOD, &consume);
+								AMQP_BASIC_CONSUME_METHOD, &consume);
 	consumer->subscription = SUBSCRIPTION_BEGINS;
 	consumer->tuning++;
 	consumer->cancelled = false;
@@ -141,7 +141,7 @@ cqrs_amqp_unsubscribe(CqrsConnection *connection)
 		return;
 	cancel.consumer_tag = amqp_cstring_bytes(consumer->tag);
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_BASIC_CANCEL_METHOD, &cancel);
+								AMQP_BASIC_CANCEL_METHOD, &cancel);
 	consumer->subscription = SUBSCRIPTION_ENDS;
 }
 
@@ -166,7 +166,7 @@ cqrs_amqp_put_acknowledgement(CqrsConnection *connection)
 	ack.delivery_tag = consumer->unsent;
 	ack.multiple = 1;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_BASIC_ACK_METHOD, &ack);
+								AMQP_BASIC_ACK_METHOD, &ack);
 	consumer->unsent = 0;
 }
 
@@ -316,8 +316,8 @@ handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 	{
 		event->kind = CQRS_EVENT_FAILED;
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					   "could not %s: message of " UINT64_FORMAT " bytes, more than the %zu accepted",
-					   action, length, consumer->max_delivery);
+						 "could not %s: message of " UINT64_FORMAT " bytes, more than the %zu accepted",
+						 action, length, consumer->max_delivery);
 	}
 	else
 	{
@@ -328,8 +328,8 @@ handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 		{
 			event->kind = CQRS_EVENT_FAILED;
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-						   "could not %s: out of memory for a message of " UINT64_FORMAT " bytes",
-						   action, length);
+							 "could not %s: out of memory for a message of " UINT64_FORMAT " bytes",
+							 action, length);
 			return;
 		}
 		consumer->content = CONTENT_BODY;

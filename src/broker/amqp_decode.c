@@ -36,7 +36,7 @@ static bool is_needed(amqp_method_number_t id);
 
 int
 cqrs_amqp_decode_frame(const char *input, Size length, Size max_size,
-				  amqp_pool_t *pool, amqp_frame_t *frame, char *error)
+					   amqp_pool_t *pool, amqp_frame_t *frame, char *error)
 {
 	CqrsRest	rest = {input, length};
 	CqrsRest	payload;

@@ -122,7 +122,7 @@ cqrs_amqp_frames_put_protocol(CqrsFrames *frames)
 
 void
 cqrs_amqp_frames_put_method(CqrsFrames *frames, int channel,
-					   amqp_method_number_t id, void *method)
+							amqp_method_number_t id, void *method)
 {
 	Size		start = begin_frame(frames, AMQP_FRAME_METHOD, channel);
 	int			length;
@@ -136,8 +136,8 @@ cqrs_amqp_frames_put_method(CqrsFrames *frames, int channel,
 
 void
 cqrs_amqp_frames_put_content(CqrsFrames *frames, int channel,
-						amqp_basic_properties_t *properties,
-						const char *body, Size length)
+							 amqp_basic_properties_t *properties,
+							 const char *body, Size length)
 {
 	Size		start = begin_frame(frames, AMQP_FRAME_HEADER, channel);
 	int			encoded;
@@ -219,9 +219,9 @@ cqrs_amqp_frames_read(CqrsFrames *frames, amqp_frame_t *frame)
 		/* Frees the decoded arguments of earlier frames. */
 		recycle_amqp_pool(&frames->pool);
 		consumed = cqrs_amqp_decode_frame(frames->input + frames->input_start,
-									 frames->input_end - frames->input_start,
-									 frames->input_max, &frames->pool, frame,
-									 frames->error);
+										  frames->input_end - frames->input_start,
+										  frames->input_max, &frames->pool, frame,
+										  frames->error);
 		if (consumed < 0)
 			return -1;
 		if (consumed > 0)

@@ -40,10 +40,10 @@ extern void cqrs_amqp_frames_tune(CqrsFrames *frames, Size frame_max);
 extern bool cqrs_amqp_frames_has_room(const CqrsFrames *frames);
 extern void cqrs_amqp_frames_put_protocol(CqrsFrames *frames);
 extern void cqrs_amqp_frames_put_method(CqrsFrames *frames, int channel,
-								   amqp_method_number_t id, void *method);
+										amqp_method_number_t id, void *method);
 extern void cqrs_amqp_frames_put_content(CqrsFrames *frames, int channel,
-									amqp_basic_properties_t *properties,
-									const char *body, Size length);
+										 amqp_basic_properties_t *properties,
+										 const char *body, Size length);
 extern void cqrs_amqp_frames_put_heartbeat(CqrsFrames *frames);
 
 /*

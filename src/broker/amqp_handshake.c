@@ -58,7 +58,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 	open.virtual_host = amqp_cstring_bytes(url.path);
 	cqrs_amqp_frames_put_method(connection->frames, 0,
 								AMQP_CONNECTION_OPEN_METHOD,
-						   &open);
+								&open);
 	return cqrs_amqp_await(connection, 0, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
 						   failure);
 }
@@ -103,7 +103,7 @@ put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 	start_ok.response.bytes = response;
 	start_ok.locale = amqp_cstring_bytes("en_US");
 	cqrs_amqp_frames_put_method(connection->frames, 0,
-						   AMQP_CONNECTION_START_OK_METHOD, &start_ok);
+								AMQP_CONNECTION_START_OK_METHOD, &start_ok);
 	explicit_bzero(response, start_ok.response.len);
 	pfree(response);
 }
@@ -116,8 +116,8 @@ has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
 		offer->channel_max >= CQRS_AMQP_SIDE_CHANNEL)
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-				   "could not log in: the broker allows %d channels in a connection, and %d are needed",
-				   offer->channel_max, CQRS_AMQP_SIDE_CHANNEL);
+					 "could not log in: the broker allows %d channels in a connection, and %d are needed",
+					 offer->channel_max, CQRS_AMQP_SIDE_CHANNEL);
 	return false;
 }
 
@@ -135,8 +135,8 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 	if (offer->frame_max != 0 && offer->frame_max < AMQP_FRAME_MIN_SIZE)
 	{
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					   "could not log in: the broker allows frames of %u bytes, and AMQP requires %d",
-					   (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
+						 "could not log in: the broker allows frames of %u bytes, and AMQP requires %d",
+						 (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
 		return false;
 	}
 	tune_ok.channel_max = CQRS_AMQP_SIDE_CHANNEL;
@@ -147,7 +147,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 	connection->heartbeat_s = tune_ok.heartbeat;
 	cqrs_amqp_frames_put_method(connection->frames, 0,
 								AMQP_CONNECTION_TUNE_OK_METHOD,
-						   &tune_ok);
+								&tune_ok);
 	cqrs_amqp_frames_tune(connection->frames, tune_ok.frame_max);
 	return true;
 }
@@ -178,7 +178,7 @@ cqrs_amqp_set_up(CqrsConnection *connection, const CqrsConnectOptions *options,
 	if (connection->consumer != NULL)
 		return true;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_CONFIRM_SELECT_METHOD, &select);
+								AMQP_CONFIRM_SELECT_METHOD, &select);
 	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 						   AMQP_CONFIRM_SELECT_OK_METHOD, "enable confirms",
 						   &frame, failure);
@@ -192,7 +192,7 @@ cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 	amqp_frame_t frame;
 
 	cqrs_amqp_frames_put_method(connection->frames, channel,
-						   AMQP_CHANNEL_OPEN_METHOD, &open);
+								AMQP_CHANNEL_OPEN_METHOD, &open);
 	return cqrs_amqp_await(connection, channel, AMQP_CHANNEL_OPEN_OK_METHOD,
 						   "open a channel", &frame, failure);
 }
@@ -210,7 +210,7 @@ take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 	declare.queue = amqp_cstring_bytes(name);
 	declare.exclusive = 1;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-						   AMQP_QUEUE_DECLARE_METHOD, &declare);
+								AMQP_QUEUE_DECLARE_METHOD, &declare);
 	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 						   AMQP_QUEUE_DECLARE_OK_METHOD,
 						   "declare the queue of the lease", &frame, failure);
@@ -234,7 +234,7 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 		delete.queue = amqp_cstring_bytes(lfirst(lc));
 		delete.nowait = lnext(names, lc) != NULL;
 		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-							   AMQP_QUEUE_DELETE_METHOD, &delete);
+									AMQP_QUEUE_DELETE_METHOD, &delete);
 	}
 	return names == NIL ||
 		cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
@@ -257,7 +257,7 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 		if (result < 0)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s",
-						   action, cqrs_amqp_frames_error(connection->frames));
+							 action, cqrs_amqp_frames_error(connection->frames));
 			return false;
 		}
 		if (result == 0)
@@ -288,12 +288,12 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 			channel == CQRS_AMQP_SIDE_CHANNEL)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-						   "could not %s: the broker accepts no messages: %s",
-						   action, event.detail);
+							 "could not %s: the broker accepts no messages: %s",
+							 action, event.detail);
 			return false;
 		}
 	}
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-				   "could not %s: no answer in time", action);
+					 "could not %s: no answer in time", action);
 	return false;
 }

@@ -92,7 +92,7 @@ get_mark(CqrsConnection *connection, const char *name, char *text, Size size,
 
 	get.queue = amqp_cstring_bytes(name);
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_BASIC_GET_METHOD, &get);
+								AMQP_BASIC_GET_METHOD, &get);
 	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						 CQRS_AMQP_ANY_FRAME, READING, &frame, failure))
 		return false;
@@ -157,7 +157,7 @@ put_mark(CqrsConnection *connection, const char *name, const char *text,
 	};
 
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_CONFIRM_SELECT_METHOD, &select);
+								AMQP_CONFIRM_SELECT_METHOD, &select);
 	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						 AMQP_CONFIRM_SELECT_OK_METHOD, WRITING, &frame,
 						 failure))
@@ -177,7 +177,7 @@ static bool
 failed(CqrsFailure *failure, const char *action, const char *what)
 {
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-				   "could not %s: unexpected answer of the broker: %s", action,
-				   what);
+					 "could not %s: unexpected answer of the broker: %s", action,
+					 what);
 	return false;
 }

@@ -66,9 +66,9 @@ open_channel(CqrsConnection *connection)
 	amqp_confirm_select_t select = {0};
 
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_CHANNEL_OPEN_METHOD, &open);
+								AMQP_CHANNEL_OPEN_METHOD, &open);
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_CONFIRM_SELECT_METHOD, &select);
+								AMQP_CONFIRM_SELECT_METHOD, &select);
 }
 
 void
@@ -154,7 +154,7 @@ probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
 		close.reply_code = AMQP_REPLY_SUCCESS;
 		close.reply_text = amqp_cstring_bytes("goodbye");
 		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-							   AMQP_CHANNEL_CLOSE_METHOD, &close);
+									AMQP_CHANNEL_CLOSE_METHOD, &close);
 		connection->probe = CQRS_PROBE_CLOSING;
 	}
 }
@@ -167,7 +167,7 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 	amqp_channel_close_ok_t close_ok = {0};
 
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
+								AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
 	if (connection->probe == CQRS_PROBE_CLOSING)
 		return;
 	if (connection->probe != CQRS_PROBE_IDLE)
@@ -183,8 +183,8 @@ violated(const amqp_method_t *method, CqrsEvent *event, CqrsFailure *failure)
 {
 	event->kind = CQRS_EVENT_FAILED;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-				   "could not publish: unexpected method %u.%u on channel %d from the broker",
-				   (unsigned int) method->id >> 16,
-				   (unsigned int) method->id & 0xFFFF,
-				   CQRS_AMQP_SIDE_CHANNEL);
+					 "could not publish: unexpected method %u.%u on channel %d from the broker",
+					 (unsigned int) method->id >> 16,
+					 (unsigned int) method->id & 0xFFFF,
+					 CQRS_AMQP_SIDE_CHANNEL);
 }

@@ -17,7 +17,7 @@
  * there is none, or if the properties are malformed.
  */
 extern bool cqrs_amqp_properties_message_id(amqp_bytes_t properties,
-								   amqp_bytes_t *message_id);
+											amqp_bytes_t *message_id);
 
 /*
  * The header x-delivery-count in encoded properties of class basic; 0 if there

@@ -74,7 +74,7 @@ cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 	publish.routing_key = amqp_cstring_bytes(envelope->routing_key);
 	publish.mandatory = 1;
 	cqrs_amqp_frames_put_method(connection->frames, channel,
-						   AMQP_BASIC_PUBLISH_METHOD, &publish);
+								AMQP_BASIC_PUBLISH_METHOD, &publish);
 
 	properties._flags = AMQP_BASIC_CONTENT_TYPE_FLAG |
 		AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
@@ -86,7 +86,7 @@ cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 	for (int i = 0; i < envelope->nproperties; i++)
 		set_property(&properties, &envelope->properties[i]);
 	cqrs_amqp_frames_put_content(connection->frames, channel, &properties,
-							envelope->body, envelope->body_length);
+								 envelope->body, envelope->body_length);
 	if (channel == CQRS_AMQP_CHANNEL)
 		connection->published++;
 }
@@ -215,7 +215,7 @@ handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
 		return;
 	}
 	cqrs_amqp_decode_text(connection->return_id, sizeof(connection->return_id),
-					 message_id);
+						  message_id);
 	connection->returning = CQRS_RETURN_BODY;
 	connection->return_rest = frame->payload.properties.body_size;
 	if (connection->return_rest == 0)

@@ -81,7 +81,7 @@ cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
 	declare.durable = 1;
 	declare.arguments = *arguments;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_QUEUE_DECLARE_METHOD, &declare);
+								AMQP_QUEUE_DECLARE_METHOD, &declare);
 	if (cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						AMQP_QUEUE_DECLARE_OK_METHOD, action, &frame, failure))
 		return true;
@@ -91,7 +91,7 @@ cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
 		return false;
 	declare.passive = 1;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_QUEUE_DECLARE_METHOD, &declare);
+								AMQP_QUEUE_DECLARE_METHOD, &declare);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DECLARE_OK_METHOD, action, &frame,
 						   failure);
@@ -143,7 +143,7 @@ bind_queue(CqrsConnection *connection, const CqrsQueue *queue,
 		bind.nowait = ++sent % BINDINGS_AT_ONCE != 0 &&
 			lnext(queue->bindings, lc) != NULL;
 		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-							   AMQP_QUEUE_BIND_METHOD, &bind);
+									AMQP_QUEUE_BIND_METHOD, &bind);
 		if (!bind.nowait &&
 			!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 							 AMQP_QUEUE_BIND_OK_METHOD, "bind the queue",
@@ -181,7 +181,7 @@ unbind_one(CqrsConnection *connection, const char *queue,
 	unbind.exchange = amqp_cstring_bytes(binding->exchange);
 	unbind.routing_key = amqp_cstring_bytes(binding->routing_key);
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_QUEUE_UNBIND_METHOD, &unbind);
+								AMQP_QUEUE_UNBIND_METHOD, &unbind);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_UNBIND_OK_METHOD, "unbind the queue",
 						   &frame, failure) ||
@@ -199,7 +199,7 @@ cqrs_amqp_delete_queue(CqrsConnection *connection, const char *queue,
 		return false;
 	delete.queue = amqp_cstring_bytes(queue);
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_QUEUE_DELETE_METHOD, &delete);
+								AMQP_QUEUE_DELETE_METHOD, &delete);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						   AMQP_QUEUE_DELETE_OK_METHOD, "delete the queue",
 						   &frame, failure) &&
@@ -229,7 +229,7 @@ cqrs_amqp_close_side(CqrsConnection *connection, CqrsFailure *failure)
 	close.reply_code = AMQP_REPLY_SUCCESS;
 	close.reply_text = amqp_cstring_bytes("goodbye");
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_CHANNEL_CLOSE_METHOD, &close);
+								AMQP_CHANNEL_CLOSE_METHOD, &close);
 	if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 						 AMQP_CHANNEL_CLOSE_OK_METHOD, "close a channel",
 						 &frame, failure))
@@ -250,7 +250,7 @@ cqrs_amqp_side_closed(CqrsConnection *connection, const amqp_frame_t *frame,
 		method->id != AMQP_CHANNEL_CLOSE_METHOD)
 		return false;
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
+								AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
 	connection->side_open = false;
 	connection->side_code = ((amqp_channel_close_t *) method->decoded)->reply_code;
 	cqrs_amqp_describe_close(failure, action, method);

@@ -40,16 +40,16 @@ cqrs_failure_clean(char *buffer, Size size, const char *text, Size length)
 	const char *end = from + length;
 	char	   *to = buffer;
 	bool		keeps_utf8 = GetDatabaseEncoding() == PG_UTF8 ||
-		GetDatabaseEncoding() == PG_SQL_ASCII;
+	GetDatabaseEncoding() == PG_SQL_ASCII;
 
 	while (from < end)
 	{
 		int			bytes = pg_encoding_mblen(PG_UTF8, from);
 		bool		valid = bytes <= end - from &&
-			pg_utf8_islegal((const unsigned char *) from, bytes);
+		pg_utf8_islegal((const unsigned char *) from, bytes);
 		bool		kept = valid &&
-			(bytes > 1 ? keeps_utf8 :
-			 (unsigned char) *from >= ' ' && *from != '\x7f');
+		(bytes > 1 ? keeps_utf8 :
+		 (unsigned char) *from >= ' ' && *from != '\x7f');
 		int			written = kept ? bytes : 1;
 
 		if (to + written >= buffer + size)

@@ -216,7 +216,7 @@ static long
 redis_wait_ms(CqrsConnection *connection)
 {
 	long		wait_ms = connection->consumes ?
-		cqrs_redis_ask_ms(connection) : cqrs_redis_due_ms(connection);
+	cqrs_redis_ask_ms(connection) : cqrs_redis_due_ms(connection);
 
 	if (connection->more)
 		return 0;

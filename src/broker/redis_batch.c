@@ -74,7 +74,7 @@ cqrs_redis_batch_has_room(const CqrsBatch *batch)
 
 void
 cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
-			   CqrsBatchText *text)
+					 CqrsBatchText *text)
 {
 	Size		body_length = encoded_length(envelope->body_length);
 	Size		id_length = strlen(envelope->message_id);
@@ -138,7 +138,7 @@ const char *
 cqrs_redis_batch_next(CqrsBatch *batch, char *chunk, Size *length)
 {
 	bool		has_hole = batch->body != NULL &&
-		batch->body_next < batch->body_length;
+	batch->body_next < batch->body_length;
 	Size		end = has_hole ? batch->hole : batch->stop;
 
 	if (batch->next < end)

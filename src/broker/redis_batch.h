@@ -63,8 +63,7 @@ typedef struct CqrsBatch
 	Size		hole;
 	Size		next;			/* byte of data to be sent */
 	Size		body_next;		/* byte of the body */
-	Size		chunk_start;	/* unsent rest of an encoded part of the
-								 * body */
+	Size		chunk_start;	/* unsent rest of an encoded part of the body */
 	Size		chunk_end;
 
 	int			count;			/* messages */
@@ -80,16 +79,17 @@ typedef struct CqrsBatch
 	int			done;			/* so many messages have an outcome: */
 	CqrsBatchOutcome outcomes[CQRS_BATCH_MESSAGES];
 	char		full[256];		/* a queue that was full */
-	char		right_tail[CQRS_BATCH_TAIL_BYTES];	/* of a queue's envelopes, if
-													 * "tail" was not it; or "" */
+	char		right_tail[CQRS_BATCH_TAIL_BYTES];	/* of a queue's envelopes,
+													 * if "tail" was not it;
+													 * or "" */
 	char		queue[256];		/* to which all messages went, or "" */
 	char		bindings[CQRS_BATCH_HASH_BYTES];	/* the hash of these then */
-	bool		stopped;		/* the next message was refused, not the
-								 * whole batch */
+	bool		stopped;		/* the next message was refused, not the whole
+								 * batch */
 	char		error[256];		/* why, or "" */
 
-	int			told;			/* messages, of which poll() has returned
-								 * that they are unroutable */
+	int			told;			/* messages, of which poll() has returned that
+								 * they are unroutable */
 	int			settled;		/* or that they are taken or refused */
 } CqrsBatch;
 
@@ -140,7 +140,7 @@ typedef struct CqrsBatchText
 
 /* Add a message, for which there is room. */
 extern void cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
-						   CqrsBatchText *text);
+								 CqrsBatchText *text);
 
 /*
  * Finish the request of batch "number", or make it anew: direct if the route is
@@ -164,7 +164,7 @@ extern void cqrs_redis_route_learn(CqrsBatchRoute *route,
 #define CQRS_BATCH_CHUNK_BYTES (64 * 1024 + 1)
 
 extern const char *cqrs_redis_batch_next(CqrsBatch *batch, char *chunk,
-								   Size *length);
+										 Size *length);
 extern void cqrs_redis_batch_advance(CqrsBatch *batch, Size length);
 
 /* How many commands of the request are sent completely. */

@@ -233,7 +233,7 @@ cqrs_redis_ask_ms(const CqrsConnection *connection)
 {
 	const CqrsConsumer *consumer = &connection->consumer;
 	bool		wants = consumer->begins || consumer->nacknowledged > 0 ||
-		room_for(consumer) > 0;
+	room_for(consumer) > 0;
 
 	if (consumer->asks != CQRS_ASKS_NOTHING)
 		return -1;
@@ -249,7 +249,7 @@ cqrs_redis_acknowledge_last(CqrsConnection *connection)
 {
 	CqrsConsumer *consumer = &connection->consumer;
 	TimestampTz deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LAST_MS);
+	TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LAST_MS);
 
 	consumer->ends = true;
 	while ((consumer->asks != CQRS_ASKS_NOTHING ||
@@ -446,7 +446,7 @@ take_message(CqrsConnection *connection, const CqrsReply *message)
 		return false;
 	}
 	delivery = cqrs_redis_envelope_read(consumer->deliveries, message->text,
-								  message->length, &mark, &length);
+										message->length, &mark, &length);
 	if (delivery == NULL || delivery->length > consumer->max_delivery)
 	{
 		refuse(consumer, delivery == NULL ? "out of memory" :

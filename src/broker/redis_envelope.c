@@ -58,7 +58,7 @@ static bool decode_base64(CqrsDelivery *delivery, const Slice *text);
 
 CqrsDelivery *
 cqrs_redis_envelope_read(MemoryContext context, const char *envelope, Size length,
-				   const char **mark, Size *mark_length)
+						 const char **mark, Size *mark_length)
 {
 	Parts		parts = {0};
 	CqrsDelivery *delivery;
@@ -292,9 +292,9 @@ static CqrsDelivery *
 make_delivery(MemoryContext context, Size size, const Parts *parts)
 {
 	CqrsDelivery *delivery =
-		MemoryContextAllocExtended(context, sizeof(CqrsDelivery) +
-								   2 * TEXT_BYTES + size + 4,
-								   MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	MemoryContextAllocExtended(context, sizeof(CqrsDelivery) +
+							   2 * TEXT_BYTES + size + 4,
+							   MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
 	char	   *key;
 	bool		valid;
 

@@ -19,7 +19,7 @@
  * of the envelope that tells it from others.  Returns NULL if memory is short.
  */
 extern CqrsDelivery *cqrs_redis_envelope_read(MemoryContext context,
-										const char *envelope, Size length,
-										const char **mark, Size *mark_length);
+											  const char *envelope, Size length,
+											  const char **mark, Size *mark_length);
 
 #endif							/* CQRS_REDIS_ENVELOPE_H */

@@ -27,7 +27,7 @@ bool
 cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply)
 {
 	bool		ok = batch->direct ? answer_direct(batch, reply) :
-		answer_script(batch, reply);
+	answer_script(batch, reply);
 
 	batch->replied++;
 	return ok;

@@ -177,7 +177,7 @@ fill_next(CqrsConnection *connection)
 	connection->filling++;
 	if (connection->filling < connection->oldest + CQRS_REDIS_BATCHES)
 		cqrs_redis_batch_begin(cqrs_redis_batch_of(connection, connection->filling),
-						 connection->published + 1);
+							   connection->published + 1);
 }
 
 /* Whether a batch is to be sent now. */
@@ -224,7 +224,7 @@ next_output(CqrsConnection *connection, Size *length)
 {
 	if (connection->started)
 		return cqrs_redis_batch_next(cqrs_redis_batch_of(connection, connection->sending),
-							   connection->chunk, length);
+									 connection->chunk, length);
 	*length = connection->command.len - connection->command_sent;
 	return *length > 0 ?
 		connection->command.data + connection->command_sent : NULL;

@@ -112,10 +112,10 @@ cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 	return unbind_everywhere(connection, queue, failure) &&
 		run(connection, "delete the queue", failure,
 			lappend(list_make5("DEL", unconstify(char *, queue),
-								  psprintf("%s" SEPARATOR "3", queue),
-								  psprintf("%s" SEPARATOR "6", queue),
-								  psprintf("%s" SEPARATOR "9", queue)),
-					   psprintf("%s%s", CQRS_REDIS_DELIVERED, queue)));
+							   psprintf("%s" SEPARATOR "3", queue),
+							   psprintf("%s" SEPARATOR "6", queue),
+							   psprintf("%s" SEPARATOR "9", queue)),
+					psprintf("%s%s", CQRS_REDIS_DELIVERED, queue)));
 }
 
 /*
@@ -130,8 +130,8 @@ unbind_everywhere(CqrsConnection *connection, const char *queue,
 {
 	char		cursor[CURSOR_BYTES] = "0";
 	TimestampTz deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									connection->timeout_ms);
+	TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+								connection->timeout_ms);
 	MemoryContext page = AllocSetContextCreate(connection->context,
 											   "cqrs keys",
 											   ALLOCSET_DEFAULT_SIZES);

@@ -58,7 +58,7 @@ typedef struct CqrsBinding
 {
 	const char *exchange;
 	const char *routing_key;
-}			CqrsBinding;
+} CqrsBinding;
 
 /* A queue that a connection consumes. */
 typedef struct CqrsQueue
@@ -189,9 +189,9 @@ typedef struct CqrsTransport
 	/* For connections that publish: */
 
 	/*
-	 * Settings of the broker with which messages can be lost: a text for users,
-	 * and what to do about it, in a second line.  NULL: none is known.  May be
-	 * NULL itself.
+	 * Settings of the broker with which messages can be lost: a text for
+	 * users, and what to do about it, in a second line.  NULL: none is known.
+	 * May be NULL itself.
 	 */
 	const char *(*advice) (const CqrsConnection *connection);
 

@@ -130,7 +130,7 @@ cqrs_compose_draw_batch(CqrsComposer *composer)
 
 void
 cqrs_compose_enter(CqrsComposer *composer, Relation rel,
-					const CqrsRelation *relation)
+				   const CqrsRelation *relation)
 {
 	Assert(composer->rel == NULL);
 	composer->rel = rel;
@@ -381,7 +381,7 @@ start_deleted(CqrsComposer *composer, Draft *draft)
 		return false;
 	draft->message.instance_data =
 		cqrs_instance_data_deleted(&draft->subject, draft->row, draft->before,
-							  draft->after);
+								   draft->after);
 	return true;
 }
 
@@ -508,7 +508,7 @@ serialize_all(CqrsComposer *composer, Draft *first)
 		rows[nrows++] = draft->row;
 	}
 	cqrs_instance_data_serialize(&first->subject, composer->rel, rows, nrows,
-							results);
+								 results);
 	for (int i = 0; i < nrows; i++)
 		drafts[i]->message.instance_data = results[i];
 	return true;
@@ -521,7 +521,7 @@ serialize_one(CqrsComposer *composer, Draft *draft)
 	char	   *result;
 
 	cqrs_instance_data_serialize(&draft->subject, composer->rel, &draft->row, 1,
-							&result);
+								 &result);
 	draft->message.instance_data = result;
 	return true;
 }

@@ -30,7 +30,7 @@ extern void cqrs_compose_draw_batch(CqrsComposer *composer);
  * hooks, its owner's rights are in effect between the two calls.
  */
 extern void cqrs_compose_enter(CqrsComposer *composer, Relation rel,
-								const CqrsRelation *relation);
+							   const CqrsRelation *relation);
 extern void cqrs_compose_leave(CqrsComposer *composer);
 
 /*

@@ -71,7 +71,7 @@ cqrs_to_json(PG_FUNCTION_ARGS)
 /* A serializer has its owner's rights, and the caller can make up the row. */
 void
 cqrs_instance_data_check_owner(const CqrsRelation *relation,
-						  const CqrsMaster *master)
+							   const CqrsMaster *master)
 {
 	if (master->serializer == NULL ||
 		cqrs_owns_relation(relation->relid, GetUserId()))
@@ -116,7 +116,7 @@ cqrs_instance_data(Relation rel, const CqrsRelation *relation,
 
 void
 cqrs_instance_data_serialize(const CqrsHookSubject *subject, Relation rel,
-						HeapTuple *rows, int nrows, char **results)
+							 HeapTuple *rows, int nrows, char **results)
 {
 	cqrs_hook_serialize(subject, rows, nrows, results);
 	for (int i = 0; i < nrows; i++)
@@ -126,7 +126,7 @@ cqrs_instance_data_serialize(const CqrsHookSubject *subject, Relation rel,
 /* django-cqrs calls the key "id", whatever the name of the column is. */
 char *
 cqrs_instance_data_deleted(const CqrsHookSubject *subject, HeapTuple row,
-					  const CqrsRow *first, const CqrsRow *last)
+						   const CqrsRow *first, const CqrsRow *last)
 {
 	int			revision = subject->relation->revision - 1;
 	int64		before = DatumGetInt32(first->values[revision]);

@@ -19,7 +19,7 @@
  * serializer, if it has one.
  */
 extern void cqrs_instance_data_check_owner(const CqrsRelation *relation,
-									  const CqrsMaster *master);
+										   const CqrsMaster *master);
 
 /*
  * The instance_data of rows in results[], as messages of a master have it.
@@ -35,15 +35,15 @@ extern void cqrs_instance_data(Relation rel, const CqrsRelation *relation,
  * takes many at once.  Errors name the subject, which is the first row.
  */
 extern void cqrs_instance_data_serialize(const CqrsHookSubject *subject,
-									Relation rel, HeapTuple *rows, int nrows,
-									char **results);
+										 Relation rel, HeapTuple *rows, int nrows,
+										 char **results);
 
 /*
  * The instance_data of a DELETE of the row that replicas know as *first and
  * whose last state is *last.  Hooks get "row".
  */
 extern char *cqrs_instance_data_deleted(const CqrsHookSubject *subject,
-								   HeapTuple row, const CqrsRow *first,
-								   const CqrsRow *last);
+										HeapTuple row, const CqrsRow *first,
+										const CqrsRow *last);
 
 #endif							/* CQRS_INSTANCE_DATA_H */

@@ -70,7 +70,7 @@ static void regain_patience(CqrsBatch *batch,
 static ListCell *find_tried_out(const CqrsBatch *batch, const CqrsItem *item);
 static CqrsItem *first_item(const CqrsBatch *batch);
 
-CqrsBatch  *
+CqrsBatch *
 cqrs_batch_create(CqrsIntake *intake)
 {
 	CqrsBatch  *batch = MemoryContextAllocZero(TopMemoryContext,

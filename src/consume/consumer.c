@@ -149,6 +149,7 @@ consumer_set_up(CqrsWorker *worker)
 
 	/* Nobody sends heartbeats during a statement, so waits are bounded. */
 	SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
+
 	/*
 	 * The victim of a deadlock is the consumer, if it is the one that closes
 	 * the circle; see limit_lock_waits() for the other case.

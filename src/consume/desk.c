@@ -41,7 +41,7 @@ static void look(CqrsDesk *desk);
 static void look_at_failed(CqrsDesk *desk);
 static void purge(CqrsDesk *desk);
 
-CqrsDesk   *
+CqrsDesk *
 cqrs_desk_create(const CqrsWorker *worker)
 {
 	CqrsDesk   *desk = MemoryContextAllocZero(TopMemoryContext,

@@ -125,7 +125,7 @@ cqrs_failed_read(int64 id)
 	SysScanDesc scan = begin_by_id(rel, id, &key);
 	HeapTuple	tuple = systable_getnext(scan);
 	CqrsFailed *failed = HeapTupleIsValid(tuple) ?
-		from_tuple(rel, tuple, true) : NULL;
+	from_tuple(rel, tuple, true) : NULL;
 
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);

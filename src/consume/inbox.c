@@ -33,7 +33,7 @@ struct CqrsInbox
 	Size		bytes;
 };
 
-CqrsInbox  *
+CqrsInbox *
 cqrs_inbox_create(void)
 {
 	CqrsInbox  *inbox = MemoryContextAllocZero(TopMemoryContext,

@@ -61,7 +61,7 @@ static void write_row(Relation rel, const int *columns,
 static bool try_leave(void);
 static bool is_dropping(Relation rel, HeapTuple tuple);
 
-CqrsSeat   *
+CqrsSeat *
 cqrs_seat_read(void)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->consumer,

@@ -203,7 +203,7 @@ static void
 look_at_row(Wait *wait, MemoryContext caller)
 {
 	CqrsFinder *finder = cqrs_finder_begin(wait->cqrs_id);
-	CqrsJsonValue json = {.kind = CQRS_JSON_ARRAY, .start = wait->key,
+	CqrsJsonValue json = {.kind = CQRS_JSON_ARRAY,.start = wait->key,
 	.length = strlen(wait->key)};
 	CqrsJsonMembers elements = {0};
 	Datum		key[INDEX_MAX_KEYS];

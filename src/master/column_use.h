@@ -17,7 +17,7 @@
  * column may be dropped.
  */
 extern const char *cqrs_column_use_find(const CqrsMasterRow *row,
-									   const char *name);
+										const char *name);
 
 /* Whether values of a column are in messages. */
 extern bool cqrs_column_use_publishes(const CqrsMasterRow *row,
@@ -31,7 +31,7 @@ extern const char *cqrs_column_use_key(const CqrsMasterRow *row,
 
 /* Whether sync_when names a column. */
 extern bool cqrs_column_use_in_condition(const CqrsMasterRow *row,
-										   const char *name);
+										 const char *name);
 
 /*
  * Give a master the new name of a column, and keep its messages as they are.

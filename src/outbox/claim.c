@@ -124,7 +124,7 @@ cqrs_sql_other_publisher(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(0))
 	{
 		char	   *exchange = PG_ARGISNULL(1) ? NULL :
-			text_to_cstring(PG_GETARG_TEXT_PP(1));
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
 		CqrsClaim	claim = cqrs_claim_make(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 											exchange);
 		Oid			other = cqrs_claim_find_other(claim);

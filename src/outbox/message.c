@@ -80,7 +80,7 @@ cqrs_message_copy_texts(CqrsMessage *message)
 			continue;
 		text = cqrs_part_text(part, message);
 
-		if (*text !=NULL)
+		if (*text != NULL)
 			*text = pstrdup(*text);
 	}
 }

@@ -307,6 +307,6 @@ verify(const CqrsMessagePart *part, const CqrsMessage *message)
 		return;
 	text = *cqrs_part_text(part, message);
 
-	if (text !=NULL)
+	if (text != NULL)
 		(void) pg_verifymbstr(text, strlen(text), false);
 }

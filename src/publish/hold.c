@@ -75,7 +75,7 @@ static bool is_clear(const CqrsHold *hold, const CqrsWindow *window);
 static void forget_probe(CqrsHolds *holds);
 static TimestampTz forget_ended(CqrsHolds *holds, const char *cqrs_id);
 
-CqrsHolds  *
+CqrsHolds *
 cqrs_holds_create(void)
 {
 	CqrsHolds  *holds = MemoryContextAllocZero(TopMemoryContext,
@@ -170,7 +170,7 @@ cqrs_holds_are_due(const CqrsHolds *holds, const CqrsWindow *window)
 	return cqrs_holds_next_probe(holds, window) != NULL;
 }
 
-CqrsHold   *
+CqrsHold *
 cqrs_holds_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
 {
 	TimestampTz now;

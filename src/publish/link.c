@@ -57,7 +57,7 @@ static void lease_refused(CqrsLink *link, const char *reason);
 static bool single_out(CqrsLink *link, CqrsBlame blame, const char *reason);
 static long confirm_wait_ms(const CqrsLink *link);
 
-CqrsLink   *
+CqrsLink *
 cqrs_link_create(const CqrsWorker *worker, CqrsWindow *window, CqrsHolds *holds)
 {
 	CqrsLink   *link = MemoryContextAllocZero(TopMemoryContext,
@@ -255,7 +255,7 @@ report_advice(const CqrsLink *link)
 {
 	const CqrsTransport *transport = link->session->transport;
 	const char *advice = transport->advice != NULL ?
-		transport->advice(link->session->connection) : NULL;
+	transport->advice(link->session->connection) : NULL;
 
 	cqrs_worker_set_advice(advice != NULL ? advice : "");
 }

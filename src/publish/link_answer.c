@@ -154,7 +154,7 @@ static void
 note_bound(CqrsLink *link, const CqrsEvent *event)
 {
 	uint64		tag = event->multiple ? cqrs_window_first_tag(link->window) :
-		event->tag;
+	event->tag;
 
 	for (; tag <= event->tag; tag++)
 	{

@@ -132,7 +132,7 @@ build(const CqrsMessage *message, MemoryContext context)
 	 * The conversion may have changed the length of the text before
 	 * "expires".
 	 */
-	if (text !=body.data && expires_at >= 0)
+	if (text != body.data && expires_at >= 0)
 	{
 		body.data[expires_at] = '\0';
 		expires_at = strlen(pg_server_to_any(body.data, expires_at, PG_UTF8));

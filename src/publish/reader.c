@@ -255,7 +255,7 @@ add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 
 void
 cqrs_reader_push_message(CqrsReader *reader, CqrsWindow *window,
-			 const CqrsMessage *message)
+						 const CqrsMessage *message)
 {
 	CqrsOutgoing *outgoing;
 	bool		busy;

@@ -125,8 +125,8 @@ static Datum
 load_all(FunctionCallInfo fcinfo, bool from_file)
 {
 	bool		commits = fcinfo->context != NULL &&
-		IsA(fcinfo->context, CallContext) &&
-		!castNode(CallContext, fcinfo->context)->atomic;
+	IsA(fcinfo->context, CallContext) &&
+	!castNode(CallContext, fcinfo->context)->atomic;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext spi;
 	Load	   *load;

@@ -110,7 +110,7 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 	Datum		values[INDEX_MAX_KEYS];
 	CqrsFoundRow row;
 	CqrsIncoming message = {
-		.signal = CQRS_DELETE, .not_after = deletion->lines.time
+		.signal = CQRS_DELETE,.not_after = deletion->lines.time
 	};
 	CqrsApplied applied;
 	StringInfoData data;

@@ -60,14 +60,14 @@ static void start_receiver(DestReceiver *receiver, int operation,
 static void no_action(DestReceiver *receiver);
 static void error_context(void *arg);
 
-CqrsQuery  *
+CqrsQuery *
 cqrs_query_begin(const char *text, int nparams, const Oid *types,
 				 const Datum *values)
 {
 	return cqrs_query_begin_env(text, nparams, types, values, NULL);
 }
 
-CqrsQuery  *
+CqrsQuery *
 cqrs_query_begin_env(const char *text, int nparams, const Oid *types,
 					 const Datum *values, QueryEnvironment *env)
 {
@@ -153,7 +153,7 @@ plan_query(const char *text, int nparams, const Oid *types,
 	if (list_length(statements) != 1)
 		elog(ERROR, "query has %d statements", list_length(statements));
 	queries = pg_analyze_and_rewrite_fixedparams(linitial_node(RawStmt,
-																statements),
+															   statements),
 												 text, types, nparams, env);
 	if (list_length(queries) != 1 ||
 		linitial_node(Query, queries)->commandType != CMD_SELECT ||

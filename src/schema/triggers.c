@@ -54,7 +54,7 @@ cqrs_triggers_add_columns(Oid relid)
 			   "pg_catalog.timestamptz", "pg_catalog.now()");
 	if (commands.len > 0)
 		cqrs_command_run(psprintf("ALTER TABLE %s%s", cqrs_command_relation(relid),
-						 commands.data));
+								  commands.data));
 }
 
 /* Columns made by Django have no default, but plain SQL relies on one. */
@@ -105,11 +105,11 @@ cqrs_triggers_create(Oid relid)
 		create_truncate_trigger(lfirst_oid(lc));
 
 	cqrs_command_run(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
-					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
-					 CQRS_TRIGGER_UPDATE, table));
+							  " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
+							  CQRS_TRIGGER_UPDATE, table));
 	cqrs_command_run(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE ON %s"
-					 " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
-					 quote_identifier(CQRS_TRIGGER_INSERT_DELETE), table));
+							  " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_insert_delete()",
+							  quote_identifier(CQRS_TRIGGER_INSERT_DELETE), table));
 }
 
 void
@@ -193,8 +193,8 @@ create_truncate_trigger(Oid relid)
 	if (OidIsValid(get_trigger_oid(relid, CQRS_TRIGGER_TRUNCATE, true)))
 		return;
 	cqrs_command_run(psprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s"
-					 " FOR EACH STATEMENT EXECUTE FUNCTION cqrs.trigger_truncate()",
-					 CQRS_TRIGGER_TRUNCATE, cqrs_command_relation(relid)));
+							  " FOR EACH STATEMENT EXECUTE FUNCTION cqrs.trigger_truncate()",
+							  CQRS_TRIGGER_TRUNCATE, cqrs_command_relation(relid)));
 }
 
 static void
@@ -202,7 +202,7 @@ drop_trigger(Oid relid, const char *name)
 {
 	if (OidIsValid(get_trigger_oid(relid, name, true)))
 		cqrs_command_run(psprintf("DROP TRIGGER %s ON %s", quote_identifier(name),
-						 cqrs_command_relation(relid)));
+								  cqrs_command_relation(relid)));
 }
 
 /* For the table of a master, or a partition of it. */
@@ -240,6 +240,6 @@ enable_trigger(Oid relid, const char *name, const char *mode)
 	table_close(rel, NoLock);
 	if (differs)
 		cqrs_command_run(psprintf("ALTER TABLE %s ENABLE %sTRIGGER %s",
-						 cqrs_command_relation(relid), mode,
-						 quote_identifier(name)));
+								  cqrs_command_relation(relid), mode,
+								  quote_identifier(name)));
 }

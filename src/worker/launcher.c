@@ -71,6 +71,7 @@ typedef struct Database
 } Database;
 
 static List *databases = NIL;
+
 /* By kind: no worker was free, and that was logged; when it was last logged. */
 static bool out_of_workers[CQRS_NWORKERKINDS] = {false};
 static TimestampTz warned_at[CQRS_NWORKERKINDS] = {0};

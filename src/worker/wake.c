@@ -29,6 +29,7 @@
 static bool want_at_commit[CQRS_NWORKERKINDS];
 static bool vacated = false;	/* workers have left the current database */
 static bool rescan_at_commit = false;
+
 /* Databases, in TopTransactionContext. */
 static List *resettled_at_commit = NIL;
 

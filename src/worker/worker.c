@@ -57,8 +57,10 @@ static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
 static volatile sig_atomic_t given_up = false;
 static bool finishing = false;
-static char *database = NULL;	/* its name; before it is changed, workers leave */
+static char *database = NULL;	/* its name; before it is changed, workers
+								 * leave */
 static char broker[BROKER_BYTES] = "";
+
 /* What roster.h counts, as of the time when this process read its settings. */
 static uint32 resettled;
 

@@ -19,7 +19,7 @@
 #include "bare.h"
 
 static void
-push(redisContext *context, const char *queue, const char *body, size_t number)
+push(redisContext * context, const char *queue, const char *body, size_t number)
 {
 	static char envelope[1024 * 1024];
 	size_t		length = strlen(body);
@@ -38,7 +38,7 @@ push(redisContext *context, const char *queue, const char *body, size_t number)
 }
 
 static void
-read_reply(redisContext *context)
+read_reply(redisContext * context)
 {
 	redisReply *reply = NULL;
 

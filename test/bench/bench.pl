@@ -497,8 +497,11 @@ sub bare_redis
 	my $output;
 
 	IPC::Run::run(
-		[ $ENV{CQRS_BARE_REDIS}, '127.0.0.1', $redis->port, 'bench', $WINDOW ],
-		'<', "$tmp/bodies", '>',
+		[   $ENV{CQRS_BARE_REDIS}, '127.0.0.1', $redis->port, 'bench',
+			$WINDOW ],
+		'<',
+		"$tmp/bodies",
+		'>',
 		\$output) or die 'bare publisher to Redis failed';
 	my ($messages, $seconds, $cpu) = split ' ', $output;
 	return {
@@ -512,7 +515,8 @@ sub use_broker
 	my ($url) = @_;
 
 	pause();
-	$session->sql("ALTER SYSTEM SET cqrs.url = '$url'; SELECT pg_reload_conf()");
+	$session->sql(
+		"ALTER SYSTEM SET cqrs.url = '$url'; SELECT pg_reload_conf()");
 	$node->poll_query_until('postgres',
 		"SELECT current_setting('cqrs.url') = '$url'")
 	  or die 'URL not set';
@@ -526,7 +530,8 @@ sub bench_redis
 	write_bodies($rows);
 	foreach my $fsync (qw(everysec always))
 	{
-		my $redis = Redis->new("bench_$fsync", config => "appendfsync $fsync");
+		my $redis =
+		  Redis->new("bench_$fsync", config => "appendfsync $fsync");
 		my $empty = sub { $redis->command('DEL', 'bench'); return $_[0] };
 
 		$redis->start;
@@ -544,14 +549,14 @@ sub bench_redis
 			} qw(bare cqrs);
 			my $is_rate = $key eq 'rate';
 			goal(
-				($is_rate ? 'draining' : "publisher's processor time, draining")
+				(   $is_rate ? 'draining'
+					: "publisher's processor time, draining")
 				. " to Redis, appendfsync $fsync, against the bare loop",
 				$is_rate ? '>=' : '<=',
-				$is_rate ? 0.9 : 2,
+				$is_rate ? 0.9  : 2,
 				median(map { $_->{cqrs}{$key} / $_->{bare}{$key} } @rounds),
 				sprintf(
-					$is_rate
-					? '%.0f against %.0f messages/s'
+					$is_rate ? '%.0f against %.0f messages/s'
 					: '%.2f against %.2f µs a message',
 					@median{qw(cqrs bare)}));
 		}

@@ -8,7 +8,7 @@ use warnings;
 use utf8;
 
 use CqrsTest;
-use Encode qw(encode_utf8);
+use Encode    qw(encode_utf8);
 use FakeRedis qw(:replies);
 use Hostile;
 use MIME::Base64 qw(encode_base64);
@@ -20,7 +20,8 @@ my $only      = $ENV{CQRS_ONLY};
 my $PASSWORD  = $FakeRedis::PASSWORD;
 my $BIG_BYTES = 4 * 1024 * 1024;
 my $VIOLATION = qr/protocol violation by the broker/;
-my $LOST = qr/connection lost|closed the (connection|socket)|reset by peer|Broken pipe/;
+my $LOST =
+  qr/connection lost|closed the (connection|socket)|reset by peer|Broken pipe/;
 my $TOO_LARGE = qr/reply of the broker is too large/;
 my $SILENT    = qr/no answer in time|no confirm within|nothing came from/;
 
@@ -58,21 +59,22 @@ sub then_flood
 
 # What is no reply at all, wherever it comes.
 my %anything = (
-	'another protocol'       => [ "HTTP/1.1 400 Bad Request\r\n\r\n", $VIOLATION ],
-	'a type that is unknown' => [ "?what\r\n",                        $VIOLATION ],
-	'zero bytes'             => [ "\0" x 100,                         $VIOLATION ],
-	'an alert of TLS'        => [ "\x15\x03\x01\0\2\2\x28",           $VIOLATION ],
-	'empty lines'            => [ "\r\n\r\n",                         $VIOLATION ],
-	'string of -2 bytes'     => [ "\$-2\r\n",                         $VIOLATION ],
-	'string of no number'    => [ "\$x\r\n",                          $VIOLATION ],
-	'string of 2^63 bytes'   => [ "\$9223372036854775808\r\n",        $VIOLATION ],
+	'another protocol' => [ "HTTP/1.1 400 Bad Request\r\n\r\n", $VIOLATION ],
+	'a type that is unknown' => [ "?what\r\n",                 $VIOLATION ],
+	'zero bytes'             => [ "\0" x 100,                  $VIOLATION ],
+	'an alert of TLS'        => [ "\x15\x03\x01\0\2\2\x28",    $VIOLATION ],
+	'empty lines'            => [ "\r\n\r\n",                  $VIOLATION ],
+	'string of -2 bytes'     => [ "\$-2\r\n",                  $VIOLATION ],
+	'string of no number'    => [ "\$x\r\n",                   $VIOLATION ],
+	'string of 2^63 bytes'   => [ "\$9223372036854775808\r\n", $VIOLATION ],
 	'string of 2^31 bytes'   =>
 	  [ then_flood("\$2147483648\r\n", 'x'), $TOO_LARGE ],
-	'string of 2^63 - 1 bytes' =>
-	  [ then_flood("\$9223372036854775807\r\n", 'x'), qr/$TOO_LARGE|$VIOLATION/ ],
-	'array of -2'           => [ "*-2\r\n",                  $VIOLATION ],
-	'array of 2^31'         => [ "*2147483648\r\n",          qr/$TOO_LARGE|$VIOLATION/ ],
-	'array of 2^31 - 1'     => [ "*2147483647\r\n",          $TOO_LARGE ],
+	'string of 2^63 - 1 bytes' => [
+		then_flood("\$9223372036854775807\r\n", 'x'),
+		qr/$TOO_LARGE|$VIOLATION/ ],
+	'array of -2'       => [ "*-2\r\n",         $VIOLATION ],
+	'array of 2^31'     => [ "*2147483648\r\n", qr/$TOO_LARGE|$VIOLATION/ ],
+	'array of 2^31 - 1' => [ "*2147483647\r\n", $TOO_LARGE ],
 	'array of 2^63'         => [ "*9223372036854775808\r\n", $VIOLATION ],
 	'array of 100,000'      => [ "*100000\r\n:1\r\n",        $TOO_LARGE ],
 	'arrays 1,000 deep'     => [ "*1\r\n" x 1000,            $VIOLATION ],
@@ -81,10 +83,11 @@ my %anything = (
 	'integer of 2^63'       => [ ":9223372036854775808\r\n", $VIOLATION ],
 	'number with fractions' => [ ",1.5\r\n",                 $VIOLATION ],
 	'true'                  => [ "#t\r\n",                   $VIOLATION ],
-	'map'          => [ "%1\r\n+a\r\n:1\r\n", $VIOLATION ],
-	'endless line' => [ then_flood('+', 'x'), $TOO_LARGE ],
-	'endless array' => [ then_flood("*6000\r\n", "\$200\r\n" . 'x' x 200 . "\r\n"),
-		$TOO_LARGE ],
+	'map'                   => [ "%1\r\n+a\r\n:1\r\n",       $VIOLATION ],
+	'endless line'          => [ then_flood('+', 'x'),       $TOO_LARGE ],
+	'endless array'         => [
+		then_flood("*6000\r\n", "\$200\r\n" . 'x' x 200 . "\r\n"), $TOO_LARGE
+	],
 	'half an array, then the end' => [ then_end("*2\r\n:1\r\n"), $LOST ],
 	'half a string, then the end' => [ then_end("\$100\r\nx"),   $LOST ],
 	'the end'                     => [ sub { $_[0]->end },       $LOST ],
@@ -104,17 +107,18 @@ foreach my $at (qw(auth select name lease publish renew))
 {
 	misbehaviour($at, 'silence', sub { }, $SILENT);
 	misbehaviour($at, 'slow drip',
-		sub { $_[0]->deaf; $_[0]->drip("\$100000\r\n" . 'x' x 100_000) }, $SILENT);
+		sub { $_[0]->deaf; $_[0]->drip("\$100000\r\n" . 'x' x 100_000) },
+		$SILENT);
 }
 misbehaviour('body', 'reads nothing', sub { $_[0]->deaf }, $SILENT);
 
 # Replies of another kind than the command has.
 my %replies = (
-	nil     => "\$-1\r\n",
-	integer => ":-7\r\n",
-	status  => "+QUEUED\r\n",
-	string  => bulk('1'),
-	array   => array(array(), bulk('x'), ":1\r\n"),
+	nil              => "\$-1\r\n",
+	integer          => ":-7\r\n",
+	status           => "+QUEUED\r\n",
+	string           => bulk('1'),
+	array            => array(array(), bulk('x'), ":1\r\n"),
 	'an empty error' => "-\r\n");
 my %right = (select => qr/status|string/, lease => qr/integer/);
 foreach my $at (qw(select lease publish renew))
@@ -145,45 +149,58 @@ foreach my $error (
 }
 misbehaviour('auth', $_, "-$_\r\n", qr/has refused user and password/)
   for 'WRONGPASS invalid username-password pair', 'ERR x', 'x';
-misbehaviour('auth', 'LOADING', "-LOADING x\r\n", qr/still loading/);
+misbehaviour('auth',    'LOADING', "-LOADING x\r\n", qr/still loading/);
 misbehaviour('publish', 'NOSCRIPT for ever', "-NOSCRIPT x\r\n", $SILENT);
 foreach my $code (qw(OOM NOREPLICAS MISCONF BUSY))
 {
-	misbehaviour('publish', $code, "-$code not now\r\n", 'blocked', state => 1);
-	misbehaviour('publish', "$code in an array", array("-$code not now\r\n"),
+	misbehaviour('publish', $code, "-$code not now\r\n",
+		'blocked', state => 1);
+	misbehaviour(
+		'publish',
+		"$code in an array",
+		array("-$code not now\r\n"),
 		'blocked', state => 1);
 }
-misbehaviour('lease', 'LEASE', "-LEASE x belongs to y\r\n", 'standing by',
-	state => 1);
+misbehaviour('lease', 'LEASE', "-LEASE x belongs to y\r\n",
+	'standing by', state => 1);
 misbehaviour($_, 'LEASE', "-LEASE x belongs to y\r\n", qr/LEASE x belongs/)
   for qw(publish renew);
 
 # Answers of another script: confirms of what was not sent, and none of what was.
 my %answers = (
-	'no element'              => array(),
-	'two elements'            => array((":1\r\n") x 2),
-	'300 elements'            => array((":1\r\n") x 300),
-	'a negative number'       => array(":-1\r\n"),
-	'the least number'        => array(":-9223372036854775808\r\n"),
-	'a string as number'      => array(bulk('1')),
-	'an array as number'      => array(array(":1\r\n")),
-	'nil as number'           => array("\$-1\r\n"),
-	'an error before the end' => array("-WRONGTYPE x\r\n", ":1\r\n"),
-	'two errors'              => array("-ERR x\r\n", "-ERR y\r\n"),
-	'an error without text'   => array("-\r\n"),
-	'another reply'           => array(":1\r\n") . array(":1\r\n"),
-	'another confirm for each' =>
-	  sub { my ($connection, $what) = @_; $connection->put($what->{good} x 2) });
+	'no element'               => array(),
+	'two elements'             => array((":1\r\n") x 2),
+	'300 elements'             => array((":1\r\n") x 300),
+	'a negative number'        => array(":-1\r\n"),
+	'the least number'         => array(":-9223372036854775808\r\n"),
+	'a string as number'       => array(bulk('1')),
+	'an array as number'       => array(array(":1\r\n")),
+	'nil as number'            => array("\$-1\r\n"),
+	'an error before the end'  => array("-WRONGTYPE x\r\n", ":1\r\n"),
+	'two errors'               => array("-ERR x\r\n",       "-ERR y\r\n"),
+	'an error without text'    => array("-\r\n"),
+	'another reply'            => array(":1\r\n") . array(":1\r\n"),
+	'another confirm for each' => sub {
+		my ($connection, $what) = @_;
+		$connection->put($what->{good} x 2);
+	});
 misbehaviour('publish', $_, $answers{$_}, qr/unexpected reply/)
   for sort keys %answers;
 misbehaviour('renew', 'a confirm', array(":1\r\n"), qr/unexpected reply/);
-misbehaviour('lease', 'a confirm too early', ":1\r\n" . array(":1\r\n"),
+misbehaviour(
+	'lease',
+	'a confirm too early',
+	":1\r\n" . array(":1\r\n"),
 	qr/unexpected reply/);
-misbehaviour('body', $_->[0], $_->[1], qr/could not publish: .*(unexpected|too big)/)
+misbehaviour('body', $_->[0], $_->[1],
+	qr/could not publish: .*(unexpected|too big)/)
   for [ 'a confirm before the body', array(":1\r\n") ],
   [ 'an error before the body', "-ERR Protocol: too big\r\n" ];
-misbehaviour('publish', 'endless confirms',
-	sub { $_[0]->flood(array(":1\r\n")) }, qr/unexpected reply/);
+misbehaviour(
+	'publish',
+	'endless confirms',
+	sub { $_[0]->flood(array(":1\r\n")) },
+	qr/unexpected reply/);
 
 # Texts that nobody should see, or be harmed by.
 my %texts = (
@@ -194,20 +211,33 @@ my %texts = (
 	'error with format'           => 'ERR %s%n%s %1$s');
 misbehaviour('publish', $_, "-" . encode_utf8($texts{$_}) . "\r\n", qr/ERR/)
   for sort keys %texts;
-misbehaviour($_, 'error of 1 MB', '-ERR ' . 'x' x 1_000_000 . "\r\n", $TOO_LARGE)
-  for qw(lease publish);
+misbehaviour(
+	$_,
+	'error of 1 MB',
+	'-ERR ' . 'x' x 1_000_000 . "\r\n", $TOO_LARGE) for qw(lease publish);
 foreach my $at (qw(auth select lease publish renew))
 {
-	misbehaviour($at, 'the password',
+	misbehaviour(
+		$at,
+		'the password',
 		"-ERR unknown command, with args beginning with: $PASSWORD\r\n",
 		$at eq 'auth' ? qr/refused user/ : qr/unknown command/);
 }
-misbehaviour('publish', 'the password at the cut',
-	'-ERR ' . 'x' x 240 . $PASSWORD . "\r\n", qr/ERR xx/);
-misbehaviour('publish', 'the password of a block', "-OOM $PASSWORD\r\n",
-	'blocked', state => 1);
-misbehaviour('publish', 'the password in an array', array("-ERR $PASSWORD\r\n"),
-	qr/ERR/);
+misbehaviour(
+	'publish',
+	'the password at the cut',
+	'-ERR ' . 'x' x 240 . $PASSWORD . "\r\n",
+	qr/ERR xx/);
+misbehaviour(
+	'publish',
+	'the password of a block',
+	"-OOM $PASSWORD\r\n",
+	'blocked',
+	state => 1);
+misbehaviour(
+	'publish',
+	'the password in an array',
+	array("-ERR $PASSWORD\r\n"), qr/ERR/);
 
 # The end of envelopes, which the server may correct.
 my %ends = (
@@ -216,38 +246,50 @@ my %ends = (
 	'quoted'    => '-0000"0,0"}}',
 	'of zeros'  => "\0" x 12,
 	'of JSON'   => '"}, "x": 77}');
-misbehaviour('publish', "an end that is $_", array(":1\r\n", bulk($ends{$_})),
-	qr/unexpected reply/)
-  for sort keys %ends;
-misbehaviour('publish', 'two ends', array(":1\r\n", (bulk('-00000000"}}')) x 2),
+misbehaviour(
+	'publish',
+	"an end that is $_",
+	array(":1\r\n", bulk($ends{$_})),
+	qr/unexpected reply/) for sort keys %ends;
+misbehaviour(
+	'publish', 'two ends',
+	array(":1\r\n", (bulk('-00000000"}}')) x 2),
 	qr/unexpected reply/);
-misbehaviour('publish', 'a full queue without limit', array(bulk('queue')),
+misbehaviour(
+	'publish',
+	'a full queue without limit',
+	array(bulk('queue')),
 	qr/unexpected reply/);
 
 # Direct batches.
 my %direct = (
 	(map { $_ => $replies{$_} } sort keys %replies),
-	'one element'  => array(":1\r\n"),
-	'not pushed'   => array(":0\r\n", ":1\r\n"),
-	'not verified' => array(":1\r\n", ":0\r\n"),
-	'a text'       => array(":1\r\n", bulk('1')),
-	'a text as length'  => array(bulk('1'), ":1\r\n"),
-	'an error, no text' => array(":1\r\n", "-\r\n"),
-	'another result for each' =>
-	  sub { my ($connection, $what) = @_; $connection->put($what->{good} x 2) });
-misbehaviour('direct', $_, $direct{$_}, qr/unexpected reply/) for sort keys %direct;
+	'one element'             => array(":1\r\n"),
+	'not pushed'              => array(":0\r\n",  ":1\r\n"),
+	'not verified'            => array(":1\r\n",  ":0\r\n"),
+	'a text'                  => array(":1\r\n",  bulk('1')),
+	'a text as length'        => array(bulk('1'), ":1\r\n"),
+	'an error, no text'       => array(":1\r\n",  "-\r\n"),
+	'another result for each' => sub {
+		my ($connection, $what) = @_;
+		$connection->put($what->{good} x 2);
+	});
+misbehaviour('direct', $_, $direct{$_}, qr/unexpected reply/)
+  for sort keys %direct;
 misbehaviour('pushed', "$_ in reply", $replies{$_}, qr/unexpected reply/)
   for grep { !/status|string/ } sort keys %replies;
-misbehaviour('direct', 'silence', sub { }, $SILENT);
-misbehaviour('pushed', 'silence', sub { }, qr/unexpected reply/);
+misbehaviour('direct', 'silence', sub { },      $SILENT);
+misbehaviour('pushed', 'silence', sub { },      qr/unexpected reply/);
 misbehaviour($_, 'the end', sub { $_[0]->end }, $LOST) for qw(direct pushed);
 misbehaviour('direct', "OOM as $_->[0]", $_->[1], 'blocked', state => 1)
-  for [ 'the reason', "-EXECABORT Transaction discarded because of: OOM x\r\n" ],
+  for [ 'the reason',
+	"-EXECABORT Transaction discarded because of: OOM x\r\n" ],
   [ 'a result', array("-OOM x\r\n", ":1\r\n") ];
 my %once_more = (
 	'ROUTE'  => array(":1\r\n", "-ROUTE has changed\r\n"),
 	'LEASE'  => array(":1\r\n", "-LEASE x belongs to y\r\n"),
-	'an end' => "-EXECABORT Transaction discarded because of previous errors.\r\n");
+	'an end' =>
+	  "-EXECABORT Transaction discarded because of previous errors.\r\n");
 misbehaviour('direct', $_, $once_more{$_}, 'publishing', state => 1)
   for sort keys %once_more;
 
@@ -255,19 +297,22 @@ misbehaviour('direct', $_, $once_more{$_}, 'publishing', state => 1)
 misbehaviour('count', "$_ in reply", $replies{$_},
 	qr/unexpected reply|could not count the replicas: $/)
   for grep { $_ ne 'integer' } sort keys %replies;
-misbehaviour('count', 'NOPERM', "-NOPERM $PASSWORD\r\n",
-	qr/could not count the replicas: NOPERM \*+$/);
-misbehaviour('count', 'negative', ":-1\r\n", 'blocked', state => 1);
-misbehaviour('count', 'none',     ":0\r\n",  'blocked', state => 1);
-misbehaviour('count', 'silence',  sub { },    $SILENT);
+misbehaviour(
+	'count',                 'NOPERM',
+	"-NOPERM $PASSWORD\r\n", qr/could not count the replicas: NOPERM \*+$/);
+misbehaviour('count', 'negative', ":-1\r\n",    'blocked', state => 1);
+misbehaviour('count', 'none',     ":0\r\n",     'blocked', state => 1);
+misbehaviour('count', 'silence',  sub { },      $SILENT);
 misbehaviour('count', 'twice',    ":9\r\n" x 2, qr/unexpected reply/);
+
 # Batches that have to wait for replicas do not hide who has the lease.
 $misbehaviours{'count: none, then another owner'} = {
 	anywhere => sub {
 		my ($connection, $at, $what, $good) = @_;
 		return ":0\r\n" if $at eq 'count';
 		return $at eq 'renew' ? "-LEASE x belongs to y\r\n" : $good;
-	} };
+	}
+};
 $reasons{'count: none, then another owner'} = qr/LEASE x belongs/;
 misbehaviour('count', 'the end', sub { $_[0]->end }, $LOST);
 
@@ -331,7 +376,8 @@ unless (defined $only)
 	$hostile->check_stop('publish: OOM');
 	$hostile->check_stop('publish: NOSCRIPT for ever');
 }
-unlike(slurp_file($hostile->node->logfile), qr/s3cret/, 'no password in the log');
+unlike(slurp_file($hostile->node->logfile),
+	qr/s3cret/, 'no password in the log');
 unlike(
 	$hostile->query(
 		q{SELECT string_agg(query_to_xml(format('SELECT * FROM %I.%I', schemaname, viewname), true, true, '')::text, '')

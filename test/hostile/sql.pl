@@ -72,8 +72,7 @@ my @relations = map { $_->[0] } rows(
 	qq{SELECT c.oid::regclass FROM pg_class c JOIN $MEMBERS
 		AND d.classid = 'pg_class'::regclass AND d.objid = c.oid ORDER BY c.oid});
 my @settings = (
-	'cqrs.consumer_url',
-	'cqrs.url',
+	'cqrs.consumer_url', 'cqrs.url',
 	map { $_->[0] }
 	  rows(q{SELECT name FROM pg_settings WHERE name ^@ 'cqrs.' ORDER BY 1}));
 cmp_ok(scalar(@functions), '>', 20, 'functions of the extension');

@@ -35,9 +35,9 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use JSON::PP ();
+use JSON::PP                ();
 use PostgreSQL::Test::Utils qw(slurp_file);
-use POSIX ();
+use POSIX                   ();
 use Test::More;
 use Time::HiRes qw(time);
 

@@ -104,9 +104,8 @@ sub consume
 {
 	my ($on) = @_;
 
-	$replica->sql('SELECT cqrs_'
-		  . ($on ? 'resume' : 'pause')
-		  . '_consumer()');
+	$replica->sql(
+		'SELECT cqrs_' . ($on ? 'resume' : 'pause') . '_consumer()');
 	wait_consumer($node, 'replica', 'paused') unless $on;
 	return;
 }
@@ -128,8 +127,9 @@ sub until_last
 	my ($session, $table, $last) = @_;
 	my $start = time;
 
-	until ($session->sql(
-			"SELECT EXISTS (SELECT FROM $table WHERE id = $last)") eq 't')
+	until (
+		$session->sql("SELECT EXISTS (SELECT FROM $table WHERE id = $last)")
+		  eq 't')
 	{
 		die "the rows do not arrive in $table" if time - $start > 600;
 		Time::HiRes::usleep(2000);
@@ -142,11 +142,15 @@ sub bare
 	fill_queue();
 	my $start = time;
 	IPC::Run::run(
-		[   $ENV{CQRS_CONSUME}, '--url', $broker->url, '--queue',
-			'follow', '--count', $rows ],
-		'<', '/dev/null', '>', '/dev/null', '2>',
-		"$PostgreSQL::Test::Utils::tmp_check/bare_consumer.log")
-	  or die 'the bare consumer failed';
+		[   $ENV{CQRS_CONSUME}, '--url',   $broker->url, '--queue',
+			'follow',           '--count', $rows ],
+		'<',
+		'/dev/null',
+		'>',
+		'/dev/null',
+		'2>',
+		"$PostgreSQL::Test::Utils::tmp_check/bare_consumer.log"
+	) or die 'the bare consumer failed';
 	return { rate => $rows / (time - $start) };
 }
 
@@ -216,24 +220,39 @@ sub throughput
 		$side => median(map { $_->{$side}{rate} } @rounds)
 	} qw(bare logical cqrs failing);
 
-	goal('queue to rows, against logical replication of the same rows',
-		'>=', 1, median(map { $_->{cqrs}{rate} / $_->{logical}{rate} } @rounds),
-		sprintf '%.0f against %.0f rows/s', @rate{qw(cqrs logical)});
-	goal('queue to rows, against a consumer that only acknowledges',
-		'>=', 0.6, median(map { $_->{cqrs}{rate} / $_->{bare}{rate} } @rounds),
-		sprintf '%.0f against %.0f messages/s', @rate{qw(cqrs bare)});
-	goal('queue to rows, one message in a hundred fails',
-		'<=', 2, median(map { $_->{cqrs}{rate} / $_->{failing}{rate} } @rounds),
-		sprintf '%.0f without against %.0f messages/s', @rate{qw(cqrs failing)});
-	goal("consumer's processor time a message, µs",
-		'<=', 15, median(map { $_->{cqrs}{cpu} } @rounds), 'user and system');
+	goal(
+		'queue to rows, against logical replication of the same rows',
+		'>=',
+		1,
+		median(map { $_->{cqrs}{rate} / $_->{logical}{rate} } @rounds),
+		sprintf '%.0f against %.0f rows/s',
+		@rate{qw(cqrs logical)});
+	goal(
+		'queue to rows, against a consumer that only acknowledges',
+		'>=',
+		0.6,
+		median(map { $_->{cqrs}{rate} / $_->{bare}{rate} } @rounds),
+		sprintf '%.0f against %.0f messages/s',
+		@rate{qw(cqrs bare)});
+	goal(
+		'queue to rows, one message in a hundred fails',
+		'<=',
+		2,
+		median(map { $_->{cqrs}{rate} / $_->{failing}{rate} } @rounds),
+		sprintf '%.0f without against %.0f messages/s',
+		@rate{qw(cqrs failing)});
+	goal(
+		"consumer's processor time a message, µs",
+		'<=', 15,
+		median(map { $_->{cqrs}{cpu} } @rounds),
+		'user and system');
 	chart(
 		'replica',
 		'from a full queue to rows',
 		'rows/s',
-		[ 'cqrs',                            $rate{cqrs} ],
-		[ 'cqrs, one in a hundred fails',    $rate{failing} ],
-		[ 'logical replication',             $rate{logical} ],
+		[ 'cqrs',                             $rate{cqrs} ],
+		[ 'cqrs, one in a hundred fails',     $rate{failing} ],
+		[ 'logical replication',              $rate{logical} ],
 		[ 'bare consumer, only acknowledges', $rate{bare} ]);
 	return;
 }
@@ -245,8 +264,9 @@ sub delays
 	my ($count) = @_;
 	my $rate = 500;
 	my ($output, $error);
-	my $script  = "$PostgreSQL::Test::Utils::tmp_check/delays.sql";
-	my $commits = q{SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))
+	my $script = "$PostgreSQL::Test::Utils::tmp_check/delays.sql";
+	my $commits =
+	  q{SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))
 		FROM followed WHERE id % 1000000 > 125};
 
 	append_to_file(
@@ -261,10 +281,13 @@ sub delays
 	consume(1);
 	wait_consumer($node, 'replica', 'consuming');
 	IPC::Run::run(
-		[   'pgbench', '-n', '-c', 4, '-j', 1, '-t', $count / 4 + 125, '-R', $rate,
-			'-f', $script, '-D', 'n=0', $node->connstr('postgres') ],
-		'>', \$output, '2>', \$error)
-	  or die "pgbench failed: $error";
+		[   'pgbench', '-n', '-c', 4, '-j', 1, '-t', $count / 4 + 125,
+			'-R',      $rate,
+			'-f',      $script, '-D', 'n=0', $node->connstr('postgres') ],
+		'>',
+		\$output,
+		'2>',
+		\$error) or die "pgbench failed: $error";
 	wait_published($node);
 	wait_applied($broker, $node, 'replica', 'follow');
 
@@ -273,8 +296,11 @@ sub delays
 	my @ms   = map { ($seen{$_} - $sent{$_}) * 1000 } keys %sent;
 	goal("commit to the replica's commit at $rate/s, median, ms",
 		'<=', 2, median(@ms), scalar(@ms) . ' rows');
-	goal("commit to the replica's commit at $rate/s, p99, ms",
-		'<=', 20, percentile(99, @ms), scalar(@ms) . ' rows');
+	goal(
+		"commit to the replica's commit at $rate/s, p99, ms",
+		'<=', 20,
+		percentile(99, @ms),
+		scalar(@ms) . ' rows');
 	return;
 }
 

@@ -53,6 +53,8 @@ our @EXPORT = qw(
   wait_consumer
   wait_applied
   publish
+  save_body
+  $STUBBORN
   open_psql
   try_query
   declare_queue
@@ -268,6 +270,44 @@ sub publish
 END
 	return;
 }
+
+=item save_body($cqrs_id, $pk, $name, $revision)
+
+The body of a SAVE with a name, for publish(); of revision 0 unless given.
+
+=cut
+
+sub save_body
+{
+	my ($cqrs_id, $pk, $name, $revision) = @_;
+
+	return {
+		signal_type   => 'SAVE',
+		cqrs_id       => $cqrs_id,
+		instance_pk   => $pk,
+		previous_data => undef,
+		instance_data => {
+			id            => $pk,
+			name          => $name,
+			cqrs_revision => $revision // 0,
+			cqrs_updated  => '2026-01-01T00:00:00+00:00' } };
+}
+
+=item $STUBBORN
+
+A block of PL/pgSQL that never ends, whatever cancels it.
+
+=cut
+
+our $STUBBORN = q{
+	BEGIN
+		LOOP
+			BEGIN
+				PERFORM pg_sleep(1000);
+			EXCEPTION WHEN query_canceled THEN NULL;
+			END;
+		END LOOP;
+	END};
 
 =item open_psql($node, \$in, \$out, \$err)
 

@@ -602,8 +602,8 @@ sub handle_method
 	}
 	elsif ($name eq 'queue.bind')
 	{
-		my (undef, undef, undef, undef, $bits) =
-		  unpack 'n C/a C/a C/a C', $arguments;
+		my (undef, undef, undef, undef, $bits) = unpack 'n C/a C/a C/a C',
+		  $arguments;
 		$good = method($channel, 50, 21) unless $bits & 1;
 	}
 	elsif ($name eq 'basic.qos')

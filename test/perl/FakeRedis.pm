@@ -165,7 +165,7 @@ sub begin_body
 	my ($self) = @_;
 
 	return
-	     if $self->{begun}
+		 if $self->{begun}
 	  || $self->{deaf}
 	  || ($self->{needed} // 0) < $BIG_BYTES
 	  || !defined fileno $self->{socket};
@@ -240,7 +240,7 @@ sub transact
 		$self->put($queued ? array() : "-ERR EXEC without MULTI\r\n");
 		return;
 	}
-	my ($push, $verify) = @$queued;
+	my ($push,   $verify)   = @$queued;
 	my ($number, @messages) = ($verify->[8], @$push[ 2 .. $#$push ]);
 	my $length = ':' . @messages . "\r\n";
 	if ($number != ($self->{last} // 0) + 1)

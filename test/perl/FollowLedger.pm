@@ -67,11 +67,10 @@ my %fault = (
 	},
 	'connections closed' =>
 	  sub { $broker->ctl('close_all_connections', 'test') },
-	'publisher killed' => sub { _signal($master, 'publisher', 'KILL') },
-	'consumer killed'  => sub { _signal($replica, 'consumer', 'KILL') },
-	'consumer terminated' =>
-	  sub { _signal($replica, 'consumer', 'TERM') },
-	'consumer frozen' => sub {
+	'publisher killed'    => sub { _signal($master,  'publisher', 'KILL') },
+	'consumer killed'     => sub { _signal($replica, 'consumer',  'KILL') },
+	'consumer terminated' => sub { _signal($replica, 'consumer',  'TERM') },
+	'consumer frozen'     => sub {
 		my $pid = _signal($replica, 'consumer', 'STOP') or return;
 		_wait_for_stall();
 		kill 'CONT', $pid;
@@ -84,9 +83,9 @@ my %fault = (
 			SELECT pg_sleep(1.5);
 			COMMIT});
 	},
-	'master crashed'    => sub { $master->stop('immediate');  $master->start },
-	'master restarted'  => sub { $master->restart },
-	'replica crashed'   => sub { $replica->stop('immediate'); $replica->start },
+	'master crashed'   => sub { $master->stop('immediate'); $master->start },
+	'master restarted' => sub { $master->restart },
+	'replica crashed' => sub { $replica->stop('immediate'); $replica->start },
 	'replica restarted' => sub { $replica->restart },
 	'consumer paused'   => sub {
 		$replica->safe_psql('postgres', 'SELECT cqrs_pause_consumer()');
@@ -143,8 +142,8 @@ sub _wait_for_progress
 		120);
 	BAIL_OUT('nothing is applied any more: '
 		  . (try_query($replica, 'SELECT * FROM cqrs.consumer_stats') // '')
-		  . _failed()
-	) unless $moved;
+		  . _failed())
+	  unless $moved;
 	my $stall = time - $start;
 	$longest_stall_s = $stall if $stall > $longest_stall_s;
 	return;
@@ -268,8 +267,8 @@ Runs the whole, as tests.
 sub run_follow_ledger
 {
 	my (%params) = @_;
-	my $seed = $ENV{CQRS_SEED} // int(rand(1_000_000));
-	my $conf = <<'END';
+	my $seed     = $ENV{CQRS_SEED} // int(rand(1_000_000));
+	my $conf     = <<'END';
 cqrs.reconnect_delay_max = '1s'
 cqrs.heartbeat = '5s'
 cqrs.retry_delay_max = '1s'
@@ -281,7 +280,7 @@ END
 	$longest_stall_s = 0;
 	$broker          = RabbitMQ->new('follow');
 	$broker->start;
-	$master  = new_master('origin', $broker, conf => $conf);
+	$master  = new_master('origin',   $broker, conf => $conf);
 	$replica = new_master('follower', $broker, conf => $conf);
 	$replica->safe_psql('postgres', $tables);
 	$replica->safe_psql('postgres', $observe);
@@ -329,7 +328,9 @@ sub _finish
 	my $settled = RabbitMQ->poll_until(
 		sub {
 			return ($broker->queue_length('shop') // -1) == 0
-			  && (try_query($replica,
+			  && (
+				try_query(
+					$replica,
 					'SELECT waiting = 0 AND buffered = 0 FROM cqrs.consumer_stats'
 				) // '') eq 't';
 		},
@@ -345,8 +346,7 @@ sub _finish
 	  $replica->safe_psql('postgres', 'SELECT cqrs_retry_failed()');
 	ok( $replica->poll_query_until(
 			'postgres', 'SELECT count(*) = 0 FROM cqrs.failed'),
-		'dead letters can be tried again')
-	  or diag _failed();
+		'dead letters can be tried again') or diag _failed();
 	return;
 }
 
@@ -360,10 +360,10 @@ sub _failed
 sub _show_difference
 {
 	my ($rows, $copies) = @_;
-	my %there = map { $_ => 1 } split /\n/, $copies;
-	my %here  = map { $_ => 1 } split /\n/, $rows;
+	my %there = map  { $_ => 1 } split /\n/, $copies;
+	my %here  = map  { $_ => 1 } split /\n/, $rows;
 	my @lost  = grep { !$there{$_} } split /\n/, $rows;
-	my @extra = grep { !$here{$_} } split /\n/, $copies;
+	my @extra = grep { !$here{$_} } split /\n/,  $copies;
 
 	diag('only at the master: ',  join("\n", splice @lost,  0, 20));
 	diag('only at the replica: ', join("\n", splice @extra, 0, 20));

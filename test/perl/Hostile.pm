@@ -323,8 +323,7 @@ sub check_stop
 			return $self->{broker}->hits > 0
 			  && ($name !~ /flood/ || $self->{broker}->sent > $FLOOD_BYTES);
 		},
-		60 * $SLOW)
-	  or BAIL_OUT("$name: the broker was not met");
+		60 * $SLOW) or BAIL_OUT("$name: the broker was not met");
 	$self->close_session;
 	my $start = time;
 	$self->{node}->stop('fast');

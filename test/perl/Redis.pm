@@ -233,7 +233,8 @@ sub commands
 	binmode $socket;
 	foreach my $words (@commands)
 	{
-		my @bytes = map { my $w = "$_"; utf8::encode($w) if utf8::is_utf8($w); $w }
+		my @bytes =
+		  map { my $w = "$_"; utf8::encode($w) if utf8::is_utf8($w); $w }
 		  @$words;
 		print $socket '*' . @bytes . "\r\n",
 		  map { '$' . length($_) . "\r\n$_\r\n" } @bytes;
@@ -250,9 +251,9 @@ sub _read_reply
 	my $line = <$socket> // die "the server closed the connection\n";
 	my ($type, $rest) = $line =~ /^(.)(.*)\r\n$/ or die "strange reply $line";
 
-	die "$rest\n"               if $type eq '-';
-	return $rest                if $type eq '+' || $type eq ':';
-	return undef                if $rest < 0;
+	die "$rest\n" if $type eq '-';
+	return $rest  if $type eq '+' || $type eq ':';
+	return undef  if $rest < 0;
 	return [ map { _read_reply($socket) } 1 .. $rest ] if $type eq '*';
 	my ($value, $got) = ('', 0);
 	while ($got < $rest + 2)
@@ -355,8 +356,7 @@ sub _wait_for_end
 {
 	my ($self) = @_;
 
-	RabbitMQ->poll_until(sub { return !$self->_is_running },
-		$STOP_TIMEOUT_S)
+	RabbitMQ->poll_until(sub { return !$self->_is_running }, $STOP_TIMEOUT_S)
 	  or return 0;
 	$self->{pid} = undef;
 	return 1;

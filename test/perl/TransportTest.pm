@@ -86,7 +86,8 @@ sub start_node
 	$node->init(extra => [ '-E', 'UTF8' ]);
 	$node->start;
 	$node->safe_psql(
-		'postgres', join '',
+		'postgres',
+		join '',
 		map {
 			"CREATE FUNCTION t_$_($functions{$_}) RETURNS text
 				AS '$ENV{CQRS_TRANSPORT}', 'transport_$_' LANGUAGE C;\n"
@@ -126,9 +127,10 @@ C<heartbeat>.
 sub consumer
 {
 	my ($number, %params) = @_;
-	return sprintf q{connect | %d | '%s' | true | '%s' | '{%s}' | %d | %d | %d},
+	return
+	  sprintf q{connect | %d | '%s' | true | '%s' | '{%s}' | %d | %d | %d},
 	  $number, $params{url} // $url, $params{lease} // '',
-	  $params{vacant}  // '', $params{max} // 20_000_000,
+	  $params{vacant}  // '',     $params{max}       // 20_000_000,
 	  $params{timeout} // 20_000, $params{heartbeat} // 10;
 }
 
@@ -150,7 +152,7 @@ sub publish
 {
 	my ($number, $key, @bodies) = @_;
 	return map {
-		("publish | $number | '$key' | 'id $_' | '$_'",
+		(   "publish | $number | '$key' | 'id $_' | '$_'",
 			"next | $number | $WAIT")
 	} @bodies;
 }
@@ -215,7 +217,10 @@ sub _refused
 		my ($lost)    = run($side->(0, url => $nobody));
 		my ($refused) = run($side->(0, url => $ways{wrong_url}));
 		like($lost, qr/^transport: .*Connection refused/, 'nobody listens');
-		like($refused, qr/^transport: could not log in: /, 'the login is refused');
+		like(
+			$refused,
+			qr/^transport: could not log in: /,
+			'the login is refused');
 		unlike($refused, qr/wr0ng/, 'without the password');
 	}
 	return;
@@ -227,16 +232,14 @@ sub _published
 		publisher(1),
 		publish(1, 'author', 'a' .. 'f'),
 		publish(1, 'nobody', 'r'),
-		next_of(1),
-		publish(1, 'author', 'g'));
+		next_of(1), publish(1, 'author', 'g'));
 	is_deeply(
 		\@results,
-		[   'ok',
-			(map { ('ok', "ack $_") } 1 .. 6),
-			'ok', 'returned id r', 'ack 7', 'ok', 'ack 8'
-		],
-		'messages are confirmed, and returned if there is no queue')
-	  or diag explain \@results;
+		[   'ok', (map { ('ok', "ack $_") } 1 .. 6),
+			'ok',    'returned id r',
+			'ack 7', 'ok', 'ack 8' ],
+		'messages are confirmed, and returned if there is no queue'
+	) or diag explain \@results;
 	return;
 }
 
@@ -263,20 +266,26 @@ sub _consumed
 		'close | 0 | true');
 	is_deeply(
 		\@results,
-		[   'ok', 'ok', 'subscribed', delivery(1, 'author', 'a'),
-			'nothing', 'ok', 'cancelled: ', 'ok', 'subscribed',
-			delivery(2, 'author', 'b'), delivery(3, 'author', 'c'),
-			'nothing', 'ok', delivery(4, 'author', 'd'),
-			delivery(5, 'author', 'e'), 'ok', 'ok', 'cancelled: ', 'ok',
-			'subscribed', delivery(6, 'author', 'f'),
-			delivery(7, 'author', 'g'), 'ok'
-		],
+		[   'ok',                       'ok',
+			'subscribed',               delivery(1, 'author', 'a'),
+			'nothing',                  'ok',
+			'cancelled: ',              'ok',
+			'subscribed',               delivery(2, 'author', 'b'),
+			delivery(3, 'author', 'c'), 'nothing',
+			'ok',                       delivery(4, 'author', 'd'),
+			delivery(5, 'author', 'e'), 'ok',
+			'ok',                       'cancelled: ',
+			'ok',                       'subscribed',
+			delivery(6, 'author', 'f'), delivery(7, 'author', 'g'),
+			'ok' ],
 		'in order, a window at a time') or diag explain \@results;
 	is($broker->queue_length('shop'), 3, 'what is acknowledged is gone');
 
 	@results = run(
-		(   consumer(0), q{subscribe | 0 | 'shop' | 10},
-			next_of(0, 4), 'close | 0 | false') x 2,
+		(   consumer(0),
+			q{subscribe | 0 | 'shop' | 10},
+			next_of(0, 4),
+			'close | 0 | false') x 2,
 		consumer(0),
 		q{subscribe | 0 | 'shop' | 10},
 		next_of(0, 4),
@@ -319,7 +328,8 @@ sub _large
 	is($results[6],
 		delivery(1, 'author', 'x' x 20, id => 'large', length => $LARGE),
 		'16 MB');
-	like($results[11],
+	like(
+		$results[11],
 		qr/^transport: could not consume: message of \d+ bytes.*, more than the \d+ accepted$/,
 		'larger than allowed');
 	cmp_ok($results[13], '<', 10_000, 'no memory is left behind');
@@ -337,7 +347,10 @@ sub _blocked
 	$ask->(publisher(1));
 	$ways{block}->();
 	$ask->(q{publish | 1 | 'author' | 'id i' | 'i'});
-	like($ask->("next | 1 | $WAIT"), qr/^blocked: /, 'the broker takes nothing');
+	like(
+		$ask->("next | 1 | $WAIT"),
+		qr/^blocked: /,
+		'the broker takes nothing');
 	is($ask->('next | 1 | 300'), 'nothing', 'not confirmed meanwhile');
 	$ways{unblock}->();
 	is_deeply(
@@ -348,11 +361,12 @@ sub _blocked
 	$ask->(q{subscribe | 0 | 'shop' | 10});
 	is($ask->("next | 0 | $WAIT"), 'subscribed', 'subscribes');
 	$ways{block}->();
-	is($ask->("next | 0 | $WAIT"),
-		delivery(1, 'author', 'i'), 'consumed while nothing is taken');
+	is( $ask->("next | 0 | $WAIT"),
+		delivery(1, 'author', 'i'),
+		'consumed while nothing is taken');
 	$ask->('acknowledge | 0 | 1');
-	is($ask->('next | 0 | 1500'), 'nothing', 'acknowledged too');
-	is($ask->('close | 0 | true'), 'ok', 'closed');
+	is($ask->('next | 0 | 1500'),  'nothing', 'acknowledged too');
+	is($ask->('close | 0 | true'), 'ok',      'closed');
 	$ways{unblock}->();
 	_finish($session);
 	return;
@@ -360,14 +374,13 @@ sub _blocked
 
 sub _leased
 {
-	my (%ways)  = @_;
+	my (%ways) = @_;
 	my $session = _session();
 
 	$ways{take_lease}
 	  ? $ways{take_lease}->('mine')
 	  : _ask($session, consumer(0, lease => 'mine'));
-	my @results = run(
-		consumer(0, lease => 'mine'),
+	my @results = run(consumer(0, lease => 'mine'),
 		consumer(0, lease => 'other', vacant => 'mine'));
 	like($results[0], qr/^lease: could not/, 'the lease is taken');
 	like($results[1], qr/^lease: could not/, 'the lease is not free');
@@ -387,8 +400,8 @@ sub _leased
 sub _frozen
 {
 	my ($broker) = @_;
-	my $session = _session();
-	my $ask     = sub { return _ask($session, $_[0]) };
+	my $session  = _session();
+	my $ask      = sub { return _ask($session, $_[0]) };
 
 	$ask->($_)
 	  foreach publisher(0, heartbeat => 1),
@@ -396,15 +409,21 @@ sub _frozen
 	  q{subscribe | 2 | 'shop' | 10}, next_of(2);
 	$broker->suspend;
 	$ask->(q{publish | 0 | 'author' | 'id j' | 'j'});
-	like($ask->("next | 0 | $WAIT"), qr/^transport: .*nothing came/,
+	like(
+		$ask->("next | 0 | $WAIT"),
+		qr/^transport: .*nothing came/,
 		'a frozen broker, while a confirm is awaited');
-	like($ask->("next | 2 | $WAIT"), qr/^transport: .*nothing came/,
+	like(
+		$ask->("next | 2 | $WAIT"),
+		qr/^transport: .*nothing came/,
 		'while deliveries are awaited');
 	is($ask->("close | $_ | true"), 'ok', 'a connection to it is closed')
 	  foreach 0, 2;
+
 	foreach my $side (\&publisher, \&consumer)
 	{
-		like($ask->($side->(0, timeout => 500)),
+		like(
+			$ask->($side->(0, timeout => 500)),
 			qr/^transport: .*no answer in time$/,
 			'it cannot be connected to');
 	}
@@ -417,8 +436,8 @@ sub _frozen
 sub _lost
 {
 	my ($broker) = @_;
-	my $session = _session();
-	my $ask     = sub { return _ask($session, $_[0]) };
+	my $session  = _session();
+	my $ask      = sub { return _ask($session, $_[0]) };
 
 	$ask->($_)
 	  foreach publisher(0), publisher(1), consumer(2),
@@ -436,8 +455,10 @@ sub _lost
 	}
 	like($ends{$_}, qr/^transport: connection lost/, "connection $_ is lost")
 	  foreach 0 .. 2;
-	like($ask->(q{prepare | 3 | 'shop' | '{cqrs author}' | false}),
-		qr/^transport: could not/, 'while a queue is made ready');
+	like(
+		$ask->(q{prepare | 3 | 'shop' | '{cqrs author}' | false}),
+		qr/^transport: could not/,
+		'while a queue is made ready');
 	is($ask->("close | $_ | true"), 'ok', "connection $_ is closed")
 	  foreach 0 .. 3;
 	$broker->start;
@@ -453,11 +474,9 @@ sub _lost
 sub _session
 {
 	my $session = { in => '', out => '', err => '' };
-	$session->{psql} = IPC::Run::start(
-		[ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
-		'<',  \$session->{in},
-		'>',  \$session->{out},
-		'2>', \$session->{err});
+	$session->{psql} =
+	  IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
+		'<', \$session->{in}, '>', \$session->{out}, '2>', \$session->{err});
 	return $session;
 }
 

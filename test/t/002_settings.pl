@@ -160,7 +160,7 @@ unlike(slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
 	qr/$SECRET/, 'the log does not have the password');
 
 # A password in a file, for URLs without one.
-my $file   = "$PostgreSQL::Test::Utils::tmp_check/passwords";
+my $file    = "$PostgreSQL::Test::Utils::tmp_check/passwords";
 my $IN_FILE = "hunter3:se\\cret \x{fc}";
 
 sub write_file
@@ -232,7 +232,9 @@ write_file(
 	join("\n",
 		'#' . line(),
 		line(host => 'elsewhere'),
-		line(port => 1), substr(line(), 0, 20), ':', '\\', ''));
+		line(port => 1),
+		substr(line(), 0, 20),
+		':', '\\', ''));
 refuses('no line for user "app"', 'no line that fits');
 write_file(line(password => "wrong-$SECRET"));
 refuses('403 ACCESS_REFUSED', 'the first line that fits counts');
@@ -266,24 +268,24 @@ ok( $node->poll_query_until(
 		"SELECT state = 'publishing' AND connects > $connects FROM cqrs.stats"
 	),
 	'a new password is used without a reload');
-set(url => "amqp://app:another-$SECRET\@$address", password_file => '/dev/full');
+set(url           => "amqp://app:another-$SECRET\@$address",
+	password_file => '/dev/full');
 wait_for_state($node, 'publishing');
 pass('a URL with a password needs no file');
 set(password_file => '');
+
 foreach my $role ("monitor", "plain")
 {
-	($status) = $node->psql('postgres', 'SHOW cqrs.password_file',
+	($status) = $node->psql(
+		'postgres',
+		'SHOW cqrs.password_file',
 		connstr => $user->($role));
 	is($status == 0, $role eq "monitor", "the name of the file, for $role");
 }
-unlike(
-	slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
-	qr/hunter3|$SECRET/,
-	'the log has no password of the file');
-unlike(
-	$node->safe_psql('postgres', 'TABLE pg_settings; TABLE cqrs.stats'),
-	qr/hunter3|$SECRET/,
-	'no view has one');
+unlike(slurp_file($node->logfile) =~ s/^.*(?:STATEMENT|statement): .*$//mgr,
+	qr/hunter3|$SECRET/, 'the log has no password of the file');
+unlike($node->safe_psql('postgres', 'TABLE pg_settings; TABLE cqrs.stats'),
+	qr/hunter3|$SECRET/, 'no view has one');
 
 # Another exchange, which the publisher declares.
 set(exchange => 'second');

@@ -87,13 +87,21 @@ like(
 	remedy("amqp://guest:wrong\@$address", '%403%'),
 	qr/^correct user and password/,
 	'a wrong password');
-like(remedy("amqp://$address/nowhere", '%530%'), qr/^create the vhost/,
+like(
+	remedy("amqp://$address/nowhere", '%530%'),
+	qr/^create the vhost/,
 	'a vhost that does not exist');
-like(remedy('amqp://x.invalid', '%resolve%'), qr/^correct the name of the host/,
+like(
+	remedy('amqp://x.invalid', '%resolve%'),
+	qr/^correct the name of the host/,
 	'a host that does not exist');
-like(remedy('amqp://127.0.0.1:1', '%refused%'), qr/^start the broker/,
+like(
+	remedy('amqp://127.0.0.1:1', '%refused%'),
+	qr/^start the broker/,
 	'no broker');
-like(remedy("amqps://$address", '%TLS%'), qr/^check the broker's certificate/,
+like(
+	remedy("amqps://$address", '%TLS%'),
+	qr/^check the broker's certificate/,
 	'no TLS');
 $broker->ctl('set_permissions', 'guest', '^$', '.*', '.*');
 like(remedy("amqp://$address", '%403%'), qr/^permit the user/,
@@ -116,7 +124,9 @@ like(
 	qr/^error\|cqrs\.url in .*postgresql\.conf line \d+ is invalid: another value is in use\|correct the line/,
 	'an invalid URL');
 $node->restart;
-like(finding('url'), qr/is invalid: messages wait in the outbox\|/,
+like(
+	finding('url'),
+	qr/is invalid: messages wait in the outbox\|/,
 	'after a restart nothing else is in use');
 unlink $conf;
 append_to_file($conf, $content);

@@ -290,7 +290,8 @@ my %metrics;
 $node->safe_psql(
 	'postgres', q{
 	CREATE EXTENSION cqrs; CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher;
-	CREATE TABLE copy (id int PRIMARY KEY); SELECT cqrs_register_replica('copy')});
+	CREATE TABLE copy (id int PRIMARY KEY); SELECT cqrs_register_replica('copy')}
+);
 
 # What the reference describes, against the catalogs.
 my $reference = slurp_file("$TOP/docs/reference.md");

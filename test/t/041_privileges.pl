@@ -19,8 +19,8 @@ my $reference =
 my @ROLES = qw(owner writer monitor stranger superuser);
 
 # Trials, by the name in the table and what else its row says.
-my $ROW    = q{ROW(1, 'a', 0, now())::item};
-my $LINE   = q{item,2026-11-23 06:01:02+00:00};
+my $ROW  = q{ROW(1, 'a', 0, now())::item};
+my $LINE = q{item,2026-11-23 06:01:02+00:00};
 my $MESSAGE =
   q{cqrs.parse_message('{"signal_type": "DELETE", "cqrs_id": "kept", "instance_pk": 1, "instance_data": {"id": 1, "cqrs_revision": 1, "cqrs_updated": "2026-11-23 06:01:02+00:00"}}')};
 my %TRIALS = (
@@ -52,22 +52,22 @@ my %TRIALS = (
 	'cqrs_pause'                => q{SELECT cqrs_pause()},
 	'cqrs_resume'               => q{SELECT cqrs_resume()},
 	'cqrs_adopt'                => q{SELECT cqrs_adopt()},
-	'cqrs_consume'              => q{SELECT cqrs_consume('shop', paused => true)},
-	'cqrs_stop_consuming'       => q{SELECT cqrs_stop_consuming()},
-	'cqrs_pause_consumer'       => q{SELECT cqrs_pause_consumer()},
-	'cqrs_resume_consumer'      => q{SELECT cqrs_resume_consumer()},
-	'cqrs_retry_failed'         => q{SELECT cqrs_retry_failed()},
-	'cqrs.consumer_process'     => q{SELECT cqrs.consumer_process()},
-	'cqrs.wake_consumer'        => q{SELECT cqrs.wake_consumer()},
-	'cqrs_check'                => q{SELECT cqrs_check()},
-	'cqrs.publisher_stats'      => q{SELECT cqrs.publisher_stats()},
-	'cqrs.current_watermark'    => q{SELECT cqrs.current_watermark()},
-	'cqrs.unpack'               => q{SELECT cqrs.unpack(1, '')},
-	'cqrs.key_json'             => q{SELECT cqrs.key_json(1)},
-	'cqrs.wake_publisher'       => q{SELECT cqrs.wake_publisher()},
-	'cqrs.is_copy'              => q{SELECT cqrs.is_copy()},
-	'cqrs.check_master'         => q{SELECT cqrs.check_master('item')},
-	'cqrs.check_replica'        => q{SELECT cqrs.check_replica('followed')},
+	'cqrs_consume'          => q{SELECT cqrs_consume('shop', paused => true)},
+	'cqrs_stop_consuming'   => q{SELECT cqrs_stop_consuming()},
+	'cqrs_pause_consumer'   => q{SELECT cqrs_pause_consumer()},
+	'cqrs_resume_consumer'  => q{SELECT cqrs_resume_consumer()},
+	'cqrs_retry_failed'     => q{SELECT cqrs_retry_failed()},
+	'cqrs.consumer_process' => q{SELECT cqrs.consumer_process()},
+	'cqrs.wake_consumer'    => q{SELECT cqrs.wake_consumer()},
+	'cqrs_check'            => q{SELECT cqrs_check()},
+	'cqrs.publisher_stats'  => q{SELECT cqrs.publisher_stats()},
+	'cqrs.current_watermark' => q{SELECT cqrs.current_watermark()},
+	'cqrs.unpack'            => q{SELECT cqrs.unpack(1, '')},
+	'cqrs.key_json'          => q{SELECT cqrs.key_json(1)},
+	'cqrs.wake_publisher'    => q{SELECT cqrs.wake_publisher()},
+	'cqrs.is_copy'           => q{SELECT cqrs.is_copy()},
+	'cqrs.check_master'      => q{SELECT cqrs.check_master('item')},
+	'cqrs.check_replica'     => q{SELECT cqrs.check_replica('followed')},
 	'cqrs.check_replica_partition' =>
 	  q{SELECT cqrs.check_replica_partition('item')},
 	'cqrs.url_is_set'            => q{SELECT cqrs.url_is_set()},
@@ -99,21 +99,21 @@ my %TRIALS = (
 	'ALTER TABLE' => [
 		q{ALTER TABLE item ADD COLUMN w text},
 		q{ALTER TABLE item RENAME COLUMN v TO w} ],
-	'cqrs_wait_applied' =>
-	  q{CALL cqrs_wait_applied('kept', '1', 0, '0')},
+	'cqrs_wait_applied'   => q{CALL cqrs_wait_applied('kept', '1', 0, '0')},
 	'cqrs_bulk_load'      => q{CALL cqrs_bulk_load('{kept}'::text[])},
 	'cqrs_bulk_load file' =>
 	  q{CALL cqrs_bulk_load(current_setting('data_directory') || '/kept.dump')},
 	'cqrs_diff_replica' =>
 	  q{SELECT cqrs_diff_replica('{"kept,2026-11-23 06:01:02+00:00"}')},
-	'cqrs_deleted_diff_replica' => q{SELECT cqrs_deleted_diff_replica('kept')},
+	'cqrs_deleted_diff_replica' =>
+	  q{SELECT cqrs_deleted_diff_replica('kept')},
 	'cqrs_deleted_sync_replica' =>
 	  q{SELECT cqrs_deleted_sync_replica('{"kept,2026-11-23 06:01:02+00:00"}')},
 	'cqrs_apply'           => qq{SELECT cqrs_apply($MESSAGE)},
 	'cqrs_current_message' => q{SELECT cqrs_current_message()},
 	'cqrs.parse_message'   => qq{SELECT $MESSAGE},
 	'cqrs.deliver'         => qq{SELECT cqrs.deliver($MESSAGE)},
-	'cqrs.master write' => [
+	'cqrs.master write'    => [
 		q{INSERT INTO cqrs.master (cqrs_id, relation, produce) VALUES ('x', 'plain', true)},
 		q{UPDATE cqrs.master SET produce = false},
 		q{DELETE FROM cqrs.master},
@@ -142,8 +142,10 @@ sub on_own
 	  "CREATE TEMP TABLE own (id int); CREATE TRIGGER t $when ON own FOR EACH $each EXECUTE FUNCTION cqrs.$function()";
 }
 
-my $node = new_master('privileges', undef,
-	conf => join '', map { "cqrs.$_ = 'amqp://user:secret\@127.0.0.1:1'\n" }
+my $node = new_master(
+	'privileges', undef,
+	conf => join '',
+	map { "cqrs.$_ = 'amqp://user:secret\@127.0.0.1:1'\n" }
 	  qw(url consumer_url));
 my $MEMBERS = q{pg_depend WHERE refclassid = 'pg_extension'::regclass
 	AND deptype = 'e' AND refobjid =
@@ -231,7 +233,7 @@ sub trials
 	  if $cell =~ /^ALTER SYSTEM/;
 	return map {
 		"DO \$\$BEGIN EXECUTE format('ALTER DATABASE %I RESET $_', current_database()); END\$\$"
-	} @names
+	  } @names
 	  if $cell =~ /^ALTER DATABASE/;
 	return map { "SET $_ = " . ($VALUE{$_} // "'x'") } @names
 	  if $cell =~ /^SET /;
@@ -245,7 +247,7 @@ sub trials
 	  : $cell =~ /where there is a serializer/  ? map { "$_ serializer" }
 	  @names
 	  : $cell =~ /(?:into|from) a file/ ? map { "$_ file" } @names
-	  :                          @names;
+	  :                                   @names;
 	my @commands;
 
 	foreach my $key (@keys)

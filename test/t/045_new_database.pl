@@ -36,16 +36,11 @@ sub hold
 
 	mkfifo("$dir/$name.gate", 0600) or BAIL_OUT("no pipe $name: $!");
 	return (
-		'-ex',
-		"break $function",
-		'-ex',
-		"shell touch $dir/$name.set",
-		'-ex',
-		'continue',
-		'-ex',
-		"shell touch $dir/$name; cat $dir/$name.gate",
-		'-ex',
-		'delete');
+		'-ex', "break $function",
+		'-ex', "shell touch $dir/$name.set",
+		'-ex', 'continue',
+		'-ex', "shell touch $dir/$name; cat $dir/$name.gate",
+		'-ex', 'delete');
 }
 
 my $pid = $node->safe_psql('postgres',

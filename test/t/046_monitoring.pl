@@ -21,8 +21,10 @@ use Test::More;
 
 foreach my $program (qw(prometheus promtool prometheus-postgres-exporter))
 {
-	plan skip_all => "$program is not installed"
-	  unless grep { -x "$_/$program" } split /:/, $ENV{PATH};
+	plan
+	  skip_all => "$program is not installed"
+	  unless grep { -x "$_/$program" } split /:/,
+	  $ENV{PATH};
 }
 
 my $TOP = abs_path(dirname(__FILE__) . '/../..');
@@ -39,10 +41,10 @@ sub write_file
 }
 
 # The rules by themselves.
-my $rules     = "$TOP/docs/prometheus-alerts.yaml";
-my $text      = slurp_file($rules);
-my $unlabeled = write_file('rules.yaml',
-	$text =~ s/^ *(?:annotations:|summary: .*)\n//gmr);
+my $rules = "$TOP/docs/prometheus-alerts.yaml";
+my $text  = slurp_file($rules);
+my $unlabeled =
+  write_file('rules.yaml', $text =~ s/^ *(?:annotations:|summary: .*)\n//gmr);
 my $cases = slurp_file("$TOP/test/monitoring/alerts_test.yaml");
 command_ok([ 'promtool', 'check', 'rules', $rules ], 'rules are valid');
 command_ok(
@@ -51,11 +53,11 @@ command_ok(
 	'alerts fire when they should');
 is_deeply(
 	[ sort $cases =~ /alertname: (\w+)\n.*\n {8}exp_alerts:\n/g ],
-	[ sort $text =~ /- alert: (\w+)/g ],
+	[ sort $text  =~ /- alert: (\w+)/g ],
 	'there is such a case for each alert');
 is_deeply(
 	[ sort $cases =~ /alertname: (\w+)\n.*\n {8}exp_alerts: \[\]\n/g ],
-	[ sort $text =~ /- alert: (\w+)/g ],
+	[ sort $text  =~ /- alert: (\w+)/g ],
 	'and one in which it does not fire');
 
 # A master, and a replica in another database, one message of which fails.
@@ -98,18 +100,28 @@ END
 
 my %port = map { $_ => RabbitMQ::free_port() } qw(exporter prometheus);
 {
-	local $ENV{DATA_SOURCE_NAME} = join ',',
-	  map { 'user=watcher dbname=' . $_ . ' host=' . $node->host . ' port='
-		  . $node->port . ' sslmode=disable' } qw(postgres shop);
+	local $ENV{DATA_SOURCE_NAME} = join ',', map {
+			'user=watcher dbname='
+		  . $_
+		  . ' host='
+		  . $node->host
+		  . ' port='
+		  . $node->port
+		  . ' sslmode=disable'
+	} qw(postgres shop);
 	run_in_background(
-		'exporter', 'prometheus-postgres-exporter',
-		'--disable-default-metrics', '--disable-settings-metrics',
-		'--no-collector.database', '--no-collector.bgwriter',
+		'exporter',
+		'prometheus-postgres-exporter',
+		'--disable-default-metrics',
+		'--disable-settings-metrics',
+		'--no-collector.database',
+		'--no-collector.bgwriter',
 		"--web.listen-address=127.0.0.1:$port{exporter}",
 		"--extend.query-path=$TOP/docs/prometheus-queries.yaml");
 }
 run_in_background(
-	'prometheus', 'prometheus',
+	'prometheus',
+	'prometheus',
 	"--web.listen-address=127.0.0.1:$port{prometheus}",
 	"--storage.tsdb.path=$DIR/data",
 	'--config.file=' . write_file('prometheus.yml', <<"END"));
@@ -163,7 +175,8 @@ wait_until('Prometheus has values',
 my %metrics;
 {
 	my $name;
-	foreach my $line (split /\n/, slurp_file("$TOP/docs/prometheus-queries.yaml"))
+	foreach
+	  my $line (split /\n/, slurp_file("$TOP/docs/prometheus-queries.yaml"))
 	{
 		$name = $1 if $line =~ /^(\w+):$/;
 		$metrics{"${name}_$1"} = 1
@@ -172,22 +185,26 @@ my %metrics;
 }
 my %found = map { $_->{metric}{__name__} => 1 }
   grep { $_->{value}[1] ne 'NaN' } @{ result('{__name__=~"cqrs_.+"}') };
-is_deeply([ sort keys %found ],
-	[ sort keys %metrics ], 'each metric has values');
 is_deeply(
-	[ map { "$_->{metric}{datname} $_->{metric}{process} $_->{metric}{state}" }
-		  @{ result('sort_desc(cqrs_state_current{process="consumer"})') } ],
+	[ sort keys %found ],
+	[ sort keys %metrics ],
+	'each metric has values');
+is_deeply(
+	[   map {
+			"$_->{metric}{datname} $_->{metric}{process} $_->{metric}{state}"
+		} @{ result('sort_desc(cqrs_state_current{process="consumer"})') } ],
 	['shop consumer consuming'],
 	'state of the consumer');
 is_deeply(ask('alerts')->{data}{alerts}, [], 'no alert fires');
 
 # A failure of the replica, and an alert because of it.
-$node->safe_psql('postgres', q{INSERT INTO item VALUES (1, 'good'), (2, 'bad')});
+$node->safe_psql('postgres',
+	q{INSERT INTO item VALUES (1, 'good'), (2, 'bad')});
 wait_until(
 	'the alert fires',
 	sub {
 		return grep {
-			     $_->{labels}{alertname} eq 'CqrsDeadLetters'
+				 $_->{labels}{alertname} eq 'CqrsDeadLetters'
 			  && $_->{labels}{datname} eq 'shop'
 			  && $_->{state} eq 'firing'
 		} @{ (ask('alerts') // {})->{data}{alerts} // [] };

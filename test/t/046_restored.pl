@@ -228,7 +228,9 @@ ok( $node->poll_query_until(
 is(query('shadow', 'SELECT count(*) FROM item'), 0, 'the copy does not');
 my (undef, undef, $error) =
   $node->psql('shadow', 'SELECT cqrs_stop_consuming(true)');
-like($error, qr/the queue is that of another database/,
+like(
+	$error,
+	qr/the queue is that of another database/,
 	'a copy does not drop the queue');
 query('follower', 'SELECT cqrs_stop_consuming()');
 query('shadow',   q{SELECT cqrs_consume('follow')});

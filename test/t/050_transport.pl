@@ -29,10 +29,10 @@ is( join(
 		sort grep { /^shop/ } split /\n/,
 		$broker->ctl(
 			'list_bindings', 'destination_name',
-			'source_name',   'routing_key'))
-	=~ s/\t/ /gr,
+			'source_name',   'routing_key')) =~ s/\t/ /gr,
 	'shop  shop shop cqrs author shop cqrs cqrs.shop.author shop other book',
 	'bindings');
+
 # RabbitMQ 4 shows the type that it has chosen.
 like(
 	$broker->ctl('list_queues', 'name', 'durable', 'arguments') =~ s/\s+/ /gr,
@@ -62,12 +62,11 @@ run(consumer(0), q{prepare | 0 | 'shop' | '{cqrs author}' | false});
 is_deeply(
 	[ @results[ 5 .. $#results ] ],
 	[   'ok', 'ok', 'subscribed', 'ok', 'ok',
-		delivery(1, 'author', 'i'), delivery(2, 'author', 'j'),
-		'ok', 'ok'
-	],
+		delivery(1, 'author', 'i'),
+		delivery(2, 'author', 'j'),
+		'ok', 'ok' ],
 	'deliveries in between');
-unlike($broker->ctl('list_bindings'),
-	qr/newspaper/, 'binding is gone again');
+unlike($broker->ctl('list_bindings'), qr/newspaper/, 'binding is gone again');
 
 # A queue that is gone.
 @results = run(
@@ -88,16 +87,17 @@ is_deeply(\@results, [ ('ok') x 4 ], 'a queue that is gone already');
 	publish(1, 'book', 'k'),
 	next_of(0),
 	'close | 0 | false',
-	(   consumer(0), q{subscribe | 0 | 'kept' | 10},
-		next_of(0, 2), 'close | 0 | false') x 2);
+	(   consumer(0),
+		q{subscribe | 0 | 'kept' | 10},
+		next_of(0, 2),
+		'close | 0 | false') x 2);
 is_deeply(
 	[ @results[ 0 .. 4, 8 ] ],
 	[ 'ok', 'ok', 'ok', 'ok', 'subscribed', delivery(1, 'book', 'k') ],
 	'quorum queue, also used by a declaration without arguments');
 is_deeply(
 	[ @results[ 13, 18 ] ],
-	[   map { delivery(1, 'book', 'k', redelivered => 1, count => $_) } 1, 2
-	],
+	[ map { delivery(1, 'book', 'k', redelivered => 1, count => $_) } 1, 2 ],
 	'returns are counted') or diag explain \@results;
 
 # What the broker refuses leaves the rest as it is.
@@ -135,13 +135,17 @@ is($results[-2], delivery(1, 'author', 'm'), 'the connection goes on');
 	next_of(0),
 	q{subscribe | 2 | 'missing' | 10},
 	next_of(2));
-like($results[7],
+like(
+	$results[7],
 	qr/^lease: could not consume: .* 403 ACCESS_REFUSED - queue 'shop' in vhost '\/' in exclusive use$/,
 	'another consumer');
-is($results[9], 'cancelled: the queue was deleted, or its node has failed',
+is( $results[9],
+	'cancelled: the queue was deleted, or its node has failed',
 	'the queue is deleted');
-is_deeply([ @results[ 10 .. 13 ] ],
-	[ 'ok', 'ok', 'ok', 'subscribed' ], 'and declared anew');
+is_deeply(
+	[ @results[ 10 .. 13 ] ],
+	[ 'ok', 'ok', 'ok', 'subscribed' ],
+	'and declared anew');
 like($results[-1], qr/^route: could not consume: .* 404 NOT_FOUND/,
 	'no queue');
 
@@ -171,11 +175,13 @@ is_deeply([ @results[ 3, 4 ] ], [ 'ok', 'ok' ], 'lease is free again');
 	q{read_mark | 0 | 'mark'});
 is_deeply(
 	[ @results[ 0 .. $#results - 1 ] ],
-	[ 'ok', 'ok', '[]', 'ok', '[one]', 'ok', ('[two]') x 25, 'ok', '[]', 'ok' ],
+	[   'ok',           'ok', '[]', 'ok', '[one]', 'ok',
+		('[two]') x 25, 'ok', '[]', 'ok' ],
 	'marks');
-is($results[-1],
+is( $results[-1],
 	'transport: could not read the mark: unexpected answer of the broker: message that is no mark',
 	'a text too large');
+
 # From RabbitMQ 4 on it is a quorum queue, whose length is reported now and then.
 ok(RabbitMQ->poll_until(sub { $broker->queue_length('mark') == 1 }, 60),
 	'one message');
@@ -188,9 +194,7 @@ ok(RabbitMQ->poll_until(sub { $broker->queue_length('mark') == 1 }, 60),
 	q{prepare | 0 | 'quorum mark' | '{}' | true},
 	q{write_mark | 1 | 'quorum mark' | 'one'},
 	(q{read_mark | 0 | 'quorum mark'}) x 25);
-is_deeply(
-	\@results,
-	[ ('ok') x 4, ('[one]') x 25 ],
+is_deeply(\@results, [ ('ok') x 4, ('[one]') x 25 ],
 	'mark in a quorum queue');
 run(publisher(1), q{write_mark | 1 | 'mark' | 'kept'});
 $broker->restart;
@@ -229,8 +233,7 @@ is_deeply(
 	[ @results[ 4 .. $#results ] ],
 	[   'ok', 'ok', 'subscribed', delivery(1, 'author', 'n'),
 		'ok', delivery(2, 'author', 'o'),
-		'ok', 'ok', 'cancelled: ', 'ok', 'ok'
-	],
+		'ok', 'ok', 'cancelled: ', 'ok', 'ok' ],
 	'consumed in an alarm') or diag explain \@results;
 
 # A broker that is none.
@@ -238,7 +241,7 @@ sub deliver
 {
 	my ($tag, $consumer) = @_;
 	return method(1, 60, 60,
-		shortstr($consumer // 'cqrs-1')
+			shortstr($consumer // 'cqrs-1')
 		  . pack('Q>C', $tag, 0)
 		  . shortstr('cqrs')
 		  . shortstr('author'));
@@ -247,7 +250,8 @@ sub deliver
 sub header
 {
 	my ($size, $properties) = @_;
-	return frame(2, 1, pack('nnQ>', 60, 0, $size) . ($properties // pack('n', 0)));
+	return frame(2, 1,
+		pack('nnQ>', 60, 0, $size) . ($properties // pack('n', 0)));
 }
 
 sub body { return frame(3, 1, $_[0]); }
@@ -258,7 +262,8 @@ my $ok = method(1, 60, 21, shortstr('cqrs-1'));
 sub headers
 {
 	my ($octets) = @_;
-	return pack('n', 1 << 13 | 1 << 7) . pack('N/a*', $octets) . shortstr('m1');
+	return
+	  pack('n', 1 << 13 | 1 << 7) . pack('N/a*', $octets) . shortstr('m1');
 }
 
 my $count  = shortstr('x-delivery-count');
@@ -271,130 +276,111 @@ my %answer = (
 	'with tag 2'     => [ $ok . deliver(2), qr/delivery out of order$/ ],
 	'with tag again' => [
 		$ok . (deliver(1) . header(0)) x 2,
-		qr/^delivery 1 0 author - 0 \n.*delivery out of order$/m, 3
-	],
+		qr/^delivery 1 0 author - 0 \n.*delivery out of order$/m, 3 ],
 	'more than the window' => [
 		$ok . join('', map { deliver($_) . header(0) } 1 .. 3),
-		qr/(delivery .*\n){2}.*more deliveries than the window has$/, 4
-	],
+		qr/(delivery .*\n){2}.*more deliveries than the window has$/,
+		4 ],
 	'larger than its header' => [
 		$ok . deliver(1) . header(3) . body('four'),
-		qr/delivery of another size than its header says$/
-	],
+		qr/delivery of another size than its header says$/ ],
 	'with an empty frame' => [
 		$ok . deliver(1) . header(3) . body(''),
-		qr/delivery of another size than its header says$/
-	],
+		qr/delivery of another size than its header says$/ ],
 	'of 2^63 bytes' => [
 		$ok . deliver(1) . header(1 << 63),
 		qr/message of 9223372036854775808 bytes, more than the 20000000 accepted$/
 	],
 	'without content' => [
 		$ok . deliver(1) . deliver(2),
-		qr/method within the content of a delivery$/
-	],
+		qr/method within the content of a delivery$/ ],
 	'without end' => [
 		$ok . deliver(1) . header(1_000_000) . body('x') . deliver(2),
-		qr/method within the content of a delivery$/
-	],
+		qr/method within the content of a delivery$/ ],
 	'without method' => [ $ok . header(1), qr/content of no message$/ ],
-	'without header' => [
-		$ok . deliver(1) . body('one'),
-		qr/content of no message$/
-	],
+	'without header' =>
+	  [ $ok . deliver(1) . body('one'), qr/content of no message$/ ],
 	'of another class' => [
 		$ok . deliver(1) . frame(2, 1, pack('nnQ>n', 50, 0, 1, 0)),
-		qr/content of another class$/
-	],
-	'on another channel' => [
-		$ok . frame(3, 2, 'x'), qr/frame on a wrong channel$/
-	],
+		qr/content of another class$/ ],
+	'on another channel' =>
+	  [ $ok . frame(3, 2, 'x'), qr/frame on a wrong channel$/ ],
 	'a malformed method' => [
 		$ok . method(1, 60, 60, "\xFFcqrs"),
-		qr/malformed AMQP_BASIC_DELIVER_METHOD$/
-	],
-	'another consume-ok' => [
-		$ok . $ok, qr/unexpected AMQP_BASIC_CONSUME_OK_METHOD$/
-	],
+		qr/malformed AMQP_BASIC_DELIVER_METHOD$/ ],
+	'another consume-ok' =>
+	  [ $ok . $ok, qr/unexpected AMQP_BASIC_CONSUME_OK_METHOD$/ ],
 	'a cancel-ok' => [
 		$ok . method(1, 60, 31, shortstr('cqrs')),
-		qr/unexpected AMQP_BASIC_CANCEL_OK_METHOD$/
-	],
+		qr/unexpected AMQP_BASIC_CANCEL_OK_METHOD$/ ],
 	'a cancel of another' => [
 		$ok . method(1, 60, 30, shortstr('other') . "\x01"),
-		qr/unexpected AMQP_BASIC_CANCEL_METHOD$/
-	],
+		qr/unexpected AMQP_BASIC_CANCEL_METHOD$/ ],
 	'a confirm' =>
 	  [ $ok . method(1, 60, 80, pack('Q>C', 1, 0)), qr/unexpected method/ ],
-	'a qos-ok' => [
-		$ok . method(1, 60, 11), qr/unexpected AMQP_BASIC_QOS_OK_METHOD$/
-	],
+	'a qos-ok' =>
+	  [ $ok . method(1, 60, 11), qr/unexpected AMQP_BASIC_QOS_OK_METHOD$/ ],
 	'headers that end early' => [
 		$ok . deliver(1) . header(1, pack('nN', 1 << 13, 100)) . body('x'),
-		qr/^delivery 1 0 author - 1 x$/m
-	],
+		qr/^delivery 1 0 author - 1 x$/m ],
 	'headers of garbage' => [
 		$ok . deliver(1) . header(1, headers("\xFFgarbage")) . body('x'),
-		qr/^delivery 1 0 author m1 1 x$/m
-	],
+		qr/^delivery 1 0 author m1 1 x$/m ],
 	'headers of a kind unknown' => [
 		$ok . deliver(1) . header(1, headers("${count}?x")) . body('x'),
-		qr/^delivery 1 0 author m1 1 x$/m
-	],
+		qr/^delivery 1 0 author m1 1 x$/m ],
 	'headers with a table in a table' => [
 		$ok
 		  . deliver(1)
-		  . header(1,
-			headers(shortstr('t')
-				  . 'F'
+		  . header(
+			1,
+			headers(
+					shortstr('t') . 'F'
 				  . pack('N/a*', "\x01aF" x 1000)
 				  . "${count}l"
 				  . pack('q>', 7)))
 		  . body('x'),
-		qr/^delivery 1 7 author m1 1 x$/m
-	],
+		qr/^delivery 1 7 author m1 1 x$/m ],
 	'a count as text' => [
 		$ok
 		  . deliver(1)
 		  . header(1, headers("${count}S" . pack('N/a*', '12345678901')))
 		  . body('x'),
-		qr/^delivery 1 0 author m1 1 x$/m
-	],
+		qr/^delivery 1 0 author m1 1 x$/m ],
 	'an id that is no text' => [
 		$ok
 		  . deliver(1)
 		  . header(1, pack('n', 1 << 7) . shortstr("m\n1"))
 		  . body('x'),
-		qr/^delivery 1 0 author - 1 x$/m
-	],
+		qr/^delivery 1 0 author - 1 x$/m ],
 	'no properties at all' => [
 		$ok . deliver(1) . header(1, '') . body('x'),
-		qr/^delivery 1 0 author - 1 x$/m
-	]);
+		qr/^delivery 1 0 author - 1 x$/m ]);
 
 sub get_ok
 {
 	my ($size, @bodies) = @_;
-	return
-		method(2, 60, 71, pack('Q>C', 1, 0) . shortstr('') . shortstr('mark') . pack('N', 0))
+	return method(2, 60, 71,
+		pack('Q>C', 1, 0) . shortstr('') . shortstr('mark') . pack('N', 0))
 	  . frame(2, 2, pack('nnQ>n', 60, 0, $size, 0))
 	  . join('', map { frame(3, 2, $_) } @bodies);
 }
 
 my %mark = (
-	'of another size' => [ get_ok(3, 'four'), qr/another size/ ],
+	'of another size'   => [ get_ok(3, 'four'), qr/another size/ ],
 	'of 2^64 - 1 bytes' =>
 	  [ get_ok(18446744073709551615, 'x'), qr/message that is no mark/ ],
 	'with a body first' => [ frame(3, 2, 'x'), qr/content of no message/ ],
-	'of a method'       => [ method(2, 60, 80, pack('Q>C', 1, 0)), qr/unexpected method/ ],
+	'of a method'       =>
+	  [ method(2, 60, 80, pack('Q>C', 1, 0)), qr/unexpected method/ ],
 	'with a method within' =>
 	  [ get_ok(3) . method(2, 60, 72, shortstr('')), qr/another size/ ],
-	'that closes the channel' =>
-	  [ method(2, 20, 40, close_args(404, 'gone', 60, 70)), qr/^route: .*404 gone/m ],
+	'that closes the channel' => [
+		method(2, 20, 40, close_args(404, 'gone', 60, 70)),
+		qr/^route: .*404 gone/m ],
 	'that closes the other channel' => [
 		method(1, 20, 40, close_args(404, 'gone', 60, 20)),
-		qr/^transport: .*404 gone/m
-	],
+		qr/^transport: .*404 gone/m ],
 	'in parts' => [ get_ok(3, 'a', 'bc'), qr/^\[abc\]$/m ]);
 
 my $hostile = FakeBroker->new(
@@ -404,16 +390,14 @@ my $hostile = FakeBroker->new(
 				at     => 'basic.consume',
 				answer => sub { $_[0]->put($octets) }
 			}
-		} keys %answer
-	),
+		} keys %answer),
 	(   map {
 			my $octets = $mark{$_}[0];
 			"mark $_" => {
 				at     => 'basic.get',
 				answer => sub { $_[0]->put($octets) }
 			}
-		} keys %mark
-	),
+		} keys %mark),
 	between => {
 		at     => 'queue.declare',
 		answer => sub {
@@ -469,8 +453,7 @@ $hostile->misbehave('between');
 is_deeply(
 	[ @results[ 2, 3 ] ],
 	[   'subscribed',
-		'transport: could not declare the queue: no answer in time'
-	],
+		'transport: could not declare the queue: no answer in time' ],
 	'a delivery in place of the answer');
 cmp_ok($results[-1], '<', 10_000, 'no memory of it is left');
 

@@ -16,11 +16,13 @@ my $node = new_master('consume', $broker, conf => <<'END');
 cqrs.heartbeat = '2s'
 cqrs.reconnect_delay_max = '500ms'
 END
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT cqrs_register('author')});
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
-$node->safe_psql('shop', q{
+$node->safe_psql(
+	'shop', q{
 	CREATE EXTENSION cqrs;
 	CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT cqrs_register_replica('author');
@@ -28,12 +30,16 @@ $node->safe_psql('shop', q{
 wait_consumer($node, 'shop', 'consuming');
 
 $node->safe_psql('postgres',
-	q{INSERT INTO author SELECT i, 'name ' || i FROM generate_series(1, 5000) i});
-$node->safe_psql('postgres', q{UPDATE author SET name = 'new' WHERE id <= 10});
+	q{INSERT INTO author SELECT i, 'name ' || i FROM generate_series(1, 5000) i}
+);
+$node->safe_psql('postgres',
+	q{UPDATE author SET name = 'new' WHERE id <= 10});
 $node->safe_psql('postgres', q{DELETE FROM author WHERE id > 4990});
 wait_applied($broker, $node, 'shop', 'shop');
-is( $node->safe_psql('shop', q{
-		SELECT count(*), count(*) FILTER (WHERE name = 'new'), max(id) FROM author}),
+is( $node->safe_psql(
+		'shop', q{
+		SELECT count(*), count(*) FILTER (WHERE name = 'new'), max(id) FROM author}
+	),
 	'4990|10|4990',
 	'rows arrive, change and go');
 is($broker->queue_length('shop'), 0, 'all is acknowledged');
@@ -72,13 +78,15 @@ sub go_on
 }
 
 my $script = PostgreSQL::Test::Utils::tempdir() . '/writes.sql';
-append_to_file($script,
-	"\\set id random(1, 4990)\nSELECT change(:id);\n");
+append_to_file($script, "\\set id random(1, 4990)\nSELECT change(:id);\n");
 write_columns('name');
 my $writers = IPC::Run::start(
 	[   'pgbench', '-n', '-c', 2, '-T', 600, '-R', 300, '-f', $script,
 		$node->connstr('postgres') ],
-	'>', \my $out, '2>', \my $err);
+	'>',
+	\my $out,
+	'2>',
+	\my $err);
 go_on();
 
 replica('ALTER TABLE author ADD COLUMN mail text');

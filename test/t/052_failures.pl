@@ -68,7 +68,8 @@ sub query
 sub wait_for
 {
 	my ($condition) = @_;
-	$node->poll_query_until('postgres', "SELECT coalesce(($condition), false)")
+	$node->poll_query_until('postgres',
+		"SELECT coalesce(($condition), false)")
 	  or BAIL_OUT("not reached: $condition; "
 		  . query('SELECT * FROM cqrs.consumer_stats') . "\n"
 		  . query('SELECT * FROM cqrs.failed'));
@@ -77,7 +78,8 @@ sub wait_for
 
 # A failing message in a hundred, and bodies that are no messages (decisions 8,
 # 10, 18).
-my @hundred = map { message('SAVE', 'author', $_, 0, name => "n$_") } 1 .. 100;
+my @hundred =
+  map { message('SAVE', 'author', $_, 0, name => "n$_") } 1 .. 100;
 $hundred[49] = message('SAVE', 'author', 50, 0, name => 'bad');
 $hundred[20] = 'no JSON';
 $hundred[30] = '{"signal_type": "SAVE"}';
@@ -124,8 +126,8 @@ query('SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'postgres', 'paused');
 send_all(
 	(map { message('SAVE', 'author', 2000 + $_, 0, name => 'x') } 1 .. 3),
-	message('SAVE', 'book',   2, 0, title => 't', author_id => 3000),
-	message('SAVE', 'author', 3000, 0, name => 'parent'));
+	message('SAVE', 'book',   2,    0, title => 't', author_id => 3000),
+	message('SAVE', 'author', 3000, 0, name  => 'parent'));
 query('SELECT cqrs_resume_consumer()');
 wait_for(q{SELECT count(*) = 1 FROM book WHERE id = 2});
 wait_for(q{SELECT waiting = 0 FROM cqrs.consumer_stats});
@@ -145,7 +147,9 @@ wait_for(q{SELECT cqrs_revision = 7 FROM author WHERE id = 1000});
 send_all(message('DELETE', 'author', 1000, 8));
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE signal_type = 'D'});
 send_all(message('SAVE', 'author', 1000, 0, name => 'reborn'));
-wait_for(q{SELECT name = 'reborn' AND cqrs_revision = 0 FROM author WHERE id = 1000});
+wait_for(
+	q{SELECT name = 'reborn' AND cqrs_revision = 0 FROM author WHERE id = 1000}
+);
 is(query(q{SELECT count(*) FROM cqrs.failed}),
 	0, 'a SAVE after a failed DELETE is a new row');
 
@@ -167,7 +171,9 @@ wait_for(q{SELECT count(*) = 1 FROM other WHERE id = 900});
 query('ALTER TABLE whole RENAME TO broken');
 my $received = query('SELECT received FROM cqrs.consumer_stats');
 send_all($delete, $save, $delete);
-wait_for(qq{SELECT received = $received + 3 AND buffered = 0 AND waiting = 2 FROM cqrs.consumer_stats});
+wait_for(
+	qq{SELECT received = $received + 3 AND buffered = 0 AND waiting = 2 FROM cqrs.consumer_stats}
+);
 query('ALTER TABLE broken RENAME TO whole; SELECT cqrs_retry_failed()');
 wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
 is(query('SELECT count(*) FROM other WHERE id = 900'),
@@ -180,9 +186,14 @@ send_all(
 		'SAVE', 'author', 4000, 0,
 		name     => 'late',
 		envelope => { expires => '2020-01-01T00:00:00+00:00' }));
-wait_for(q{SELECT count(*) = 1 FROM cqrs.dead_letters WHERE error LIKE '%expired%'});
-is(query(q{SELECT cqrs_retry_failed(ids => (SELECT array_agg(id) FROM cqrs.dead_letters))}),
-	1, 'retried');
+wait_for(
+	q{SELECT count(*) = 1 FROM cqrs.dead_letters WHERE error LIKE '%expired%'}
+);
+is( query(
+		q{SELECT cqrs_retry_failed(ids => (SELECT array_agg(id) FROM cqrs.dead_letters))}
+	),
+	1,
+	'retried');
 wait_for(q{SELECT count(*) = 1 FROM author WHERE id = 4000});
 pass('cqrs_retry_failed ignores that a message has expired');
 
@@ -201,7 +212,8 @@ send_all(
 			message('SAVE', 'other',  5000 + $_, 0, name => 'x'))
 	} 1 .. 50);
 query('SELECT cqrs_resume_consumer()');
-wait_for(q{SELECT (SELECT count(*) FROM author WHERE id > 5000) = 50
+wait_for(
+	q{SELECT (SELECT count(*) FROM author WHERE id > 5000) = 50
 	AND (SELECT count(*) FROM other) = 50});
 is( query(
 		q{SELECT string_agg(DISTINCT name, ',') FROM author WHERE id > 5000
@@ -219,7 +231,8 @@ $session->pump until $out =~ /locked/ || $err;
 send_all(
 	message('SAVE', 'author', 2, 1, name => 'waited'),
 	message('SAVE', 'author', 3, 1, name => 'behind'));
-wait_for(q{SELECT EXISTS (SELECT FROM pg_stat_activity
+wait_for(
+	q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock')});
 $in .= "COMMIT; SELECT 'committed';\n";
 $session->pump until $out =~ /committed/ || $err;
@@ -234,7 +247,7 @@ $session->pump until $out =~ /again/ || $err;
 $node->append_conf('postgresql.conf', "cqrs.apply_timeout = '2s'");
 $node->reload;
 send_all(
-	message('SAVE', 'other', 1, 0, name => 'stuck'),
+	message('SAVE', 'other',  1, 0, name => 'stuck'),
 	message('SAVE', 'author', 3, 2, name => 'beyond'));
 wait_for(q{SELECT name = 'beyond' FROM author WHERE id = 3});
 pass('a table that is locked does not hold up another');
@@ -271,14 +284,17 @@ query(
 );
 query('SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'postgres', 'paused');
-send_all(map {
+send_all(
+	map {
 		message('SAVE', 'other', 100 + $_, 0, name => $_ == 5 ? 'late' : 'ok')
 	} 1 .. 10);
 query('SELECT cqrs_resume_consumer()');
 wait_for(q{SELECT count(*) = 9 FROM other WHERE id > 100 AND id < 200});
 is(query(q{SELECT instance_pk, error FROM cqrs.failed}),
 	'105|too late', 'the message that fails at commit is found');
-query(q{DROP FUNCTION late() CASCADE; DROP FUNCTION defer() CASCADE; DELETE FROM cqrs.failed});
+query(
+	q{DROP FUNCTION late() CASCADE; DROP FUNCTION defer() CASCADE; DELETE FROM cqrs.failed}
+);
 
 # A function "retry" decides (decision 13).
 query(
@@ -305,7 +321,7 @@ wait_for(q{SELECT count(*) = 1 FROM author WHERE id = 7005});
 pass('consuming goes on when there is room');
 
 # cqrs.dead_letter_ttl
-is( query(q{SELECT count(*) FROM cqrs.dead_letters}), 0, 'no dead letters');
+is(query(q{SELECT count(*) FROM cqrs.dead_letters}), 0, 'no dead letters');
 
 unlike(slurp_file($node->logfile), qr/guest:guest/, 'no password in the log');
 $node->stop;

@@ -67,8 +67,10 @@ sub same_rows
 	  q{SELECT count(*), md5(string_agg(id || data || cqrs_revision, ',' ORDER BY id)) FROM item};
 
 	wait_applied($broker, $node, 'shop', 'shop');
-	is(replica($sql), master($sql), "replica and master have the same rows: $what");
-	is(replica('SELECT count(*) FROM went_back'), 0, "no row went back: $what");
+	is(replica($sql), master($sql),
+		"replica and master have the same rows: $what");
+	is(replica('SELECT count(*) FROM went_back'),
+		0, "no row went back: $what");
 	return;
 }
 
@@ -158,7 +160,8 @@ wait_consumer($node, 'shop', 'consuming');
 RabbitMQ->poll_until(sub { return $broker->queue_length('shop') == 0 }, 60)
   or BAIL_OUT('the queue is not drained');
 is(replica('SELECT count(*) FROM cqrs.failed'), 1, 'and no other one does');
-master(q{INSERT INTO author SELECT i, 'fine' FROM generate_series(21, 3000) i});
+master(
+	q{INSERT INTO author SELECT i, 'fine' FROM generate_series(21, 3000) i});
 $node->poll_query_until('shop', 'SELECT count(*) = 2999 FROM author');
 $node->poll_query_until('shop',
 	'SELECT prefetch > 1 FROM cqrs.consumer_stats');
@@ -193,7 +196,8 @@ same_rows('paused and resumed');
 replica(q{SELECT cqrs_unregister_replica('author')});
 ok( RabbitMQ->poll_until(
 		sub {
-			return $broker->ctl('list_bindings', 'routing_key') !~ /^author$/m;
+			return $broker->ctl('list_bindings', 'routing_key') !~
+			  /^author$/m;
 		},
 		60),
 	'a replica that is gone has no bindings');
@@ -221,57 +225,49 @@ stops('applying');
 $node->start;
 same_rows('stopped while applying');
 
-replica(
-	q{CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS
-	$$BEGIN PERFORM pg_sleep(1000); RETURN NEW; END$$;
-	CREATE TRIGGER zhang BEFORE UPDATE ON item FOR EACH ROW
-	WHEN (NEW.data = 'hang') EXECUTE FUNCTION hang()});
-master(q{UPDATE item SET data = 'hang' WHERE id = 1});
-$node->poll_query_until('postgres',
-	q{SELECT count(*) = 1 FROM pg_stat_activity
-	WHERE backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'})
-  or BAIL_OUT('the trigger does not hang');
-stops('a trigger hangs');
-$node->start;
-replica('DROP FUNCTION hang() CASCADE');
-same_rows('stopped while a trigger hung');
-
-# One that lets no request to cancel end it.
-replica(
-	q{CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
-	BEGIN
-		LOOP
-			BEGIN
-				PERFORM pg_sleep(1000);
-			EXCEPTION WHEN query_canceled THEN NULL;
-			END;
-		END LOOP;
-	END $$;
-	CREATE TRIGGER zhang BEFORE UPDATE ON item FOR EACH ROW
-	WHEN (NEW.data = 'stubborn') EXECUTE FUNCTION hang()});
-master(q{UPDATE item SET data = 'stubborn' WHERE id = 1});
-$node->poll_query_until('postgres',
-	q{SELECT count(*) = 1 FROM pg_stat_activity
-	WHERE backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'})
-  or BAIL_OUT('the stubborn trigger does not hang');
-stops('a trigger catches what is to end it');
-$node->start;
-replica('DROP FUNCTION hang() CASCADE');
-same_rows('stopped while a stubborn trigger hung');
+# A trigger hangs; then one that lets no request to cancel end it.
+my %hangs = (
+	'a trigger hangs' => 'BEGIN PERFORM pg_sleep(1000); RETURN NEW; END',
+	'a trigger catches what is to end it' => $STUBBORN);
+foreach my $what (sort keys %hangs)
+{
+	replica(
+		qq{CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS \$\$$hangs{$what}\$\$;
+		CREATE TRIGGER zhang BEFORE UPDATE ON item FOR EACH ROW
+		WHEN (NEW.data = '$what') EXECUTE FUNCTION hang()});
+	master(qq{UPDATE item SET data = '$what' WHERE id = 1});
+	$node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'}
+	) or BAIL_OUT("not reached: $what");
+	stops($what);
+	$node->start;
+	replica('DROP FUNCTION hang() CASCADE');
+	same_rows("stopped: $what");
+}
 
 my $lock = IPC::Run::start(
-	[   'psql', '-XAtq', '-d', $node->connstr('shop'), '-c',
-		'BEGIN; LOCK TABLE item; SELECT pg_sleep(1000)' ],
-	'<', '/dev/null', '>', \my $out, '2>', \my $err);
-$node->poll_query_until('shop',
+	[   'psql', '-XAtq',
+		'-d',   $node->connstr('shop'),
+		'-c',   'BEGIN; LOCK TABLE item; SELECT pg_sleep(1000)' ],
+	'<',
+	'/dev/null',
+	'>',
+	\my $out,
+	'2>',
+	\my $err);
+$node->poll_query_until(
+	'shop',
 	q{SELECT count(*) = 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock'
-	AND relation = 'item'::regclass AND granted})
-  or BAIL_OUT('the table is not locked');
+	AND relation = 'item'::regclass AND granted}
+) or BAIL_OUT('the table is not locked');
 master(q{UPDATE item SET data = 'lock' WHERE id = 1});
-$node->poll_query_until('postgres',
+$node->poll_query_until(
+	'postgres',
 	q{SELECT count(*) = 1 FROM pg_stat_activity
-	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock'})
-  or BAIL_OUT('the consumer does not wait for the lock');
+	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock'}
+) or BAIL_OUT('the consumer does not wait for the lock');
 stops('waiting for a lock');
 $lock->finish;
 $node->start;
@@ -290,10 +286,12 @@ wait_consumer($node, 'shop', 'consuming');
 # DROP EXTENSION and DROP DATABASE.
 replica('DROP EXTENSION cqrs CASCADE');
 is( master(
-		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}),
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}
+	),
 	0,
 	'the consumer leaves before DROP EXTENSION');
-replica(q{CREATE EXTENSION cqrs; SELECT cqrs_register_replica('item');
+replica(
+	q{CREATE EXTENSION cqrs; SELECT cqrs_register_replica('item');
 	SELECT cqrs_consume('shop')});
 wait_consumer($node, 'shop', 'consuming');
 same_rows('the extension was created anew');

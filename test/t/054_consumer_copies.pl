@@ -66,13 +66,15 @@ wait_consumer($clone, 'postgres', 'waiting = 0 AND retried = 1');
 is($clone->safe_psql('postgres', 'SELECT data FROM item WHERE id = 1000'),
 	'bad', 'a copy that stands by tries its failed messages');
 is( $node->safe_psql(
-		'postgres', 'SELECT instance_pk FROM cqrs.failed WHERE next_try > now()'),
+		'postgres',
+		'SELECT instance_pk FROM cqrs.failed WHERE next_try > now()'),
 	1000,
 	'and those of the original stay');
 
 # The epoch is raised with each connection, and some time after a commit: from
 # then on the copy is behind, even if it is the first to have the lease.
-$node->poll_query_until('postgres', "SELECT epoch > $epoch FROM cqrs.consumer")
+$node->poll_query_until('postgres',
+	"SELECT epoch > $epoch FROM cqrs.consumer")
   or BAIL_OUT('the epoch is not raised');
 $node->restart;
 arrives($node, 'the original comes back');
@@ -80,12 +82,16 @@ arrives($node, 'the original comes back');
 # The original ends; the copy is behind it, and must not take its queue.
 $node->stop;
 $clone->poll_query_until(
-	'postgres', q{SELECT state = 'standing by' AND last_error LIKE '%another database%'
+	'postgres',
+	q{SELECT state = 'standing by' AND last_error LIKE '%another database%'
 	FROM cqrs.consumer_stats}) or BAIL_OUT('the clone consumes');
 pass('a copy stands by when the original has consumed since');
 is( scalar(
-		() = slurp_file($clone->logfile) =~ /another database has consumed queue/g),
-	1, 'that is logged once');
+		() =
+		  slurp_file($clone->logfile) =~
+		  /another database has consumed queue/g),
+	1,
+	'that is logged once');
 $node->start;
 arrives($node, 'the original takes up its queue again');
 
@@ -102,7 +108,8 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('the original does not stand by');
 $clone->stop;
 $node->poll_query_until(
-	'postgres', q{SELECT state = 'standing by' AND last_error LIKE '%another database%'
+	'postgres',
+	q{SELECT state = 'standing by' AND last_error LIKE '%another database%'
 	FROM cqrs.consumer_stats}) or BAIL_OUT('the original consumes');
 pass('the original stands by now');
 $node->stop;
@@ -110,7 +117,8 @@ $clone->start;
 wait_consumer($clone, 'postgres', 'consuming');
 
 # A standby does not consume; promoted, it goes on by itself.
-$clone->append_conf('postgresql.conf', "max_wal_senders = 5\nwal_level = replica");
+$clone->append_conf('postgresql.conf',
+	"max_wal_senders = 5\nwal_level = replica");
 $clone->restart;
 wait_consumer($clone, 'postgres', 'consuming');
 $clone->backup('standby');
@@ -121,9 +129,11 @@ arrives($clone, 'the primary consumes');
 $clone->wait_for_catchup($standby, 'replay', $clone->lsn('insert'));
 is( $standby->safe_psql(
 		'postgres',
-		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}),
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}
+	),
 	0,
 	'a standby does not');
+
 # What the primary has acknowledged since then is lost with it.
 $standby->stop;
 arrives($clone, 'the primary consumes without its standby');
@@ -138,8 +148,10 @@ is( $standby->safe_psql(
 	0,
 	'a row that the standby did not get is missing');
 like(
-	$standby->safe_psql('postgres',
-		q{SELECT status, remedy FROM cqrs_check() WHERE item = 'consumer timeline'}),
+	$standby->safe_psql(
+		'postgres',
+		q{SELECT status, remedy FROM cqrs_check() WHERE item = 'consumer timeline'}
+	),
 	qr/^warning\|.*cqrs_sync/,
 	'cqrs_check says that the last messages may be missing');
 $master->safe_psql('postgres',

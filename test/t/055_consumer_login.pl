@@ -20,7 +20,8 @@ is( $node->safe_psql(
 	CREATE TABLE item (id int PRIMARY KEY, data text);
 	SELECT cqrs_register('item');
 	SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'}),
-	"item\n0", 'nothing is consumed, and no consumer runs');
+	"item\n0",
+	'nothing is consumed, and no consumer runs');
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 $node->safe_psql(
 	'shop', q{
@@ -39,8 +40,8 @@ sub documented
 {
 	my ($user) = @_;
 	my ($text) =
-	  slurp_file(dirname(dirname(dirname(__FILE__))) . '/docs/security.md') =~
-	  /set_permissions -p \/ $user(.*?)```/s
+	  slurp_file(dirname(dirname(dirname(__FILE__))) . '/docs/security.md')
+	  =~ /set_permissions -p \/ $user(.*?)```/s
 	  or BAIL_OUT("docs/security.md has no permissions of $user");
 	my @granted = $text =~ /'([^']*)'/g;
 
@@ -58,7 +59,7 @@ foreach my $kind (0 .. 2)
 	foreach my $name (split /\|/, $names)
 	{
 		my @triple = @granted;
-		my $rest = join '|', grep { $_ ne $name } split /\|/, $names;
+		my $rest   = join '|', grep { $_ ne $name } split /\|/, $names;
 		$triple[$kind] = "^($rest)\$";
 		push @without,
 		  [ (qw(configure write read))[$kind] . " $name", @triple ];
@@ -71,6 +72,7 @@ foreach my $case (@without)
 	my ($what, @triple) = @$case;
 
 	$broker->ctl('set_permissions', 'shop_replica', @triple);
+
 	# A login keeps what it was permitted; so it logs in again.
 	$node->safe_psql('shop', q{SELECT cqrs_pause_consumer()});
 	wait_consumer($node, 'shop', 'connected_at IS NULL');
@@ -93,8 +95,10 @@ $node->safe_psql('shop', q{SELECT cqrs_resume_consumer()});
 wait_consumer($node, 'shop', 'consuming');
 $node->safe_psql('postgres', q{INSERT INTO item VALUES (1, 'x')});
 $node->poll_query_until('shop', 'SELECT count(*) = 1 FROM item');
-is($node->safe_psql('shop', "SELECT errors - $errors FROM cqrs.consumer_stats"),
-	0, 'the documented permissions suffice');
+is( $node->safe_psql(
+		'shop', "SELECT errors - $errors FROM cqrs.consumer_stats"),
+	0,
+	'the documented permissions suffice');
 
 # The same of the publisher, which has other permissions.
 my @publisher = documented('shop_master');
@@ -115,7 +119,8 @@ sub publish_with
 
 publish_with('^$', '^$', '^$');
 $node->append_conf('postgresql.conf',
-	"cqrs.url = '" . $broker->url =~ s/guest:guest/shop_master:secret/r . "'");
+	"cqrs.url = '" . $broker->url =~
+	  s/guest:guest/shop_master:secret/r . "'");
 $node->reload;
 my ($configure, $write, $read) = @publisher;
 foreach my $case (
@@ -162,7 +167,8 @@ sub send_rows
 {
 	my ($count, $bytes) = @_;
 
-	$node->safe_psql('postgres',
+	$node->safe_psql(
+		'postgres',
 		"INSERT INTO item SELECT i, repeat('x', $bytes) FROM generate_series(1, $count) i
 		ON CONFLICT (id) DO UPDATE SET data = excluded.data");
 	wait_applied($broker, $node, 'shop', 'shop');
@@ -175,8 +181,10 @@ my $after = memory_kb();
 note "after 20000 messages: $before kB, after 80000: $after kB";
 cmp_ok($after - $before, '<', 2000, 'memory is flat');
 send_rows(300, 1_000_000);
-is( $node->safe_psql('shop', q{SELECT count(*) FROM item WHERE length(data) = 1000000}),
-	300, 'large messages');
+is( $node->safe_psql(
+		'shop', q{SELECT count(*) FROM item WHERE length(data) = 1000000}),
+	300,
+	'large messages');
 $after = memory_kb();
 note "after 300 messages of 1 MB: $after kB";
 cmp_ok($after, '<', 400_000, 'their memory is bounded');

@@ -11,7 +11,8 @@ use Test::More;
 
 my $broker = RabbitMQ->new('commitwait');
 $broker->start;
-my $node = new_master('commitwait', $broker, init => [ allows_streaming => 1 ]);
+my $node =
+  new_master('commitwait', $broker, init => [ allows_streaming => 1 ]);
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
@@ -24,16 +25,7 @@ sub send_row
 {
 	my ($pk) = @_;
 
-	publish(
-		$broker, 'cqrs', 'author',
-		{   signal_type   => 'SAVE',
-			cqrs_id       => 'author',
-			instance_pk   => $pk,
-			instance_data => {
-				id            => $pk,
-				name          => 'Ada',
-				cqrs_revision => 0,
-				cqrs_updated  => '2026-01-01T00:00:00+00:00' } });
+	publish($broker, 'cqrs', 'author', save_body('author', $pk, 'Ada'));
 	return;
 }
 
@@ -47,7 +39,7 @@ my $waits = q{FROM pg_stat_activity
 	WHERE backend_type = 'cqrs consumer' AND wait_event = 'SyncRep'};
 $node->poll_query_until('postgres', "SELECT count(*) = 1 $waits")
   or BAIL_OUT('the consumer does not wait for the standby');
-is( $node->safe_psql('postgres', "SELECT pg_cancel_backend(pid) $waits"),
+is($node->safe_psql('postgres', "SELECT pg_cancel_backend(pid) $waits"),
 	't', 'the wait of a message is cancelled');
 is($broker->queue_length('shop'), 1, 'the message is not acknowledged');
 is($node->safe_psql('postgres', "SELECT count(*) $waits"),

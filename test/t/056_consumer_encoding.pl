@@ -22,37 +22,25 @@ $node->safe_psql(
 	SELECT cqrs_consume(E'b\xfccher')});
 wait_consumer($node, 'latin', 'consuming');
 
-sub message
-{
-	my ($pk, $name) = @_;
-	return {
-		signal_type   => 'SAVE',
-		cqrs_id       => 'author',
-		instance_pk   => $pk,
-		instance_data => {
-			id            => $pk,
-			name          => $name,
-			cqrs_revision => 0,
-			cqrs_updated  => '2026-01-01T00:00:00+00:00' } };
-}
-
 publish(
 	$broker, 'cqrs', 'author',
-	message(1, "M\x{fc}ller"),
-	message(2, "\x{20ac}"),
-	message(3, "Maier"));
+	save_body('author', 1, "M\x{fc}ller"),
+	save_body('author', 2, "\x{20ac}"),
+	save_body('author', 3, "Maier"));
 wait_consumer($node, 'latin', 'received = 3 AND buffered = 0');
 is( $node->safe_psql(
 		'latin',
-		q{SELECT string_agg(encode(name::bytea, 'escape'), ' ' ORDER BY id) FROM author}),
+		q{SELECT string_agg(encode(name::bytea, 'escape'), ' ' ORDER BY id) FROM author}
+	),
 	'M\374ller Maier',
 	'bodies are converted');
-like( $node->safe_psql('latin', 'SELECT error FROM cqrs.dead_letters'),
+like(
+	$node->safe_psql('latin', 'SELECT error FROM cqrs.dead_letters'),
 	qr/without equivalent in the encoding "LATIN1"/,
 	'what cannot be converted is a dead letter');
 $node->safe_psql('latin', 'SELECT cqrs_retry_failed()');
 wait_consumer($node, 'latin', 'dead = 1 AND waiting = 0');
-my $sync = message(4, 'direct');
+my $sync = save_body('author', 4, 'direct');
 $sync->{signal_type} = 'SYNC';
 publish($broker, 'cqrs', 'cqrs.b\x{c3}\x{bc}cher.author', $sync);
 ok( $node->poll_query_until(

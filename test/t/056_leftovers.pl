@@ -58,23 +58,17 @@ sub do_as_alice
 	foreach my $pair ([ 'author', $command ], [ 'other', $what ])
 	{
 		my ($table, $name) = @$pair;
-		publish(
-			$broker, 'cqrs', 'author',
-			{   signal_type   => 'SAVE',
-				cqrs_id       => $table,
-				instance_pk   => $messages,
-				instance_data => {
-					id            => $messages,
-					name          => $name,
-					cqrs_revision => 0,
-					cqrs_updated  => '2026-01-01T00:00:00+00:00' } });
+		publish($broker, 'cqrs', 'author',
+			save_body($table, $messages, $name));
 		$node->poll_query_until('postgres',
 			"SELECT count(*) = $messages FROM $table")
 		  or BAIL_OUT("$what: "
-			  . $node->safe_psql('postgres', 'SELECT error FROM cqrs.failed'));
+			  . $node->safe_psql('postgres', 'SELECT error FROM cqrs.failed')
+		  );
 	}
 	is( $node->safe_psql('postgres', 'SELECT what FROM log; DELETE FROM log'),
-		$what, "of another owner is met: no $what");
+		$what,
+		"of another owner is met: no $what");
 	return;
 }
 
@@ -84,7 +78,7 @@ do_as_alice('SET default_transaction_isolation = serializable',
 do_as_alice('SET default_transaction_read_only = on', 'read only mode');
 do_as_alice('PREPARE secret AS SELECT 1',             'prepared statement');
 do_as_alice('DECLARE secret CURSOR WITH HOLD FOR SELECT 1', 'cursor');
-do_as_alice('SELECT pg_advisory_lock(17)', 'advisory lock');
+do_as_alice('SELECT pg_advisory_lock(17)',                  'advisory lock');
 do_as_alice(
 	q{CREATE TEMP TABLE log (what text);
 	CREATE FUNCTION pg_temp.steal() RETURNS trigger LANGUAGE plpgsql AS
@@ -111,23 +105,13 @@ $node->safe_psql(
 	SELECT cqrs_register_replica('careful', handler => 'careful')});
 foreach my $id (1 .. 2)
 {
-	publish(
-		$broker, 'cqrs', 'author',
-		{   signal_type   => 'SAVE',
-			cqrs_id       => 'careful',
-			instance_pk   => $id,
-			instance_data => {
-				id            => $id,
-				name          => 'a',
-				cqrs_revision => 0,
-				cqrs_updated  => '2026-01-01T00:00:00+00:00' } });
+	publish($broker, 'cqrs', 'author', save_body('careful', $id, 'a'));
 }
 wait_consumer($node, 'postgres', 'handled = 2');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM careful'),
 	2, 'a handler with EXCEPTION applies messages after a change');
 is( $node->safe_psql(
-		'postgres',
-		q{SELECT connects, errors FROM cqrs.consumer_stats}),
+		'postgres', q{SELECT connects, errors FROM cqrs.consumer_stats}),
 	'1|0',
 	'one process has done all of that');
 $node->stop;

@@ -16,7 +16,8 @@ my $LIMIT_S = 20;
 
 my $broker = RabbitMQ->new('patience');
 $broker->start;
-my $node = new_master('patience', $broker, conf => "cqrs.apply_timeout = '2s'\n");
+my $node =
+  new_master('patience', $broker, conf => "cqrs.apply_timeout = '2s'\n");
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
@@ -42,18 +43,8 @@ sub send_rows
 {
 	my ($name, @tables) = @_;
 
-	publish(
-		$broker, 'cqrs', 'author',
-		map {
-			{   signal_type   => 'SAVE',
-				cqrs_id       => $_,
-				instance_pk   => ++$pk,
-				instance_data => {
-					id            => $pk,
-					name          => $name,
-					cqrs_revision => 0,
-					cqrs_updated  => '2026-01-01T00:00:00+00:00' } }
-		} @tables);
+	publish($broker, 'cqrs', 'author',
+		map { save_body($_, ++$pk, $name) } @tables);
 	return;
 }
 
@@ -108,7 +99,8 @@ $node->safe_psql(
 		$$BEGIN RAISE 'broken' USING ERRCODE = 'internal_error'; END$$;
 	CREATE TRIGGER break BEFORE INSERT ON other
 		FOR EACH ROW EXECUTE FUNCTION break();
-	SELECT cqrs_alter_replica('other', '{"max_retries": 1, "retry_delay": "100 ms"}')});
+	SELECT cqrs_alter_replica('other', '{"max_retries": 1, "retry_delay": "100 ms"}')}
+);
 send_rows('good', 'other');
 $node->poll_query_until('postgres',
 	q{SELECT attempts = 2 AND sqlstate = 'XX000' FROM cqrs.dead_letters})

@@ -14,8 +14,9 @@ use Test::More;
 my $broker = RabbitMQ->new('seat');
 $broker->start;
 my $master = new_master('master', $broker);
-my $node = new_master('seat', $broker,
-	conf => "cqrs.reconnect_delay_max = '200ms'\nmax_prepared_transactions = 1\n");
+my $node   = new_master('seat', $broker,
+	conf =>
+	  "cqrs.reconnect_delay_max = '200ms'\nmax_prepared_transactions = 1\n");
 $_->safe_psql('postgres', 'CREATE TABLE item (id int PRIMARY KEY, data text)')
   foreach $master, $node;
 $master->safe_psql('postgres', q{SELECT cqrs_register('item')});
@@ -75,8 +76,8 @@ lock_seat();
 $broker->ctl('close_all_connections', 'test');
 $node->poll_query_until(
 	'postgres', q{SELECT EXISTS (SELECT FROM pg_stat_activity
-	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock')})
-  or BAIL_OUT('the consumer waits for no lock');
+	WHERE backend_type = 'cqrs consumer' AND wait_event_type = 'Lock')}
+) or BAIL_OUT('the consumer waits for no lock');
 my ($pid) = split /\|/, $before;
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok( $node->poll_query_until(

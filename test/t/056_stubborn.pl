@@ -14,39 +14,20 @@ $broker->start;
 my $node =
   new_master('stubborn', $broker, conf => "cqrs.apply_timeout = '500ms'\n");
 $node->safe_psql(
-	'postgres', q{
+	'postgres', qq{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
-	CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
-	BEGIN
-		LOOP
-			BEGIN
-				PERFORM pg_sleep(1000);
-			EXCEPTION WHEN query_canceled THEN NULL;
-			END;
-		END LOOP;
-	END $$;
+	CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS \$\$$STUBBORN\$\$;
 	CREATE TRIGGER hang BEFORE INSERT ON author FOR EACH ROW
 		WHEN (NEW.name = 'stubborn') EXECUTE FUNCTION hang();
 	SELECT cqrs_register_replica('author');
 	SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
 
-sub message
-{
-	my ($pk, $name) = @_;
-	return {
-		signal_type   => 'SAVE',
-		cqrs_id       => 'author',
-		instance_pk   => $pk,
-		instance_data => {
-			id            => $pk,
-			name          => $name,
-			cqrs_revision => 0,
-			cqrs_updated  => '2026-01-01T00:00:00+00:00' } };
-}
-
-publish($broker, 'cqrs', 'author', message(1, 'good'),
-	message(2, 'stubborn'), message(3, 'good'));
+publish(
+	$broker, 'cqrs', 'author',
+	save_body('author', 1, 'good'),
+	save_body('author', 2, 'stubborn'),
+	save_body('author', 3, 'good'));
 $node->poll_query_until('postgres',
 	q{SELECT instance_pk = '2' FROM cqrs.dead_letters})
   or BAIL_OUT('no dead letter');
@@ -63,8 +44,7 @@ is(scalar @lines, 2, 'the log says why the consumer has ended');
 # The trigger is dropped, and the message is applied after all.
 $node->safe_psql('postgres',
 	'DROP FUNCTION hang() CASCADE; SELECT cqrs_retry_failed()');
-ok( $node->poll_query_until(
-		'postgres', q{SELECT count(*) = 3 FROM author}),
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 3 FROM author}),
 	'the message can be tried again');
 $node->stop;
 done_testing();

@@ -51,8 +51,9 @@ is($node->safe_psql('postgres', 'SELECT cqrs_revision FROM author'),
 	4, 'a SYNC has failed, and a SAVE has come after it');
 publish($broker, 'cqrs', 'author', @again);
 wait_consumer($node, 'postgres', 'received = 5 AND buffered = 0');
-is($node->safe_psql('postgres', 'SELECT failures FROM cqrs.consumer_stats'),
-	2, 'the SYNC has failed again');
+is( $node->safe_psql('postgres', 'SELECT failures FROM cqrs.consumer_stats'),
+	2,
+	'the SYNC has failed again');
 $node->safe_psql('postgres', 'DROP TABLE broken; SELECT cqrs_retry_failed()');
 wait_consumer($node, 'postgres', 'waiting = 0');
 is($node->safe_psql('postgres', 'SELECT name, cqrs_revision FROM author'),

@@ -15,7 +15,8 @@ $broker->start;
 my $node = new_master(
 	'details', $broker,
 	init => [ allows_streaming => 1 ],
-	conf => "cqrs.reconnect_delay_max = '300ms'\ncqrs.retry_delay_max = '100ms'\n");
+	conf =>
+	  "cqrs.reconnect_delay_max = '300ms'\ncqrs.retry_delay_max = '100ms'\n");
 
 sub query
 {
@@ -26,7 +27,8 @@ sub query
 sub wait_for
 {
 	my ($condition) = @_;
-	$node->poll_query_until('postgres', "SELECT coalesce(($condition), false)")
+	$node->poll_query_until('postgres',
+		"SELECT coalesce(($condition), false)")
 	  or BAIL_OUT("not reached: $condition; "
 		  . query('SELECT * FROM cqrs.consumer_stats') . "\n"
 		  . query('SELECT * FROM cqrs.failed'));
@@ -42,33 +44,19 @@ sub checked
 	);
 }
 
-# The body of a SAVE.
-sub save
-{
-	my ($cqrs_id, $pk, $revision, $name) = @_;
-	return {
-		signal_type   => 'SAVE',
-		cqrs_id       => $cqrs_id,
-		instance_pk   => $pk,
-		previous_data => undef,
-		instance_data => {
-			id            => $pk,
-			name          => $name,
-			cqrs_revision => $revision,
-			cqrs_updated  => '2026-01-01T00:00:00+00:00' } };
-}
-
 # cqrs_check, and one queue a database (decisions 1, 23).
 is(checked('consumer'), '', 'without replicas nothing is said');
 query(
 	q{CREATE TABLE author (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
 	SELECT cqrs_register_replica('author', max_retries => NULL)});
-like(checked('consumer'), qr/^warning: there are replicas, but no queue/,
+like(
+	checked('consumer'),
+	qr/^warning: there are replicas, but no queue/,
 	'replicas without a queue');
 query(q{SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
 like(checked('consumer'), qr/^ok: .*consuming, queue "shop"/, 'consuming');
-is(checked('failed messages'),
+is( checked('failed messages'),
 	'ok: 0 messages wait for a retry, 0 are dead letters',
 	'nothing has failed');
 
@@ -87,7 +75,7 @@ foreach my $table (qw(late later))
 	query(
 		qq{CREATE TABLE $table (id int PRIMARY KEY);
 		SELECT cqrs_register_replica('$table')});
-	ok( RabbitMQ->poll_until(sub { bound($table) }, 60),
+	ok(RabbitMQ->poll_until(sub { bound($table) }, 60),
 		"paused, and $table is bound");
 	query('DROP TABLE late') if $table eq 'late';
 }
@@ -133,9 +121,10 @@ sub wait_for_lock
 
 lock_row($users[0], 20);
 lock_row($users[1], 22);
-publish($broker, 'cqrs', 'author', save('author', 19, 1, 'new'));
+publish($broker, 'cqrs', 'author', save_body('author', 19, 'new', 1));
 wait_for(q{SELECT prefetch = 8 FROM cqrs.consumer_stats});
-publish($broker, 'cqrs', 'author', map { save('author', $_, 1, 'new') } 20 .. 22);
+publish($broker, 'cqrs', 'author',
+	map { save_body('author', $_, 'new', 1) } 20 .. 22);
 wait_for_lock();
 $users[0]{in} .= "COMMIT; SELECT 'over';\n";
 $users[0]{session}->pump until $users[0]{out} =~ /^over$/m;
@@ -147,11 +136,14 @@ $users[1]{in} .= "COMMIT;\n";
 $_->{in} .= "\\q\n" foreach @users;
 $_->{session}->finish foreach @users;
 wait_for(
-	q{SELECT count(*) = 4 FROM author WHERE id BETWEEN 19 AND 22 AND name = 'new'});
+	q{SELECT count(*) = 4 FROM author WHERE id BETWEEN 19 AND 22 AND name = 'new'}
+);
 
 my (undef, undef, $errors) =
   $node->psql('postgres', q{SELECT cqrs_consume('other')});
-like($errors, qr/this database consumes the queue "shop" already/,
+like(
+	$errors,
+	qr/this database consumes the queue "shop" already/,
 	'another queue is refused');
 query('SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'postgres', 'paused');
@@ -166,7 +158,8 @@ RabbitMQ->poll_until(
 	},
 	60) or BAIL_OUT('the worker does not consume');
 query('SELECT cqrs_resume_consumer()');
-wait_for(q{SELECT last_error LIKE '%in exclusive use' FROM cqrs.consumer_stats});
+wait_for(
+	q{SELECT last_error LIKE '%in exclusive use' FROM cqrs.consumer_stats});
 pass('a queue that another program consumes is not shared');
 stop_consumer($worker);
 
@@ -176,23 +169,31 @@ query(
 	q{ALTER SEQUENCE cqrs.failed_id MAXVALUE 2;
 	SELECT nextval('cqrs.failed_id') FROM generate_series(1, 2)});
 wait_consumer($node, 'postgres', 'consuming');
-publish($broker, 'cqrs', 'author', save('author', 1, 0, 'bad'));
+publish($broker, 'cqrs', 'author', save_body('author', 1, 'bad', 0));
 wait_consumer($node, 'postgres', 'backing off');
-like(checked('consumer'), qr/^error: nothing can be committed.*failed_id/,
+like(
+	checked('consumer'),
+	qr/^error: nothing can be committed.*failed_id/,
 	'cqrs_check says why nothing can be committed');
 is(query('SELECT buffered, failures FROM cqrs.consumer_stats'),
 	'1|0', 'the message is kept and not counted');
 query('ALTER SEQUENCE cqrs.failed_id NO MAXVALUE');
 wait_for(q{SELECT attempts >= 1 FROM cqrs.failed});
-like(checked('failed messages'), qr/^warning: 1 messages wait/,
+like(
+	checked('failed messages'),
+	qr/^warning: 1 messages wait/,
 	'afterwards it is stored');
 wait_consumer($node, 'postgres', 'consuming');
 
 # Dumps have what has failed, and not what is consumed (decision 22).
 my ($dump) = run_command([ 'pg_dump', '-d', $node->connstr('postgres') ]);
-like($dump, qr/^COPY cqrs\.failed .*\n\d+\tauthor\t1\tS\t/m,
+like(
+	$dump,
+	qr/^COPY cqrs\.failed .*\n\d+\tauthor\t1\tS\t/m,
 	'a dump has the failed message');
-unlike($dump, qr/^COPY cqrs\.(?:consumer|handled)/m,
+unlike(
+	$dump,
+	qr/^COPY cqrs\.(?:consumer|handled)/m,
 	'and neither the queue nor what was handled');
 
 # What it is restored into consumes nothing, and can try what has failed.
@@ -208,7 +209,8 @@ my $STATE = q{SELECT (SELECT string_agg(instance_pk, ',') FROM cqrs.failed),
 	nextval('cqrs.failed_id') > (SELECT max(id) FROM cqrs.failed),
 	(SELECT count(*) FROM cqrs.handled_turn)};
 is($node->safe_psql('restored', $STATE),
-	'1|0||t|1', 'a restored database has what has failed, and consumes nothing');
+	'1|0||t|1',
+	'a restored database has what has failed, and consumes nothing');
 $node->safe_psql(
 	'restored', q{
 	ALTER TABLE author DROP CONSTRAINT author_name_check;
@@ -231,7 +233,8 @@ query(
 	SELECT pg_reload_conf();
 	SELECT pg_terminate_backend(pid) FROM cqrs.consumer_stats});
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed});
-is(query('SELECT error FROM cqrs.failed'), 'young', 'only the old one is gone');
+is(query('SELECT error FROM cqrs.failed'),
+	'young', 'only the old one is gone');
 query('DELETE FROM cqrs.failed; SELECT cqrs_resume_consumer()');
 
 # With a handler, messages of a row wait behind an earlier one (decision 12).
@@ -244,15 +247,18 @@ query(
 		RETURN m.instance_pk::text <> '1' OR
 			NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'broken');
 	END $$;
-	SELECT cqrs_register_replica(NULL, 'event', handler => 'public.handle', max_retries => NULL)});
+	SELECT cqrs_register_replica(NULL, 'event', handler => 'public.handle', max_retries => NULL)}
+);
 wait_consumer($node, 'postgres', 'consuming');
-publish($broker, 'cqrs', 'author', save('event', 1, 0, 'first'));
+publish($broker, 'cqrs', 'author', save_body('event', 1, 'first', 0));
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed});
 publish(
 	$broker, 'cqrs', 'author',
-	save('event', 1, 1, 'second'),
-	save('event', 2, 0, 'neighbour'));
-wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE error LIKE '%waits for an earlier one%'});
+	save_body('event', 1, 'second',    1),
+	save_body('event', 2, 'neighbour', 0));
+wait_for(
+	q{SELECT count(*) = 1 FROM cqrs.failed WHERE error LIKE '%waits for an earlier one%'}
+);
 wait_for(q{SELECT count(*) = 1 FROM handled});
 is(query('SELECT name FROM handled'),
 	'neighbour', 'messages of other rows are handled');
@@ -278,7 +284,7 @@ my ($unknown, $repeated) = (0, 0);
 # counted as repeated.
 sub handled_of
 {
-	publish($broker, 'cqrs', 'author', @_, save('nobody', 1, 0, ''));
+	publish($broker, 'cqrs', 'author', @_, save_body('nobody', 1, '', 0));
 	$unknown++;
 	wait_for("SELECT unknown = $unknown FROM cqrs.consumer_stats");
 	my $count = query('SELECT repeated FROM cqrs.consumer_stats');
@@ -289,20 +295,20 @@ sub handled_of
 	return "$names $new";
 }
 
-my $once  = [ 'id 1', save('event', 5, 0, 'once') ];
-my $plain = save('event', 6, 0, 'plain');
+my $once  = [ 'id 1', save_body('event', 5, 'once', 0) ];
+my $plain = save_body('event', 6, 'plain', 0);
 is( handled_of(
 		$once,
 		$once,
-		[ 'id 1', save('event', 5, 1, 'other contents') ],
+		[ 'id 1', save_body('event', 5, 'other contents', 1) ],
 		[ 'id 1', { %{ $once->[1] }, expires => '2999-01-01T00:00:00' } ],
 		$plain,
 		$plain),
 	'once,other contents,plain,plain 2',
 	'an id with its contents is known, and no message without an id');
-my $bad = [ 'id 2', save('event', 7, 0, 'bad') ];
+my $bad = [ 'id 2', save_body('event', 7, 'bad', 0) ];
 is(handled_of($bad, $bad),
-	' 1', 'what has failed is not tried because it comes again');
+	' 1', 'what has failed is not tried because it is delivered again');
 is(query('SELECT count(*) FROM cqrs.failed'), 1, 'and stored once');
 query('DELETE FROM cqrs.failed');
 is(handled_of($bad, [ 'id 3', $bad->[1] ]),
@@ -336,7 +342,7 @@ my $next = 1000;
 
 sub fresh
 {
-	return [ 'id ' . ++$next, save('event', $next, 0, 'fresh') ];
+	return [ 'id ' . ++$next, save_body('event', $next, 'fresh', 0) ];
 }
 
 turn_is_due(q{since - interval '23 hours'});
@@ -357,6 +363,7 @@ is(handled_of($once, fresh()),
 is(current(), '1|f', 'but the turn');
 $lock_in .= "\\q\n";
 $holder->finish;
+
 # The first message makes a batch of its own, since the window begins at 1.
 turn_is_due('since');
 is(handled_of(fresh(), $once),
@@ -373,11 +380,12 @@ query(
 	q{ALTER DATABASE postgres SET synchronous_commit = off;
 	SELECT pg_terminate_backend(pid) FROM cqrs.consumer_stats});
 wait_consumer($node, 'postgres', 'consuming');
-publish($broker, 'cqrs', 'author', save('author', 10, 0, 'before'));
+publish($broker, 'cqrs', 'author', save_body('author', 10, 'before', 0));
 wait_for(q{SELECT count(*) = 1 FROM author WHERE id = 10});
 wait_for(q{SELECT buffered = 0 FROM cqrs.consumer_stats});
 $node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
 $node->reload;
+
 # The setting holds once a commit of a session waits.
 my ($in, $out, $err) = (<<'END', '', '');
 SET synchronous_commit = on;
@@ -388,13 +396,15 @@ $session->pump_nb;
 wait_for(
 	q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE backend_type = 'client backend' AND wait_event = 'SyncRep')});
-publish($broker, 'cqrs', 'author', save('event', 11, 0, 'committed'));
+publish($broker, 'cqrs', 'author', save_body('event', 11, 'committed', 0));
 wait_for(
 	q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE backend_type = 'cqrs consumer' AND wait_event = 'SyncRep')});
 is( $broker->ctl('-q', 'list_queues', 'name', 'messages_unacknowledged') =~
 	  /^shop\t(\d+)$/m ? $1 : undef,
-	1, 'a message is not acknowledged before the standby has it');
+	1,
+	'a message is not acknowledged before the standby has it');
+
 # It is committed here.  A consumer that ends now gets it again.
 query(
 	q{UPDATE cqrs.handled_turn SET since = since - interval '1 day';
@@ -405,7 +415,8 @@ $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
 wait_for("SELECT repeated = $repeated + 1 FROM cqrs.consumer_stats");
 is(query(q{SELECT count(*) FROM handled WHERE name = 'committed'}),
-	1, 'a message without an id that comes again is not handled again');
+	1,
+	'a message without an id that is delivered again is not handled again');
 wait_for(q{SELECT buffered = 0 FROM cqrs.consumer_stats});
 ok( RabbitMQ->poll_until(
 		sub {
@@ -414,7 +425,7 @@ ok( RabbitMQ->poll_until(
 		},
 		60),
 	'and is acknowledged then');
-is(current(), '0|f', 'no turn while messages come again');
+is(current(), '0|f', 'no turn while messages are delivered again');
 handled_of(fresh());
 wait_for(q{SELECT current = 1 FROM cqrs.handled_turn});
 pass('the next other message brings it');

@@ -18,13 +18,17 @@ my $broker = RabbitMQ->new('reconcile');
 $broker->start;
 my $master  = new_master('reconcile_master',  $broker);
 my $replica = new_master('reconcile_replica', $broker);
-$master->safe_psql('postgres', qq{
+$master->safe_psql(
+	'postgres', qq{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT cqrs_register('author');
-	INSERT INTO author SELECT i, 'näme "\\' || i FROM generate_series(1, $ROWS) i});
+	INSERT INTO author SELECT i, 'näme "\\' || i FROM generate_series(1, $ROWS) i}
+);
 wait_published($master);
+
 # What is set back is noted.
-$replica->safe_psql('postgres', q{
+$replica->safe_psql(
+	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT cqrs_register_replica('author');
 	CREATE TABLE backwards (id int);
@@ -64,8 +68,8 @@ END_SCRIPT
 }
 
 # The scripts of the documentation, in their order.
-my $document = slurp_file(
-	abs_path(dirname(__FILE__) . '/../../docs/replicas.md'));
+my $document =
+  slurp_file(abs_path(dirname(__FILE__) . '/../../docs/replicas.md'));
 my ($section) =
   $document =~ /^## First load and comparison\n(.*?)(?=^## |\z)/ms
   or BAIL_OUT('the section is gone');
@@ -82,7 +86,8 @@ sub rows
 # The first load, while the master writes and the consumer applies: rows are
 # newer than the dump, and older ones come after them.
 my $dump =
-  run_shell("psql master -Atc \"SELECT cqrs_bulk_dump('author')\" > dump; pwd");
+  run_shell(
+	"psql master -Atc \"SELECT cqrs_bulk_dump('author')\" > dump; pwd");
 chomp $dump;
 my $script = PostgreSQL::Test::Utils::tempdir() . '/writes.sql';
 append_to_file($script, <<"END_SCRIPT");
@@ -95,7 +100,10 @@ sub start_writers
 	return IPC::Run::start(
 		[   'pgbench', '-n', '-c', 4, '-T', 600, '-f', $script,
 			$master->connstr('postgres') ],
-		'>', \my $out, '2>', \my $err);
+		'>',
+		\my $out,
+		'2>',
+		\my $err);
 }
 
 # No more writes, and the consumer has applied all.
@@ -127,13 +135,14 @@ is(rows($replica), rows($master), 'the load has set nothing back');
 is($replica->safe_psql('postgres', 'SELECT count(*) FROM backwards'),
 	'0', 'not even for a moment');
 cmp_ok(
-	$replica->safe_psql('postgres',
-		'SELECT inserted FROM cqrs.consumer_stats'),
+	$replica->safe_psql(
+		'postgres', 'SELECT inserted FROM cqrs.consumer_stats'),
 	'>', 1000,
 	'the consumer has inserted rows before the load did');
 
 # Differences, mended by the pipelines.
-$replica->safe_psql('postgres', q{
+$replica->safe_psql(
+	'postgres', q{
 	DELETE FROM author WHERE id IN (1, 2);
 	UPDATE author SET name = 'wrong', cqrs_revision = 1000 WHERE id BETWEEN 10 AND 20;
 	UPDATE author SET name = 'old', cqrs_revision = -1 WHERE id BETWEEN 30 AND 40;
@@ -154,11 +163,14 @@ $replica->poll_query_until('postgres',
 	'SELECT NOT EXISTS (SELECT FROM cqrs.consumer)')
   or BAIL_OUT('the queue is not dropped');
 $replica->safe_psql('postgres', 'DELETE FROM author');
-$first_load =~
-  s{^# when cqrs.consumer_stats has the state "paused".*\n}{until [ "\$(psql replica -Atc 'SELECT state FROM cqrs.consumer_stats')" = paused ]; do sleep 0.05; done\n}m
+my ($bind, $load) =
+  $first_load =~
+  /^(.*?)^# when cqrs.consumer_stats has the state "paused".*?\n(.*)/ms
   or BAIL_OUT('the script does not wait');
 $writers = start_writers();
-run_shell($first_load);
+run_shell($bind);
+wait_consumer($replica, 'postgres', 'paused');
+run_shell($load);
 wait_consumer($replica, 'postgres', 'consuming');
 settle($writers);
 is(rows($replica), rows($master), 'first load by the script');

@@ -18,14 +18,16 @@ my $node = new_master('wait_applied', $broker, conf => <<'END_CONF');
 max_connections = 500
 cqrs.max_pending_bytes = 0
 END_CONF
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
 	CREATE TABLE place (country text, town text, name text,
 		PRIMARY KEY (country, town));
 	SELECT cqrs_register('author');
 	SELECT cqrs_register('place')});
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
-$node->safe_psql('shop', q{
+$node->safe_psql(
+	'shop', q{
 	CREATE EXTENSION cqrs;
 	CREATE EXTENSION dblink;
 	CREATE TABLE author (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
@@ -69,8 +71,8 @@ sub begin_wait
 	$in .= "CALL cqrs_wait_applied($arguments);\n";
 	$session->pump_nb;
 	$node->poll_query_until('postgres',
-		"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $PID")
-	  or BAIL_OUT('it does not wait');
+		"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $PID"
+	) or BAIL_OUT('it does not wait');
 	return;
 }
 
@@ -86,17 +88,17 @@ $in = "\\c shop\nSET application_name = 'waiter';\n\\echo ready\n";
 $session->pump until $out =~ /ready/;
 
 my $revision = change(q{INSERT INTO author VALUES (1, 'Ada')});
-is(wait_for("'author', '1', $revision, '60 s'"), 'applied|', 'INSERT');
+is(wait_for("'author', '1', $revision, '60 s'"),        'applied|', 'INSERT');
 is($node->safe_psql('shop', 'SELECT name FROM author'), 'Ada', 'is there');
 $revision = change(q{UPDATE author SET name = 'Eva'});
-is(wait_for("'author', '1', $revision, '60 s'"), 'applied|', 'UPDATE');
+is(wait_for("'author', '1', $revision, '60 s'"),        'applied|', 'UPDATE');
 is($node->safe_psql('shop', 'SELECT name FROM author'), 'Eva', 'is there');
 is(wait_for("'author', '1', 0"), 'applied|', 'an earlier revision');
-is(wait_for("'author', '1', $revision + 1, '0'"), 'timeout|',
-	'a later revision has not arrived');
+is(wait_for("'author', '1', $revision + 1, '0'"),
+	'timeout|', 'a later revision has not arrived');
 is(wait_for("'author', '2', 0, '0'"), 'timeout|', 'an unknown row');
 $node->safe_psql('postgres', 'DELETE FROM author');
-is(wait_for("'author', '1', NULL, '60 s'"), 'applied|', 'DELETE');
+is(wait_for("'author', '1', NULL, '60 s'"), 'applied|',          'DELETE');
 is($node->safe_psql('shop', 'SELECT count(*) FROM author'), '0', 'is gone');
 
 # Keys of several columns, with characters that JSON can escape; soft deletes.
@@ -116,13 +118,16 @@ $node->safe_psql('shop', 'SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'shop', 'paused');
 $revision = change(q{INSERT INTO author VALUES (1, 'Ada')});
 begin_wait("'author', '1', $revision");
-is( $node->safe_psql('postgres', qq{
+is( $node->safe_psql(
+		'postgres', qq{
 		SELECT backend_xmin IS NULL AND backend_xid IS NULL
 		FROM pg_stat_activity WHERE pid = $PID}),
 	't',
 	'a wait holds no snapshot');
-is( $node->safe_psql('postgres', qq{
-		SELECT count(*) FROM pg_locks WHERE pid = $PID AND locktype <> 'virtualxid'}),
+is( $node->safe_psql(
+		'postgres', qq{
+		SELECT count(*) FROM pg_locks WHERE pid = $PID AND locktype <> 'virtualxid'}
+	),
 	'0',
 	'a wait holds no lock');
 $node->safe_psql('shop', 'ALTER TABLE author ADD COLUMN more text');
@@ -162,22 +167,25 @@ is(wait_for("'author', '1', $revision + 1, '0'"),
 $revision = change(q{UPDATE author SET name = 'good'});
 is(wait_for("'author', '1', $revision, '60 s'"),
 	'applied|', 'the next change is applied');
-$node->safe_psql('shop', q{
+$node->safe_psql(
+	'shop', q{
 	CREATE TABLE book (author_id int REFERENCES author);
 	INSERT INTO book VALUES (1)});
 $node->safe_psql('postgres', 'DELETE FROM author');
-like(wait_for("'author', '1', NULL, '300 s'"),
-	qr/^failed\|.*violates foreign key/, 'a DELETE that fails');
+like(
+	wait_for("'author', '1', NULL, '300 s'"),
+	qr/^failed\|.*violates foreign key/,
+	'a DELETE that fails');
 
 # Errors.
 my %ERRORS = (
-	q{NULL, '1', 0}       => qr/"cqrs_id" must not be null/,
-	q{'author', NULL, 0}  => qr/"instance_pk" must not be null/,
-	q{'nothing', '1', 0}  => qr/replica "nothing" does not exist/,
-	q{'event', '1', 0}    => qr/replica "event" has no table/,
-	q{'author', '"x"', 0} => qr/invalid input syntax for type integer: "x"/,
+	q{NULL, '1', 0}        => qr/"cqrs_id" must not be null/,
+	q{'author', NULL, 0}   => qr/"instance_pk" must not be null/,
+	q{'nothing', '1', 0}   => qr/replica "nothing" does not exist/,
+	q{'event', '1', 0}     => qr/replica "event" has no table/,
+	q{'author', '"x"', 0}  => qr/invalid input syntax for type integer: "x"/,
 	q{'author', 'null', 0} => qr/key of replica "author" must not be null/,
-	q{'place', '"x"', 0}  =>
+	q{'place', '"x"', 0}   =>
 	  qr/key of replica "place" is not an array of 2 values/);
 
 foreach my $arguments (sort keys %ERRORS)
@@ -193,24 +201,23 @@ foreach my $case (
 	[ "BEGIN ISOLATION LEVEL REPEATABLE READ; $CALL", $HELD ],
 	[ "BEGIN; DECLARE c CURSOR FOR SELECT 1; $CALL",  $HELD ],
 	[   "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $BODY; SELECT f()",
-		$HELD
-	],
+		$HELD ],
 	[ "SET ROLE stranger; $CALL", qr/permission denied for table author/ ],
 	[   "GRANT SELECT ON author TO stranger; ALTER TABLE author ENABLE ROW LEVEL SECURITY; SET ROLE stranger; $CALL",
-		qr/has row security for role "stranger"/
-	])
+		qr/has row security for role "stranger"/ ])
 {
 	my ($sql, $expected) = @$case;
-	my ($status, undef, $error) =
-	  $node->psql('shop', "CREATE ROLE stranger; $sql",
+	my ($status, undef, $error) = $node->psql(
+		'shop',
+		"CREATE ROLE stranger; $sql",
 		extra_params => [ '-v', 'ON_ERROR_STOP=1' ]);
 	like($error, $expected, "error: $sql");
-	$node->safe_psql('shop', q{
+	$node->safe_psql(
+		'shop', q{
 		ALTER TABLE author DISABLE ROW LEVEL SECURITY;
 		DROP OWNED BY stranger; DROP ROLE stranger});
 }
-is( $node->safe_psql('shop', "DO $BODY"),
-	'', 'in a DO block');
+is($node->safe_psql('shop', "DO $BODY"), '', 'in a DO block');
 $in .= "\\q\n";
 $session->finish;
 
@@ -226,7 +233,7 @@ $node->pgbench(
 	[qr/number of failed transactions: 0/],
 	[qr/^$/],
 	'all writers read what they have written',
-	{   '057_wait_applied' => <<"END_SCRIPT" },
+	{ '057_wait_applied' => <<"END_SCRIPT" },
 \\set id 1 + :client_id
 SELECT CASE WHEN 'm' = ANY (coalesce(dblink_get_connections(), '{}')) THEN ''
 	ELSE dblink_connect('m', '$connection') END;

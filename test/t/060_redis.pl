@@ -47,14 +47,15 @@ is_deeply(
 	$properties->{delivery_info},
 	{ exchange => 'cqrs', routing_key => 'author' },
 	'exchange and routing key');
-is($properties->{delivery_mode},              2,            'persistent');
-is($properties->{priority},                   0,            'priority');
-is($properties->{body_encoding},              'base64',     'body encoding');
-is($message->{envelope}{'content-type'},      'text/plain', 'content type');
-is($message->{envelope}{'content-encoding'},  'utf-8', 'content encoding');
+is($properties->{delivery_mode},             2,            'persistent');
+is($properties->{priority},                  0,            'priority');
+is($properties->{body_encoding},             'base64',     'body encoding');
+is($message->{envelope}{'content-type'},     'text/plain', 'content type');
+is($message->{envelope}{'content-encoding'}, 'utf-8', 'content encoding');
 is_deeply($message->{envelope}{headers}, {}, 'headers');
 like($properties->{message_id}, qr/^[-\d]+-\d+$/, 'message id');
-is($properties->{correlation_id}, $message->{body}{correlation_id},
+is( $properties->{correlation_id},
+	$message->{body}{correlation_id},
 	'correlation id');
 like(
 	$properties->{delivery_tag},
@@ -90,9 +91,9 @@ foreach my $id (10 .. 5009)
 	  [ 'author', $id, 2 ];
 }
 is(scalar(@messages), 15000, 'all messages, once');
-is(join("\n", ledger_errors(\@messages, \@expected)), '', 'in order');
-is(counter('confirmed'), 15002, 'confirmed');
-is(counter('returned'),  0,     'none is returned');
+is(join("\n", ledger_errors(\@messages, \@expected)), '',    'in order');
+is(counter('confirmed'),                              15002, 'confirmed');
+is(counter('returned'),                               0, 'none is returned');
 
 # They went to one queue, so they did not pass through the script.
 my $direct = sub {
@@ -135,7 +136,8 @@ query(
 wait_published($node);
 my @names = map { $_->{raw} =~ /"name":"(\w*)"/ } $broker->drain('replica');
 is( join(' ', map { substr($_, 0, 1) . length } @names),
-	join(' ', map { chr(65 + $_ % 26) . $_ * 7001 } map { 1 + 111 * $_ } 0 .. 9),
+	join(' ',
+		map { chr(65 + $_ % 26) . $_ * 7001 } map { 1 + 111 * $_ } 0 .. 9),
 	'large messages are whole');
 
 # Another exchange, and no queue for its messages.
@@ -146,7 +148,7 @@ $broker->bind_key('library', 'shelf', 'book');
 query(q{INSERT INTO book VALUES (2, 'b')});
 wait_published($node);
 my @books = $broker->drain('shelf');
-is(scalar(@books),        1,         'another exchange');
+is(scalar(@books),      1,         'another exchange');
 is($books[0]{exchange}, 'library', 'its name in the envelope');
 
 # Messages without queue are kept, on demand.
@@ -212,10 +214,8 @@ is( advice(
 	'no file, and keys are deleted');
 is(advice([qw(ACL SETUSER default -info)]), '', 'it may not be read');
 is( advice(
-		[qw(ACL SETUSER default +info)],
-		[qw(CONFIG SET appendonly yes)],
-		[qw(CONFIG SET maxmemory 0)],
-		[qw(ACL SETUSER default -config)]),
+		[qw(ACL SETUSER default +info)], [qw(CONFIG SET appendonly yes)],
+		[qw(CONFIG SET maxmemory 0)],    [qw(ACL SETUSER default -config)]),
 	'',
 	'nor how the file is flushed');
 

@@ -10,7 +10,8 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $broker = Redis->new('trouble');
-my $copy   = Redis->new('copy', config => 'replicaof 127.0.0.1 ' . $broker->port);
+my $copy =
+  Redis->new('copy', config => 'replicaof 127.0.0.1 ' . $broker->port);
 $broker->start;
 my $node = new_master('trouble', $broker, conf => <<'END');
 cqrs.reconnect_delay_max = '300ms'
@@ -33,9 +34,12 @@ sub change
 	my $first = $rows + 1;
 
 	$rows += $count;
-	query("INSERT INTO item SELECT i, 'x' FROM generate_series($first, $rows) i");
+	query(
+		"INSERT INTO item SELECT i, 'x' FROM generate_series($first, $rows) i"
+	);
 	query("UPDATE item SET data = 'y' WHERE id >= $first");
-	push @expected, map { ([ 'item', $_, 0 ], [ 'item', $_, 1 ]) } $first .. $rows;
+	push @expected,
+	  map { ([ 'item', $_, 0 ], [ 'item', $_, 1 ]) } $first .. $rows;
 	return;
 }
 
@@ -91,7 +95,8 @@ $node->poll_query_until('postgres',
 is(query('SELECT state FROM cqrs.stats'), 'blocked', 'still blocked');
 $broker->command(qw(CONFIG SET maxmemory 0));
 is(arrives('resumed'), 1000, 'nothing comes twice after a lack of memory');
-is(query('SELECT state FROM cqrs.stats'), 'publishing', 'not blocked any more');
+is(query('SELECT state FROM cqrs.stats'),
+	'publishing', 'not blocked any more');
 
 # Frozen.
 $broker->suspend;
@@ -175,14 +180,17 @@ $node->poll_query_until('postgres',
 change(10);
 arrives('a user whose password is in a file');
 configure(url => "redis://limited\@127.0.0.1:$port/2");
-wait_error('no line for user "limited"', 'another database, another password');
+wait_error('no line for user "limited"',
+	'another database, another password');
 configure(url => "redis://limited:p%40ss\@127.0.0.1:$port/0");
 wait_for_state($node, 'publishing');
 $broker->bind('secret', 'item');
 change(10);
-wait_error('master "item": .*could not publish',
+wait_error(
+	'master "item": .*could not publish',
 	'a queue that the user may not write to');
-is($broker->queue_length('replica'), 0, 'and no other queue gets the message');
+is($broker->queue_length('replica'), 0,
+	'and no other queue gets the message');
 $broker->command('ACL', 'SETUSER', 'limited', '~secret');
 is(arrives('with the permission'), 20, 'once');
 $broker->drain('secret');
@@ -194,7 +202,7 @@ $broker->commands([ 'SELECT', 3 ],
 	[ 'SADD', '_kombu.binding.cqrs', "item\x06\x16^item\$\x06\x16replica" ]);
 change(10);
 wait_published($node);
-is( ($broker->commands([ 'SELECT', 3 ], [ 'LLEN', 'replica' ]))[1],
+is(($broker->commands([ 'SELECT', 3 ], [ 'LLEN', 'replica' ]))[1],
 	20, 'database of the URL');
 @expected = ();
 configure(url => "redis://127.0.0.1:$port/99");
@@ -205,8 +213,8 @@ wait_error('must be the number', 'a path that is no number');
 # Hosts: nobody listens, a replica, and the server.
 $copy->start;
 my $nobody = RabbitMQ::free_port();
-configure(
-	url => "redis://127.0.0.1:$nobody,127.0.0.1:@{[ $copy->port ]},127.0.0.1:$port/0"
+configure(url =>
+	  "redis://127.0.0.1:$nobody,127.0.0.1:@{[ $copy->port ]},127.0.0.1:$port/0"
 );
 wait_for_state($node, 'publishing');
 change(10);
@@ -223,6 +231,7 @@ change(10);
 $node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM cqrs.parked')
   or BAIL_OUT('not parked: ' . query('SELECT last_error FROM cqrs.stats'));
 arrives('what follows a message that is too large');
-like(query('SELECT error FROM cqrs.parked'), qr/invalid bulk length/, 'reason');
+like(query('SELECT error FROM cqrs.parked'),
+	qr/invalid bulk length/, 'reason');
 
 done_testing();

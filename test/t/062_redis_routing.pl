@@ -15,24 +15,24 @@ my %recorded = (
 	'basic'          => [ '#', '*', 'basic' ],
 	'basicx'         => [ '#', '*' ],
 	'a'              => [ '#', '*' ],
-	'a.b'            => [ '#', '#.b', '*.b', 'a.#', 'a.*' ],
+	'a.b'            => [ '#', '#.b', '*.b',   'a.#', 'a.*' ],
 	'a.b.c'          => [ '#', 'a.#', 'a.#.c', 'a.*.c' ],
-	'a..b'           => [ '#', '#.b', 'a.#', 'a..b' ],
+	'a..b'           => [ '#', '#.b', 'a.#',   'a..b' ],
 	'.b'             => [ '#', '#.b' ],
-	'b'              => [ '#', '*', 'a*b' ],
+	'b'              => [ '#', '*',   'a*b' ],
 	'x.b'            => [ '#', '#.b', '*.b' ],
 	'a.c'            => [ '#', 'a.#', 'a.*' ],
 	'a.x.c'          => [ '#', 'a.#', 'a.#.c', 'a.*.c' ],
-	'aab'            => [ '#', '*', 'a*b' ],
-	'ab'             => [ '#', '*', 'a*b' ],
-	'x#'             => [ '#', '*', 'x#' ],
+	'aab'            => [ '#', '*',   'a*b' ],
+	'ab'             => [ '#', '*',   'a*b' ],
+	'x#'             => [ '#', '*',   'x#' ],
 	'x'              => [ '#', '*' ],
 	'q-1.é'          => [ '#', 'q-1.é' ],
 	'A_b'            => [ '#', '*', 'A_b' ],
-	''               => [ '', '#' ],
+	''               => [ '',  '#' ],
 	'cqrs.q_a.basic' => [ '#', 'cqrs.q_a.basic' ],
 	'cqrsXq_aXbasic' => [ '#', '*' ],
-	'a b'            => [ '#', '*', 'a b' ],
+	'a b'            => [ '#', '*',   'a b' ],
 	'a.b|c'          => [ '#', 'a.#', 'a.*', 'a.b|c' ],
 	'a.'             => [ '#', 'a.#' ]);
 
@@ -45,7 +45,7 @@ sub script
 	open my $fh, '<', $file or BAIL_OUT("could not open $file: $!");
 	my $text = do { local $/; <$fh> };
 
-	my %text    = $text =~ /^#define (LUA_\w+) (".*")$/mg;
+	my %text = $text =~ /^#define (LUA_\w+) (".*")$/mg;
 	my ($lines) = $text =~ /#define CQRS_SCRIPT_$name \\\n(.*?)\n\n/s;
 	$lines =~ s/(LUA_\w+)/$text{$1}/g;
 	my $script = '';
@@ -75,7 +75,7 @@ sub batch
 	}
 	return [
 		'EVAL', $publish, 2, '_kombu.binding.cqrs', 'lease', 'owner epoch',
-		60000, $number, $flag, 0, '', @envelopes, @keys ];
+		60000,  $number,  $flag, 0, '', @envelopes, @keys ];
 }
 
 my %patterns = map { $_ => 1 } map { @$_ } values %recorded;
@@ -87,8 +87,8 @@ my $counts  = $broker->command(@{ batch(1, '', map { ($_, "<$_>") } @keys) });
 my %arrived = map { $_ => [] } @keys;
 foreach my $pattern (sort keys %patterns)
 {
-	foreach my $message (
-		@{ $broker->command('LRANGE', "queue $pattern", 0, -1) })
+	foreach
+	  my $message (@{ $broker->command('LRANGE', "queue $pattern", 0, -1) })
 	{
 		utf8::decode($message);
 		my ($key, $tag) = $message =~ /^<(.*)>(.*)$/ or die $message;
@@ -97,7 +97,7 @@ foreach my $pattern (sort keys %patterns)
 }
 foreach my $i (0 .. $#keys)
 {
-	my $key      = $keys[$i];
+	my $key = $keys[$i];
 
 	is_deeply(
 		$arrived{$key},
@@ -110,7 +110,8 @@ foreach my $i (0 .. $#keys)
 sub error
 {
 	my ($number, $flag, @messages) = @_;
-	return eval { $broker->command(@{ batch($number, $flag, @messages) }); 1 }
+	return
+	  eval { $broker->command(@{ batch($number, $flag, @messages) }); 1 }
 	  ? 'none'
 	  : $@ =~ s/\n//r;
 }
@@ -123,7 +124,7 @@ my $length = $broker->queue_length('queue #');
 like(error(2, '', 'x', '1', 'bad', '2', 'x', '3'),
 	qr/^WRONGTYPE/, 'stopped at a message');
 is($broker->queue_length('queue #'), $length + 1, 'after the first one');
-is(error(3, '', 'x', '4'), 'GAP 1', 'nothing follows');
+is(error(3, '', 'x', '4'),           'GAP 1',     'nothing follows');
 like(error(2, 'probe', 'bad', '5'), qr/^WRONGTYPE/, 'a probe is stopped');
 is(error(3, '', 'x', '6'), 'none', 'and does not stop others');
 $broker->command('SET', 'lease', 'owner other 3');
@@ -149,11 +150,16 @@ sub direct
 	my ($number, %params) = @_;
 	my @messages = ("<$number>$tail", "<$number'>$tail");
 	my @replies  = eval {
-		$broker->commands(['MULTI'],
+		$broker->commands(
+			['MULTI'],
 			$params{push} // [ 'LPUSH', 'one', @messages ],
-			[   'EVAL', $verify, 3, $set, 'lease', 'one', 'owner epoch', 60000,
-				$number, $params{bindings} // $bindings, $params{limit} // 0,
-				2, "$number'>$tail" ],
+			[   'EVAL',        $verify,
+				3,             $set,
+				'lease',       'one',
+				'owner epoch', 60000,
+				$number, $params{bindings} // $bindings,
+				$params{limit} // 0, 2,
+				"$number'>$tail" ],
 			['EXEC']);
 	};
 	my $result = @replies ? 'done' : $@ =~ s/\n//r;
@@ -165,23 +171,23 @@ is(direct(2), "done 2 2'",       'pushed');
 is(direct(3), "done 2 2' 3 3'",  'pushed again');
 is(direct(5), "GAP 3 2 2' 3 3'", 'a batch behind one that is missing');
 is(direct(4, limit => 5), "ROUTE has changed 2 2' 3 3'", 'too many');
-is(direct(4, limit => 6), "done 2 2' 3 3' 4 4'", 'not too many');
+is(direct(4, limit => 6), "done 2 2' 3 3' 4 4'",         'not too many');
 is( direct(5, push => [ 'LPUSHX', 'none', 'x' ]),
 	"ROUTE has changed 2 2' 3 3' 4 4'",
 	'the push alone has failed');
 $broker->bind_key('cqrs', 'another', 'x');
-is(direct(5), "ROUTE has changed 2 2' 3 3' 4 4'", 'other bindings');
+is(direct(5), "ROUTE has changed 2 2' 3 3' 4 4'",     'other bindings');
 is($broker->command('GET', 'lease'), 'owner epoch 4', 'it does not count');
 $broker->command('SET', 'lease', 'owner other 4');
-is( direct(5),
-	"LEASE lease belongs to another connection 2 2' 3 3' 4 4'",
+is(direct(5), "LEASE lease belongs to another connection 2 2' 3 3' 4 4'",
 	'former owner');
-$broker->command('LPUSH', 'lease2', 'x');
+$broker->command('LPUSH',  'lease2', 'x');
 $broker->command('RENAME', 'lease2', 'lease');
 like(direct(5), qr/^LEASE .* 2 2' 3 3' 4 4'$/, 'a lease that is none');
 $broker->command('DEL', 'lease');
 like(direct(5), qr/^LEASE .* 2 2' 3 3' 4 4'$/, 'expired');
-$broker->command('SREM', $set, grep { /another/ } @{ $broker->command('SMEMBERS', $set) });
+$broker->command('SREM', $set,
+	grep { /another/ } @{ $broker->command('SMEMBERS', $set) });
 $broker->command('SET', 'lease', 'owner epoch 4');
 is(direct(5), "done 2 2' 3 3' 4 4' 5 5'", 'the bindings as they were');
 $broker->command('SET', 'one', 'x');
@@ -194,14 +200,15 @@ sub ends
 {
 	my (@messages) = @_;
 	$broker->command('SET', 'lease', 'owner epoch 0');
-	my $end = $broker->command(@{ batch(1, '', @messages) })->[ @messages / 2 ];
+	my $end =
+	  $broker->command(@{ batch(1, '', @messages) })->[ @messages / 2 ];
 	return ref $end ? $end->[2] : $end;
 }
 
 $broker->command('DEL', 'one');
 $broker->bind_key('cqrs', 'another', 'z');
 is(ends('x', 1, 'y', 2), 'one', 'one queue again');
-like(ends('x', 1, 'z', 2), qr/^-/, 'two queues');
+like(ends('x', 1, 'z',       2), qr/^-/, 'two queues');
 like(ends('x', 1, 'nothing', 2), qr/^-/, 'a message without a queue');
 $broker->command(qw(ACL SETUSER default -ltrim));
 like(ends('x', 1), qr/^-/, 'where it could not be undone');

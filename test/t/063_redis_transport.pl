@@ -30,8 +30,7 @@ foreach my $set ('', '_permanent')
 		"bindings$set");
 }
 
-is_deeply(
-	$broker->command('SMEMBERS', '_kombu.binding.other'),
+is_deeply($broker->command('SMEMBERS', '_kombu.binding.other'),
 	["a-b.*.#.c#\x06\x16^a\\-b\\.[^\\.]+\\..*?\\.c#\$\x06\x16shop"],
 	'wildcards');
 
@@ -61,10 +60,8 @@ run(consumer(0), q{prepare | 0 | 'shop' | '{cqrs author}' | false});
 	'close | 0 | true');
 is_deeply(
 	[ @results[ 3 .. $#results ] ],
-	[   'nothing', 'ok', 'ok', 'ack 1',
-		delivery(1, 'author', 'j'),
-		'ok', 'nothing', 'ok', 'cancelled: ', 'ok'
-	],
+	[   'nothing', 'ok',      'ok', 'ack 1',       delivery(1, 'author', 'j'),
+		'ok',      'nothing', 'ok', 'cancelled: ', 'ok' ],
 	'waiting') or diag explain \@results;
 is_deeply($broker->command('KEYS', 'cqrs.consumer.*'),
 	[], 'the lease of the queue is given up');
@@ -78,20 +75,22 @@ run(publisher(1), publish(1, 'author', 'k' .. 'n'));
 	q{prepare | 0 | 'shop' | '{cqrs author}' | false});
 is($results[-2], delivery(2, 'author', 'l'), 'k and l are delivered');
 my $taken = $broker->command('RPOP', 'shop');
-@results = run(consumer(0), q{subscribe | 0 | 'shop' | 2}, next_of(0, 3),
+@results = run(
+	consumer(0),
+	q{subscribe | 0 | 'shop' | 2},
+	next_of(0, 3),
 	'close | 0 | false');
-is($results[-2], delivery(2, 'author', 'm', redelivered => 1),
-	'one is gone')
+is($results[-2], delivery(2, 'author', 'm', redelivered => 1), 'one is gone')
   or diag explain \@results;
 
 # What is no envelope, or an unusual one.
 my %strange = (
-	''              => qr/^delivery 1 0  - 0 $/,
-	'no JSON'       => qr/^delivery 1 0  - 7 no JSON$/,
-	'{'             => qr/^delivery 1 0  - 1 \{$/,
-	'{"body": "x'   => qr/^delivery 1 0  - 11 \{"body": "x$/,
-	'{"body": 7}'   => qr/^delivery 1 0  - 11 \{"body": 7\}$/,
-	'[' x 100_000   => qr/^delivery 1 0  - 100000 \[/,
+	''            => qr/^delivery 1 0  - 0 $/,
+	'no JSON'     => qr/^delivery 1 0  - 7 no JSON$/,
+	'{'           => qr/^delivery 1 0  - 1 \{$/,
+	'{"body": "x' => qr/^delivery 1 0  - 11 \{"body": "x$/,
+	'{"body": 7}' => qr/^delivery 1 0  - 11 \{"body": 7\}$/,
+	'[' x 100_000 => qr/^delivery 1 0  - 100000 \[/,
 	'{"body": "a\u0062\ud83d\ude00\/\"\ud83d"}' =>
 	  qr/^delivery 1 0  - 9 ab.+\/"\?$/,
 	'{"properties": {"body_encoding": "base64", "message_id": "i\n", "delivery_info": {"routing_key": "k"}}, "body": "YQ=="}'
@@ -103,7 +102,7 @@ my %strange = (
 foreach my $envelope (sort keys %strange)
 {
 	my $name = substr $envelope, 0, 40;
-	$broker->command('DEL', 'shop', 'cqrs.delivered.shop');
+	$broker->command('DEL',   'shop', 'cqrs.delivered.shop');
 	$broker->command('LPUSH', 'shop', $envelope);
 	@results = run(
 		consumer(0),
@@ -117,7 +116,7 @@ foreach my $envelope (sort keys %strange)
 
 # Wrong types, and a queue that is deleted.
 $broker->command('SET', '_kombu.binding.bad', 'x');
-$broker->command('SET', 'string', 'x');
+$broker->command('SET', 'string',             'x');
 @results = run(
 	consumer(0),
 	q{prepare | 0 | 'shop' | '{bad author}' | false},
@@ -149,7 +148,9 @@ like($results[1], qr/^lease: /, 'lease is not free');
 is($results[3], 'ok', 'another connection of the same server takes it over');
 $broker->command('SET', 'cqrs.consumer.shop', 'them 1');
 @results = run(consumer(0), q{subscribe | 0 | 'shop' | 1}, next_of(0));
-like($results[2], qr/^lease: could not consume: LEASE another connection/,
+like(
+	$results[2],
+	qr/^lease: could not consume: LEASE another connection/,
 	'another consumer');
 $broker->command('DEL', 'cqrs.consumer.shop');
 
@@ -162,11 +163,10 @@ $broker->command('DEL', 'cqrs.consumer.shop');
 	q{read_mark | 0 | 'mark'},
 	q{write_mark | 1 | 'mark' | repeat('z', 64)},
 	q{read_mark | 0 | 'mark'});
-is_deeply(
-	[ @results[ 0 .. 5 ] ],
-	[ 'ok', 'ok', '[]', 'ok', '[one]', 'ok' ],
-	'marks');
-like($results[6], qr/^transport: .*text that is no mark$/, 'a text too large');
+is_deeply([ @results[ 0 .. 5 ] ],
+	[ 'ok', 'ok', '[]', 'ok', '[one]', 'ok' ], 'marks');
+like($results[6], qr/^transport: .*text that is no mark$/,
+	'a text too large');
 
 is($node->safe_psql('postgres', 'SELECT 1'), 1, 'the server is well');
 $node->stop;

@@ -14,9 +14,14 @@ mkdir $dir or BAIL_OUT("could not create $dir: $!");
 
 # A certificate that its own key has signed, for "localhost".
 system_log(
-	'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout',
-	"$dir/key", '-out', "$dir/crt", '-subj', '/CN=localhost', '-addext',
-	'subjectAltName=DNS:localhost', '-days', '2') == 0
+	'openssl',  'req',
+	'-x509',    '-newkey',
+	'rsa:2048', '-nodes',
+	'-keyout',  "$dir/key",
+	'-out',     "$dir/crt",
+	'-subj',    '/CN=localhost',
+	'-addext',  'subjectAltName=DNS:localhost',
+	'-days',    '2') == 0
   or BAIL_OUT('no certificate');
 
 my $port   = RabbitMQ::free_port();
@@ -62,13 +67,15 @@ sub fails_with
 
 fails_with('certificate is not accepted', 'an unknown authority');
 configure(ssl_ca_file => "$dir/crt");
-fails_with('(alert|handshake|closed|connection lost|could not log in|could not take)',
+fails_with(
+	'(alert|handshake|closed|connection lost|could not log in|could not take)',
 	'the server wants a certificate');
 configure(ssl_cert_file => "$dir/crt", ssl_key_file => "$dir/key");
 wait_for_state($node, 'publishing');
 pass('with a certificate the server lets us in');
 
-$node->safe_psql('postgres',
+$node->safe_psql(
+	'postgres',
 	q{INSERT INTO item (data) SELECT repeat('x', 10) FROM generate_series(1, 5000);
 	INSERT INTO item (data) SELECT repeat('x', 3000000) FROM generate_series(1, 5)}
 );
@@ -83,9 +90,11 @@ configure(url => $url);
 wait_for_state($node, 'publishing');
 
 # Frozen while large messages are sent.
-my $published = $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
+my $published =
+  $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
 $broker->suspend;
-$node->safe_psql('postgres',
+$node->safe_psql(
+	'postgres',
 	q{INSERT INTO item (data) SELECT repeat('x', 3000000)
 	FROM generate_series(1, 10)});
 $node->poll_query_until('postgres',

@@ -25,14 +25,14 @@ cqrs.heartbeat = '2s'
 cqrs.reconnect_delay_max = '300ms'
 restart_after_crash = on
 END
-my $node = new_master('consume', $broker, conf => $conf);
-my $other = new_master('other', $broker, conf => $conf);
+my $node  = new_master('consume', $broker, conf => $conf);
+my $other = new_master('other',   $broker, conf => $conf);
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE item (id int PRIMARY KEY, data text);
 	SELECT cqrs_register('item')});
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
-$node->safe_psql('shop', 'CREATE EXTENSION cqrs');
+$node->safe_psql('shop',     'CREATE EXTENSION cqrs');
 foreach my $replica ([ $node, 'shop' ], [ $other, 'postgres' ])
 {
 	$replica->[0]->safe_psql(
@@ -73,7 +73,8 @@ is($broker->queue_length('shop'), 3000, 'a paused consumer has a queue');
 replica('SELECT cqrs_resume_consumer()');
 wait_consumer($node, 'shop', 'consuming');
 master(
-	q{UPDATE item SET data = 'b' WHERE id % 3 = 0; DELETE FROM item WHERE id % 7 = 0});
+	q{UPDATE item SET data = 'b' WHERE id % 3 = 0; DELETE FROM item WHERE id % 7 = 0}
+);
 same_rows('rows arrive');
 is(replica('SELECT errors, redelivered FROM cqrs.consumer_stats'),
 	'0|0', 'the documented commands and keys suffice');
@@ -85,7 +86,8 @@ master(q{SELECT cqrs_sync('item', 'id = 2', 'shop')});
 $node->poll_query_until('shop', q{SELECT data = 'a' FROM item WHERE id = 2})
   or BAIL_OUT('no SYNC has arrived');
 is(replica('SELECT data FROM item WHERE id = 1'),
-	'changed', 'a SYNC to all queues is ignored, and one to this queue is not');
+	'changed',
+	'a SYNC to all queues is ignored, and one to this queue is not');
 master(q{UPDATE item SET data = 'c' WHERE id < 3});
 same_rows('later changes are applied');
 
@@ -109,13 +111,16 @@ wait_consumer($other, 'postgres', 'standing by');
 master(q{DELETE FROM item WHERE id > 100});
 same_rows('the first one goes on');
 is( $other->safe_psql('postgres', 'SELECT received FROM cqrs.consumer_stats'),
-	0, 'another one gets nothing');
+	0,
+	'another one gets nothing');
 replica('SELECT cqrs_stop_consuming()');
 wait_consumer($other, 'postgres', 'consuming');
 master(q{SELECT cqrs_sync('item', NULL, 'shop')});
 ok( $other->poll_query_until(
 		'postgres',
-		'SELECT count(*) = ' . master('SELECT count(*) FROM item') . ' FROM item'),
+		'SELECT count(*) = '
+		  . master('SELECT count(*) FROM item')
+		  . ' FROM item'),
 	'and everything once the first one has ended');
 
 # Queue and bindings go away.

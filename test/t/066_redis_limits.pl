@@ -59,10 +59,12 @@ my $connected = query('SELECT connected_at FROM cqrs.stats');
 query(
 	q{INSERT INTO author SELECT i, 'a' FROM generate_series(334, 1000) i;
 	UPDATE author SET name = 'b' WHERE id > 300});
-wait_until(q{held = 1 AND pending = 1200 AND last_error ~ 'queue "full" has reached cqrs.queue_limit'},
+wait_until(
+	q{held = 1 AND pending = 1200 AND last_error ~ 'queue "full" has reached cqrs.queue_limit'},
 	'the master is held');
 is($broker->queue_length('full'), 500, 'the queue has as many as the limit');
-is($broker->queue_length('copy'), 500 - 333, 'no other queue gets what one cannot take');
+is($broker->queue_length('copy'),
+	500 - 333, 'no other queue gets what one cannot take');
 query(q{INSERT INTO book SELECT i, 'b' FROM generate_series(1, 400) i});
 ok( RabbitMQ->poll_until(
 		sub { return $broker->queue_length('free') == 400 }, 60),
@@ -76,7 +78,8 @@ push @expected, map { [ 'author', $_, 1 ] } 301 .. 1000;
 my %received = (full => [], copy => []);
 ok( RabbitMQ->poll_until(
 		sub {
-			push @{ $received{$_} }, $broker->drain($_) foreach keys %received;
+			push @{ $received{$_} }, $broker->drain($_)
+			  foreach keys %received;
 			return query('SELECT pending FROM cqrs.stats') == 0;
 		},
 		60),
@@ -94,16 +97,19 @@ is($broker->queue_length('full'), 600, 'all are there');
 # A queue that can be looked at and not written to, beside one that takes all: what
 # the latter got before is sent again.
 $broker->command(
-	qw(ACL SETUSER limited on >pw ~cqrs.* ~_kombu.* ~a_first %R~b_readonly ~free +@all));
+	qw(ACL SETUSER limited on >pw ~cqrs.* ~_kombu.* ~a_first %R~b_readonly ~free +@all)
+);
 $broker->command('DEL', '_kombu.binding.cqrs');
-$broker->bind($_, 'author') foreach qw(a_first b_readonly);
+$broker->bind($_,     'author') foreach qw(a_first b_readonly);
 $broker->bind('free', 'book');
 $broker->drain('free');
-configure("cqrs.url = 'redis://limited:pw\@127.0.0.1:@{[ $broker->port ]}/0'");
+configure(
+	"cqrs.url = 'redis://limited:pw\@127.0.0.1:@{[ $broker->port ]}/0'");
 query(
 	q{INSERT INTO author SELECT i, 'a' FROM generate_series(3001, 3300) i;
 	INSERT INTO book SELECT i, 'a' FROM generate_series(3001, 3300) i});
-wait_until(q{held = 1 AND last_error ~ 'could not publish' AND pending >= 300},
+wait_until(
+	q{held = 1 AND last_error ~ 'could not publish' AND pending >= 300},
 	'its master is held');
 ok( RabbitMQ->poll_until(
 		sub { return $broker->queue_length('free') == 300 }, 60),
@@ -112,7 +118,7 @@ is($broker->queue_length('b_readonly'), 0, 'nothing is written');
 $broker->command(qw(ACL SETUSER limited ~b_readonly));
 wait_until('pending = 0', 'with the permission');
 @expected = map { [ 'author', $_, 0 ] } 3001 .. 3300;
-is( join("\n", ledger_errors([ $broker->drain($_) ], \@expected)),
+is(join("\n", ledger_errors([ $broker->drain($_) ], \@expected)),
 	'', "all have arrived in order: $_")
   foreach qw(a_first b_readonly);
 
@@ -121,13 +127,16 @@ my $cluster = Redis->new('cluster', config => 'cluster-enabled yes');
 $cluster->start;
 configure("cqrs.url = '@{[ $cluster->url ]}'");
 query(q{INSERT INTO author VALUES (9000, 'c')});
-wait_until(q{last_error ~ 'is a Redis Cluster, which is not supported: CLUSTERDOWN'},
+wait_until(
+	q{last_error ~ 'is a Redis Cluster, which is not supported: CLUSTERDOWN'},
 	'a cluster without slots');
 $cluster->command(qw(CLUSTER ADDSLOTSRANGE 0 16383));
-wait_until(q{last_error ~ 'is a Redis Cluster, which is not supported: (CROSSSLOT|ERR.*(same slot|cluster))'},
+wait_until(
+	q{last_error ~ 'is a Redis Cluster, which is not supported: (CROSSSLOT|ERR.*(same slot|cluster))'},
 	'a cluster');
 configure("cqrs.url = '@{[ $cluster->url(1) ]}'");
-wait_until(q{last_error ~ 'is a Redis Cluster, which is not supported: ERR SELECT'},
+wait_until(
+	q{last_error ~ 'is a Redis Cluster, which is not supported: ERR SELECT'},
 	'another database of a cluster');
 $cluster->stop;
 

@@ -8,7 +8,8 @@ use Redis;
 use Test::More;
 
 my $broker = Redis->new('primary');
-my $copy   = Redis->new('copy', config => 'replicaof 127.0.0.1 ' . $broker->port);
+my $copy =
+  Redis->new('copy', config => 'replicaof 127.0.0.1 ' . $broker->port);
 $broker->start;
 $copy->start;
 my $node = new_master('replicas', $broker, conf => <<'END');
@@ -36,7 +37,9 @@ sub wait_until
 sub replicates
 {
 	return RabbitMQ->poll_until(
-		sub { return $broker->command('INFO', 'replication') =~ /state=online/ },
+		sub {
+			return $broker->command('INFO', 'replication') =~ /state=online/;
+		},
 		60);
 }
 
@@ -50,7 +53,8 @@ $broker->bind_key('library', 'shelf', 'book');
 ok(replicates(), 'the copy follows');
 
 # Ordinary work.
-query(q{INSERT INTO author SELECT i, 'a' FROM generate_series(1, 5000) i;
+query(
+	q{INSERT INTO author SELECT i, 'a' FROM generate_series(1, 5000) i;
 	INSERT INTO book VALUES (0)});
 wait_published($node);
 is($copy->queue_length('queue'), 5000, 'the copy has what is confirmed');
@@ -61,20 +65,25 @@ is($copy->queue_length('queue'), 5000, 'the copy has what is confirmed');
 my $connected = query('SELECT connected_at FROM cqrs.stats');
 my $pid       = query('SELECT pid FROM cqrs.stats');
 kill 'STOP', $pid;
-query(join "\n",
-	map { "INSERT INTO book VALUES ($_); UPDATE author SET name = 'b' WHERE id = $_;" }
-	  1 .. 20);
+query(
+	join "\n",
+	map {
+		"INSERT INTO book VALUES ($_); UPDATE author SET name = 'b' WHERE id = $_;"
+	} 1 .. 20);
 query(q{UPDATE author SET name = 'b' WHERE id > 20});
 $copy->stop;
 kill 'CONT', $pid;
 wait_for_state($node, 'blocked');
 wait_until('pending = 5020', 'nothing is confirmed without the copy');
-ok(!RabbitMQ->poll_until(
-		sub { return query('SELECT confirmed > 5001 FROM cqrs.stats') eq 't' }, 6),
+ok( !RabbitMQ->poll_until(
+		sub { return query('SELECT confirmed > 5001 FROM cqrs.stats') eq 't' }
+		,
+		6),
 	'for longer than the lease lasts without being renewed');
 $copy->start;
 wait_published($node);
-is(query('SELECT connected_at FROM cqrs.stats'), $connected, 'one connection');
+is(query('SELECT connected_at FROM cqrs.stats'), $connected,
+	'one connection');
 my @messages = $broker->drain('queue');
 my @expected = map { ([ 'author', $_, 0 ], [ 'author', $_, 1 ]) } 1 .. 5000;
 is(scalar(@messages), 10_000, 'nothing came twice');
@@ -86,7 +95,8 @@ is_deeply(
 
 # The server fails, and the copy takes over.
 query(q{INSERT INTO author SELECT i, 'c' FROM generate_series(5001, 9000) i});
-$node->poll_query_until('postgres', 'SELECT confirmed > 10221 FROM cqrs.stats')
+$node->poll_query_until('postgres',
+	'SELECT confirmed > 10221 FROM cqrs.stats')
   or BAIL_OUT('nothing is confirmed');
 $broker->kill9;
 $copy->command('REPLICAOF', 'NO', 'ONE');
@@ -95,7 +105,7 @@ $node->append_conf('postgresql.conf',
 $node->reload;
 wait_published($node);
 @expected = map { [ 'author', $_, 0 ] } 5001 .. 9000;
-is( join("\n", ledger_errors([ $copy->drain('queue') ], \@expected)),
+is(join("\n", ledger_errors([ $copy->drain('queue') ], \@expected)),
 	'', 'what was confirmed has survived the server');
 
 # Without the setting to begin with, more replicas than there are.

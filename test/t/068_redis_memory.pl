@@ -32,7 +32,7 @@ sub query
 # Memory of a process itself, without what it shares with others.
 sub private_kb
 {
-	my ($pid) = @_;
+	my ($pid)  = @_;
 	my ($anon) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m;
 	return $anon;
 }
@@ -48,16 +48,19 @@ sub ask
 	$out = '';
 	$in .= "$sql;\n\\echo the end\n";
 	$session->pump until $out =~ s/^the end\n//m or $err ne '';
-	is($err, '', 'no error') or BAIL_OUT($err);
+	is($err, '', 'no error')                     or BAIL_OUT($err);
 	chomp $out;
 	return $out;
 }
 
 my $reader = ask('SELECT pg_backend_pid()');
-ask('SET client_min_messages = warning; '
-	  . join('; ',
-		map { my ($name, @arguments) = split / \| /; "SELECT t_$name(" . join(', ', @arguments) . ')' }
-		  consumer(0), q{subscribe | 0 | 'replica' | 1000}));
+ask('SET client_min_messages = warning; ' . join(
+		'; ',
+		map {
+			my ($name, @arguments) = split / \| /;
+			"SELECT t_$name(" . join(', ', @arguments) . ')'
+		} consumer(0),
+		q{subscribe | 0 | 'replica' | 1000}));
 
 my (@publisher_kb, @reader_kb);
 foreach my $batch (1 .. $BATCHES)

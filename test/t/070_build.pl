@@ -16,7 +16,8 @@ my $tmp       = PostgreSQL::Test::Utils::tempdir();
 
 # As fast as can be compiled.
 my @make = (
-	'make', '-s', "PG_CONFIG=$pg_config", 'with_llvm=no',
+	'make',                 '-s',
+	"PG_CONFIG=$pg_config", 'with_llvm=no',
 	'COPT=-O0 -g0 -Wno-cpp');
 
 # The number of the release is the same everywhere.
@@ -28,9 +29,12 @@ my $meta = slurp_file("$TOP/META.json");
 my @meta = $meta =~ /^ {2,6}"version": "([^"]+)",?$/mg;
 is("@meta[0, 1]", "$version $version", 'META.json has it twice');
 like($meta, qr{"file": "sql/cqrs--\Q$version\E\.sql"}, 'and the script');
-like(slurp_file("$TOP/debian/changelog"),
-	qr/\Acqrs \(\Q$version\E-\d+\) /, 'the newest of debian/changelog');
-my ($newest) = slurp_file("$TOP/CHANGELOG.md") =~ /^## \[([\d.]+)\] - \d{4}-/m;
+like(
+	slurp_file("$TOP/debian/changelog"),
+	qr/\Acqrs \(\Q$version\E-\d+\) /,
+	'the newest of debian/changelog');
+my ($newest) =
+  slurp_file("$TOP/CHANGELOG.md") =~ /^## \[([\d.]+)\] - \d{4}-/m;
 is($newest, $version, 'the newest of CHANGELOG.md');
 
 # Where the objects of another build lie in the sources.
@@ -38,25 +42,32 @@ ok(-f "$TOP/src/cqrs.o", 'the sources have been built');
 my $build = "$tmp/build";
 mkdir $build or die "$build: $!";
 chdir $build or die "$build: $!";
-command_ok([ @make, '-j2', '-f', "$TOP/Makefile" ],
+command_ok(
+	[ @make, '-j2', '-f', "$TOP/Makefile" ],
 	'a build in an empty directory');
-like(library("$build/cqrs.so"), qr/ T _PG_init$/m, 'is a library with an entry');
+like(
+	library("$build/cqrs.so"),
+	qr/ T _PG_init$/m,
+	'is a library with an entry');
 like(library("$build/cqrs.so"), qr/ redisReaderCreate/, 'with Redis');
 
 # HIREDIS=0, by the way that pg_buildext takes.
 my $plain = "$tmp/plain";
 mkdir $plain or die "$plain: $!";
 command_ok(
-	[   @make, '-j2', '-C', $plain, '-f', "$TOP/Makefile", "VPATH=$TOP",
-		'HIREDIS=0' ],
+	[   @make, '-j2',           '-C',         $plain,
+		'-f',  "$TOP/Makefile", "VPATH=$TOP", 'HIREDIS=0' ],
 	'a build without Redis');
 like(library("$plain/cqrs.so"), qr/ T _PG_init$/m, 'is a library, too');
-unlike(library("$plain/cqrs.so"), qr/ redisReader/, 'without calls of hiredis');
+unlike(
+	library("$plain/cqrs.so"),
+	qr/ redisReader/,
+	'without calls of hiredis');
 unlike(output('ldd', "$plain/cqrs.so"),
 	qr/hiredis/, 'that is not linked with it');
 
 # Installed into a copy of this run's installation.
-my $prefix  = $ENV{CQRS_BINDIR} =~ s{/bin\z}{}r;
+my $prefix  = $ENV{CQRS_BINDIR}              =~ s{/bin\z}{}r;
 my $system  = output($pg_config, '--bindir') =~ s{/bin\z}{}r;
 my $root    = substr($prefix, 0, length($prefix) - length($system));
 my $destdir = "$tmp/root";
@@ -65,10 +76,11 @@ unlink map { glob "$destdir$_/cqrs*" } output($pg_config, '--pkglibdir'),
   output($pg_config, '--sharedir') . '/extension';
 is(installed($destdir), '', 'nothing is installed');
 command_ok(
-	[   @make, '-f', "$TOP/Makefile", 'install', "DESTDIR=$destdir",
-		'HIREDIS=0' ],
+	[   @make, '-f', "$TOP/Makefile", 'install',
+		"DESTDIR=$destdir", 'HIREDIS=0' ],
 	'make install');
-is(installed($destdir), "cqrs--$version.sql cqrs.control cqrs.so",
+is( installed($destdir),
+	"cqrs--$version.sql cqrs.control cqrs.so",
 	'installs the library and the SQL');
 
 SKIP:
@@ -77,6 +89,7 @@ SKIP:
 	my $node = PostgreSQL::Test::Cluster->new('installed',
 		install_path => "$destdir$system");
 	$node->init;
+
 	# What README names.
 	$node->append_conf('postgresql.conf', <<'END_OF_CONF');
 shared_preload_libraries = 'cqrs'
@@ -87,7 +100,8 @@ END_OF_CONF
 	local $ENV{PGPORT} = $node->port;
 	command_ok(
 		[   @make, '-f', "$TOP/Makefile", 'installcheck', 'HIREDIS=0',
-			'REGRESS=setup extension register', 'ISOLATION=sync-order' ],
+			'REGRESS=setup extension register',
+			'ISOLATION=sync-order' ],
 		'make installcheck');
 	$node->safe_psql('postgres', 'CREATE EXTENSION cqrs');
 	is( $node->safe_psql(
@@ -104,8 +118,7 @@ END_OF_CONF
 	$node->stop;
 }
 
-command_ok(
-	[ @make, '-f', "$TOP/Makefile", 'uninstall', "DESTDIR=$destdir" ],
+command_ok([ @make, '-f', "$TOP/Makefile", 'uninstall', "DESTDIR=$destdir" ],
 	'make uninstall');
 is(installed($destdir), '', 'leaves nothing');
 chdir '/';

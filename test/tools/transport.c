@@ -190,7 +190,7 @@ transport_prepare(PG_FUNCTION_ARGS)
 	CqrsFailure failure;
 
 	return outcome(transport->prepare_queue(connection_of(PG_GETARG_INT32(0)),
-									   &queue, &failure), &failure);
+											&queue, &failure), &failure);
 }
 
 /* transport_unbind(number int, queue text, bindings text[]) */
@@ -201,7 +201,7 @@ transport_unbind(PG_FUNCTION_ARGS)
 	CqrsFailure failure;
 
 	return outcome(transport->unbind(connection_of(PG_GETARG_INT32(0)), &queue,
-								&failure), &failure);
+									 &failure), &failure);
 }
 
 /* transport_delete(number int, queue text) */
@@ -211,8 +211,8 @@ transport_delete(PG_FUNCTION_ARGS)
 	CqrsFailure failure;
 
 	return outcome(transport->delete_queue(connection_of(PG_GETARG_INT32(0)),
-									  text_to_cstring(PG_GETARG_TEXT_PP(1)),
-									  &failure), &failure);
+										   text_to_cstring(PG_GETARG_TEXT_PP(1)),
+										   &failure), &failure);
 }
 
 /* transport_subscribe(number int, queue text, "window" int) */
@@ -220,7 +220,7 @@ Datum
 transport_subscribe(PG_FUNCTION_ARGS)
 {
 	transport->subscribe(connection_of(PG_GETARG_INT32(0)),
-					text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_INT32(2));
+						 text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_INT32(2));
 	return outcome(true, NULL);
 }
 
@@ -248,8 +248,8 @@ transport_read_mark(PG_FUNCTION_ARGS)
 	CqrsFailure failure;
 
 	if (!transport->read_mark(connection_of(PG_GETARG_INT32(0)),
-						 text_to_cstring(PG_GETARG_TEXT_PP(1)), mark,
-						 sizeof(mark), &failure))
+							  text_to_cstring(PG_GETARG_TEXT_PP(1)), mark,
+							  sizeof(mark), &failure))
 		return outcome(false, &failure);
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf("[%s]", mark)));
 }
@@ -261,9 +261,9 @@ transport_write_mark(PG_FUNCTION_ARGS)
 	CqrsFailure failure;
 
 	return outcome(transport->write_mark(connection_of(PG_GETARG_INT32(0)),
-									text_to_cstring(PG_GETARG_TEXT_PP(1)),
-									text_to_cstring(PG_GETARG_TEXT_PP(2)),
-									&failure), &failure);
+										 text_to_cstring(PG_GETARG_TEXT_PP(1)),
+										 text_to_cstring(PG_GETARG_TEXT_PP(2)),
+										 &failure), &failure);
 }
 
 /* "delivery TAG COUNT [redelivered] KEY ID LENGTH BODY", and free it */
@@ -324,8 +324,8 @@ transport_next(PG_FUNCTION_ARGS)
 {
 	CqrsConnection *connection = connection_of(PG_GETARG_INT32(0));
 	TimestampTz deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									PG_GETARG_INT32(1));
+	TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+								PG_GETARG_INT32(1));
 	CqrsEvent	event;
 	CqrsFailure failure;
 
