@@ -196,7 +196,7 @@ test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
 # What is run on other releases of Debian: see test/matrix.
-PORTABLE = $(patsubst %,test/t/%.pl,001_publish 041_privileges 042_late_changes \
+PORTABLE = $(patsubst %,test/t/%.pl,001_publish 041_privileges 029_releases 042_late_changes \
 	044_workers 050_transport 070_build)
 
 test-portable:

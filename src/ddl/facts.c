@@ -25,6 +25,7 @@
 #include "ddl/facts.h"
 
 static void read_key(CqrsTableFacts *facts);
+static Oid	access_method(Oid relid);
 static List *read_triggers(Oid relid);
 
 CqrsTableFacts *
@@ -101,11 +102,25 @@ read_key(CqrsTableFacts *facts)
 		if (!index->indisprimary || !index->indisvalid)
 			continue;
 		facts->key_index = index->indexrelid;
+		facts->key_method = access_method(index->indexrelid);
 		for (int i = 0; i < index->indnkeyatts; i++)
 			facts->key = lappend_int(facts->key, index->indkey.values[i]);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
+}
+
+static Oid
+access_method(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			result;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relam;
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 static List *

@@ -49,6 +49,7 @@ typedef struct CqrsTableFacts
 	CqrsColumnFacts *columns;
 	List	   *key;			/* numbers of columns; NIL: no primary key */
 	Oid			key_index;
+	Oid			key_method;		/* access method of that index */
 	List	   *triggers;		/* of CqrsTriggerFacts */
 } CqrsTableFacts;
 

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
@@ -68,6 +69,13 @@ cqrs_mapping_bind_facts(const CqrsTableFacts *facts, const CqrsReplicaRow *row,
 				 errmsg("table \"%s\" has no primary key", facts->name),
 				 errdetail("Messages identify a row by its primary key."),
 				 errhint("Use ALTER TABLE ... ADD PRIMARY KEY.")));
+	if (facts->key_method != BTREE_AM_OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the primary key of table \"%s\" is not a B-tree index",
+						facts->name),
+				 errdetail("Messages are applied one after the other, and ranges of a key WITHOUT OVERLAPS may overlap until the last one is."),
+				 errhint("Use a primary key of the same columns without WITHOUT OVERLAPS.")));
 	check_own(&binding, "cqrs_revision", INT4OID);
 	check_own(&binding, "cqrs_updated", TIMESTAMPTZOID);
 	check_names(&binding, "fields", binding.fields);
