@@ -51,7 +51,7 @@ our @EXPORT = qw(bench_replica);
 my $WAITING     = 10_000;
 my $DJANGO_ROWS = 2000;
 
-my ($broker, $redis, $node, $rows, $source, $replica, $subscriber, $django);
+my ($broker, $redis, $node, $rows, $source, $replica, $subscriber);
 
 sub bench_replica
 {
@@ -59,10 +59,9 @@ sub bench_replica
 	  @_[ 1, 2, 4, 5, 0, 3 ];
 	set_up($columns, $create_source);
 	my ($python) = split ' ', $ENV{BENCH_DJANGO} // '';
-	start_django($python) if defined $python;
-	throughput($rounds, defined $python);
+	$node->safe_psql('postgres', 'CREATE DATABASE django') if defined $python;
+	throughput($rounds, $python);
 	delays($quick ? 1000 : 5000);
-	$django->kill_kill if $django;
 	$redis->stop;
 	$_->end foreach $source, $replica, $subscriber;
 	$node->stop('immediate');
@@ -122,15 +121,15 @@ END
 	return;
 }
 
-# Runs the library's consumer on a queue and a database of its own.
-sub start_django
+# The library has a queue and a database of its own.  The queue is deleted again:
+# it would get what the other sides publish.
+sub django
 {
 	my ($python) = @_;
 
-	$node->safe_psql('postgres', 'CREATE DATABASE django');
 	local @ENV{qw(PGHOST PGPORT PGDATABASE)} =
 	  ($node->host, $node->port, 'django');
-	$django = IPC::Run::start(
+	my $consumer = IPC::Run::start(
 		[   $python,
 			dirname($INC{'BenchReplica.pm'}) . '/../bench/django_replica.py',
 			$broker->url,
@@ -140,21 +139,11 @@ sub start_django
 		'/dev/null',
 		'>&',
 		"$PostgreSQL::Test::Utils::tmp_check/django_replica.log");
-	RabbitMQ->poll_until(
-		sub {
-			return $broker->ctl('list_queues', '--no-table-headers', 'name',
-				'consumers') =~ /^django\t2$/m;
-		},
-		60) or die 'django-cqrs does not consume';
-	return;
-}
-
-sub django
-{
+	wait_for_broker(qr/^django\t2$/m, 'list_queues', 'name', 'consumers');
 	my $session = Bench::Session->new($node, 'django');
-
 	$session->sql('TRUNCATE followed');
 	empty_source();
+
 	my $start = time;
 	$source->sql(
 		"INSERT INTO followed SELECT * FROM source WHERE id <= $DJANGO_ROWS");
@@ -165,10 +154,25 @@ sub django
 		},
 		600) or die 'django-cqrs does not keep up';
 	my $seconds = time - $start;
+
+	$consumer->signal('TERM');
+	$consumer->finish;
 	$session->end;
 	wait_published($node);
-	$broker->ctl('purge_queue', 'follow');
+	$broker->ctl('delete_queue', $_) foreach qw(django dead_letter_django);
+	$broker->ctl('purge_queue',  'follow');
 	return { rate => $DJANGO_ROWS / $seconds };
+}
+
+# Waits until what the broker lists is so.
+sub wait_for_broker
+{
+	my ($pattern, @list) = @_;
+
+	RabbitMQ->poll_until(
+		sub { return $broker->ctl('--no-table-headers', @list) =~ $pattern },
+		60) or die "not so: @list";
+	return;
 }
 
 # Has the server publish to Redis and consume from there for as long as the
@@ -351,7 +355,7 @@ sub waiting
 
 sub throughput
 {
-	my ($rounds, $has_django) = @_;
+	my ($rounds, $python) = @_;
 	my @rounds = interleaved(
 		'rows of a queue',
 		$rounds,
@@ -363,7 +367,7 @@ sub throughput
 		redis   => sub {
 			return with_redis(sub { return cqrs($redis) });
 		},
-		$has_django ? (django => \&django) : ());
+		defined $python ? (django => sub { return django($python) }) : ());
 	my %rate = map {
 		my $side = $_;
 		$side => median(map { $_->{$side}{rate} } @rounds)
@@ -399,12 +403,12 @@ sub throughput
 		@rate{qw(cqrs waiting)});
 	goal(
 		'queue to rows, against two workers of cqrs_consume of django-cqrs '
-		  . django_cqrs_version(split ' ', $ENV{BENCH_DJANGO}),
+		  . django_cqrs_version($python),
 		'>=',
 		80,
 		median(map { $_->{cqrs}{rate} / $_->{django}{rate} } @rounds),
 		sprintf '%.0f against %.0f messages/s',
-		@rate{qw(cqrs django)}) if $has_django;
+		@rate{qw(cqrs django)}) if defined $python;
 	figure(
 		'queue to rows, from Redis with appendfsync everysec against RabbitMQ',
 		median(map { $_->{redis}{rate} / $_->{cqrs}{rate} } @rounds),
