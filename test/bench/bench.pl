@@ -353,15 +353,6 @@ sub bench_transactions
 
 # ---- Draining
 
-# Private memory of a process, kB: what is resident, less what is shared.
-sub private_kb
-{
-	my ($pid) = @_;
-	my %kb = slurp_file("/proc/$pid/status") =~ /^(\w+):\s+(\d+) kB$/mg;
-
-	return $kb{VmRSS} - $kb{RssShmem};
-}
-
 sub publisher_pid
 {
 	return $session->sql('SELECT pid FROM cqrs.lanes');
@@ -493,12 +484,13 @@ sub bench_drain
 
 sub bare_redis
 {
-	my ($redis) = @_;
+	my ($redis, $batch) = @_;
 	my $output;
 
 	IPC::Run::run(
-		[   $ENV{CQRS_BARE_REDIS}, '127.0.0.1', $redis->port, 'bench',
-			$WINDOW ],
+		[   $ENV{CQRS_BARE_REDIS}, '127.0.0.1',
+			$redis->port,          'bench',
+			$WINDOW,               $batch ],
 		'<',
 		"$tmp/bodies",
 		'>',
@@ -523,6 +515,44 @@ sub use_broker
 	return;
 }
 
+# Against the bare loop with as many messages a command as the publisher has, and
+# with one.
+sub compare_redis
+{
+	my ($what, @rounds) = @_;
+	my $goals = sub {
+		my ($key, $side, $name, $format, @goal) = @_;
+		goal(
+			$name, @goal,
+			median(map { $_->{cqrs}{$key} / $_->{$side}{$key} } @rounds),
+			sprintf $format,
+			map {
+				my $one = $_;
+				median(map { $_->{$one}{$key} } @rounds)
+			} 'cqrs',
+			$side);
+	};
+
+	foreach my $pair ([ bare => 'the bare loop' ],
+		[ single => 'the bare loop with one message a command' ])
+	{
+		my ($side, $loop) = @$pair;
+		$goals->(
+			'rate', $side,
+			"draining to Redis, $what, against $loop",
+			'%.0f against %.0f messages/s',
+			'>=', 0.9);
+		$goals->(
+			'cpu',
+			$side,
+			"publisher's processor time, draining to Redis, $what, against $loop",
+			'%.2f against %.2f µs a message',
+			'<=',
+			2);
+	}
+	return;
+}
+
 sub bench_redis
 {
 	my ($rows, $rounds) = @_;
@@ -539,27 +569,10 @@ sub bench_redis
 		use_broker($redis->url);
 		my @rounds = interleaved(
 			"drain to Redis, $fsync", $rounds,
-			bare => sub { return $empty->(bare_redis($redis)) },
-			cqrs => sub { fill($rows); return $empty->(drain($rows)) });
-		foreach my $key (qw(rate cpu))
-		{
-			my %median = map {
-				my $side = $_;
-				$side => median(map { $_->{$side}{$key} } @rounds)
-			} qw(bare cqrs);
-			my $is_rate = $key eq 'rate';
-			goal(
-				(   $is_rate ? 'draining'
-					: "publisher's processor time, draining")
-				. " to Redis, appendfsync $fsync, against the bare loop",
-				$is_rate ? '>=' : '<=',
-				$is_rate ? 0.9  : 2,
-				median(map { $_->{cqrs}{$key} / $_->{bare}{$key} } @rounds),
-				sprintf(
-					$is_rate ? '%.0f against %.0f messages/s'
-					: '%.2f against %.2f µs a message',
-					@median{qw(cqrs bare)}));
-		}
+			single => sub { return $empty->(bare_redis($redis, 1)) },
+			bare   => sub { return $empty->(bare_redis($redis, 200)) },
+			cqrs   => sub { fill($rows); return $empty->(drain($rows)) });
+		compare_redis("appendfsync $fsync", @rounds);
 		use_broker($broker->url);
 		$redis->stop;
 	}
@@ -935,15 +948,7 @@ sub bench_django
 	my (@sides, %version);
 	foreach my $python (@pythons)
 	{
-		my $version;
-		IPC::Run::run(
-			[   $python,
-				'-c',
-				'from importlib.metadata import version; print(version("django-cqrs"))'
-			],
-			'>',
-			\$version) or die 'no version of django-cqrs';
-		chomp $version;
+		my $version = django_cqrs_version($python);
 		push @sides, $version => sub {
 			my $output;
 			IPC::Run::run(
@@ -1051,10 +1056,11 @@ foreach my $part (
 	redis replica django))
 {
 	next if %only && !$only{$part};
+	begin_part($part);
 	$part{$part}->();
 	pass($part);
 }
-report($ENV{BENCH_RESULTS}, $about);
+report($ENV{BENCH_RESULTS}, $about, %only ? $ENV{BENCH_PREVIOUS} : undef);
 if ($QUICK)
 {
 	my @short = short_of_goal();

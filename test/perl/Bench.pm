@@ -35,6 +35,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use IPC::Run                ();
 use JSON::PP                ();
 use PostgreSQL::Test::Utils qw(slurp_file);
 use POSIX                   ();
@@ -43,9 +44,12 @@ use Time::HiRes qw(time);
 
 our @EXPORT = qw(
   cpu_s
+  django_cqrs_version
+  private_kb
   interleaved
   median
   percentile
+  begin_part
   chart
   goal
   figure
@@ -54,7 +58,7 @@ our @EXPORT = qw(
 );
 
 my $begun = time;
-my (@goals, @figures, @charts);
+my (@goals, @figures, @charts, $part);
 
 sub median
 {
@@ -91,6 +95,42 @@ sub cpu_s
 	my @field = split ' ', slurp_file("/proc/$pid/stat") =~ s/.*\)//sr;
 
 	return ($field[11] + $field[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+=item private_kb($pid)
+
+Private memory of a process, kB: what is resident, less what is shared.
+
+=cut
+
+sub private_kb
+{
+	my ($pid) = @_;
+	my %kb = slurp_file("/proc/$pid/status") =~ /^(\w+):\s+(\d+) kB$/mg;
+
+	return $kb{VmRSS} - $kb{RssShmem};
+}
+
+=item django_cqrs_version($python)
+
+The version of django-cqrs that this Python has.
+
+=cut
+
+sub django_cqrs_version
+{
+	my ($python) = @_;
+	my $version;
+
+	IPC::Run::run(
+		[   $python,
+			'-c',
+			'from importlib.metadata import version; print(version("django-cqrs"))'
+		],
+		'>',
+		\$version) or die "no version of django-cqrs: $python";
+	chomp $version;
+	return $version;
 }
 
 =item interleaved($what, $rounds, $side => sub { ... }, ...)
@@ -133,6 +173,18 @@ sub _values
 	return join ', ', @text;
 }
 
+=item begin_part($name)
+
+What is reported from now on belongs to that part of the benchmark.
+
+=cut
+
+sub begin_part
+{
+	($part) = @_;
+	return;
+}
+
 =item goal($name, $sense, $goal, $measured, $context)
 
 A row of the table; sense is C<E<gt>=> or C<E<lt>=>, context the figures behind
@@ -149,7 +201,8 @@ sub goal
 	my ($name, $sense, $goal, $measured, $context) = @_;
 
 	push @goals,
-	  { name     => $name,
+	  { part     => $part,
+		name     => $name,
 		sense    => $sense,
 		goal     => $goal,
 		measured => $measured,
@@ -163,9 +216,19 @@ sub figure
 	my ($name, $measured, $context) = @_;
 
 	push @figures,
-	  { name => $name, measured => $measured, context => $context };
-	_progress(sprintf '%s: %s (%s)', $name, _number($measured), $context);
+	  { part     => $part,
+		name     => $name,
+		measured => $measured,
+		context  => $context };
+	_progress(_figure_line($figures[-1]));
 	return;
+}
+
+sub _figure_line
+{
+	my ($row) = @_;
+	return sprintf '%s: %s (%s)', $row->{name}, _number($row->{measured}),
+	  $row->{context};
 }
 
 # What a full run tells while it goes on.
@@ -234,29 +297,51 @@ sub chart
 	my ($file, $title, $unit, @bars) = @_;
 
 	push @charts,
-	  { file => $file, title => $title, unit => $unit, bars => \@bars };
+	  { part  => $part,
+		file  => $file,
+		title => $title,
+		unit  => $unit,
+		bars  => \@bars };
 	return;
 }
 
-=item report($directory, $about)
+=item report($directory, $about, $previous)
 
 Prints the table, and writes results.md, results.json and the charts into the
 directory.  About is what it says below the charts: machine, versions, date.
+Previous, if it is given, is the results.json of another run: what it has of
+parts that were not run now is kept.
 
 =cut
 
 sub report
 {
-	my ($directory, $about) = @_;
+	my ($directory, $about, $previous) = @_;
+	my %run     = map { $_->{part} => 1 } @goals;
+	my $results = { goals => [], figures => [], charts => [] };
 
 	note $about;
-	note _line($_) foreach @goals;
-	_write("$directory/results.md", _markdown($about));
-	_write(
-		"$directory/results.json",
-		JSON::PP->new->pretty->canonical->encode(
-			{ about => $about, goals => \@goals, figures => \@figures }));
+	note _line($_)        foreach @goals;
+	note _figure_line($_) foreach @figures;
 	_write("$directory/$_->{file}.svg", _svg($_, $about)) foreach @charts;
+	$_->{about} = $about foreach @goals, @figures, @charts;
+	$results    = JSON::PP->new->decode(slurp_file($previous))
+	  if defined $previous;
+	foreach my $pair (
+		[ goals   => \@goals ],
+		[ figures => \@figures ],
+		[   charts => [
+				map {
+					{ %$_{qw(part about file title)} }
+				} @charts ] ])
+	{
+		my ($key, $new) = @$pair;
+		$results->{$key} =
+		  [ @$new, grep { !$run{ $_->{part} } } @{ $results->{$key} } ];
+	}
+	_write("$directory/results.md", _markdown($results));
+	_write("$directory/results.json",
+		JSON::PP->new->pretty->canonical->encode($results));
 	return;
 }
 
@@ -270,35 +355,55 @@ sub _write
 	return;
 }
 
+# A table for each run, the newest first.
 sub _markdown
 {
-	my ($about) = @_;
-	my $met = grep { _met($_) } @goals;
+	my ($results) = @_;
+	my @goals     = @{ $results->{goals} };
+	my %about     = map { $_->{about} => 1 } @goals;
 	my $text =
-		"# Results\n\n$about.\nMade by `make bench`; see"
+		"# Results\n\nMade by `make bench`; see"
 	  . " [README](README.md) for what the rows mean.\n"
-	  . sprintf("%d of %d goals are met.\n\n", $met, scalar @goals)
-	  . "| what | measured | goal | | figures |\n|---|---|---|---|---|\n";
+	  . sprintf(
+		"%d of %d goals are met.\n",
+		scalar(grep { _met($_) } @goals),
+		scalar @goals);
 
-	foreach my $row (@goals)
+	foreach my $about (reverse sort keys %about)
 	{
-		$text .= sprintf "| %s | %s | %s %s | %s | %s |\n", $row->{name},
-		  _number($row->{measured}), $row->{sense} eq '>=' ? '≥' : '≤',
-		  _number($row->{goal}),     _met($row) ? 'met' : '**missed**',
-		  $row->{context};
+		my ($goals, $figures, $charts) = map {
+			[ grep { $_->{about} eq $about } @{ $results->{$_} } ]
+		} qw(goals figures charts);
+
+		$text .=
+			"\n## $about\n\n"
+		  . "| what | measured | goal | | figures |\n|---|---|---|---|---|\n"
+		  . join '', map { _goal_row($_) } @$goals;
+		$text .=
+		  "\nWithout a goal:\n\n| what | measured | figures |\n|---|---|---|\n"
+		  . join '', map { _figure_row($_) } @$figures
+		  if @$figures;
+		$text .= "\n" . join '',
+		  map { "![$_->{title}]($_->{file}.svg)\n" } @$charts
+		  if @$charts;
 	}
-	$text .=
-	  "\nWithout a goal:\n\n| what | measured | figures |\n|---|---|---|\n"
-	  if @figures;
-	foreach my $row (@figures)
-	{
-		$text .= sprintf "| %s | %s | %s |\n", $row->{name},
-		  _number($row->{measured}), $row->{context};
-	}
-	$text .= "\n" . join '',
-	  map { "![$_->{title}]($_->{file}.svg)\n" } @charts
-	  if @charts;
 	return $text;
+}
+
+sub _goal_row
+{
+	my ($row) = @_;
+	return sprintf "| %s | %s | %s %s | %s | %s |\n", $row->{name},
+	  _number($row->{measured}), $row->{sense} eq '>=' ? '≥'   : '≤',
+	  _number($row->{goal}),     _met($row)            ? 'met' : '**missed**',
+	  $row->{context};
+}
+
+sub _figure_row
+{
+	my ($row) = @_;
+	return sprintf "| %s | %s | %s |\n", $row->{name},
+	  _number($row->{measured}), $row->{context};
 }
 
 sub _svg

@@ -19,9 +19,14 @@ PostgreSQL's own logical replication.  Each side gets the same rows:
   logical  the rows, in transactions of 1000, by a subscription
   cqrs     the queue, turned into rows by the consumer
   failing  the same where a constraint refuses one row in a hundred
+  waiting  the same while 10,000 other messages wait in cqrs.failed
+  redis    the same from a list of Redis, with appendfsync everysec
+  django   fewer of the messages, by cqrs_consume of the real library with two
+           workers, where it is installed
 
-What has to be read is complete before the clock starts.  Latency is the time
-between the commits, as track_commit_timestamp has them.
+What has to be read is complete before the clock starts; for django it is sent
+then, in a fraction of the time.  Latency is the time between the commits, as
+track_commit_timestamp has them.
 
 =cut
 
@@ -33,22 +38,31 @@ use warnings;
 use Bench;
 use CqrsTest;
 use Exporter 'import';
+use File::Basename;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
+use Redis;
+use Test::More;
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(bench_replica);
 
-my ($broker, $node, $rows, $source, $replica, $subscriber);
+my $WAITING     = 10_000;
+my $DJANGO_ROWS = 2000;
+
+my ($broker, $redis, $node, $rows, $source, $replica, $subscriber);
 
 sub bench_replica
 {
 	(my ($columns, $create_source, $rounds, $quick), $broker, $rows) =
 	  @_[ 1, 2, 4, 5, 0, 3 ];
 	set_up($columns, $create_source);
-	throughput($rounds);
+	my ($python) = split ' ', $ENV{BENCH_DJANGO} // '';
+	$node->safe_psql('postgres', 'CREATE DATABASE django') if defined $python;
+	throughput($rounds, $python);
 	delays($quick ? 1000 : 5000);
+	$redis->stop;
 	$_->end foreach $source, $replica, $subscriber;
 	$node->stop('immediate');
 	return;
@@ -89,6 +103,14 @@ END
 		SELECT cqrs_consume('follow')});
 	wait_consumer($node, 'replica', 'consuming');
 	consume(0);
+	$redis = Redis->new('follow', config => 'appendfsync everysec');
+	$redis->start;
+	with_redis(
+		sub {
+			consume(1);
+			wait_consumer($node, 'replica', 'consuming');
+			consume(0);
+		});
 
 	$subscriber = Bench::Session->new($node, 'subscriber');
 	my $connection = $node->connstr('postgres') =~ s/'/''/gr;
@@ -96,6 +118,89 @@ END
 		qq{CREATE TABLE published $columns;
 		CREATE SUBSCRIPTION bench CONNECTION '$connection' PUBLICATION bench
 			WITH (create_slot = false, enabled = false, copy_data = false)});
+	return;
+}
+
+# The library has a queue and a database of its own.  The queue is deleted again:
+# it would get what the other sides publish.
+sub django
+{
+	my ($python) = @_;
+
+	local @ENV{qw(PGHOST PGPORT PGDATABASE)} =
+	  ($node->host, $node->port, 'django');
+	my $consumer = IPC::Run::start(
+		[   $python,
+			dirname($INC{'BenchReplica.pm'}) . '/../bench/django_replica.py',
+			$broker->url,
+			'django',
+			2 ],
+		'<',
+		'/dev/null',
+		'>&',
+		"$PostgreSQL::Test::Utils::tmp_check/django_replica.log");
+	wait_for_broker(qr/^django\t2$/m, 'list_queues', 'name', 'consumers');
+	my $session = Bench::Session->new($node, 'django');
+	$session->sql('TRUNCATE followed');
+	empty_source();
+
+	my $start = time;
+	$source->sql(
+		"INSERT INTO followed SELECT * FROM source WHERE id <= $DJANGO_ROWS");
+	RabbitMQ->poll_until(
+		sub {
+			return $session->sql('SELECT count(*) FROM followed') ==
+			  $DJANGO_ROWS;
+		},
+		600) or die 'django-cqrs does not keep up';
+	my $seconds = time - $start;
+
+	$consumer->signal('TERM');
+	$consumer->finish;
+	$session->end;
+	wait_published($node);
+	$broker->ctl('delete_queue', $_) foreach qw(django dead_letter_django);
+	$broker->ctl('purge_queue',  'follow');
+	return { rate => $DJANGO_ROWS / $seconds };
+}
+
+# Waits until what the broker lists is so.
+sub wait_for_broker
+{
+	my ($pattern, @list) = @_;
+
+	RabbitMQ->poll_until(
+		sub { return $broker->ctl('--no-table-headers', @list) =~ $pattern },
+		60) or die "not so: @list";
+	return;
+}
+
+# Has the server publish to Redis and consume from there for as long as the
+# function takes; the consumer is paused before and after it.
+sub with_redis
+{
+	my ($function) = @_;
+
+	use_url($redis->url);
+	my $result = $function->();
+	use_url($broker->url);
+	return $result;
+}
+
+sub use_url
+{
+	my ($url) = @_;
+
+	$source->sql(
+		"ALTER SYSTEM SET cqrs.url = '$url'; SELECT pg_reload_conf()");
+	foreach my $dbname (qw(postgres replica))
+	{
+		$node->poll_query_until($dbname,
+			"SELECT current_setting('cqrs.url') = '$url'")
+		  or die 'URL not set';
+	}
+	wait_for_state($node, 'publishing');
+	wait_consumer($node, 'replica', 'paused');
 	return;
 }
 
@@ -110,14 +215,21 @@ sub consume
 	return;
 }
 
+sub empty_source
+{
+	$source->sql(
+		'SET cqrs.produce = off; TRUNCATE followed; RESET cqrs.produce');
+	return;
+}
+
 # Has all rows in the queue, and none in the replica.
 sub fill_queue
 {
+	empty_source();
 	$source->sql(
-		qq{SET cqrs.produce = off; TRUNCATE followed; RESET cqrs.produce;
-		INSERT INTO followed SELECT * FROM source;
-		SELECT cqrs_wait_published()});
-	$replica->sql('TRUNCATE followed; DELETE FROM cqrs.failed; CHECKPOINT');
+		q{INSERT INTO followed SELECT * FROM source; SELECT cqrs_wait_published()}
+	);
+	$replica->sql('TRUNCATE followed; CHECKPOINT');
 	return;
 }
 
@@ -177,9 +289,11 @@ sub logical
 	return { rate => $rows / $seconds };
 }
 
-# The clock starts with the connection.  The process is the same all the time.
+# The clock starts with the connection.
 sub cqrs
 {
+	my ($queue) = @_;
+
 	fill_queue();
 	my $pid = $replica->sql('SELECT pid FROM cqrs.consumer_stats');
 	my $cpu = cpu_s($pid);
@@ -190,35 +304,74 @@ sub cqrs
 		'SELECT extract(epoch FROM clock_timestamp() - connected_at) FROM cqrs.consumer_stats'
 	);
 	my $used = cpu_s($pid) - $cpu;
-	RabbitMQ->poll_until(sub { $broker->queue_length('follow') == 0 }, 60)
+	RabbitMQ->poll_until(sub { $queue->queue_length('follow') == 0 }, 60)
 	  or die 'the queue is not drained';
 	consume(0);
 	return { rate => $rows / $seconds, cpu => $used / $rows * 1e6 };
 }
 
+# The same while a constraint refuses rows.
+sub refusing
+{
+	my ($check, $function) = @_;
+
+	$replica->sql(
+		"TRUNCATE followed; ALTER TABLE followed ADD CONSTRAINT refused CHECK ($check)"
+	);
+	my $result = $function->();
+	$replica->sql('ALTER TABLE followed DROP CONSTRAINT refused');
+	return $result;
+}
+
 sub failing
 {
-	$replica->sql(
-		'TRUNCATE followed; ALTER TABLE followed ADD CONSTRAINT refused CHECK (id % 100 <> 0)'
-	);
-	my $result = cqrs();
-	$replica->sql('ALTER TABLE followed DROP CONSTRAINT refused');
+	my $result = refusing('id % 100 <> 0', sub { return cqrs($broker) });
+	$replica->sql('DELETE FROM cqrs.failed');
+	return $result;
+}
+
+sub waiting
+{
+	refusing(
+		'id < 1000000000',
+		sub {
+			empty_source();
+			$source->sql(
+				"INSERT INTO followed SELECT id + 1000000000, a, b, c, d, e, f, g
+				FROM source WHERE id <= $WAITING");
+			consume(1);
+			$node->poll_query_until('replica',
+				"SELECT count(*) = $WAITING FROM cqrs.failed")
+			  or die 'not refused';
+			RabbitMQ->poll_until(sub { $broker->queue_length('follow') == 0 },
+				60)
+			  or die 'the queue is not drained';
+			consume(0);
+		});
+	my $result = cqrs($broker);
+	$replica->sql('DELETE FROM cqrs.failed');
 	return $result;
 }
 
 sub throughput
 {
-	my ($rounds) = @_;
+	my ($rounds, $python) = @_;
 	my @rounds = interleaved(
-		'rows of a queue', $rounds,
+		'rows of a queue',
+		$rounds,
 		bare    => \&bare,
 		logical => \&logical,
-		cqrs    => \&cqrs,
-		failing => \&failing);
+		cqrs    => sub { return cqrs($broker) },
+		failing => \&failing,
+		waiting => \&waiting,
+		redis   => sub {
+			return with_redis(sub { return cqrs($redis) });
+		},
+		defined $python ? (django => sub { return django($python) }) : ());
 	my %rate = map {
 		my $side = $_;
 		$side => median(map { $_->{$side}{rate} } @rounds)
-	} qw(bare logical cqrs failing);
+	} keys %{ $rounds[0] };
 
 	goal(
 		'queue to rows, against logical replication of the same rows',
@@ -242,6 +395,26 @@ sub throughput
 		sprintf '%.0f without against %.0f messages/s',
 		@rate{qw(cqrs failing)});
 	goal(
+		"queue to rows, $WAITING other messages wait in cqrs.failed",
+		'<=',
+		1.2,
+		median(map { $_->{cqrs}{rate} / $_->{waiting}{rate} } @rounds),
+		sprintf '%.0f without against %.0f messages/s',
+		@rate{qw(cqrs waiting)});
+	goal(
+		'queue to rows, against two workers of cqrs_consume of django-cqrs '
+		  . django_cqrs_version($python),
+		'>=',
+		80,
+		median(map { $_->{cqrs}{rate} / $_->{django}{rate} } @rounds),
+		sprintf '%.0f against %.0f messages/s',
+		@rate{qw(cqrs django)}) if defined $python;
+	figure(
+		'queue to rows, from Redis with appendfsync everysec against RabbitMQ',
+		median(map { $_->{redis}{rate} / $_->{cqrs}{rate} } @rounds),
+		sprintf '%.0f against %.0f messages/s',
+		@rate{qw(redis cqrs)});
+	goal(
 		"consumer's processor time a message, µs",
 		'<=', 15,
 		median(map { $_->{cqrs}{cpu} } @rounds),
@@ -251,6 +424,7 @@ sub throughput
 		'from a full queue to rows',
 		'rows/s',
 		[ 'cqrs',                             $rate{cqrs} ],
+		[ 'cqrs, from Redis',                 $rate{redis} ],
 		[ 'cqrs, one in a hundred fails',     $rate{failing} ],
 		[ 'logical replication',              $rate{logical} ],
 		[ 'bare consumer, only acknowledges', $rate{bare} ]);
@@ -275,9 +449,8 @@ sub delays
 		  . q{INSERT INTO followed VALUES (:client_id * 1000000 + :n, 1, 'name',
 			repeat('x', 120), 0.125, now(), true,
 			'11111111-2222-3333-4444-555555555555');} . "\n");
-	$source->sql(
-		'SET cqrs.produce = off; TRUNCATE followed; RESET cqrs.produce');
-	$replica->sql('TRUNCATE followed; DELETE FROM cqrs.failed');
+	empty_source();
+	$replica->sql('TRUNCATE followed');
 	consume(1);
 	wait_consumer($node, 'replica', 'consuming');
 	IPC::Run::run(
@@ -291,6 +464,13 @@ sub delays
 	wait_published($node);
 	wait_applied($broker, $node, 'replica', 'follow');
 
+	goal(
+		"consumer's memory after these messages, MB",
+		'<=',
+		64,
+		private_kb($replica->sql('SELECT pid FROM cqrs.consumer_stats')) /
+		  1024,
+		'resident and not shared');
 	my %sent = map { split /\|/ } split /\n/, $source->sql($commits);
 	my %seen = map { split /\|/ } split /\n/, $replica->sql($commits);
 	my @ms   = map { ($seen{$_} - $sent{$_}) * 1000 } keys %sent;
