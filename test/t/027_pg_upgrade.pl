@@ -69,12 +69,12 @@ my $masters = $old->safe_psql('postgres', $MASTERS);
 my $backlog = $old->safe_psql('postgres', $BACKLOG);
 my $last    = $old->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox');
 
-# What the consumer has, except for the OID of its database, which is another one.
+# What the consumer has.
 my @CONSUMER = (
 	'SELECT * FROM cqrs.replica ORDER BY cqrs_id',
 	'SELECT * FROM cqrs.failed',
 	'SELECT * FROM cqrs.handled_0',
-	'SELECT queue, quorum, paused, dropping, epoch, timeline FROM cqrs.consumer'
+	'SELECT queue, quorum, paused, dropping, epoch, timeline, database FROM cqrs.consumer'
 );
 my @consumer = map { $old->safe_psql('shop', $_) } @CONSUMER;
 $old->stop;
@@ -90,10 +90,11 @@ $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
 my $bindir = $ENV{CQRS_BINDIR} // `pg_config --bindir` =~ s/\n\z//r;
 command_ok(
-	[   'pg_upgrade', '--retain', '--link', '-d', $old->data_dir,
-		'-D',         $new->data_dir, '-b', $bindir,
-		'-B',         $bindir,        '-s', $new->host,
-		'-p',         $old->port,     '-P', $new->port ],
+	[   'pg_upgrade',   '--retain', '--link',       '-d',
+		$old->data_dir, '-D',       $new->data_dir, '-b',
+		$bindir,        '-B',       $bindir,        '-s',
+		$new->host,     '-p',       $old->port,     '-P',
+		$new->port ],
 	'pg_upgrade');
 
 # Where it keeps that depends on its version.
@@ -145,7 +146,8 @@ is(join(',', arrived_keys($broker, 'replica')),
 
 # Its consumer goes on, too.
 wait_consumer($new, 'shop', 'received = 3 AND buffered = 0');
-is( $new->safe_psql('shop', 'SELECT repeated, inserted FROM cqrs.consumer_stats'),
+is( $new->safe_psql(
+		'shop', 'SELECT repeated, inserted FROM cqrs.consumer_stats'),
 	'1|1',
 	'the consumer goes on by itself, and knows what a handler has had');
 is($new->safe_psql('shop', 'SELECT count(*) FROM handled'),
