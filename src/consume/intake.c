@@ -16,7 +16,8 @@
  * connection then costs one message a redelivery, and not thousands, which
  * count towards the delivery limit of a quorum queue.  Growing means to cancel
  * the subscription and to subscribe anew, on the same channel; deliveries that
- * are not acknowledged stay with it, and the order is kept.
+ * are not acknowledged stay with it, and the order is kept.  What is on its way
+ * at that moment is delivered again, and a quorum queue counts that, too.
  *
  * Memory.  The window is at most WINDOW_BYTES over the largest recent message.
  * When twice as much waits all the same, the connection is closed, and begins

@@ -1,5 +1,6 @@
-# pg_upgrade carries masters, backlog and watermark over, and what it makes is
-# not taken for a copy.
+# pg_upgrade --link carries masters, backlog and watermark over, and replicas,
+# failed messages and what handlers have had; and what it makes is not taken for
+# a copy.
 use strict;
 use warnings;
 
@@ -46,24 +47,54 @@ $old->safe_psql(
 	CREATE EXTENSION cqrs;
 	CREATE TABLE book (id int PRIMARY KEY);
 	SELECT cqrs_register('book');
-	SELECT cqrs_consume('shop', paused => true)});
+	CREATE TABLE reader (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
+	CREATE TABLE handled (id int);
+	CREATE FUNCTION handle(m cqrs.message) RETURNS boolean LANGUAGE sql AS
+		$$INSERT INTO public.handled VALUES (m.instance_pk::text::int);
+		SELECT true$$;
+	SELECT cqrs_register_replica('reader', retry_delay => '1 hour');
+	SELECT cqrs_register_replica(NULL, 'event', handler => 'public.handle');
+	SELECT cqrs_consume('shop')});
+wait_consumer($old, 'shop', 'consuming');
+my $event = [ 'id 1', save_body('event', 1, 'x') ];
+publish(
+	$broker, 'cqrs', 'reader',
+	save_body('reader', 1, 'good'),
+	save_body('reader', 2, 'bad'), $event);
+wait_consumer($old, 'shop', 'received = 3 AND buffered = 0');
 my $MASTERS = 'SELECT * FROM cqrs.master ORDER BY cqrs_id';
 my $BACKLOG = 'SELECT id, signal_type, cqrs_id, instance_pk, committed_at
 	FROM cqrs.outbox ORDER BY id';
 my $masters = $old->safe_psql('postgres', $MASTERS);
 my $backlog = $old->safe_psql('postgres', $BACKLOG);
 my $last    = $old->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox');
+
+# What the consumer has.
+my @CONSUMER = (
+	'SELECT * FROM cqrs.replica ORDER BY cqrs_id',
+	'SELECT * FROM cqrs.failed',
+	'SELECT * FROM cqrs.handled_0',
+	'SELECT queue, quorum, paused, dropping, epoch, timeline, database FROM cqrs.consumer'
+);
+my @consumer = map { $old->safe_psql('shop', $_) } @CONSUMER;
 $old->stop;
+
+# Meanwhile messages arrive: one is repeated, one fails.
+publish(
+	$broker, 'cqrs', 'reader', $event,
+	save_body('reader', 3, 'bad'),
+	save_body('reader', 4, 'good'));
 
 my $new = new_master('new', undef, @init, extension => 0);
 $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
 my $bindir = $ENV{CQRS_BINDIR} // `pg_config --bindir` =~ s/\n\z//r;
 command_ok(
-	[   'pg_upgrade', '--retain',     '-d', $old->data_dir,
-		'-D',         $new->data_dir, '-b', $bindir,
-		'-B',         $bindir,        '-s', $new->host,
-		'-p',         $old->port,     '-P', $new->port ],
+	[   'pg_upgrade',   '--retain', '--link',       '-d',
+		$old->data_dir, '-D',       $new->data_dir, '-b',
+		$bindir,        '-B',       $bindir,        '-s',
+		$new->host,     '-p',       $old->port,     '-P',
+		$new->port ],
 	'pg_upgrade');
 
 # Where it keeps that depends on its version.
@@ -79,6 +110,9 @@ is($new->safe_psql('postgres', $MASTERS), $masters, 'masters');
 is($new->safe_psql('postgres', $BACKLOG), $backlog, 'the backlog is kept');
 is($new->safe_psql('postgres', 'SELECT paused FROM cqrs.publisher'),
 	't', 'so is the pause');
+is_deeply([ map { $new->safe_psql('shop', $_) } @CONSUMER ],
+	\@consumer,
+	'replicas, failed and handled messages, the queue and its epoch');
 $new->safe_psql('postgres', q{UPDATE author SET full_name = 'Carl'});
 cmp_ok($new->safe_psql('postgres', 'SELECT max(id) FROM cqrs.outbox'),
 	'>', $last, 'ids continue');
@@ -109,12 +143,31 @@ $new->safe_psql('shop', 'INSERT INTO book VALUES (7)');
 wait_published($new, 'shop');
 is(join(',', arrived_keys($broker, 'replica')),
 	'7', 'another database goes on by itself');
-wait_consumer($new, 'shop', 'paused');
+
+# Its consumer goes on, too.
+wait_consumer($new, 'shop', 'received = 3 AND buffered = 0');
+is( $new->safe_psql(
+		'shop', 'SELECT repeated, inserted FROM cqrs.consumer_stats'),
+	'1|1',
+	'the consumer goes on by itself, and knows what a handler has had');
+is($new->safe_psql('shop', 'SELECT count(*) FROM handled'),
+	1, 'the handler is not called again');
+is( $new->safe_psql(
+		'shop', 'SELECT array_agg(instance_pk ORDER BY id) FROM cqrs.failed'),
+	'{2,3}',
+	'what fails is stored after what has failed before');
 is( $new->safe_psql(
 		'shop',
-		'SELECT database = d.oid FROM cqrs.consumer, pg_database d WHERE datname = current_database()'
+		q{SELECT string_agg(item || ' ' || status, ', ') FROM cqrs_check()
+		WHERE item LIKE '%consumer%' OR item LIKE 'replica%'}
 	),
-	't',
-	'so does its consumer, once it is not paused');
+	'consumer ok, replica event ok, replica reader ok',
+	'cqrs_check has nothing to say of the consumer');
+$new->safe_psql(
+	'shop', q{
+	ALTER TABLE reader DROP CONSTRAINT reader_name_check;
+	SELECT cqrs_retry_failed()});
+ok( $new->poll_query_until('shop', 'SELECT count(*) = 4 FROM reader'),
+	'what has failed before the upgrade is applied after it');
 $new->stop;
 done_testing();

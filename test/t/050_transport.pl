@@ -100,6 +100,21 @@ is_deeply(
 	[ map { delivery(1, 'book', 'k', redelivered => 1, count => $_) } 1, 2 ],
 	'returns are counted') or diag explain \@results;
 
+# RabbitMQ 4 limits the deliveries of quorum queues, unless it is told otherwise.
+$broker->ctl('eval',
+	'application:set_env(rabbit, server_properties, [{<<"version">>, longstr, <<"4.0.0">>}]).'
+);
+run(consumer(0),
+	q{prepare | 0 | 'unlimited' | '{cqrs author}' | true},
+	q{write_mark | 0 | 'unlimited mark' | '1'},
+	'close | 0 | true');
+$broker->ctl('eval', 'application:set_env(rabbit, server_properties, []).');
+like(
+	$broker->ctl('list_queues', 'name', 'arguments'),
+	qr/^\Q$_\E\t.*\{"x-delivery-limit",-1\}/m,
+	"RabbitMQ 4: no delivery limit: $_"
+) foreach 'unlimited', 'unlimited mark';
+
 # What the broker refuses leaves the rest as it is.
 @results = run(
 	publisher(1),

@@ -1,6 +1,7 @@
 # What may pass (a lock, a lack of resources) is waited for, but not again and
 # again: messages of such a replica do not hold up those of another one.  A
-# function "retry" that does not end holds up nobody either.
+# function "retry" that does not end holds up nobody either.  A database that
+# commits nothing for a minute gives its messages back to the queue.
 use strict;
 use warnings;
 
@@ -35,6 +36,35 @@ $node->safe_psql(
 	SELECT cqrs_register_replica('third');
 	SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
+
+# Another database can store no failed message, and not write to cqrs.consumer
+# either, until the end of this file: most of the minute passes meanwhile.
+$node->safe_psql('postgres', 'CREATE DATABASE stuck');
+$node->safe_psql(
+	'stuck', q{
+	CREATE EXTENSION cqrs;
+	CREATE TABLE item (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
+	SELECT cqrs_register_replica('item', max_retries => 0);
+	ALTER SEQUENCE cqrs.failed_id MAXVALUE 2;
+	SELECT setval('cqrs.failed_id', 2);
+	SELECT cqrs_consume('stuck')});
+wait_consumer($node, 'stuck', 'consuming');
+publish(
+	$broker, 'cqrs', 'item',
+	save_body('item', 1, 'bad'),
+	save_body('item', 2, 'good'));
+wait_consumer($node, 'stuck', 'backing off');
+$node->safe_psql(
+	'stuck', q{
+	BEGIN;
+	LOCK TABLE cqrs.consumer IN SHARE MODE;
+	PREPARE TRANSACTION 'seat'});
+my $PROCESS = 'SELECT pid, started_at FROM cqrs.consumer_stats';
+my $process = $node->safe_psql('stuck', $PROCESS);
+is( $node->safe_psql(
+		'stuck', 'SELECT connected_at IS NULL FROM cqrs.consumer_stats'),
+	'f',
+	'a consumer that commits nothing stays connected at first');
 
 my $pk = 0;
 
@@ -106,5 +136,42 @@ $node->poll_query_until('postgres',
 	q{SELECT attempts = 2 AND sqlstate = 'XX000' FROM cqrs.dead_letters})
   or BAIL_OUT('no dead letter');
 pass('a message that always meets an internal error becomes a dead letter');
+
+# The other database (decision 11).
+wait_consumer($node, 'stuck', 'connected_at IS NULL');
+is( $node->safe_psql(
+		'stuck', 'SELECT state, buffered FROM cqrs.consumer_stats'),
+	'backing off|0',
+	'after a minute the consumer is not connected any more');
+like(
+	$node->safe_psql(
+		'stuck',
+		q{SELECT status || ': ' || detail FROM cqrs_check() WHERE item = 'consumer'}
+	),
+	qr/^error: nothing can be committed, last error: .*(?:failed_id|cqrs\.consumer|lock timeout)/,
+	'cqrs_check says that nothing can be committed');
+ok( RabbitMQ->poll_until(
+		sub {
+			return $broker->ctl('list_queues', 'name', 'messages_ready',
+				'consumers') =~ /^stuck\t2\t0$/m;
+		},
+		60),
+	'the queue has all messages');
+like(
+	slurp_file($node->logfile),
+	qr/cqrs consumer cannot commit: .*failed_id.*\n.*Messages wait in the queue/,
+	'the log says why');
+$node->safe_psql(
+	'stuck', q{
+	ALTER SEQUENCE cqrs.failed_id NO MAXVALUE;
+	ROLLBACK PREPARED 'seat'});
+$node->poll_query_until('stuck',
+	q{SELECT count(*) = 1 FROM item WHERE id = 2 AND name = 'good'})
+  or BAIL_OUT('the consumer does not go on');
+is( $node->safe_psql(
+		'stuck', 'SELECT instance_pk, attempts FROM cqrs.dead_letters'),
+	'1|1',
+	'then each message is applied or stored, and no attempt was counted');
+is($node->safe_psql('stuck', $PROCESS), $process, 'in the same process');
 $node->stop;
 done_testing();

@@ -1,5 +1,6 @@
 # A trigger that catches whatever is to end it: the message becomes a dead letter,
-# its neighbours are applied, and the table is not locked for ever.
+# its neighbours are applied, and the table is not locked for ever.  The queue has
+# a delivery limit, and nothing comes near it.  A quorum queue of ours has none.
 use strict;
 use warnings;
 
@@ -9,19 +10,29 @@ use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
 
+# More than the 20 that RabbitMQ 4 allows.
+my $RETURNS = 22;
+
 my $broker = RabbitMQ->new('stubborn');
 $broker->start;
 my $node =
   new_master('stubborn', $broker, conf => "cqrs.apply_timeout = '500ms'\n");
 $node->safe_psql(
 	'postgres', qq{
-	CREATE TABLE author (id int PRIMARY KEY, name text);
+	CREATE TABLE author (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
 	CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS \$\$$STUBBORN\$\$;
 	CREATE TRIGGER hang BEFORE INSERT ON author FOR EACH ROW
 		WHEN (NEW.name = 'stubborn') EXECUTE FUNCTION hang();
 	SELECT cqrs_register_replica('author');
-	SELECT cqrs_consume('shop')});
+	SELECT cqrs_consume('shop', quorum => true)});
 wait_consumer($node, 'postgres', 'consuming');
+
+# What is returned to the queue for the sixth time is dropped.  One return more
+# than the process ends is possible: a window that grows can cost one.
+$broker->ctl(
+	'set_policy', 'limit',
+	'^shop$',     '{"delivery-limit": 5}',
+	'--apply-to', 'queues');
 
 publish(
 	$broker, 'cqrs', 'author',
@@ -46,5 +57,61 @@ $node->safe_psql('postgres',
 	'DROP FUNCTION hang() CASCADE; SELECT cqrs_retry_failed()');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 3 FROM author}),
 	'the message can be tried again');
+
+# A message goes back to the queue more often than RabbitMQ 4 allows by default
+# (decisions 2 and 4): each time before anything could be committed.
+sub stats
+{
+	my ($column) = @_;
+	return $node->safe_psql('postgres',
+		"SELECT $column FROM cqrs.consumer_stats");
+}
+
+$broker->ctl('clear_policy', 'limit');
+$node->safe_psql(
+	'postgres', q{
+	ALTER SEQUENCE cqrs.failed_id MAXVALUE 100;
+	SELECT setval('cqrs.failed_id', 100)});
+my $received = stats('received');
+publish(
+	$broker, 'cqrs', 'author',
+	save_body('author', 4, 'bad'),
+	map { save_body('author', $_, 'good') } 5 .. 50);
+$node->safe_psql(
+	'postgres', qq{
+	SET statement_timeout = '120s';
+	DO \$\$
+	BEGIN
+		FOR n IN 1 .. $RETURNS LOOP
+			WHILE (SELECT state <> 'backing off' OR received < $received + n FROM cqrs.consumer_stats) LOOP
+				PERFORM pg_sleep(0.01);
+			END LOOP;
+			PERFORM cqrs_pause_consumer();
+			COMMIT;
+			WHILE (SELECT state <> 'paused' FROM cqrs.consumer_stats) LOOP
+				PERFORM pg_sleep(0.01);
+			END LOOP;
+			PERFORM cqrs_resume_consumer();
+			COMMIT;
+		END LOOP;
+	END\$\$});
+wait_consumer($node, 'postgres',
+	"state = 'backing off' AND received = $received + $RETURNS + 1");
+$node->safe_psql('postgres', 'ALTER SEQUENCE cqrs.failed_id NO MAXVALUE');
+ok( $node->poll_query_until('postgres', q{SELECT count(*) = 49 FROM author}),
+	'neighbours of a message that was returned many times are applied');
+is($node->safe_psql('postgres', 'SELECT instance_pk FROM cqrs.failed'),
+	4, 'the message is not lost');
+is(stats('delivery_count'), $RETURNS, 'its returns are shown');
+like(
+	$node->safe_psql(
+		'postgres',
+		q{SELECT status || ': ' || detail FROM cqrs_check() WHERE item = 'consumer'}
+	),
+	qr/^warning: a message was returned to the queue $RETURNS times/,
+	'cqrs_check warns of that');
+@lines = slurp_file($node->logfile) =~
+  /a message was returned to its queue (\d+) times/g;
+is("@lines", 10, 'it is logged, once');
 $node->stop;
 done_testing();

@@ -1,13 +1,15 @@
 # The consumer: what cqrs_check says of it, another program at its queue, a
-# database that commits nothing, messages behind one that a handler has failed
+# database that commits nothing, how much a transaction takes, messages behind one that a handler has failed
 # at, messages that a handler has had, dead letters that are old, dumps, and a
 # synchronous standby that does not answer.
 use strict;
 use warnings;
 
 use CqrsTest;
+use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
+use RawPublish;
 use Test::More;
 
 my $broker = RabbitMQ->new('details');
@@ -163,6 +165,43 @@ wait_for(
 pass('a queue that another program consumes is not shared');
 stop_consumer($worker);
 
+# Tables for the limits of a transaction; messages that open the window.
+query(
+	q{CREATE TABLE many (id int PRIMARY KEY, name text);
+	CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS
+		$$BEGIN PERFORM pg_catalog.pg_sleep(0.1); RETURN NEW; END$$;
+	CREATE TRIGGER take_time BEFORE INSERT ON many FOR EACH ROW
+		WHEN (NEW.name = 'slow') EXECUTE FUNCTION take_time();
+	SELECT cqrs_register_replica('many')});
+RabbitMQ->poll_until(sub { bound('many') }, 60) or BAIL_OUT('not bound');
+my $many = 0;
+
+# Publishes messages for new rows with this name, and with so many more bytes.
+sub publish_many
+{
+	my @messages;
+	foreach my $group (@_)
+	{
+		my ($count, $name, $bytes) = @$group;
+		my $more = 'x' x ($bytes // 0);
+
+		foreach my $id ($many + 1 .. $many + $count)
+		{
+			push @messages,
+			  { exchange    => 'cqrs',
+				routing_key => 'many',
+				body => JSON::PP::encode_json(save_body('many', $id, $name))
+				  =~ s/^\{/{"more":"$more",/r };
+		}
+		$many += $count;
+	}
+	publish_raw($broker, @messages);
+	return;
+}
+
+publish_many([ 600, 'first' ]);
+wait_for(q{SELECT prefetch = 2000 FROM cqrs.consumer_stats});
+
 # A database that cannot store what fails: the message is not at fault, and
 # nothing is acknowledged (decision 11).
 query(
@@ -170,13 +209,15 @@ query(
 	SELECT nextval('cqrs.failed_id') FROM generate_series(1, 2)});
 wait_consumer($node, 'postgres', 'consuming');
 publish($broker, 'cqrs', 'author', save_body('author', 1, 'bad', 0));
+publish_many([ 1500, 'small' ], [ 30, 'large', 1024 * 1024 ], [ 10, 'slow' ]);
 wait_consumer($node, 'postgres', 'backing off');
 like(
 	checked('consumer'),
 	qr/^error: nothing can be committed.*failed_id/,
 	'cqrs_check says why nothing can be committed');
-is(query('SELECT buffered, failures FROM cqrs.consumer_stats'),
-	'1|0', 'the message is kept and not counted');
+wait_for('SELECT buffered = 1541 FROM cqrs.consumer_stats');
+is(query('SELECT failures FROM cqrs.consumer_stats'),
+	0, 'the message is kept and not counted');
 query('ALTER SEQUENCE cqrs.failed_id NO MAXVALUE');
 wait_for(q{SELECT attempts >= 1 FROM cqrs.failed});
 like(
@@ -184,6 +225,18 @@ like(
 	qr/^warning: 1 messages wait/,
 	'afterwards it is stored');
 wait_consumer($node, 'postgres', 'consuming');
+
+# What had arrived meanwhile (decision 8).
+wait_for("SELECT count(*) = $many FROM many");
+my %most = map { split /\|/ } split /\n/, query(
+	q{SELECT name, max(rows) FROM
+		(SELECT name, count(*) AS rows FROM many GROUP BY name, xmin) AS t
+	GROUP BY name});
+cmp_ok($most{small}, '<=', 1000, 'a transaction takes 1000 messages');
+cmp_ok($most{large}, '<=', 15,   'a transaction takes 16 MB of messages');
+cmp_ok($most{slow},  '<=', 2,    'a transaction ends after 200 ms');
+note explain \%most;
+query('DROP TABLE many');
 
 # Dumps have what has failed, and not what is consumed (decision 22).
 my ($dump) = run_command([ 'pg_dump', '-d', $node->connstr('postgres') ]);
