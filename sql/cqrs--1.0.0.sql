@@ -280,8 +280,8 @@ CREATE TRIGGER restored AFTER INSERT ON cqrs.master
 	REFERENCING NEW TABLE AS loaded
 	FOR EACH STATEMENT EXECUTE FUNCTION cqrs.hold_restored();
 
--- Returns a row for each current lane, and for each former lane that has run
--- since the start of the server.  "lanes" is the number of current lanes.
+-- Returns a row for each current lane, and for former lanes up to the last one
+-- that has counted anything.  "lanes" is the number of current lanes.
 CREATE FUNCTION cqrs.publisher_stats(OUT lane integer, OUT lanes integer,
 		OUT pid integer, OUT state text,
 		OUT started_at timestamptz, OUT connected_at timestamptz,

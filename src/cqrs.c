@@ -30,6 +30,7 @@
 #include "schema/judge.h"
 #include "worker/launcher.h"
 #include "worker/roster.h"
+#include "worker/stats_file.h"
 #include "worker/wake.h"
 
 CQRS_MODULE_MAGIC;
@@ -54,6 +55,7 @@ _PG_init(void)
 	cqrs_consumer_init();
 	cqrs_applied_init();
 	cqrs_slot_init();
+	cqrs_stats_file_init();
 	cqrs_commit_init();
 	cqrs_utility_hook_init();
 	cqrs_judge_init();

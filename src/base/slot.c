@@ -9,7 +9,8 @@
  * about databases in shared memory has an array of its own, indexed by the
  * slot, and defines how an element is initialized.
  *
- * Nothing here survives a restart and nothing has to.
+ * Nothing here survives a restart and nothing has to, but for the counters of
+ * workers (stats_file.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +48,6 @@ static Size slots_size(void);
 static int	array_length(const CqrsSharedArray *array);
 static void *array_element(const CqrsSharedArray *array, int i);
 static int	find_slot(Oid dboid);
-static int	take_slot(Oid dboid);
 
 void
 cqrs_slot_add_array(const CqrsSharedArray *array)
@@ -99,9 +99,7 @@ cqrs_slot_mine(void)
 		return mine;
 
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-	mine = find_slot(MyDatabaseId);
-	if (mine < 0)
-		mine = take_slot(MyDatabaseId);
+	mine = cqrs_slot_take(MyDatabaseId);
 	LWLockRelease(cqrs_slot_lock);
 	if (mine < 0)
 		ereport(ERROR,
@@ -110,6 +108,25 @@ cqrs_slot_mine(void)
 				 errdetail("The limit \"cqrs.max_databases\" is %d.", slots->count),
 				 errhint("Increase \"cqrs.max_databases\" and restart the server.")));
 	return mine;
+}
+
+int
+cqrs_slot_take(Oid dboid)
+{
+	int			slot = find_slot(dboid);
+
+	if (slot >= 0)
+		return slot;
+	slot = find_slot(InvalidOid);
+	if (slot < 0)
+		return -1;
+	for (int i = 0; i < narrays; i++)
+	{
+		if (arrays[i]->by_slot && arrays[i]->reset != NULL)
+			arrays[i]->reset(array_element(arrays[i], slot));
+	}
+	slots->databases[slot] = dboid;
+	return slot;
 }
 
 void
@@ -198,24 +215,4 @@ find_slot(Oid dboid)
 			return i;
 	}
 	return -1;
-}
-
-/*
- * Take a free slot for a database, or return -1 if there is none.  The caller
- * holds the lock exclusively.
- */
-static int
-take_slot(Oid dboid)
-{
-	int			slot = find_slot(InvalidOid);
-
-	if (slot < 0)
-		return -1;
-	for (int i = 0; i < narrays; i++)
-	{
-		if (arrays[i]->by_slot && arrays[i]->reset != NULL)
-			arrays[i]->reset(array_element(arrays[i], slot));
-	}
-	slots->databases[slot] = dboid;
-	return slot;
 }

@@ -57,6 +57,12 @@ extern int	cqrs_slot_find(Oid dboid);
 extern int	cqrs_slot_mine(void);
 
 /*
+ * The slot of a database, which takes a free one if it has none; -1 when none
+ * is free.  The caller holds the lock exclusively.
+ */
+extern int	cqrs_slot_take(Oid dboid);
+
+/*
  * Free the slot of a database that is gone.  Sessions keep the number of their
  * database's slot, so the database must not have any sessions.  The caller
  * holds the lock exclusively.

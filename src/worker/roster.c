@@ -70,6 +70,20 @@ cqrs_roster_is_occupied(int slot)
 	return false;
 }
 
+bool
+cqrs_roster_has_counted(int slot, CqrsWorkerKind kind, int number)
+{
+	const CqrsWorkerClass *class = cqrs_kind_class(kind);
+	CqrsRosterProcess *process = &cqrs_rosters[slot].kinds[kind].processes[number];
+
+	for (int i = 0; class != NULL && i < class->first_gauge; i++)
+	{
+		if (pg_atomic_read_u64(&process->counters[i]) != 0)
+			return true;
+	}
+	return false;
+}
+
 void
 cqrs_roster_end(int slot, CqrsWorkerKind kind)
 {
@@ -193,7 +207,6 @@ init_server(void *element)
 {
 	CqrsRosterServer *server = element;
 
-	server->since = GetCurrentTimestamp();
 	pg_atomic_init_u32(&server->resettled, 0);
 }
 
@@ -232,11 +245,12 @@ reset_roster(void *element)
 	CqrsRoster *roster = element;
 
 	roster->hold_until = 0;
+	roster->since = GetCurrentTimestamp();
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{
 		CqrsRosterKind *workers = &roster->kinds[kind];
 
-		workers->wanted = false;
+		workers->wanted = workers->kept = false;
 		if (cqrs_kind_class(kind) != NULL)
 			cqrs_roster_set_count(roster - cqrs_rosters, kind, 0);
 		for (int i = 0; i < CQRS_MAX_LANES; i++)

@@ -46,6 +46,8 @@ typedef struct CqrsRosterProcess
 typedef struct CqrsRosterKind
 {
 	bool		wanted;			/* the launcher shall keep processes there */
+	bool		kept;			/* counters are from before the start of the
+								 * server; ends as "wanted" does */
 	pg_atomic_uint32 count;		/* current number, 0: none yet; changes only
 								 * while no process runs; readable without the
 								 * lock */
@@ -59,6 +61,7 @@ typedef struct CqrsRoster
 {
 	pg_atomic_uint32 resettled; /* changes of the database's settings */
 	TimestampTz hold_until;		/* no process is started before this */
+	TimestampTz since;			/* start of the counters */
 	ConditionVariable left;		/* broadcast when a process goes */
 	CqrsRosterKind kinds[CQRS_NWORKERKINDS];
 } CqrsRoster;
@@ -69,7 +72,6 @@ typedef struct CqrsRosterServer
 	Latch	   *launcher;		/* NULL when there is none */
 	bool		rescan;			/* the set of databases has changed */
 	pg_atomic_uint32 resettled; /* changes of settings of any database */
-	TimestampTz since;			/* start of the counters; constant */
 } CqrsRosterServer;
 
 extern CqrsRoster *cqrs_rosters;	/* by slot */
@@ -84,6 +86,9 @@ extern void cqrs_roster_init(void);
  */
 extern bool cqrs_roster_has_processes(int slot, CqrsWorkerKind kind);
 extern bool cqrs_roster_is_occupied(int slot);
+
+/* Whether a process has counted anything, gauges aside. */
+extern bool cqrs_roster_has_counted(int slot, CqrsWorkerKind kind, int number);
 
 /* Have all processes of a kind in a database end. */
 extern void cqrs_roster_end(int slot, CqrsWorkerKind kind);

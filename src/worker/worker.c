@@ -207,9 +207,11 @@ cqrs_worker_calls(const CqrsWorker *worker)
 void
 cqrs_worker_unwant(const CqrsWorker *worker, uint32 calls)
 {
+	CqrsRosterKind *workers = &cqrs_rosters[worker->slot].kinds[worker->kind];
+
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
 	if (cqrs_worker_calls(worker) == calls)
-		cqrs_rosters[worker->slot].kinds[worker->kind].wanted = false;
+		workers->wanted = workers->kept = false;
 	LWLockRelease(cqrs_slot_lock);
 }
 

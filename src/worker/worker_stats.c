@@ -3,7 +3,7 @@
  * worker_stats.c
  *	  Statistics of the workers of a database.
  *
- * The counters are in shared memory and start at 0 when the server starts.
+ * The counters are in shared memory; stats_file.c keeps them over a restart.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,6 +57,7 @@ static const char *const columns[STATS_NCOLUMNS] = {
 static Datum show(FunctionCallInfo fcinfo, CqrsWorkerKind kind);
 static Datum process_stats(int slot, CqrsWorkerKind kind, int number,
 						   int count, TupleDesc desc);
+static int	count_shown(int slot, CqrsWorkerKind kind, int count);
 static int	find_name(const char *const *names, int length, const char *name);
 static int	list_length_of(const char *const *names);
 static Datum timestamp_or_null(TimestampTz time, bool *isnull);
@@ -87,6 +88,7 @@ show(FunctionCallInfo fcinfo, CqrsWorkerKind kind)
 	CqrsRosterKind *workers = &cqrs_rosters[slot].kinds[kind];
 	FuncCallContext *context;
 	int			count;
+	int			number;
 
 	if (SRF_IS_FIRSTCALL())
 	{
@@ -101,20 +103,29 @@ show(FunctionCallInfo fcinfo, CqrsWorkerKind kind)
 		/* Until the launcher has set the number, show one stopped worker. */
 		count = Max(pg_atomic_read_u32(&workers->count), 1);
 		context->user_fctx = (void *) (intptr_t) count;
+		context->max_calls = count_shown(slot, kind, count);
 		MemoryContextSwitchTo(caller);
 	}
 	context = SRF_PERCALL_SETUP();
 	count = (intptr_t) context->user_fctx;
-
-	for (int i = context->call_cntr; i < CQRS_MAX_LANES; i++)
-	{
-		if (i >= count &&
-			*(volatile TimestampTz *) &workers->processes[i].started_at == 0)
-			break;
-		SRF_RETURN_NEXT(context, process_stats(slot, kind, i, count,
+	/* The macro increments the counter before it looks at its argument. */
+	number = context->call_cntr;
+	if (number < context->max_calls)
+		SRF_RETURN_NEXT(context, process_stats(slot, kind, number, count,
 											   context->tuple_desc));
-	}
 	SRF_RETURN_DONE(context);
+}
+
+/* The current processes, and those above up to the last one that has counted. */
+static int
+count_shown(int slot, CqrsWorkerKind kind, int count)
+{
+	for (int i = CQRS_MAX_LANES; i > count; i--)
+	{
+		if (cqrs_roster_has_counted(slot, kind, i - 1))
+			return i;
+	}
+	return count;
 }
 
 /* A row with the columns that "desc" names. */
@@ -153,8 +164,7 @@ process_stats(int slot, CqrsWorkerKind kind, int number, int count,
 						  &common_nulls[STATS_LAST_ERROR_AT]);
 	common_nulls[STATS_ADVICE] = shown.advice[0] == '\0';
 	common[STATS_ADVICE] = CStringGetTextDatum(shown.advice);
-	common[STATS_SINCE] = timestamp_or_null(cqrs_roster_server->since,
-											&common_nulls[STATS_SINCE]);
+	common[STATS_SINCE] = TimestampTzGetDatum(cqrs_rosters[slot].since);
 
 	for (int i = 0; i < desc->natts; i++)
 	{

@@ -184,6 +184,88 @@ unlike(
 query('ALTER SYSTEM RESET max_worker_processes');
 $node->restart;
 
+# Counters outlast a shutdown in order.  The last error does not: it would be
+# taken for what is wrong now.
+my $file = $node->data_dir . '/pg_stat/cqrs.stat';
+
+sub counters
+{
+	return split /\|/, query(
+		'SELECT stats_since, published, confirmed, errors, connects,
+		last_error IS NULL FROM cqrs.stats');
+}
+
+wait_for_state($node, 'publishing');
+my $before = (counters())[4];
+$broker->ctl('close_all_connections', 'test');
+wait_for_stats($node,
+	"state = 'publishing' AND connects > $before AND errors > 0");
+my ($since, $published, $confirmed, $errors, $connects) = counters();
+cmp_ok($confirmed, '>=', 501, 'counters go on over restarts');
+ok(!-e $file, 'the file is not there while the server runs');
+$node->stop('fast');
+ok(-e $file, 'it is there afterwards');
+$node->start;
+wait_for_state($node, 'publishing');
+is( join('|', counters()),
+	join('|', $since, $published, $confirmed, $errors, $connects + 1, 't'),
+	'counters outlast a shutdown in order');
+publish('postgres');
+is( join('|', (counters())[ 0 .. 2 ]),
+	join('|', $since, $published + 1, $confirmed + 1),
+	'and count on');
+
+# They begin at zero after an immediate shutdown, and if the file is not as it
+# was written.
+sub starts_at_zero
+{
+	my ($what) = @_;
+
+	$node->start;
+	is(query('SELECT published, confirmed FROM cqrs.stats'),
+		'0|0', "counters begin at zero: $what");
+	isnt((counters())[0], $since, "stats_since says so: $what");
+	publish('postgres');
+	return;
+}
+
+$node->stop('immediate');
+ok(!-e $file, 'no file after an immediate shutdown');
+starts_at_zero('an immediate shutdown');
+my %damage = (
+	'empty'       => [ qr/too short/,        sub { return '' } ],
+	'garbage'     => [ qr/another version/i, sub { return 'x' x 1000 } ],
+	'truncated'   => [ qr/damaged/, sub { return substr $_[0], 0, -1 } ],
+	'half a file' =>
+	  [ qr/damaged/, sub { return substr $_[0], 0, length($_[0]) / 2 } ],
+	'a bit is set' => [
+		qr/damaged/,
+		sub {
+			return
+				substr($_[0], 0, 40)
+			  . chr(ord(substr $_[0], 40, 1) ^ 1)
+			  . substr($_[0], 41);
+		}
+	],
+	'a directory' => [ qr/not a regular file/, undef ]);
+foreach my $what (sort keys %damage)
+{
+	my ($reason, $change) = @{ $damage{$what} };
+
+	$node->stop('fast');
+	my $content = slurp_file($file);
+	unlink $file or die $!;
+	append_to_file($file, $change->($content)) if $change;
+	mkdir $file or die $!                      if !$change;
+	my $start = -s $node->logfile;
+	starts_at_zero($what);
+	like(
+		slurp_file($node->logfile, $start),
+		qr/LOG:  counters of cqrs begin at zero, because file "pg_stat\/cqrs.stat" cannot be used\n.*DETAIL:  .*$reason/,
+		"the log says so: $what");
+	rmdir $file or die $! if !$change;
+}
+
 # A standby does not publish; it does after its promotion.
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');

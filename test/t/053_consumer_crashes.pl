@@ -84,10 +84,28 @@ sub write_much
 	return;
 }
 
+sub counters
+{
+	return split /\|/,
+	  replica('SELECT stats_since, received FROM cqrs.consumer_stats');
+}
+
 sub applied
 {
 	return replica(
 		'SELECT inserted + updated + deleted FROM cqrs.consumer_stats');
+}
+
+# Writes, and waits until the first of it is applied.
+sub apply_much
+{
+	my $applied = applied();
+
+	write_much();
+	$node->poll_query_until('shop',
+		"SELECT inserted + updated + deleted > $applied FROM cqrs.consumer_stats"
+	) or BAIL_OUT('nothing is applied');
+	return;
 }
 
 # Ends something while messages are being applied.
@@ -96,9 +114,7 @@ sub in_the_middle
 	my ($what, $end) = @_;
 
 	# Slow enough for the end to come in between.
-	write_much();
-	$node->poll_query_until('shop',
-		'SELECT inserted + updated > 0 FROM cqrs.consumer_stats');
+	apply_much();
 	$end->();
 	same_rows($what);
 	return;
@@ -128,7 +144,15 @@ in_the_middle(
 		kill 'KILL', replica('SELECT pid FROM cqrs.consumer_stats') || 0;
 		$node->poll_query_until('shop', 'SELECT true');
 	});
-in_the_middle('the server is restarted', sub { $node->restart });
+in_the_middle(
+	'the server is restarted',
+	sub {
+		my ($since, $received) = counters();
+		$node->restart;
+		my ($since_later, $received_later) = counters();
+		is($since_later, $since, 'counters of the consumer outlast that');
+		cmp_ok($received_later, '>=', $received, 'all of them');
+	});
 
 # A message that crashes the server (decision 14).
 wait_applied($broker, $node, 'shop', 'shop');
@@ -218,9 +242,7 @@ sub stops
 stops('idle');
 $node->start;
 wait_consumer($node, 'shop', 'consuming');
-write_much();
-$node->poll_query_until('shop',
-	'SELECT inserted + updated > 0 FROM cqrs.consumer_stats');
+apply_much();
 stops('applying');
 $node->start;
 same_rows('stopped while applying');

@@ -174,9 +174,10 @@ my $file = "$PostgreSQL::Test::Utils::tmp_check/redis_passwords";
 append_to_file($file,
 	"*:*:1:limited:another\n127.0.0.1:$port:0:limited:p\@ss\n");
 chmod oct('0600'), $file;
+my $connects = query('SELECT connects FROM cqrs.stats');
 configure(url => "redis://limited\@127.0.0.1:$port", password_file => $file);
 $node->poll_query_until('postgres',
-	q{SELECT state = 'publishing' AND connects > 1 FROM cqrs.stats});
+	"SELECT state = 'publishing' AND connects > $connects FROM cqrs.stats");
 change(10);
 arrives('a user whose password is in a file');
 configure(url => "redis://limited\@127.0.0.1:$port/2");
