@@ -1229,13 +1229,17 @@ BEGIN
 				', ' ORDER BY r.relid::text, n.name),
 				bool_or(t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace)
 			INTO trouble, missing
-			FROM (SELECT master.relation AS relid
-				UNION SELECT p.relid FROM pg_partition_tree(master.relation) p) r
+			FROM (SELECT master.relation AS relid, false AS is_chunk
+				UNION SELECT p.relid, false FROM pg_partition_tree(master.relation) p
+				UNION SELECT i.inhrelid, true FROM pg_inherits i
+					JOIN pg_class c ON c.oid = i.inhparent AND c.relkind = 'r'
+					WHERE i.inhparent = master.relation) r
 				CROSS JOIN unnest(ARRAY['00_cqrs_insert_delete', 'zz_cqrs_truncate', 'zz_cqrs_update']) n(name)
 				LEFT JOIN pg_trigger t ON t.tgrelid = r.relid AND t.tgname = n.name
 				LEFT JOIN pg_proc f ON f.oid = t.tgfoid
-			WHERE t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace
-				OR t.tgenabled <> CASE master.replication WHEN 'replica' THEN 'R' WHEN 'always' THEN 'A' ELSE 'O' END;
+			WHERE NOT (r.is_chunk AND n.name = 'zz_cqrs_truncate')
+				AND (t.oid IS NULL OR f.pronamespace <> 'cqrs'::regnamespace
+					OR t.tgenabled <> CASE master.replication WHEN 'replica' THEN 'R' WHEN 'always' THEN 'A' ELSE 'O' END);
 		IF trouble IS NOT NULL THEN
 			status := 'error';
 			detail := format('table %s: trigger %s', master.relation, trouble);
@@ -1271,6 +1275,8 @@ BEGIN
 				AND f.proname IN ('trigger_update', 'trigger_insert_delete')
 			JOIN pg_class c ON c.oid = t.tgrelid AND NOT c.relispartition
 		WHERE NOT EXISTS (SELECT FROM cqrs.master m WHERE m.relation = t.tgrelid)
+			AND NOT EXISTS (SELECT FROM pg_inherits i
+				JOIN cqrs.master m ON m.relation = i.inhparent WHERE i.inhrelid = t.tgrelid)
 		GROUP BY t.tgrelid ORDER BY t.tgrelid::regclass::text
 	LOOP
 		item := format('table %s', orphan.relation); status := 'error';

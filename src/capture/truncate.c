@@ -13,6 +13,10 @@
  * Masters that ignore the TRUNCATE get the messages of earlier changes, as if
  * the transaction committed without it.
  *
+ * Partitions have a trigger each.  Chunks of a hypertable have none: TRUNCATE
+ * of a hypertable has locked and will empty them, and the hypertable's trigger
+ * deals with all.
+ *
  * As at a commit (resolve.c), DELETEs come first if keys have moved, and
  * memory of one row lives in a context that is reset for each row.
  *
@@ -21,7 +25,9 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -49,6 +55,8 @@ typedef struct Truncation
 	bool		saves;
 } Truncation;
 
+static void refuse_migration(Relation rel);
+static bool truncate_table(Relation rel, CqrsRelation *relation);
 static int64 compose_all(Relation rel, CqrsRelation *relation);
 static void walk_notes(Truncation *truncation, bool deletes, bool saves);
 static void scan_rows(Truncation *truncation);
@@ -61,13 +69,57 @@ bool
 cqrs_truncate_rows(Relation rel)
 {
 	CqrsRelation *relation = cqrs_relation_get(RelationGetRelid(rel));
-	bool		any;
+	bool		any = false;
+	ListCell   *lc;
 
 	/* A partitioned table holds no rows; its partitions have the trigger. */
 	if (relation == NULL || !RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
 		return false;
+	if (!relation->is_hypertable)
+		return truncate_table(rel, relation);
 
-	any = cqrs_produce && compose_all(rel, relation) > 0;
+	refuse_migration(rel);
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
+	{
+		Relation	part = table_open(lfirst_oid(lc), AccessShareLock);
+
+		relation = cqrs_relation_get(RelationGetRelid(part));
+		any |= truncate_table(part, relation);
+		table_close(part, NoLock);
+	}
+	return any;
+}
+
+/*
+ * A hypertable has no rows of its own, unless a master becomes one: its rows
+ * are being moved to chunks, and each would be sent as deleted.
+ */
+static void
+refuse_migration(Relation rel)
+{
+	TableScanDesc scan;
+	bool		has_rows;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = cqrs_begin_table_scan(rel, GetActiveSnapshot());
+	has_rows = heap_getnext(scan, ForwardScanDirection) != NULL;
+	table_endscan(scan);
+	PopActiveSnapshot();
+	if (has_rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot move the rows of table \"%s\" to chunks",
+						RelationGetRelationName(rel)),
+				 errdetail("The table is a master, and the TRUNCATE that ends the move would be sent as the deletion of each row."),
+				 errhint("Use cqrs_unregister() before and cqrs_register() after the change, and cqrs_sync() to send the rows.")));
+}
+
+/* The same for one table, which has rows. */
+static bool
+truncate_table(Relation rel, CqrsRelation *relation)
+{
+	bool		any = cqrs_produce && compose_all(rel, relation) > 0;
+
 	for (int i = cqrs_changeset_ntargets() - 1; i >= 0; i--)
 	{
 		if (cqrs_changeset_get_target(i)->relid == RelationGetRelid(rel))

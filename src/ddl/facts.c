@@ -22,6 +22,7 @@
 #include "utils/fmgroids.h"
 #include "utils/syscache.h"
 
+#include "base/hypertable.h"
 #include "ddl/facts.h"
 
 static void read_key(CqrsTableFacts *facts);
@@ -49,8 +50,10 @@ cqrs_facts_table(Oid relid)
 	facts->forces_security = class->relrowsecurity &&
 		class->relforcerowsecurity;
 	facts->access_method = class->relam;
+	facts->is_hypertable = cqrs_hypertable_is(relid);
 	facts->inherits = has_superclass(relid) ||
 		(class->relhassubclass && class->relkind != RELKIND_PARTITIONED_TABLE &&
+		 !facts->is_hypertable &&
 		 find_inheritance_children(relid, NoLock) != NIL);
 	facts->ncolumns = class->relnatts;
 	ReleaseSysCache(tuple);

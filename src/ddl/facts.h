@@ -43,8 +43,9 @@ typedef struct CqrsTableFacts
 	bool		is_partition;
 	bool		forces_security;	/* row security, of the owner, too */
 	Oid			access_method;
+	bool		is_hypertable;
 	bool		inherits;		/* has a parent, or children other than
-								 * partitions */
+								 * partitions and chunks */
 	int			ncolumns;
 	CqrsColumnFacts *columns;
 	List	   *key;			/* numbers of columns; NIL: no primary key */

@@ -62,8 +62,9 @@ typedef struct CqrsMaster
 } CqrsMaster;
 
 /*
- * A table that has masters, or a partition of one.  Column numbers are those
- * of the table itself; the order of columns in messages is the root's.
+ * A table that has masters, or a partition or chunk of one.  Column numbers
+ * are those of the table itself; the order of columns in messages is the
+ * root's.
  */
 typedef struct CqrsRelation
 {
@@ -71,6 +72,7 @@ typedef struct CqrsRelation
 	bool		valid;
 	Oid			root;			/* the table that was registered */
 	Oid			owner;			/* of the root */
+	bool		is_hypertable;	/* the root is a hypertable of TimescaleDB */
 	TupleDesc	root_desc;
 	TupleConversionMap *to_root;	/* NULL: the same layout */
 	MemoryContext context;		/* holds all that follows */

@@ -53,7 +53,7 @@ cqrs_locate_row(Relation rel, HeapTuple tuple, bool only_written,
 	List	   *candidates;
 	ListCell   *lc;
 
-	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (!cqrs_relation_has_parts(rel))
 		return (!only_written || is_written(RelationGetRelid(rel))) &&
 			search_table(rel, tuple, search, arg);
 

@@ -23,6 +23,7 @@
 #include "access/table.h"
 #include "catalog/index.h"
 #include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
@@ -33,6 +34,7 @@
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
+#include "base/hypertable.h"
 #include "base/objects.h"
 #include "master/fields.h"
 #include "master/loaded.h"
@@ -46,6 +48,9 @@ static HTAB *relations = NULL;
 static void make_cache(void);
 static void invalidate(Datum arg, Oid relid);
 static void describe(Relation rel, CqrsRelation *relation);
+static void check_chunk(Relation rel);
+static void check_hypertable(Relation root, const CqrsMasterRow *row);
+static void check_not_child(Relation rel);
 static CqrsMaster *resolve(Relation rel, Relation root,
 						   const CqrsRelation *relation,
 						   const CqrsMasterRow *row);
@@ -87,9 +92,24 @@ cqrs_sql_relation(PG_FUNCTION_ARGS)
 Oid
 cqrs_relation_root(Oid relid)
 {
+	Oid			hypertable;
+
 	while (get_rel_relispartition(relid))
 		relid = get_partition_parent(relid, true);
-	return relid;
+	hypertable = cqrs_hypertable_of_chunk(relid);
+	return OidIsValid(hypertable) ? hypertable : relid;
+}
+
+bool
+cqrs_relation_has_parts(Relation rel)
+{
+	const CqrsRelation *relation;
+
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		return true;
+	relation = cqrs_relation_get(RelationGetRelid(rel));
+	return relation != NULL && relation->is_hypertable &&
+		relation->relid == relation->root;
 }
 
 CqrsRelation *
@@ -166,14 +186,21 @@ cqrs_relation_bind(Relation rel, List *rows, CqrsRelation *relation)
 
 	relation->root = RelationGetRelid(root);
 	relation->owner = root->rd_rel->relowner;
+	relation->is_hypertable = cqrs_hypertable_is(RelationGetRelid(root));
 	relation->root_desc = CreateTupleDescCopyConstr(RelationGetDescr(root));
 	relation->to_root =
 		convert_tuples_by_name(CreateTupleDescCopyConstr(RelationGetDescr(rel)),
 							   relation->root_desc);
+	if (relation->is_hypertable)
+		check_chunk(rel);
 	describe(rel, relation);
 	foreach(lc, rows)
+	{
+		if (relation->is_hypertable)
+			check_hypertable(root, lfirst(lc));
 		relation->masters = lappend(relation->masters,
 									resolve(rel, root, relation, lfirst(lc)));
+	}
 	table_close(root, AccessShareLock);
 }
 
@@ -253,6 +280,69 @@ describe(Relation rel, CqrsRelation *relation)
 	index_close(index, AccessShareLock);
 }
 
+/* Chunks can be added without a command that could be refused. */
+static void
+check_chunk(Relation rel)
+{
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("chunk \"%s\" of a master is not a table",
+						RelationGetRelationName(rel)),
+				 errdetail("Changes of a foreign table are not captured."),
+				 errhint("End the masters of the hypertable with cqrs_unregister(), or drop the chunk.")));
+}
+
+/*
+ * Chunks that are made later get triggers, but not the mode in which these
+ * fire; and of compressed rows there are no versions that triggers see.
+ */
+static void
+check_hypertable(Relation root, const CqrsMasterRow *row)
+{
+	if (!cqrs_master_is(row, CQRS_OPTION_REPLICATION, "origin"))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("option \"replication\" of master \"%s\" must be \"origin\"",
+						row->cqrs_id),
+				 errdetail("Table \"%s\" is a hypertable of TimescaleDB, which does not give new chunks the mode in which the triggers of the hypertable fire.",
+						   RelationGetRelationName(root)),
+				 errhint("Set the option to \"origin\", or use a partitioned table instead of a hypertable.")));
+	if (cqrs_hypertable_may_compress(RelationGetRelid(root)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("hypertable \"%s\" has compression enabled",
+						RelationGetRelationName(root)),
+				 errdetail("Rows of compressed chunks can change without triggers, by which changes are captured."),
+				 errhint("Disable compression (the columnstore) of the hypertable, or end its masters with cqrs_unregister().")));
+}
+
+/*
+ * The table has no masters, but the caller may be a trigger of ours that was
+ * copied from a master, as to the chunk of a hypertable that hypertable.c does
+ * not recognize: changes must not be missed.
+ */
+static void
+check_not_child(Relation rel)
+{
+	Oid			parent;
+	List	   *rows;
+
+	if (rel->rd_rel->relispartition || !has_superclass(RelationGetRelid(rel)))
+		return;
+	parent = get_partition_parent(RelationGetRelid(rel), true);
+	rows = cqrs_master_read_all(parent);
+	if (rows != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("changes of table \"%s\" cannot be captured",
+						RelationGetRelationName(rel)),
+				 errdetail("The table inherits from table \"%s\", and master \"%s\" stands for a table without inheritance.",
+						   get_rel_name(parent),
+						   ((CqrsMasterRow *) linitial(rows))->cqrs_id),
+				 errhint("Use ALTER TABLE ... NO INHERIT, or cqrs_unregister() to end the master.")));
+}
+
 /* A master bound to its table, whose part of *relation is filled in. */
 static CqrsMaster *
 resolve(Relation rel, Relation root, const CqrsRelation *relation,
@@ -315,6 +405,8 @@ build_relation(CqrsRelation *entry)
 			cqrs_master_read_all(fresh.root);
 		if (rows != NIL)
 			cqrs_relation_bind(rel, rows, &fresh);
+		else if (cqrs_objects_get(true) != NULL)
+			check_not_child(rel);
 	}
 	PG_CATCH();
 	{

@@ -26,10 +26,16 @@ extern CqrsRelation *cqrs_relation_get(Oid relid);
 
 /*
  * The topmost table of the partition tree that a table is in, even while the
- * table is being detached by DETACH ... CONCURRENTLY; otherwise the table
- * itself.
+ * table is being detached by DETACH ... CONCURRENTLY; of a chunk, its
+ * hypertable; otherwise the table itself.
  */
 extern Oid	cqrs_relation_root(Oid relid);
+
+/*
+ * Whether rows of a master's table are in other tables: in partitions, or in
+ * the chunks of a hypertable.
+ */
+extern bool cqrs_relation_has_parts(Relation rel);
 
 /* Scan keys for the index of the primary key, which match the key of a row. */
 extern ScanKeyData *cqrs_relation_key_scan(Relation rel,

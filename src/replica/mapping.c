@@ -63,6 +63,14 @@ cqrs_mapping_bind_facts(const CqrsTableFacts *facts, const CqrsReplicaRow *row,
 	};
 
 	memset(mapping, 0, sizeof(CqrsMapping));
+	/* Here and not in fit.c: no command shows that a table becomes one. */
+	if (facts->is_hypertable)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" is a hypertable of TimescaleDB",
+						facts->name),
+				 errdetail("The rows of a hypertable are in chunks, which only TimescaleDB's own executor finds and makes, and messages are applied without it."),
+				 errhint("Use a partitioned table, or a table without partitions.")));
 	if (facts->key == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

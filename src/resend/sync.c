@@ -199,7 +199,7 @@ cqrs_sync_table(Relation rel)
 {
 	/* A table without partitions may have got inheritance children. */
 	return psprintf("%s%s",
-					rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
+					cqrs_relation_has_parts(rel) ? "" : "ONLY ",
 					quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 											   RelationGetRelationName(rel)));
 }

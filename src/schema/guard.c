@@ -36,6 +36,7 @@
 #include "utils/lsyscache.h"
 
 #include "base/compat.h"
+#include "base/hypertable.h"
 #include "ddl/facts.h"
 #include "define/columns.h"
 #include "master/column_use.h"
@@ -94,7 +95,7 @@ cqrs_guard_check_table(const CqrsTableFacts *before, bool disables_trigger)
 
 /*
  * The masters of a table or, if it has none of its own, of the nearest
- * partitioned table that it is a part of.
+ * partitioned table or the hypertable that it is a part of.
  */
 static List *
 masters_above(Oid relid, bool *own)
@@ -103,8 +104,14 @@ masters_above(Oid relid, bool *own)
 	ListCell   *lc;
 
 	*own = rows != NIL;
-	if (*own || !get_rel_relispartition(relid))
+	if (*own)
 		return rows;
+	if (!get_rel_relispartition(relid))
+	{
+		Oid			hypertable = cqrs_hypertable_of_chunk(relid);
+
+		return OidIsValid(hypertable) ? cqrs_master_read_all(hypertable) : NIL;
+	}
 
 	foreach(lc, get_partition_ancestors(relid))
 	{
@@ -392,6 +399,17 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 							   our_triggers[i]),
 					 errhint("Use DROP TRIGGER to drop this trigger, and the others of the table that call functions in the schema \"cqrs\".")));
 	}
+}
+
+void
+cqrs_guard_foresee_child(Oid hypertable)
+{
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(hypertable))
+		refuse("change the inheritance", hypertable, lfirst(lc),
+			   "stands for a hypertable, which has no children but its chunks",
+			   "Use cqrs_unregister() to end the master.");
 }
 
 void

@@ -27,6 +27,12 @@ extern void cqrs_guard_foresee(const CqrsTableFacts *before, List *commands);
 extern void cqrs_guard_foresee_attach(Oid relid, Oid partition);
 
 /*
+ * Raise an error if a hypertable, which a command is to give a child, has
+ * masters.
+ */
+extern void cqrs_guard_foresee_child(Oid hypertable);
+
+/*
  * Raise an error if a master has lost something since "before" was read;
  * masters follow all other changes.  The table is locked against other changes
  * of its schema.  "disables_trigger": the command was ALTER TABLE ... DISABLE

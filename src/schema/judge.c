@@ -56,6 +56,7 @@ static void check_table(const CqrsDdlCommand *command, void *state,
 						const CqrsTableFacts *facts);
 static void foresee(const CqrsDdlCommand *command, AlterTableStmt *alter);
 static void foresee_attach(Oid relid, RangeVar *name);
+static void foresee_children(const CqrsDdlCommand *command, List *parents);
 static void list_changed(Reliance *reliance);
 static void check_changed(const Reliance *reliance);
 
@@ -95,6 +96,9 @@ judge_before(const CqrsDdlCommand *command)
 		reliance->hooks = cqrs_guarded_hook_list(cqrs_master_read_all(InvalidOid));
 	if (IsA(command->statement, AlterTableStmt))
 		foresee(command, castNode(AlterTableStmt, command->statement));
+	if (IsA(command->statement, CreateStmt) ||
+		IsA(command->statement, CreateForeignTableStmt))
+		foresee_children(command, ((CreateStmt *) command->statement)->inhRelations);
 	if (takes)
 		list_changed(reliance);
 	if (command->changes_meanings)
@@ -161,6 +165,8 @@ foresee(const CqrsDdlCommand *command, AlterTableStmt *alter)
 		if (part->subtype == AT_AttachPartition)
 			foresee_attach(command->altered,
 						   castNode(PartitionCmd, part->def)->name);
+		else if (part->subtype == AT_AddInherit)
+			foresee_children(command, list_make1(part->def));
 	}
 	foreach(lc, command->tables)
 	{
@@ -182,6 +188,31 @@ foresee_attach(Oid relid, RangeVar *name)
 		cqrs_owns_relation(relid, GetUserId()) &&
 		cqrs_owns_relation(partition, GetUserId()))
 		cqrs_guard_foresee_attach(relid, partition);
+}
+
+/*
+ * Of a hypertable, facts do not tell children that a command makes from the
+ * chunks that TimescaleDB makes.
+ */
+static void
+foresee_children(const CqrsDdlCommand *command, List *parents)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, parents)
+	{
+		Oid			relid = RangeVarGetRelid(lfirst_node(RangeVar, lc), NoLock, true);
+
+		foreach(lc2, command->tables)
+		{
+			const CqrsTableFacts *facts = lfirst(lc2);
+
+			if (facts->relid == relid && facts->is_hypertable &&
+				cqrs_owns_relation(relid, GetUserId()))
+				cqrs_guard_foresee_child(relid);
+		}
+	}
 }
 
 static void

@@ -39,6 +39,7 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/hypertable.h"
 #include "base/objects.h"
 #include "capture/capture.h"
 #include "capture/changeset.h"
@@ -61,6 +62,7 @@ PG_FUNCTION_INFO_V1(cqrs_sql_follow_partitions);
 static void check_not_partition(Relation rel);
 static void check_partitions(Oid relid);
 static void check_table(Relation rel);
+static bool has_inheritance(Relation rel);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_key(Oid relid, const CqrsMasterRow *row);
 static void check_revision_default(Oid relid);
@@ -201,6 +203,15 @@ cqrs_alter(PG_FUNCTION_ARGS)
 static void
 check_not_partition(Relation rel)
 {
+	Oid			hypertable = cqrs_hypertable_of_chunk(RelationGetRelid(rel));
+
+	if (OidIsValid(hypertable))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("The table is a chunk of a hypertable."),
+				 errhint("Register the hypertable \"%s\", whose masters all its chunks are part of.",
+						 get_rel_name(hypertable))));
 	if (!rel->rd_rel->relispartition)
 		return;
 	ereport(ERROR,
@@ -272,11 +283,7 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("The access method of the table is not \"heap\", on whose row versions the capture of changes relies."),
 				 errhint("Use ALTER TABLE ... SET ACCESS METHOD heap, or recreate the table.")));
-	if (rel->rd_rel->relkind == RELKIND_RELATION &&
-		!rel->rd_rel->relispartition &&
-		(has_superclass(RelationGetRelid(rel)) ||
-		 (rel->rd_rel->relhassubclass &&
-		  find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)))
+	if (has_inheritance(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot register \"%s\"", name),
@@ -296,6 +303,20 @@ check_table(Relation rel)
 				 errmsg("cannot register \"%s\"", name),
 				 errdetail("The encoding of the database is SQL_ASCII; messages are UTF-8."),
 				 errhint("Use a database with a known encoding.")));
+}
+
+/* Whether a table has parents or children, and is no hypertable or chunk. */
+static bool
+has_inheritance(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition)
+		return false;
+	if (has_superclass(relid))
+		return !OidIsValid(cqrs_hypertable_of_chunk(relid));
+	return rel->rd_rel->relhassubclass && !cqrs_hypertable_is(relid) &&
+		find_inheritance_children(relid, NoLock) != NIL;
 }
 
 /* Check that a master fits its table and functions. */

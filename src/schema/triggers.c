@@ -10,7 +10,9 @@
  *
  * PostgreSQL clones row triggers to partitions, now and when partitions are
  * created or attached later.  It does not clone the TRUNCATE trigger, so
- * partitions get that one from here.
+ * partitions get that one from here.  TimescaleDB does the same with chunks,
+ * but nothing here notices when it makes one: the TRUNCATE trigger of a
+ * hypertable deals with all chunks.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +32,7 @@
 #include "utils/syscache.h"
 
 #include "base/command.h"
+#include "base/hypertable.h"
 #include "schema/triggers.h"
 
 static bool has_triggers(Oid relid);
@@ -101,8 +104,12 @@ cqrs_triggers_create(Oid relid)
 	/* Some triggers may exist: a dump of the table alone brings them. */
 	cqrs_triggers_drop(relid);
 
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-		create_truncate_trigger(lfirst_oid(lc));
+	/* That of a hypertable deals with the chunks (capture/truncate.c). */
+	if (cqrs_hypertable_is(relid))
+		create_truncate_trigger(relid);
+	else
+		foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+			create_truncate_trigger(lfirst_oid(lc));
 
 	cqrs_command_run(psprintf("CREATE TRIGGER %s BEFORE UPDATE ON %s"
 							  " FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_update()",
