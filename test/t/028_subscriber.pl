@@ -74,8 +74,9 @@ $origin->safe_psql(
 	DELETE FROM cqrs.failed WHERE id = 1;
 	INSERT INTO own VALUES (9, 'last')});
 $origin->wait_for_catchup('everything');
-is($copy->safe_psql('postgres', $OWN),
-	'applied,own||||1mine', 'what is of cqrs stays as it is');
+is( $copy->safe_psql('postgres', $OWN),
+	'applied,own||||1mine',
+	'what is of cqrs stays as it is');
 $_->safe_psql('postgres', 'DROP TABLE followed') foreach ($origin, $copy);
 
 $copy->safe_psql('postgres', q{INSERT INTO own VALUES (2, 'here')});

@@ -212,9 +212,11 @@ my $quiet_s = time_starts();
 my $script  = "$PostgreSQL::Test::Utils::tmp_check/reset.sql";
 append_to_file($script, "ALTER DATABASE postgres RESET ALL;\n");
 my $writer = IPC::Run::start(
-	[   'pgbench', '-n', '-T', 600, '-f', $script,
-		$node->connstr('postgres') ],
-	'>', \my $out, '2>', \my $err);
+	[ 'pgbench', '-n', '-T', 600, '-f', $script, $node->connstr('postgres') ],
+	'>',
+	\my $out,
+	'2>',
+	\my $err);
 my $busy_s = time_starts();
 $writer->signal('TERM');
 $writer->finish;
