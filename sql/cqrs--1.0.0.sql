@@ -23,6 +23,14 @@ CREATE SCHEMA cqrs;
 COMMENT ON SCHEMA cqrs IS 'objects of the extension cqrs: masters, outbox and statistics';
 GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
 
+-- Masters, replicas and messages are a server's own: a subscriber of all tables
+-- keeps what it has of them.  Ids of its publisher would collide with its own,
+-- and a master is nothing without its columns and triggers.
+CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables that are a server''s own: discards what logical replication does with their rows';
+REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
+
 --
 -- Masters
 --
@@ -74,6 +82,9 @@ CREATE TABLE cqrs.master (
 CREATE INDEX master_relation_idx ON cqrs.master (relation);
 COMMENT ON TABLE cqrs.master IS 'registered masters; use cqrs_register, cqrs_alter and cqrs_unregister to change them';
 GRANT SELECT ON cqrs.master TO PUBLIC;
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.master
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.master ENABLE REPLICA TRIGGER discard;
 SELECT pg_catalog.pg_extension_config_dump('cqrs.master', '');
 
 --
@@ -106,10 +117,6 @@ COMMENT ON TABLE cqrs.segment_0 IS 'segment of the outbox; use the view cqrs.out
 COMMENT ON TABLE cqrs.segment_1 IS 'segment of the outbox; use the view cqrs.outbox to read it';
 COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; use the view cqrs.outbox to read it';
 
-CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
-	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables that are a server''s own: discards what logical replication does with their rows';
-REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_1
@@ -196,6 +203,12 @@ CREATE TABLE cqrs.skipped (
 	id bigint NOT NULL CONSTRAINT skipped_pkey PRIMARY KEY
 );
 COMMENT ON TABLE cqrs.skipped IS 'ids of messages in the outbox that are not sent, because they were parked';
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.parked
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.parked ENABLE REPLICA TRIGGER discard;
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.skipped
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.skipped ENABLE REPLICA TRIGGER discard;
 
 --
 -- Publisher
@@ -213,7 +226,6 @@ CREATE TABLE cqrs.publisher (
 -- fail in a database with a publication FOR ALL TABLES.
 ALTER TABLE cqrs.publisher REPLICA IDENTITY FULL;
 INSERT INTO cqrs.publisher VALUES (false, NULL, gen_random_uuid());
--- A subscriber of all tables keeps to its own row.
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.publisher
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 ALTER TABLE cqrs.publisher ENABLE REPLICA TRIGGER discard;
@@ -242,6 +254,9 @@ CREATE TABLE cqrs.home (
 	database oid NOT NULL
 );
 ALTER TABLE cqrs.home REPLICA IDENTITY FULL;
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.home
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.home ENABLE REPLICA TRIGGER discard;
 COMMENT ON TABLE cqrs.home IS 'databases that the masters come from; while another one is among them, nothing is published';
 SELECT pg_catalog.pg_extension_config_dump('cqrs.home', '');
 
@@ -251,8 +266,7 @@ COMMENT ON FUNCTION cqrs.is_copy() IS 'returns whether publishing is held back, 
 REVOKE ALL ON FUNCTION cqrs.is_copy() FROM PUBLIC;
 
 -- Fires when a dump is restored: the functions of the extension write to both
--- tables without firing triggers.  What logical replication does with masters
--- one by one is no restore, but its copy of cqrs.home is one.
+-- tables without firing triggers, and logical replication writes nothing.
 CREATE FUNCTION cqrs.hold_restored() RETURNS trigger
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
@@ -494,6 +508,9 @@ CREATE TABLE cqrs.replica (
 CREATE UNIQUE INDEX replica_relation_idx ON cqrs.replica (relation);
 COMMENT ON TABLE cqrs.replica IS 'registered replicas; use cqrs_register_replica, cqrs_alter_replica and cqrs_unregister_replica to change them';
 GRANT SELECT ON cqrs.replica TO PUBLIC;
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.replica
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.replica ENABLE REPLICA TRIGGER discard;
 SELECT pg_catalog.pg_extension_config_dump('cqrs.replica', '');
 
 -- Fires when a dump is restored, and when a table is dropped.  The functions
@@ -591,8 +608,6 @@ CREATE TABLE cqrs.consumer (
 	database oid NOT NULL
 );
 COMMENT ON TABLE cqrs.consumer IS 'queue that this database consumes; use cqrs_consume and cqrs_stop_consuming to change it';
--- A subscriber of all tables must not consume the queue of its publisher, nor
--- have its epochs.
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.consumer
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 ALTER TABLE cqrs.consumer ENABLE REPLICA TRIGGER discard;
@@ -632,6 +647,9 @@ CREATE TABLE cqrs.failed (
 CREATE INDEX failed_instance_pk_idx ON cqrs.failed USING hash (instance_pk);
 CREATE INDEX failed_next_try_idx ON cqrs.failed (next_try);
 COMMENT ON TABLE cqrs.failed IS 'messages that could not be applied: those that are tried again, and dead letters';
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.failed
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+ALTER TABLE cqrs.failed ENABLE REPLICA TRIGGER discard;
 SELECT pg_catalog.pg_extension_config_dump('cqrs.failed', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.failed_id', '');
 

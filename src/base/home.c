@@ -90,8 +90,7 @@ cqrs_home_warn(void)
 
 /*
  * Insert the row of this database, unless it is there.  Sessions that do so at
- * the same time insert equal rows, which does no harm, so none waits.  A
- * subscriber does not get the row: its masters would seem to be restored.
+ * the same time insert equal rows, which does no harm, so none waits.
  */
 void
 cqrs_home_claim(void)
@@ -107,8 +106,8 @@ cqrs_home_claim(void)
 
 		values[HOME_ID - 1] = UUIDPGetDatum(&own);
 		values[HOME_DATABASE - 1] = ObjectIdGetDatum(MyDatabaseId);
-		heap_insert(rel, heap_form_tuple(RelationGetDescr(rel), values, nulls),
-					GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
+		simple_heap_insert(rel, heap_form_tuple(RelationGetDescr(rel), values,
+												nulls));
 	}
 	table_close(rel, NoLock);
 }

@@ -4,8 +4,14 @@
  *	  The extension's own objects, as a backend knows them.
  *
  * Tables, indexes and sequences of the schema "cqrs" are looked up by their
- * names once, and again after an invalidation of cqrs.master: DROP EXTENSION
- * sends one, as does ALTER EXTENSION UPDATE where it changes the table.
+ * names once, and again after an invalidation of one of them: DROP EXTENSION
+ * sends one, as does ALTER EXTENSION UPDATE where it changes a table, and REINDEX
+ * CONCURRENTLY, which gives indexes other OIDs.
+ *
+ * REINDEX CONCURRENTLY drops the old index when nobody has a lock of the table
+ * any more.  So whoever needs an index locks the table first, and then calls
+ * cqrs_objects_get() for the index: to lock the table may invalidate what was
+ * known before.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,10 +38,12 @@
 
 static CqrsObjects objects;
 static bool objects_valid = false;
+static bool disturbed = false;	/* an invalidation has come since the lookup
+								 * began */
 static bool registered = false;
 
 static bool find_objects(const char **problem);
-static char *name_of(Oid catalog, Oid index, Oid relid);
+static char *name_of(Oid catalog, const Oid *index, Oid relid);
 static void invalidate(Datum arg, Oid relid);
 static Oid	lookup_object(Oid schema, const char *name,
 						  const char **problem);
@@ -93,6 +101,7 @@ find_objects(const char **problem)
 		return true;
 
 	*problem = NULL;
+	disturbed = false;
 	extension = get_extension_oid("cqrs", true);
 	schema = get_namespace_oid("cqrs", true);
 	if (!OidIsValid(extension) || !OidIsValid(schema) ||
@@ -148,7 +157,7 @@ find_objects(const char **problem)
 		return false;
 
 	objects = found;
-	objects_valid = true;
+	objects_valid = !disturbed;
 	return true;
 }
 
@@ -165,8 +174,8 @@ cqrs_objects_has_master(const char *cqrs_id)
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
 						   C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(cqrs_id));
-	scan = systable_beginscan(master, objects.master_by_id, true, NULL, 1,
-							  &key);
+	scan = systable_beginscan(master, cqrs_objects_get(false)->master_by_id,
+							  true, NULL, 1, &key);
 	found = HeapTupleIsValid(systable_getnext(scan));
 	systable_endscan(scan);
 	table_close(master, AccessShareLock);
@@ -176,25 +185,23 @@ cqrs_objects_has_master(const char *cqrs_id)
 char *
 cqrs_objects_master_of(Oid relid)
 {
-	const CqrsObjects *current = cqrs_objects_get(false);
-
-	return name_of(current->master, current->master_by_relation, relid);
+	return name_of(cqrs_objects_get(false)->master,
+				   &objects.master_by_relation, relid);
 }
 
 char *
 cqrs_objects_replica_of(Oid relid)
 {
-	const CqrsObjects *current = cqrs_objects_get(false);
-
-	return name_of(current->replica, current->replica_by_relation, relid);
+	return name_of(cqrs_objects_get(false)->replica,
+				   &objects.replica_by_relation, relid);
 }
 
 /*
  * The first cqrs_id of a table in cqrs.master or cqrs.replica, whose first two
- * columns are the same; or NULL.
+ * columns are the same; or NULL.  "index" is a field of "objects".
  */
 static char *
-name_of(Oid catalog, Oid index, Oid relid)
+name_of(Oid catalog, const Oid *index, Oid relid)
 {
 	Relation	rel = table_open(catalog, AccessShareLock);
 	ScanKeyData key;
@@ -205,7 +212,8 @@ name_of(Oid catalog, Oid index, Oid relid)
 
 	ScanKeyInit(&key, 2, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, index, true, NULL, 1, &key);
+	(void) cqrs_objects_get(false);
+	scan = systable_beginscan(rel, *index, true, NULL, 1, &key);
 	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		name = TextDatumGetCString(heap_getattr(tuple, 1,
 												RelationGetDescr(rel),
@@ -219,8 +227,14 @@ name_of(Oid catalog, Oid index, Oid relid)
 static void
 invalidate(Datum arg, Oid relid)
 {
-	if (!OidIsValid(relid) || relid == objects.master)
-		objects_valid = false;
+	const Oid  *oids = (const Oid *) &objects;
+
+	disturbed = true;
+	for (int i = 0; objects_valid && i < sizeof(objects) / sizeof(Oid); i++)
+	{
+		if (!OidIsValid(relid) || relid == oids[i])
+			objects_valid = false;
+	}
 }
 
 /* Sets *problem if the relation is missing and *problem is still NULL. */

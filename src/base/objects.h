@@ -22,7 +22,10 @@
 #define CQRS_SEGMENTS	3
 #define CQRS_HANDLED_TABLES	2
 
-/* The extension's objects in the current database. */
+/*
+ * The extension's objects in the current database.  objects.c takes the struct
+ * for an array of Oid.
+ */
 typedef struct CqrsObjects
 {
 	Oid			extension;
@@ -57,7 +60,8 @@ typedef struct CqrsObjects
 /*
  * The extension's objects.  If the current database does not have the
  * extension, returns NULL with missing_ok, else raises an error.  Needs a
- * transaction.
+ * transaction.  An index is that of the last call, and belongs to a table that
+ * was locked before that call (objects.c).
  */
 extern const CqrsObjects *cqrs_objects_get(bool missing_ok);
 

@@ -3,6 +3,11 @@
  * timing.h
  *	  Arithmetic of timeouts and delays.
  *
+ * They are measured by the clock of the system, as PostgreSQL's own.  When it is
+ * set back, a point in time is suddenly far away.  So whoever knows how long a
+ * wait is at most uses cqrs_until_after_ms() or cqrs_until_within_ms(), for
+ * which a wait of more than twice that time is over.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef CQRS_TIMING_H
@@ -23,11 +28,20 @@ cqrs_until_ms(TimestampTz when)
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
 }
 
+/* The same; "when" was at most "most_ms" away when it was set. */
+static inline long
+cqrs_until_within_ms(TimestampTz when, int64 most_ms)
+{
+	long		wait_ms = cqrs_until_ms(when);
+
+	return wait_ms > 2 * most_ms ? 0 : wait_ms;
+}
+
 /* Milliseconds from now to "ms" after "start", 0 if that time has passed. */
 static inline long
 cqrs_until_after_ms(TimestampTz start, int64 ms)
 {
-	return cqrs_until_ms(TimestampTzPlusMilliseconds(start, ms));
+	return cqrs_until_within_ms(TimestampTzPlusMilliseconds(start, ms), ms);
 }
 
 /* The shorter of two times to wait, where -1 means for ever. */

@@ -158,6 +158,15 @@ extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
 										   int nwords,
 										   const char *const *words);
 
+/*
+ * The same; an error reply is returned.  After NULL the connection is of no use
+ * any more: the reply may still come.
+ */
+extern const CqrsReply *cqrs_redis_try(CqrsConnection *connection,
+									   const char *action,
+									   CqrsFailure *failure, int nwords,
+									   const char *const *words);
+
 /* Begin to write a command, word by word; there must be none yet. */
 extern void cqrs_redis_begin_command(CqrsConnection *connection, int nwords);
 extern void cqrs_redis_put_word(CqrsConnection *connection, const char *word,
@@ -172,8 +181,12 @@ extern bool cqrs_redis_write_mark(CqrsConnection *connection,
 
 /* in redis_advice.c */
 
-/* Read the settings of the server that advice() is about.  Waits. */
-extern void cqrs_redis_read_settings(CqrsConnection *connection);
+/*
+ * Read the settings of the server that advice() is about, as far as it tells
+ * them.  Waits.  Returns false if the connection has failed.
+ */
+extern bool cqrs_redis_read_settings(CqrsConnection *connection,
+									 CqrsFailure *failure);
 
 /* As in transport.h. */
 extern const char *cqrs_redis_advice(const CqrsConnection *connection);

@@ -17,13 +17,15 @@
 #define VALUE_BYTES		64
 
 static bool info_value(const char *info, const char *name, char *value);
-static const char *read_info(CqrsConnection *connection, const char *section);
-static void read_fsync(CqrsConnection *connection, char *value);
+static bool read_info(CqrsConnection *connection, const char *section,
+					  const char **info, CqrsFailure *failure);
+static bool read_fsync(CqrsConnection *connection, char *value,
+					   CqrsFailure *failure);
 static void add(StringInfo found, StringInfo remedy, const char *what,
 				const char *setting);
 
-void
-cqrs_redis_read_settings(CqrsConnection *connection)
+bool
+cqrs_redis_read_settings(CqrsConnection *connection, CqrsFailure *failure)
 {
 	const char *info;
 	char		value[VALUE_BYTES];
@@ -34,7 +36,9 @@ cqrs_redis_read_settings(CqrsConnection *connection)
 
 	initStringInfo(&found);
 	initStringInfo(&remedy);
-	if (info_value(read_info(connection, "persistence"), "aof_enabled", value))
+	if (!read_info(connection, "persistence", &info, failure))
+		return false;
+	if (info_value(info, "aof_enabled", value))
 	{
 		has_file = strcmp(value, "0") != 0;
 		if (!has_file)
@@ -42,7 +46,8 @@ cqrs_redis_read_settings(CqrsConnection *connection)
 				"a crash of the broker loses what is in its queues, because it writes no append-only file",
 				"appendonly yes, appendfsync always");
 	}
-	info = read_info(connection, "memory");
+	if (!read_info(connection, "memory", &info, failure))
+		return false;
 	if (info_value(info, "maxmemory", limit) && strcmp(limit, "0") != 0 &&
 		info_value(info, "maxmemory_policy", value) &&
 		strcmp(value, "noeviction") != 0)
@@ -50,15 +55,17 @@ cqrs_redis_read_settings(CqrsConnection *connection)
 			psprintf("if its memory is full, the broker deletes queues, bindings or leases, because maxmemory-policy is %s",
 					 value),
 			"maxmemory-policy noeviction");
-	if (info_value(read_info(connection, "replication"), "role", value) &&
-		strcmp(value, "slave") == 0)
+	if (!read_info(connection, "replication", &info, failure))
+		return false;
+	if (info_value(info, "role", value) && strcmp(value, "slave") == 0)
 		add(&found, &remedy,
 			"the broker is a replica of another server, which overwrites what is published to it",
 			"replica-read-only yes, and the URL of the other server in cqrs.url");
 
 	if (has_file)
 	{
-		read_fsync(connection, value);
+		if (!read_fsync(connection, value, failure))
+			return false;
 		if (strcmp(value, "no") == 0)
 			add(&found, &remedy,
 				"a crash of the broker's host loses messages of many seconds, because appendfsync is no",
@@ -71,6 +78,7 @@ cqrs_redis_read_settings(CqrsConnection *connection)
 										 found.data, remedy.data));
 	pfree(found.data);
 	pfree(remedy.data);
+	return true;
 }
 
 const char *
@@ -83,15 +91,18 @@ cqrs_redis_advice(const CqrsConnection *connection)
  * A section of INFO, until the next command; "": not known.  Other sections can
  * be longer than a reply may be.
  */
-static const char *
-read_info(CqrsConnection *connection, const char *section)
+static bool
+read_info(CqrsConnection *connection, const char *section, const char **info,
+		  CqrsFailure *failure)
 {
 	const char *words[] = {"INFO", section};
-	CqrsFailure ignored;
-	const CqrsReply *reply = cqrs_redis_command(connection, "read settings",
-												&ignored, 2, words);
+	const CqrsReply *reply = cqrs_redis_try(connection, "read settings",
+											failure, 2, words);
 
-	return reply != NULL && reply->type == CQRS_REPLY_TEXT ? reply->text : "";
+	if (reply == NULL)
+		return false;
+	*info = reply->type == CQRS_REPLY_TEXT ? reply->text : "";
+	return true;
 }
 
 /* The value of a name in the answer to INFO; false: it does not have the name. */
@@ -114,20 +125,21 @@ info_value(const char *info, const char *name, char *value)
 }
 
 /* "": not known. */
-static void
-read_fsync(CqrsConnection *connection, char *value)
+static bool
+read_fsync(CqrsConnection *connection, char *value, CqrsFailure *failure)
 {
 	static const char *const words[] = {"CONFIG", "GET", "appendfsync"};
-	CqrsFailure ignored;
-	const CqrsReply *reply = cqrs_redis_command(connection, "read settings",
-												&ignored, 3, words);
+	const CqrsReply *reply = cqrs_redis_try(connection, "read settings",
+											failure, 3, words);
 
 	value[0] = '\0';
-	if (reply != NULL && reply->type == CQRS_REPLY_ARRAY &&
-		reply->nelements == 2 &&
+	if (reply == NULL)
+		return false;
+	if (reply->type == CQRS_REPLY_ARRAY && reply->nelements == 2 &&
 		reply->elements[1].type == CQRS_REPLY_TEXT)
 		cqrs_failure_clean(value, VALUE_BYTES, reply->elements[1].text,
 						   reply->elements[1].length);
+	return true;
 }
 
 static void

@@ -140,8 +140,8 @@ is_expected(const CqrsReply *reply, CqrsReplyType type, const char *action,
 static bool
 look_around(CqrsConnection *connection, CqrsFailure *failure)
 {
-	cqrs_redis_read_settings(connection);
-	return check_transactions(connection, failure);
+	return cqrs_redis_read_settings(connection, failure) &&
+		check_transactions(connection, failure);
 }
 
 /*
@@ -158,13 +158,9 @@ check_transactions(CqrsConnection *connection, CqrsFailure *failure)
 
 	for (int i = 0; i < lengthof(commands); i++)
 	{
-		const CqrsReply *reply;
+		const CqrsReply *reply = cqrs_redis_try(connection, "begin a transaction",
+												failure, 1, &commands[i]);
 
-		put_command(connection, 1, &commands[i]);
-		reply = await(connection, "begin a transaction",
-					  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												  connection->timeout_ms),
-					  failure);
 		if (reply == NULL)
 			return false;
 		if (reply->type != expected[i] ||
@@ -315,19 +311,26 @@ const CqrsReply *
 cqrs_redis_command(CqrsConnection *connection, const char *action,
 				   CqrsFailure *failure, int nwords, const char *const *words)
 {
-	const CqrsReply *reply;
+	const CqrsReply *reply = cqrs_redis_try(connection, action, failure, nwords,
+											words);
 	char		error[256];
 
-	put_command(connection, nwords, words);
-	reply = await(connection, action,
-				  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											  connection->timeout_ms),
-				  failure);
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply;
 	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
 	cqrs_redis_fail(failure, connection->owner.token != NULL, action, error);
 	return NULL;
+}
+
+const CqrsReply *
+cqrs_redis_try(CqrsConnection *connection, const char *action,
+			   CqrsFailure *failure, int nwords, const char *const *words)
+{
+	put_command(connection, nwords, words);
+	return await(connection, action,
+				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 connection->timeout_ms),
+				 failure);
 }
 
 static void

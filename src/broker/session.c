@@ -73,7 +73,8 @@ cqrs_session_close(CqrsSession *session, bool politely)
 long
 cqrs_session_wait_ms(const CqrsSession *session)
 {
-	return cqrs_until_ms(session->connect_at);
+	return cqrs_until_within_ms(session->connect_at,
+								Max(cqrs_reconnect_delay_max_ms, LEASE_INTERVAL_MS));
 }
 
 void

@@ -30,6 +30,7 @@
 #include "commands/trigger.h"
 #include "common/int.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -198,19 +199,26 @@ check_truncate_allowed(Relation rel)
 /*
  * BEFORE ... FOR EACH ROW, enabled with ENABLE REPLICA.  It discards what logical
  * replication does with tables that are a server's own: segments, for example,
- * are published by the server that they come from.
+ * are published by the server that they come from.  Others' changes are made: a
+ * dump may be restored with session_replication_role = replica, and pg_restore
+ * --disable-triggers leaves the trigger enabled for everybody.
  */
 Datum
 cqrs_trigger_discard(PG_FUNCTION_ARGS)
 {
 	TriggerEvent event = TRIGGER_EVENT_INSERT;
+	TriggerData *data;
 
 	if (CALLED_AS_TRIGGER(fcinfo))
 		event = ((TriggerData *) fcinfo->context)->tg_event &
 			TRIGGER_EVENT_OPMASK;
-	(void) trigger_data(fcinfo, event,
+	data = trigger_data(fcinfo, event,
 						TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
-	return PointerGetDatum(NULL);
+	if (MyBackendType == B_BG_WORKER &&
+		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(event) ?
+						   data->tg_newtuple : data->tg_trigtuple);
 }
 
 /* cqrs_flush() RETURNS bigint: the number of messages. */

@@ -46,6 +46,7 @@
 #include "postmaster/interrupt.h"
 #include "utils/memutils.h"
 
+#include "base/caught.h"
 #include "base/timing.h"
 #include "consume/applied.h"
 #include "consume/batch.h"
@@ -198,21 +199,15 @@ cqrs_batch_step(CqrsBatch *batch)
 		ErrorData  *error;
 
 		cqrs_worker_set_cancellable(false);
-		MemoryContextSwitchTo(batch->context);
-		error = CopyErrorData();
-		HOLD_INTERRUPTS();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
+		error = cqrs_caught_abort(batch->context);
 		cqrs_batch_run_end_time_limit();
 		cqrs_apply_forget();
-		MemoryContextSwitchTo(batch->context);
 		if (!ShutdownRequestPending)
 			failed(batch, progress, error);
 	}
 	PG_END_TRY();
 	cqrs_worker_set_cancellable(false);
-	cqrs_leftover_remove();
+	(void) cqrs_leftover_remove();
 	pfree(progress);
 	MemoryContextReset(batch->scratch);
 	MemoryContextSwitchTo(caller);
@@ -248,7 +243,8 @@ cqrs_batch_status(const CqrsBatch *batch)
 long
 cqrs_batch_wait_ms(const CqrsBatch *batch)
 {
-	return batch->try_at == 0 ? 0 : cqrs_until_ms(batch->try_at);
+	return batch->try_at == 0 ? 0 :
+		cqrs_until_within_ms(batch->try_at, STUCK_LAST_MS);
 }
 
 TimestampTz
@@ -272,6 +268,21 @@ cqrs_batch_has_failed(CqrsBatch *batch)
 	return has_failed;
 }
 
+bool
+cqrs_batch_was_busy(CqrsBatch *batch)
+{
+	bool		was_busy = batch->was_busy;
+
+	batch->was_busy = false;
+	return was_busy;
+}
+
+void
+cqrs_batch_set_wary(CqrsBatch *batch, bool wary)
+{
+	batch->wary = wary;
+}
+
 void
 cqrs_batch_reload(CqrsBatch *batch)
 {
@@ -285,6 +296,7 @@ committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 		batch->items[progress->taken[i]].done = true;
 	batch->ndone += progress->ntaken;
 	batch->has_failed = batch->has_failed || progress->run.wrote_failed;
+	batch->was_busy = batch->was_busy || progress->run.busy;
 	batch->stuck_since = 0;
 	batch->stuck = 0;
 	batch->try_at = 0;

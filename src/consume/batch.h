@@ -81,6 +81,15 @@ extern bool cqrs_batch_is_retry(const CqrsBatch *batch);
  */
 extern bool cqrs_batch_has_failed(CqrsBatch *batch);
 
+/*
+ * Whether a retry was left out since the last call, because another transaction
+ * has its row.
+ */
+extern bool cqrs_batch_was_busy(CqrsBatch *batch);
+
+/* A transaction clears the suspect of cqrs.consumer (seat.h). */
+extern void cqrs_batch_set_wary(CqrsBatch *batch, bool wary);
+
 /* The settings have changed: log everything anew. */
 extern void cqrs_batch_reload(CqrsBatch *batch);
 

@@ -32,6 +32,7 @@ struct CqrsBatch
 	int			nitems;
 	int			ndone;
 	bool		retry;			/* of cqrs.failed */
+	bool		wary;			/* there may be a suspect */
 
 	CqrsBatchMode mode;
 	int			alone;			/* messages that are still to be tried ALONE */
@@ -45,6 +46,7 @@ struct CqrsBatch
 	int			stuck;			/* failures in a row while stuck */
 
 	bool		has_failed;		/* for cqrs_batch_has_failed() */
+	bool		was_busy;		/* for cqrs_batch_was_busy() */
 	CqrsOnce	logged;
 };
 

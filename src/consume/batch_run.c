@@ -36,6 +36,7 @@
 #include "base/timing.h"
 #include "consume/batch.h"
 #include "consume/batch_parts.h"
+#include "consume/seat.h"
 #include "worker/worker.h"
 
 /* A transaction takes no further message after this time. */
@@ -100,6 +101,8 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		}
 		cqrs_apply_end(progress->run.applier);
 	}
+	if (batch->wary)
+		cqrs_seat_clear_suspect();
 	PopActiveSnapshot();
 	cqrs_worker_begin_commit();
 	CommitTransactionCommand();
@@ -156,6 +159,8 @@ run_message(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetTransactionSnapshot());
 
+	if (!cqrs_item_take(&progress->run, item))
+		return true;
 	if (batch->mode == BATCH_STORE)
 	{
 		store_failed(batch, progress, item);
@@ -325,9 +330,7 @@ static void
 end_process(void)
 {
 	is_last_resort = true;
-	InterruptPending = true;
-	ProcDiePending = true;
-	SetLatch(MyLatch);
+	cqrs_worker_fail();
 }
 
 /* Exit callback: PostgreSQL's message speaks of an administrator. */
@@ -350,6 +353,7 @@ cqrs_batch_run_end_time_limit(void)
 		return;
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	disable_timeout(last_resort, false);
+	is_last_resort = false;
 	if (!ShutdownRequestPending)
 		QueryCancelPending = false;
 }

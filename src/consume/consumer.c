@@ -22,15 +22,16 @@
  * this one is wary: messages are tried one by one, and a digest of each is
  * committed as the suspect before the message is read, and another one before
  * it is tried.  A message that was the suspect already becomes a dead letter,
- * unread or untried.  The consumer stops being wary when a message comes that
- * was not delivered before, and no failed message is due.
+ * unread or untried.  The transaction that applies or stores a message clears
+ * the suspect.  The consumer stops being wary when a message comes that was not
+ * delivered before, and no failed message is due.
  *
- * When nothing can be committed for GIVE_UP_MS, or a write to cqrs.consumer
- * fails, the connection is closed, so that it does not time out in the middle of
- * work, until a write to cqrs.consumer commits.
+ * When nothing can be committed for GIVE_UP_MS, a write to cqrs.consumer fails,
+ * or what users' code has left cannot be removed (leftover.c), the connection is
+ * closed, so that it does not time out in the middle of work, until both succeed.
  *
- * After an ERROR the process is started again, and the broker delivers again
- * what was not acknowledged.
+ * After any other ERROR the process is started again, and the broker delivers
+ * again what was not acknowledged.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,6 +53,7 @@
 #include "consume/handled.h"
 #include "consume/inbox.h"
 #include "consume/intake.h"
+#include "consume/leftover.h"
 #include "worker/worker.h"
 
 #define GIVE_UP_MS			60000
@@ -102,6 +104,7 @@ static bool retry_is_due(const Consumer *consumer);
 static void begin_batch(Consumer *consumer);
 static void begin_retries(Consumer *consumer);
 static bool vet(Consumer *consumer);
+static void set_wary(Consumer *consumer, bool wary);
 static bool condemns(Consumer *consumer, Purpose purpose);
 static bool leave_word(Consumer *consumer, Purpose purpose);
 static bool is_written(Consumer *consumer, const char *failure);
@@ -160,11 +163,11 @@ consumer_set_up(CqrsWorker *worker)
 	consumer->inbox = cqrs_inbox_create();
 	consumer->intake = cqrs_intake_create(consumer->inbox);
 	consumer->batch = cqrs_batch_create(consumer->intake);
-	consumer->running = consumer->wary = consumer->desk->seat->running;
+	consumer->running = consumer->desk->seat->running;
 	if (consumer->desk->seat->suspect != NULL)
 		consumer->suspect =
 			(bytea *) pg_detoast_datum_copy((struct varlena *) consumer->desk->seat->suspect);
-	cqrs_intake_set_wary(consumer->intake, consumer->wary);
+	set_wary(consumer, consumer->running);
 	cqrs_intake_configure(consumer->intake, consumer->desk->seat,
 						  consumer->desk->bindings);
 	worker->state = consumer;
@@ -181,6 +184,7 @@ consumer_turn(CqrsWorker *worker)
 		cqrs_worker_ensure_durable();
 		cqrs_intake_reload(consumer->intake);
 		cqrs_batch_reload(consumer->batch);
+		cqrs_desk_reload(consumer->desk);
 	}
 	if (cqrs_desk_turn(consumer->desk))
 	{
@@ -192,11 +196,9 @@ consumer_turn(CqrsWorker *worker)
 	cqrs_intake_turn(consumer->intake, goal_of(consumer));
 	if (consumer->desk->seat->dropping)
 	{
-		if (cqrs_intake_delete_queue(consumer->intake))
-		{
-			cqrs_seat_delete();
+		if (cqrs_intake_delete_queue(consumer->intake) &&
+			is_written(consumer, cqrs_seat_delete()))
 			leave(worker);
-		}
 	}
 	else
 	{
@@ -235,10 +237,9 @@ consumer_wait(CqrsWorker *worker, CqrsWait *wait)
 	{
 		if (cqrs_inbox_count(consumer->inbox) > 0)
 			wait->timeout_ms = 0;
-		if (consumer->desk->due_at != 0)
-			wait->timeout_ms =
-				cqrs_sooner_ms(wait->timeout_ms,
-							   cqrs_until_ms(consumer->desk->due_at));
+		wait->timeout_ms =
+			cqrs_sooner_ms(wait->timeout_ms,
+						   cqrs_desk_retry_wait_ms(consumer->desk));
 	}
 }
 
@@ -307,8 +308,12 @@ apply_messages(Consumer *consumer)
 	cqrs_batch_step(batch);
 	if (cqrs_batch_has_failed(batch))
 		cqrs_desk_failed_changed(consumer->desk);
+	if (cqrs_batch_was_busy(batch))
+		cqrs_desk_put_off_retries(consumer->desk);
 	if (cqrs_batch_status(batch) == CQRS_BATCH_DONE && !ShutdownRequestPending)
 		end_batch(consumer);
+	if (!cqrs_leftover_is_removed())
+		give_up(consumer);
 }
 
 static bool
@@ -321,8 +326,7 @@ may_begin(const Consumer *consumer)
 static bool
 retry_is_due(const Consumer *consumer)
 {
-	return consumer->desk->due_at != 0 &&
-		cqrs_until_ms(consumer->desk->due_at) == 0;
+	return cqrs_desk_retry_wait_ms(consumer->desk) == 0;
 }
 
 static void
@@ -369,8 +373,7 @@ vet(Consumer *consumer)
 	{
 		if (!is_written(consumer, cqrs_seat_set_suspect(NULL)))
 			return false;
-		consumer->wary = false;
-		cqrs_intake_set_wary(consumer->intake, false);
+		set_wary(consumer, false);
 	}
 	if (!condemns(consumer, TO_READ))
 	{
@@ -382,6 +385,14 @@ vet(Consumer *consumer)
 	}
 	consumer->vetted = true;
 	return true;
+}
+
+static void
+set_wary(Consumer *consumer, bool wary)
+{
+	consumer->wary = wary;
+	cqrs_intake_set_wary(consumer->intake, wary);
+	cqrs_batch_set_wary(consumer->batch, wary);
 }
 
 /*
@@ -463,11 +474,12 @@ handle_stuck(Consumer *consumer)
 	else if (consumer->gave_up &&
 			 cqrs_until_after_ms(consumer->probed_at, PROBE_INTERVAL_MS) == 0)
 	{
-		const char *failure = cqrs_seat_probe();
+		const char *failure = cqrs_leftover_remove() ? cqrs_seat_probe() :
+		NULL;
 
 		if (failure != NULL)
 			cqrs_worker_set_error(failure);
-		consumer->gave_up = failure != NULL;
+		consumer->gave_up = failure != NULL || !cqrs_leftover_is_removed();
 		consumer->probed_at = GetCurrentTimestamp();
 	}
 }

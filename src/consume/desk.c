@@ -8,6 +8,9 @@
  * when a failed message is due and how many wait, remove old dead letters.  A
  * turn does only what is due; if nothing is due, there is no transaction.
  *
+ * Users may lock the tables for any time.  Messages are applied meanwhile, as far
+ * as they can: an error ends a turn, which is tried again later.
+ *
  * Belongs to the consumer alone; lives in TopMemoryContext.
  *
  *-------------------------------------------------------------------------
@@ -19,6 +22,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/caught.h"
 #include "base/guc.h"
 #include "base/objects.h"
 #include "base/timing.h"
@@ -33,11 +37,18 @@
 #define COUNT_INTERVAL_MS	1000
 /* Dead letters are looked through this often. */
 #define PURGE_INTERVAL_MS	60000
+/* The pause after an error. */
+#define FAILURE_INTERVAL_MS	5000
+/* The pause after retries whose rows other transactions had. */
+#define PUT_OFF_MS			1000
 
 static bool look_is_due(const CqrsDesk *desk);
 static bool purge_is_due(const CqrsDesk *desk);
 static void check_extension(const CqrsDesk *desk, uint32 calls);
-static void look(CqrsDesk *desk);
+static bool turn_is_due(const CqrsDesk *desk);
+static void take_turn(CqrsDesk *desk);
+static void look(CqrsDesk *desk, uint32 calls);
+static void note_failure(CqrsDesk *desk, const ErrorData *error);
 static void look_at_failed(CqrsDesk *desk);
 static void purge(CqrsDesk *desk);
 
@@ -48,10 +59,7 @@ cqrs_desk_create(const CqrsWorker *worker)
 											  sizeof(CqrsDesk));
 
 	desk->worker = worker;
-	desk->context = AllocSetContextCreate(TopMemoryContext, "cqrs desk",
-										  ALLOCSET_SMALL_SIZES);
-	desk->calls = cqrs_worker_calls(worker);
-	look(desk);
+	look(desk, cqrs_worker_calls(worker));
 	desk->stale = true;
 	return desk;
 }
@@ -60,30 +68,87 @@ bool
 cqrs_desk_turn(CqrsDesk *desk)
 {
 	MemoryContext turn = CurrentMemoryContext;
-	uint32		calls = cqrs_worker_calls(desk->worker);
-	bool		changed = look_is_due(desk);
-	bool		old = purge_is_due(desk);
+	uint64		looks = desk->looks;
 
-	if (!changed && !desk->stale && !old)
+	if (!turn_is_due(desk) ||
+		cqrs_until_after_ms(desk->failed_at, FAILURE_INTERVAL_MS) > 0)
 		return false;
+	PG_TRY();
+	{
+		take_turn(desk);
+		desk->failed_at = 0;
+	}
+	PG_CATCH();
+	{
+		note_failure(desk, cqrs_caught_abort(turn));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(turn);
+	return desk->looks != looks;
+}
+
+static bool
+turn_is_due(const CqrsDesk *desk)
+{
+	return look_is_due(desk) || desk->stale || purge_is_due(desk);
+}
+
+static void
+take_turn(CqrsDesk *desk)
+{
+	uint32		calls = cqrs_worker_calls(desk->worker);
+
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	check_extension(desk, calls);
-	if (changed)
+	if (look_is_due(desk))
 	{
-		desk->calls = calls;
-		look(desk);
+		look(desk, calls);
 		desk->stale = true;
 	}
-	if (old)
+	if (purge_is_due(desk))
 		purge(desk);
 	if (desk->stale)
 		look_at_failed(desk);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(turn);
-	return changed;
+}
+
+/* Seat, bindings and what is due stay as they were. */
+static void
+note_failure(CqrsDesk *desk, const ErrorData *error)
+{
+	cqrs_worker_set_error(error->message);
+	if (desk->failed_at == 0)
+		ereport(LOG,
+				(errmsg("cqrs consumer cannot read or write its tables: %s",
+						error->message),
+				 errdetail("Attempts go on.")));
+	desk->failed_at = GetCurrentTimestamp();
+}
+
+void
+cqrs_desk_put_off_retries(CqrsDesk *desk)
+{
+	desk->put_off_at = GetCurrentTimestamp();
+	desk->stale = true;
+}
+
+long
+cqrs_desk_retry_wait_ms(const CqrsDesk *desk)
+{
+	long		pause_ms = Max(cqrs_until_after_ms(desk->put_off_at, PUT_OFF_MS),
+							   cqrs_until_after_ms(desk->failed_at,
+												   FAILURE_INTERVAL_MS));
+
+	return desk->due_at == 0 ? -1 : Max(cqrs_until_ms(desk->due_at), pause_ms);
+}
+
+void
+cqrs_desk_reload(CqrsDesk *desk)
+{
+	desk->reloaded = true;
 }
 
 void
@@ -102,15 +167,24 @@ List *
 cqrs_desk_due(CqrsDesk *desk, bool one)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *due;
+	List	   *volatile due = NIL;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(caller);
-	due = cqrs_failed_due(one ? 1 : CQRS_BATCH_MESSAGES, CQRS_BATCH_BYTES);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		MemoryContextSwitchTo(caller);
+		due = cqrs_failed_due(one ? 1 : CQRS_BATCH_MESSAGES, CQRS_BATCH_BYTES);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		note_failure(desk, cqrs_caught_abort(caller));
+		due = NIL;
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	desk->stale = true;
 	return due;
@@ -119,8 +193,8 @@ cqrs_desk_due(CqrsDesk *desk, bool one)
 long
 cqrs_desk_wait_ms(const CqrsDesk *desk)
 {
-	if (look_is_due(desk) || desk->stale || purge_is_due(desk))
-		return 0;
+	if (turn_is_due(desk))
+		return cqrs_until_after_ms(desk->failed_at, FAILURE_INTERVAL_MS);
 	return cqrs_until_after_ms(desk->purged_at, PURGE_INTERVAL_MS);
 }
 
@@ -128,7 +202,8 @@ cqrs_desk_wait_ms(const CqrsDesk *desk)
 static bool
 look_is_due(const CqrsDesk *desk)
 {
-	return desk->calls != cqrs_worker_calls(desk->worker) ||
+	return desk->reloaded ||
+		desk->calls != cqrs_worker_calls(desk->worker) ||
 		desk->generation != cqrs_replica_generation();
 }
 
@@ -154,19 +229,28 @@ check_extension(const CqrsDesk *desk, uint32 calls)
 	proc_exit(1);
 }
 
+/* An error changes nothing.  "calls" was read before the catalog. */
 static void
-look(CqrsDesk *desk)
+look(CqrsDesk *desk, uint32 calls)
 {
-	MemoryContext caller;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cqrs desk",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	CqrsSeat   *seat = cqrs_seat_read();
+	List	   *bindings = seat != NULL ? cqrs_topology_read(seat->queue) : NIL;
 
-	MemoryContextReset(desk->context);
-	caller = MemoryContextSwitchTo(desk->context);
-	desk->bindings = NIL;
-	desk->seat = cqrs_seat_read();
-	if (desk->seat != NULL)
-		desk->bindings = cqrs_topology_read(desk->seat->queue);
-	desk->generation = cqrs_replica_generation();
 	MemoryContextSwitchTo(caller);
+	MemoryContextSetParent(context, TopMemoryContext);
+	if (desk->context != NULL)
+		MemoryContextDelete(desk->context);
+	desk->context = context;
+	desk->seat = seat;
+	desk->bindings = bindings;
+	desk->generation = cqrs_replica_generation();
+	desk->calls = calls;
+	desk->looks++;
+	desk->reloaded = false;
 }
 
 /* The count takes a scan of the table, the time a look into an index. */

@@ -28,6 +28,10 @@ typedef struct CqrsDesk
 
 	bool		stale;			/* the next three are to be read again */
 	TimestampTz due_at;			/* when a failed message is due; 0: never */
+	TimestampTz put_off_at;		/* when retries were put off; 0: are not */
+	TimestampTz failed_at;		/* when a turn has failed; 0: has not */
+	uint64		looks;			/* how often seat and bindings were read */
+	bool		reloaded;		/* and are to be read again */
 	int64		waiting;		/* failed messages that wait for a retry */
 	TimestampTz counted_at;
 	TimestampTz purged_at;		/* when dead letters were last removed */
@@ -38,19 +42,33 @@ extern CqrsDesk *cqrs_desk_create(const CqrsWorker *worker);
 
 /*
  * Do what is due, in a transaction of its own.  Returns whether seat or
- * bindings may have changed.  Ends the process if the extension is gone.
+ * bindings may have changed.  Ends the process if the extension is gone.  After
+ * an error, a lock for example, nothing is done for some seconds.
  */
 extern bool cqrs_desk_turn(CqrsDesk *desk);
 
+/* The settings have changed, which bindings depend on. */
+extern void cqrs_desk_reload(CqrsDesk *desk);
+
 /* Rows of cqrs.failed have been written. */
 extern void cqrs_desk_failed_changed(CqrsDesk *desk);
+
+/*
+ * Other transactions have rows of failed messages that are due: have none due for
+ * a second.
+ */
+extern void cqrs_desk_put_off_retries(CqrsDesk *desk);
+
+/* Milliseconds until a failed message is due; -1 if none is. */
+extern long cqrs_desk_retry_wait_ms(const CqrsDesk *desk);
 
 /* Whether cqrs.failed has as many rows that wait as it may have. */
 extern bool cqrs_desk_is_full(const CqrsDesk *desk);
 
 /*
  * The failed messages that are due, in the current context: as many as make a
- * batch, or with "one" a single one.  In a transaction of its own.
+ * batch, or with "one" a single one.  In a transaction of its own.  None after
+ * an error.
  */
 extern List *cqrs_desk_due(CqrsDesk *desk, bool one);
 

@@ -5,8 +5,8 @@
  *
  * Rows are read and written directly, whatever the rights of the role that a
  * message is applied with.  Users may delete rows meanwhile, so a row is
- * always looked up by its id, and one that is gone is passed over.  An error
- * of a concurrent change fails the transaction, which is done again.
+ * always looked up by its id, and one that is gone is passed over.  Callers lock
+ * a row before they write to it, without waiting for a user's transaction.
  *
  * The index of instance_pk is a hash index: keys can be longer than a B-tree
  * takes.  Results are in the current memory context.
@@ -70,10 +70,11 @@ static int	compare_id(const ListCell *a, const ListCell *b);
 bool
 cqrs_failed_any(void)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	rel = table_open(objects->failed, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, objects->failed_by_id, true,
-										  NULL, 0, NULL);
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel,
+										  cqrs_objects_get(false)->failed_by_id,
+										  true, NULL, 0, NULL);
 	bool		any = HeapTupleIsValid(systable_getnext(scan));
 
 	systable_endscan(scan);
@@ -84,9 +85,10 @@ cqrs_failed_any(void)
 List *
 cqrs_failed_find(const char *cqrs_id, const char *instance_pk, int64 below)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	rel = table_open(objects->failed, AccessShareLock);
-	Relation	index = index_open(objects->failed_by_row, AccessShareLock);
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 AccessShareLock);
+	Relation	index = index_open(cqrs_objects_get(false)->failed_by_row,
+								   AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	List	   *found = NIL;
 	ScanKeyData key;
@@ -132,18 +134,24 @@ cqrs_failed_read(int64 id)
 	return failed;
 }
 
-bool
-cqrs_failed_exists(int64 id)
+CqrsFailedLock
+cqrs_failed_lock(int64 id)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->failed,
-								 AccessShareLock);
+								 RowExclusiveLock);
 	ScanKeyData key;
 	SysScanDesc scan = begin_by_id(rel, id, &key);
-	bool		exists = HeapTupleIsValid(systable_getnext(scan));
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	CqrsFailedLock result = CQRS_FAILED_GONE;
 
+	if (HeapTupleIsValid(tuple))
+		result = lock_free(rel, slot, &tuple->t_self) ? CQRS_FAILED_LOCKED :
+			CQRS_FAILED_BUSY;
 	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return exists;
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, RowExclusiveLock);
+	return result;
 }
 
 void
@@ -250,9 +258,10 @@ cqrs_failed_delete(int64 id)
 List *
 cqrs_failed_due(int most, Size most_bytes)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	rel = table_open(objects->failed, AccessShareLock);
-	Relation	index = index_open(objects->failed_by_time, AccessShareLock);
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 AccessShareLock);
+	Relation	index = index_open(cqrs_objects_get(false)->failed_by_time,
+								   AccessShareLock);
 	List	   *due = NIL;
 	Size		bytes = 0;
 	ScanKeyData key;
@@ -283,9 +292,10 @@ cqrs_failed_due(int most, Size most_bytes)
 TimestampTz
 cqrs_failed_next_due(void)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	rel = table_open(objects->failed, AccessShareLock);
-	Relation	index = index_open(objects->failed_by_time, AccessShareLock);
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 AccessShareLock);
+	Relation	index = index_open(cqrs_objects_get(false)->failed_by_time,
+								   AccessShareLock);
 	TimestampTz next = 0;
 	ScanKeyData key;
 	SysScanDesc scan;

@@ -59,8 +59,19 @@ extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
 /* A row with its body, or NULL. */
 extern CqrsFailed *cqrs_failed_read(int64 id);
 
-/* Whether a row still exists. */
-extern bool cqrs_failed_exists(int64 id);
+/*
+ * Lock a row up to the end of the transaction, without waiting.  Rows are to be
+ * locked before they are written to.
+ */
+typedef enum CqrsFailedLock
+{
+	CQRS_FAILED_LOCKED,
+	CQRS_FAILED_BUSY,			/* another transaction changes the row, or has
+								 * just done so */
+	CQRS_FAILED_GONE
+} CqrsFailedLock;
+
+extern CqrsFailedLock cqrs_failed_lock(int64 id);
 
 /* Add a message; later lookups of this transaction find it. */
 extern void cqrs_failed_insert(const CqrsIncoming *message,

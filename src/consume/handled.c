@@ -43,11 +43,9 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "common/hashfn.h"
 #include "postmaster/interrupt.h"
@@ -107,8 +105,8 @@ cqrs_handled_has(const CqrsIncoming *message, bool redelivered)
 static bool
 table_has(int table, const pg_uuid_t *digest)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	rel = table_open(objects->handled[table], AccessShareLock);
+	Relation	rel = table_open(cqrs_objects_get(false)->handled[table],
+								 AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	bool		found;
@@ -116,8 +114,9 @@ table_has(int table, const pg_uuid_t *digest)
 	/* The digest is the only column. */
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(digest));
-	scan = systable_beginscan(rel, objects->handled_index[table], true,
-							  GetActiveSnapshot(), 1, &key);
+	scan = systable_beginscan(rel,
+							  cqrs_objects_get(false)->handled_index[table],
+							  true, GetActiveSnapshot(), 1, &key);
 	found = HeapTupleIsValid(systable_getnext(scan));
 	systable_endscan(scan);
 	table_close(rel, NoLock);
@@ -129,7 +128,6 @@ cqrs_handled_add(const CqrsIncoming *message)
 {
 	const CqrsObjects *objects = cqrs_objects_get(false);
 	Relation	rel;
-	Relation	index;
 	HeapTuple	tuple;
 	pg_uuid_t	digest;
 	Datum		value = UUIDPGetDatum(&digest);
@@ -143,13 +141,9 @@ cqrs_handled_add(const CqrsIncoming *message)
 	}
 	digest_of(message, &digest);
 	rel = table_open(objects->handled[current], RowExclusiveLock);
-	index = index_open(objects->handled_index[current], RowExclusiveLock);
 	tuple = heap_form_tuple(RelationGetDescr(rel), &value, &isnull);
-	simple_heap_insert(rel, tuple);
-	(void) index_insert(index, &value, &isnull, &tuple->t_self, rel,
-						UNIQUE_CHECK_NO, false, BuildIndexInfo(index));
+	CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
-	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
 }

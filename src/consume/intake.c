@@ -76,6 +76,7 @@ struct CqrsIntake
 	CqrsIntakeLog *log;
 	CqrsTopology *topology;
 	char	   *queue;			/* NULL: not configured yet */
+	char	   *exchange;		/* cqrs.exchange */
 	int64		epoch;
 	bool		taking_over;
 	bool		yields;			/* another database has consumed since, or
@@ -119,6 +120,7 @@ cqrs_intake_create(CqrsInbox *inbox)
 	intake->session = cqrs_session_create(cqrs_guc_consumer_url, true);
 	intake->log = cqrs_intake_log_create();
 	intake->topology = cqrs_topology_create(intake->log);
+	intake->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
 	return intake;
 }
 
@@ -156,6 +158,12 @@ cqrs_intake_reload(CqrsIntake *intake)
 {
 	bool		moved = cqrs_session_reload(intake->session);
 
+	if (strcmp(cqrs_exchange, intake->exchange) != 0)
+	{
+		pfree(intake->exchange);
+		intake->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
+		cqrs_topology_keep(intake->topology);
+	}
 	cqrs_intake_log_reload(intake->log);
 	cqrs_topology_retry(intake->topology);
 	/* While paused there is no connection; the broker may be another one. */

@@ -30,6 +30,10 @@
  * place in the order that later ones wait for.  A message that is a dead letter
  * already is not tried again: it may be the one that crashes the server.
  *
+ * A user's transaction may have a row of cqrs.failed, to delete it or to have it
+ * tried, for as long as it likes.  Nothing waits for it: a retry is left out until
+ * then, and a new message that may have to remove the row is stored behind it.
+ *
  * Counts are kept in the run, and become visible with its commit.
  *
  *-------------------------------------------------------------------------
@@ -46,6 +50,8 @@
 
 /* A message that waits behind another one is looked at again after this. */
 #define BEHIND_MS	100
+/* The same where an earlier one is locked. */
+#define BUSY_MS		1000
 
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
@@ -55,6 +61,9 @@ static bool expired(const CqrsItem *item, const CqrsReplica *replica);
 static void fail_without_owner(CqrsRun *run, CqrsItem *item);
 static void bury(CqrsRun *run, CqrsItem *item, const char *reason);
 static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
+static void wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from,
+						int delay_ms, const char *reason);
+static bool lock_all(List *older);
 static List *older_failed(const CqrsRun *run, const CqrsItem *item);
 static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
 static bool has_failed_delete(List *older);
@@ -64,6 +73,18 @@ static void applied(CqrsRun *run, CqrsItem *item, List *older,
 					const CqrsApplied *result);
 static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 					 const char *reason);
+
+bool
+cqrs_item_take(CqrsRun *run, const CqrsItem *item)
+{
+	CqrsFailedLock lock;
+
+	if (item->failed == NULL)
+		return true;
+	lock = cqrs_failed_lock(item->failed->id);
+	run->busy = run->busy || lock == CQRS_FAILED_BUSY;
+	return lock == CQRS_FAILED_LOCKED;
+}
 
 CqrsStep
 cqrs_item_begin(CqrsRun *run, CqrsItem *item)
@@ -77,9 +98,6 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		bury(run, item, item->problem);
 		return CQRS_ITEM_SETTLED;
 	}
-	/* A user may have deleted the row of a retry. */
-	if (item->failed != NULL && !cqrs_failed_exists(item->failed->id))
-		return CQRS_ITEM_SETTLED;
 	run->replica = cqrs_replica_find(cqrs_id);
 	if (run->replica == NULL)
 	{
@@ -136,19 +154,18 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("replica \"%s\" has changed meanwhile",
 						item->message.cqrs_id)));
+	if (replica->handler == NULL && !lock_all(older))
+	{
+		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
+					"another transaction changes an earlier failed message of the row");
+		return;
+	}
 	before = replica->handler != NULL ? waiting_before(older, item) : NULL;
 	if (before != NULL)
 	{
-		CqrsFailedState state = {
-			.attempts = item->failed != NULL ? item->failed->attempts :
-			item->message.retries,
-			.next_try = TimestampTzPlusMilliseconds(Max(before->next_try,
-														GetCurrentTimestamp()),
-													BEHIND_MS),
-			.error = "the message waits for an earlier one of its row"
-		};
-
-		store(run, item, &state);
+		wait_behind(run, item, Max(before->next_try, GetCurrentTimestamp()),
+					BEHIND_MS,
+					"the message waits for an earlier one of its row");
 		return;
 	}
 	cqrs_apply_message(run->applier, replica, &item->message,
@@ -217,7 +234,8 @@ is_dead_already(CqrsRun *run, const CqrsItem *item)
 
 		if (failed->next_try != 0 || !has_id(failed, item))
 			continue;
-		cqrs_failed_renew(failed->id);
+		if (cqrs_failed_lock(failed->id) == CQRS_FAILED_LOCKED)
+			cqrs_failed_renew(failed->id);
 		run->wrote_failed = true;
 		run->counts[CQRS_CONSUMED_OUTCOMES + CQRS_OUTCOME_REPEATED]++;
 		return true;
@@ -294,10 +312,41 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 			continue;
 		if (has_handler(run))
 			return;
-		cqrs_failed_delete(failed->id);
+		/* If another transaction has it, both are tried, in this order. */
+		if (cqrs_failed_lock(failed->id) == CQRS_FAILED_LOCKED)
+			cqrs_failed_delete(failed->id);
 	}
 	cqrs_failed_insert(&item->message, state);
 	run->any_failed = true;
+}
+
+/* Store a message that is not tried now; that is no attempt. */
+static void
+wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from, int delay_ms,
+			const char *reason)
+{
+	CqrsFailedState state = {
+		.attempts = item->failed != NULL ? item->failed->attempts :
+		item->message.retries,
+		.next_try = TimestampTzPlusMilliseconds(from, delay_ms),
+		.error = reason
+	};
+
+	store(run, item, &state);
+}
+
+/* Lock those of some rows that exist; false if another transaction has one. */
+static bool
+lock_all(List *older)
+{
+	ListCell   *lc;
+
+	foreach(lc, older)
+	{
+		if (cqrs_failed_lock(((CqrsFailed *) lfirst(lc))->id) == CQRS_FAILED_BUSY)
+			return false;
+	}
+	return true;
 }
 
 /* Failed messages of the same row that are older than this one. */

@@ -33,6 +33,8 @@ typedef struct CqrsRun
 	CqrsApplier *applier;		/* NULL: none yet */
 	bool		any_failed;		/* cqrs.failed may have rows */
 	bool		wrote_failed;	/* this transaction has written to it */
+	bool		busy;			/* a retry was left out, because another
+								 * transaction has its row */
 	int64		counts[CQRS_WORKER_MAX_COUNTERS];	/* to be added at commit */
 	const CqrsReplica *replica; /* of the item at hand; NULL: unknown */
 	CqrsOnce   *logged;			/* what the consumer has logged */
@@ -44,6 +46,12 @@ typedef enum CqrsStep
 	CQRS_ITEM_APPLIES,			/* call apply() */
 	CQRS_ITEM_OTHER_OWNER		/* for another transaction */
 } CqrsStep;
+
+/*
+ * Whether the message is to be tried: a retry whose row is gone, or which another
+ * transaction changes, is not.
+ */
+extern bool cqrs_item_take(CqrsRun *run, const CqrsItem *item);
 
 /* What becomes of a message before it is applied. */
 extern CqrsStep cqrs_item_begin(CqrsRun *run, CqrsItem *item);

@@ -11,6 +11,11 @@
  * WITH HOLD, advisory locks.  So a session begins anew with each transaction,
  * as after DISCARD ALL.  PostgreSQL refuses LISTEN in a background worker.
  *
+ * Temporary objects may be impossible to remove: other objects that depend on
+ * them are altered, and may be locked.  Then nothing is applied until it succeeds
+ * (consumer.c).  To end the process would not do: PostgreSQL removes them at its
+ * end, and waits for the lock.
+ *
  * The consumer's own settings are reset values (worker.c, consumer.c), which
  * stay.
  *
@@ -25,15 +30,55 @@
 #include "utils/guc.h"
 #include "utils/portal.h"
 
+#include "base/caught.h"
 #include "consume/leftover.h"
+#include "worker/worker.h"
 
+/* There may be temporary objects; the last attempt has succeeded. */
+static bool temporary = false;
+static bool removed = true;
+
+static void remove_all(void);
 static void remove_temporary_objects(void);
 
-void
+bool
 cqrs_leftover_remove(void)
 {
+	MemoryContext caller = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		remove_all();
+		removed = true;
+	}
+	PG_CATCH();
+	{
+		const ErrorData *error = cqrs_caught_abort(caller);
+
+		cqrs_worker_set_error(error->message);
+		if (removed)
+			ereport(LOG,
+					(errmsg("cqrs consumer cannot remove what code of a replica's owner has left in its session: %s",
+							error->message),
+					 errdetail("Messages wait in the queue; attempts go on.")));
+		removed = false;
+	}
+	PG_END_TRY();
+	return removed;
+}
+
+bool
+cqrs_leftover_is_removed(void)
+{
+	return removed;
+}
+
+static void
+remove_all(void)
+{
 	/* The flags are those of the last transaction, until the next one. */
-	bool		temporary = (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
+	temporary = temporary ||
+		(MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
 
 	PortalHashTableDeleteAll();
 	DropAllPreparedStatements();
@@ -41,6 +86,7 @@ cqrs_leftover_remove(void)
 	ResetAllOptions();
 	if (temporary)
 		remove_temporary_objects();
+	temporary = false;
 }
 
 static void

@@ -12,8 +12,12 @@
 
 /*
  * Remove it, after a transaction that has run users' code, committed or
- * aborted.  No transaction is open.  Raises an error if that is impossible.
+ * aborted.  No transaction is open.  Returns false if that is impossible: until a
+ * later call succeeds, no users' code may run.
  */
-extern void cqrs_leftover_remove(void);
+extern bool cqrs_leftover_remove(void);
+
+/* Whether the last call has succeeded. */
+extern bool cqrs_leftover_is_removed(void);
 
 #endif							/* CQRS_LEFTOVER_H */

@@ -28,6 +28,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "base/caught.h"
 #include "base/compat.h"
 #include "base/objects.h"
 #include "consume/seat.h"
@@ -59,6 +60,8 @@ static void change(const int *columns, const NullableDatum *changes, int n);
 static void write_row(Relation rel, const int *columns,
 					  const NullableDatum *changes, int n);
 static bool try_leave(void);
+static bool write_unlocked(const int *columns, const NullableDatum *changes,
+						   int n);
 static bool is_dropping(Relation rel, HeapTuple tuple);
 
 CqrsSeat *
@@ -140,27 +143,42 @@ try_leave(void)
 {
 	const int	columns[] = {SEAT_RUNNING, SEAT_SUSPECT};
 	NullableDatum changes[2] = {0};
-	const CqrsObjects *objects;
 	bool		locked = true;
 
 	changes[1].isnull = true;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	objects = cqrs_objects_get(true);
-	if (objects != NULL)
-		locked = ConditionalLockRelationOid(objects->consumer,
-											ShareRowExclusiveLock);
-	if (objects != NULL && locked)
-	{
-		Relation	rel = table_open(objects->consumer, NoLock);
-
-		PushActiveSnapshot(GetTransactionSnapshot());
-		write_row(rel, columns, changes, lengthof(columns));
-		PopActiveSnapshot();
-		table_close(rel, NoLock);
-	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (cqrs_objects_get(true) != NULL)
+		locked = write_unlocked(columns, changes, lengthof(columns));
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return locked;
+}
+
+void
+cqrs_seat_clear_suspect(void)
+{
+	const int	columns[] = {SEAT_SUSPECT};
+	NullableDatum changes[1] = {0};
+
+	changes[0].isnull = true;
+	(void) write_unlocked(columns, changes, lengthof(columns));
+}
+
+/* write_row(), in the current transaction, unless the table is locked. */
+static bool
+write_unlocked(const int *columns, const NullableDatum *changes, int n)
+{
+	Oid			relid = cqrs_objects_get(false)->consumer;
+	Relation	rel;
+
+	if (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
+		return false;
+	rel = table_open(relid, NoLock);
+	write_row(rel, columns, changes, n);
+	table_close(rel, NoLock);
+	return true;
 }
 
 const char *
@@ -180,10 +198,10 @@ cqrs_seat_probe(void)
 	return try_change(NULL, NULL, 0);
 }
 
-void
+const char *
 cqrs_seat_delete(void)
 {
-	change(NULL, NULL, -1);
+	return try_change(NULL, NULL, -1);
 }
 
 /* change(); returns its error, or NULL. */
@@ -200,13 +218,7 @@ try_change(const int *columns, const NullableDatum *changes, int n)
 	PG_CATCH();
 	{
 		cqrs_worker_set_cancellable(false);
-		MemoryContextSwitchTo(caller);
-		failure = CopyErrorData()->message;
-		HOLD_INTERRUPTS();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-		MemoryContextSwitchTo(caller);
+		failure = cqrs_caught_abort(caller)->message;
 	}
 	PG_END_TRY();
 	return failure;

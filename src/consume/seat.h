@@ -35,18 +35,21 @@ extern CqrsSeat *cqrs_seat_read(void);
 
 /*
  * Write to the row, in a transaction of its own that is committed durably.
- * Nothing happens if there is no row.
+ * Nothing happens if there is no row.  An error is no end of the process, and is
+ * returned as a text in the current context.  NULL: committed.  probe() changes
+ * nothing.
  */
-extern void cqrs_seat_delete(void);
-
-/*
- * The same; an error is no end of the process, and is returned as a text in the
- * current context.  NULL: committed.  probe() changes nothing.
- */
+extern const char *cqrs_seat_delete(void);
 extern const char *cqrs_seat_set_running(void);
 extern const char *cqrs_seat_set_suspect(const bytea *digest);
 extern const char *cqrs_seat_set_epoch(int64 epoch, bool taking_over);
 extern const char *cqrs_seat_probe(void);
+
+/*
+ * There is no suspect, once the current transaction commits.  It needs an active
+ * snapshot.  Where cqrs.consumer is locked, the suspect stays.
+ */
+extern void cqrs_seat_clear_suspect(void);
 
 /* The consumer ends in order; takes a second at most. */
 extern void cqrs_seat_leave(void);

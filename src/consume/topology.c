@@ -7,7 +7,8 @@
  * its routing key, for broadcasts, and to "cqrs.QUEUE.CQRS_ID", for what was
  * sent to this queue alone.  Bindings of replicas that are gone are removed,
  * if this process has made them; others lead to messages that are counted as
- * unknown.
+ * unknown.  Where cqrs.exchange has changed, bindings to the former one stay:
+ * publishers may not have noticed the change yet.
  *
  * The bindings of each exchange are made by a request of its own, so that an
  * exchange that is refused costs the others nothing.
@@ -155,6 +156,12 @@ void
 cqrs_topology_retry(CqrsTopology *topology)
 {
 	topology->due = topology->due || topology->refused;
+}
+
+void
+cqrs_topology_keep(CqrsTopology *topology)
+{
+	topology->made = topology->wanted = NIL;
 }
 
 bool

@@ -36,6 +36,9 @@ extern void cqrs_topology_connected(CqrsTopology *topology);
 /* Try again what was refused. */
 extern void cqrs_topology_retry(CqrsTopology *topology);
 
+/* cqrs.exchange has changed: bindings so far stay, whatever is set. */
+extern void cqrs_topology_keep(CqrsTopology *topology);
+
 /* Whether the broker has accepted all. */
 extern bool cqrs_topology_is_made(const CqrsTopology *topology);
 

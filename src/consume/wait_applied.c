@@ -8,7 +8,9 @@
  *
  * A look at the row and at cqrs.failed takes place in a subtransaction that is
  * rolled back: so locks and snapshot of the look end with it.  Between two
- * looks the session waits for the next commit of the consumer (applied.c).
+ * looks the session waits for the next commit of the consumer (applied.c).  What
+ * a look has found is in a memory context that the next one resets: a wait may
+ * last for days.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +25,7 @@
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -44,6 +47,8 @@ typedef struct Wait
 	int64		revision;		/* unless is_delete */
 	bool		was_there;		/* the row, at one of the looks */
 	const char *outcome;		/* NULL: none yet */
+	MemoryContext found;		/* of the next field, and for errors; reset
+								 * with each look */
 	char	   *error;			/* of the failed message, or NULL */
 } Wait;
 
@@ -52,9 +57,8 @@ static void check_not_null(FunctionCallInfo fcinfo, int n, const char *name);
 static TimestampTz read_deadline(FunctionCallInfo fcinfo);
 static void release_snapshots(void);
 static void look(Wait *wait);
-static void look_at_row(Wait *wait, MemoryContext caller);
-static void look_at_failed(Wait *wait, const CqrsJsonValue *key,
-						   MemoryContext caller);
+static void look_at_row(Wait *wait);
+static void look_at_failed(Wait *wait, const CqrsJsonValue *key);
 static bool is_waited_for(const Wait *wait, const CqrsFailed *failed);
 
 /*
@@ -113,6 +117,9 @@ read_arguments(FunctionCallInfo fcinfo)
 	wait->cqrs_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	key = PG_GETARG_JSONB_P(1);
 	wait->key = psprintf("[%s]", JsonbToCString(NULL, &key->root, VARSIZE(key)));
+	wait->found = AllocSetContextCreate(CurrentMemoryContext,
+										"cqrs wait found",
+										ALLOCSET_SMALL_SIZES);
 	wait->is_delete = PG_ARGISNULL(2);
 	if (!wait->is_delete)
 		wait->revision = PG_GETARG_INT64(2);
@@ -175,18 +182,20 @@ look(Wait *wait)
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	MemoryContextReset(wait->found);
+	wait->error = NULL;
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		cqrs_settings_pin(GUC_ACTION_LOCAL);
 		SPI_connect();
-		look_at_row(wait, caller);
+		look_at_row(wait);
 		SPI_finish();
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(caller);
+		MemoryContextSwitchTo(wait->found);
 		error = CopyErrorData();
 		FlushErrorState();
 	}
@@ -200,7 +209,7 @@ look(Wait *wait)
 }
 
 static void
-look_at_row(Wait *wait, MemoryContext caller)
+look_at_row(Wait *wait)
 {
 	CqrsFinder *finder = cqrs_finder_begin(wait->cqrs_id);
 	CqrsJsonValue json = {.kind = CQRS_JSON_ARRAY,.start = wait->key,
@@ -209,7 +218,6 @@ look_at_row(Wait *wait, MemoryContext caller)
 	Datum		key[INDEX_MAX_KEYS];
 	CqrsFoundRow row;
 
-	wait->error = NULL;
 	cqrs_json_scan_array(&json, &elements);
 	cqrs_finder_read_key(finder, &elements.members[0].value, key);
 	row = cqrs_finder_find(finder, key);
@@ -218,7 +226,7 @@ look_at_row(Wait *wait, MemoryContext caller)
 	else if (!wait->is_delete && wait->was_there && !row.alive)
 		wait->outcome = "deleted";
 	else
-		look_at_failed(wait, &elements.members[0].value, caller);
+		look_at_failed(wait, &elements.members[0].value);
 	wait->was_there = wait->was_there || row.alive;
 	cqrs_finder_end(finder);
 }
@@ -228,7 +236,7 @@ look_at_row(Wait *wait, MemoryContext caller)
  * outcome, any other one has the error that is returned after the timeout.
  */
 static void
-look_at_failed(Wait *wait, const CqrsJsonValue *key, MemoryContext caller)
+look_at_failed(Wait *wait, const CqrsJsonValue *key)
 {
 	char	   *instance_pk = cqrs_envelope_compact_key(key);
 	ListCell   *lc;
@@ -241,7 +249,7 @@ look_at_failed(Wait *wait, const CqrsJsonValue *key, MemoryContext caller)
 
 		if (failed == NULL || !is_waited_for(wait, failed))
 			continue;
-		wait->error = MemoryContextStrdup(caller, failed->error);
+		wait->error = MemoryContextStrdup(wait->found, failed->error);
 		if (failed->next_try == 0)
 			wait->outcome = "failed";
 	}

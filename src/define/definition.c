@@ -21,6 +21,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
+#include "base/objects.h"
 #include "define/definition.h"
 
 static HeapTuple find_tuple(const CqrsDefinitionKind *kind, Relation rel,
@@ -123,7 +124,9 @@ find_tuple(const CqrsDefinitionKind *kind, Relation rel, const char *cqrs_id)
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
 						   C_COLLATION_OID, F_TEXTEQ,
 						   CStringGetTextDatum(cqrs_id));
-	scan = systable_beginscan(rel, kind->by_id, true, NULL, 1, &key);
+	/* The table is locked. */
+	(void) cqrs_objects_get(false);
+	scan = systable_beginscan(rel, *kind->by_id, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		tuple = heap_copytuple(tuple);

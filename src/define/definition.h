@@ -32,7 +32,7 @@ typedef struct CqrsDefinition
 typedef struct CqrsDefinitionKind
 {
 	Oid			table;
-	Oid			by_id;			/* its index on cqrs_id */
+	const Oid  *by_id;			/* its index on cqrs_id, in CqrsObjects */
 	int			noptions;
 } CqrsDefinitionKind;
 

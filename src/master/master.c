@@ -55,8 +55,8 @@ cqrs_master_read(const char *cqrs_id, bool missing_ok)
 List *
 cqrs_master_read_all(Oid relid)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
-	Relation	master = table_open(objects->master, AccessShareLock);
+	Relation	master = table_open(cqrs_objects_get(false)->master,
+									AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -64,7 +64,8 @@ cqrs_master_read_all(Oid relid)
 
 	ScanKeyInit(&key, CQRS_DEFINITION_RELATION, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(master, objects->master_by_relation,
+	scan = systable_beginscan(master,
+							  cqrs_objects_get(false)->master_by_relation,
 							  OidIsValid(relid), NULL,
 							  OidIsValid(relid) ? 1 : 0, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -107,7 +108,7 @@ kind_of_masters(void)
 {
 	const CqrsObjects *objects = cqrs_objects_get(false);
 	CqrsDefinitionKind kind = {
-		objects->master, objects->master_by_id, CQRS_NOPTIONS
+		objects->master, &objects->master_by_id, CQRS_NOPTIONS
 	};
 
 	return kind;

@@ -132,15 +132,15 @@ cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
 static void
 segment_scan_begin(CqrsOutboxScan *scan, int segment)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
 	SegmentScan *result = &scan->segments[segment];
 	ScanKeyData keys[2];
 
 	/* The pack that contains "from" may begin this much lower. */
 	int64		first_id = scan->from - CQRS_PACK_MESSAGES + 1;
 
-	result->segment = table_open(objects->segment[segment], AccessShareLock);
-	result->index = index_open(objects->segment_index[segment],
+	result->segment = table_open(cqrs_objects_get(false)->segment[segment],
+								 AccessShareLock);
+	result->index = index_open(cqrs_objects_get(false)->segment_index[segment],
 							   AccessShareLock);
 	ScanKeyInit(&keys[0], SEGMENT_ID, BTGreaterEqualStrategyNumber,
 				F_INT8GE, Int64GetDatum(first_id));

@@ -12,7 +12,7 @@
  * The publisher and cqrs_park_held() may be at the same message.  Neither
  * waits for the other.  The unique index is asked for a conflict, and not to
  * resolve it, so a conflict with a transaction that is still open is reported
- * at once.
+ * at once.  While REINDEX CONCURRENTLY is at work, there are two indexes.
  *
  * Ids are forgotten in a transaction whose WAL follows that of the watermark.
  * So a crash cannot bring back a message that was forgotten.
@@ -45,17 +45,26 @@ cqrs_skipped_add(int64 id)
 {
 	Relation	skipped = table_open(cqrs_objects_get(false)->skipped,
 									 RowExclusiveLock);
-	Relation	index = index_open(cqrs_objects_get(false)->skipped_by_id,
-								   RowExclusiveLock);
 	Datum		value = Int64GetDatum(id);
 	bool		isnull = false;
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(skipped), &value,
 										&isnull);
 	CqrsSkip	result = CQRS_SKIP_ADDED;
+	bool		conflict = false;
+	ListCell   *lc;
 
 	simple_heap_insert(skipped, tuple);
-	if (!index_insert(index, &value, &isnull, &tuple->t_self, skipped,
-					  UNIQUE_CHECK_PARTIAL, false, BuildIndexInfo(index)))
+	foreach(lc, RelationGetIndexList(skipped))
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		IndexInfo  *info = BuildIndexInfo(index);
+
+		if (info->ii_ReadyForInserts && !conflict)
+			conflict = !index_insert(index, &value, &isnull, &tuple->t_self,
+									 skipped, UNIQUE_CHECK_PARTIAL, false, info);
+		index_close(index, RowExclusiveLock);
+	}
+	if (conflict)
 	{
 		/* A command can delete only rows of earlier ones. */
 		CommandCounterIncrement();
@@ -63,7 +72,6 @@ cqrs_skipped_add(int64 id)
 		CommandCounterIncrement();
 		result = is_skipped(skipped, id) ? CQRS_SKIP_BEFORE : CQRS_SKIP_BUSY;
 	}
-	index_close(index, RowExclusiveLock);
 	table_close(skipped, RowExclusiveLock);
 	return result;
 }

@@ -31,12 +31,11 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/index.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/tuptable.h"
@@ -81,8 +80,7 @@
 struct CqrsOutboxWriter
 {
 	Relation	segment;
-	Relation	index;
-	IndexInfo  *index_info;
+	CatalogIndexState indexes;
 	TimestampTz committed_at;
 	int64		next_id;
 	int64		end_id;			/* of the batch */
@@ -113,10 +111,9 @@ static void check_size(void);
 static void finish_pack(CqrsOutboxWriter *writer, int length);
 static void insert_rows(CqrsOutboxWriter *writer);
 static uint64 first_batch(void);
-static int64 segment_max_id(Oid segment, Oid index);
+static int64 segment_max_id(int segment);
 static BlockNumber segment_blocks(Oid segment);
-static bool try_truncate(const CqrsObjects *objects, int segment,
-						 int64 watermark, bool *busy);
+static bool try_truncate(int segment, int64 watermark, bool *busy);
 
 void
 cqrs_outbox_init(void)
@@ -157,7 +154,6 @@ CqrsOutboxWriter *
 cqrs_outbox_begin(void)
 {
 	CqrsOutboxWriter *writer = palloc(sizeof(CqrsOutboxWriter));
-	const CqrsObjects *objects = cqrs_objects_get(false);
 	uint32		segment;
 
 	if (cqrs_max_pending_kb > 0)
@@ -167,10 +163,10 @@ cqrs_outbox_begin(void)
 	(void) GetTopTransactionId();
 
 	segment = pg_atomic_read_u32(&writers[cqrs_slot_mine()].segment);
-	writer->segment = table_open(objects->segment[segment], RowExclusiveLock);
-	writer->index = index_open(objects->segment_index[segment],
-							   RowExclusiveLock);
-	writer->index_info = BuildIndexInfo(writer->index);
+	writer->segment = table_open(cqrs_objects_get(false)->segment[segment],
+								 RowExclusiveLock);
+	/* While REINDEX CONCURRENTLY is at work, there are two. */
+	writer->indexes = CatalogOpenIndexes(writer->segment);
 	writer->committed_at = GetCurrentTimestamp();
 	writer->next_id = 0;
 	writer->end_id = 0;
@@ -287,7 +283,7 @@ cqrs_outbox_end(CqrsOutboxWriter *writer)
 	insert_rows(writer);
 	for (int i = 0; i < writer->nslots; i++)
 		ExecDropSingleTupleTableSlot(writer->slots[i]);
-	index_close(writer->index, NoLock);
+	CatalogCloseIndexes(writer->indexes);
 	table_close(writer->segment, NoLock);
 	MemoryContextDelete(writer->rows);
 	pfree(writer->pack.data);
@@ -322,25 +318,16 @@ cqrs_outbox_draw_batch(CqrsOutboxWriter *writer)
 static void
 insert_rows(CqrsOutboxWriter *writer)
 {
-	CommandId	cid = GetCurrentCommandId(true);
 	MemoryContext caller;
 
 	if (writer->nrows == 0)
 		return;
 
 	caller = MemoryContextSwitchTo(writer->rows);
-	heap_multi_insert(writer->segment, writer->slots, writer->nrows, cid, 0,
-					  NULL);
+	CatalogTuplesMultiInsertWithInfo(writer->segment, writer->slots,
+									 writer->nrows, writer->indexes);
 	for (int i = 0; i < writer->nrows; i++)
-	{
-		bool		isnull = false;
-		Datum		id = slot_getattr(writer->slots[i], SEGMENT_ID, &isnull);
-
-		index_insert(writer->index, &id, &isnull, &writer->slots[i]->tts_tid,
-					 writer->segment, UNIQUE_CHECK_NO, false,
-					 writer->index_info);
 		ExecClearTuple(writer->slots[i]);
-	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(writer->rows);
 	writer->nrows = 0;
@@ -360,22 +347,22 @@ insert_rows(CqrsOutboxWriter *writer)
 static uint64
 first_batch(void)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
 	int64		highest = Max(cqrs_outbox_watermark(), cqrs_parked_max_id());
 
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
-		highest = Max(highest, segment_max_id(objects->segment[i],
-											  objects->segment_index[i]));
+		highest = Max(highest, segment_max_id(i));
 	return Max((uint64) cqrs_batch_of(highest) + 1,
 			   (uint64) (GetWALInsertionTimeLine() - 1) << TIMELINE_SHIFT);
 }
 
 /* The highest id in a segment, visible or not; -1 if there is none. */
 static int64
-segment_max_id(Oid segment, Oid index)
+segment_max_id(int segment)
 {
-	Relation	rel = table_open(segment, AccessShareLock);
-	Relation	idx = index_open(index, AccessShareLock);
+	Relation	rel = table_open(cqrs_objects_get(false)->segment[segment],
+								 AccessShareLock);
+	Relation	idx = index_open(cqrs_objects_get(false)->segment_index[segment],
+								 AccessShareLock);
 	SysScanDesc scan = systable_beginscan_ordered(rel, idx, SnapshotAny, 0, NULL);
 	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 	int64		id = -1;
@@ -435,7 +422,7 @@ cqrs_outbox_recycle(int64 watermark, bool idle)
 
 		blocks[i] = segment_blocks(objects->segment[i]);
 		if (blocks[i] >= limit && (i != current || idle) &&
-			try_truncate(objects, i, watermark, &busy))
+			try_truncate(i, watermark, &busy))
 			blocks[i] = 0;
 	}
 
@@ -471,10 +458,9 @@ segment_blocks(Oid segment)
  * free, set *busy instead.  The lock is kept until the end of the transaction.
  */
 static bool
-try_truncate(const CqrsObjects *objects, int segment, int64 watermark,
-			 bool *busy)
+try_truncate(int segment, int64 watermark, bool *busy)
 {
-	Oid			relid = objects->segment[segment];
+	Oid			relid = cqrs_objects_get(false)->segment[segment];
 	Relation	rel;
 
 	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
@@ -482,7 +468,7 @@ try_truncate(const CqrsObjects *objects, int segment, int64 watermark,
 		*busy = true;
 		return false;
 	}
-	if (segment_max_id(relid, objects->segment_index[segment]) > watermark)
+	if (segment_max_id(segment) > watermark)
 	{
 		UnlockRelationOid(relid, AccessExclusiveLock);
 		return false;

@@ -71,6 +71,7 @@ static bool hold_master(CqrsHolds *holds, const CqrsWindow *window,
 						const char *cqrs_id, int64 id, bool refused);
 static CqrsHold *create(CqrsHolds *holds, const char *cqrs_id, int64 id);
 static CqrsHold *find(const CqrsHolds *holds, const char *cqrs_id);
+static long retry_wait_ms(const CqrsHold *hold);
 static bool is_clear(const CqrsHold *hold, const CqrsWindow *window);
 static void forget_probe(CqrsHolds *holds);
 static TimestampTz forget_ended(CqrsHolds *holds, const char *cqrs_id);
@@ -173,19 +174,17 @@ cqrs_holds_are_due(const CqrsHolds *holds, const CqrsWindow *window)
 CqrsHold *
 cqrs_holds_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
 {
-	TimestampTz now;
 	CqrsHold   *next = NULL;
 	ListCell   *lc;
 
 	if (holds->list == NIL || holds->probe != NULL ||
-		cqrs_until_ms(holds->probe_at) > 0)
+		cqrs_until_within_ms(holds->probe_at, PROBE_PAUSE_MS) > 0)
 		return NULL;
-	now = GetCurrentTimestamp();
 	foreach(lc, holds->list)
 	{
 		CqrsHold   *hold = lfirst(lc);
 
-		if (hold->state != CQRS_HOLD_WAITING || hold->retry_at > now ||
+		if (hold->state != CQRS_HOLD_WAITING || retry_wait_ms(hold) > 0 ||
 			!is_clear(hold, window))
 			continue;
 		if (next == NULL ||
@@ -292,23 +291,30 @@ cqrs_holds_remove_refused(CqrsHolds *holds)
 long
 cqrs_holds_wait_ms(const CqrsHolds *holds)
 {
-	TimestampTz now;
-	TimestampTz soonest = PG_INT64_MAX;
+	long		soonest_ms = -1;
+	long		pause_ms;
 	ListCell   *lc;
 
 	if (holds->list == NIL || holds->probe != NULL)
 		return -1;
-	now = GetCurrentTimestamp();
+	pause_ms = cqrs_until_within_ms(holds->probe_at, PROBE_PAUSE_MS);
 	foreach(lc, holds->list)
 	{
 		CqrsHold   *hold = lfirst(lc);
-		TimestampTz due = Max(hold->retry_at, holds->probe_at);
+		long		wait_ms = Max(retry_wait_ms(hold), pause_ms);
 
 		/* A hold that is due already waits for answers of the broker. */
-		if (hold->state == CQRS_HOLD_WAITING && due > now)
-			soonest = Min(soonest, due);
+		if (hold->state == CQRS_HOLD_WAITING && wait_ms > 0)
+			soonest_ms = cqrs_sooner_ms(soonest_ms, wait_ms);
 	}
-	return soonest == PG_INT64_MAX ? -1 : cqrs_until_ms(soonest);
+	return soonest_ms;
+}
+
+/* Milliseconds until a held master may be probed again. */
+static long
+retry_wait_ms(const CqrsHold *hold)
+{
+	return cqrs_until_within_ms(hold->retry_at, cqrs_reconnect_delay_max_ms);
 }
 
 void

@@ -30,14 +30,17 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "base/guc.h"
 #include "base/limits.h"
+#include "base/objects.h"
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
@@ -97,6 +100,37 @@ cqrs_link_reload(CqrsLink *link)
 	cqrs_link_forget_proven(link);
 	if (moved)
 		close_connection(link, true);
+}
+
+void
+cqrs_link_look(CqrsLink *link)
+{
+	MemoryContext turn = CurrentMemoryContext;
+	uint32		calls = cqrs_worker_calls(link->worker);
+	bool		installed;
+	ListCell   *lc;
+
+	if (link->unbound.texts == NIL ||
+		(calls == link->calls && !link->unchecked))
+		return;
+	link->calls = calls;
+	link->unchecked = false;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	installed = cqrs_objects_get(true) != NULL;
+	foreach(lc, link->unbound.texts)
+	{
+		char	   *cqrs_id = lfirst(lc);
+
+		if (installed && cqrs_objects_has_master(cqrs_id))
+			continue;
+		link->unbound.texts = foreach_delete_current(link->unbound.texts, lc);
+		pfree(cqrs_id);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(turn);
 }
 
 void
@@ -178,6 +212,8 @@ cqrs_link_wait_ms(const CqrsLink *link, bool paused)
 		return may_connect(link, paused) ?
 			cqrs_session_wait_ms(link->session) : -1;
 
+	if (link->unchecked)
+		return 0;
 	(void) link->session->transport->socket(link->session->connection, &write);
 	if (!link->blocked && !write && cqrs_link_may_send(link) &&
 		link->session->transport->can_publish(link->session->connection))

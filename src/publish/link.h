@@ -32,6 +32,12 @@ extern void cqrs_link_identify(CqrsLink *link, const char *identity);
 extern void cqrs_link_reload(CqrsLink *link);
 
 /*
+ * Forget masters that are not registered any more, in a transaction of its own, if
+ * somebody has asked for a look at the catalog.
+ */
+extern void cqrs_link_look(CqrsLink *link);
+
+/*
  * Connect if an attempt is due.  Disconnect if "paused", or if a copy of the
  * database has taken over.  May reset the latch.
  */

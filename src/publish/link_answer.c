@@ -249,7 +249,8 @@ message_returned(CqrsLink *link, const CqrsEvent *event)
 	else
 	{
 		message->returned = true;
-		(void) cqrs_once_note(&link->unbound, message->cqrs_id);
+		if (!cqrs_once_note(&link->unbound, message->cqrs_id))
+			link->unchecked = true;
 		cqrs_link_log_returned(link->log, message, link->session->exchange);
 	}
 }

@@ -37,6 +37,8 @@ struct CqrsLink
 	CqrsLinkLog *log;
 	CqrsOnce	unbound;		/* masters whose last messages no queue was
 								 * bound for */
+	bool		unchecked;		/* the master of one was not looked up yet */
+	uint32		calls;			/* cqrs_worker_calls() when they were */
 
 	CqrsSession *session;
 	bool		blocked;		/* by the broker */

@@ -118,6 +118,7 @@ publisher_turn(CqrsWorker *worker)
 		cqrs_link_reload(publisher->link);
 	}
 	cqrs_backlog_turn(publisher->backlog, cqrs_link_is_open(publisher->link));
+	cqrs_link_look(publisher->link);
 	cqrs_link_identify(publisher->link,
 					   cqrs_backlog_identity(publisher->backlog));
 	cqrs_link_turn(publisher->link, cqrs_backlog_paused(publisher->backlog));

@@ -287,7 +287,7 @@ kind_of_replicas(void)
 {
 	const CqrsObjects *objects = cqrs_objects_get(false);
 	CqrsDefinitionKind kind = {
-		objects->replica, objects->replica_by_id, CQRS_REPLICA_NOPTIONS
+		objects->replica, &objects->replica_by_id, CQRS_REPLICA_NOPTIONS
 	};
 
 	return kind;

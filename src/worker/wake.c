@@ -33,7 +33,6 @@ static bool rescan_at_commit = false;
 /* Databases, in TopTransactionContext. */
 static List *resettled_at_commit = NIL;
 
-static void resettle(Oid dboid);
 static void wait_until_left(int slot, Oid dboid);
 static void at_transaction_end(XactEvent event, void *arg);
 
@@ -121,8 +120,8 @@ cqrs_wake_vacate(Oid dboid)
  * A worker that is just starting may have read the old settings.  If its database
  * has no slot yet, the worker looks at the count of the server.
  */
-static void
-resettle(Oid dboid)
+void
+cqrs_wake_resettle(Oid dboid)
 {
 	int			slot;
 
@@ -195,7 +194,7 @@ at_transaction_end(XactEvent event, void *arg)
 		ListCell   *lc;
 
 		foreach(lc, resettled_at_commit)
-			resettle(lfirst_oid(lc));
+			cqrs_wake_resettle(lfirst_oid(lc));
 	}
 	resettled_at_commit = NIL;
 }

@@ -45,6 +45,9 @@ extern void cqrs_wake_rescan_at_commit(void);
  */
 extern void cqrs_wake_resettle_at_commit(Oid dboid);
 
+/* The same, when they have changed already. */
+extern void cqrs_wake_resettle(Oid dboid);
+
 /*
  * Make all workers leave a database, and wait until they have left.  They stay
  * away for some seconds, or if it is the current database until the

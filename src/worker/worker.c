@@ -49,6 +49,7 @@
 #include "base/objects.h"
 #include "base/slot.h"
 #include "worker/roster.h"
+#include "worker/watch.h"
 #include "worker/worker.h"
 
 #define BROKER_BYTES	280
@@ -57,6 +58,7 @@ static CqrsWorker *here = NULL; /* this process */
 static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
 static volatile sig_atomic_t given_up = false;
+static volatile sig_atomic_t failing = false;
 static bool finishing = false;
 static char *database = NULL;	/* its name; before it is changed, workers
 								 * leave */
@@ -79,7 +81,6 @@ static void finish(CqrsWorker *worker);
 static void finish_given_up(int code, Datum arg);
 static void detach(int code, Datum arg);
 static bool set_up(CqrsWorker *worker);
-static void want_others(const CqrsWorker *worker);
 static void run(CqrsWorker *worker);
 static void wait_turn(CqrsWorker *worker);
 static CqrsRosterProcess *process_of(const CqrsWorker *worker, int number);
@@ -247,8 +248,17 @@ cqrs_worker_set_cancellable(bool value)
 	{
 		/* What was to be given up has come to its end. */
 		QueryCancelPending = false;
-		ProcDiePending = given_up = false;
+		ProcDiePending = given_up = failing = false;
 	}
+}
+
+void
+cqrs_worker_fail(void)
+{
+	failing = true;
+	InterruptPending = true;
+	ProcDiePending = true;
+	SetLatch(MyLatch);
 }
 
 void
@@ -465,7 +475,7 @@ finish(CqrsWorker *worker)
 static void
 finish_given_up(int code, Datum arg)
 {
-	if (!given_up || finishing)
+	if (!given_up || failing || finishing)
 		return;
 	cqrs_worker_set_cancellable(false);
 	disable_all_timeouts(false);
@@ -494,7 +504,7 @@ set_up(CqrsWorker *worker)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	want_others(worker);
+	cqrs_watch_begin(worker, calls);
 	MemoryContextSwitchTo(TopMemoryContext);
 	wanted = cqrs_kind_class(worker->kind)->set_up(worker);
 	PopActiveSnapshot();
@@ -502,24 +512,6 @@ set_up(CqrsWorker *worker)
 	if (!wanted)
 		cqrs_worker_unwant(worker, calls);
 	return wanted;
-}
-
-/*
- * Have workers of other kinds started where they have work.  What gives a kind
- * work from now on asks for its workers itself (wake.h), so nothing is lost if
- * the snapshot does not see it.
- */
-static void
-want_others(const CqrsWorker *worker)
-{
-	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
-	{
-		const CqrsWorkerClass *class = cqrs_kind_class(kind);
-
-		if (class != NULL && kind != worker->kind &&
-			(class->is_wanted == NULL || class->is_wanted()))
-			cqrs_roster_want(worker->slot, kind);
-	}
 }
 
 /* The loop: turns, until the process is asked to end. */
@@ -545,6 +537,7 @@ run(CqrsWorker *worker)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		cqrs_watch_turn(worker);
 		notice_new_settings(worker);
 		if (ShutdownRequestPending)
 			break;

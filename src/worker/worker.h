@@ -65,6 +65,12 @@ extern bool cqrs_worker_is_connected(const CqrsWorker *worker, int number);
 extern void cqrs_worker_set_cancellable(bool cancellable);
 
 /*
+ * Code of a user's is ended with the process, without finish(): the next process
+ * finds everything as after a crash.  Safe in signal handlers.
+ */
+extern void cqrs_worker_fail(void);
+
+/*
  * The transaction commits next, durably.  Until the next set_cancellable() a
  * user's request to cancel is ignored, since it would end the wait for a
  * synchronous standby, as if the standby had what was committed.

@@ -110,6 +110,12 @@ foreach my $at (qw(auth select name lease publish renew))
 		sub { $_[0]->deaf; $_[0]->drip("\$100000\r\n" . 'x' x 100_000) },
 		$SILENT);
 }
+misbehaviour('info', 'silence', sub { },
+	qr/could not read settings: no answer in time/);
+misbehaviour(
+	'info', 'the end',
+	sub { $_[0]->end },
+	qr/could not read settings: /);
 misbehaviour('body', 'reads nothing', sub { $_[0]->deaf }, $SILENT);
 
 # Replies of another kind than the command has.

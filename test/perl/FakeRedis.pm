@@ -98,6 +98,7 @@ my %COMMANDS = (
 	AUTH   => [ auth   => "+OK\r\n" ],
 	SELECT => [ select => "+OK\r\n" ],
 	CLIENT => [ name   => "+OK\r\n" ],
+	INFO   => [ info   => "-ERR unknown command\r\n" ],
 	WAIT   => [ count  => ":9\r\n" ],
 	BLMOVE => [ wait   => "\$-1\r\n" ],
 	SADD   => [ bind   => ":1\r\n" ],

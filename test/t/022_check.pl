@@ -62,12 +62,21 @@ like(
 $node->safe_psql('postgres', 'INSERT INTO author VALUES (2)');
 wait_published($node);
 like(finding('broker'), qr/^warning/, 'the queue of another master');
+$node->safe_psql('postgres', q{SELECT cqrs_unregister('book')});
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT status = 'ok' FROM cqrs_check() WHERE item = 'broker'}),
+	'a master that was unregistered needs no queue');
+$node->safe_psql('postgres',
+	q{SELECT cqrs_register('book'); INSERT INTO book VALUES (3)});
+wait_published($node);
+like(finding('broker'), qr/^warning/, 'registered again');
 declare_queue($broker, 'replica', 'book');
 $node->safe_psql('postgres', 'INSERT INTO book VALUES (2)');
 wait_published($node);
 like(finding('broker'), qr/^ok\|/, 'its own queue is bound');
 is($node->safe_psql('postgres', 'SELECT returned FROM cqrs.stats'),
-	1, 'the counter stays');
+	2, 'the counter stays');
 
 # The remedy is that of the error.
 my $address = '127.0.0.1:' . $broker->port;

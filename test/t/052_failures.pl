@@ -153,6 +153,60 @@ wait_for(
 is(query(q{SELECT count(*) FROM cqrs.failed}),
 	0, 'a SAVE after a failed DELETE is a new row');
 
+# A user's transaction has the row of a message that is due: the consumer leaves it
+# out, and stores a later message of that row behind it.
+my ($user_in, $user_out, $user_err) = ('', '', '');
+my $user = open_psql($node, \$user_in, \$user_out, \$user_err);
+
+sub as_user
+{
+	my ($sql, $mark) = @_;
+	$user_in .= "$sql; SELECT '$mark';\n";
+	$user->pump until $user_out =~ /^$mark$/m || $user_err =~ /ERROR/;
+	return;
+}
+
+send_all(message('SAVE', 'book', 77, 1, title => 'old', author_id => 777));
+wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE sqlstate = '23503'});
+as_user('BEGIN; DELETE FROM cqrs.failed', 'deleted');
+my $batches = query('SELECT batches FROM cqrs.consumer_stats');
+wait_for("SELECT batches > $batches FROM cqrs.consumer_stats");
+send_all(message('SAVE', 'author', 78, 1, name => 'other'));
+wait_for(q{SELECT count(*) = 1 FROM author WHERE name = 'other'});
+pass('messages of other rows are applied while a user deletes a failed one');
+send_all(message('SAVE', 'book', 77, 2, title => 'new', author_id => 78));
+wait_for(
+	q{SELECT count(*) = 1 FROM cqrs.failed WHERE error LIKE 'another transaction%'}
+);
+is( query(
+		q{SELECT errors FROM cqrs.consumer_stats WHERE state <> 'consuming'}),
+	'',
+	'those of its row wait behind it');
+as_user('ROLLBACK', 'rolled back');
+wait_for(q{SELECT title = 'new' FROM book WHERE id = 77});
+wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
+
+# A lock of the whole table does not end the process.
+my $PROCESS =
+  q{SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'};
+my $process = query($PROCESS);
+my $log_end = -s $node->logfile;
+as_user(
+	'BEGIN; LOCK TABLE cqrs.failed; SELECT cqrs.wake_consumer(); COMMIT; BEGIN; LOCK TABLE cqrs.failed',
+	'locked');
+ok( RabbitMQ->poll_until(
+		sub {
+			return slurp_file($node->logfile, $log_end) =~
+			  /consumer cannot read or write its tables: canceling statement due to lock timeout/;
+		},
+		60),
+	'the consumer waits for no lock for long');
+$user_in .= "COMMIT;\n\\q\n";
+$user->finish;
+send_all(message('SAVE', 'author', 79, 1, name => 'unlocked'));
+wait_for(q{SELECT count(*) = 1 FROM author WHERE name = 'unlocked'});
+is(query($PROCESS), $process, 'it goes on in the same process');
+
 # A SAVE and a DELETE are delivered again, and both fail again: the DELETE is
 # still the last.
 query(

@@ -89,6 +89,46 @@ do_as_alice(
 	'temporary table');
 do_as_alice('SELECT 1', 'more');
 
+# A temporary function that a table depends on, which another session locks as
+# soon as Alice's transaction is over: it cannot be removed.  Nothing is
+# applied until it can be, in the same process.
+$node->safe_psql('postgres',
+	'CREATE TABLE dependent (v int); ALTER TABLE dependent OWNER TO alice');
+my ($in, $out, $err) = ('', '', '');
+my $session = open_psql($node, \$in, \$out, \$err);
+publish(
+	$broker, 'cqrs', 'author',
+	save_body(
+		'author', 100, q{
+	CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+	ALTER TABLE public.dependent ALTER v SET DEFAULT pg_temp.f();
+	DO $d$BEGIN
+		WHILE NOT EXISTS (SELECT FROM pg_catalog.pg_locks
+			WHERE relation = 'public.dependent'::regclass AND NOT granted)
+		LOOP PERFORM pg_catalog.pg_sleep(0.01); END LOOP;
+	END$d$}));
+$node->poll_query_until('postgres',
+	q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'dependent'::regclass)}
+) or BAIL_OUT('the table is not altered');
+$in = "BEGIN; LOCK TABLE dependent; SELECT 'locked';\n";
+$session->pump until $out =~ /^locked$/m;
+wait_consumer($node, 'postgres', 'backing off');
+$in .= "COMMIT;\n\\q\n";
+$session->finish;
+wait_consumer($node, 'postgres', 'consuming');
+$node->safe_psql('postgres', 'DELETE FROM author WHERE id = 100');
+do_as_alice('SELECT 1', 'temporary function');
+is( $node->safe_psql(
+		'postgres',
+		'SELECT redelivered, (SELECT count(*) FROM cqrs.failed) FROM cqrs.consumer_stats'
+	),
+	'0|0',
+	'nothing is delivered again');
+like(
+	slurp_file($node->logfile),
+	qr/consumer cannot remove what code of a replica's owner has left/,
+	'the log says why');
+
 # A handler that applies its messages in a block with EXCEPTION, after the
 # relation cache has noticed a change of the table.
 $node->safe_psql(
@@ -112,7 +152,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM careful'),
 	2, 'a handler with EXCEPTION applies messages after a change');
 is( $node->safe_psql(
 		'postgres', q{SELECT connects, errors FROM cqrs.consumer_stats}),
-	'1|0',
+	'2|1',
 	'one process has done all of that');
 $node->stop;
 done_testing();

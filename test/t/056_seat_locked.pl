@@ -105,5 +105,23 @@ $node->safe_psql('postgres',
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p'});
 wait_consumer($node, 'postgres', 'paused');
 
+# It starts one, too, and settings of the database count.
+$node->safe_psql('postgres', 'SELECT cqrs_stop_consuming()');
+$node->poll_query_until('postgres',
+	'SELECT pid IS NULL FROM cqrs.consumer_stats')
+  or BAIL_OUT('the consumer has not left');
+$node->safe_psql('postgres',
+	q{BEGIN; SELECT cqrs_consume('shop'); PREPARE TRANSACTION 'p'});
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p'});
+wait_consumer($node, 'postgres', 'consuming');
+pass('cqrs_consume() in a prepared transaction');
+$node->safe_psql('postgres',
+	q{BEGIN; ALTER DATABASE postgres SET cqrs.consumer_url = 'amqp://127.0.0.1:1'; PREPARE TRANSACTION 'p'}
+);
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p'});
+wait_consumer($node, 'postgres',
+	q{state = 'waiting' AND last_error LIKE '%refused%'});
+pass('a setting of a prepared transaction');
+
 $_->stop foreach $node, $master;
 done_testing();

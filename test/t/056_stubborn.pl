@@ -113,5 +113,31 @@ like(
 @lines = slurp_file($node->logfile) =~
   /a message was returned to its queue (\d+) times/g;
 is("@lines", 10, 'it is logged, once');
+
+# The process is asked to end at the moment when it ends because of such a message:
+# the next one takes the message for a suspect all the same.
+$node->safe_psql(
+	'postgres', qq{
+	CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS \$\$$STUBBORN\$\$;
+	CREATE TRIGGER hang BEFORE INSERT ON author FOR EACH ROW
+		WHEN (NEW.name = 'stubborn') EXECUTE FUNCTION hang()});
+publish($broker, 'cqrs', 'author', save_body('author', 51, 'stubborn'));
+my $HANGS = q{backend_type = 'cqrs consumer' AND wait_event = 'PgSleep'};
+$node->poll_query_until('postgres',
+	"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $HANGS)")
+  or BAIL_OUT('the consumer does not hang');
+my ($pid, $now) = split /\|/,
+  $node->safe_psql('postgres',
+	"SELECT pid, clock_timestamp() FROM pg_stat_activity WHERE $HANGS");
+kill 'STOP', $pid;
+$node->poll_query_until('postgres',
+	"SELECT clock_timestamp() > '$now'::timestamptz + '1.1 s'");
+kill $_, $pid foreach ('TERM', 'CONT');
+$node->poll_query_until('postgres',
+	q{SELECT count(*) = 1 FROM cqrs.dead_letters WHERE instance_pk = '51'})
+  or BAIL_OUT('no dead letter');
+@lines = slurp_file($node->logfile) =~
+  /consumer ends because a message took longer than twice/g;
+is(scalar @lines, 4, 'a request to end does not make the end one in order');
 $node->stop;
 done_testing();

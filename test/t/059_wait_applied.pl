@@ -177,6 +177,54 @@ like(
 	qr/^failed\|.*violates foreign key/,
 	'a DELETE that fails');
 
+# A long wait keeps nothing of its looks, such as the error of a failed message.
+$node->safe_psql(
+	'shop', q{
+	CREATE FUNCTION complain() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN RAISE '%', repeat('x', 500000); END$$;
+	CREATE TRIGGER complain BEFORE INSERT ON author FOR EACH ROW
+		WHEN (NEW.id = 3) EXECUTE FUNCTION complain();
+	SELECT cqrs_alter_replica('author', '{"max_retries": 30}')});
+change(q{INSERT INTO author VALUES (3, 'Cid')});
+$node->poll_query_until('shop',
+	'SELECT count(*) = 1 FROM cqrs.failed WHERE length(error) >= 500000')
+  or BAIL_OUT('nothing fails');
+
+# Bytes of all memory contexts of the session.
+sub memory
+{
+	my $begin = -s $node->logfile;
+	my $total;
+
+	$node->safe_psql('postgres',
+		"SELECT pg_log_backend_memory_contexts($PID)");
+	RabbitMQ->poll_until(
+		sub {
+			($total) = slurp_file($node->logfile, $begin) =~
+			  /Grand total: (\d+) bytes/;
+			return defined $total;
+		},
+		60) or BAIL_OUT('memory is not logged');
+	return $total;
+}
+
+begin_wait("'author', '3', 0");
+my $memory = memory();
+foreach my $id (1001 .. 1020)
+{
+	change("INSERT INTO author VALUES ($id, 'x')");
+	is(wait_for("'author', '$id', 0, '60 s'"), 'applied|', 'a commit')
+	  if $id == 1020;
+	$node->poll_query_until('shop',
+		"SELECT count(*) = 1 FROM author WHERE id = $id");
+}
+cmp_ok(memory() - $memory, '<', 2_000_000, 'a wait needs no more memory');
+$node->safe_psql('shop',
+	'DROP FUNCTION complain() CASCADE; SELECT cqrs_retry_failed()');
+is(end_wait(), 'applied|', 'and ends');
+$node->safe_psql('postgres', 'DELETE FROM author WHERE id > 1');
+is(wait_for("'author', '1020', NULL, '60 s'"), 'applied|', 'all are gone');
+
 # Errors.
 my %ERRORS = (
 	q{NULL, '1', 0}        => qr/"cqrs_id" must not be null/,

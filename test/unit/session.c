@@ -240,6 +240,8 @@ check_wait(void)
 	CHECK(session->connection == (is_open ? &connection : NULL));
 }
 
+static void check_clock(void);
+
 static void
 step(void)
 {
@@ -284,6 +286,18 @@ step(void)
 			break;
 	}
 	check_wait();
+	check_clock();
+}
+
+/* When the clock of the system is set back, no attempt waits until it is there. */
+static void
+check_clock(void)
+{
+	TimestampTz before = now_us;
+
+	now_us -= USECS_PER_DAY;
+	CHECK(cqrs_session_wait_ms(session) == 0);
+	now_us = before;
 }
 
 /* Nothing but the network fails: each host has its turn, by and by. */
