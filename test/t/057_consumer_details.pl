@@ -141,6 +141,26 @@ wait_for(
 	q{SELECT count(*) = 4 FROM author WHERE id BETWEEN 19 AND 22 AND name = 'new'}
 );
 
+# Another cqrs.exchange after a reload: the queue is bound to both, since publishers
+# may still use the former one.
+sub bound_exchanges
+{
+	my ($key) = @_;
+	return join ' ',
+	  sort $broker->ctl('-q', 'list_bindings', 'source_name', 'routing_key')
+	  =~ /^(\S+)\t$key$/mg;
+}
+
+query(q{ALTER SYSTEM SET cqrs.exchange = 'moved'});
+$node->reload;
+ok( RabbitMQ->poll_until(
+		sub { return bound_exchanges('author') eq 'cqrs moved' }, 60),
+	'a reload binds the queue to another exchange');
+publish($broker, 'moved', 'author', save_body('author', 18, 'moved', 0));
+wait_for(q{SELECT count(*) = 1 FROM author WHERE id = 18});
+query('ALTER SYSTEM RESET cqrs.exchange');
+$node->reload;
+
 my (undef, undef, $errors) =
   $node->psql('postgres', q{SELECT cqrs_consume('other')});
 like(
@@ -482,6 +502,65 @@ is(current(), '0|f', 'no turn while messages are delivered again');
 handled_of(fresh());
 wait_for(q{SELECT current = 1 FROM cqrs.handled_turn});
 pass('the next other message brings it');
+
+# A wary consumer, which takes its message for a suspect, and a server that crashes
+# after the commit: the message is no suspect any more.
+query(
+	q{UPDATE cqrs.consumer SET running = true;
+	CREATE TABLE gate ();
+	CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF NEW.name = 'suspect' THEN
+			LOCK TABLE public.gate IN ACCESS SHARE MODE;
+		END IF;
+		RETURN NEW;
+	END $$;
+	CREATE TRIGGER wait BEFORE INSERT ON handled
+		FOR EACH ROW EXECUTE FUNCTION wait()});
+$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+$node->restart('immediate');
+wait_consumer($node, 'postgres', 'consuming');
+($in, $out, $err) = (
+	"SET synchronous_commit = off; BEGIN; LOCK TABLE gate; SELECT 'locked';\n",
+	'', '');
+$session = open_psql($node, \$in, \$out, \$err);
+$session->pump until $out =~ /^locked$/m;
+publish($broker, 'cqrs', 'author',
+	[ 'suspect', save_body('event', 12, 'suspect', 0) ]);
+wait_for(
+	q{SELECT EXISTS (SELECT FROM pg_stat_activity
+	WHERE backend_type = 'cqrs consumer' AND wait_event = 'relation')});
+is(query('SELECT suspect IS NULL FROM cqrs.consumer'),
+	'f', 'a wary consumer leaves word');
+$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+$node->reload;
+my ($in2, $out2, $err2) = (<<'END', '', '');
+SET synchronous_commit = on;
+DO $$ BEGIN LOOP INSERT INTO handled (name) VALUES ('x'); COMMIT; END LOOP; END $$;
+END
+my $session2 = open_psql($node, \$in2, \$out2, \$err2);
+$session2->pump_nb;
+wait_for(
+	q{SELECT EXISTS (SELECT FROM pg_stat_activity
+	WHERE backend_type = 'client backend' AND wait_event = 'SyncRep')});
+$in .= "COMMIT;\n\\q\n";
+$session->finish;
+wait_for(
+	q{SELECT EXISTS (SELECT FROM pg_stat_activity
+	WHERE backend_type = 'cqrs consumer' AND wait_event = 'SyncRep')});
+$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+kill 'KILL',
+  query(
+	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'cqrs consumer'});
+$session2->pump while $session2->pumpable;
+wait_for(
+	q{SELECT repeated = 1 AND buffered = 0 AND state = 'consuming' FROM cqrs.consumer_stats}
+);
+is( query(
+		q{SELECT count(*), (SELECT count(*) FROM cqrs.failed) FROM handled WHERE name = 'suspect'}
+	),
+	'1|0',
+	'a message that was committed before a crash is no dead letter');
 
 $node->stop;
 done_testing();
