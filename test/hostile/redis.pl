@@ -112,7 +112,9 @@ foreach my $at (qw(auth select name lease publish renew))
 }
 misbehaviour('info', 'silence', sub { },
 	qr/could not read settings: no answer in time/);
-misbehaviour('info', 'the end', sub { $_[0]->end },
+misbehaviour(
+	'info', 'the end',
+	sub { $_[0]->end },
 	qr/could not read settings: /);
 misbehaviour('body', 'reads nothing', sub { $_[0]->deaf }, $SILENT);
 
