@@ -28,7 +28,7 @@ GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
 -- and a master is nothing without its columns and triggers.
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables that are a server''s own: discards what logical replication does with their rows';
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables that are a server''s own: discards what logical replication does with their rows; with an argument, what any session in the role replica does';
 REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 
 --
@@ -118,11 +118,11 @@ COMMENT ON TABLE cqrs.segment_1 IS 'segment of the outbox; use the view cqrs.out
 COMMENT ON TABLE cqrs.segment_2 IS 'segment of the outbox; use the view cqrs.outbox to read it';
 
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_0
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_1
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.segment_2
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.segment_0 ENABLE REPLICA TRIGGER discard;
 ALTER TABLE cqrs.segment_1 ENABLE REPLICA TRIGGER discard;
 ALTER TABLE cqrs.segment_2 ENABLE REPLICA TRIGGER discard;
@@ -204,10 +204,10 @@ CREATE TABLE cqrs.skipped (
 );
 COMMENT ON TABLE cqrs.skipped IS 'ids of messages in the outbox that are not sent, because they were parked';
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.parked
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.parked ENABLE REPLICA TRIGGER discard;
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.skipped
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.skipped ENABLE REPLICA TRIGGER discard;
 
 --
@@ -227,7 +227,7 @@ CREATE TABLE cqrs.publisher (
 ALTER TABLE cqrs.publisher REPLICA IDENTITY FULL;
 INSERT INTO cqrs.publisher VALUES (false, NULL, gen_random_uuid());
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.publisher
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.publisher ENABLE REPLICA TRIGGER discard;
 COMMENT ON TABLE cqrs.publisher IS 'state of publishing; use cqrs_pause, cqrs_resume and cqrs_adopt to change it';
 
@@ -609,7 +609,7 @@ CREATE TABLE cqrs.consumer (
 );
 COMMENT ON TABLE cqrs.consumer IS 'queue that this database consumes; use cqrs_consume and cqrs_stop_consuming to change it';
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.consumer
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.consumer ENABLE REPLICA TRIGGER discard;
 
 -- Messages that could not be applied.
@@ -681,9 +681,9 @@ CREATE INDEX handled_1_digest_idx ON cqrs.handled_1 (digest);
 COMMENT ON TABLE cqrs.handled_0 IS 'digests of messages that handlers have had; see cqrs.handled_turn';
 COMMENT ON TABLE cqrs.handled_1 IS 'digests of messages that handlers have had; see cqrs.handled_turn';
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.handled_0
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.handled_1
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.handled_0 ENABLE REPLICA TRIGGER discard;
 ALTER TABLE cqrs.handled_1 ENABLE REPLICA TRIGGER discard;
 
@@ -695,7 +695,7 @@ CREATE TABLE cqrs.handled_turn (
 ALTER TABLE cqrs.handled_turn REPLICA IDENTITY FULL;
 INSERT INTO cqrs.handled_turn VALUES (0, pg_catalog.now());
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.handled_turn
-	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.handled_turn ENABLE REPLICA TRIGGER discard;
 COMMENT ON TABLE cqrs.handled_turn IS 'which of cqrs.handled_0 and cqrs.handled_1 is written to, and since when';
 

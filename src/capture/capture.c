@@ -199,9 +199,12 @@ check_truncate_allowed(Relation rel)
 /*
  * BEFORE ... FOR EACH ROW, enabled with ENABLE REPLICA.  It discards what logical
  * replication does with tables that are a server's own: segments, for example,
- * are published by the server that they come from.  Others' changes are made: a
- * dump may be restored with session_replication_role = replica, and pg_restore
- * --disable-triggers leaves the trigger enabled for everybody.
+ * are published by the server that they come from.
+ *
+ * Without an argument the table is in dumps, and only background workers count:
+ * a dump may be restored with session_replication_role = replica, and pg_restore
+ * --disable-triggers leaves the trigger enabled for everybody.  With an argument,
+ * sessions of other replication programs count, too.
  */
 Datum
 cqrs_trigger_discard(PG_FUNCTION_ARGS)
@@ -214,8 +217,8 @@ cqrs_trigger_discard(PG_FUNCTION_ARGS)
 			TRIGGER_EVENT_OPMASK;
 	data = trigger_data(fcinfo, event,
 						TRIGGER_EVENT_BEFORE | TRIGGER_EVENT_ROW);
-	if (MyBackendType == B_BG_WORKER &&
-		SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		(MyBackendType == B_BG_WORKER || data->tg_trigger->tgnargs > 0))
 		return PointerGetDatum(NULL);
 	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(event) ?
 						   data->tg_newtuple : data->tg_trigtuple);

@@ -31,6 +31,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
@@ -110,6 +111,8 @@ static void reset_writer(void *element);
 static void check_size(void);
 static void finish_pack(CqrsOutboxWriter *writer, int length);
 static void insert_rows(CqrsOutboxWriter *writer);
+static void insert_index_entries(CqrsOutboxWriter *writer,
+								 TupleTableSlot *slot);
 static uint64 first_batch(void);
 static int64 segment_max_id(int segment);
 static BlockNumber segment_blocks(Oid segment);
@@ -165,7 +168,7 @@ cqrs_outbox_begin(void)
 	segment = pg_atomic_read_u32(&writers[cqrs_slot_mine()].segment);
 	writer->segment = table_open(cqrs_objects_get(false)->segment[segment],
 								 RowExclusiveLock);
-	/* While REINDEX CONCURRENTLY is at work, there are two. */
+	/* The one of ids; while REINDEX CONCURRENTLY is at work, there are two. */
 	writer->indexes = CatalogOpenIndexes(writer->segment);
 	writer->committed_at = GetCurrentTimestamp();
 	writer->next_id = 0;
@@ -324,14 +327,38 @@ insert_rows(CqrsOutboxWriter *writer)
 		return;
 
 	caller = MemoryContextSwitchTo(writer->rows);
-	CatalogTuplesMultiInsertWithInfo(writer->segment, writer->slots,
-									 writer->nrows, writer->indexes);
+	heap_multi_insert(writer->segment, writer->slots, writer->nrows,
+					  GetCurrentCommandId(true), 0, NULL);
 	for (int i = 0; i < writer->nrows; i++)
+	{
+		insert_index_entries(writer, writer->slots[i]);
 		ExecClearTuple(writer->slots[i]);
+	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(writer->rows);
 	writer->nrows = 0;
 	writer->bytes = 0;
+}
+
+/*
+ * The row of a slot is in the table, and maybe in another form than in the slot,
+ * because it was toasted; the slot has its place.
+ */
+static void
+insert_index_entries(CqrsOutboxWriter *writer, TupleTableSlot *slot)
+{
+	bool		isnull = false;
+	Datum		id = slot_getattr(slot, SEGMENT_ID, &isnull);
+
+	for (int i = 0; i < writer->indexes->ri_NumIndices; i++)
+	{
+		IndexInfo  *info = writer->indexes->ri_IndexRelationInfo[i];
+
+		if (info->ii_ReadyForInserts)
+			index_insert(writer->indexes->ri_IndexRelationDescs[i], &id,
+						 &isnull, &slot->tts_tid, writer->segment,
+						 UNIQUE_CHECK_NO, false, info);
+	}
 }
 
 /*
