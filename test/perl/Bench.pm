@@ -321,8 +321,8 @@ sub report
 	my $results = { goals => [], figures => [], charts => [] };
 
 	note $about;
-	note _line($_)        foreach @goals;
-	note _figure_line($_) foreach @figures;
+	note _line($_)                                        foreach @goals;
+	note _figure_line($_)                                 foreach @figures;
 	_write("$directory/$_->{file}.svg", _svg($_, $about)) foreach @charts;
 	$_->{about} = $about foreach @goals, @figures, @charts;
 	$results    = JSON::PP->new->decode(slurp_file($previous))
