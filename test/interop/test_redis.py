@@ -79,6 +79,8 @@ class Redis(ReplicaTest):
 
     def test_restart(self):
         """What was published meanwhile arrives, in order."""
+        # A message that is not acknowledged goes back to the queue at the end.
+        wait_for(lambda: client.hlen("unacked") == 0, "acknowledgements")
         self.replica.stop()
         master.run("""
             INSERT INTO plain (id, name) SELECT i, 'a' FROM generate_series(1, 100) AS i;
