@@ -187,3 +187,21 @@ UPDATE cqrs.parked SET instance_pk = '[1,2]';
 SELECT cqrs_retry_parked('pk');
 SELECT test_messages();
 DROP TABLE pk CASCADE;
+
+-- The extension's own tables keep their form: it writes to them as PostgreSQL does
+-- to its catalogs.
+SELECT test_error(command) FROM unnest(ARRAY[
+	'CREATE INDEX ON cqrs.failed ((length(error)))',
+	'CREATE INDEX CONCURRENTLY ON cqrs.segment_0 (id, committed_at)',
+	'ALTER TABLE cqrs.failed ADD COLUMN note text',
+	'ALTER TABLE cqrs.master DROP COLUMN meta',
+	'ALTER TABLE cqrs.parked SET (fillfactor = 90), ADD CHECK (id > 0)',
+	'ALTER TABLE cqrs.segment_0 SET UNLOGGED',
+	'ALTER TABLE cqrs.consumer RENAME TO eater',
+	'ALTER TABLE cqrs.consumer RENAME queue TO q',
+	'ALTER INDEX cqrs.failed_pkey RENAME TO other',
+	'ALTER TABLE cqrs.failed SET SCHEMA public',
+	'ALTER TABLE cqrs.none ADD COLUMN note text']) command;
+ALTER TABLE cqrs.failed SET (fillfactor = 90), DISABLE TRIGGER discard,
+	ENABLE REPLICA TRIGGER discard, ALTER error SET STATISTICS 10;
+ALTER TABLE cqrs.failed RESET (fillfactor), ALTER error SET STATISTICS -1;

@@ -8,10 +8,10 @@
  * sends one, as does ALTER EXTENSION UPDATE where it changes a table, and REINDEX
  * CONCURRENTLY, which gives indexes other OIDs.
  *
- * REINDEX CONCURRENTLY drops the old index when nobody has a lock of the table
- * any more.  So whoever needs an index locks the table first, and then calls
- * cqrs_objects_get() for the index: to lock the table may invalidate what was
- * known before.
+ * REINDEX CONCURRENTLY waits for all transactions that hold a lock on the table
+ * before it drops the old index.  So a caller that needs an index locks the table
+ * first, and calls cqrs_objects_get() for the index after that: PostgreSQL handles
+ * invalidations when a table is locked.
  *
  *-------------------------------------------------------------------------
  */

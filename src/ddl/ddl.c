@@ -36,6 +36,7 @@
 #include "base/objects.h"
 #include "ddl/ddl.h"
 #include "ddl/facts.h"
+#include "ddl/own.h"
 
 #define MAX_JUDGES	2
 
@@ -90,6 +91,7 @@ cqrs_ddl_before(Node *statement)
 	}
 	if (!is_ready(statement))
 		return NULL;
+	cqrs_own_check(statement);
 	command.scope = find_scope(statement, &relids);
 	command.takes_tables = takes_tables(statement);
 	command.changes_meanings = changes_meanings(statement) &&
