@@ -110,11 +110,13 @@ cqrs_link_look(CqrsLink *link)
 	bool		installed;
 	ListCell   *lc;
 
-	if (link->unbound.texts == NIL ||
-		(calls == link->calls && !link->unchecked))
+	if (calls == link->calls && !link->unchecked)
 		return;
 	link->calls = calls;
 	link->unchecked = false;
+	/* A later answer, or a reload, may have removed what was to be looked up. */
+	if (link->unbound.texts == NIL)
+		return;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());

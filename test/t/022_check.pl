@@ -2,6 +2,7 @@
 use strict;
 use warnings;
 
+use Bench;
 use CqrsTest;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
@@ -77,6 +78,36 @@ wait_published($node);
 like(finding('broker'), qr/^ok\|/, 'its own queue is bound');
 is($node->safe_psql('postgres', 'SELECT returned FROM cqrs.stats'),
 	2, 'the counter stays');
+
+# A message is returned and a later one of its master is not, in the same answers of
+# the broker: nothing is left to look up, and the publisher waits.
+my $pid    = $node->safe_psql('postgres', 'SELECT pid FROM cqrs.stats');
+my $sent   = $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
+my $length = $broker->queue_length('replica');
+$broker->suspend;
+$node->safe_psql(
+	'postgres', q{
+	BEGIN;
+	SELECT cqrs_sync('author', 'id = 2', queue => 'nobody');
+	INSERT INTO author VALUES (3);
+	COMMIT});
+$node->poll_query_until('postgres',
+	"SELECT published = $sent + 2 FROM cqrs.stats")
+  or BAIL_OUT('two messages are not sent');
+kill 'STOP', $pid;
+$broker->resume;
+RabbitMQ->poll_until(
+	sub {
+		return $broker->queue_length('replica') > $length
+		  && $broker->ctl('-q', 'list_channels', 'messages_unconfirmed') !~
+		  /^[1-9]/m;
+	},
+	60) or BAIL_OUT('the broker does not answer');
+kill 'CONT', $pid;
+wait_published($node);
+my $cpu = cpu_s($pid);
+$node->safe_psql('postgres', 'SELECT pg_sleep(1)');
+cmp_ok(cpu_s($pid) - $cpu, '<', 0.5, 'the publisher waits');
 
 # The remedy is that of the error.
 my $address = '127.0.0.1:' . $broker->port;
