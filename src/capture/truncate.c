@@ -83,8 +83,10 @@ cqrs_truncate_rows(Relation rel)
 	{
 		Relation	part = table_open(lfirst_oid(lc), AccessShareLock);
 
+		/* A child of a chunk is none of the masters'. */
 		relation = cqrs_relation_get(RelationGetRelid(part));
-		any |= truncate_table(part, relation);
+		if (relation != NULL)
+			any |= truncate_table(part, relation);
 		table_close(part, NoLock);
 	}
 	return any;

@@ -406,6 +406,8 @@ cqrs_guard_foresee_child(Oid hypertable)
 {
 	ListCell   *lc;
 
+	if (!OidIsValid(hypertable))
+		return;
 	foreach(lc, cqrs_master_read_all(hypertable))
 		refuse("change the inheritance", hypertable, lfirst(lc),
 			   "stands for a hypertable, which has no children but its chunks",

@@ -27,8 +27,8 @@ extern void cqrs_guard_foresee(const CqrsTableFacts *before, List *commands);
 extern void cqrs_guard_foresee_attach(Oid relid, Oid partition);
 
 /*
- * Raise an error if a hypertable, which a command is to give a child, has
- * masters.
+ * Raise an error if a hypertable has masters, and a command is to give the
+ * hypertable or one of its chunks a child.  InvalidOid: no hypertable.
  */
 extern void cqrs_guard_foresee_child(Oid hypertable);
 

@@ -28,6 +28,7 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/hypertable.h"
 #include "base/objects.h"
 #include "capture/changeset.h"
 #include "ddl/ddl.h"
@@ -191,8 +192,8 @@ foresee_attach(Oid relid, RangeVar *name)
 }
 
 /*
- * Of a hypertable, facts do not tell children that a command makes from the
- * chunks that TimescaleDB makes.
+ * Facts do not tell children that a command makes, of a hypertable or of a chunk,
+ * from the chunks that TimescaleDB makes.
  */
 static void
 foresee_children(const CqrsDdlCommand *command, List *parents)
@@ -208,9 +209,9 @@ foresee_children(const CqrsDdlCommand *command, List *parents)
 		{
 			const CqrsTableFacts *facts = lfirst(lc2);
 
-			if (facts->relid == relid && facts->is_hypertable &&
-				cqrs_owns_relation(relid, GetUserId()))
-				cqrs_guard_foresee_child(relid);
+			if (facts->relid == relid && cqrs_owns_relation(relid, GetUserId()))
+				cqrs_guard_foresee_child(facts->is_hypertable ? relid :
+										 cqrs_hypertable_of_chunk(relid));
 		}
 	}
 }

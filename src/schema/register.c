@@ -305,18 +305,30 @@ check_table(Relation rel)
 				 errhint("Use a database with a known encoding.")));
 }
 
-/* Whether a table has parents or children, and is no hypertable or chunk. */
+/* Whether a table has parents or children, other than a hypertable and chunks. */
 static bool
 has_inheritance(Relation rel)
 {
 	Oid			relid = RelationGetRelid(rel);
+	List	   *children;
+	ListCell   *lc;
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition)
 		return false;
 	if (has_superclass(relid))
 		return !OidIsValid(cqrs_hypertable_of_chunk(relid));
-	return rel->rd_rel->relhassubclass && !cqrs_hypertable_is(relid) &&
-		find_inheritance_children(relid, NoLock) != NIL;
+	if (!rel->rd_rel->relhassubclass)
+		return false;
+	children = find_inheritance_children(relid, NoLock);
+	if (!cqrs_hypertable_is(relid))
+		return children != NIL;
+	foreach(lc, children)
+	{
+		if (has_subclass(lfirst_oid(lc)) &&
+			find_inheritance_children(lfirst_oid(lc), NoLock) != NIL)
+			return true;
+	}
+	return false;
 }
 
 /* Check that a master fits its table and functions. */

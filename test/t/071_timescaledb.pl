@@ -167,6 +167,21 @@ error_of(
 	qr/cannot change the inheritance of table "metric"/,
 	'and a foreign one');
 error_of(
+	q{DO $$BEGIN EXECUTE (SELECT format('CREATE TABLE child () INHERITS (%s)', c)
+		FROM show_chunks('metric') c LIMIT 1); END$$},
+	qr/cannot change the inheritance of table "metric"/,
+	'a child of a chunk');
+query(
+	q{CREATE TABLE odd (at timestamptz, id int, PRIMARY KEY (at, id));
+	SELECT create_hypertable('odd', 'at');
+	INSERT INTO odd VALUES ('2026-01-01', 1);
+	DO $$BEGIN EXECUTE (SELECT format('CREATE TABLE child () INHERITS (%s)', c)
+		FROM show_chunks('odd') c); END$$});
+error_of(
+	q{SELECT cqrs_register('odd')},
+	qr/inherit/,
+	'a hypertable whose chunk has a child');
+error_of(
 	q{DO $$BEGIN EXECUTE (SELECT format('DROP TRIGGER zz_cqrs_update ON %s', c)
 		FROM show_chunks('metric') c LIMIT 1); END$$},
 	qr/cannot drop, rename or replace trigger "zz_cqrs_update"/,
