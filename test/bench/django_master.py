@@ -13,46 +13,22 @@ import os
 import sys
 import time
 
-import django
 import pika
-from django.conf import settings
+
+import django_item
 
 URL, QUEUE, SAVES, SYNCS = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5])
 
-settings.configure(
-    SECRET_KEY="not secret", USE_TZ=True, INSTALLED_APPS=["dj_cqrs"],
-    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql",
-                           "NAME": os.environ["PGDATABASE"],
-                           "HOST": os.environ["PGHOST"],
-                           "PORT": os.environ["PGPORT"]}},
-    CQRS={"transport": "dj_cqrs.transport.RabbitMQTransport", "url": URL,
-          "exchange": "cqrs",
-          # The defaults, which are filled in only for apps with models.
-          "master": {"CQRS_AUTO_UPDATE_FIELDS": False,
-                     "CQRS_MESSAGE_TTL": 86400,
-                     "correlation_function": None, "meta_function": None}})
-django.setup()
+# The defaults, which are filled in only for apps with models.
+django_item.configure(
+    URL, master={"CQRS_AUTO_UPDATE_FIELDS": False, "CQRS_MESSAGE_TTL": 86400,
+                 "correlation_function": None, "meta_function": None})
 
 from dj_cqrs.mixins import MasterMixin  # noqa: E402
 from django.core.management import call_command  # noqa: E402
-from django.db import models  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-
-class Item(MasterMixin):
-    CQRS_ID = "django"
-    id = models.IntegerField(primary_key=True)
-    a = models.IntegerField()
-    b = models.TextField()
-    c = models.TextField()
-    d = models.DecimalField(max_digits=30, decimal_places=16)
-    e = models.DateTimeField()
-    f = models.BooleanField()
-    g = models.UUIDField()
-
-    class Meta:
-        app_label = "bench"
-        db_table = "django"
+Item = django_item.model(MasterMixin, "django")
 
 
 def item(i):

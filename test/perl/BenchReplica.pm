@@ -239,13 +239,12 @@ sub until_last
 	my ($session, $table, $last) = @_;
 	my $start = time;
 
-	until (
-		$session->sql("SELECT EXISTS (SELECT FROM $table WHERE id = $last)")
-		  eq 't')
-	{
-		die "the rows do not arrive in $table" if time - $start > 600;
-		Time::HiRes::usleep(2000);
-	}
+	RabbitMQ->poll_until(
+		sub {
+			return $session->sql(
+				"SELECT EXISTS (SELECT FROM $table WHERE id = $last)") eq 't';
+		},
+		600) or die "the rows do not arrive in $table";
 	return time - $start;
 }
 
@@ -353,6 +352,24 @@ sub waiting
 	return $result;
 }
 
+# The rate of cqrs divided by that of other sides: [ side, name, sense, goal ].
+sub compare_rates
+{
+	my ($rounds, $rate, @rows) = @_;
+
+	foreach my $row (@rows)
+	{
+		my ($side, $name, @goal) = @$row;
+		goal(
+			"queue to rows, $name",
+			@goal,
+			median(map { $_->{cqrs}{rate} / $_->{$side}{rate} } @$rounds),
+			sprintf '%.0f against %.0f messages/s',
+			@$rate{ 'cqrs', $side });
+	}
+	return;
+}
+
 sub throughput
 {
 	my ($rounds, $python) = @_;
@@ -373,42 +390,20 @@ sub throughput
 		$side => median(map { $_->{$side}{rate} } @rounds)
 	} keys %{ $rounds[0] };
 
-	goal(
-		'queue to rows, against logical replication of the same rows',
-		'>=',
-		1,
-		median(map { $_->{cqrs}{rate} / $_->{logical}{rate} } @rounds),
-		sprintf '%.0f against %.0f rows/s',
-		@rate{qw(cqrs logical)});
-	goal(
-		'queue to rows, against a consumer that only acknowledges',
-		'>=',
-		0.6,
-		median(map { $_->{cqrs}{rate} / $_->{bare}{rate} } @rounds),
-		sprintf '%.0f against %.0f messages/s',
-		@rate{qw(cqrs bare)});
-	goal(
-		'queue to rows, one message in a hundred fails',
-		'<=',
-		2,
-		median(map { $_->{cqrs}{rate} / $_->{failing}{rate} } @rounds),
-		sprintf '%.0f without against %.0f messages/s',
-		@rate{qw(cqrs failing)});
-	goal(
-		"queue to rows, $WAITING other messages wait in cqrs.failed",
-		'<=',
-		1.2,
-		median(map { $_->{cqrs}{rate} / $_->{waiting}{rate} } @rounds),
-		sprintf '%.0f without against %.0f messages/s',
-		@rate{qw(cqrs waiting)});
-	goal(
-		'queue to rows, against two workers of cqrs_consume of django-cqrs '
-		  . django_cqrs_version($python),
-		'>=',
-		80,
-		median(map { $_->{cqrs}{rate} / $_->{django}{rate} } @rounds),
-		sprintf '%.0f against %.0f messages/s',
-		@rate{qw(cqrs django)}) if defined $python;
+	compare_rates(
+		\@rounds,
+		\%rate,
+		[   logical => 'against logical replication of the same rows',
+			'>=', 1 ],
+		[ bare    => 'against a consumer that only acknowledges', '>=', 0.6 ],
+		[ failing => 'one message in a hundred fails',            '<=', 2 ],
+		[   waiting => "$WAITING other messages wait in cqrs.failed",
+			'<=', 1.2 ],
+		defined $python
+		? [ django => 'against two workers of cqrs_consume of django-cqrs '
+			  . django_cqrs_version($python),
+			'>=', 80 ]
+		: ());
 	figure(
 		'queue to rows, from Redis with appendfsync everysec against RabbitMQ',
 		median(map { $_->{redis}{rate} / $_->{cqrs}{rate} } @rounds),

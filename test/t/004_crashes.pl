@@ -80,12 +80,21 @@ sub start_load
 	  . $node->connstr('postgres') . "'";
 	my $log = "$PostgreSQL::Test::Utils::log_path/pgbench.log";
 
-	# the pause paces the attempts to connect
+	# When the server has gone, the next attempt is made when it answers again.
 	$load = IPC::Run::start(
-		[   'sh',
-			'-c',
-			"until [ -e $TMP/stop ]; do $pgbench >>$log 2>&1 || sleep 0.1; done"
-		]);
+		sub {
+			until (-e "$TMP/stop")
+			{
+				next if system("$pgbench >>$log 2>&1") == 0;
+				RabbitMQ->poll_until(
+					sub {
+						return -e "$TMP/stop"
+						  || system('pg_isready', '-q', '-d',
+							$node->connstr('postgres')) == 0;
+					},
+					60);
+			}
+		});
 	wait_for_progress();
 	return;
 }
