@@ -56,6 +56,8 @@ our @EXPORT = qw(
   save_body
   $STUBBORN
   open_psql
+  start_pgbench
+  stop_pgbench
   try_query
   declare_queue
   start_consumer
@@ -326,6 +328,47 @@ sub open_psql
 			'-v',   'ON_ERROR_STOP=1',
 			'-d',   $node->connstr('postgres') ],
 		'<', $in, '>', $out, '2>', $err);
+}
+
+=item start_pgbench($node, $dbname, $sql, @options)
+
+Runs a script of pgbench in the background, for as long as nobody ends it.
+
+=item stop_pgbench($node, $pgbench)
+
+Ends it, and waits until its sessions are gone.
+
+=cut
+
+my $scripts = 0;
+
+sub start_pgbench
+{
+	my ($node, $dbname, $sql, @options) = @_;
+	my $name   = 'pgbench_' . $scripts++;
+	my $script = "$PostgreSQL::Test::Utils::tmp_check/$name.sql";
+
+	append_to_file($script, $sql);
+	return IPC::Run::start(
+		[   'pgbench', '-n', '-f', $script, '-T', 600, @options,
+			'-d',      $node->connstr($dbname) ],
+		'<',
+		'/dev/null',
+		'>&',
+		"$PostgreSQL::Test::Utils::log_path/$name.log");
+}
+
+sub stop_pgbench
+{
+	my ($node, $pgbench) = @_;
+
+	$pgbench->signal('TERM');
+	$pgbench->finish;
+	$node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 0 FROM pg_stat_activity
+		WHERE application_name = 'pgbench'}) or BAIL_OUT('pgbench does not end');
+	return;
 }
 
 =item declare_queue($broker, $queue, @cqrs_ids)

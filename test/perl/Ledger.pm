@@ -275,12 +275,7 @@ sub stop_writers
 {
 	my ($node, $writers) = @_;
 
-	$writers->signal('TERM');
-	$writers->finish;
-	$node->poll_query_until(
-		'postgres',
-		q{SELECT count(*) = 0 FROM pg_stat_activity
-		WHERE application_name = 'pgbench'}) or BAIL_OUT('writers do not end');
+	stop_pgbench($node, $writers);
 	foreach my $gid (split /\n/,
 		$node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
 	{

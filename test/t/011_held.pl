@@ -4,7 +4,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -182,17 +181,14 @@ $broker->ctl('set_policy', 'full', '^hot$',
 	'{"max-length-bytes":10000,"overflow":"reject-publish"}',
 	'--apply-to', 'queues');
 query(q{INSERT INTO hot VALUES (1, 'x')});
-my $script = "$PostgreSQL::Test::Utils::tmp_check/hot.sql";
-append_to_file($script,
-	"UPDATE hot SET data = repeat('x', 6000 * (random() < 0.2)::int) WHERE id = 1;\n"
-);
-my $writers = IPC::Run::start(
-	[   'pgbench', '-n',  '-f', $script, '-c', '4', '-R', '100',
-		'-T',      '600', '-d', $node->connstr('postgres') ],
-	'<',
-	'/dev/null',
-	'>&',
-	"$PostgreSQL::Test::Utils::log_path/hot.log");
+my $writers = start_pgbench(
+	$node,
+	'postgres',
+	"UPDATE hot SET data = repeat('x', 6000 * (random() < 0.2)::int) WHERE id = 1;\n",
+	'-c',
+	4,
+	'-R',
+	100);
 my $nacked = query('SELECT nacked FROM cqrs.stats');
 my @hot;
 RabbitMQ->poll_until(
@@ -201,12 +197,7 @@ RabbitMQ->poll_until(
 		return query("SELECT nacked >= $nacked + 300 FROM cqrs.stats") eq 't';
 	},
 	60) or BAIL_OUT('the queue does not refuse enough');
-$writers->signal('TERM');
-$writers->finish;
-wait_for_stats(
-	$node,
-	q{(SELECT count(*) = 0 FROM pg_stat_activity
-	WHERE application_name = 'pgbench')});
+stop_pgbench($node, $writers);
 $broker->ctl('clear_policy', 'full');
 wait_published($node);
 push @hot, drain_queue($broker, 'hot');

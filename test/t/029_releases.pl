@@ -4,8 +4,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_master('releases', undef, conf => "wal_level = logical\n");
@@ -172,29 +170,17 @@ unless_unknown(
 			q{INSERT INTO item SELECT i, 'd' FROM generate_series(100, 5000) i}
 		);
 		my $before = query('SELECT sum(cqrs_revision) FROM item');
-		my $script = "$PostgreSQL::Test::Utils::tmp_check/update.sql";
-		append_to_file($script,
-			"\\set id random(100, 5000)\nUPDATE item SET name = name || 'x' WHERE id = :id;\n"
-		);
 		messages('item');
 		my $start   = $last;
-		my $writers = IPC::Run::start(
-			[   'pgbench', '-n', '-c', 2, '-T', 600, '-f', $script,
-				$node->connstr('postgres') ],
-			'>',
-			\my $out,
-			'2>',
-			\my $err);
+		my $writers = start_pgbench($node, 'postgres', <<'END', '-c', 2);
+\set id random(100, 5000)
+UPDATE item SET name = name || 'x' WHERE id = :id;
+END
 		$node->poll_query_until('postgres',
 			"SELECT max(id) > $start FROM cqrs.outbox")
 		  or BAIL_OUT('nobody writes');
 		query('REPACK (CONCURRENTLY) item') foreach 1 .. 3;
-		$writers->signal('TERM');
-		$writers->finish;
-		$node->poll_query_until(
-			'postgres',
-			q{SELECT count(*) = 0 FROM pg_stat_activity
-			WHERE application_name = 'pgbench'}) or BAIL_OUT('somebody writes');
+		stop_pgbench($node, $writers);
 		is( query(
 				"SELECT count(*) - (SELECT sum(cqrs_revision) - $before FROM item)
 				FROM cqrs.outbox WHERE cqrs_id = 'item' AND id > $start"),

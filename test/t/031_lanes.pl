@@ -193,18 +193,10 @@ is(scalar(keys %{ { arrived() } }), 30, 'cqrs_pause and cqrs_resume');
 wait_for_lanes(3);
 
 # The same order under writers, while the number changes.
-my $script = "$PostgreSQL::Test::Utils::tmp_check/lanes.sql";
-append_to_file($script, <<'END');
+my $writers = start_pgbench($node, 'postgres', <<'END', '-c', 4, '-R', 400);
 \set id random(1, 40)
 UPDATE item SET data = 'busy' WHERE id = :id;
 END
-my $writers = IPC::Run::start(
-	[   'pgbench', '-n',  '-f', $script, '-c', '4', '-R', '400',
-		'-T',      '600', '-d', $node->connstr('postgres') ],
-	'<',
-	'/dev/null',
-	'>&',
-	"$PostgreSQL::Test::Utils::log_path/pgbench.log");
 foreach my $count (1, 3, 2, 5, 3)
 {
 	set_lanes($count);
@@ -212,11 +204,7 @@ foreach my $count (1, 3, 2, 5, 3)
 	my $confirmed = query('SELECT confirmed FROM cqrs.stats');
 	wait_until("SELECT confirmed > $confirmed + 200 FROM cqrs.stats");
 }
-$writers->signal('TERM');
-$writers->finish;
-wait_until(
-	q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'}
-);
+stop_pgbench($node, $writers);
 wait_published($node);
 my @messages = drain_queue($broker, 'replica');
 my @saves    = map { [ 'item', split /\|/ ] } split /\n/,

@@ -5,7 +5,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -36,8 +35,7 @@ like(
 	qr/^replica\s+quorum\s+\[(?:cqrs_cluster\d\S+,? ?){3}\]$/m,
 	'a queue with three members');
 
-my $script = "$PostgreSQL::Test::Utils::tmp_check/load.sql";
-append_to_file($script, <<'END');
+my $load = start_pgbench($node, 'postgres', <<'END', '-c', 4, '-R', 150);
 \set hot random(1, 10)
 \set end random(1, 5)
 BEGIN;
@@ -49,13 +47,6 @@ ROLLBACK;
 COMMIT;
 \endif
 END
-my $load = IPC::Run::start(
-	[   'pgbench', '-n', '-f', $script, '-c', 4, '-R', 150, '-T', 600, '-d',
-		$node->connstr('postgres') ],
-	'<',
-	'/dev/null',
-	'>&',
-	"$PostgreSQL::Test::Utils::log_path/load.log");
 
 # Waits until messages are confirmed again; returns how long that took.
 sub wait_for_progress
@@ -108,12 +99,7 @@ foreach my $round (1 .. 3)
 }
 is(scalar(keys %killed), 3, 'each node was killed');
 
-$load->signal('TERM');
-$load->finish;
-$node->poll_query_until(
-	'postgres',
-	q{SELECT count(*) = 0 FROM pg_stat_activity
-	WHERE application_name = 'pgbench'}) or BAIL_OUT('the load does not end');
+stop_pgbench($node, $load);
 wait_published($node);
 my @expected = map { [ 'item', split /\|/ ] } split /\n/, $node->safe_psql(
 	'postgres',

@@ -4,7 +4,6 @@ use strict;
 use warnings;
 
 use CqrsTest;
-use IPC::Run;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
@@ -209,17 +208,10 @@ sub time_starts
 }
 
 my $quiet_s = time_starts();
-my $script  = "$PostgreSQL::Test::Utils::tmp_check/reset.sql";
-append_to_file($script, "ALTER DATABASE postgres RESET ALL;\n");
-my $writer = IPC::Run::start(
-	[ 'pgbench', '-n', '-T', 600, '-f', $script, $node->connstr('postgres') ],
-	'>',
-	\my $out,
-	'2>',
-	\my $err);
+my $writer =
+  start_pgbench($node, 'postgres', "ALTER DATABASE postgres RESET ALL;\n");
 my $busy_s = time_starts();
-$writer->signal('TERM');
-$writer->finish;
+stop_pgbench($node, $writer);
 cmp_ok($busy_s, '<', 2 * $quiet_s, 'starts among many changes');
 is(message_of('two'), "cqrs $key for ever", 'a message after them');
 
