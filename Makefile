@@ -181,7 +181,7 @@ CHOSEN = $(if $(strip $(GIVEN)),$(GIVEN),$(LISTS))
 chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
 
 test:
-	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' ASSERT='$(ASSERT)' \
+	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' ASSERT='$(ASSERT)' JOBS='$(JOBS)' \
 		exec test/run $(if $(strip $(GIVEN)),,--whole) \
 		--regress='$(call chosen,REGRESS)' \
 		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
@@ -214,7 +214,7 @@ bench:
 	@PG_CONFIG='$(PG_CONFIG)' QUICK='$(QUICK)' exec test/bench/run
 
 soak:
-	@$(MAKE) --no-print-directory test PROVE_TESTS='$(wildcard test/soak/*.pl)'
+	@$(MAKE) --no-print-directory test JOBS=1 PROVE_TESTS='$(wildcard test/soak/*.pl)'
 
 demo:
 	@PG_CONFIG='$(PG_CONFIG)' exec test/demo/run
@@ -264,7 +264,8 @@ help:
 	@echo 'make test           all tests, on private servers; installs missing packages'
 	@echo 'make test-regress   pg_regress only; also test-isolation, test-tap'
 	@echo 'make test REGRESS="NAME ..."  these tests only; also ISOLATION="NAME ...",'
-	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."'
+	@echo '                    PROVE_TESTS="test/t/NAME.pl ..."; JOBS=N: so many TAP files'
+	@echo '                    beside each other, if not two'
 	@echo 'make test-unit      parts of the library without a server; UNIT_SECONDS=N for'
 	@echo '                    longer, UNIT_SEED=N repeats a schedule'
 	@echo 'make fuzz           what brokers send, and packs, by libFuzzer; FUZZ_SECONDS=N each'

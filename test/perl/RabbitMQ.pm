@@ -40,7 +40,8 @@ use strict;
 use warnings;
 
 use Carp;
-use Cwd        ();
+use Cwd   ();
+use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
 use File::Path qw(make_path);
 use File::Temp ();
 use IO::Socket::INET;
@@ -131,7 +132,9 @@ sub _make_directory
 =item RabbitMQ::free_port()
 
 A port that nobody listens on, outside of the usual range of ephemeral ports:
-an outgoing connection could take one of those while the node is down.
+an outgoing connection could take one of those while the node is down.  It is
+reserved where PostgreSQL::Test::Cluster reserves its ports, if that is known,
+and in its form: other tests run at the same time.
 
 =cut
 
@@ -150,10 +153,25 @@ sub free_port
 			ReuseAddr => 1);
 		next unless $socket;
 		close $socket;
+		next unless _reserve_port($port);
 		$ports_given{$port} = 1;
 		return $port;
 	}
 	croak 'no free port';
+}
+
+sub _reserve_port
+{
+	my ($port) = @_;
+	my $dir = $ENV{PG_TEST_PORT_DIR};
+
+	return 1 unless defined $dir;
+	make_path($dir);
+	sysopen my $file, "$dir/$port.rsv", O_WRONLY | O_CREAT | O_EXCL
+	  or return 0;
+	printf {$file} "%10d\n", $$;
+	close $file or croak "could not write $dir/$port.rsv: $!";
+	return 1;
 }
 
 sub _write_configuration
