@@ -190,6 +190,9 @@ DROP TABLE pk CASCADE;
 
 -- The extension's own tables keep their form: it writes to them as PostgreSQL does
 -- to its catalogs.
+CREATE TABLE segments (id bigint NOT NULL, last_id bigint NOT NULL,
+	committed_at timestamptz NOT NULL, messages bytea NOT NULL) PARTITION BY RANGE (id);
+CREATE INDEX ON segments (messages);
 SELECT test_error(command) FROM unnest(ARRAY[
 	'CREATE INDEX ON cqrs.failed ((length(error)))',
 	'CREATE INDEX CONCURRENTLY ON cqrs.segment_0 (id, committed_at)',
@@ -201,7 +204,14 @@ SELECT test_error(command) FROM unnest(ARRAY[
 	'ALTER TABLE cqrs.consumer RENAME queue TO q',
 	'ALTER INDEX cqrs.failed_pkey RENAME TO other',
 	'ALTER TABLE cqrs.failed SET SCHEMA public',
+	'ALTER TABLE cqrs.segment_0 ALTER messages SET STORAGE PLAIN',
+	'DROP INDEX IF EXISTS cqrs.none, cqrs.segment_0_id_idx',
+	'ALTER TABLE segments ATTACH PARTITION cqrs.segment_0 DEFAULT',
+	'ALTER TYPE cqrs.message RENAME TO letter',
+	'ALTER TYPE cqrs.message SET SCHEMA public',
+	'ALTER SCHEMA cqrs RENAME TO other',
 	'ALTER TABLE cqrs.none ADD COLUMN note text']) command;
 ALTER TABLE cqrs.failed SET (fillfactor = 90), DISABLE TRIGGER discard,
 	ENABLE REPLICA TRIGGER discard, ALTER error SET STATISTICS 10;
 ALTER TABLE cqrs.failed RESET (fillfactor), ALTER error SET STATISTICS -1;
+DROP TABLE segments;

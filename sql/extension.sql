@@ -83,6 +83,14 @@ UPDATE a SET id = 3 WHERE id = 2;
 TRUNCATE a;
 SELECT to_regnamespace('cqrs');
 
+-- Somebody else's schema of that name is none of the extension's.
+CREATE SCHEMA cqrs;
+CREATE TABLE cqrs.failed (id int);
+CREATE INDEX ON cqrs.failed ((id + 1));
+ALTER TABLE cqrs.failed ADD COLUMN n int;
+ALTER SCHEMA cqrs RENAME TO cqrs_other;
+DROP SCHEMA cqrs_other CASCADE;
+
 -- In another schema, and again.
 CREATE SCHEMA tools;
 CREATE EXTENSION cqrs SCHEMA tools;

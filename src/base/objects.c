@@ -72,6 +72,17 @@ cqrs_objects_get(bool missing_ok)
 	return NULL;
 }
 
+Oid
+cqrs_objects_schema(void)
+{
+	Oid			extension = get_extension_oid("cqrs", true);
+	Oid			schema = get_namespace_oid("cqrs", true);
+
+	return OidIsValid(extension) && OidIsValid(schema) &&
+		getExtensionOfObject(NamespaceRelationId, schema) == extension ?
+		schema : InvalidOid;
+}
+
 bool
 cqrs_objects_are_usable(void)
 {
@@ -88,7 +99,6 @@ cqrs_objects_are_usable(void)
 static bool
 find_objects(const char **problem)
 {
-	Oid			extension;
 	Oid			schema;
 	CqrsObjects found;
 
@@ -102,13 +112,11 @@ find_objects(const char **problem)
 
 	*problem = NULL;
 	disturbed = false;
-	extension = get_extension_oid("cqrs", true);
-	schema = get_namespace_oid("cqrs", true);
-	if (!OidIsValid(extension) || !OidIsValid(schema) ||
-		getExtensionOfObject(NamespaceRelationId, schema) != extension)
+	schema = cqrs_objects_schema();
+	if (!OidIsValid(schema))
 		return false;
 
-	found.extension = extension;
+	found.extension = get_extension_oid("cqrs", false);
 	found.master = lookup_object(schema, "master", problem);
 	if (OidIsValid(found.master) &&
 		column_count(found.master) != CQRS_MASTER_NATTS)

@@ -65,6 +65,9 @@ typedef struct CqrsObjects
  */
 extern const CqrsObjects *cqrs_objects_get(bool missing_ok);
 
+/* The schema "cqrs" of the extension, or InvalidOid if that is not installed. */
+extern Oid	cqrs_objects_schema(void);
+
 /* Whether the objects exist and match the version of this library. */
 extern bool cqrs_objects_are_usable(void);
 
