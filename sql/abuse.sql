@@ -215,3 +215,16 @@ ALTER TABLE cqrs.failed SET (fillfactor = 90), DISABLE TRIGGER discard,
 	ENABLE REPLICA TRIGGER discard, ALTER error SET STATISTICS 10;
 ALTER TABLE cqrs.failed RESET (fillfactor), ALTER error SET STATISTICS -1;
 DROP TABLE segments;
+
+-- A trigger that somebody adds to the table of the end of a transaction does not
+-- fire: there is no row for it.
+CREATE TABLE w (id int PRIMARY KEY);
+SELECT cqrs_register('w');
+CREATE FUNCTION w_log() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'fired'; END$$;
+CREATE TRIGGER w AFTER INSERT ON cqrs.at_commit
+	FOR EACH ROW WHEN (current_date > '-infinity') EXECUTE FUNCTION w_log();
+INSERT INTO w VALUES (1);
+SELECT test_messages();
+DROP TRIGGER w ON cqrs.at_commit;
+DROP FUNCTION w_log;
+DROP TABLE w;

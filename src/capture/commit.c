@@ -89,7 +89,7 @@ static bool closed = false;
 
 static bool queue(void);
 static bool queue_event(void);
-static bool has_trigger(const TriggerDesc *triggers);
+static Trigger *find_trigger(const TriggerDesc *triggers);
 static void set_deferred(void);
 static void fire(void);
 static void finish(bool late);
@@ -229,15 +229,21 @@ queue_event(void)
 													  &TTSOpsVirtual);
 	Oid			role;
 	int			security;
+	TriggerDesc triggers = {
+		.triggers = find_trigger(rel->trigdesc),
+		.numtriggers = 1,
+		.trig_insert_after_row = true
+	};
 
-	if (!has_trigger(rel->trigdesc))
+	if (triggers.triggers == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("trigger \"at_commit\" of table \"cqrs.at_commit\" is missing or disabled"),
 				 errdetail("The trigger makes the messages of a transaction."),
 				 errhint("Use ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit.")));
 	info->ri_RelationDesc = rel;
-	info->ri_TrigDesc = rel->trigdesc;
+	/* Others would be given a row that there is not, or need executor state. */
+	info->ri_TrigDesc = &triggers;
 
 	queueing = true;
 	fired_at_once = false;
@@ -257,18 +263,18 @@ queue_event(void)
 	return !fired_at_once;
 }
 
-/* Whether the table has our trigger, with ENABLE ALWAYS. */
-static bool
-has_trigger(const TriggerDesc *triggers)
+/* Our trigger, if the table has it with ENABLE ALWAYS. */
+static Trigger *
+find_trigger(const TriggerDesc *triggers)
 {
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		const Trigger *trigger = &triggers->triggers[i];
+		Trigger    *trigger = &triggers->triggers[i];
 
 		if (strcmp(trigger->tgname, "at_commit") == 0)
-			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS ? trigger : NULL;
 	}
-	return false;
+	return NULL;
 }
 
 /*
