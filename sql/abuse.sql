@@ -228,3 +228,20 @@ SELECT test_messages();
 DROP TRIGGER w ON cqrs.at_commit;
 DROP FUNCTION w_log;
 DROP TABLE w;
+
+-- Where there is TimescaleDB, tables that inherit are none of its chunks, also if
+-- they have lost their first parent.
+BEGIN;
+CREATE EXTENSION citext;
+CREATE SCHEMA _timescaledb_catalog
+	CREATE TABLE hypertable (schema_name name, table_name name);
+ALTER EXTENSION citext ADD TABLE _timescaledb_catalog.hypertable;
+SET LOCAL allow_system_table_mods = on;
+UPDATE pg_extension SET extname = 'timescaledb' WHERE extname = 'citext';
+CREATE TABLE p ();
+CREATE TABLE q ();
+CREATE TABLE c (id int PRIMARY KEY) INHERITS (p, q);
+ALTER TABLE c NO INHERIT p;
+ALTER TABLE c ADD COLUMN n int;
+SELECT test_error($$SELECT cqrs_register('c')$$);
+ROLLBACK;

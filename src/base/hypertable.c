@@ -24,7 +24,6 @@
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -56,16 +55,33 @@ cqrs_hypertable_may_compress(Oid relid)
 	return find_hypertable(relid, &may_compress) && may_compress;
 }
 
+/* A table of another kind may have several parents, or only a second one. */
 Oid
 cqrs_hypertable_of_chunk(Oid relid)
 {
-	Oid			parent;
+	Relation	inherits;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			result = InvalidOid;
 
-	if (!OidIsValid(find_catalog()) || !has_superclass(relid))
+	if (!OidIsValid(find_catalog()))
 		return InvalidOid;
-	/* It reads pg_inherits, and knows of no difference to partitions. */
-	parent = get_partition_parent(relid, true);
-	return cqrs_hypertable_is(parent) ? parent : InvalidOid;
+	inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1,
+							  &key);
+	while (!OidIsValid(result) && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Oid			parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+
+		if (cqrs_hypertable_is(parent))
+			result = parent;
+	}
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return result;
 }
 
 /* Read the row of a hypertable; false if there is none. */
