@@ -41,10 +41,12 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "base/compat.h"
+#include "base/objects.h"
 #include "base/timing.h"
 #include "consume/batch.h"
 #include "consume/consumer.h"
@@ -138,6 +140,10 @@ cqrs_consumer_init(void)
 static bool
 consumer_is_wanted(void)
 {
+	/* The publisher, which asks, has no use for the table, and waits for nobody. */
+	if (!ConditionalLockRelationOid(cqrs_objects_get(false)->consumer,
+									AccessShareLock))
+		return true;
 	return cqrs_seat_read() != NULL;
 }
 

@@ -41,9 +41,13 @@ my ($in, $out, $err, $session);
 
 sub lock_seat
 {
+	my ($where, $command) = @_;
+	$where   //= $node;
+	$command //= 'SELECT cqrs_pause_consumer()';
+
 	($in, $out, $err) = ('', '', '');
-	$session = open_psql($node, \$in, \$out, \$err);
-	$in      = "BEGIN; SELECT cqrs_pause_consumer(); SELECT 'locked';\n";
+	$session = open_psql($where, \$in, \$out, \$err);
+	$in      = "BEGIN; $command; SELECT 'locked';\n";
 	$session->pump until $out =~ /^locked$/m;
 	return;
 }
@@ -98,6 +102,13 @@ ok( $node->poll_query_until(
 		'postgres', 'SELECT count(*) = 1 FROM item WHERE id = 3'),
 	'a wary consumer goes on');
 is($node->safe_psql('postgres', $PROCESS), $before, 'in the same process');
+
+# A publisher that cannot read the table begins all the same.
+lock_seat($master, 'LOCK TABLE cqrs.consumer');
+$master->safe_psql('postgres',
+	'SELECT pg_terminate_backend(pid) FROM cqrs.lanes');
+arrives(4, 'a publisher that starts does not wait for cqrs.consumer');
+end_transaction();
 
 # COMMIT PREPARED tells the consumer, too.
 $node->safe_psql('postgres',
