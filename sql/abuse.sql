@@ -245,3 +245,19 @@ ALTER TABLE c NO INHERIT p;
 ALTER TABLE c ADD COLUMN n int;
 SELECT test_error($$SELECT cqrs_register('c')$$);
 ROLLBACK;
+
+-- If the extension cannot be found, changes are refused, and not missed.
+CREATE TABLE w (id int PRIMARY KEY);
+SELECT cqrs_register('w');
+SET allow_system_table_mods = on;
+ALTER SCHEMA cqrs RENAME TO other;
+\c
+SET client_min_messages = error;
+INSERT INTO w VALUES (1);
+TRUNCATE w;
+SET allow_system_table_mods = on;
+ALTER SCHEMA other RENAME TO cqrs;
+\c
+INSERT INTO w VALUES (1);
+SELECT test_messages();
+DROP TABLE w;
