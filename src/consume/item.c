@@ -328,7 +328,9 @@ wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from, int delay_ms,
 	CqrsFailedState state = {
 		.attempts = item->failed != NULL ? item->failed->attempts :
 		item->message.retries,
-		.next_try = TimestampTzPlusMilliseconds(from, delay_ms),
+		/* A user may have put off the earlier one for ever. */
+		.next_try = TIMESTAMP_NOT_FINITE(from) ? from :
+		TimestampTzPlusMilliseconds(from, delay_ms),
 		.error = reason
 	};
 

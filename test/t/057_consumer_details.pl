@@ -340,6 +340,19 @@ wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
 is(query(q{SELECT string_agg(name, ',' ORDER BY id) FROM handled}),
 	'neighbour,first,second', 'messages of the row are handled in order');
 
+# A user can put off one for ever, and so those behind it.
+query('CREATE TABLE broken (); SELECT cqrs_pause_consumer()');
+query(
+	q{INSERT INTO cqrs.failed (id, cqrs_id, instance_pk, signal_type, body, direct,
+		received_at, failed_at, attempts, next_try, error)
+	VALUES (0, 'event', '1', 'S', '{}', false, now(), now(), 1, 'infinity', 'put off');
+	SELECT cqrs_resume_consumer()});
+publish($broker, 'cqrs', 'author', save_body('event', 1, 'third', 2));
+wait_for(q{SELECT count(*) = 2 FROM cqrs.failed});
+is( query(q{SELECT next_try FROM cqrs.failed WHERE id <> 0}),
+	'infinity', 'a message waits behind one that is put off for ever');
+query('DELETE FROM cqrs.failed; DROP TABLE broken');
+
 # Each message is handled once (decision 17).
 query(
 	q{DELETE FROM handled;
