@@ -93,7 +93,7 @@ static bool is_probe(const Database *database);
 static bool has_workers(Database *database, CqrsWorkerKind kind);
 static bool is_running(Database *database, CqrsWorkerKind kind, int number);
 static long start_delay_ms(const Database *database, CqrsWorkerKind kind,
-						   int number, TimestampTz now);
+						   int number);
 static bool start_worker(Database *database, CqrsWorkerKind kind, int number);
 static void warn_no_worker(CqrsWorkerKind kind, int number);
 
@@ -337,7 +337,6 @@ start_workers(void)
 static long
 start_due(CqrsWorkerKind kind, int number, int *nprobes)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	long		wait_ms = -1;
 	ListCell   *lc;
 
@@ -348,7 +347,7 @@ start_due(CqrsWorkerKind kind, int number, int *nprobes)
 
 		if (is_running(database, kind, number))
 			continue;
-		delay_ms = start_delay_ms(database, kind, number, now);
+		delay_ms = start_delay_ms(database, kind, number);
 		if (delay_ms < 0)
 			continue;
 		if (is_probe(database) && *nprobes >= MAX_PROBES)
@@ -473,27 +472,26 @@ is_running(Database *database, CqrsWorkerKind kind, int number)
  * database is probed once, by a publisher.
  */
 static long
-start_delay_ms(const Database *database, CqrsWorkerKind kind, int number,
-			   TimestampTz now)
+start_delay_ms(const Database *database, CqrsWorkerKind kind, int number)
 {
 	int			slot = cqrs_slot_find(database->dboid);
 	TimestampTz started_at = database->teams[kind].started_at[number];
 	bool		wanted = kind == CQRS_WORKER_PUBLISHER && number == 0 &&
 	database->probe && started_at == 0;
-	TimestampTz when = started_at == 0 ? 0 :
-	TimestampTzPlusMilliseconds(started_at, RESTART_DELAY_MS);
+	long		delay_ms = started_at == 0 ? 0 :
+		cqrs_until_after_ms(started_at, RESTART_DELAY_MS);
 
 	if (slot >= 0)
 	{
 		LWLockAcquire(cqrs_slot_lock, LW_SHARED);
 		wanted = (wanted || cqrs_rosters[slot].kinds[kind].wanted) &&
 			database->teams[kind].settled;
-		when = Max(when, cqrs_rosters[slot].hold_until);
+		delay_ms = Max(delay_ms,
+					   cqrs_until_within_ms(cqrs_rosters[slot].hold_until,
+											CQRS_HOLD_MS));
 		LWLockRelease(cqrs_slot_lock);
 	}
-	if (!wanted)
-		return -1;
-	return when <= now ? 0 : TimestampDifferenceMilliseconds(now, when);
+	return wanted ? delay_ms : -1;
 }
 
 /* Ask the postmaster for a worker.  False if no background worker is free. */

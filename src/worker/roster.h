@@ -21,6 +21,9 @@
 #define CQRS_ERROR_BYTES	512
 #define CQRS_ADVICE_BYTES	1024
 
+/* No worker is started for this long after a command that needs none. */
+#define CQRS_HOLD_MS	10000
+
 /*
  * A process.  Written by it alone.  Fields without a note are protected by
  * cqrs_slot_lock.

@@ -21,8 +21,6 @@
 #include "worker/roster.h"
 #include "worker/wake.h"
 
-/* No worker is started for this long after a command that needs none. */
-#define VACATE_HOLD_MS	10000
 /* The longest time that such a command waits for workers to leave. */
 #define VACATE_WAIT_MS	5000
 
@@ -109,7 +107,7 @@ cqrs_wake_vacate(Oid dboid)
 
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
 	cqrs_rosters[slot].hold_until =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), VACATE_HOLD_MS);
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CQRS_HOLD_MS);
 	LWLockRelease(cqrs_slot_lock);
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 		cqrs_roster_end(slot, kind);
