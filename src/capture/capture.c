@@ -251,7 +251,11 @@ trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
 				 errmsg("function %s can only be called by the triggers that cqrs_register() creates",
 						format_procedure(fcinfo->flinfo->fn_oid)),
 				 errhint("Use cqrs_register() to create the triggers of a master.")));
-	/* Where the function is, the extension is: if it is not found, nothing may be missed. */
+
+	/*
+	 * Where the function is, the extension is: if it is not found, nothing
+	 * may be missed.
+	 */
 	(void) cqrs_objects_get(false);
 	return data;
 }

@@ -140,7 +140,10 @@ cqrs_consumer_init(void)
 static bool
 consumer_is_wanted(void)
 {
-	/* The publisher, which asks, has no use for the table, and waits for nobody. */
+	/*
+	 * The publisher, which asks, has no use for the table, and waits for
+	 * nobody.
+	 */
 	if (!ConditionalLockRelationOid(cqrs_objects_get(false)->consumer,
 									AccessShareLock))
 		return true;

@@ -134,7 +134,7 @@ static List *
 add(List *relids, const RangeVar *name)
 {
 	Oid			relid = name != NULL ? RangeVarGetRelid(name, NoLock, true) :
-		InvalidOid;
+	InvalidOid;
 
 	return OidIsValid(relid) ? list_append_unique_oid(relids, relid) : relids;
 }

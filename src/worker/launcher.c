@@ -479,7 +479,7 @@ start_delay_ms(const Database *database, CqrsWorkerKind kind, int number)
 	bool		wanted = kind == CQRS_WORKER_PUBLISHER && number == 0 &&
 	database->probe && started_at == 0;
 	long		delay_ms = started_at == 0 ? 0 :
-		cqrs_until_after_ms(started_at, RESTART_DELAY_MS);
+	cqrs_until_after_ms(started_at, RESTART_DELAY_MS);
 
 	if (slot >= 0)
 	{

@@ -349,7 +349,7 @@ query(
 	SELECT cqrs_resume_consumer()});
 publish($broker, 'cqrs', 'author', save_body('event', 1, 'third', 2));
 wait_for(q{SELECT count(*) = 2 FROM cqrs.failed});
-is( query(q{SELECT next_try FROM cqrs.failed WHERE id <> 0}),
+is(query(q{SELECT next_try FROM cqrs.failed WHERE id <> 0}),
 	'infinity', 'a message waits behind one that is put off for ever');
 query('DELETE FROM cqrs.failed; DROP TABLE broken');
 
