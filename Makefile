@@ -196,8 +196,9 @@ test-tap:
 	@$(MAKE) --no-print-directory test PROVE_TESTS='$(PROVE_TESTS)'
 
 # What is run on other releases of Debian: see test/matrix.
-PORTABLE = $(patsubst %,test/t/%.pl,001_publish 041_privileges 029_releases 042_late_changes \
-	044_workers 050_transport 070_build)
+PORTABLE = $(patsubst %,test/t/%.pl,001_publish 002_settings 029_releases 041_privileges \
+	042_late_changes 044_workers 050_transport 051_consume 057_golden 060_redis \
+	065_redis_consume 070_build 071_timescaledb)
 
 test-portable:
 	@$(MAKE) --no-print-directory test REGRESS='$(REGRESS)' \

@@ -14,8 +14,8 @@
 
 /*
  * Raise an error if a command would change columns, indexes, constraints or names
- * of one of the extension's tables, or the name of its schema.  Not to be called for commands of the
- * extension's own scripts.
+ * of one of the extension's tables, or the name of its schema.  Not to be called
+ * for commands of the extension's own scripts.
  */
 extern void cqrs_own_check(Node *statement);
 

@@ -40,8 +40,8 @@ use strict;
 use warnings;
 
 use Carp;
-use Cwd   ();
-use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
+use Cwd        ();
+use Fcntl      qw(O_CREAT O_EXCL O_WRONLY);
 use File::Path qw(make_path);
 use File::Temp ();
 use IO::Socket::INET;
