@@ -226,8 +226,22 @@ CREATE TRIGGER w AFTER INSERT ON cqrs.at_commit
 INSERT INTO w VALUES (1);
 SELECT test_messages();
 DROP TRIGGER w ON cqrs.at_commit;
+-- Nor one in the place of ours that has a condition.
+BEGIN;
+DROP TRIGGER at_commit ON cqrs.at_commit;
+CREATE TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
+	FOR EACH ROW WHEN (current_date > '-infinity') EXECUTE FUNCTION w_log();
+ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
+SELECT test_error('INSERT INTO w VALUES (2)');
+ROLLBACK;
 DROP FUNCTION w_log;
 DROP TABLE w;
+
+-- The watermark's sequence without a value.
+BEGIN;
+ALTER SEQUENCE cqrs.watermark RESTART;
+SELECT test_error('SELECT cqrs.current_watermark()');
+ROLLBACK;
 
 -- Where there is TimescaleDB, tables that inherit are none of its chunks, also if
 -- they have lost their first parent.

@@ -242,7 +242,10 @@ queue_event(void)
 				 errdetail("The trigger makes the messages of a transaction."),
 				 errhint("Use ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit.")));
 	info->ri_RelationDesc = rel;
-	/* Others would be given a row that there is not, or need executor state. */
+	/*
+	 * Others would be given a row that there is not, and a WHEN needs the
+	 * state of an executor.
+	 */
 	info->ri_TrigDesc = &triggers;
 
 	queueing = true;
@@ -250,7 +253,6 @@ queue_event(void)
 	GetUserIdAndSecContext(&role, &security);
 	SetUserIdAndSecContext(role, security & ~SECURITY_RESTRICTED_OPERATION);
 	AfterTriggerBeginQuery();
-	/* The trigger has no WHEN, so no executor state is needed. */
 	ExecARInsertTriggers(NULL, info, no_row, NIL, NULL);
 	AfterTriggerEndQuery(NULL);
 	SetUserIdAndSecContext(role, security);
@@ -263,7 +265,7 @@ queue_event(void)
 	return !fired_at_once;
 }
 
-/* Our trigger, if the table has it with ENABLE ALWAYS. */
+/* Our trigger, if the table has it with ENABLE ALWAYS and without WHEN. */
 static Trigger *
 find_trigger(const TriggerDesc *triggers)
 {
@@ -272,7 +274,8 @@ find_trigger(const TriggerDesc *triggers)
 		Trigger    *trigger = &triggers->triggers[i];
 
 		if (strcmp(trigger->tgname, "at_commit") == 0)
-			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS ? trigger : NULL;
+			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
+				trigger->tgqual == NULL ? trigger : NULL;
 	}
 	return NULL;
 }

@@ -411,10 +411,20 @@ segment_max_id(int segment)
 int64
 cqrs_outbox_watermark(void)
 {
-	const CqrsObjects *objects = cqrs_objects_get(false);
+	LOCAL_FCINFO(call, 1);
+	Datum		watermark;
 
-	return DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
-											 ObjectIdGetDatum(objects->watermark)));
+	InitFunctionCallInfoData(*call, NULL, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = ObjectIdGetDatum(cqrs_objects_get(false)->watermark);
+	call->args[0].isnull = false;
+	watermark = pg_sequence_last_value(call);
+	if (call->isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence \"cqrs.watermark\" has no value"),
+				 errdetail("ALTER SEQUENCE ... RESTART removes it."),
+				 errhint("Use SELECT setval('cqrs.watermark', 0). Messages that are still in the outbox are published again.")));
+	return DatumGetInt64(watermark);
 }
 
 /* cqrs.current_watermark() RETURNS bigint */
