@@ -16,8 +16,17 @@
  * connection then costs one message a redelivery, and not thousands, which
  * count towards the delivery limit of a quorum queue.  Growing means to cancel
  * the subscription and to subscribe anew, on the same channel; deliveries that
- * are not acknowledged stay with it, and the order is kept.  What is on its way
- * at that moment is delivered again, and a quorum queue counts that, too.
+ * are not acknowledged stay with it.  What is on its way from a quorum queue at
+ * that moment goes back, and behind what is delivered next.  So a subscription
+ * is cancelled only while its window is full, and before more room is made by an
+ * acknowledgement: then nothing is on its way.  The acknowledgement waits for up
+ * to FILL_MS until the window is full; if that fails, the next attempt follows
+ * when as many messages as the window has have come.
+ *
+ * What has come back.  A quorum queue puts messages that come back behind those
+ * that came back before.  So when the first message of a connection is one that
+ * has come back, all others are taken at once, and come back together.  This is
+ * not done more often than TOGETHER_RETURNS times, because of the delivery limit.
  *
  * Memory.  The window is at most WINDOW_BYTES over the largest recent message.
  * When twice as much waits all the same, the connection is closed, and begins
@@ -54,6 +63,13 @@
 #define SERVE_INTERVAL_MS	1000
 /* Factor of the window with each commit. */
 #define WINDOW_GROWTH		8
+/*
+ * Messages that have been returned more often are taken one by one.  Sensible
+ * delivery limits are higher: RabbitMQ's own is 20.
+ */
+#define TOGETHER_RETURNS	3
+/* The longest wait for a window that fills. */
+#define FILL_MS				100
 /* What the messages of a window may have, if all are large. */
 #define WINDOW_BYTES		(64 * 1024 * 1024)
 /* The largest recent message counts less with each smaller one. */
@@ -85,7 +101,16 @@ struct CqrsIntake
 	uint64		connection;		/* number of the last one */
 	Subscription subscription;
 	int			window;			/* of the subscription */
+	uint64		taken;			/* deliveries to the subscription */
+	uint64		fill_at;		/* it is to be replaced when it has had so
+								 * many */
+	uint64		delivered;		/* the last tag of the connection */
+	uint64		acknowledged;
+	uint64		settled;		/* to be acknowledged; 0: none is */
+	TimestampTz settled_at;		/* since when that waits for a full window */
 	bool		wary;
+	bool		crowded;		/* too much has waited, and nothing has been
+								 * acknowledged since */
 	double		largest;		/* bytes of the largest recent message */
 	TimestampTz served_at;
 	TimestampTz acked_at;		/* when a message was first acknowledged since
@@ -104,6 +129,11 @@ static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
 static void connection_failed(CqrsIntake *intake, const CqrsFailure *failure);
 static void subscribe(CqrsIntake *intake, int window);
+static void settle(CqrsIntake *intake);
+static bool is_full(const CqrsIntake *intake);
+static bool is_worthwhile(const CqrsIntake *intake, int window);
+static void replace_subscription(CqrsIntake *intake, int window);
+static void acknowledge(CqrsIntake *intake);
 static int	widest(const CqrsIntake *intake);
 static bool poll_event(CqrsIntake *intake);
 static void handle_event(CqrsIntake *intake, const CqrsEvent *event);
@@ -213,6 +243,7 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 		return;
 	if (intake->subscription == SUBSCRIPTION_NONE)
 		subscribe(intake, 1);
+	settle(intake);
 	if (cqrs_inbox_bytes(intake->inbox) > 2 * (Size) WINDOW_BYTES &&
 		cqrs_inbox_count(intake->inbox) > 1)
 	{
@@ -220,6 +251,7 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 		 * A burst of large messages: after a reconnect the broker delivers
 		 * them again, one by one.
 		 */
+		intake->crowded = true;
 		close_connection(intake, true);
 		cqrs_session_hurry(session);
 	}
@@ -257,27 +289,15 @@ cqrs_intake_serve(CqrsIntake *intake)
 void
 cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
 {
-	const CqrsSession *session = intake->session;
-	int			window;
-
-	session->transport->acknowledge(session->connection, tag);
+	if (intake->settled == 0)
+		intake->settled_at = GetCurrentTimestamp();
+	intake->settled = tag;
 	cqrs_inbox_remove(intake->inbox, tag);
 	cqrs_session_recover(intake->session);
 	if (intake->acked_at == 0)
 		intake->acked_at = GetCurrentTimestamp();
-
-	if (intake->subscription != SUBSCRIPTION_RUNS)
-		return;
-	window = intake->wary ? 1 :
-		Min(intake->window * WINDOW_GROWTH, widest(intake));
-	/* Each change costs a round trip, so small steps are left out. */
-	if (window > intake->window * 2 || window < intake->window / 2 ||
-		(window > intake->window && window == cqrs_prefetch))
-	{
-		intake->window = window;
-		intake->subscription = SUBSCRIPTION_ENDS;
-		session->transport->unsubscribe(session->connection);
-	}
+	intake->crowded = false;
+	settle(intake);
 }
 
 bool
@@ -360,6 +380,9 @@ cqrs_intake_wait_ms(const CqrsIntake *intake, CqrsIntakeGoal goal)
 		intake->subscription == SUBSCRIPTION_NONE)
 		return 0;
 	wait_ms = session->transport->wait_ms(session->connection);
+	if (intake->settled != 0)
+		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_until_after_ms(intake->settled_at,
+															 FILL_MS));
 	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
 	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
 }
@@ -440,6 +463,7 @@ open_connection(CqrsIntake *intake)
 	intake->connection++;
 	intake->subscription = SUBSCRIPTION_NONE;
 	intake->window = 0;
+	intake->delivered = intake->acknowledged = intake->settled = 0;
 	intake->largest = 0;
 	intake->lost = false;
 	cqrs_topology_connected(intake->topology);
@@ -483,6 +507,9 @@ take_seat(CqrsIntake *intake)
 static void
 close_connection(CqrsIntake *intake, bool politely)
 {
+	if (politely && intake->settled != 0 && !intake->lost)
+		acknowledge(intake);
+	intake->settled = 0;
 	cqrs_session_close(intake->session, politely);
 	cqrs_inbox_clear(intake->inbox);
 	intake->subscription = SUBSCRIPTION_NONE;
@@ -511,7 +538,72 @@ subscribe(CqrsIntake *intake, int window)
 	session->transport->subscribe(session->connection, queue, window);
 	intake->subscription = SUBSCRIPTION_BEGINS;
 	intake->window = window;
+	intake->taken = 0;
+	intake->fill_at = window;
 	cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, window);
+}
+
+/*
+ * Acknowledge what is settled; or wait with that until the window is full, and
+ * replace it by another one before.
+ */
+static void
+settle(CqrsIntake *intake)
+{
+	int			window = Min(intake->window * WINDOW_GROWTH, widest(intake));
+
+	if (intake->settled == 0)
+		return;
+	if (!intake->wary && intake->subscription == SUBSCRIPTION_RUNS &&
+		is_worthwhile(intake, window))
+	{
+		if (is_full(intake))
+			replace_subscription(intake, window);
+		else if (intake->taken >= intake->fill_at)
+		{
+			if (cqrs_until_after_ms(intake->settled_at, FILL_MS) > 0)
+				return;
+			intake->fill_at = intake->taken + intake->window;
+		}
+	}
+	acknowledge(intake);
+}
+
+/* Whether the broker delivers nothing before something is acknowledged. */
+static bool
+is_full(const CqrsIntake *intake)
+{
+	return Min(intake->delivered - intake->acknowledged, intake->taken) >=
+		intake->window;
+}
+
+/* A change costs a round trip, so small steps are left out. */
+static bool
+is_worthwhile(const CqrsIntake *intake, int window)
+{
+	return window > intake->window * 2 || window < intake->window / 2 ||
+		(window > intake->window && window == cqrs_prefetch);
+}
+
+/* To be called when the window is full: nothing may be on its way. */
+static void
+replace_subscription(CqrsIntake *intake, int window)
+{
+	const CqrsSession *session = intake->session;
+
+	intake->window = window;
+	intake->subscription = SUBSCRIPTION_ENDS;
+	session->transport->unsubscribe(session->connection);
+}
+
+static void
+acknowledge(CqrsIntake *intake)
+{
+	const CqrsSession *session = intake->session;
+
+	session->transport->acknowledge(session->connection, intake->settled);
+	intake->acknowledged = intake->settled;
+	intake->settled = 0;
 }
 
 /* The largest window, for messages as they have been recently. */
@@ -569,6 +661,13 @@ take_delivery(CqrsIntake *intake, CqrsDelivery *delivery)
 		cqrs_worker_count(CQRS_CONSUMED_REDELIVERED, 1);
 	cqrs_intake_log_count(intake->log, delivery->delivery_count);
 	cqrs_inbox_push(intake->inbox, delivery);
+	intake->taken++;
+	intake->delivered = delivery->tag;
+	if (delivery->redelivered && !intake->crowded &&
+		delivery->delivery_count <= TOGETHER_RETURNS &&
+		intake->subscription == SUBSCRIPTION_RUNS && is_full(intake) &&
+		is_worthwhile(intake, widest(intake)))
+		replace_subscription(intake, widest(intake));
 }
 
 /*

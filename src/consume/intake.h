@@ -40,8 +40,8 @@ extern void cqrs_intake_configure(CqrsIntake *intake, const CqrsSeat *seat,
 extern void cqrs_intake_reload(CqrsIntake *intake);
 
 /*
- * With "wary", the window stays 1: one of the next messages may crash the
- * server.
+ * With "wary", the window does not grow with commits: one of the next messages
+ * may crash the server.
  */
 extern void cqrs_intake_set_wary(CqrsIntake *intake, bool wary);
 
@@ -62,8 +62,8 @@ extern bool cqrs_intake_receive(CqrsIntake *intake);
 extern void cqrs_intake_serve(CqrsIntake *intake);
 
 /*
- * All deliveries up to that tag are committed: acknowledge them, remove them
- * from the inbox, and widen the window.
+ * All deliveries up to that tag are committed: remove them from the inbox,
+ * widen the window, and acknowledge them, at once or soon.
  */
 extern void cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag);
 

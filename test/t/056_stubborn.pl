@@ -73,10 +73,7 @@ $node->safe_psql(
 	ALTER SEQUENCE cqrs.failed_id MAXVALUE 100;
 	SELECT setval('cqrs.failed_id', 100)});
 my $received = stats('received');
-publish(
-	$broker, 'cqrs', 'author',
-	save_body('author', 4, 'bad'),
-	map { save_body('author', $_, 'good') } 5 .. 50);
+publish($broker, 'cqrs', 'author', save_body('author', 4, 'bad'));
 $node->safe_psql(
 	'postgres', qq{
 	SET statement_timeout = '120s';
@@ -97,6 +94,8 @@ $node->safe_psql(
 	END\$\$});
 wait_consumer($node, 'postgres',
 	"state = 'backing off' AND received = $received + $RETURNS + 1");
+publish($broker, 'cqrs', 'author',
+	map { save_body('author', $_, 'good') } 5 .. 50);
 $node->safe_psql('postgres', 'ALTER SEQUENCE cqrs.failed_id NO MAXVALUE');
 ok( $node->poll_query_until('postgres', q{SELECT count(*) = 49 FROM author}),
 	'neighbours of a message that was returned many times are applied');

@@ -219,7 +219,7 @@ sub publish_many
 	return;
 }
 
-publish_many([ 600, 'first' ]);
+publish_many([ 2000, 'first' ]);
 wait_for(q{SELECT prefetch = 2000 FROM cqrs.consumer_stats});
 
 # A database that cannot store what fails: the message is not at fault, and
