@@ -242,6 +242,7 @@ queue_event(void)
 				 errdetail("The trigger makes the messages of a transaction."),
 				 errhint("Use ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit.")));
 	info->ri_RelationDesc = rel;
+
 	/*
 	 * Others would be given a row that there is not, and a WHEN needs the
 	 * state of an executor.

@@ -382,7 +382,7 @@ cqrs_intake_wait_ms(const CqrsIntake *intake, CqrsIntakeGoal goal)
 	wait_ms = session->transport->wait_ms(session->connection);
 	if (intake->settled != 0)
 		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_until_after_ms(intake->settled_at,
-															 FILL_MS));
+															  FILL_MS));
 	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
 	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
 }

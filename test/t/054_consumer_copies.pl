@@ -76,6 +76,7 @@ is( $node->safe_psql(
 $node->poll_query_until('postgres',
 	"SELECT epoch > $epoch FROM cqrs.consumer")
   or BAIL_OUT('the epoch is not raised');
+
 # The broker's mark follows the row; no message is applied in between.
 arrives($node, 'the original consumes with another epoch');
 $node->restart;
