@@ -185,7 +185,7 @@ wait_for(
 pass('a queue that another program consumes is not shared');
 stop_consumer($worker);
 
-# Tables for the limits of a transaction; messages that open the window.
+# A table for the limits of a transaction.
 query(
 	q{CREATE TABLE many (id int PRIMARY KEY, name text);
 	CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS
@@ -219,7 +219,12 @@ sub publish_many
 	return;
 }
 
-publish_many([ 2000, 'first' ]);
+# The window opens while messages wait for the consumer, and not the consumer for
+# messages: they are published while it is paused, and some rows take their time.
+query('SELECT cqrs_pause_consumer()');
+wait_consumer($node, 'postgres', 'paused');
+publish_many(([ 199, 'first' ], [ 1, 'slow' ]) x 15);
+query('SELECT cqrs_resume_consumer()');
 wait_for(q{SELECT prefetch = 2000 FROM cqrs.consumer_stats});
 
 # A database that cannot store what fails: the message is not at fault, and
