@@ -42,7 +42,7 @@ TEST_TOOLS = test/tools/cqrs_consume test/bench/bare_publisher
 REDIS_TOOLS = test/bench/bare_redis
 TEST_MODULES = test/tools/late_change.so test/tools/transport.so
 # Parts of the library, tested without a server.
-UNIT_TESTS = $(addprefix test/unit/,cases order reader session pack)
+UNIT_TESTS = $(addprefix test/unit/,cases order reader session pack prefetch)
 # What reads bytes from outside, for libFuzzer.
 FUZZ_TESTS = $(addprefix test/fuzz/,frames packs redis)
 EXTRA_CLEAN = $(TEST_TOOLS) $(REDIS_TOOLS) $(TEST_MODULES) $(UNIT_TESTS) $(FUZZ_TESTS) test-output
@@ -113,6 +113,7 @@ test/unit/reader: test/unit/server.c src/publish/reader.c src/publish/reader_hel
 	src/publish/window.c src/publish/hold.c
 test/unit/session: test/unit/server.c src/broker/session.c src/base/url.c
 test/unit/pack: test/unit/server.c src/outbox/pack.c src/outbox/message.c
+test/unit/prefetch: test/unit/server.c src/consume/prefetch.c
 
 # Sections that no test reaches, and what they need of a server, are left out.
 $(UNIT_TESTS): %: %.c

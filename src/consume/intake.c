@@ -11,27 +11,10 @@
  * from then on waits in the queue.  Such a connection removes no bindings,
  * because another database may consume the queue.
  *
- * Window.  At most "window" deliveries are not acknowledged.  It begins at 1 on
- * each connection and grows eightfold with each commit: whatever ends every
- * connection then costs one message a redelivery, and not thousands, which
- * count towards the delivery limit of a quorum queue.  Growing means to cancel
- * the subscription and to subscribe anew, on the same channel; deliveries that
- * are not acknowledged stay with it.  What is on its way from a quorum queue at
- * that moment goes back, and behind what is delivered next.  So a subscription
- * is cancelled only while its window is full, and before more room is made by an
- * acknowledgement: then nothing is on its way.  The acknowledgement waits for up
- * to FILL_MS until the window is full; if that fails, the next attempt follows
- * when as many messages as the window has have come.
- *
- * What has come back.  A quorum queue puts messages that come back behind those
- * that came back before.  So when the first message of a connection is one that
- * has come back, all others are taken at once, and come back together.  This is
- * not done more often than TOGETHER_RETURNS times, because of the delivery limit.
- *
- * Memory.  The window is at most WINDOW_BYTES over the largest recent message.
- * When twice as much waits all the same, the connection is closed, and begins
- * again at 1.  Not reading would be no way out: RabbitMQ closes a connection
- * that does not read for 30 s.
+ * prefetch.c decides how many messages the broker delivers before they are
+ * acknowledged, and when.  If twice the memory waits that it reckons with, the
+ * connection is closed, and begins again with one message.  Not reading would be
+ * no way out: RabbitMQ closes a connection that does not read for 30 s.
  *
  * Nothing is ever returned to the queue but by the end of the connection: a
  * quorum queue would put it at its end, and counts each return.
@@ -54,6 +37,7 @@
 #include "consume/epoch.h"
 #include "consume/intake.h"
 #include "consume/intake_log.h"
+#include "consume/prefetch.h"
 #include "consume/topology.h"
 #include "worker/worker.h"
 
@@ -61,29 +45,8 @@
 #define RECEIVE_TURN		2000
 /* A connection is served this often in the midst of a transaction. */
 #define SERVE_INTERVAL_MS	1000
-/* Factor of the window with each commit. */
-#define WINDOW_GROWTH		8
-/*
- * Messages that have been returned more often are taken one by one.  Sensible
- * delivery limits are higher: RabbitMQ's own is 20.
- */
-#define TOGETHER_RETURNS	3
-/* The longest wait for a window that fills. */
-#define FILL_MS				100
-/* What the messages of a window may have, if all are large. */
-#define WINDOW_BYTES		(64 * 1024 * 1024)
-/* The largest recent message counts less with each smaller one. */
-#define LARGEST_DECAY		256
 /* Failed attempts to take the lease before the first log message. */
 #define LEASE_ATTEMPTS		4
-
-typedef enum Subscription
-{
-	SUBSCRIPTION_NONE,
-	SUBSCRIPTION_BEGINS,		/* SUBSCRIBED is awaited */
-	SUBSCRIPTION_RUNS,
-	SUBSCRIPTION_ENDS			/* CANCELLED is awaited; another one follows */
-} Subscription;
 
 struct CqrsIntake
 {
@@ -99,19 +62,7 @@ struct CqrsIntake
 								 * this one is its copy */
 
 	uint64		connection;		/* number of the last one */
-	Subscription subscription;
-	int			window;			/* of the subscription */
-	uint64		taken;			/* deliveries to the subscription */
-	uint64		fill_at;		/* it is to be replaced when it has had so
-								 * many */
-	uint64		delivered;		/* the last tag of the connection */
-	uint64		acknowledged;
-	uint64		settled;		/* to be acknowledged; 0: none is */
-	TimestampTz settled_at;		/* since when that waits for a full window */
-	bool		wary;
-	bool		crowded;		/* too much has waited, and nothing has been
-								 * acknowledged since */
-	double		largest;		/* bytes of the largest recent message */
+	CqrsPrefetch prefetch;
 	TimestampTz served_at;
 	TimestampTz acked_at;		/* when a message was first acknowledged since
 								 * the epoch was raised; 0: none was */
@@ -128,13 +79,7 @@ static void open_connection(CqrsIntake *intake);
 static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
 static void connection_failed(CqrsIntake *intake, const CqrsFailure *failure);
-static void subscribe(CqrsIntake *intake, int window);
-static void settle(CqrsIntake *intake);
-static bool is_full(const CqrsIntake *intake);
-static bool is_worthwhile(const CqrsIntake *intake, int window);
-static void replace_subscription(CqrsIntake *intake, int window);
-static void acknowledge(CqrsIntake *intake);
-static int	widest(const CqrsIntake *intake);
+static void follow_prefetch(CqrsIntake *intake);
 static bool poll_event(CqrsIntake *intake);
 static void handle_event(CqrsIntake *intake, const CqrsEvent *event);
 static void take_delivery(CqrsIntake *intake, CqrsDelivery *delivery);
@@ -206,7 +151,7 @@ cqrs_intake_reload(CqrsIntake *intake)
 void
 cqrs_intake_set_wary(CqrsIntake *intake, bool wary)
 {
-	intake->wary = wary;
+	cqrs_prefetch_set_wary(&intake->prefetch, wary);
 }
 
 void
@@ -241,17 +186,16 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 	}
 	if (epoch_wait_ms(intake) == 0 && !take_seat(intake))
 		return;
-	if (intake->subscription == SUBSCRIPTION_NONE)
-		subscribe(intake, 1);
-	settle(intake);
-	if (cqrs_inbox_bytes(intake->inbox) > 2 * (Size) WINDOW_BYTES &&
+	cqrs_prefetch_begin(&intake->prefetch);
+	follow_prefetch(intake);
+	if (cqrs_inbox_bytes(intake->inbox) > 2 * (Size) CQRS_PREFETCH_BYTES &&
 		cqrs_inbox_count(intake->inbox) > 1)
 	{
 		/*
 		 * A burst of large messages: after a reconnect the broker delivers
 		 * them again, one by one.
 		 */
-		intake->crowded = true;
+		cqrs_prefetch_set_crowded(&intake->prefetch);
 		close_connection(intake, true);
 		cqrs_session_hurry(session);
 	}
@@ -281,7 +225,7 @@ cqrs_intake_serve(CqrsIntake *intake)
 		cqrs_until_after_ms(intake->served_at, SERVE_INTERVAL_MS) > 0)
 		return;
 	while (!intake->lost && poll_event(intake) &&
-		   cqrs_inbox_bytes(intake->inbox) <= WINDOW_BYTES)
+		   cqrs_inbox_bytes(intake->inbox) <= CQRS_PREFETCH_BYTES)
 		;
 	intake->served_at = GetCurrentTimestamp();
 }
@@ -289,15 +233,12 @@ cqrs_intake_serve(CqrsIntake *intake)
 void
 cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
 {
-	if (intake->settled == 0)
-		intake->settled_at = GetCurrentTimestamp();
-	intake->settled = tag;
 	cqrs_inbox_remove(intake->inbox, tag);
 	cqrs_session_recover(intake->session);
 	if (intake->acked_at == 0)
 		intake->acked_at = GetCurrentTimestamp();
-	intake->crowded = false;
-	settle(intake);
+	cqrs_prefetch_settle(&intake->prefetch, tag);
+	follow_prefetch(intake);
 }
 
 bool
@@ -377,12 +318,10 @@ cqrs_intake_wait_ms(const CqrsIntake *intake, CqrsIntakeGoal goal)
 			Max(wait_ms, cqrs_session_wait_ms(session));
 	}
 	if (intake->lost || goal != CQRS_INTAKE_CONSUMING ||
-		intake->subscription == SUBSCRIPTION_NONE)
+		intake->prefetch.subscription == CQRS_SUBSCRIPTION_NONE)
 		return 0;
 	wait_ms = session->transport->wait_ms(session->connection);
-	if (intake->settled != 0)
-		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_until_after_ms(intake->settled_at,
-															  FILL_MS));
+	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_prefetch_wait_ms(&intake->prefetch));
 	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
 	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
 }
@@ -461,10 +400,6 @@ open_connection(CqrsIntake *intake)
 		return;
 	}
 	intake->connection++;
-	intake->subscription = SUBSCRIPTION_NONE;
-	intake->window = 0;
-	intake->delivered = intake->acknowledged = intake->settled = 0;
-	intake->largest = 0;
 	intake->lost = false;
 	cqrs_topology_connected(intake->topology);
 	cqrs_worker_set_connected(true);
@@ -507,12 +442,14 @@ take_seat(CqrsIntake *intake)
 static void
 close_connection(CqrsIntake *intake, bool politely)
 {
-	if (politely && intake->settled != 0 && !intake->lost)
-		acknowledge(intake);
-	intake->settled = 0;
-	cqrs_session_close(intake->session, politely);
+	CqrsSession *session = intake->session;
+
+	if (politely && intake->prefetch.settled != 0 && !intake->lost)
+		session->transport->acknowledge(session->connection,
+										intake->prefetch.settled);
+	cqrs_prefetch_reset(&intake->prefetch);
+	cqrs_session_close(session, politely);
 	cqrs_inbox_clear(intake->inbox);
-	intake->subscription = SUBSCRIPTION_NONE;
 	intake->lost = false;
 	intake->connection++;
 	cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, 0);
@@ -529,89 +466,37 @@ connection_failed(CqrsIntake *intake, const CqrsFailure *failure)
 	cqrs_session_put_off(intake->session, failure->blame, false);
 }
 
+/* Subscribe, unsubscribe and acknowledge as prefetch.c wants. */
 static void
-subscribe(CqrsIntake *intake, int window)
+follow_prefetch(CqrsIntake *intake)
 {
-	const CqrsSession *session = intake->session;
-	char	   *queue = cqrs_topology_utf8(intake->queue);
+	const CqrsTransport *transport = intake->session->transport;
+	CqrsConnection *connection = intake->session->connection;
+	CqrsPrefetch *prefetch = &intake->prefetch;
+	CqrsPrefetchStep step;
 
-	session->transport->subscribe(session->connection, queue, window);
-	intake->subscription = SUBSCRIPTION_BEGINS;
-	intake->window = window;
-	intake->taken = 0;
-	intake->fill_at = window;
-	cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, window);
-}
-
-/*
- * Acknowledge what is settled; or wait with that until the window is full, and
- * replace it by another one before.
- */
-static void
-settle(CqrsIntake *intake)
-{
-	int			window = Min(intake->window * WINDOW_GROWTH, widest(intake));
-
-	if (intake->settled == 0)
+	if (intake->lost)
 		return;
-	if (!intake->wary && intake->subscription == SUBSCRIPTION_RUNS &&
-		is_worthwhile(intake, window))
+	while ((step = cqrs_prefetch_next(prefetch)) != CQRS_PREFETCH_WAIT)
 	{
-		if (is_full(intake))
-			replace_subscription(intake, window);
-		else if (intake->taken >= intake->fill_at)
+		switch (step)
 		{
-			if (cqrs_until_after_ms(intake->settled_at, FILL_MS) > 0)
-				return;
-			intake->fill_at = intake->taken + intake->window;
+			case CQRS_PREFETCH_SUBSCRIBE:
+				transport->subscribe(connection,
+									 cqrs_topology_utf8(intake->queue),
+									 prefetch->window);
+				cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, prefetch->window);
+				break;
+			case CQRS_PREFETCH_UNSUBSCRIBE:
+				transport->unsubscribe(connection);
+				break;
+			case CQRS_PREFETCH_ACKNOWLEDGE:
+				transport->acknowledge(connection, prefetch->acknowledged);
+				break;
+			case CQRS_PREFETCH_WAIT:
+				break;
 		}
 	}
-	acknowledge(intake);
-}
-
-/* Whether the broker delivers nothing before something is acknowledged. */
-static bool
-is_full(const CqrsIntake *intake)
-{
-	return Min(intake->delivered - intake->acknowledged, intake->taken) >=
-		intake->window;
-}
-
-/* A change costs a round trip, so small steps are left out. */
-static bool
-is_worthwhile(const CqrsIntake *intake, int window)
-{
-	return window > intake->window * 2 || window < intake->window / 2 ||
-		(window > intake->window && window == cqrs_prefetch);
-}
-
-/* To be called when the window is full: nothing may be on its way. */
-static void
-replace_subscription(CqrsIntake *intake, int window)
-{
-	const CqrsSession *session = intake->session;
-
-	intake->window = window;
-	intake->subscription = SUBSCRIPTION_ENDS;
-	session->transport->unsubscribe(session->connection);
-}
-
-static void
-acknowledge(CqrsIntake *intake)
-{
-	const CqrsSession *session = intake->session;
-
-	session->transport->acknowledge(session->connection, intake->settled);
-	intake->acknowledged = intake->settled;
-	intake->settled = 0;
-}
-
-/* The largest window, for messages as they have been recently. */
-static int
-widest(const CqrsIntake *intake)
-{
-	return Max(1, Min(cqrs_prefetch,
-					  (int) (WINDOW_BYTES / Max(intake->largest, 1024))));
 }
 
 /* Handle what has arrived.  Returns whether there was anything. */
@@ -625,6 +510,7 @@ poll_event(CqrsIntake *intake)
 	if (event.kind == CQRS_EVENT_NONE)
 		return false;
 	handle_event(intake, &event);
+	follow_prefetch(intake);
 	return true;
 }
 
@@ -637,8 +523,7 @@ handle_event(CqrsIntake *intake, const CqrsEvent *event)
 			intake->lost = true;
 			break;
 		case CQRS_EVENT_SUBSCRIBED:
-			if (intake->subscription == SUBSCRIPTION_BEGINS)
-				intake->subscription = SUBSCRIPTION_RUNS;
+			cqrs_prefetch_begun(&intake->prefetch);
 			break;
 		case CQRS_EVENT_DELIVERY:
 			take_delivery(intake, event->delivery);
@@ -654,20 +539,12 @@ handle_event(CqrsIntake *intake, const CqrsEvent *event)
 static void
 take_delivery(CqrsIntake *intake, CqrsDelivery *delivery)
 {
-	intake->largest -= intake->largest / LARGEST_DECAY;
-	intake->largest = Max(intake->largest, (double) delivery->length);
 	cqrs_worker_count(CQRS_CONSUMED_RECEIVED, 1);
 	if (delivery->redelivered)
 		cqrs_worker_count(CQRS_CONSUMED_REDELIVERED, 1);
 	cqrs_intake_log_count(intake->log, delivery->delivery_count);
+	cqrs_prefetch_take(&intake->prefetch, delivery);
 	cqrs_inbox_push(intake->inbox, delivery);
-	intake->taken++;
-	intake->delivered = delivery->tag;
-	if (delivery->redelivered && !intake->crowded &&
-		delivery->delivery_count <= TOGETHER_RETURNS &&
-		intake->subscription == SUBSCRIPTION_RUNS && is_full(intake) &&
-		is_worthwhile(intake, widest(intake)))
-		replace_subscription(intake, widest(intake));
 }
 
 /*
@@ -677,12 +554,8 @@ take_delivery(CqrsIntake *intake, CqrsDelivery *delivery)
 static void
 cancelled(CqrsIntake *intake, const char *reason)
 {
-	if (reason[0] == '\0' && intake->subscription == SUBSCRIPTION_ENDS)
-	{
-		subscribe(intake, intake->window);
+	if (cqrs_prefetch_ended(&intake->prefetch, reason[0] == '\0'))
 		return;
-	}
-	intake->subscription = SUBSCRIPTION_NONE;
 	cqrs_topology_connected(intake->topology);
 	cqrs_intake_log_cancelled(intake->log, intake->queue, reason);
 }

@@ -1,0 +1,198 @@
+/*-------------------------------------------------------------------------
+ *
+ * prefetch.c
+ *	  How many messages the broker delivers before they are acknowledged.
+ *
+ * At most "window" deliveries are not acknowledged.  The window begins at 1 on
+ * each connection and grows eightfold with each commit: whatever ends every
+ * connection then costs one message a redelivery, and not thousands, which
+ * count towards the delivery limit of a quorum queue.
+ *
+ * Growing means to cancel the subscription and to subscribe anew, on the same
+ * channel; deliveries that are not acknowledged stay with it.  What is on its
+ * way from a quorum queue at that moment goes back, and behind what is delivered
+ * next.  So a subscription is cancelled only while its window is full, and before
+ * more room is made by an acknowledgement: then nothing is on its way.  The
+ * acknowledgement waits for up to FILL_MS until the window is full; if that fails,
+ * the next attempt follows when as many messages as the window has have come.
+ * A window that does not become full would gain nothing from being larger.
+ *
+ * What has come back.  A quorum queue puts messages that come back behind those
+ * that came back before.  So when the first message of a connection is one that
+ * has come back, all others are taken at once, and come back together.  This is
+ * not done more often than TOGETHER_RETURNS times, because of the delivery limit.
+ *
+ * Memory.  The window is at most CQRS_PREFETCH_BYTES over the largest recent
+ * message.
+ *
+ * Nothing here talks to the broker, or raises an error: intake.c does what
+ * cqrs_prefetch_next() says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/guc.h"
+#include "base/timing.h"
+#include "consume/prefetch.h"
+
+/* Factor of the window with each commit. */
+#define WINDOW_GROWTH		8
+/*
+ * Messages that have been returned more often are taken one by one.  Sensible
+ * delivery limits are higher: RabbitMQ's own is 20.
+ */
+#define TOGETHER_RETURNS	3
+/* The longest wait for a window that fills. */
+#define FILL_MS				100
+/* The largest recent message counts less with each smaller one. */
+#define LARGEST_DECAY		256
+
+static int	wanted(const CqrsPrefetch *prefetch);
+static int	widest(const CqrsPrefetch *prefetch);
+static bool is_full(const CqrsPrefetch *prefetch);
+
+void
+cqrs_prefetch_reset(CqrsPrefetch *prefetch)
+{
+	*prefetch = (CqrsPrefetch)
+	{
+		.wary = prefetch->wary,.crowded = prefetch->crowded
+	};
+}
+
+void
+cqrs_prefetch_set_wary(CqrsPrefetch *prefetch, bool wary)
+{
+	prefetch->wary = wary;
+}
+
+void
+cqrs_prefetch_set_crowded(CqrsPrefetch *prefetch)
+{
+	prefetch->crowded = true;
+}
+
+void
+cqrs_prefetch_begin(CqrsPrefetch *prefetch)
+{
+	if (prefetch->subscription != CQRS_SUBSCRIPTION_NONE)
+		return;
+	prefetch->subscription = CQRS_SUBSCRIPTION_DUE;
+	prefetch->window = 1;
+}
+
+void
+cqrs_prefetch_begun(CqrsPrefetch *prefetch)
+{
+	if (prefetch->subscription == CQRS_SUBSCRIPTION_BEGINS)
+		prefetch->subscription = CQRS_SUBSCRIPTION_RUNS;
+}
+
+void
+cqrs_prefetch_take(CqrsPrefetch *prefetch, const CqrsDelivery *delivery)
+{
+	prefetch->largest -= prefetch->largest / LARGEST_DECAY;
+	prefetch->largest = Max(prefetch->largest, (double) delivery->length);
+	prefetch->taken++;
+	prefetch->delivered = delivery->tag;
+	prefetch->returned = delivery->redelivered &&
+		delivery->delivery_count <= TOGETHER_RETURNS;
+}
+
+bool
+cqrs_prefetch_ended(CqrsPrefetch *prefetch, bool asked)
+{
+	bool		follows = asked &&
+	prefetch->subscription == CQRS_SUBSCRIPTION_ENDS;
+
+	prefetch->subscription = follows ? CQRS_SUBSCRIPTION_DUE :
+		CQRS_SUBSCRIPTION_NONE;
+	return follows;
+}
+
+void
+cqrs_prefetch_settle(CqrsPrefetch *prefetch, uint64 tag)
+{
+	if (prefetch->settled == 0)
+		prefetch->settled_at = GetCurrentTimestamp();
+	prefetch->settled = tag;
+	prefetch->crowded = false;
+}
+
+CqrsPrefetchStep
+cqrs_prefetch_next(CqrsPrefetch *prefetch)
+{
+	int			window;
+
+	if (prefetch->subscription == CQRS_SUBSCRIPTION_DUE)
+	{
+		prefetch->subscription = CQRS_SUBSCRIPTION_BEGINS;
+		prefetch->taken = 0;
+		prefetch->fill_at = prefetch->window;
+		return CQRS_PREFETCH_SUBSCRIBE;
+	}
+	window = prefetch->subscription == CQRS_SUBSCRIPTION_RUNS ?
+		wanted(prefetch) : prefetch->window;
+	if (window != prefetch->window && is_full(prefetch))
+	{
+		prefetch->subscription = CQRS_SUBSCRIPTION_ENDS;
+		prefetch->window = window;
+		return CQRS_PREFETCH_UNSUBSCRIBE;
+	}
+	if (prefetch->settled == 0)
+		return CQRS_PREFETCH_WAIT;
+	if (window != prefetch->window && prefetch->taken >= prefetch->fill_at)
+	{
+		if (cqrs_prefetch_wait_ms(prefetch) > 0)
+			return CQRS_PREFETCH_WAIT;
+		prefetch->fill_at = prefetch->taken + prefetch->window;
+	}
+	prefetch->acknowledged = prefetch->settled;
+	prefetch->settled = 0;
+	return CQRS_PREFETCH_ACKNOWLEDGE;
+}
+
+long
+cqrs_prefetch_wait_ms(const CqrsPrefetch *prefetch)
+{
+	return prefetch->settled == 0 ? -1 :
+		cqrs_until_after_ms(prefetch->settled_at, FILL_MS);
+}
+
+/*
+ * The window that is to come.  A change costs a round trip, so small steps are
+ * left out.
+ */
+static int
+wanted(const CqrsPrefetch *prefetch)
+{
+	int			most = widest(prefetch);
+	int			window = prefetch->window;
+
+	if (prefetch->returned && !prefetch->crowded)
+		window = most;
+	else if (prefetch->settled != 0 && !prefetch->wary)
+		window = Min(window * WINDOW_GROWTH, most);
+
+	if (window > prefetch->window * 2 || window < prefetch->window / 2 ||
+		(window > prefetch->window && window == cqrs_prefetch))
+		return window;
+	return prefetch->window;
+}
+
+/* The largest window, for messages as they have been recently. */
+static int
+widest(const CqrsPrefetch *prefetch)
+{
+	return Max(1, Min(cqrs_prefetch,
+					  (int) (CQRS_PREFETCH_BYTES / Max(prefetch->largest, 1024))));
+}
+
+/* Whether the broker delivers nothing before something is acknowledged. */
+static bool
+is_full(const CqrsPrefetch *prefetch)
+{
+	return Min(prefetch->delivered - prefetch->acknowledged, prefetch->taken) >=
+		prefetch->window;
+}
