@@ -279,7 +279,8 @@ typedef struct CqrsTransport
 	 * End the subscription, after SUBSCRIBED.  CANCELLED follows, after the
 	 * deliveries that were under way.  These, and all that were not
 	 * acknowledged, stay with this connection, and can be acknowledged after
-	 * another subscribe() too.
+	 * another subscribe() too.  But a quorum queue takes back what is under
+	 * way, and delivers it behind others: call this while the window is full.
 	 */
 	void		(*unsubscribe) (CqrsConnection *connection);
 
