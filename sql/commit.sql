@@ -279,6 +279,16 @@ BEGIN;
 INSERT INTO c VALUES (24, 'a');
 ALTER TABLE cqrs.at_commit DISABLE TRIGGER at_commit;
 ROLLBACK;
+-- When it is missing, what the hint says makes it anew.
+BEGIN;
+DROP TRIGGER at_commit ON cqrs.at_commit;
+SELECT test_error($$INSERT INTO c VALUES (24, 'a')$$);
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit();
+ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit;
+INSERT INTO c VALUES (24, 'a');
+COMMIT;
+SELECT test_messages();
 
 DROP SERVER loopback CASCADE;
 DROP EXTENSION postgres_fdw;

@@ -229,17 +229,22 @@ queue_event(void)
 													  &TTSOpsVirtual);
 	Oid			role;
 	int			security;
+	Trigger    *trigger = find_trigger(rel->trigdesc);
 	TriggerDesc triggers = {
-		.triggers = find_trigger(rel->trigdesc),
+		.triggers = trigger,
 		.numtriggers = 1,
 		.trig_insert_after_row = true
 	};
 
-	if (triggers.triggers == NULL)
+	if (trigger == NULL || trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("trigger \"at_commit\" of table \"cqrs.at_commit\" is missing or disabled"),
 				 errdetail("The trigger makes the messages of a transaction."),
+				 trigger == NULL ?
+				 errhint("Use CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON cqrs.at_commit "
+						 "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_at_commit(), "
+						 "and then ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit.") :
 				 errhint("Use ALTER TABLE cqrs.at_commit ENABLE ALWAYS TRIGGER at_commit.")));
 	info->ri_RelationDesc = rel;
 
@@ -266,7 +271,7 @@ queue_event(void)
 	return !fired_at_once;
 }
 
-/* Our trigger, if the table has it with ENABLE ALWAYS and without WHEN. */
+/* Our trigger, if the table has it without WHEN. */
 static Trigger *
 find_trigger(const TriggerDesc *triggers)
 {
@@ -275,8 +280,7 @@ find_trigger(const TriggerDesc *triggers)
 		Trigger    *trigger = &triggers->triggers[i];
 
 		if (strcmp(trigger->tgname, "at_commit") == 0)
-			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
-				trigger->tgqual == NULL ? trigger : NULL;
+			return trigger->tgqual == NULL ? trigger : NULL;
 	}
 	return NULL;
 }
