@@ -39,10 +39,10 @@ use Exporter 'import';
 use File::Basename;
 use IPC::Run;
 use JSON::PP ();
-use MIME::Base64;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
+use RawPublish;
 use Test::More;
 
 our @EXPORT = qw(
@@ -259,17 +259,14 @@ sub publish
 	{
 		my ($id, $body) =
 		  ref $message eq 'ARRAY' ? @$message : (undef, $message);
-		my $properties = '{delivery_mode, 2}'
-		  . (defined $id ? qq(, {message_id, <<"$id">>}) : '');
-		my $encoded =
-		  encode_base64(ref $body ? $json->encode($body) : $body, '');
-		push @messages, qq({[$properties], <<"$encoded">>});
+		push @messages,
+		  { exchange    => $exchange,
+			routing_key => $routing_key,
+			properties  => '{delivery_mode, 2}'
+			  . (defined $id ? qq(, {message_id, <<"$id">>}) : ''),
+			body => ref $body ? $json->encode($body) : $body };
 	}
-	my $list = join ', ', @messages;
-	$broker->ctl('eval', <<"END");
-[rabbit_basic:publish({resource, <<"/">>, exchange, <<"$exchange">>},
-	<<"$routing_key">>, P, base64:decode(B)) || {P, B} <- [$list]].
-END
+	publish_raw($broker, @messages);
 	return;
 }
 

@@ -54,10 +54,25 @@ sub publish_raw
 	}
 	close $blob or die "could not write $bodies: $!";
 	close $fh   or die "could not write $list: $!";
+
+	# RabbitMQ 4 has another function, which takes all properties.
 	$broker->ctl('eval', <<"END");
 {ok, Bodies} = file:read_file("$bodies"),
 {ok, Messages} = file:consult("$list"),
-[ok = rabbit_basic:publish({resource, <<"/">>, exchange, Exchange}, Key,
+{module, _} = code:ensure_loaded(rabbit_basic),
+Publish = case erlang:function_exported(rabbit_basic, publish, 4) of
+	true -> fun rabbit_basic:publish/4;
+	false -> fun(Exchange, Key, Properties, Body) ->
+		All = ['P_basic' | [proplists:get_value(Name, Properties) || Name <- [
+			content_type, content_encoding, headers, delivery_mode, priority,
+			correlation_id, reply_to, expiration, message_id, timestamp, type,
+			user_id, app_id, cluster_id]]],
+		Content = rabbit_basic:build_content(list_to_tuple(All), Body),
+		{ok, Message} = mc_amqpl:message(Exchange, Key, Content),
+		rabbit_queue_type:publish_at_most_once(Exchange, Message)
+	end
+end,
+[ok = Publish({resource, <<"/">>, exchange, Exchange}, Key,
 	Properties, binary:copy(binary:part(Bodies, Offset, Length)))
 	|| {Exchange, Key, Properties, Offset, Length} <- Messages],
 ok.
