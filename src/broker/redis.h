@@ -20,6 +20,9 @@
 /* Batches that are kept: unsent, in flight, or not reported yet. */
 #define CQRS_REDIS_BATCHES	8
 
+/* How long to wait after an error that passes. */
+#define CQRS_REDIS_RETRY_MS	1000
+
 /* Prefixes of keys: a queue's lease, the number of its deliveries. */
 #define CQRS_REDIS_CONSUMER		"cqrs.consumer."
 #define CQRS_REDIS_DELIVERED	"cqrs.delivered."

@@ -25,9 +25,6 @@
 #include "broker/failure.h"
 #include "broker/redis.h"
 
-/* How long to wait before a batch is sent again. */
-#define RETRY_MS		1000
-
 static bool is_count(const CqrsConnection *connection, const CqrsBatch *batch);
 static CqrsRedisRemedy remedy_of(const CqrsBatch *batch);
 static bool handle_count(CqrsConnection *connection, CqrsBatch *batch,
@@ -284,7 +281,7 @@ static void
 send_again(CqrsConnection *connection, CqrsRedisRemedy remedy,
 		   const char *error)
 {
-	int64		delay_ms = remedy == CQRS_REMEDY_WAIT ? RETRY_MS : 0;
+	int64		delay_ms = remedy == CQRS_REMEDY_WAIT ? CQRS_REDIS_RETRY_MS : 0;
 
 	connection->ignored = unanswered(connection);
 	connection->flow = CQRS_FLOW_DRAIN;

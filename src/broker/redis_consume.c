@@ -35,8 +35,6 @@
 #define MAX_ACKNOWLEDGED	1000
 /* How long to wait before more is asked for while deliveries are held. */
 #define REPEAT_MS		100
-/* The same after an error that passes. */
-#define RETRY_MS		1000
 /* Leases are renewed after this part of their time to live. */
 #define RENEWALS		4
 /* The longest wait for the last acknowledgements. */
@@ -127,7 +125,7 @@ cqrs_redis_ask(CqrsConnection *connection)
 	int			room;
 
 	if (consumer->asks != CQRS_ASKS_NOTHING || connection->command.len > 0 ||
-		cqrs_until_ms(consumer->ask_at) > 0)
+		cqrs_until_within_ms(consumer->ask_at, CQRS_REDIS_RETRY_MS) > 0)
 		return;
 	if (consumer->begins)
 	{
@@ -238,7 +236,7 @@ cqrs_redis_ask_ms(const CqrsConnection *connection)
 	if (consumer->asks != CQRS_ASKS_NOTHING)
 		return -1;
 	if (wants)
-		return cqrs_until_ms(consumer->ask_at);
+		return cqrs_until_within_ms(consumer->ask_at, CQRS_REDIS_RETRY_MS);
 	return consumer->queue == NULL ? -1 :
 		cqrs_until_after_ms(consumer->asked_at,
 							connection->owner.lease_ms / RENEWALS);
@@ -388,7 +386,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 	if (cqrs_redis_remedy(error) == CQRS_REMEDY_WAIT)
 	{
 		consumer->ask_at =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CQRS_REDIS_RETRY_MS);
 		/* The move is refused for lack of memory, reading is not. */
 		consumer->may_wait = false;
 		return true;

@@ -148,7 +148,7 @@ long
 cqrs_redis_due_ms(const CqrsConnection *connection)
 {
 	if (connection->flow == CQRS_FLOW_WAIT)
-		return cqrs_until_ms(connection->retry_at);
+		return cqrs_until_within_ms(connection->retry_at, CQRS_REDIS_RETRY_MS);
 	if (cqrs_redis_awaits(connection))
 		return -1;
 	return cqrs_until_after_ms(connection->started_at,
@@ -185,7 +185,7 @@ static bool
 may_start(CqrsConnection *connection)
 {
 	if (connection->flow == CQRS_FLOW_WAIT)
-		return cqrs_until_ms(connection->retry_at) == 0;
+		return cqrs_until_within_ms(connection->retry_at, CQRS_REDIS_RETRY_MS) == 0;
 	if (connection->flow != CQRS_FLOW_OPEN)
 		return false;
 	if (connection->sending < connection->filling)

@@ -142,7 +142,7 @@ unbind_everywhere(CqrsConnection *connection, const char *queue,
 	{
 		MemoryContextReset(page);
 		done = unbind_page(connection, queue, cursor, failure);
-		if (done && cqrs_until_ms(deadline) == 0)
+		if (done && !cqrs_socket_may_go_on(deadline))
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 							 "could not unbind the queue: the broker did not list all its keys in time");

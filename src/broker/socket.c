@@ -32,9 +32,13 @@
 #include "utils/memutils.h"
 
 #include "base/compat.h"
+#include "base/guc.h"
 #include "base/timing.h"
 #include "broker/lookup.h"
 #include "broker/socket.h"
+
+/* The longest time that a connection is given to close. */
+#define LONGEST_CLOSE_MS	2000
 
 struct CqrsSocket
 {
@@ -46,6 +50,7 @@ struct CqrsSocket
 
 static int	connect_address(const struct addrinfo *address, int timeout_ms,
 							char *error);
+static long until_ms(TimestampTz deadline);
 static bool wait_for(int fd, int events, TimestampTz deadline);
 static bool start_tls(CqrsSocket *sock, const char *host,
 					  const CqrsTlsOptions *tls, TimestampTz deadline);
@@ -167,7 +172,7 @@ cqrs_socket_may_go_on(TimestampTz deadline)
 	/* DROP DATABASE elsewhere waits for all processes. */
 	if (ProcSignalBarrierPending)
 		ProcessProcSignalBarrier();
-	return !ShutdownRequestPending && cqrs_until_ms(deadline) > 0;
+	return !ShutdownRequestPending && until_ms(deadline) > 0;
 }
 
 pgsocket
@@ -223,6 +228,14 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 	return -1;
 }
 
+/* Deadlines are those of connecting, and shorter ones of closing. */
+static long
+until_ms(TimestampTz deadline)
+{
+	return cqrs_until_within_ms(deadline,
+								Max(cqrs_connect_timeout_ms, LONGEST_CLOSE_MS));
+}
+
 /* As cqrs_socket_wait(), for the given events of a socket. */
 static bool
 wait_for(int fd, int events, TimestampTz deadline)
@@ -236,7 +249,7 @@ wait_for(int fd, int events, TimestampTz deadline)
 												 events | WL_LATCH_SET |
 												 WL_TIMEOUT |
 												 WL_EXIT_ON_PM_DEATH,
-												 fd, cqrs_until_ms(deadline),
+												 fd, until_ms(deadline),
 												 cqrs_wait_event(CQRS_WAIT_CONNECT));
 
 		if (occurred & WL_LATCH_SET)

@@ -166,7 +166,7 @@ publisher_finish(CqrsWorker *worker)
 	bool		more = cqrs_link_receive(publisher->link);
 
 	while (cqrs_link_is_open(publisher->link) &&
-		   cqrs_until_ms(deadline) > 0 &&
+		   cqrs_until_within_ms(deadline, FINISH_MS) > 0 &&
 		   cqrs_window_unconfirmed(publisher->window) > 0)
 	{
 		bool		write;
@@ -176,7 +176,7 @@ publisher_finish(CqrsWorker *worker)
 								 WL_SOCKET_READABLE | WL_TIMEOUT |
 								 (write ? WL_SOCKET_WRITEABLE : 0) |
 								 WL_EXIT_ON_PM_DEATH,
-								 socket, more ? 0 : cqrs_until_ms(deadline),
+								 socket, more ? 0 : cqrs_until_within_ms(deadline, FINISH_MS),
 								 cqrs_wait_event(CQRS_WAIT_FINISH));
 		more = cqrs_link_receive(publisher->link);
 	}

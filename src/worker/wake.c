@@ -18,6 +18,7 @@
 
 #include "base/compat.h"
 #include "base/slot.h"
+#include "base/timing.h"
 #include "worker/roster.h"
 #include "worker/wake.h"
 
@@ -151,9 +152,8 @@ wait_until_left(int slot, Oid dboid)
 			!cqrs_roster_is_occupied(slot);
 		LWLockRelease(cqrs_slot_lock);
 
-		wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												  deadline);
-		if (gone || wait_ms <= 0)
+		wait_ms = cqrs_until_within_ms(deadline, VACATE_WAIT_MS);
+		if (gone || wait_ms == 0)
 			break;
 		ConditionVariableTimedSleep(&roster->left, wait_ms,
 									cqrs_wait_event(CQRS_WAIT_VACATE));

@@ -1,7 +1,9 @@
-# The clock of the server is set back: a publisher that ends is started again.
+# The clock of the server is set back: a publisher that ends is started again, and
+# an attempt to connect ends.
 use strict;
 use warnings;
 
+use IO::Socket::INET;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -51,6 +53,29 @@ $node->safe_psql('postgres',
 	local $PostgreSQL::Test::Utils::timeout_default = 20;
 	ok($node->poll_query_until('postgres', $RUNS),
 		'a publisher is started again');
+}
+
+# The clock is set back once more, while a broker is connected to that does not
+# answer: the attempt ends in time all the same.
+my $mute = IO::Socket::INET->new(
+	LocalAddr => '127.0.0.1',
+	Listen    => 5) or BAIL_OUT("could not listen: $!");
+$node->append_conf('postgresql.conf',
+		"cqrs.connect_timeout = '3s'\n"
+	  . "cqrs.url = 'amqp://127.0.0.1:@{[ $mute->sockport ]}'");
+$node->reload;
+$node->poll_query_until('postgres',
+	q{SELECT state = 'connecting' FROM cqrs.stats})
+  or BAIL_OUT('does not connect');
+unlink "$shim.late";
+append_to_file("$shim.late", '7200');
+is($node->safe_psql('postgres', 'SELECT last_error FROM cqrs.stats'),
+	'', 'the attempt goes on');
+{
+	local $PostgreSQL::Test::Utils::timeout_default = 20;
+	ok( $node->poll_query_until(
+			'postgres', q{SELECT last_error IS NOT NULL FROM cqrs.stats}),
+		'the attempt ends');
 }
 
 $node->stop;
