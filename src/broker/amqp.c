@@ -215,8 +215,7 @@ amqp_close(CqrsConnection *connection, bool politely)
 		close.reply_text = amqp_cstring_bytes("goodbye");
 		cqrs_amqp_frames_put_method(connection->frames, 0,
 									AMQP_CONNECTION_CLOSE_METHOD, &close);
-		connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														   CLOSE_TIMEOUT_MS);
+		connection->deadline = cqrs_socket_deadline(CLOSE_TIMEOUT_MS);
 		(void) cqrs_amqp_await(connection, 0, AMQP_CONNECTION_CLOSE_OK_METHOD,
 							   "close", &frame, &ignored);
 	}
@@ -250,8 +249,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection->context = context;
 	connection->frames = cqrs_amqp_frames_create(sock);
 	connection->timeout_ms = options->connect_timeout_ms;
-	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   options->connect_timeout_ms);
+	connection->deadline = cqrs_socket_deadline(options->connect_timeout_ms);
 	if (options->consumes)
 		cqrs_amqp_create_consumer(connection, options);
 	return connection;

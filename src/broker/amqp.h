@@ -51,7 +51,7 @@ struct CqrsConnection
 	bool		more;			/* poll() has left input unread */
 	int			heartbeat_s;	/* as agreed, 0: none */
 	int			timeout_ms;		/* of whatever waits */
-	TimestampTz deadline;		/* of the present wait */
+	int64		deadline;		/* of the present wait */
 	List	   *kept;			/* CqrsEvent: arrived while something else was
 								 * awaited */
 	int			kept_others;	/* among them, those that are no deliveries */

@@ -211,8 +211,7 @@ bool
 cqrs_amqp_open_side(CqrsConnection *connection, CqrsFailure *failure)
 {
 	Assert(connection->probe == CQRS_PROBE_CLOSED && !connection->side_open);
-	connection->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   connection->timeout_ms);
+	connection->deadline = cqrs_socket_deadline(connection->timeout_ms);
 	connection->side_code = 0;
 	connection->side_open = true;
 	return cqrs_amqp_open_channel(connection, CQRS_AMQP_SIDE_CHANNEL, failure);

@@ -246,8 +246,7 @@ void
 cqrs_redis_acknowledge_last(CqrsConnection *connection)
 {
 	CqrsConsumer *consumer = &connection->consumer;
-	TimestampTz deadline =
-	TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LAST_MS);
+	int64		deadline = cqrs_socket_deadline(LAST_MS);
 
 	consumer->ends = true;
 	while ((consumer->asks != CQRS_ASKS_NOTHING ||

@@ -46,7 +46,7 @@ static void make_token(char *owner, char *epoch);
 static void put_command(CqrsConnection *connection, int nwords,
 						const char *const *words);
 static const CqrsReply *await(CqrsConnection *connection, const char *action,
-							  TimestampTz deadline, CqrsFailure *failure);
+							  int64 deadline, CqrsFailure *failure);
 
 bool
 cqrs_redis_log_in(CqrsConnection *connection,
@@ -63,8 +63,7 @@ cqrs_redis_log_in(CqrsConnection *connection,
 		*c = *c == ' ' ? '-' : *c;
 	put_command(connection, lengthof(words), words);
 	return await(connection, "name the connection",
-				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											 connection->timeout_ms),
+				 cqrs_socket_deadline(connection->timeout_ms),
 				 failure) != NULL &&
 		(options->consumes || look_around(connection, failure)) &&
 		take_lease(connection, options, failure);
@@ -87,8 +86,7 @@ authenticate(CqrsConnection *connection, const CqrsUrl *url,
 		return true;
 	put_command(connection, has_user ? 3 : 2, words);
 	reply = await(connection, "log in",
-				  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											  connection->timeout_ms),
+				  cqrs_socket_deadline(connection->timeout_ms),
 				  failure);
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply != NULL;
@@ -268,8 +266,7 @@ cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
 	put_command(connection, has_queue ? 6 : 5, words);
 	if (cqrs_redis_flush(connection, true) && wait)
 		(void) await(connection, "give up the lease",
-					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												 CLOSE_TIMEOUT_MS), &ignored);
+					 cqrs_socket_deadline(CLOSE_TIMEOUT_MS), &ignored);
 }
 
 bool
@@ -328,8 +325,7 @@ cqrs_redis_try(CqrsConnection *connection, const char *action,
 {
 	put_command(connection, nwords, words);
 	return await(connection, action,
-				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											 connection->timeout_ms),
+				 cqrs_socket_deadline(connection->timeout_ms),
 				 failure);
 }
 
@@ -361,7 +357,7 @@ cqrs_redis_put_word(CqrsConnection *connection, const char *word, Size length)
  * it, are noted for poll().
  */
 static const CqrsReply *
-await(CqrsConnection *connection, const char *action, TimestampTz deadline,
+await(CqrsConnection *connection, const char *action, int64 deadline,
 	  CqrsFailure *failure)
 {
 	while (cqrs_socket_may_go_on(deadline))

@@ -17,7 +17,6 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "base/timing.h"
 #include "broker/failure.h"
 #include "broker/redis.h"
 #include "broker/redis_scripts.h"
@@ -129,9 +128,7 @@ unbind_everywhere(CqrsConnection *connection, const char *queue,
 				  CqrsFailure *failure)
 {
 	char		cursor[CURSOR_BYTES] = "0";
-	TimestampTz deadline =
-	TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-								connection->timeout_ms);
+	int64		deadline = cqrs_socket_deadline(connection->timeout_ms);
 	MemoryContext page = AllocSetContextCreate(connection->context,
 											   "cqrs keys",
 											   ALLOCSET_DEFAULT_SIZES);

@@ -21,6 +21,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
@@ -32,13 +33,8 @@
 #include "utils/memutils.h"
 
 #include "base/compat.h"
-#include "base/guc.h"
-#include "base/timing.h"
 #include "broker/lookup.h"
 #include "broker/socket.h"
-
-/* The longest time that a connection is given to close. */
-#define LONGEST_CLOSE_MS	2000
 
 struct CqrsSocket
 {
@@ -50,14 +46,14 @@ struct CqrsSocket
 
 static int	connect_address(const struct addrinfo *address, int timeout_ms,
 							char *error);
-static long until_ms(TimestampTz deadline);
-static bool wait_for(int fd, int events, TimestampTz deadline);
+static int64 now_ms(void);
+static bool wait_for(int fd, int events, int64 deadline);
 static bool start_tls(CqrsSocket *sock, const char *host,
-					  const CqrsTlsOptions *tls, TimestampTz deadline);
+					  const CqrsTlsOptions *tls, int64 deadline);
 static bool load_files(CqrsSocket *sock, const CqrsTlsOptions *tls);
 static int	refuse_passphrase(char *buffer, int size, int writing, void *data);
 static bool expect_host(CqrsSocket *sock, const char *host);
-static bool shake_hands(CqrsSocket *sock, TimestampTz deadline);
+static bool shake_hands(CqrsSocket *sock, int64 deadline);
 static bool tls_failed(CqrsSocket *sock, const char *what);
 static ssize_t tls_result(CqrsSocket *sock, int result);
 
@@ -93,9 +89,7 @@ cqrs_socket_open(const char *host, int port, const CqrsTlsOptions *tls,
 	sock = MemoryContextAllocZero(TopMemoryContext, sizeof(CqrsSocket));
 	sock->fd = fd;
 	if (tls != NULL &&
-		!start_tls(sock, host, tls,
-				   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											   timeout_ms)))
+		!start_tls(sock, host, tls, cqrs_socket_deadline(timeout_ms)))
 	{
 		strlcpy(error, sock->error, CQRS_SOCKET_ERROR_BYTES);
 		cqrs_socket_close(sock);
@@ -159,20 +153,36 @@ cqrs_socket_error(const CqrsSocket *sock)
 }
 
 bool
-cqrs_socket_wait(CqrsSocket *sock, bool write, TimestampTz deadline)
+cqrs_socket_wait(CqrsSocket *sock, bool write, int64 deadline)
 {
 	return wait_for(sock->fd,
 					WL_SOCKET_READABLE | (write ? WL_SOCKET_WRITEABLE : 0),
 					deadline);
 }
 
+int64
+cqrs_socket_deadline(int timeout_ms)
+{
+	return now_ms() + timeout_ms;
+}
+
+/* By a clock that nobody sets. */
+static int64
+now_ms(void)
+{
+	struct timespec now;
+
+	(void) clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 bool
-cqrs_socket_may_go_on(TimestampTz deadline)
+cqrs_socket_may_go_on(int64 deadline)
 {
 	/* DROP DATABASE elsewhere waits for all processes. */
 	if (ProcSignalBarrierPending)
 		ProcessProcSignalBarrier();
-	return !ShutdownRequestPending && until_ms(deadline) > 0;
+	return !ShutdownRequestPending && deadline > now_ms();
 }
 
 pgsocket
@@ -194,8 +204,7 @@ cqrs_socket_close(CqrsSocket *sock)
 static int
 connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   timeout_ms);
+	int64		deadline = cqrs_socket_deadline(timeout_ms);
 	int			fd = socket(address->ai_family,
 							address->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC,
 							address->ai_protocol);
@@ -228,17 +237,9 @@ connect_address(const struct addrinfo *address, int timeout_ms, char *error)
 	return -1;
 }
 
-/* Deadlines are those of connecting, and shorter ones of closing. */
-static long
-until_ms(TimestampTz deadline)
-{
-	return cqrs_until_within_ms(deadline,
-								Max(cqrs_connect_timeout_ms, LONGEST_CLOSE_MS));
-}
-
 /* As cqrs_socket_wait(), for the given events of a socket. */
 static bool
-wait_for(int fd, int events, TimestampTz deadline)
+wait_for(int fd, int events, int64 deadline)
 {
 	/*
 	 * The deadline also ends the wait for a peer that keeps the socket ready.
@@ -249,7 +250,7 @@ wait_for(int fd, int events, TimestampTz deadline)
 												 events | WL_LATCH_SET |
 												 WL_TIMEOUT |
 												 WL_EXIT_ON_PM_DEATH,
-												 fd, until_ms(deadline),
+												 fd, Max(deadline - now_ms(), 0),
 												 cqrs_wait_event(CQRS_WAIT_CONNECT));
 
 		if (occurred & WL_LATCH_SET)
@@ -262,7 +263,7 @@ wait_for(int fd, int events, TimestampTz deadline)
 
 static bool
 start_tls(CqrsSocket *sock, const char *host, const CqrsTlsOptions *tls,
-		  TimestampTz deadline)
+		  int64 deadline)
 {
 	ERR_clear_error();
 	sock->context = SSL_CTX_new(TLS_client_method());
@@ -330,7 +331,7 @@ expect_host(CqrsSocket *sock, const char *host)
 }
 
 static bool
-shake_hands(CqrsSocket *sock, TimestampTz deadline)
+shake_hands(CqrsSocket *sock, int64 deadline)
 {
 	for (;;)
 	{

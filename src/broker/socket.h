@@ -46,18 +46,20 @@ extern ssize_t cqrs_socket_write(CqrsSocket *sock, const void *data,
 /* Why reading or writing has failed. */
 extern const char *cqrs_socket_error(const CqrsSocket *sock);
 
+/* The time that is so far away, for the functions below. */
+extern int64 cqrs_socket_deadline(int timeout_ms);
+
 /*
  * Wait until there is something to read or, with "write", room to write.
  * Returns false if the deadline has passed or the process is asked to end.
  */
-extern bool cqrs_socket_wait(CqrsSocket *sock, bool write,
-							 TimestampTz deadline);
+extern bool cqrs_socket_wait(CqrsSocket *sock, bool write, int64 deadline);
 
 /*
  * For loops that never wait, because there is always something to read.
  * Returns false under the same conditions as cqrs_socket_wait().
  */
-extern bool cqrs_socket_may_go_on(TimestampTz deadline);
+extern bool cqrs_socket_may_go_on(int64 deadline);
 
 extern pgsocket cqrs_socket_fd(const CqrsSocket *sock);
 
