@@ -250,7 +250,9 @@
  *
  * Messages stay in the queue, at its right end, until they are acknowledged.
  * One that is not where it was is searched for nearby: a consumer of Kombu's
- * may have taken messages, or given some back.  In place of a message that is
+ * may have taken messages, or given some back.  What was delivered and is not
+ * acknowledged stays counted, whether to this connection or to one before.  In
+ * place of a message that is
  * too large its size is returned, and nothing after it.
  */
 #define CQRS_SCRIPT_CONSUME \
@@ -298,8 +300,10 @@
 	"  end\n" \
 	"  step = math.min(count, 64, 1 + math.floor(bytes / (size + 1)))\n" \
 	"end\n" \
-	"local delivered = tostring(held + #out)\n" \
-	"if redis.call('GET', KEYS[3]) ~= delivered then redis.pcall('SET', KEYS[3], delivered) end\n" \
+	"local before = redis.call('GET', KEYS[3])\n" \
+	"local rest = math.min((tonumber(before) or 0) - (#ARGV - 6), redis.call('LLEN', KEYS[1]))\n" \
+	"local delivered = string.format('%d', math.max(held + #out, rest))\n" \
+	"if before ~= delivered then redis.pcall('SET', KEYS[3], delivered) end\n" \
 	"return out\n"
 
 /*

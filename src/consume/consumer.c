@@ -258,7 +258,7 @@ consumer_finish(CqrsWorker *worker)
 {
 	Consumer   *consumer = worker->state;
 
-	cqrs_intake_close(consumer->intake);
+	cqrs_intake_finish(consumer->intake);
 	if (consumer->running)
 		cqrs_seat_leave();
 }
@@ -269,7 +269,7 @@ leave(CqrsWorker *worker)
 {
 	Consumer   *consumer = worker->state;
 
-	cqrs_intake_close(consumer->intake);
+	cqrs_intake_finish(consumer->intake);
 	cqrs_worker_unwant(worker, consumer->desk->calls);
 	proc_exit(0);
 }
@@ -329,7 +329,7 @@ static bool
 may_begin(const Consumer *consumer)
 {
 	return !consumer->desk->seat->paused && !consumer->desk->seat->dropping &&
-		!consumer->gave_up;
+		!consumer->gave_up && !cqrs_intake_gathers(consumer->intake);
 }
 
 static bool

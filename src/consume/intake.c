@@ -33,6 +33,7 @@
 
 #include "base/guc.h"
 #include "base/timing.h"
+#include "broker/failure.h"
 #include "broker/session.h"
 #include "consume/epoch.h"
 #include "consume/intake.h"
@@ -58,6 +59,7 @@ struct CqrsIntake
 	char	   *exchange;		/* cqrs.exchange */
 	int64		epoch;
 	bool		taking_over;
+	bool		quorum;
 	bool		yields;			/* another database has consumed since, or
 								 * this one is its copy */
 
@@ -66,7 +68,9 @@ struct CqrsIntake
 	TimestampTz served_at;
 	TimestampTz acked_at;		/* when a message was first acknowledged since
 								 * the epoch was raised; 0: none was */
-	bool		lost;			/* FAILED has come while serving */
+	bool		lost;			/* FAILED has come, or an error was raised,
+								 * while serving */
+	bool		serving;
 	CqrsFailure failure;		/* lost: why */
 };
 
@@ -79,7 +83,10 @@ static void open_connection(CqrsIntake *intake);
 static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
 static void connection_failed(CqrsIntake *intake, const CqrsFailure *failure);
+static bool flush_acknowledgement(CqrsIntake *intake);
 static void follow_prefetch(CqrsIntake *intake);
+static bool is_crowded(const CqrsIntake *intake);
+static void check_served(CqrsIntake *intake);
 static bool poll_event(CqrsIntake *intake);
 static void handle_event(CqrsIntake *intake, const CqrsEvent *event);
 static void take_delivery(CqrsIntake *intake, CqrsDelivery *delivery);
@@ -125,6 +132,7 @@ cqrs_intake_configure(CqrsIntake *intake, const CqrsSeat *seat, List *bindings)
 	}
 	intake->epoch = seat->epoch;
 	intake->taking_over = seat->taking_over;
+	intake->quorum = seat->quorum;
 	cqrs_topology_set(intake->topology, intake->queue, seat->quorum, bindings);
 }
 
@@ -160,6 +168,7 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 	CqrsSession *session = intake->session;
 	CqrsFailure failure;
 
+	check_served(intake);
 	if (intake->lost)
 		connection_failed(intake, &intake->failure);
 	if (!may_connect(intake))
@@ -186,10 +195,9 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 	}
 	if (epoch_wait_ms(intake) == 0 && !take_seat(intake))
 		return;
-	cqrs_prefetch_begin(&intake->prefetch);
+	cqrs_prefetch_begin(&intake->prefetch, intake->quorum);
 	follow_prefetch(intake);
-	if (cqrs_inbox_bytes(intake->inbox) > 2 * (Size) CQRS_PREFETCH_BYTES &&
-		cqrs_inbox_count(intake->inbox) > 1)
+	if (is_crowded(intake))
 	{
 		/*
 		 * A burst of large messages: after a reconnect the broker delivers
@@ -206,7 +214,9 @@ cqrs_intake_receive(CqrsIntake *intake)
 {
 	CqrsSession *session = intake->session;
 
-	for (int i = 0; i < RECEIVE_TURN && session->connection != NULL; i++)
+	check_served(intake);
+	for (int i = 0; i < RECEIVE_TURN && session->connection != NULL &&
+		 !is_crowded(intake); i++)
 	{
 		if (intake->lost)
 			connection_failed(intake, &intake->failure);
@@ -221,18 +231,23 @@ cqrs_intake_receive(CqrsIntake *intake)
 void
 cqrs_intake_serve(CqrsIntake *intake)
 {
+	check_served(intake);
 	if (intake->session->connection == NULL || intake->lost ||
 		cqrs_until_after_ms(intake->served_at, SERVE_INTERVAL_MS) > 0)
 		return;
+	intake->serving = true;
 	while (!intake->lost && poll_event(intake) &&
 		   cqrs_inbox_bytes(intake->inbox) <= CQRS_PREFETCH_BYTES)
 		;
+	follow_prefetch(intake);
+	intake->serving = false;
 	intake->served_at = GetCurrentTimestamp();
 }
 
 void
 cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
 {
+	check_served(intake);
 	cqrs_inbox_remove(intake->inbox, tag);
 	cqrs_session_recover(intake->session);
 	if (intake->acked_at == 0)
@@ -245,6 +260,13 @@ bool
 cqrs_intake_is_direct(const CqrsIntake *intake, const char *routing_key)
 {
 	return cqrs_topology_is_direct(intake->topology, routing_key);
+}
+
+bool
+cqrs_intake_gathers(const CqrsIntake *intake)
+{
+	return intake->session->connection != NULL &&
+		cqrs_prefetch_gathers(&intake->prefetch);
 }
 
 uint64
@@ -269,10 +291,14 @@ cqrs_intake_delete_queue(CqrsIntake *intake)
 }
 
 void
-cqrs_intake_close(CqrsIntake *intake)
+cqrs_intake_finish(CqrsIntake *intake)
 {
-	if (intake->session->connection != NULL)
-		close_connection(intake, false);
+	check_served(intake);
+	if (intake->session->connection == NULL)
+		return;
+	if (flush_acknowledgement(intake))
+		(void) poll_event(intake);	/* sends it */
+	close_connection(intake, false);
 }
 
 bool
@@ -444,9 +470,8 @@ close_connection(CqrsIntake *intake, bool politely)
 {
 	CqrsSession *session = intake->session;
 
-	if (politely && intake->prefetch.settled != 0 && !intake->lost)
-		session->transport->acknowledge(session->connection,
-										intake->prefetch.settled);
+	if (politely)
+		flush_acknowledgement(intake);
 	cqrs_prefetch_reset(&intake->prefetch);
 	cqrs_session_close(session, politely);
 	cqrs_inbox_clear(intake->inbox);
@@ -462,8 +487,21 @@ connection_failed(CqrsIntake *intake, const CqrsFailure *failure)
 {
 	if (!ShutdownRequestPending)
 		cqrs_intake_log_failure(intake->log, failure->reason);
-	cqrs_intake_close(intake);
+	if (intake->session->connection != NULL)
+		close_connection(intake, false);
 	cqrs_session_put_off(intake->session, failure->blame, false);
+}
+
+static bool
+flush_acknowledgement(CqrsIntake *intake)
+{
+	const CqrsSession *session = intake->session;
+	uint64		tag = cqrs_prefetch_flush(&intake->prefetch);
+
+	if (tag == 0 || intake->lost)
+		return false;
+	session->transport->acknowledge(session->connection, tag);
+	return true;
 }
 
 /* Subscribe, unsubscribe and acknowledge as prefetch.c wants. */
@@ -497,6 +535,31 @@ follow_prefetch(CqrsIntake *intake)
 				break;
 		}
 	}
+}
+
+/* Whether so much waits that the connection is to be closed. */
+static bool
+is_crowded(const CqrsIntake *intake)
+{
+	return cqrs_inbox_bytes(intake->inbox) > 2 * (Size) CQRS_PREFETCH_BYTES &&
+		cqrs_inbox_count(intake->inbox) > 1;
+}
+
+/*
+ * An error in the midst of serve() is caught by the batch.  A delivery may be
+ * missing in the inbox, and must not be acknowledged with those after it.
+ */
+static void
+check_served(CqrsIntake *intake)
+{
+	if (!intake->serving)
+		return;
+	intake->serving = false;
+	if (intake->session->connection == NULL || intake->lost)
+		return;
+	intake->lost = true;
+	cqrs_failure_set(&intake->failure, CQRS_BLAME_TRANSPORT,
+					 "could not store what the broker has delivered");
 }
 
 /* Handle what has arrived.  Returns whether there was anything. */

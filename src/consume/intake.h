@@ -71,6 +71,9 @@ extern void cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag);
 extern bool cqrs_intake_is_direct(const CqrsIntake *intake,
 								  const char *routing_key);
 
+/* Whether nothing is to be applied yet, for the order of a quorum queue. */
+extern bool cqrs_intake_gathers(const CqrsIntake *intake);
+
 /* A number for the current connection; another one after it was closed. */
 extern uint64 cqrs_intake_connection(const CqrsIntake *intake);
 
@@ -79,7 +82,8 @@ extern uint64 cqrs_intake_connection(const CqrsIntake *intake);
  */
 extern bool cqrs_intake_delete_queue(CqrsIntake *intake);
 
-extern void cqrs_intake_close(CqrsIntake *intake);
+/* Acknowledge what is committed, and close the connection. */
+extern void cqrs_intake_finish(CqrsIntake *intake);
 
 /* Whether the broker has queue and bindings, or another database sees to it. */
 extern bool cqrs_intake_is_prepared(const CqrsIntake *intake);

@@ -19,11 +19,14 @@
  *
  * What has come back.  A quorum queue puts messages that come back behind those
  * that came back before.  So when the first message of a connection is one that
- * has come back, all others are taken at once, and come back together.  This is
- * not done more often than TOGETHER_RETURNS times, because of the delivery limit.
+ * has come back, all others are taken at once, and come back together; nothing
+ * is applied before, for up to GATHER_MS.  What was out on a connection can be
+ * more than a window, because of subscriptions before, so that this one is twice
+ * as wide.  This is not done more often than TOGETHER_RETURNS times, because of
+ * the delivery limit.  Other queues keep their order, and take one message first.
  *
  * Memory.  The window is at most CQRS_PREFETCH_BYTES over the largest recent
- * message.
+ * message, also of the connection before.
  *
  * Nothing here talks to the broker, or raises an error: intake.c does what
  * cqrs_prefetch_next() says.
@@ -45,9 +48,14 @@
 #define TOGETHER_RETURNS	3
 /* The longest wait for a window that fills. */
 #define FILL_MS				100
+/* The longest wait for what has come back. */
+#define GATHER_MS			2000
+/* What AMQP has room for. */
+#define MAX_WINDOW			65535
 /* The largest recent message counts less with each smaller one. */
 #define LARGEST_DECAY		256
 
+static bool takes_all(const CqrsPrefetch *prefetch);
 static int	wanted(const CqrsPrefetch *prefetch);
 static int	widest(const CqrsPrefetch *prefetch);
 static bool is_full(const CqrsPrefetch *prefetch);
@@ -57,7 +65,8 @@ cqrs_prefetch_reset(CqrsPrefetch *prefetch)
 {
 	*prefetch = (CqrsPrefetch)
 	{
-		.wary = prefetch->wary,.crowded = prefetch->crowded
+		.wary = prefetch->wary,.crowded = prefetch->crowded,
+			.largest = prefetch->largest
 	};
 }
 
@@ -74,8 +83,9 @@ cqrs_prefetch_set_crowded(CqrsPrefetch *prefetch)
 }
 
 void
-cqrs_prefetch_begin(CqrsPrefetch *prefetch)
+cqrs_prefetch_begin(CqrsPrefetch *prefetch, bool quorum)
 {
+	prefetch->quorum = quorum;
 	if (prefetch->subscription != CQRS_SUBSCRIPTION_NONE)
 		return;
 	prefetch->subscription = CQRS_SUBSCRIPTION_DUE;
@@ -87,6 +97,7 @@ cqrs_prefetch_begun(CqrsPrefetch *prefetch)
 {
 	if (prefetch->subscription == CQRS_SUBSCRIPTION_BEGINS)
 		prefetch->subscription = CQRS_SUBSCRIPTION_RUNS;
+	prefetch->gathers_since = 0;
 }
 
 void
@@ -96,7 +107,9 @@ cqrs_prefetch_take(CqrsPrefetch *prefetch, const CqrsDelivery *delivery)
 	prefetch->largest = Max(prefetch->largest, (double) delivery->length);
 	prefetch->taken++;
 	prefetch->delivered = delivery->tag;
+	/* Queues are of the quorum type by a default of the broker's, too. */
 	prefetch->returned = delivery->redelivered &&
+		(prefetch->quorum || delivery->delivery_count > 0) &&
 		delivery->delivery_count <= TOGETHER_RETURNS;
 }
 
@@ -125,7 +138,9 @@ cqrs_prefetch_next(CqrsPrefetch *prefetch)
 {
 	int			window;
 
-	if (prefetch->subscription == CQRS_SUBSCRIPTION_DUE)
+	/* A window that shrinks waits until the larger one is acknowledged. */
+	if (prefetch->subscription == CQRS_SUBSCRIPTION_DUE &&
+		prefetch->delivered - prefetch->acknowledged < prefetch->window)
 	{
 		prefetch->subscription = CQRS_SUBSCRIPTION_BEGINS;
 		prefetch->taken = 0;
@@ -138,26 +153,58 @@ cqrs_prefetch_next(CqrsPrefetch *prefetch)
 	{
 		prefetch->subscription = CQRS_SUBSCRIPTION_ENDS;
 		prefetch->window = window;
+		if (takes_all(prefetch))
+			prefetch->gathers_since = GetCurrentTimestamp();
 		return CQRS_PREFETCH_UNSUBSCRIBE;
 	}
 	if (prefetch->settled == 0)
 		return CQRS_PREFETCH_WAIT;
 	if (window != prefetch->window && prefetch->taken >= prefetch->fill_at)
 	{
-		if (cqrs_prefetch_wait_ms(prefetch) > 0)
+		if (cqrs_until_after_ms(prefetch->settled_at, FILL_MS) > 0)
 			return CQRS_PREFETCH_WAIT;
 		prefetch->fill_at = prefetch->taken + prefetch->window;
 	}
-	prefetch->acknowledged = prefetch->settled;
-	prefetch->settled = 0;
+	(void) cqrs_prefetch_flush(prefetch);
 	return CQRS_PREFETCH_ACKNOWLEDGE;
+}
+
+uint64
+cqrs_prefetch_flush(CqrsPrefetch *prefetch)
+{
+	uint64		tag = prefetch->settled;
+
+	if (tag != 0)
+		prefetch->acknowledged = tag;
+	prefetch->settled = 0;
+	return tag;
 }
 
 long
 cqrs_prefetch_wait_ms(const CqrsPrefetch *prefetch)
 {
-	return prefetch->settled == 0 ? -1 :
-		cqrs_until_after_ms(prefetch->settled_at, FILL_MS);
+	long		wait_ms = -1;
+
+	if (prefetch->settled != 0)
+		wait_ms = cqrs_until_after_ms(prefetch->settled_at, FILL_MS);
+	if (cqrs_prefetch_gathers(prefetch))
+		wait_ms = cqrs_sooner_ms(wait_ms,
+								 cqrs_until_after_ms(prefetch->gathers_since,
+													 GATHER_MS));
+	return wait_ms;
+}
+
+bool
+cqrs_prefetch_gathers(const CqrsPrefetch *prefetch)
+{
+	return prefetch->gathers_since != 0 &&
+		cqrs_until_after_ms(prefetch->gathers_since, GATHER_MS) > 0;
+}
+
+static bool
+takes_all(const CqrsPrefetch *prefetch)
+{
+	return prefetch->returned && !prefetch->crowded;
 }
 
 /*
@@ -170,13 +217,13 @@ wanted(const CqrsPrefetch *prefetch)
 	int			most = widest(prefetch);
 	int			window = prefetch->window;
 
-	if (prefetch->returned && !prefetch->crowded)
-		window = most;
+	if (takes_all(prefetch))
+		window = Min(most * 2, MAX_WINDOW);
 	else if (prefetch->settled != 0 && !prefetch->wary)
 		window = Min(window * WINDOW_GROWTH, most);
 
-	if (window > prefetch->window * 2 || window < prefetch->window / 2 ||
-		(window > prefetch->window && window == cqrs_prefetch))
+	if (window > prefetch->window * 2 || window <= prefetch->window / 2 ||
+		(window > prefetch->window && window >= cqrs_prefetch))
 		return window;
 	return prefetch->window;
 }

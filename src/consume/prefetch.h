@@ -47,7 +47,11 @@ typedef struct CqrsPrefetch
 	uint64		settled;		/* to be acknowledged; 0: none is */
 	TimestampTz settled_at;		/* since when that waits for a full window */
 	double		largest;		/* bytes of the largest recent message */
-	bool		returned;		/* the last delivery has come back */
+	bool		quorum;
+	bool		returned;		/* the last delivery has come back to a quorum
+								 * queue */
+	TimestampTz gathers_since;	/* since when the others that have come back
+								 * are awaited; 0: they are not */
 	bool		wary;
 	bool		crowded;
 } CqrsPrefetch;
@@ -64,8 +68,8 @@ extern void cqrs_prefetch_set_wary(CqrsPrefetch *prefetch, bool wary);
 /* Too much waits: take one message after the other up to the next commit. */
 extern void cqrs_prefetch_set_crowded(CqrsPrefetch *prefetch);
 
-/* Subscribe, unless there is a subscription. */
-extern void cqrs_prefetch_begin(CqrsPrefetch *prefetch);
+/* Subscribe, unless there is a subscription, to a queue of that kind. */
+extern void cqrs_prefetch_begin(CqrsPrefetch *prefetch, bool quorum);
 
 /* The broker has answered subscribe(). */
 extern void cqrs_prefetch_begun(CqrsPrefetch *prefetch);
@@ -88,7 +92,16 @@ extern void cqrs_prefetch_settle(CqrsPrefetch *prefetch, uint64 tag);
  */
 extern CqrsPrefetchStep cqrs_prefetch_next(CqrsPrefetch *prefetch);
 
-/* Milliseconds until an acknowledgement is due; -1 if none is. */
+/* What is to be acknowledged before the connection is closed; 0: nothing. */
+extern uint64 cqrs_prefetch_flush(CqrsPrefetch *prefetch);
+
+/* Milliseconds until next() or gathers() may say something else; -1: for ever. */
 extern long cqrs_prefetch_wait_ms(const CqrsPrefetch *prefetch);
+
+/*
+ * Whether a message has come back to a quorum queue, and the others are not
+ * assigned to this connection yet: nothing is to be applied until they are.
+ */
+extern bool cqrs_prefetch_gathers(const CqrsPrefetch *prefetch);
 
 #endif							/* CQRS_PREFETCH_H */

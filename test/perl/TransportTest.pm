@@ -287,6 +287,14 @@ sub _consumed
 			next_of(0, 4),
 			'close | 0 | false') x 2,
 		consumer(0),
+		q{subscribe | 0 | 'shop' | 1},
+		next_of(0, 2),
+		'unsubscribe | 0',
+		next_of(0),
+		q{subscribe | 0 | 'shop' | 10},
+		next_of(0, 3),
+		'close | 0 | false',
+		consumer(0),
 		q{subscribe | 0 | 'shop' | 10},
 		next_of(0, 4),
 		publisher(1),
@@ -296,8 +304,10 @@ sub _consumed
 		'close | 0 | true');
 	my @again = map { delivery($_->[0], 'author', $_->[1], redelivered => 1) }
 	  [ 1, 'e' ], [ 2, 'f' ], [ 3, 'g' ];
-	is_deeply([ @results[ 3 .. 5 ] ],   \@again, 'what was not comes again');
-	is_deeply([ @results[ 17 .. 19 ] ], \@again, 'as often as it takes');
+	is_deeply([ @results[ 3 .. 5 ] ], \@again, 'what was not comes again');
+	is_deeply([ @results[ 17, 22, 23 ] ],
+		\@again, 'over two subscriptions, too');
+	is_deeply([ @results[ 28 .. 30 ] ], \@again, 'as often as it takes');
 	is($results[-3], delivery(4, 'author', 'h'), 'a new one is not marked')
 	  or diag explain \@results;
 	is($broker->queue_length('shop'), 0, 'acknowledged before the end');

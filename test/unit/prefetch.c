@@ -14,11 +14,13 @@
  *	  - what is acknowledged is settled, and not later than 100 ms after that
  *	  - a window is set so that it has its memory with messages like the last
  *	  - the window of a wary consumer does not grow with commits
- *	  - when a message has come back up to three times, all are taken at once,
- *		unless too much waits; else the window begins at 1
+ *	  - when a message has come back to a quorum queue up to three times, all are
+ *		taken at once, and nothing is applied before, unless too much waits; else
+ *		the window begins at 1
+ *	  - what is out on a connection is not more than the next one takes (I27)
  *
  * In the end all is acknowledged; and where messages wait and the broker is
- * quick, the window becomes the widest with the third commit.
+ * quick, the window becomes the widest within twenty commits.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,6 +77,7 @@ static int	told;				/* what the last acknowledgement was for */
 static TimestampTz settled_at;
 static bool wary;
 static bool crowded;
+static bool quorum;
 static int	largest;			/* messages have up to so many bytes more */
 static int	patience;			/* commits are this much rarer */
 
@@ -108,12 +111,12 @@ follow(void)
 		switch (step)
 		{
 			case CQRS_PREFETCH_SUBSCRIBE:
-				CHECK(prefetch.window >= 1 && prefetch.window <= cqrs_prefetch);
+				CHECK(prefetch.window >= 1 && prefetch.window <= 2 * cqrs_prefetch);
 				send(&to_broker, SUBSCRIBE, prefetch.window);
 				break;
 			case CQRS_PREFETCH_UNSUBSCRIBE:
 				CHECK(prefetch.window == 1 ||
-					  prefetch.window * last <= CQRS_PREFETCH_BYTES);
+					  prefetch.window * last <= 2.0 * CQRS_PREFETCH_BYTES);
 				send(&to_broker, UNSUBSCRIBE, 0);
 				break;
 			case CQRS_PREFETCH_ACKNOWLEDGE:
@@ -126,13 +129,15 @@ follow(void)
 		}
 	}
 	CHECK(told == settled || now_us < settled_at + LATEST_US);
-	CHECK(told == settled ? cqrs_prefetch_wait_ms(&prefetch) == -1 :
+	CHECK(told == settled && !cqrs_prefetch_gathers(&prefetch) ?
+		  cqrs_prefetch_wait_ms(&prefetch) == -1 :
 		  cqrs_prefetch_wait_ms(&prefetch) > 0);
 }
 
 static void
 connect_again(void)
 {
+	CHECK(tags - (acknowledged - taken_back) <= 2 * cqrs_prefetch + 1);
 	if (tags > acknowledged - taken_back)
 	{
 		if (came_back <= acknowledged)
@@ -145,7 +150,7 @@ connect_again(void)
 	window = before = tags = delivered = settled = told = 0;
 	taken_back = acknowledged;
 	cqrs_prefetch_reset(&prefetch);
-	cqrs_prefetch_begin(&prefetch);
+	cqrs_prefetch_begin(&prefetch, quorum);
 	follow();
 }
 
@@ -204,7 +209,7 @@ has_come_back(void)
 static bool
 is_taken_at_once(void)
 {
-	return has_come_back() && returns <= 3 && !crowded;
+	return has_come_back() && quorum && returns <= 3 && !crowded;
 }
 
 static void
@@ -232,7 +237,7 @@ consumer_turn(void)
 			delivery.length = 100 + (any(20) == 0 ? any(largest) : 0);
 			last = delivery.length;
 			delivery.redelivered = has_come_back();
-			delivery.delivery_count = delivery.redelivered ? returns : 0;
+			delivery.delivery_count = delivery.redelivered && quorum ? returns : 0;
 			cqrs_prefetch_take(&prefetch, &delivery);
 			break;
 		default:
@@ -243,7 +248,10 @@ consumer_turn(void)
 		CHECK(is_taken_at_once());
 	if (frame->kind == DELIVERY && delivered == 1 && is_taken_at_once() &&
 		largest == 1)
-		CHECK(prefetch.window == cqrs_prefetch);
+	{
+		CHECK(prefetch.window == 2 * cqrs_prefetch);
+		CHECK(cqrs_prefetch_gathers(&prefetch));
+	}
 }
 
 static void
@@ -251,7 +259,7 @@ commit(void)
 {
 	int			had = prefetch.window;
 
-	if (delivered == settled)
+	if (delivered == settled || cqrs_prefetch_gathers(&prefetch))
 		return;
 	if (told == settled)
 		settled_at = now_us;
@@ -328,6 +336,7 @@ reset(void)
 	queued = acknowledged = taken_back = returns = came_back = 0;
 	tags = 0;
 	wary = crowded = false;
+	quorum = any(2) == 0;
 	cqrs_prefetch = 1 + any(MAX_WINDOW);
 	largest = 1;
 	patience = 1;
@@ -340,7 +349,7 @@ check_growth(void)
 	reset();
 	connect_again();
 	publish(MESSAGES);
-	for (int i = 0; i < 3 && window < cqrs_prefetch; i++)
+	for (int i = 0; i < 20 && window < cqrs_prefetch; i++)
 	{
 		while (to_broker.received < to_broker.sent)
 			broker_turn();
