@@ -9,8 +9,8 @@
  *
  * The server is not trusted.  Replies are built by the functions below, within
  * a limit for all bytes of a reply and of the input that waits for its end; so
- * a length or a count that a server only announces costs nothing.  libhiredis
- * refuses arrays that are nested too deep.
+ * a length or a count that a server only announces costs nothing.  Arrays that
+ * are nested too deep are refused, as libhiredis before 1.0 does by itself.
  *
  * A reply lives in a memory context of its own until the next one is read.
  * libhiredis's memory is malloc'd and is freed by destroy().  Nothing here
@@ -27,6 +27,8 @@
 #include "broker/redis_reply.h"
 
 #define INPUT_BYTES		(64 * 1024)
+/* Arrays in arrays; no command that is used answers with more than one. */
+#define MAX_DEPTH		7
 
 struct CqrsReplyReader
 {
@@ -250,7 +252,17 @@ make_array(const redisReadTask *task, CqrsHiredisCount count)
 {
 	CqrsReplyReader *reader = task->privdata;
 	CqrsReply  *reply = place(task, CQRS_REPLY_ARRAY);
+	int			depth = 0;
 
+	for (const redisReadTask *outer = task->parent; outer != NULL;
+		 outer = outer->parent)
+	{
+		if (++depth > MAX_DEPTH)
+		{
+			reader->error = "protocol violation by the broker";
+			return NULL;
+		}
+	}
 	if ((Size) count > reader->max_bytes / sizeof(CqrsReply))
 	{
 		reader->error = "reply of the broker is too large";
