@@ -53,6 +53,7 @@ static void *make_array(const redisReadTask *task, CqrsHiredisCount count);
 static void *make_integer(const redisReadTask *task, long long value);
 static void *make_nil(const redisReadTask *task);
 static void free_nothing(void *reply);
+static void *refuse(const redisReadTask *task);
 static bool read_input(CqrsReplyReader *reader, ssize_t *length);
 #if HIREDIS_MAJOR >= 1
 static void *refuse_double(const redisReadTask *task, double value,
@@ -222,6 +223,9 @@ make_text(const redisReadTask *task, char *text, size_t length)
 	CqrsReply  *reply = place(task, task->type == REDIS_REPLY_ERROR ?
 							  CQRS_REPLY_ERROR : CQRS_REPLY_TEXT);
 
+	if (task->type != REDIS_REPLY_ERROR && task->type != REDIS_REPLY_STATUS &&
+		task->type != REDIS_REPLY_STRING)
+		return refuse(task);
 	reply->text = allocate(reader, length + 1);
 	if (reply->text == NULL)
 		return NULL;
@@ -254,14 +258,13 @@ make_array(const redisReadTask *task, CqrsHiredisCount count)
 	CqrsReply  *reply = place(task, CQRS_REPLY_ARRAY);
 	int			depth = 0;
 
+	if (task->type != REDIS_REPLY_ARRAY)
+		return refuse(task);
 	for (const redisReadTask *outer = task->parent; outer != NULL;
 		 outer = outer->parent)
 	{
 		if (++depth > MAX_DEPTH)
-		{
-			reader->error = "protocol violation by the broker";
-			return NULL;
-		}
+			return refuse(task);
 	}
 	if ((Size) count > reader->max_bytes / sizeof(CqrsReply))
 	{
@@ -294,21 +297,27 @@ free_nothing(void *reply)
 {
 }
 
-#if HIREDIS_MAJOR >= 1
-/* Types of version 3 of the protocol, which was not asked for. */
+/* Also for types of version 3 of the protocol, which was not asked for. */
 static void *
-refuse_double(const redisReadTask *task, double value, char *text,
-			  size_t length)
-{
-	return refuse_bool(task, 0);
-}
-
-static void *
-refuse_bool(const redisReadTask *task, int value)
+refuse(const redisReadTask *task)
 {
 	CqrsReplyReader *reader = task->privdata;
 
 	reader->error = "protocol violation by the broker";
 	return NULL;
+}
+
+#if HIREDIS_MAJOR >= 1
+static void *
+refuse_double(const redisReadTask *task, double value, char *text,
+			  size_t length)
+{
+	return refuse(task);
+}
+
+static void *
+refuse_bool(const redisReadTask *task, int value)
+{
+	return refuse(task);
 }
 #endif
