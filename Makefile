@@ -198,8 +198,9 @@ test-tap:
 
 # What is run on other releases of Debian: see test/matrix.
 PORTABLE = $(patsubst %,test/t/%.pl,001_publish 002_settings 029_releases 041_privileges \
-	042_late_changes 044_workers 050_transport 051_consume 057_golden 060_redis \
-	065_redis_consume 070_build 071_timescaledb)
+	042_late_changes 044_workers 050_transport 051_consume 056_quorum_order \
+	057_golden 060_redis 065_redis_consume 070_build 071_timescaledb) \
+	test/hostile/redis.pl test/hostile/redis_consume.pl
 
 test-portable:
 	@$(MAKE) --no-print-directory test REGRESS='$(REGRESS)' \
