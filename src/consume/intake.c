@@ -46,6 +46,8 @@
 #define RECEIVE_TURN		2000
 /* A connection is served this often in the midst of a transaction. */
 #define SERVE_INTERVAL_MS	1000
+/* Events that are let pass while the last acknowledgement is sent. */
+#define FINISH_EVENTS		16
 /* Failed attempts to take the lease before the first log message. */
 #define LEASE_ATTEMPTS		4
 
@@ -59,7 +61,6 @@ struct CqrsIntake
 	char	   *exchange;		/* cqrs.exchange */
 	int64		epoch;
 	bool		taking_over;
-	bool		quorum;
 	bool		yields;			/* another database has consumed since, or
 								 * this one is its copy */
 
@@ -83,7 +84,7 @@ static void open_connection(CqrsIntake *intake);
 static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
 static void connection_failed(CqrsIntake *intake, const CqrsFailure *failure);
-static bool flush_acknowledgement(CqrsIntake *intake);
+static void flush_acknowledgement(CqrsIntake *intake);
 static void follow_prefetch(CqrsIntake *intake);
 static bool is_crowded(const CqrsIntake *intake);
 static void check_served(CqrsIntake *intake);
@@ -132,7 +133,6 @@ cqrs_intake_configure(CqrsIntake *intake, const CqrsSeat *seat, List *bindings)
 	}
 	intake->epoch = seat->epoch;
 	intake->taking_over = seat->taking_over;
-	intake->quorum = seat->quorum;
 	cqrs_topology_set(intake->topology, intake->queue, seat->quorum, bindings);
 }
 
@@ -195,7 +195,7 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 	}
 	if (epoch_wait_ms(intake) == 0 && !take_seat(intake))
 		return;
-	cqrs_prefetch_begin(&intake->prefetch, intake->quorum);
+	cqrs_prefetch_begin(&intake->prefetch);
 	follow_prefetch(intake);
 	if (is_crowded(intake))
 	{
@@ -285,7 +285,10 @@ cqrs_intake_delete_queue(CqrsIntake *intake)
 		return false;
 	if (session->transport->delete_queue(session->connection, intake->queue,
 										 &failure))
+	{
+		close_connection(intake, false);
 		return true;
+	}
 	connection_failed(intake, &failure);
 	return false;
 }
@@ -293,11 +296,25 @@ cqrs_intake_delete_queue(CqrsIntake *intake)
 void
 cqrs_intake_finish(CqrsIntake *intake)
 {
+	const CqrsSession *session = intake->session;
+	CqrsEvent	event;
+
 	check_served(intake);
-	if (intake->session->connection == NULL)
+	if (session->connection == NULL)
 		return;
-	if (flush_acknowledgement(intake))
-		(void) poll_event(intake);	/* sends it */
+	if (!intake->lost)
+	{
+		flush_acknowledgement(intake);
+		/* Sends; what arrives goes back. */
+		for (int i = 0; i < FINISH_EVENTS; i++)
+		{
+			session->transport->poll(session->connection, &event,
+									 &intake->failure);
+			if (event.kind == CQRS_EVENT_NONE ||
+				event.kind == CQRS_EVENT_FAILED)
+				break;
+		}
+	}
 	close_connection(intake, false);
 }
 
@@ -492,16 +509,14 @@ connection_failed(CqrsIntake *intake, const CqrsFailure *failure)
 	cqrs_session_put_off(intake->session, failure->blame, false);
 }
 
-static bool
+static void
 flush_acknowledgement(CqrsIntake *intake)
 {
 	const CqrsSession *session = intake->session;
 	uint64		tag = cqrs_prefetch_flush(&intake->prefetch);
 
-	if (tag == 0 || intake->lost)
-		return false;
-	session->transport->acknowledge(session->connection, tag);
-	return true;
+	if (tag != 0 && !intake->lost)
+		session->transport->acknowledge(session->connection, tag);
 }
 
 /* Subscribe, unsubscribe and acknowledge as prefetch.c wants. */

@@ -21,8 +21,8 @@
  * that came back before.  So when the first message of a connection is one that
  * has come back, all others are taken at once, and come back together; nothing
  * is applied before, for up to GATHER_MS.  What was out on a connection can be
- * more than a window, because of subscriptions before, so that this one is twice
- * as wide.  This is not done more often than TOGETHER_RETURNS times, because of
+ * more than a window, because of subscriptions before, so that this one is
+ * about twice as wide, and as wide as what this process had.  This is not done more often than TOGETHER_RETURNS times, because of
  * the delivery limit.  Other queues keep their order, and take one message first.
  *
  * Memory.  The window is at most CQRS_PREFETCH_BYTES over the largest recent
@@ -66,7 +66,8 @@ cqrs_prefetch_reset(CqrsPrefetch *prefetch)
 	*prefetch = (CqrsPrefetch)
 	{
 		.wary = prefetch->wary,.crowded = prefetch->crowded,
-			.largest = prefetch->largest
+			.largest = prefetch->largest,
+			.out = Max(prefetch->out, prefetch->delivered - prefetch->acknowledged)
 	};
 }
 
@@ -83,9 +84,8 @@ cqrs_prefetch_set_crowded(CqrsPrefetch *prefetch)
 }
 
 void
-cqrs_prefetch_begin(CqrsPrefetch *prefetch, bool quorum)
+cqrs_prefetch_begin(CqrsPrefetch *prefetch)
 {
-	prefetch->quorum = quorum;
 	if (prefetch->subscription != CQRS_SUBSCRIPTION_NONE)
 		return;
 	prefetch->subscription = CQRS_SUBSCRIPTION_DUE;
@@ -107,9 +107,9 @@ cqrs_prefetch_take(CqrsPrefetch *prefetch, const CqrsDelivery *delivery)
 	prefetch->largest = Max(prefetch->largest, (double) delivery->length);
 	prefetch->taken++;
 	prefetch->delivered = delivery->tag;
-	/* Queues are of the quorum type by a default of the broker's, too. */
+	/* Only quorum queues count. */
 	prefetch->returned = delivery->redelivered &&
-		(prefetch->quorum || delivery->delivery_count > 0) &&
+		delivery->delivery_count > 0 &&
 		delivery->delivery_count <= TOGETHER_RETURNS;
 }
 
@@ -121,6 +121,8 @@ cqrs_prefetch_ended(CqrsPrefetch *prefetch, bool asked)
 
 	prefetch->subscription = follows ? CQRS_SUBSCRIPTION_DUE :
 		CQRS_SUBSCRIPTION_NONE;
+	if (!follows)
+		prefetch->gathers_since = 0;
 	return follows;
 }
 
@@ -131,6 +133,7 @@ cqrs_prefetch_settle(CqrsPrefetch *prefetch, uint64 tag)
 		prefetch->settled_at = GetCurrentTimestamp();
 	prefetch->settled = tag;
 	prefetch->crowded = false;
+	prefetch->out = 0;
 }
 
 CqrsPrefetchStep
@@ -138,9 +141,7 @@ cqrs_prefetch_next(CqrsPrefetch *prefetch)
 {
 	int			window;
 
-	/* A window that shrinks waits until the larger one is acknowledged. */
-	if (prefetch->subscription == CQRS_SUBSCRIPTION_DUE &&
-		prefetch->delivered - prefetch->acknowledged < prefetch->window)
+	if (prefetch->subscription == CQRS_SUBSCRIPTION_DUE)
 	{
 		prefetch->subscription = CQRS_SUBSCRIPTION_BEGINS;
 		prefetch->taken = 0;
@@ -151,10 +152,10 @@ cqrs_prefetch_next(CqrsPrefetch *prefetch)
 		wanted(prefetch) : prefetch->window;
 	if (window != prefetch->window && is_full(prefetch))
 	{
+		if (takes_all(prefetch) && window > prefetch->window)
+			prefetch->gathers_since = GetCurrentTimestamp();
 		prefetch->subscription = CQRS_SUBSCRIPTION_ENDS;
 		prefetch->window = window;
-		if (takes_all(prefetch))
-			prefetch->gathers_since = GetCurrentTimestamp();
 		return CQRS_PREFETCH_UNSUBSCRIBE;
 	}
 	if (prefetch->settled == 0)
@@ -218,12 +219,14 @@ wanted(const CqrsPrefetch *prefetch)
 	int			window = prefetch->window;
 
 	if (takes_all(prefetch))
-		window = Min(most * 2, MAX_WINDOW);
+		window = Min(Max(most * 2 - 1, prefetch->out), MAX_WINDOW);
 	else if (prefetch->settled != 0 && !prefetch->wary)
 		window = Min(window * WINDOW_GROWTH, most);
 
 	if (window > prefetch->window * 2 || window <= prefetch->window / 2 ||
-		(window > prefetch->window && window >= cqrs_prefetch))
+		(window > prefetch->window &&
+		 (window == cqrs_prefetch || window == 2 * cqrs_prefetch - 1 ||
+		  window == prefetch->out)))
 		return window;
 	return prefetch->window;
 }

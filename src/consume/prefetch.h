@@ -47,9 +47,10 @@ typedef struct CqrsPrefetch
 	uint64		settled;		/* to be acknowledged; 0: none is */
 	TimestampTz settled_at;		/* since when that waits for a full window */
 	double		largest;		/* bytes of the largest recent message */
-	bool		quorum;
 	bool		returned;		/* the last delivery has come back to a quorum
 								 * queue */
+	uint64		out;			/* what was delivered and not acknowledged on
+								 * connections before; 0 after a commit */
 	TimestampTz gathers_since;	/* since when the others that have come back
 								 * are awaited; 0: they are not */
 	bool		wary;
@@ -68,8 +69,8 @@ extern void cqrs_prefetch_set_wary(CqrsPrefetch *prefetch, bool wary);
 /* Too much waits: take one message after the other up to the next commit. */
 extern void cqrs_prefetch_set_crowded(CqrsPrefetch *prefetch);
 
-/* Subscribe, unless there is a subscription, to a queue of that kind. */
-extern void cqrs_prefetch_begin(CqrsPrefetch *prefetch, bool quorum);
+/* Subscribe, unless there is a subscription. */
+extern void cqrs_prefetch_begin(CqrsPrefetch *prefetch);
 
 /* The broker has answered subscribe(). */
 extern void cqrs_prefetch_begun(CqrsPrefetch *prefetch);

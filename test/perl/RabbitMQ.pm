@@ -452,7 +452,7 @@ sub suspend
 {
 	my ($self) = @_;
 	croak "node $self->{name} is not running" unless $self->{pid};
-	kill 'STOP', $self->{pid};
+	RabbitMQ->freeze($self->{pid});
 	return;
 }
 
@@ -461,6 +461,31 @@ sub resume
 	my ($self) = @_;
 	croak "node $self->{name} is not running" unless $self->{pid};
 	kill 'CONT', $self->{pid};
+	return;
+}
+
+=item RabbitMQ->freeze($pid)
+
+Stops a process, and returns when all its threads have stopped: one could still
+deliver a message.
+
+=cut
+
+sub freeze
+{
+	my ($class, $pid) = @_;
+
+	kill 'STOP', $pid;
+	$class->poll_until(
+		sub {
+			foreach my $file (glob "/proc/$pid/task/*/stat")
+			{
+				open my $fh, '<', $file or next;
+				return 0 if (<$fh> // ") T ") !~ /\) T /;
+			}
+			return 1;
+		},
+		$START_TIMEOUT_S) or croak "process $pid does not stop";
 	return;
 }
 

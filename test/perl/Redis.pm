@@ -189,7 +189,7 @@ sub suspend
 {
 	my ($self) = @_;
 	croak "server $self->{name} is not running" unless $self->{pid};
-	kill 'STOP', $self->{pid};
+	RabbitMQ->freeze($self->{pid});
 	return;
 }
 

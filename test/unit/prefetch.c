@@ -78,6 +78,7 @@ static TimestampTz settled_at;
 static bool wary;
 static bool crowded;
 static bool quorum;
+static int	out;				/* deliveries that have come back */
 static int	largest;			/* messages have up to so many bytes more */
 static int	patience;			/* commits are this much rarer */
 
@@ -111,11 +112,11 @@ follow(void)
 		switch (step)
 		{
 			case CQRS_PREFETCH_SUBSCRIBE:
-				CHECK(prefetch.window >= 1 && prefetch.window <= 2 * cqrs_prefetch);
+				CHECK(prefetch.window >= 1 && prefetch.window <= Max(2 * cqrs_prefetch - 1, out));
 				send(&to_broker, SUBSCRIBE, prefetch.window);
 				break;
 			case CQRS_PREFETCH_UNSUBSCRIBE:
-				CHECK(prefetch.window == 1 ||
+				CHECK(prefetch.window == 1 || prefetch.window == out ||
 					  prefetch.window * last <= 2.0 * CQRS_PREFETCH_BYTES);
 				send(&to_broker, UNSUBSCRIBE, 0);
 				break;
@@ -137,7 +138,7 @@ follow(void)
 static void
 connect_again(void)
 {
-	CHECK(tags - (acknowledged - taken_back) <= 2 * cqrs_prefetch + 1);
+	out = Max(settled == 0 ? out : 0, delivered - told);
 	if (tags > acknowledged - taken_back)
 	{
 		if (came_back <= acknowledged)
@@ -150,7 +151,7 @@ connect_again(void)
 	window = before = tags = delivered = settled = told = 0;
 	taken_back = acknowledged;
 	cqrs_prefetch_reset(&prefetch);
-	cqrs_prefetch_begin(&prefetch, quorum);
+	cqrs_prefetch_begin(&prefetch);
 	follow();
 }
 
@@ -249,8 +250,8 @@ consumer_turn(void)
 	if (frame->kind == DELIVERY && delivered == 1 && is_taken_at_once() &&
 		largest == 1)
 	{
-		CHECK(prefetch.window == 2 * cqrs_prefetch);
-		CHECK(cqrs_prefetch_gathers(&prefetch));
+		CHECK(prefetch.window == Max(2 * cqrs_prefetch - 1, out));
+		CHECK(prefetch.window == 1 || cqrs_prefetch_gathers(&prefetch));
 	}
 }
 
@@ -334,7 +335,8 @@ reset(void)
 {
 	memset(&prefetch, 0, sizeof(prefetch));
 	queued = acknowledged = taken_back = returns = came_back = 0;
-	tags = 0;
+	tags = delivered = settled = told = 0;
+	out = 0;
 	wary = crowded = false;
 	quorum = any(2) == 0;
 	cqrs_prefetch = 1 + any(MAX_WINDOW);
