@@ -226,6 +226,8 @@ wait_consumer($node, 'postgres', 'paused');
 publish_many(([ 199, 'first' ], [ 1, 'slow' ]) x 15);
 query('SELECT cqrs_resume_consumer()');
 wait_for(q{SELECT prefetch = 2000 FROM cqrs.consumer_stats});
+wait_for("SELECT count(*) = $many FROM many");
+wait_for('SELECT buffered = 0 FROM cqrs.consumer_stats');
 
 # A database that cannot store what fails: the message is not at fault, and
 # nothing is acknowledged (decision 11).
