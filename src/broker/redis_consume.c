@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "postmaster/interrupt.h"
 #include "utils/timestamp.h"
 
 #include "base/timing.h"
@@ -277,7 +278,8 @@ room_for(const CqrsConsumer *consumer)
 {
 	uint64		done = Max(consumer->tag_before, consumer->acknowledged_tag);
 
-	return consumer->subscribed && !consumer->ends ?
+	/* A process that ends applies nothing more. */
+	return consumer->subscribed && !consumer->ends && !ShutdownRequestPending ?
 		consumer->window - (int) (consumer->last_tag - done) : 0;
 }
 

@@ -302,10 +302,10 @@ cqrs_intake_finish(CqrsIntake *intake)
 	check_served(intake);
 	if (session->connection == NULL)
 		return;
-	if (!intake->lost)
+	if (ShutdownRequestPending && !intake->lost)
 	{
+		/* No wait is possible.  poll() sends; what arrives goes back. */
 		flush_acknowledgement(intake);
-		/* Sends; what arrives goes back. */
 		for (int i = 0; i < FINISH_EVENTS; i++)
 		{
 			session->transport->poll(session->connection, &event,
@@ -315,7 +315,7 @@ cqrs_intake_finish(CqrsIntake *intake)
 				break;
 		}
 	}
-	close_connection(intake, false);
+	close_connection(intake, !ShutdownRequestPending && !intake->lost);
 }
 
 bool

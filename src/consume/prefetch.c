@@ -22,11 +22,13 @@
  * has come back, all others are taken at once, and come back together; nothing
  * is applied before, for up to GATHER_MS.  What was out on a connection can be
  * more than a window, because of subscriptions before, so that this one is
- * about twice as wide, and as wide as what this process had.  This is not done more often than TOGETHER_RETURNS times, because of
- * the delivery limit.  Other queues keep their order, and take one message first.
+ * about twice as wide, and as wide as what this process had.  This is not done
+ * more often than TOGETHER_RETURNS times, because of the delivery limit.  Other
+ * queues keep their order, and take one message first.
  *
- * Memory.  The window is at most CQRS_PREFETCH_BYTES over the largest recent
- * message, also of the connection before.
+ * Memory.  Otherwise a window is at most CQRS_PREFETCH_BYTES over the largest
+ * recent message, also of the connection before.  With what is left of the
+ * subscription before, that can be twice as much.
  *
  * Nothing here talks to the broker, or raises an error: intake.c does what
  * cqrs_prefetch_next() says.

@@ -34,7 +34,7 @@ typedef enum CqrsSubscription
 	CQRS_SUBSCRIPTION_ENDS		/* CANCELLED is awaited; another one follows */
 } CqrsSubscription;
 
-/* Begins as zeroes.  Callers read "window" and "acknowledged". */
+/* Begins as zeroes.  Callers read "subscription", "window" and "acknowledged". */
 typedef struct CqrsPrefetch
 {
 	CqrsSubscription subscription;

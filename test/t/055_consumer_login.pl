@@ -174,6 +174,7 @@ sub send_rows
 	wait_applied($broker, $node, 'shop', 'shop');
 	return;
 }
+
 # A small window, so that the first messages have had all its memory.
 $node->safe_psql('postgres', 'ALTER SYSTEM SET cqrs.prefetch = 100');
 $node->reload;
