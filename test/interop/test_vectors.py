@@ -325,7 +325,8 @@ class Differences(Both):
 
         python, sql = self.bodies(
             save_and_sync, "UPDATE author SET name = 'x'; SELECT cqrs_sync('author')")
-        self.assertEqual([m["signal_type"] for m in python], ["SAVE", "SYNC"])
+        # Before 3.1.0 they have a connection each, and no order.
+        self.assertEqual(sorted(m["signal_type"] for m in python), ["SAVE", "SYNC"])
 
     def test_raw_changes(self):
         """Django's own queryset methods and SQL are not seen by its master."""
