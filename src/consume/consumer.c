@@ -211,7 +211,7 @@ consumer_turn(CqrsWorker *worker)
 	}
 	else
 	{
-		(void) cqrs_intake_receive(consumer->intake);
+		cqrs_intake_receive(consumer->intake);
 		apply_messages(consumer);
 	}
 	show_state(consumer);

@@ -5,19 +5,15 @@
  *
  * A connection takes the lease of the queue, so that one database consumes the
  * queue at a time, and Python's workers none: see epoch.c for copies.  It then
- * makes queue and bindings ready (topology.c), subscribes, and puts what
- * arrives into the inbox.  While consuming is paused, a connection without the
- * lease makes queue and bindings ready and is closed: what a master publishes
- * from then on waits in the queue.  Such a connection removes no bindings,
- * because another database may consume the queue.
+ * makes queue and bindings ready (topology.c), and consumes (feed.c).  While
+ * consuming is paused, a connection without the lease makes queue and bindings
+ * ready and is closed: what a master publishes from then on waits in the queue.
+ * Such a connection removes no bindings, because another database may consume
+ * the queue.
  *
- * prefetch.c decides how many messages the broker delivers before they are
- * acknowledged, and when.  If twice the memory waits that it reckons with, the
- * connection is closed, and begins again with one message.  Not reading would be
- * no way out: RabbitMQ closes a connection that does not read for 30 s.
- *
- * Nothing is ever returned to the queue but by the end of the connection: a
- * quorum queue would put it at its end, and counts each return.
+ * If too much waits, the connection is closed, and begins again with one
+ * message.  Not reading would be no way out: RabbitMQ closes a connection that
+ * does not read for 30 s.
  *
  * A failure of the broker is no error.  Belongs to the consumer alone; lives
  * in TopMemoryContext.
@@ -36,18 +32,12 @@
 #include "broker/failure.h"
 #include "broker/session.h"
 #include "consume/epoch.h"
+#include "consume/feed.h"
 #include "consume/intake.h"
 #include "consume/intake_log.h"
-#include "consume/prefetch.h"
 #include "consume/topology.h"
 #include "worker/worker.h"
 
-/* The most events that are handled in one turn. */
-#define RECEIVE_TURN		2000
-/* A connection is served this often in the midst of a transaction. */
-#define SERVE_INTERVAL_MS	1000
-/* Events that are let pass while the last acknowledgement is sent. */
-#define FINISH_EVENTS		16
 /* Failed attempts to take the lease before the first log message. */
 #define LEASE_ATTEMPTS		4
 
@@ -65,14 +55,9 @@ struct CqrsIntake
 								 * this one is its copy */
 
 	uint64		connection;		/* number of the last one */
-	CqrsPrefetch prefetch;
-	TimestampTz served_at;
+	CqrsFeed   *feed;
 	TimestampTz acked_at;		/* when a message was first acknowledged since
 								 * the epoch was raised; 0: none was */
-	bool		lost;			/* FAILED has come, or an error was raised,
-								 * while serving */
-	bool		serving;
-	CqrsFailure failure;		/* lost: why */
 };
 
 static bool may_connect(const CqrsIntake *intake);
@@ -84,14 +69,6 @@ static void open_connection(CqrsIntake *intake);
 static bool take_seat(CqrsIntake *intake);
 static void close_connection(CqrsIntake *intake, bool politely);
 static void connection_failed(CqrsIntake *intake, const CqrsFailure *failure);
-static void flush_acknowledgement(CqrsIntake *intake);
-static void follow_prefetch(CqrsIntake *intake);
-static bool is_crowded(const CqrsIntake *intake);
-static void check_served(CqrsIntake *intake);
-static bool poll_event(CqrsIntake *intake);
-static void handle_event(CqrsIntake *intake, const CqrsEvent *event);
-static void take_delivery(CqrsIntake *intake, CqrsDelivery *delivery);
-static void cancelled(CqrsIntake *intake, const char *reason);
 
 CqrsIntake *
 cqrs_intake_create(CqrsInbox *inbox)
@@ -103,6 +80,8 @@ cqrs_intake_create(CqrsInbox *inbox)
 	intake->session = cqrs_session_create(cqrs_guc_consumer_url, true);
 	intake->log = cqrs_intake_log_create();
 	intake->topology = cqrs_topology_create(intake->log);
+	intake->feed = cqrs_feed_create(inbox, intake->session, intake->topology,
+									intake->log);
 	intake->exchange = MemoryContextStrdup(TopMemoryContext, cqrs_exchange);
 	return intake;
 }
@@ -159,18 +138,18 @@ cqrs_intake_reload(CqrsIntake *intake)
 void
 cqrs_intake_set_wary(CqrsIntake *intake, bool wary)
 {
-	cqrs_prefetch_set_wary(&intake->prefetch, wary);
+	cqrs_feed_set_wary(intake->feed, wary);
 }
 
 void
 cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 {
 	CqrsSession *session = intake->session;
+	const CqrsFailure *lost = cqrs_feed_failure(intake->feed);
 	CqrsFailure failure;
 
-	check_served(intake);
-	if (intake->lost)
-		connection_failed(intake, &intake->failure);
+	if (lost != NULL)
+		connection_failed(intake, lost);
 	if (!may_connect(intake))
 		goal = CQRS_INTAKE_CLOSED;
 	if (session->connection != NULL && goal != CQRS_INTAKE_CONSUMING)
@@ -195,65 +174,40 @@ cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal)
 	}
 	if (epoch_wait_ms(intake) == 0 && !take_seat(intake))
 		return;
-	cqrs_prefetch_begin(&intake->prefetch);
-	follow_prefetch(intake);
-	if (is_crowded(intake))
+	if (!cqrs_feed_turn(intake->feed))
 	{
-		/*
-		 * A burst of large messages: after a reconnect the broker delivers
-		 * them again, one by one.
-		 */
-		cqrs_prefetch_set_crowded(&intake->prefetch);
+		/* The broker delivers them again, one by one. */
 		close_connection(intake, true);
 		cqrs_session_hurry(session);
 	}
 }
 
-bool
+void
 cqrs_intake_receive(CqrsIntake *intake)
 {
-	CqrsSession *session = intake->session;
+	const CqrsFailure *lost;
 
-	check_served(intake);
-	for (int i = 0; i < RECEIVE_TURN && session->connection != NULL &&
-		 !is_crowded(intake); i++)
-	{
-		if (intake->lost)
-			connection_failed(intake, &intake->failure);
-		else if (!poll_event(intake))
-			break;
-	}
-	intake->served_at = GetCurrentTimestamp();
-	return session->connection != NULL &&
-		session->transport->wait_ms(session->connection) == 0;
+	if (intake->session->connection == NULL)
+		return;
+	cqrs_feed_receive(intake->feed);
+	lost = cqrs_feed_failure(intake->feed);
+	if (lost != NULL)
+		connection_failed(intake, lost);
 }
 
 void
 cqrs_intake_serve(CqrsIntake *intake)
 {
-	check_served(intake);
-	if (intake->session->connection == NULL || intake->lost ||
-		cqrs_until_after_ms(intake->served_at, SERVE_INTERVAL_MS) > 0)
-		return;
-	intake->serving = true;
-	while (!intake->lost && poll_event(intake) &&
-		   cqrs_inbox_bytes(intake->inbox) <= CQRS_PREFETCH_BYTES)
-		;
-	follow_prefetch(intake);
-	intake->serving = false;
-	intake->served_at = GetCurrentTimestamp();
+	cqrs_feed_serve(intake->feed);
 }
 
 void
 cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag)
 {
-	check_served(intake);
-	cqrs_inbox_remove(intake->inbox, tag);
 	cqrs_session_recover(intake->session);
 	if (intake->acked_at == 0)
 		intake->acked_at = GetCurrentTimestamp();
-	cqrs_prefetch_settle(&intake->prefetch, tag);
-	follow_prefetch(intake);
+	cqrs_feed_acknowledge(intake->feed, tag);
 }
 
 bool
@@ -266,7 +220,7 @@ bool
 cqrs_intake_gathers(const CqrsIntake *intake)
 {
 	return intake->session->connection != NULL &&
-		cqrs_prefetch_gathers(&intake->prefetch);
+		cqrs_feed_gathers(intake->feed);
 }
 
 uint64
@@ -296,26 +250,13 @@ cqrs_intake_delete_queue(CqrsIntake *intake)
 void
 cqrs_intake_finish(CqrsIntake *intake)
 {
-	const CqrsSession *session = intake->session;
-	CqrsEvent	event;
+	bool		lost = cqrs_feed_failure(intake->feed) != NULL;
 
-	check_served(intake);
-	if (session->connection == NULL)
+	if (intake->session->connection == NULL)
 		return;
-	if (ShutdownRequestPending && !intake->lost)
-	{
-		/* No wait is possible.  poll() sends; what arrives goes back. */
-		flush_acknowledgement(intake);
-		for (int i = 0; i < FINISH_EVENTS; i++)
-		{
-			session->transport->poll(session->connection, &event,
-									 &intake->failure);
-			if (event.kind == CQRS_EVENT_NONE ||
-				event.kind == CQRS_EVENT_FAILED)
-				break;
-		}
-	}
-	close_connection(intake, !ShutdownRequestPending && !intake->lost);
+	if (ShutdownRequestPending && !lost)
+		cqrs_feed_finish(intake->feed);
+	close_connection(intake, !ShutdownRequestPending && !lost);
 }
 
 bool
@@ -360,12 +301,10 @@ cqrs_intake_wait_ms(const CqrsIntake *intake, CqrsIntakeGoal goal)
 		return goal == CQRS_INTAKE_CLOSED || wait_ms < 0 ? -1 :
 			Max(wait_ms, cqrs_session_wait_ms(session));
 	}
-	if (intake->lost || goal != CQRS_INTAKE_CONSUMING ||
-		intake->prefetch.subscription == CQRS_SUBSCRIPTION_NONE)
+	if (goal != CQRS_INTAKE_CONSUMING)
 		return 0;
-	wait_ms = session->transport->wait_ms(session->connection);
-	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_prefetch_wait_ms(&intake->prefetch));
-	wait_ms = cqrs_sooner_ms(wait_ms, cqrs_topology_wait_ms(intake->topology));
+	wait_ms = cqrs_sooner_ms(cqrs_feed_wait_ms(intake->feed),
+							 cqrs_topology_wait_ms(intake->topology));
 	return cqrs_sooner_ms(wait_ms, epoch_wait_ms(intake));
 }
 
@@ -443,7 +382,7 @@ open_connection(CqrsIntake *intake)
 		return;
 	}
 	intake->connection++;
-	intake->lost = false;
+	cqrs_feed_open(intake->feed, intake->queue);
 	cqrs_topology_connected(intake->topology);
 	cqrs_worker_set_connected(true);
 	if (take_seat(intake))
@@ -488,13 +427,10 @@ close_connection(CqrsIntake *intake, bool politely)
 	CqrsSession *session = intake->session;
 
 	if (politely)
-		flush_acknowledgement(intake);
-	cqrs_prefetch_reset(&intake->prefetch);
+		cqrs_feed_flush(intake->feed);
 	cqrs_session_close(session, politely);
-	cqrs_inbox_clear(intake->inbox);
-	intake->lost = false;
+	cqrs_feed_reset(intake->feed);
 	intake->connection++;
-	cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, 0);
 	cqrs_worker_set_connected(false);
 }
 
@@ -507,133 +443,4 @@ connection_failed(CqrsIntake *intake, const CqrsFailure *failure)
 	if (intake->session->connection != NULL)
 		close_connection(intake, false);
 	cqrs_session_put_off(intake->session, failure->blame, false);
-}
-
-static void
-flush_acknowledgement(CqrsIntake *intake)
-{
-	const CqrsSession *session = intake->session;
-	uint64		tag = cqrs_prefetch_flush(&intake->prefetch);
-
-	if (tag != 0 && !intake->lost)
-		session->transport->acknowledge(session->connection, tag);
-}
-
-/* Subscribe, unsubscribe and acknowledge as prefetch.c wants. */
-static void
-follow_prefetch(CqrsIntake *intake)
-{
-	const CqrsTransport *transport = intake->session->transport;
-	CqrsConnection *connection = intake->session->connection;
-	CqrsPrefetch *prefetch = &intake->prefetch;
-	CqrsPrefetchStep step;
-
-	if (intake->lost)
-		return;
-	while ((step = cqrs_prefetch_next(prefetch)) != CQRS_PREFETCH_WAIT)
-	{
-		switch (step)
-		{
-			case CQRS_PREFETCH_SUBSCRIBE:
-				transport->subscribe(connection,
-									 cqrs_topology_utf8(intake->queue),
-									 prefetch->window);
-				cqrs_worker_set_counter(CQRS_CONSUMED_WINDOW, prefetch->window);
-				break;
-			case CQRS_PREFETCH_UNSUBSCRIBE:
-				transport->unsubscribe(connection);
-				break;
-			case CQRS_PREFETCH_ACKNOWLEDGE:
-				transport->acknowledge(connection, prefetch->acknowledged);
-				break;
-			case CQRS_PREFETCH_WAIT:
-				break;
-		}
-	}
-}
-
-/* Whether so much waits that the connection is to be closed. */
-static bool
-is_crowded(const CqrsIntake *intake)
-{
-	return cqrs_inbox_bytes(intake->inbox) > 2 * (Size) CQRS_PREFETCH_BYTES &&
-		cqrs_inbox_count(intake->inbox) > 1;
-}
-
-/*
- * An error in the midst of serve() is caught by the batch.  A delivery may be
- * missing in the inbox, and must not be acknowledged with those after it.
- */
-static void
-check_served(CqrsIntake *intake)
-{
-	if (!intake->serving)
-		return;
-	intake->serving = false;
-	if (intake->session->connection == NULL || intake->lost)
-		return;
-	intake->lost = true;
-	cqrs_failure_set(&intake->failure, CQRS_BLAME_TRANSPORT,
-					 "could not store what the broker has delivered");
-}
-
-/* Handle what has arrived.  Returns whether there was anything. */
-static bool
-poll_event(CqrsIntake *intake)
-{
-	const CqrsSession *session = intake->session;
-	CqrsEvent	event;
-
-	session->transport->poll(session->connection, &event, &intake->failure);
-	if (event.kind == CQRS_EVENT_NONE)
-		return false;
-	handle_event(intake, &event);
-	follow_prefetch(intake);
-	return true;
-}
-
-static void
-handle_event(CqrsIntake *intake, const CqrsEvent *event)
-{
-	switch (event->kind)
-	{
-		case CQRS_EVENT_FAILED:
-			intake->lost = true;
-			break;
-		case CQRS_EVENT_SUBSCRIBED:
-			cqrs_prefetch_begun(&intake->prefetch);
-			break;
-		case CQRS_EVENT_DELIVERY:
-			take_delivery(intake, event->delivery);
-			break;
-		case CQRS_EVENT_CANCELLED:
-			cancelled(intake, event->detail);
-			break;
-		default:
-			break;
-	}
-}
-
-static void
-take_delivery(CqrsIntake *intake, CqrsDelivery *delivery)
-{
-	cqrs_worker_count(CQRS_CONSUMED_RECEIVED, 1);
-	if (delivery->redelivered)
-		cqrs_worker_count(CQRS_CONSUMED_REDELIVERED, 1);
-	cqrs_intake_log_count(intake->log, delivery->delivery_count);
-	cqrs_prefetch_take(&intake->prefetch, delivery);
-	cqrs_inbox_push(intake->inbox, delivery);
-}
-
-/*
- * Subscribe anew: with the new window, or when the queue was deleted, to the
- * queue that the next turn declares.
- */
-static void
-cancelled(CqrsIntake *intake, const char *reason)
-{
-	if (cqrs_prefetch_ended(&intake->prefetch, reason[0] == '\0'))
-		return;
-	cqrs_topology_connected(intake->topology);
-	cqrs_intake_log_cancelled(intake->log, intake->queue, reason);
 }

@@ -52,8 +52,8 @@ extern void cqrs_intake_set_wary(CqrsIntake *intake, bool wary);
  */
 extern void cqrs_intake_turn(CqrsIntake *intake, CqrsIntakeGoal goal);
 
-/* Take some of what has arrived.  Returns whether there may be more. */
-extern bool cqrs_intake_receive(CqrsIntake *intake);
+/* Take some of what has arrived. */
+extern void cqrs_intake_receive(CqrsIntake *intake);
 
 /*
  * Serve the connection if that is due, in the midst of a transaction.  Never
