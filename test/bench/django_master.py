@@ -18,6 +18,7 @@ import pika
 import django_item
 
 URL, QUEUE, SAVES, SYNCS = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5])
+TIMEOUT_S = 300
 
 # The defaults, which are filled in only for apps with models.
 django_item.configure(
@@ -48,6 +49,8 @@ def measure(action, count):
     start = time.monotonic()
     action()
     while broker.queue_declare(QUEUE, passive=True).method.message_count < count:
+        if time.monotonic() > start + TIMEOUT_S:
+            raise TimeoutError(f"the queue never had {count} messages")
         time.sleep(0.001)
     print(count, time.monotonic() - start)
 
