@@ -584,9 +584,10 @@ COMMENT ON FUNCTION @extschema@.cqrs_current_message() IS 'returns the message t
 --		quorum			whether to declare it as a quorum queue
 --		paused			whether consuming is paused
 --		dropping		whether the queue is to be deleted, and then the row
---		epoch			number of the last time when this database began to
---						consume; NULL: cqrs_consume() was called, and whatever
---						another database has consumed does not matter
+--		epoch			raised when this database begins to consume, and after
+--						it has applied messages; the low 16 bits are random.
+--						NULL: cqrs_consume() was called, and whatever another
+--						database has consumed does not matter
 --		running			whether a consumer runs, or has ended without order
 --		suspect			digest of the message that is being tried after a crash
 --		timeline		of the server's WAL, when cqrs_consume() was called
@@ -1325,8 +1326,15 @@ BEGIN
 					current_setting('max_worker_processes')) END;
 		ELSIF consumer.dropping THEN
 			status := 'warning';
-			detail := format('the queue "%s" is to be dropped, and is not yet', consumer.queue);
+			detail := format('the queue "%s" is to be dropped, and is not yet', consumer.queue) ||
+				coalesce(', last error: ' || consumer.last_error, '');
 			remedy := 'check the broker; the consumer drops the queue as soon as it is connected';
+			IF consumer.state = 'standing by' THEN
+				status := 'error';
+				detail := format('the queue "%s" is not dropped, because another database consumes it, last error: %s',
+					consumer.queue, consumer.last_error);
+				remedy := 'SELECT cqrs_stop_consuming(), and drop the queue where it is consumed';
+			END IF;
 		ELSIF consumer.state = 'unconfigured' THEN
 			status := 'error'; detail := 'neither cqrs.consumer_url nor cqrs.url is set: messages wait in the queue';
 			remedy := 'ALTER SYSTEM SET cqrs.consumer_url = ''amqp://...''; SELECT pg_reload_conf()';

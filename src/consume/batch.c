@@ -330,6 +330,9 @@ failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *err
 	CqrsItem   *item = first_item(batch);
 	bool		may_pass;
 
+	/* It may not have been about a message.  See later, without it. */
+	if (cqrs_intake_is_lost(batch->intake))
+		return;
 	switch (batch->mode)
 	{
 		case BATCH_TOGETHER:

@@ -88,6 +88,7 @@ typedef struct Consumer
 
 	bool		gave_up;		/* nothing could be committed */
 	TimestampTz probed_at;
+	bool		dropped;		/* the queue is gone, and the row is to follow */
 } Consumer;
 
 static const int nconsumers = 1;
@@ -98,6 +99,7 @@ static void consumer_turn(CqrsWorker *worker);
 static bool consumer_listens(CqrsWorker *worker);
 static void consumer_wait(CqrsWorker *worker, CqrsWait *wait);
 static void consumer_finish(CqrsWorker *worker);
+static void drop(CqrsWorker *worker);
 static void leave(CqrsWorker *worker);
 static CqrsIntakeGoal goal_of(const Consumer *consumer);
 static void apply_messages(Consumer *consumer);
@@ -204,13 +206,10 @@ consumer_turn(CqrsWorker *worker)
 	}
 	cqrs_intake_turn(consumer->intake, goal_of(consumer));
 	if (consumer->desk->seat->dropping)
-	{
-		if (cqrs_intake_delete_queue(consumer->intake) &&
-			is_written(consumer, cqrs_seat_delete()))
-			leave(worker);
-	}
+		drop(worker);
 	else
 	{
+		consumer->dropped = false;
 		cqrs_intake_receive(consumer->intake);
 		apply_messages(consumer);
 	}
@@ -263,6 +262,26 @@ consumer_finish(CqrsWorker *worker)
 		cqrs_seat_leave();
 }
 
+/*
+ * Delete the queue, and then the row.  What was not committed is lost with the
+ * queue, or is in cqrs.failed.
+ */
+static void
+drop(CqrsWorker *worker)
+{
+	Consumer   *consumer = worker->state;
+
+	cqrs_batch_clear(consumer->batch);
+	if (consumer->gave_up &&
+		cqrs_until_after_ms(consumer->probed_at, PROBE_INTERVAL_MS) > 0)
+		return;
+	consumer->gave_up = false;
+	if (!consumer->dropped)
+		consumer->dropped = cqrs_intake_delete_queue(consumer->intake);
+	if (consumer->dropped && is_written(consumer, cqrs_seat_delete()))
+		leave(worker);
+}
+
 /* This database consumes nothing any more. */
 static void
 leave(CqrsWorker *worker)
@@ -281,7 +300,8 @@ goal_of(const Consumer *consumer)
 	const CqrsSeat *seat = consumer->desk->seat;
 
 	if (seat->dropping)
-		return CQRS_INTAKE_CONSUMING;
+		return consumer->gave_up || consumer->dropped ?
+			CQRS_INTAKE_CLOSED : CQRS_INTAKE_CONSUMING;
 	if (seat->paused)
 		return CQRS_INTAKE_PREPARED;
 	return consumer->gave_up || cqrs_desk_is_full(consumer->desk) ?

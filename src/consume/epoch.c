@@ -12,8 +12,9 @@
  *
  * Both are raised with each connection, and some time after messages were
  * acknowledged, the one in cqrs.consumer first: after a crash in between this
- * database is ahead, and goes on.  A copy that has been made in that time, and
- * takes the lease in that time, is not recognised.
+ * database is ahead, and goes on.  A copy from before may raise the mark then to
+ * the same count.  So an epoch has random bits below its count, and two that
+ * are alike but for these are of different databases.
  *
  * The connection that consumes reads the mark, because it holds the lease: if
  * it is cut off while it has the mark, nobody else reads before the broker has
@@ -27,6 +28,8 @@
 
 #include <limits.h>
 
+#include "common/pg_prng.h"
+
 #include "base/guc.h"
 #include "broker/failure.h"
 #include "consume/epoch.h"
@@ -34,7 +37,9 @@
 #include "consume/topology.h"
 
 #define MARK_BYTES	32
+#define RANDOM_BITS	16
 
+static bool is_overtaken(int64 epoch, int64 marked);
 static int64 parse(const char *mark);
 static bool write_mark(const char *name, int64 epoch, CqrsFailure *failure);
 
@@ -46,16 +51,19 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 	char		mark[MARK_BYTES];
 	const char *problem;
 	int64		marked;
+	int64		raised;
 
 	if (!session->transport->read_mark(session->connection, name, mark,
 									   sizeof(mark), failure))
 		return CQRS_EPOCH_FAILED;
 	marked = parse(mark);
-	if (marked > *epoch && !taking_over)
+	if (!taking_over && is_overtaken(*epoch, marked))
 		return CQRS_EPOCH_OVERTAKEN;
 
-	*epoch = Max(marked, *epoch) + 1;
-	problem = cqrs_seat_set_epoch(*epoch, taking_over);
+	raised = (Max(marked, *epoch) >> RANDOM_BITS) + 1;
+	raised = raised << RANDOM_BITS |
+		(pg_prng_uint32(&pg_global_prng_state) & ((1 << RANDOM_BITS) - 1));
+	problem = cqrs_seat_set_epoch(raised, taking_over);
 	if (problem != NULL)
 	{
 		/* Somebody may hold a lock, as cqrs_pause_consumer() does. */
@@ -63,8 +71,17 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 						 "could not write to cqrs.consumer: %s", problem);
 		return CQRS_EPOCH_FAILED;
 	}
-	return write_mark(name, *epoch, failure) ? CQRS_EPOCH_RAISED :
+	*epoch = raised;
+	return write_mark(name, raised, failure) ? CQRS_EPOCH_RAISED :
 		CQRS_EPOCH_UNANSWERED;
+}
+
+static bool
+is_overtaken(int64 epoch, int64 marked)
+{
+	int64		ahead = (marked >> RANDOM_BITS) - (epoch >> RANDOM_BITS);
+
+	return ahead > 0 || (ahead == 0 && marked != epoch);
 }
 
 /* The number of a mark; 0 if it is none, or one that cannot be raised. */

@@ -33,8 +33,6 @@
 #define RECEIVE_TURN		2000
 /* A connection is served this often in the midst of a transaction. */
 #define SERVE_INTERVAL_MS	1000
-/* Events that are let pass while the last acknowledgement is sent. */
-#define FINISH_EVENTS		16
 
 struct CqrsFeed
 {
@@ -168,8 +166,8 @@ cqrs_feed_finish(CqrsFeed *feed)
 	CqrsEvent	event;
 
 	cqrs_feed_flush(feed);
-	/* poll() sends; what arrives goes back to the queue. */
-	for (int i = 0; i < FINISH_EVENTS && !feed->lost; i++)
+	/* poll() sends; what has arrived goes back to the queue. */
+	for (int i = 0; i < RECEIVE_TURN && !feed->lost; i++)
 	{
 		session->transport->poll(session->connection, &event, &feed->failure);
 		feed->lost = event.kind == CQRS_EVENT_FAILED;

@@ -30,7 +30,7 @@ extern CqrsFeed *cqrs_feed_create(CqrsInbox *inbox, const CqrsSession *session,
  */
 extern void cqrs_feed_set_wary(CqrsFeed *feed, bool wary);
 
-/* A connection was opened.  "queue" is not copied. */
+/* A connection was opened.  "queue" is not copied, and lives until reset(). */
 extern void cqrs_feed_open(CqrsFeed *feed, const char *queue);
 
 /* The connection was closed: what it delivered goes back to the queue. */

@@ -217,6 +217,12 @@ cqrs_intake_is_direct(const CqrsIntake *intake, const char *routing_key)
 }
 
 bool
+cqrs_intake_is_lost(const CqrsIntake *intake)
+{
+	return cqrs_feed_failure(intake->feed) != NULL;
+}
+
+bool
 cqrs_intake_gathers(const CqrsIntake *intake)
 {
 	return intake->session->connection != NULL &&

@@ -57,7 +57,7 @@ extern void cqrs_intake_receive(CqrsIntake *intake);
 
 /*
  * Serve the connection if that is due, in the midst of a transaction.  Never
- * closes it: a failure is handled by the next receive().
+ * closes it: a failure is handled by the next turn() or receive().
  */
 extern void cqrs_intake_serve(CqrsIntake *intake);
 
@@ -70,6 +70,12 @@ extern void cqrs_intake_acknowledge(CqrsIntake *intake, uint64 tag);
 /* Whether a routing key is one of messages to this queue alone. */
 extern bool cqrs_intake_is_direct(const CqrsIntake *intake,
 								  const char *routing_key);
+
+/*
+ * Whether the connection is lost, and the next turn() closes it.  If so, an
+ * error may have come from serve().
+ */
+extern bool cqrs_intake_is_lost(const CqrsIntake *intake);
 
 /* Whether nothing is to be applied yet, for the order of a quorum queue. */
 extern bool cqrs_intake_gathers(const CqrsIntake *intake);

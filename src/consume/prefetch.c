@@ -30,7 +30,7 @@
  * recent message, also of the connection before.  With what is left of the
  * subscription before, that can be twice as much.
  *
- * Nothing here talks to the broker, or raises an error: intake.c does what
+ * Nothing here talks to the broker, or raises an error: feed.c does what
  * cqrs_prefetch_next() says.
  *
  *-------------------------------------------------------------------------
