@@ -239,8 +239,9 @@ cqrs_redis_ask_ms(const CqrsConnection *connection)
 	if (wants)
 		return cqrs_until_within_ms(consumer->ask_at, CQRS_REDIS_RETRY_MS);
 	return consumer->queue == NULL ? -1 :
-		cqrs_until_after_ms(consumer->asked_at,
-							connection->owner.lease_ms / RENEWALS);
+		Max(cqrs_until_after_ms(consumer->asked_at,
+								connection->owner.lease_ms / RENEWALS),
+			cqrs_until_within_ms(consumer->ask_at, CQRS_REDIS_RETRY_MS));
 }
 
 void

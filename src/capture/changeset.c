@@ -248,6 +248,7 @@ cqrs_changeset_all_done(void)
 		targets[note->target].repeats = true;
 		cqrs_changeset_note(note->target, &note->tid);
 	}
+	kept = NIL;
 }
 
 void
@@ -407,10 +408,12 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 	caller = MemoryContextSwitchTo(context);
 	if (ntargets == targets_capacity)
 	{
-		targets_capacity = Max(4, targets_capacity * 2);
+		int			capacity = Max(4, targets_capacity * 2);
+
 		targets = targets == NULL ?
-			palloc(targets_capacity * sizeof(CqrsTarget)) :
-			repalloc(targets, targets_capacity * sizeof(CqrsTarget));
+			palloc(capacity * sizeof(CqrsTarget)) :
+			repalloc(targets, capacity * sizeof(CqrsTarget));
+		targets_capacity = capacity;
 	}
 	target = &targets[ntargets];
 	memset(target, 0, sizeof(*target));

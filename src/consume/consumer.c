@@ -84,6 +84,7 @@ typedef struct Consumer
 	bool		running;		/* cqrs.consumer says so */
 	bool		wary;
 	bytea	   *suspect;		/* of the last consumer; NULL: none */
+	bool		condemned;		/* the batch is that message, not to be tried */
 	bool		vetted;			/* wary: the batch may be tried */
 
 	bool		gave_up;		/* nothing could be committed */
@@ -201,6 +202,7 @@ consumer_turn(CqrsWorker *worker)
 	{
 		if (consumer->desk->seat == NULL)
 			leave(worker);
+		consumer->running = consumer->desk->seat->running;
 		cqrs_intake_configure(consumer->intake, consumer->desk->seat,
 							  consumer->desk->bindings);
 	}
@@ -370,7 +372,7 @@ begin_batch(Consumer *consumer)
 	consumer->last_tag = deliveries[n - 1]->tag;
 	consumer->redelivered = deliveries[0]->redelivered;
 	consumer->retried = false;
-	consumer->vetted = false;
+	consumer->vetted = consumer->condemned = false;
 	cqrs_batch_take(consumer->batch, deliveries, n);
 }
 
@@ -380,7 +382,7 @@ begin_retries(Consumer *consumer)
 	List	   *due = cqrs_desk_due(consumer->desk, consumer->wary);
 
 	consumer->retried = true;
-	consumer->vetted = false;
+	consumer->vetted = consumer->condemned = false;
 	if (due != NIL)
 		cqrs_batch_take_failed(consumer->batch, due);
 }
@@ -440,8 +442,7 @@ condemns(Consumer *consumer, Purpose purpose)
 		memcmp(digest, consumer->suspect, VARSIZE(digest)) != 0)
 		return false;
 	cqrs_batch_condemn(consumer->batch);
-	/* A user may have it tried again, once more. */
-	consumer->suspect = NULL;
+	consumer->condemned = true;
 	return true;
 }
 
@@ -489,6 +490,9 @@ end_batch(Consumer *consumer)
 		if (!consumer->redelivered)
 			cqrs_handled_turn();
 	}
+	/* A user may have it tried again, once more. */
+	if (consumer->condemned)
+		consumer->suspect = NULL;
 	cqrs_batch_clear(consumer->batch);
 }
 

@@ -46,6 +46,7 @@ static bool look_is_due(const CqrsDesk *desk);
 static bool purge_is_due(const CqrsDesk *desk);
 static void check_extension(const CqrsDesk *desk, uint32 calls);
 static bool turn_is_due(const CqrsDesk *desk);
+static long count_wait_ms(const CqrsDesk *desk);
 static void take_turn(CqrsDesk *desk);
 static void look(CqrsDesk *desk, uint32 calls);
 static void note_failure(CqrsDesk *desk, const ErrorData *error);
@@ -90,7 +91,8 @@ cqrs_desk_turn(CqrsDesk *desk)
 static bool
 turn_is_due(const CqrsDesk *desk)
 {
-	return look_is_due(desk) || desk->stale || purge_is_due(desk);
+	return look_is_due(desk) || desk->stale || purge_is_due(desk) ||
+		count_wait_ms(desk) == 0;
 }
 
 static void
@@ -109,7 +111,7 @@ take_turn(CqrsDesk *desk)
 	}
 	if (purge_is_due(desk))
 		purge(desk);
-	if (desk->stale)
+	if (desk->stale || count_wait_ms(desk) == 0)
 		look_at_failed(desk);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -195,7 +197,9 @@ cqrs_desk_wait_ms(const CqrsDesk *desk)
 {
 	if (turn_is_due(desk))
 		return cqrs_until_after_ms(desk->failed_at, FAILURE_INTERVAL_MS);
-	return cqrs_until_after_ms(desk->purged_at, PURGE_INTERVAL_MS);
+	return cqrs_sooner_ms(cqrs_until_after_ms(desk->purged_at,
+											  PURGE_INTERVAL_MS),
+						  count_wait_ms(desk));
 }
 
 /* Whether somebody has asked for a look, or replicas have changed. */
@@ -205,6 +209,14 @@ look_is_due(const CqrsDesk *desk)
 	return desk->reloaded ||
 		desk->calls != cqrs_worker_calls(desk->worker) ||
 		desk->generation != cqrs_replica_generation();
+}
+
+/* Milliseconds until failed messages are to be counted; -1: they were. */
+static long
+count_wait_ms(const CqrsDesk *desk)
+{
+	return desk->uncounted ?
+		cqrs_until_after_ms(desk->counted_at, COUNT_INTERVAL_MS) : -1;
 }
 
 static bool
@@ -258,12 +270,14 @@ static void
 look_at_failed(CqrsDesk *desk)
 {
 	desk->due_at = cqrs_failed_next_due();
+	desk->uncounted = desk->due_at != 0;
 	if (desk->due_at == 0)
 		desk->waiting = 0;
-	else if (cqrs_until_after_ms(desk->counted_at, COUNT_INTERVAL_MS) == 0)
+	else if (count_wait_ms(desk) == 0)
 	{
 		desk->waiting = cqrs_failed_count_waiting();
 		desk->counted_at = GetCurrentTimestamp();
+		desk->uncounted = false;
 	}
 	desk->stale = false;
 }

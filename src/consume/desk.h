@@ -27,6 +27,7 @@ typedef struct CqrsDesk
 	List	   *bindings;		/* what replicas need */
 
 	bool		stale;			/* the next three are to be read again */
+	bool		uncounted;		/* "waiting" was not */
 	TimestampTz due_at;			/* when a failed message is due; 0: never */
 	TimestampTz put_off_at;		/* when retries were put off; 0: are not */
 	TimestampTz failed_at;		/* when a turn has failed; 0: has not */

@@ -63,7 +63,7 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 	raised = (Max(marked, *epoch) >> RANDOM_BITS) + 1;
 	raised = raised << RANDOM_BITS |
 		(pg_prng_uint32(&pg_global_prng_state) & ((1 << RANDOM_BITS) - 1));
-	problem = cqrs_seat_set_epoch(raised, taking_over);
+	problem = cqrs_seat_set_epoch(queue, raised, taking_over);
 	if (problem != NULL)
 	{
 		/* Somebody may hold a lock, as cqrs_pause_consumer() does. */

@@ -397,7 +397,12 @@ from_tuple(Relation rel, HeapTuple tuple, bool with_body)
 	failed->received_at = DatumGetTimestampTz(values[FAILED_RECEIVED_AT - 1]);
 	failed->attempts = DatumGetInt32(values[FAILED_ATTEMPTS - 1]);
 	if (!nulls[FAILED_NEXT_TRY - 1])
+	{
+		/* A user may have set it to what means "none" here. */
 		failed->next_try = DatumGetTimestampTz(values[FAILED_NEXT_TRY - 1]);
+		if (failed->next_try == 0)
+			failed->next_try = 1;
+	}
 	failed->length = toast_raw_datum_size(values[FAILED_BODY - 1]) - VARHDRSZ;
 	if (with_body)
 	{

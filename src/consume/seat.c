@@ -55,8 +55,10 @@ enum
 };
 
 static const char *try_change(const int *columns, const NullableDatum *changes,
-							  int n);
-static void change(const int *columns, const NullableDatum *changes, int n);
+							  int n, const CqrsSeat *expected);
+static void change(const int *columns, const NullableDatum *changes, int n,
+				   const CqrsSeat *expected);
+static void check_row(const CqrsSeat *expected);
 static void write_row(Relation rel, const int *columns,
 					  const NullableDatum *changes, int n);
 static bool try_leave(void);
@@ -100,15 +102,19 @@ cqrs_seat_read(void)
 }
 
 const char *
-cqrs_seat_set_epoch(int64 epoch, bool taking_over)
+cqrs_seat_set_epoch(const char *queue, int64 epoch, bool taking_over)
 {
+	const CqrsSeat expected = {
+		.queue = unconstify(char *, queue),
+		.taking_over = taking_over
+	};
 	const int	columns[] = {SEAT_EPOCH, SEAT_TIMELINE};
 	NullableDatum changes[2] = {0};
 
 	changes[0].value = Int64GetDatum(epoch);
 	changes[1].value = Int32GetDatum((int32) GetWALInsertionTimeLine());
 	/* The timeline stays the one on which consuming began. */
-	return try_change(columns, changes, taking_over ? 2 : 1);
+	return try_change(columns, changes, taking_over ? 2 : 1, &expected);
 }
 
 const char *
@@ -118,7 +124,7 @@ cqrs_seat_set_running(void)
 	NullableDatum changes[1] = {0};
 
 	changes[0].value = BoolGetDatum(true);
-	return try_change(columns, changes, lengthof(columns));
+	return try_change(columns, changes, lengthof(columns), NULL);
 }
 
 /*
@@ -189,31 +195,32 @@ cqrs_seat_set_suspect(const bytea *digest)
 
 	changes[0].isnull = digest == NULL;
 	changes[0].value = PointerGetDatum(digest);
-	return try_change(columns, changes, lengthof(columns));
+	return try_change(columns, changes, lengthof(columns), NULL);
 }
 
 const char *
 cqrs_seat_probe(void)
 {
-	return try_change(NULL, NULL, 0);
+	return try_change(NULL, NULL, 0, NULL);
 }
 
 const char *
 cqrs_seat_delete(void)
 {
-	return try_change(NULL, NULL, -1);
+	return try_change(NULL, NULL, -1, NULL);
 }
 
 /* change(); returns its error, or NULL. */
 static const char *
-try_change(const int *columns, const NullableDatum *changes, int n)
+try_change(const int *columns, const NullableDatum *changes, int n,
+		   const CqrsSeat *expected)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	const char *volatile failure = NULL;
 
 	PG_TRY();
 	{
-		change(columns, changes, n);
+		change(columns, changes, n, expected);
 	}
 	PG_CATCH();
 	{
@@ -224,9 +231,13 @@ try_change(const int *columns, const NullableDatum *changes, int n)
 	return failure;
 }
 
-/* write_row(), in a transaction of its own. */
+/*
+ * write_row(), in a transaction of its own; with "expected", if the row has that
+ * queue, and cqrs_consume() was not called since.
+ */
 static void
-change(const int *columns, const NullableDatum *changes, int n)
+change(const int *columns, const NullableDatum *changes, int n,
+	   const CqrsSeat *expected)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Relation	rel;
@@ -238,12 +249,27 @@ change(const int *columns, const NullableDatum *changes, int n)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rel = table_open(cqrs_objects_get(false)->consumer,
 					 ShareRowExclusiveLock);
+	if (expected != NULL)
+		check_row(expected);
 	write_row(rel, columns, changes, n);
 	table_close(rel, NoLock);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	cqrs_worker_set_cancellable(false);
 	MemoryContextSwitchTo(caller);
+}
+
+/* The caller has the lock. */
+static void
+check_row(const CqrsSeat *expected)
+{
+	CqrsSeat   *seat = cqrs_seat_read();
+
+	if (seat == NULL || strcmp(seat->queue, expected->queue) != 0 ||
+		(seat->taking_over && !expected->taking_over))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("another queue is to be consumed, or the same anew")));
 }
 
 /*

@@ -37,12 +37,14 @@ extern CqrsSeat *cqrs_seat_read(void);
  * Write to the row, in a transaction of its own that is committed durably.
  * Nothing happens if there is no row.  An error is no end of the process, and is
  * returned as a text in the current context.  NULL: committed.  probe() changes
- * nothing.
+ * nothing.  set_epoch() fails if the row has another queue, or cqrs_consume() was
+ * called since it was read.
  */
 extern const char *cqrs_seat_delete(void);
 extern const char *cqrs_seat_set_running(void);
 extern const char *cqrs_seat_set_suspect(const bytea *digest);
-extern const char *cqrs_seat_set_epoch(int64 epoch, bool taking_over);
+extern const char *cqrs_seat_set_epoch(const char *queue, int64 epoch,
+									   bool taking_over);
 extern const char *cqrs_seat_probe(void);
 
 /*

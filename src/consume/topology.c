@@ -196,6 +196,7 @@ cqrs_topology_apply(CqrsTopology *topology, const CqrsTransport *transport,
 	ListCell   *lc;
 
 	topology->refused = false;
+	topology->due = true;
 	/* Without the queue nothing can be consumed, so a refusal is a failure. */
 	if (!make(topology, transport, connection, NIL, failure) ||
 		(owner && !remove_old(topology, transport, connection, failure)))

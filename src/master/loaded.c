@@ -7,13 +7,15 @@
  * tables into a database that has the triggers already.  The order depends on
  * the names of schemas.  Restored rows are not changes.  So if a session
  * writes a master by COPY or INSERT, it is taken for a restore: until the
- * session ends, that master sends none of its changes.  Our own functions
+ * session ends, that master sends none of its changes, unless the write is rolled
+ * back.  Our own functions
  * write to cqrs.master directly, which fires no trigger (master.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -28,8 +30,21 @@
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_loaded);
 
-/* cqrs_ids, char *, in TopMemoryContext */
+/* A master, in TopMemoryContext. */
+typedef struct Loaded
+{
+	SubTransactionId subid;		/* that wrote it; 0: it is committed */
+	char		cqrs_id[FLEXIBLE_ARRAY_MEMBER];
+} Loaded;
+
 static List *loaded = NIL;
+static bool registered = false;
+
+static void add(const char *cqrs_id);
+static void end_transaction(XactEvent event, void *arg);
+static void end_subtransaction(SubXactEvent event, SubTransactionId subid,
+							   SubTransactionId parent, void *arg);
+static void settle(SubTransactionId first, SubTransactionId parent, bool aborts);
 
 /* AFTER INSERT FOR EACH ROW on cqrs.master */
 Datum
@@ -58,12 +73,7 @@ cqrs_trigger_loaded(PG_FUNCTION_ARGS)
 	cqrs_id = SPI_getvalue(data->tg_trigtuple, desc,
 						   SPI_fnumber(desc, "cqrs_id"));
 	if (!cqrs_loaded_has(cqrs_id))
-	{
-		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-
-		loaded = lappend(loaded, pstrdup(cqrs_id));
-		MemoryContextSwitchTo(caller);
-	}
+		add(cqrs_id);
 
 	/* Other sessions may have cached that the table has no masters. */
 	relid = DatumGetObjectId(SPI_getbinval(data->tg_trigtuple, desc,
@@ -87,8 +97,83 @@ cqrs_loaded_has(const char *cqrs_id)
 
 	foreach(lc, loaded)
 	{
-		if (strcmp(lfirst(lc), cqrs_id) == 0)
+		if (strcmp(((Loaded *) lfirst(lc))->cqrs_id, cqrs_id) == 0)
 			return true;
 	}
 	return false;
+}
+
+void
+cqrs_loaded_forget(const char *cqrs_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, loaded)
+	{
+		Loaded	   *master = lfirst(lc);
+
+		if (strcmp(master->cqrs_id, cqrs_id) != 0)
+			continue;
+		loaded = foreach_delete_current(loaded, lc);
+		pfree(master);
+	}
+}
+
+static void
+add(const char *cqrs_id)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	Size		length = strlen(cqrs_id) + 1;
+	Loaded	   *master = palloc(offsetof(Loaded, cqrs_id) + length);
+
+	master->subid = GetCurrentSubTransactionId();
+	memcpy(master->cqrs_id, cqrs_id, length);
+	loaded = lappend(loaded, master);
+	MemoryContextSwitchTo(caller);
+	if (!registered)
+	{
+		RegisterXactCallback(end_transaction, NULL);
+		RegisterSubXactCallback(end_subtransaction, NULL);
+		registered = true;
+	}
+}
+
+static void
+end_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE ||
+		event == XACT_EVENT_ABORT)
+		settle(TopSubTransactionId, InvalidSubTransactionId,
+			   event == XACT_EVENT_ABORT);
+}
+
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId subid,
+				   SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+		settle(subid, parent, event == SUBXACT_EVENT_ABORT_SUB);
+}
+
+/*
+ * A subtransaction ends, and those within it have ended: what they wrote is
+ * gone, or is the parent's.
+ */
+static void
+settle(SubTransactionId first, SubTransactionId parent, bool aborts)
+{
+	ListCell   *lc;
+
+	foreach(lc, loaded)
+	{
+		Loaded	   *master = lfirst(lc);
+
+		if (master->subid < first)
+			continue;
+		master->subid = parent;
+		if (!aborts)
+			continue;
+		loaded = foreach_delete_current(loaded, lc);
+		pfree(master);
+	}
 }

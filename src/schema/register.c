@@ -47,6 +47,7 @@
 #include "compose/key_type.h"
 #include "define/name.h"
 #include "define/rights.h"
+#include "master/loaded.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "master/relation.h"
@@ -133,6 +134,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	cqrs_triggers_create(relid);
 	cqrs_triggers_enable(&row);
 	cqrs_master_insert(&row);
+	cqrs_loaded_forget(row.cqrs_id);
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 	begin_capture(relid);

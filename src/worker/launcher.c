@@ -7,7 +7,8 @@
  * in a database can find out whether the database has the extension.  So when
  * the launcher starts, and when databases are created or dropped, it sends a
  * publisher into each database that it does not know.  A publisher that finds
- * no extension leaves at once.  From then on backends ask for workers (CREATE
+ * no extension leaves at once; after one that fails before it knows, another one
+ * is sent.  From then on backends ask for workers (CREATE
  * EXTENSION, or a commit that finds none) by a flag in shared memory
  * (roster.h) and the launcher's latch.
  *
@@ -51,8 +52,8 @@
 #define CLOSED_DELAY_MS		5000
 /* The lack of a free worker slot is logged at most once in this time. */
 #define WARN_INTERVAL_MS	60000
-/* The most databases that are probed at the same time. */
-#define MAX_PROBES			4
+/* Delay before a database is probed again, when a probe has failed. */
+#define PROBE_DELAY_MS		10000
 
 /* A kind of worker in a database, as this launcher knows it. */
 typedef struct Team
@@ -67,6 +68,7 @@ typedef struct Database
 {
 	Oid			dboid;
 	bool		probe;			/* may not have the extension */
+	bool		probe_failed;	/* the last one, and it is to be tried again */
 	Team		teams[CQRS_NWORKERKINDS];
 } Database;
 
@@ -82,6 +84,7 @@ static void look_at_databases(void);
 static List *read_slots(void);
 static void forget_databases(List *existing, List *occupied);
 static void adopt_slots(void);
+static void take_failed_probes(void);
 static bool is_wanted(int slot);
 static Database *find_database(Oid dboid);
 static Database *add_database(Oid dboid, bool probe);
@@ -143,6 +146,7 @@ cqrs_launcher_main(Datum arg)
 		if (take_rescan())
 			look_at_databases();
 		adopt_slots();
+		take_failed_probes();
 		delay_ms = start_workers();
 
 		(void) WaitLatch(MyLatch,
@@ -268,6 +272,23 @@ adopt_slots(void)
 	LWLockRelease(cqrs_slot_lock);
 }
 
+/* Note the probes that have failed since the last call. */
+static void
+take_failed_probes(void)
+{
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < CQRS_MAX_PROBES; i++)
+	{
+		Oid		   *dboid = &cqrs_roster_server->failed_probes[i];
+		Database   *database = find_database(*dboid);
+
+		if (database != NULL)
+			database->probe_failed = true;
+		*dboid = InvalidOid;
+	}
+	LWLockRelease(cqrs_slot_lock);
+}
+
 /* Whether a worker of any kind is wanted in a database. */
 static bool
 is_wanted(int slot)
@@ -350,7 +371,7 @@ start_due(CqrsWorkerKind kind, int number, int *nprobes)
 		delay_ms = start_delay_ms(database, kind, number);
 		if (delay_ms < 0)
 			continue;
-		if (is_probe(database) && *nprobes >= MAX_PROBES)
+		if (is_probe(database) && *nprobes >= CQRS_MAX_PROBES)
 			delay_ms = RESTART_DELAY_MS;
 		if (delay_ms == 0 && !cqrs_databases_is_open(database->dboid))
 			delay_ms = CLOSED_DELAY_MS;
@@ -469,29 +490,33 @@ is_running(Database *database, CqrsWorkerKind kind, int number)
 
 /*
  * The delay before a worker is started: 0 if none, -1 if it is not wanted.  A
- * database is probed once, by a publisher.
+ * database is probed by a publisher, until that does not fail.
  */
 static long
 start_delay_ms(const Database *database, CqrsWorkerKind kind, int number)
 {
 	int			slot = cqrs_slot_find(database->dboid);
 	TimestampTz started_at = database->teams[kind].started_at[number];
-	bool		wanted = kind == CQRS_WORKER_PUBLISHER && number == 0 &&
-	database->probe && started_at == 0;
-	long		delay_ms = started_at == 0 ? 0 :
-	cqrs_until_after_ms(started_at, RESTART_DELAY_MS);
+	bool		probe = kind == CQRS_WORKER_PUBLISHER && number == 0 &&
+	database->probe && (started_at == 0 || database->probe_failed);
+	bool		wanted = probe;
+	long		hold_ms = 0;
+	long		delay_ms = 0;
 
 	if (slot >= 0)
 	{
 		LWLockAcquire(cqrs_slot_lock, LW_SHARED);
+		probe = probe && !cqrs_rosters[slot].kinds[kind].wanted;
 		wanted = (wanted || cqrs_rosters[slot].kinds[kind].wanted) &&
 			database->teams[kind].settled;
-		delay_ms = Max(delay_ms,
-					   cqrs_until_within_ms(cqrs_rosters[slot].hold_until,
-											CQRS_HOLD_MS));
+		hold_ms = cqrs_until_within_ms(cqrs_rosters[slot].hold_until,
+									   CQRS_HOLD_MS);
 		LWLockRelease(cqrs_slot_lock);
 	}
-	return wanted ? delay_ms : -1;
+	if (started_at != 0)
+		delay_ms = cqrs_until_after_ms(started_at, probe ? PROBE_DELAY_MS :
+									   RESTART_DELAY_MS);
+	return wanted ? Max(delay_ms, hold_ms) : -1;
 }
 
 /* Ask the postmaster for a worker.  False if no background worker is free. */
@@ -520,6 +545,7 @@ start_worker(Database *database, CqrsWorkerKind kind, int number)
 
 	caller = MemoryContextSwitchTo(TopMemoryContext);
 	team->started_at[number] = GetCurrentTimestamp();
+	database->probe_failed = false;
 	if (!RegisterDynamicBackgroundWorker(&worker, &team->handles[number]))
 	{
 		team->handles[number] = NULL;

@@ -59,6 +59,8 @@ static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
 static volatile sig_atomic_t given_up = false;
 static volatile sig_atomic_t failing = false;
+static bool probing = true;		/* whether the database has the extension is
+								 * not known yet */
 static bool finishing = false;
 static char *database = NULL;	/* its name; before it is changed, workers
 								 * leave */
@@ -73,6 +75,7 @@ static void handle_sigint(SIGNAL_ARGS);
 static void give_up(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
+static void report_probe(int code, Datum dboid);
 static uint32 count_settings(int slot);
 static void add_context(void *arg);
 static Oid	find_extension(void);
@@ -92,6 +95,7 @@ cqrs_worker_main(Datum dboid)
 												sizeof(CqrsWorker));
 	ErrorContextCallback context;
 	int			extra[2];
+	bool		attached;
 
 	memcpy(extra, MyBgworkerEntry->bgw_extra, sizeof(extra));
 	worker->kind = extra[0];
@@ -104,9 +108,12 @@ cqrs_worker_main(Datum dboid)
 	pin_settings(cqrs_kind_class(worker->kind));
 	worker->slot = cqrs_slot_find(DatumGetObjectId(dboid));
 	resettled = count_settings(worker->slot);
+	before_shmem_exit(report_probe, dboid);
 	connect_database(DatumGetObjectId(dboid));
 
-	if (!attach(worker))
+	attached = attach(worker);
+	probing = false;
+	if (!attached)
 		proc_exit(0);
 	cqrs_error_context_push(&context, add_context, worker);
 
@@ -399,6 +406,14 @@ attach(CqrsWorker *worker)
 		return false;
 	resettled = changes;
 	return true;
+}
+
+/* Exit callback. */
+static void
+report_probe(int code, Datum dboid)
+{
+	if (probing)
+		cqrs_roster_probe_failed(DatumGetObjectId(dboid));
 }
 
 /* Changes of the settings of a database, by its slot; -1: of any database. */

@@ -156,6 +156,21 @@ wait_published($node);
 is(scalar(drain_queue($broker, 'replica')),
 	500, 'a restart drains the backlog');
 
+# A publisher fails before it knows whether there is an extension.
+my $size = -s $node->logfile;
+query(q{BEGIN; LOCK TABLE pg_extension; PREPARE TRANSACTION 'locked'});
+$node->restart;
+ok( RabbitMQ->poll_until(
+		sub {
+			slurp_file($node->logfile, $size) =~
+			  /canceling statement due to lock timeout/;
+		},
+		60),
+	'a publisher cannot find out whether there is an extension');
+query(q{ROLLBACK PREPARED 'locked'});
+wait_for_publishers('postgres', 1);
+pass('another one does');
+
 # No room for a worker.  PostgreSQL's own launchers take one of them.
 my $offset = -s $node->logfile;
 query('ALTER SYSTEM SET max_worker_processes = 2');

@@ -33,7 +33,14 @@ close $fh or die "could not write $script: $!";
 my $LATER = '1.0.2test';
 my $other = "$sharedir/extension/cqrs--$NEXT--$LATER.sql";
 append_to_file($other, "ALTER TABLE cqrs.master ADD COLUMN later text;\n");
-END { unlink $script, $other if $installed }
+
+# One more, and the way back.
+my $MOVED = '1.0.3test';
+my $there = "$sharedir/extension/cqrs--$NEXT--$MOVED.sql";
+append_to_file($there, "ALTER TABLE cqrs.parked RENAME TO moved;\n");
+my $back = "$sharedir/extension/cqrs--$MOVED--$NEXT.sql";
+append_to_file($back, "ALTER TABLE cqrs.moved RENAME TO parked;\n");
+END { unlink $script, $other, $there, $back if $installed }
 
 my $broker = RabbitMQ->new('upgrade');
 $broker->start;
@@ -95,6 +102,21 @@ is_deeply(
 	$messages[3]{body}{previous_data},
 	{ name => 'Carl' },
 	'with previous values');
+
+# A publisher that starts with other objects fails; they become what it needs.
+$node->safe_psql('postgres', "ALTER EXTENSION cqrs UPDATE TO '$MOVED'");
+my $size = -s $node->logfile;
+$node->restart;
+ok( RabbitMQ->poll_until(
+		sub {
+			return slurp_file($node->logfile, $size) =~
+			  /do not match the loaded library/;
+		},
+		60),
+	'the publisher notices at its start');
+$node->safe_psql('postgres', "ALTER EXTENSION cqrs UPDATE TO '$NEXT'");
+wait_for_stats($node, 'pid IS NOT NULL');
+pass('and starts when the objects have been updated');
 
 # Objects of a version that the library is not made for.
 $node->safe_psql('postgres', "ALTER EXTENSION cqrs UPDATE TO '$LATER'");

@@ -363,10 +363,31 @@ is( query(
 	"7001|\n7002|t",
 	'the function "retry" gives up, or gives the delay');
 
+# A time that the consumer takes for none.
+my $before =
+  query(q{SELECT attempts FROM cqrs.failed WHERE instance_pk = '7002'});
+query(
+	q{UPDATE cqrs.failed SET next_try = '2000-01-01 00:00+00' WHERE instance_pk = '7002';
+	SELECT pg_reload_conf()});
+wait_for(
+	qq{SELECT attempts > $before FROM cqrs.failed WHERE instance_pk = '7002'}
+);
+pass('a message whose next try is set to the year 2000 is tried');
+
 # cqrs.max_failed (decision 13).
 $node->append_conf('postgresql.conf', 'cqrs.max_failed = 3');
 $node->reload;
 send_all(map { message('SAVE', 'author', $_, 0, name => 'bad') } 7003, 7004);
+wait_consumer($node, 'postgres', 'full');
+query(
+	q{DELETE FROM cqrs.failed WHERE instance_pk = '7003'; SELECT cqrs_retry_failed()}
+);
+send_all(message('SAVE', 'author', 7006, 0, name => 'good'));
+ok( RabbitMQ->poll_until(
+		sub { query('SELECT count(*) FROM author WHERE id = 7006') == 1 }, 20
+	),
+	'consuming goes on soon when there is room for one');
+send_all(message('SAVE', 'author', 7003, 0, name => 'bad'));
 wait_consumer($node, 'postgres', 'full');
 send_all(message('SAVE', 'author', 7005, 0, name => 'good'));
 is($broker->queue_length('shop'), 1, 'the broker keeps the rest');

@@ -191,8 +191,31 @@ $node->poll_query_until('shop',
 	'SELECT prefetch > 1 FROM cqrs.consumer_stats');
 is(replica('SELECT suspect IS NULL FROM cqrs.consumer'),
 	't', 'then the consumer is not wary any more');
+
+# Such a message cannot be kept, and then its connection is cut.
+replica(
+	q{BEGIN; LOCK TABLE cqrs.failed IN SHARE MODE; PREPARE TRANSACTION 'failed'}
+);
+my $offset = -s $node->logfile;
+master(q{INSERT INTO author VALUES (4000, 'crash')});
+wait_consumer($node, 'shop', 'errors > 2');
+my ($connected_at, $errors) = split /\|/,
+  replica('SELECT connected_at, errors FROM cqrs.consumer_stats');
+$broker->ctl('close_all_connections', 'test');
+wait_consumer($node, 'shop',
+	"connected_at > '$connected_at' AND errors > $errors + 2");
+replica(q{COMMIT PREPARED 'failed'});
+$node->poll_query_until('shop',
+	q{SELECT count(*) = 1 FROM cqrs.dead_letters WHERE instance_pk = '4000'})
+  or BAIL_OUT('the message is not kept');
+is( scalar(
+		() =
+		  slurp_file($node->logfile, $offset) =~
+		  /was terminated by signal 9/g),
+	2,
+	'a message that was found is not tried again before it is a dead letter');
 replica('DROP FUNCTION crash() CASCADE; SELECT cqrs_retry_failed()');
-$node->poll_query_until('shop', 'SELECT count(*) = 3000 FROM author');
+$node->poll_query_until('shop', 'SELECT count(*) = 3001 FROM author');
 
 # The queue is deleted (decision 3).
 $broker->ctl('delete_queue', 'shop');

@@ -116,7 +116,8 @@ $copy = copy('copy2');
 $broker->ctl('set_permissions', 'guest', '.*', '^shop$', '.*');
 $node->restart;
 wait_consumer($node, 'postgres',
-	q{state = 'consuming' AND last_error LIKE 'could not write the mark%403%'});
+	q{state = 'consuming' AND last_error LIKE 'could not write the mark%403%'}
+);
 $node->stop;
 $broker->ctl('set_permissions', 'guest', '.*', '.*', '.*');
 $copy->start;
