@@ -21,11 +21,15 @@ DUPLICATES = ["Received duplicate CQRS data", "Wrong CQRS sync order",
 
 class Writers:
     """Threads that go on changing rows, by Django and by SQL, until they are
-    stopped at the end of `with`."""
+    stopped at the end of `with`.  None is far ahead of another: SQL alone would
+    send more than a replica in Django takes in minutes."""
+
+    AHEAD = 20
 
     def __init__(self, *ones):
         ones = ones or (self.django, self.django, self.sql)
-        self.stop = threading.Event()
+        self.changed = threading.Condition()
+        self.stopped = False
         self.errors = []
         self.counts = [0] * len(ones)
         self.threads = [
@@ -39,7 +43,9 @@ class Writers:
         return self
 
     def __exit__(self, *_):
-        self.stop.set()
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
         for thread in self.threads:
             thread.join()
 
@@ -48,14 +54,26 @@ class Writers:
         connection = psycopg2.connect(dbname="master")
         connection.autocommit = True
         try:
-            while not self.stop.is_set():
+            while self.may_go_on(number):
                 one(source, connection.cursor())
-                self.counts[number] += 1
+                with self.changed:
+                    self.counts[number] += 1
+                    self.changed.notify_all()
         except Exception as error:
-            self.errors.append(error)
+            with self.changed:
+                self.errors.append(error)
+                self.changed.notify_all()
         finally:
             connections.close_all()
             connection.close()
+
+    def may_go_on(self, number):
+        """Waits for writers that are behind; false at the end."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: self.stopped or self.errors or
+                self.counts[number] < min(self.counts) + self.AHEAD)
+            return not (self.stopped or self.errors)
 
     def go_on(self):
         """Waits until each writer has made some more changes."""

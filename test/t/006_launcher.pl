@@ -158,7 +158,7 @@ is(scalar(drain_queue($broker, 'replica')),
 
 # A publisher fails before it knows whether there is an extension.
 my $size = -s $node->logfile;
-query(q{BEGIN; LOCK TABLE pg_extension; PREPARE TRANSACTION 'locked'});
+query(q{BEGIN; LOCK TABLE pg_depend; PREPARE TRANSACTION 'locked'});
 $node->restart;
 ok( RabbitMQ->poll_until(
 		sub {
