@@ -384,7 +384,7 @@ query(
 );
 send_all(message('SAVE', 'author', 7006, 0, name => 'good'));
 ok( RabbitMQ->poll_until(
-		sub { query('SELECT count(*) FROM author WHERE id = 7006') == 1 }, 20
+		sub { query('SELECT count(*) FROM author WHERE id = 7006') == 1 }, 40
 	),
 	'consuming goes on soon when there is room for one');
 send_all(message('SAVE', 'author', 7003, 0, name => 'bad'));

@@ -197,7 +197,15 @@ replica(
 	q{BEGIN; LOCK TABLE cqrs.failed IN SHARE MODE; PREPARE TRANSACTION 'failed'}
 );
 my $offset = -s $node->logfile;
-master(q{INSERT INTO author VALUES (4000, 'crash')});
+
+# The crash can end the session that writes.
+$node->psql('postgres', q{INSERT INTO author VALUES (4000, 'crash')});
+RabbitMQ->poll_until(
+	sub {
+		(() = slurp_file($node->logfile, $offset) =~
+			  /was terminated by signal 9/g) >= 2;
+	},
+	180) or BAIL_OUT('the server does not crash twice');
 wait_consumer($node, 'shop', 'errors > 2');
 my $errors = replica('SELECT errors FROM cqrs.consumer_stats');
 $broker->ctl('close_all_connections', 'test');
