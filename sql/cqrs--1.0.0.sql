@@ -1331,7 +1331,7 @@ BEGIN
 			remedy := 'check the broker; the consumer drops the queue as soon as it is connected';
 			IF consumer.state = 'standing by' THEN
 				status := 'error';
-				detail := format('the queue "%s" is not dropped, because another database consumes it, last error: %s',
+				detail := format('the queue "%s" is not dropped, because another consumer has it, last error: %s',
 					consumer.queue, consumer.last_error);
 				remedy := 'SELECT cqrs_stop_consuming(), and drop the queue where it is consumed';
 			END IF;

@@ -203,6 +203,8 @@ consumer_turn(CqrsWorker *worker)
 		if (consumer->desk->seat == NULL)
 			leave(worker);
 		consumer->running = consumer->desk->seat->running;
+		if (consumer->desk->seat->taking_over)
+			consumer->dropped = false;
 		cqrs_intake_configure(consumer->intake, consumer->desk->seat,
 							  consumer->desk->bindings);
 	}

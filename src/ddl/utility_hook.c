@@ -47,9 +47,8 @@ typedef enum Followup
 {
 	FOLLOWUP_NONE,
 	FOLLOWUP_WAKE_NOW,			/* the publishers */
-	FOLLOWUP_WAKE_AT_COMMIT,	/* if the database has a slot */
-	FOLLOWUP_WANT_AT_COMMIT,	/* and has one from now on */
-	FOLLOWUP_RESCAN				/* the databases, at commit */
+	FOLLOWUP_WAKE_AT_COMMIT,
+	FOLLOWUP_RESCAN				/* the databases, and probe, at commit */
 } Followup;
 
 static ProcessUtility_hook_type previous_hook;
@@ -168,10 +167,10 @@ followup_of(Node *parsetree)
 			return FOLLOWUP_NONE;
 
 		case T_AlterExtensionStmt:
-			/* Workers may have failed, because the library is newer. */
+			/* Probes may have failed, because the library is newer. */
 			if (strcmp(castNode(AlterExtensionStmt, parsetree)->extname,
 					   "cqrs") == 0)
-				return FOLLOWUP_WANT_AT_COMMIT;
+				return FOLLOWUP_RESCAN;
 			return FOLLOWUP_NONE;
 
 		default:
@@ -214,8 +213,6 @@ after_utility(Followup followup)
 		return;
 	if (followup == FOLLOWUP_RESCAN)
 		cqrs_wake_rescan_at_commit();
-	else if (followup == FOLLOWUP_WANT_AT_COMMIT)
-		cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
 	else if (cqrs_slot_find(MyDatabaseId) < 0)
 		return;
 	else if (followup == FOLLOWUP_WAKE_NOW)

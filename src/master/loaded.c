@@ -126,16 +126,16 @@ add(const char *cqrs_id)
 	Size		length = strlen(cqrs_id) + 1;
 	Loaded	   *master = palloc(offsetof(Loaded, cqrs_id) + length);
 
-	master->subid = GetCurrentSubTransactionId();
-	memcpy(master->cqrs_id, cqrs_id, length);
-	loaded = lappend(loaded, master);
-	MemoryContextSwitchTo(caller);
 	if (!registered)
 	{
 		RegisterXactCallback(end_transaction, NULL);
 		RegisterSubXactCallback(end_subtransaction, NULL);
 		registered = true;
 	}
+	master->subid = GetCurrentSubTransactionId();
+	memcpy(master->cqrs_id, cqrs_id, length);
+	loaded = lappend(loaded, master);
+	MemoryContextSwitchTo(caller);
 }
 
 static void

@@ -23,6 +23,15 @@
 
 #include "worker/databases.h"
 
+/* Of a database whose DROP was interrupted; 15.0 has no name for it. */
+#define INVALID_LIMIT	(-2)
+
+static bool
+may_connect(Form_pg_database form)
+{
+	return form->datallowconn && form->datconnlimit != INVALID_LIMIT;
+}
+
 List *
 cqrs_databases_read(List **connectable)
 {
@@ -43,7 +52,7 @@ cqrs_databases_read(List **connectable)
 		MemoryContext transaction = MemoryContextSwitchTo(caller);
 
 		existing = lappend_oid(existing, form->oid);
-		if (form->datallowconn && !form->datistemplate)
+		if (may_connect(form) && !form->datistemplate)
 			*connectable = lappend_oid(*connectable, form->oid);
 		MemoryContextSwitchTo(transaction);
 	}
@@ -72,7 +81,7 @@ cqrs_databases_is_open(Oid dboid)
 							  criticalSharedRelcachesBuilt, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	open = HeapTupleIsValid(tuple) &&
-		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+		may_connect((Form_pg_database) GETSTRUCT(tuple));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();

@@ -52,8 +52,12 @@
 #define CLOSED_DELAY_MS		5000
 /* The lack of a free worker slot is logged at most once in this time. */
 #define WARN_INTERVAL_MS	60000
-/* Delay before a database is probed again, when a probe has failed. */
+/*
+ * Delay before a database is probed again, when a probe has failed; twice as
+ * long after each further failure, so many times.
+ */
 #define PROBE_DELAY_MS		10000
+#define PROBE_DELAY_DOUBLED	6
 
 /* A kind of worker in a database, as this launcher knows it. */
 typedef struct Team
@@ -69,6 +73,7 @@ typedef struct Database
 	Oid			dboid;
 	bool		probe;			/* may not have the extension */
 	bool		probe_failed;	/* the last one, and it is to be tried again */
+	int			failures;		/* of probes, so far */
 	Team		teams[CQRS_NWORKERKINDS];
 } Database;
 
@@ -84,7 +89,8 @@ static void look_at_databases(void);
 static List *read_slots(void);
 static void forget_databases(List *existing, List *occupied);
 static void adopt_slots(void);
-static void take_failed_probes(void);
+static bool take_failed_probes(void);
+static void hurry_probes(void);
 static bool is_wanted(int slot);
 static Database *find_database(Oid dboid);
 static Database *add_database(Oid dboid, bool probe);
@@ -136,6 +142,7 @@ cqrs_launcher_main(Datum arg)
 	while (!ShutdownRequestPending)
 	{
 		long		delay_ms;
+		bool		look;
 
 		if (ConfigReloadPending)
 		{
@@ -143,10 +150,15 @@ cqrs_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
+		look = take_failed_probes();
 		if (take_rescan())
+		{
+			hurry_probes();
+			look = true;
+		}
+		if (look)
 			look_at_databases();
 		adopt_slots();
-		take_failed_probes();
 		delay_ms = start_workers();
 
 		(void) WaitLatch(MyLatch,
@@ -272,10 +284,15 @@ adopt_slots(void)
 	LWLockRelease(cqrs_slot_lock);
 }
 
-/* Note the probes that have failed since the last call. */
-static void
+/*
+ * Note the probes that have failed since the last call, because their databases
+ * are gone, perhaps.  Returns whether there were any.
+ */
+static bool
 take_failed_probes(void)
 {
+	bool		any = false;
+
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < CQRS_MAX_PROBES; i++)
 	{
@@ -283,10 +300,29 @@ take_failed_probes(void)
 		Database   *database = find_database(*dboid);
 
 		if (database != NULL)
+		{
 			database->probe_failed = true;
+			database->failures++;
+			any = true;
+		}
 		*dboid = InvalidOid;
 	}
 	LWLockRelease(cqrs_slot_lock);
+	return any;
+}
+
+/* Probes that have failed may succeed now. */
+static void
+hurry_probes(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+
+		database->failures = Min(database->failures, 1);
+	}
 }
 
 /* Whether a worker of any kind is wanted in a database. */
@@ -513,9 +549,12 @@ start_delay_ms(const Database *database, CqrsWorkerKind kind, int number)
 									   CQRS_HOLD_MS);
 		LWLockRelease(cqrs_slot_lock);
 	}
-	if (started_at != 0)
-		delay_ms = cqrs_until_after_ms(started_at, probe ? PROBE_DELAY_MS :
-									   RESTART_DELAY_MS);
+	if (started_at != 0 && probe)
+		delay_ms = cqrs_until_after_ms(started_at,
+									   PROBE_DELAY_MS << Min(database->failures - 1,
+															 PROBE_DELAY_DOUBLED));
+	else if (started_at != 0)
+		delay_ms = cqrs_until_after_ms(started_at, RESTART_DELAY_MS);
 	return wanted ? Max(delay_ms, hold_ms) : -1;
 }
 

@@ -180,9 +180,11 @@ cqrs_roster_probe_failed(Oid dboid)
 	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < CQRS_MAX_PROBES; i++)
 	{
-		if (OidIsValid(cqrs_roster_server->failed_probes[i]))
+		Oid		   *failed = &cqrs_roster_server->failed_probes[i];
+
+		if (OidIsValid(*failed) && *failed != dboid)
 			continue;
-		cqrs_roster_server->failed_probes[i] = dboid;
+		*failed = dboid;
 		break;
 	}
 	cqrs_roster_wake_launcher();

@@ -76,7 +76,8 @@ typedef struct CqrsRoster
 typedef struct CqrsRosterServer
 {
 	Latch	   *launcher;		/* NULL when there is none */
-	bool		rescan;			/* the set of databases has changed */
+	bool		rescan;			/* the set of databases has changed, or what
+								 * probes find there */
 	Oid			failed_probes[CQRS_MAX_PROBES]; /* InvalidOid: none */
 	pg_atomic_uint32 resettled; /* changes of settings of any database */
 } CqrsRosterServer;

@@ -412,7 +412,7 @@ attach(CqrsWorker *worker)
 static void
 report_probe(int code, Datum dboid)
 {
-	if (probing)
+	if (probing && here->kind == CQRS_WORKER_PUBLISHER && here->number == 0)
 		cqrs_roster_probe_failed(DatumGetObjectId(dboid));
 }
 

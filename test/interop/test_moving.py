@@ -21,10 +21,10 @@ DUPLICATES = ["Received duplicate CQRS data", "Wrong CQRS sync order",
 
 class Writers:
     """Threads that go on changing rows, by Django and by SQL, until they are
-    stopped at the end of `with`.  None is far ahead of another: SQL alone would
-    send more than a replica in Django takes in minutes."""
+    stopped at the end of `with`.  SQL is not ahead of a slow Django without end: a
+    replica in Django would not take in minutes what is sent."""
 
-    AHEAD = 20
+    MOST, TIMES = 300, 30
 
     def __init__(self, *ones):
         ones = ones or (self.django, self.django, self.sql)
@@ -72,7 +72,7 @@ class Writers:
         with self.changed:
             self.changed.wait_for(
                 lambda: self.stopped or self.errors or
-                self.counts[number] < min(self.counts) + self.AHEAD)
+                self.counts[number] < self.MOST + self.TIMES * min(self.counts))
             return not (self.stopped or self.errors)
 
     def go_on(self):
