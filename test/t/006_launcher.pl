@@ -163,7 +163,7 @@ $node->restart;
 ok( RabbitMQ->poll_until(
 		sub {
 			slurp_file($node->logfile, $size) =~
-			  /canceling statement due to lock timeout/;
+			  /ready to accept connections.*canceling statement due to lock timeout/s;
 		},
 		60),
 	'a publisher cannot find out whether there is an extension');

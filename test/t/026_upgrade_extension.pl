@@ -110,7 +110,7 @@ $node->restart;
 ok( RabbitMQ->poll_until(
 		sub {
 			return slurp_file($node->logfile, $size) =~
-			  /do not match the loaded library/;
+			  /ready to accept connections.*do not match the loaded library/s;
 		},
 		60),
 	'the publisher notices at its start');
