@@ -3,26 +3,16 @@
  * launcher.c
  *	  The process that keeps workers in each database that needs them.
  *
- * The launcher is connected to no database, so it pins none.  Only a process
- * in a database can find out whether the database has the extension.  So when
- * the launcher starts, and when databases are created or dropped, it sends a
- * publisher into each database that it does not know.  A publisher that finds
- * no extension leaves at once; after one that fails before it knows, another one
- * is sent.  From then on backends ask for workers (CREATE
+ * The launcher is connected to no database, so it pins none.  When it starts,
+ * and when databases are created or dropped, it has a publisher look into each
+ * database that it does not know (discovery.h).  From then on backends ask for workers (CREATE
  * EXTENSION, or a commit that finds none) by a flag in shared memory
  * (roster.h) and the launcher's latch.
  *
- * The number of workers of a kind in a database is a setting of the kind's
- * class, such as cqrs.publishers.  It decides which worker has which work, so
- * all workers must have the same number.  When the setting has changed, they
- * are asked to end; the new number becomes current when none of them is left,
- * and then new ones are started.
- *
- * A worker that ends is started again after RESTART_DELAY_MS, unless it has
- * reported that it is not wanted any more.  The postmaster signals the end of
- * workers that this launcher has started.  Workers that an earlier launcher
- * has started set the launcher's latch themselves.  The launcher sleeps on its
- * latch, with a timeout only if something is to be started later.
+ * The postmaster signals the end of workers that this launcher has started.
+ * Workers that an earlier launcher has started set the launcher's latch
+ * themselves.  The launcher sleeps on its latch, with a timeout only if
+ * something is to be started later.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,53 +25,30 @@
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "base/slot.h"
 #include "base/timing.h"
 #include "worker/databases.h"
+#include "worker/discovery.h"
 #include "worker/launcher.h"
 #include "worker/roster.h"
+#include "worker/team.h"
 
-/* Delay before a worker that has ended is started again. */
-#define RESTART_DELAY_MS	1000
 /* Delay before the next attempt when no worker slot is free. */
 #define NO_WORKER_DELAY_MS	5000
 /* Delay before a database that allows no connections is checked again. */
 #define CLOSED_DELAY_MS		5000
-/* The lack of a free worker slot is logged at most once in this time. */
-#define WARN_INTERVAL_MS	60000
-/*
- * Delay before a database is probed again, when a probe has failed; twice as
- * long after each further failure, so many times.
- */
-#define PROBE_DELAY_MS		10000
-#define PROBE_DELAY_DOUBLED	6
 
-/* A kind of worker in a database, as this launcher knows it. */
-typedef struct Team
-{
-	bool		settled;		/* its number of workers is the setting's */
-	TimestampTz started_at[CQRS_MAX_LANES]; /* last start tried, 0: none */
-	BackgroundWorkerHandle *handles[CQRS_MAX_LANES];	/* NULL: none */
-} Team;
-
-/* A database that the launcher looks after; known by oid, in local memory. */
+/* A database that the launcher looks after; in local memory. */
 typedef struct Database
 {
 	Oid			dboid;
-	bool		probe;			/* may not have the extension */
-	bool		probe_failed;	/* the last one, and it is to be tried again */
-	int			failures;		/* of probes, so far */
-	Team		teams[CQRS_NWORKERKINDS];
+	CqrsDiscovery discovery;
+	CqrsTeam	teams[CQRS_NWORKERKINDS];
 } Database;
 
 static List *databases = NIL;
-
-/* By kind: no worker was free, and that was logged; when it was last logged. */
-static bool out_of_workers[CQRS_NWORKERKINDS] = {false};
-static TimestampTz warned_at[CQRS_NWORKERKINDS] = {0};
 
 static void detach(int code, Datum arg);
 static bool take_rescan(void);
@@ -89,22 +56,16 @@ static void look_at_databases(void);
 static List *read_slots(void);
 static void forget_databases(List *existing, List *occupied);
 static void adopt_slots(void);
-static bool take_failed_probes(void);
-static void hurry_probes(void);
+static bool end_discoveries(void);
+static void hurry_discoveries(void);
 static bool is_wanted(int slot);
 static Database *find_database(Oid dboid);
-static Database *add_database(Oid dboid, bool probe);
+static Database *add_database(Oid dboid);
 static long start_workers(void);
-static long start_due(CqrsWorkerKind kind, int number, int *nprobes);
-static int	settle_databases(void);
-static bool settle(Database *database, CqrsWorkerKind kind);
-static bool is_probe(const Database *database);
-static bool has_workers(Database *database, CqrsWorkerKind kind);
-static bool is_running(Database *database, CqrsWorkerKind kind, int number);
-static long start_delay_ms(const Database *database, CqrsWorkerKind kind,
-						   int number);
-static bool start_worker(Database *database, CqrsWorkerKind kind, int number);
-static void warn_no_worker(CqrsWorkerKind kind, int number);
+static void settle_databases(void);
+static long start_due(CqrsWorkerKind kind, int number);
+static bool start_worker(Database *database, CqrsWorkerKind kind, int number,
+						 bool discover);
 
 void
 cqrs_launcher_init(void)
@@ -138,6 +99,7 @@ cqrs_launcher_main(Datum arg)
 	cqrs_roster_server->launcher = MyLatch;
 	cqrs_roster_server->rescan = true;
 	LWLockRelease(cqrs_slot_lock);
+	cqrs_discovery_reset();
 
 	while (!ShutdownRequestPending)
 	{
@@ -150,10 +112,10 @@ cqrs_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		look = take_failed_probes();
+		look = end_discoveries();
 		if (take_rescan())
 		{
-			hurry_probes();
+			hurry_discoveries();
 			look = true;
 		}
 		if (look)
@@ -197,7 +159,7 @@ take_rescan(void)
 }
 
 /*
- * Probe databases that are new, and forget those that are gone.  The slots are
+ * Have databases that are new looked at, and forget those that are gone.  The slots are
  * read before pg_database: a database that had a slot and is then not found
  * has been dropped, whereas a database that takes its slot in between is new.
  */
@@ -213,7 +175,7 @@ look_at_databases(void)
 	foreach(lc, connectable)
 	{
 		if (find_database(lfirst_oid(lc)) == NULL)
-			(void) add_database(lfirst_oid(lc), true);
+			add_database(lfirst_oid(lc))->discovery.due = true;
 	}
 	list_free(existing);
 	list_free(connectable);
@@ -246,10 +208,11 @@ forget_databases(List *existing, List *occupied)
 	foreach(lc, databases)
 	{
 		Database   *database = lfirst(lc);
-		bool		keep = list_member_oid(existing, database->dboid);
+		bool		keep = database->discovery.sent ||
+		list_member_oid(existing, database->dboid);
 
 		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
-			keep = keep || has_workers(database, kind);
+			keep = keep || cqrs_team_is_any_running(&database->teams[kind]);
 		if (keep)
 			continue;
 		databases = foreach_delete_current(databases, lc);
@@ -279,50 +242,45 @@ adopt_slots(void)
 
 		if (OidIsValid(dboid) && is_wanted(slot) &&
 			find_database(dboid) == NULL)
-			(void) add_database(dboid, false);
+			(void) add_database(dboid);
 	}
 	LWLockRelease(cqrs_slot_lock);
 }
 
 /*
- * Note the probes that have failed since the last call, because their databases
- * are gone, perhaps.  Returns whether there were any.
+ * Note which looks into a database have come to their end.  Returns whether any
+ * has failed: its database is gone, perhaps.
  */
 static bool
-take_failed_probes(void)
+end_discoveries(void)
 {
-	bool		any = false;
-
-	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < CQRS_MAX_PROBES; i++)
-	{
-		Oid		   *dboid = &cqrs_roster_server->failed_probes[i];
-		Database   *database = find_database(*dboid);
-
-		if (database != NULL)
-		{
-			database->probe_failed = true;
-			database->failures++;
-			any = true;
-		}
-		*dboid = InvalidOid;
-	}
-	LWLockRelease(cqrs_slot_lock);
-	return any;
-}
-
-/* Probes that have failed may succeed now. */
-static void
-hurry_probes(void)
-{
+	bool		failed = false;
 	ListCell   *lc;
 
 	foreach(lc, databases)
 	{
 		Database   *database = lfirst(lc);
+		int			slot = cqrs_slot_find(database->dboid);
+		bool		found = slot >= 0 && is_wanted(slot);
 
-		database->failures = Min(database->failures, 1);
+		if (!database->discovery.sent ||
+			(!found &&
+			 cqrs_team_is_running(&database->teams[CQRS_WORKER_PUBLISHER], 0)))
+			continue;
+		if (!cqrs_discovery_end(&database->discovery, database->dboid, found))
+			failed = true;
 	}
+	return failed;
+}
+
+/* What has failed may succeed now. */
+static void
+hurry_discoveries(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+		cqrs_discovery_hurry(&((Database *) lfirst(lc))->discovery);
 }
 
 /* Whether a worker of any kind is wanted in a database. */
@@ -350,18 +308,19 @@ find_database(Oid dboid)
 	return NULL;
 }
 
-/*
- * Look after one more database.  "probe": whether it has the extension is not
- * known.
- */
+/* Look after one more database. */
 static Database *
-add_database(Oid dboid, bool probe)
+add_database(Oid dboid)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	Database   *database = palloc0(sizeof(Database));
 
 	database->dboid = dboid;
-	database->probe = probe;
+	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+	{
+		database->teams[kind].dboid = dboid;
+		database->teams[kind].kind = kind;
+	}
 	databases = lappend(databases, database);
 	MemoryContextSwitchTo(caller);
 	return database;
@@ -377,22 +336,33 @@ static long
 start_workers(void)
 {
 	long		wait_ms = -1;
-	int			nprobes = settle_databases();
 
+	settle_databases();
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 	{
 		if (cqrs_kind_class(kind) == NULL)
 			continue;
 		for (int number = 0; number < *cqrs_kind_class(kind)->count; number++)
-			wait_ms = cqrs_sooner_ms(wait_ms,
-									 start_due(kind, number, &nprobes));
+			wait_ms = cqrs_sooner_ms(wait_ms, start_due(kind, number));
 	}
 	return wait_ms;
 }
 
-/* The same for the workers of one kind and number, of all databases. */
+static void
+settle_databases(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
+			cqrs_team_settle(&((Database *) lfirst(lc))->teams[kind]);
+	}
+}
+
+/* Start what is due of one kind and number, in all databases; see start_workers(). */
 static long
-start_due(CqrsWorkerKind kind, int number, int *nprobes)
+start_due(CqrsWorkerKind kind, int number)
 {
 	long		wait_ms = -1;
 	ListCell   *lc;
@@ -400,24 +370,23 @@ start_due(CqrsWorkerKind kind, int number, int *nprobes)
 	foreach(lc, databases)
 	{
 		Database   *database = lfirst(lc);
+		CqrsTeam   *team = &database->teams[kind];
+		long		discover_ms = -1;
 		long		delay_ms;
 
-		if (is_running(database, kind, number))
+		if (cqrs_team_is_running(team, number))
 			continue;
-		delay_ms = start_delay_ms(database, kind, number);
+		if (kind == CQRS_WORKER_PUBLISHER && number == 0)
+			discover_ms = cqrs_discovery_delay_ms(&database->discovery);
+		delay_ms = cqrs_team_delay_ms(team, number, discover_ms);
 		if (delay_ms < 0)
 			continue;
-		if (is_probe(database) && *nprobes >= CQRS_MAX_PROBES)
-			delay_ms = RESTART_DELAY_MS;
 		if (delay_ms == 0 && !cqrs_databases_is_open(database->dboid))
 			delay_ms = CLOSED_DELAY_MS;
 		if (delay_ms == 0)
 		{
-			if (start_worker(database, kind, number))
-			{
-				*nprobes += is_probe(database) ? 1 : 0;
+			if (start_worker(database, kind, number, discover_ms == 0))
 				continue;
-			}
 			delay_ms = NO_WORKER_DELAY_MS;
 		}
 		wait_ms = cqrs_sooner_ms(wait_ms, delay_ms);
@@ -425,198 +394,17 @@ start_due(CqrsWorkerKind kind, int number, int *nprobes)
 	return wait_ms;
 }
 
-/* Check the numbers of workers; returns how many probes are under way. */
-static int
-settle_databases(void)
-{
-	int			nprobes = 0;
-	ListCell   *lc;
-
-	foreach(lc, databases)
-	{
-		Database   *database = lfirst(lc);
-
-		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
-			database->teams[kind].settled = settle(database, kind);
-		if (is_probe(database) &&
-			is_running(database, CQRS_WORKER_PUBLISHER, 0))
-			nprobes++;
-	}
-	return nprobes;
-}
-
-/*
- * Whether the current number of workers of a kind in a database is the one of
- * the setting.  If not, the workers are asked to end; once none is left, the
- * number is changed.
- */
+/* Start a worker, to look into the database if need be.  False if that is not possible now. */
 static bool
-settle(Database *database, CqrsWorkerKind kind)
+start_worker(Database *database, CqrsWorkerKind kind, int number, bool discover)
 {
-	const CqrsWorkerClass *class = cqrs_kind_class(kind);
-	int			slot = cqrs_slot_find(database->dboid);
-	uint32		count;
+	bool		started;
 
-	if (slot < 0 || class == NULL)
-		return false;
-	count = pg_atomic_read_u32(&cqrs_rosters[slot].kinds[kind].count);
-	if (count == *class->count)
-		return true;
-	if (!has_workers(database, kind))
-	{
-		LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-		/* An earlier launcher may have started one. */
-		if (!cqrs_roster_has_processes(slot, kind))
-			cqrs_roster_set_count(slot, kind, *class->count);
-		count = pg_atomic_read_u32(&cqrs_rosters[slot].kinds[kind].count);
-		LWLockRelease(cqrs_slot_lock);
-	}
-	/* If the number is 0, the first worker to start sets it. */
-	if (count != *class->count && count > 0)
-	{
-		for (int i = 0; i < CQRS_MAX_LANES; i++)
-		{
-			if (database->teams[kind].handles[i] != NULL)
-				TerminateBackgroundWorker(database->teams[kind].handles[i]);
-		}
-		cqrs_roster_end(slot, kind);
-	}
-	return count == *class->count;
-}
-
-/* Whether a database has not shown yet that it has the extension. */
-static bool
-is_probe(const Database *database)
-{
-	int			slot = cqrs_slot_find(database->dboid);
-
-	return database->probe && (slot < 0 || !is_wanted(slot));
-}
-
-/* Whether any worker of a kind runs in a database. */
-static bool
-has_workers(Database *database, CqrsWorkerKind kind)
-{
-	for (int number = 0; number < CQRS_MAX_LANES; number++)
-	{
-		if (is_running(database, kind, number))
-			return true;
-	}
-	return false;
-}
-
-/* Whether a worker runs, or is about to, in a database. */
-static bool
-is_running(Database *database, CqrsWorkerKind kind, int number)
-{
-	BackgroundWorkerHandle **handle = &database->teams[kind].handles[number];
-	int			slot = cqrs_slot_find(database->dboid);
-	pid_t		pid;
-
-	if (*handle != NULL)
-	{
-		if (GetBackgroundWorkerPid(*handle, &pid) != BGWH_STOPPED)
-			return true;
-		pfree(*handle);
-		*handle = NULL;
-	}
-	return slot >= 0 &&
-		*(volatile pid_t *) &cqrs_rosters[slot].kinds[kind].processes[number].pid != 0;
-}
-
-/*
- * The delay before a worker is started: 0 if none, -1 if it is not wanted.  A
- * database is probed by a publisher, until that does not fail.
- */
-static long
-start_delay_ms(const Database *database, CqrsWorkerKind kind, int number)
-{
-	int			slot = cqrs_slot_find(database->dboid);
-	TimestampTz started_at = database->teams[kind].started_at[number];
-	bool		probe = kind == CQRS_WORKER_PUBLISHER && number == 0 &&
-	database->probe && (started_at == 0 || database->probe_failed);
-	bool		wanted = probe;
-	long		hold_ms = 0;
-	long		delay_ms = 0;
-
-	if (slot >= 0)
-	{
-		LWLockAcquire(cqrs_slot_lock, LW_SHARED);
-		probe = probe && !cqrs_rosters[slot].kinds[kind].wanted;
-		wanted = (wanted || cqrs_rosters[slot].kinds[kind].wanted) &&
-			database->teams[kind].settled;
-		hold_ms = cqrs_until_within_ms(cqrs_rosters[slot].hold_until,
-									   CQRS_HOLD_MS);
-		LWLockRelease(cqrs_slot_lock);
-	}
-	if (started_at != 0 && probe)
-		delay_ms = cqrs_until_after_ms(started_at,
-									   PROBE_DELAY_MS << Min(database->failures - 1,
-															 PROBE_DELAY_DOUBLED));
-	else if (started_at != 0)
-		delay_ms = cqrs_until_after_ms(started_at, RESTART_DELAY_MS);
-	return wanted ? Max(delay_ms, hold_ms) : -1;
-}
-
-/* Ask the postmaster for a worker.  False if no background worker is free. */
-static bool
-start_worker(Database *database, CqrsWorkerKind kind, int number)
-{
-	const CqrsWorkerClass *class = cqrs_kind_class(kind);
-	Team	   *team = &database->teams[kind];
-	BackgroundWorker worker = {0};
-	int			extra[2] = {kind, number};
-	MemoryContext caller;
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_main_arg = ObjectIdGetDatum(database->dboid);
-	worker.bgw_notify_pid = MyProcPid;
-	memcpy(worker.bgw_extra, extra, sizeof(extra));
-	strlcpy(worker.bgw_library_name, "cqrs", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "cqrs_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN,
-			 *class->count == 1 ? "cqrs %s for database %u" :
-			 "cqrs %s for database %u lane %d", class->name, database->dboid,
-			 number);
-	snprintf(worker.bgw_type, BGW_MAXLEN, "cqrs %s", class->name);
-
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	team->started_at[number] = GetCurrentTimestamp();
-	database->probe_failed = false;
-	if (!RegisterDynamicBackgroundWorker(&worker, &team->handles[number]))
-	{
-		team->handles[number] = NULL;
-		if (database->probe)
-			team->started_at[number] = 0;
-		warn_no_worker(kind, number);
-	}
-	else
-		out_of_workers[kind] = false;
-	MemoryContextSwitchTo(caller);
-	return team->handles[number] != NULL;
-}
-
-/*
- * Warn once until a start succeeds, and at most once in WARN_INTERVAL_MS in
- * case only some starts succeed.
- */
-static void
-warn_no_worker(CqrsWorkerKind kind, int number)
-{
-	if (out_of_workers[kind] ||
-		cqrs_until_after_ms(warned_at[kind], WARN_INTERVAL_MS) > 0)
-		return;
-	out_of_workers[kind] = true;
-	warned_at[kind] = GetCurrentTimestamp();
-	ereport(WARNING,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("no background worker is free for a cqrs %s",
-					cqrs_kind_class(kind)->name),
-			 number == 0 ?
-			 errdetail("Messages wait until a worker is free.") :
-			 errdetail("The messages of lane %d wait until a worker is free.",
-					   number),
-			 errhint("Increase \"max_worker_processes\" and restart the server.")));
+	/* The worker may have its answer before the next line here is run. */
+	if (discover)
+		cqrs_discovery_begin(&database->discovery, database->dboid);
+	started = cqrs_team_start(&database->teams[kind], number);
+	if (discover && !started)
+		cqrs_discovery_cancel(&database->discovery, database->dboid);
+	return started;
 }

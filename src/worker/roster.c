@@ -175,23 +175,6 @@ cqrs_roster_leave(const CqrsWorker *worker)
 }
 
 void
-cqrs_roster_probe_failed(Oid dboid)
-{
-	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < CQRS_MAX_PROBES; i++)
-	{
-		Oid		   *failed = &cqrs_roster_server->failed_probes[i];
-
-		if (OidIsValid(*failed) && *failed != dboid)
-			continue;
-		*failed = dboid;
-		break;
-	}
-	cqrs_roster_wake_launcher();
-	LWLockRelease(cqrs_slot_lock);
-}
-
-void
 cqrs_roster_wake_launcher(void)
 {
 	if (cqrs_roster_server->launcher != NULL)

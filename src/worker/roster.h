@@ -24,8 +24,8 @@
 /* No worker is started for this long after a command that needs none. */
 #define CQRS_HOLD_MS	10000
 
-/* The most databases that are probed at the same time; see launcher.c. */
-#define CQRS_MAX_PROBES	4
+/* The most databases that are looked at the same time; see discovery.c. */
+#define CQRS_MAX_DISCOVERIES	4
 
 /*
  * A process.  Written by it alone.  Fields without a note are protected by
@@ -76,9 +76,9 @@ typedef struct CqrsRoster
 typedef struct CqrsRosterServer
 {
 	Latch	   *launcher;		/* NULL when there is none */
-	bool		rescan;			/* the set of databases has changed, or what
-								 * probes find there */
-	Oid			failed_probes[CQRS_MAX_PROBES]; /* InvalidOid: none */
+	bool		rescan;			/* the set of databases has changed, or which
+								 * have the extension */
+	Oid			looked_at[CQRS_MAX_DISCOVERIES];	/* InvalidOid: none */
 	pg_atomic_uint32 resettled; /* changes of settings of any database */
 } CqrsRosterServer;
 
@@ -117,12 +117,6 @@ extern bool cqrs_roster_enter(CqrsWorker *worker);
 /* Have the launcher keep processes of a kind in a database. */
 extern void cqrs_roster_want(int slot, CqrsWorkerKind kind);
 extern void cqrs_roster_leave(const CqrsWorker *worker);
-
-/*
- * A process has ended before it knew whether that database has the extension:
- * have the launcher know that.
- */
-extern void cqrs_roster_probe_failed(Oid dboid);
 
 /* Set the launcher's latch; the caller holds the lock. */
 extern void cqrs_roster_wake_launcher(void);

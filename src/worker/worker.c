@@ -48,6 +48,7 @@
 #include "base/error_context.h"
 #include "base/objects.h"
 #include "base/slot.h"
+#include "worker/discovery.h"
 #include "worker/roster.h"
 #include "worker/watch.h"
 #include "worker/worker.h"
@@ -59,8 +60,6 @@ static volatile sig_atomic_t cancellable = false;
 static volatile sig_atomic_t committing = false;
 static volatile sig_atomic_t given_up = false;
 static volatile sig_atomic_t failing = false;
-static bool probing = true;		/* whether the database has the extension is
-								 * not known yet */
 static bool finishing = false;
 static char *database = NULL;	/* its name; before it is changed, workers
 								 * leave */
@@ -75,7 +74,6 @@ static void handle_sigint(SIGNAL_ARGS);
 static void give_up(void);
 static void handle_sigterm(SIGNAL_ARGS);
 static bool attach(CqrsWorker *worker);
-static void report_probe(int code, Datum dboid);
 static uint32 count_settings(int slot);
 static void add_context(void *arg);
 static Oid	find_extension(void);
@@ -95,7 +93,6 @@ cqrs_worker_main(Datum dboid)
 												sizeof(CqrsWorker));
 	ErrorContextCallback context;
 	int			extra[2];
-	bool		attached;
 
 	memcpy(extra, MyBgworkerEntry->bgw_extra, sizeof(extra));
 	worker->kind = extra[0];
@@ -108,12 +105,9 @@ cqrs_worker_main(Datum dboid)
 	pin_settings(cqrs_kind_class(worker->kind));
 	worker->slot = cqrs_slot_find(DatumGetObjectId(dboid));
 	resettled = count_settings(worker->slot);
-	before_shmem_exit(report_probe, dboid);
 	connect_database(DatumGetObjectId(dboid));
 
-	attached = attach(worker);
-	probing = false;
-	if (!attached)
+	if (!attach(worker))
 		proc_exit(0);
 	cqrs_error_context_push(&context, add_context, worker);
 
@@ -386,6 +380,7 @@ attach(CqrsWorker *worker)
 	{
 		if (worker->slot >= 0)
 			cqrs_worker_unwant(worker, calls);
+		cqrs_discovery_absent(MyDatabaseId);
 		return false;
 	}
 
@@ -406,14 +401,6 @@ attach(CqrsWorker *worker)
 		return false;
 	resettled = changes;
 	return true;
-}
-
-/* Exit callback. */
-static void
-report_probe(int code, Datum dboid)
-{
-	if (probing && here->kind == CQRS_WORKER_PUBLISHER && here->number == 0)
-		cqrs_roster_probe_failed(DatumGetObjectId(dboid));
 }
 
 /* Changes of the settings of a database, by its slot; -1: of any database. */

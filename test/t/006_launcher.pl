@@ -171,6 +171,32 @@ query(q{ROLLBACK PREPARED 'locked'});
 wait_for_publishers('postgres', 1);
 pass('another one does');
 
+# The process for it cannot be started, in a database that has the extension
+# from its template.
+query('CREATE DATABASE u');
+$node->safe_psql('u', 'CREATE EXTENSION cqrs');
+wait_for_publishers('u', 1);
+my $session = $node->background_psql('postgres');
+my ($postmaster) =
+  slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+$size = -s $node->logfile;
+chomp(my $processes =
+	  qx(prlimit --pid=$postmaster --nproc -o SOFT --noheadings));
+system_or_bail('prlimit', "--pid=$postmaster", '--nproc=1:');
+$session->query_safe('CREATE DATABASE v TEMPLATE u');
+ok( RabbitMQ->poll_until(
+		sub {
+			slurp_file($node->logfile, $size) =~
+			  /could not fork (background )?worker process/;
+		},
+		60),
+	'a publisher cannot be started');
+system_or_bail('prlimit', "--pid=$postmaster", "--nproc=$processes:");
+$session->quit;
+wait_for_publishers($_, 1) foreach qw(v u);
+pass('another one is');
+query("DROP DATABASE $_") foreach qw(v u);
+
 # No room for a worker.  PostgreSQL's own launchers take one of them.
 my $offset = -s $node->logfile;
 query('ALTER SYSTEM SET max_worker_processes = 2');

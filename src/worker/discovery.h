@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * discovery.h
+ *	  How the launcher finds out which databases have the extension.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CQRS_DISCOVERY_H
+#define CQRS_DISCOVERY_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* What the launcher knows about a database; zeros: nothing is to be found out. */
+typedef struct CqrsDiscovery
+{
+	bool		due;			/* a worker is to look */
+	bool		sent;			/* a worker looks */
+	int			failures;		/* in a row, so far */
+	TimestampTz failed_at;		/* of the last failure */
+} CqrsDiscovery;
+
+/* No worker looks anywhere; called when the launcher starts. */
+extern void cqrs_discovery_reset(void);
+
+/*
+ * The delay before a worker is to be sent into a database, in milliseconds: 0 if
+ * none, -1 if no worker is to be sent.
+ */
+extern long cqrs_discovery_delay_ms(const CqrsDiscovery *discovery);
+
+/* A worker is sent now, as the delay has passed. */
+extern void cqrs_discovery_begin(CqrsDiscovery *discovery, Oid dboid);
+
+/* It could not be sent. */
+extern void cqrs_discovery_cancel(CqrsDiscovery *discovery, Oid dboid);
+
+/*
+ * The worker that was sent has ended.  "found": the database is known to have the
+ * extension.  Returns false if it is not known still: then another worker is to
+ * be sent.
+ */
+extern bool cqrs_discovery_end(CqrsDiscovery *discovery, Oid dboid, bool found);
+
+/* What has failed may succeed now. */
+extern void cqrs_discovery_hurry(CqrsDiscovery *discovery);
+
+/* A worker has found no extension in its database. */
+extern void cqrs_discovery_absent(Oid dboid);
+
+#endif							/* CQRS_DISCOVERY_H */
