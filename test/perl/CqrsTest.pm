@@ -52,6 +52,7 @@ our @EXPORT = qw(
   wait_for_stats
   wait_consumer
   wait_applied
+  row_arrives
   publish
   save_body
   $STUBBORN
@@ -240,6 +241,27 @@ sub wait_applied
 		  . $node->safe_psql($dbname, 'SELECT * FROM cqrs.consumer_stats'));
 	wait_consumer($node, $dbname, 'waiting = 0');
 	return;
+}
+
+=item row_arrives($master, $replica, $what)
+
+Tests that a new row of the master's table item comes to the replica's.  Its column
+id has the next number, from 1 in sequence, which is returned.
+
+=cut
+
+my $next_row = 1;
+
+sub row_arrives
+{
+	my ($master, $replica, $what) = @_;
+	my $id = $next_row++;
+
+	$master->safe_psql('postgres', "INSERT INTO item (id) VALUES ($id)");
+	ok( $replica->poll_query_until(
+			'postgres', "SELECT count(*) = 1 FROM item WHERE id = $id"),
+		$what);
+	return $id;
 }
 
 =item publish($broker, $exchange, $routing_key, @bodies)

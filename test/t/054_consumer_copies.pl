@@ -27,22 +27,7 @@ $node->safe_psql(
 	SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
 
-my $next = 1;
-
-# Has a row sent, and waits until a node has it.
-sub arrives
-{
-	my ($at, $what) = @_;
-	my $id = $next++;
-
-	$master->safe_psql('postgres', "INSERT INTO item VALUES ($id, 'x')");
-	ok( $at->poll_query_until(
-			'postgres', "SELECT count(*) = 1 FROM item WHERE id = $id"),
-		$what);
-	return;
-}
-
-arrives($node, 'the original consumes');
+row_arrives($master, $node, 'the original consumes');
 $master->safe_psql('postgres', q{INSERT INTO item VALUES (1000, 'bad')});
 wait_consumer($node, 'postgres', 'waiting = 1');
 
@@ -56,7 +41,7 @@ $clone->poll_query_until(
 	'postgres', q{SELECT state = 'standing by' AND last_error LIKE '%405%'
 	FROM cqrs.consumer_stats}) or BAIL_OUT('the clone does not stand by');
 pass('a copy stands by while the original consumes');
-arrives($node, 'the original goes on');
+row_arrives($master, $node, 'the original goes on');
 
 # What has failed is in the tables of both.
 $clone->safe_psql('postgres',
@@ -78,9 +63,9 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('the epoch is not raised');
 
 # The broker's mark follows the row; no message is applied in between.
-arrives($node, 'the original consumes with another epoch');
+row_arrives($master, $node, 'the original consumes with another epoch');
 $node->restart;
-arrives($node, 'the original comes back');
+row_arrives($master, $node, 'the original comes back');
 
 # The original ends; the copy is behind it, and must not take its queue.
 $node->stop;
@@ -96,15 +81,15 @@ is( scalar(
 	1,
 	'that is logged once');
 $node->start;
-arrives($node, 'the original takes up its queue again');
+row_arrives($master, $node, 'the original takes up its queue again');
 
 # The operator's word.
 $node->stop;
 $clone->safe_psql('postgres', q{SELECT cqrs_consume('shop')});
 wait_consumer($clone, 'postgres', 'consuming');
-arrives($clone, 'cqrs_consume takes over');
+row_arrives($master, $clone, 'cqrs_consume takes over');
 $clone->restart;
-arrives($clone, 'and that lasts');
+row_arrives($master, $clone, 'and that lasts');
 $node->start;
 $node->poll_query_until('postgres',
 	q{SELECT state = 'standing by' FROM cqrs.consumer_stats})
@@ -128,7 +113,7 @@ $clone->backup('standby');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($clone, 'standby', has_streaming => 1);
 $standby->start;
-arrives($clone, 'the primary consumes');
+row_arrives($master, $clone, 'the primary consumes');
 $clone->wait_for_catchup($standby, 'replay', $clone->lsn('insert'));
 is( $standby->safe_psql(
 		'postgres',
@@ -139,13 +124,13 @@ is( $standby->safe_psql(
 
 # What the primary has acknowledged since then is lost with it.
 $standby->stop;
-arrives($clone, 'the primary consumes without its standby');
-my $lost = $next - 1;
+my $lost =
+  row_arrives($master, $clone, 'the primary consumes without its standby');
 $clone->stop('immediate');
 $standby->start;
 $standby->promote;
 wait_consumer($standby, 'postgres', 'consuming');
-arrives($standby, 'a promoted standby goes on by itself');
+row_arrives($master, $standby, 'a promoted standby goes on by itself');
 is( $standby->safe_psql(
 		'postgres', "SELECT count(*) FROM item WHERE id = $lost"),
 	0,
@@ -177,7 +162,7 @@ wait_consumer($standby, 'postgres', 'consuming');
 pass('the consumer goes on while the broker blocks publishers');
 $broker->ctl('set_vm_memory_high_watermark', '0.4');
 wait_published($master);
-arrives($standby, 'after the alarm');
+row_arrives($master, $standby, 'after the alarm');
 
 $_->stop foreach $standby, $master;
 done_testing();

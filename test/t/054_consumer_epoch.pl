@@ -28,21 +28,6 @@ $node->safe_psql(
 	SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
 
-my $next = 1;
-
-# Has a row sent, and waits until a node has it.
-sub arrives
-{
-	my ($at, $what) = @_;
-	my $id = $next++;
-
-	$master->safe_psql('postgres', "INSERT INTO item VALUES ($id)");
-	ok( $at->poll_query_until(
-			'postgres', "SELECT count(*) = 1 FROM item WHERE id = $id"),
-		$what);
-	return;
-}
-
 # A copy that waits for an end of the original, and does not run yet.
 sub copy
 {
@@ -82,7 +67,7 @@ wait_consumer($node, 'postgres',
 $node->safe_psql('postgres', 'SELECT pg_reload_conf()');
 $copy->start;
 wait_consumer($copy, 'postgres', 'consuming');
-arrives($copy, 'a copy consumes');
+row_arrives($master, $copy, 'a copy consumes');
 $in .= "ROLLBACK;\n\\q\n";
 $session->finish;
 $copy->stop;
@@ -105,7 +90,7 @@ $node->poll_query_until('postgres',
 ok(defined $broker->queue_length('shop'), 'and it is there still');
 $node->safe_psql('postgres', q{SELECT cqrs_consume('shop')});
 wait_consumer($node, 'postgres', 'consuming');
-arrives($node, 'the original has the queue again');
+row_arrives($master, $node, 'the original has the queue again');
 
 # The original raises its epoch, and may not write the mark, to the exchange "".
 $node->stop;
@@ -122,7 +107,7 @@ $node->stop;
 $broker->ctl('set_permissions', 'guest', '.*', '.*', '.*');
 $copy->start;
 wait_consumer($copy, 'postgres', 'consuming');
-arrives($copy, 'a copy from before raises the same epoch');
+row_arrives($master, $copy, 'a copy from before raises the same epoch');
 $copy->stop;
 $node->start;
 stands_by($node, 'the original sees that it is not its own');
