@@ -18,6 +18,7 @@
 
 #include <openssl/evp.h>
 
+#include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -30,11 +31,15 @@
 /* Bytes of a body that are encoded at once; a multiple of 3. */
 #define CHUNK_BODY_BYTES	(48 * 1024)
 
+/* A length that goes before an argument, at the most. */
+#define LENGTH_BYTES	32
+
 #define BEFORE_BODY		"{\"body\": \""
 
 static void add_key(CqrsBatch *batch, const char *routing_key);
 static void append(CqrsBatch *batch, const void *data, Size length);
 static void append_length(CqrsBatch *batch, Size length);
+static int	format_length(char *header, Size length);
 static void set_common(CqrsBatchText *text, const CqrsEnvelope *envelope);
 static void set_own(StringInfo own, const CqrsEnvelope *envelope);
 static Size encoded_length(Size length);
@@ -116,6 +121,7 @@ cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 static void
 add_key(CqrsBatch *batch, const char *routing_key)
 {
+	char		header[LENGTH_BYTES];
 	int			length = strlen(routing_key);
 	int			i = Min(batch->nkeys, CQRS_BATCH_KEYS) - 1;
 
@@ -123,7 +129,9 @@ add_key(CqrsBatch *batch, const char *routing_key)
 		   (batch->key_lengths[i] != length ||
 			memcmp(batch->keys.data + batch->key_at[i], routing_key, length) != 0))
 		i--;
-	appendStringInfo(&batch->keys, "$%d\r\n%s\r\n", length, routing_key);
+	appendBinaryStringInfo(&batch->keys, header, format_length(header, length));
+	appendBinaryStringInfo(&batch->keys, routing_key, length);
+	appendBinaryStringInfo(&batch->keys, "\r\n", 2);
 	if (i >= 0)
 		return;
 	if (batch->nkeys < CQRS_BATCH_KEYS)
@@ -200,10 +208,20 @@ append(CqrsBatch *batch, const void *data, Size length)
 static void
 append_length(CqrsBatch *batch, Size length)
 {
-	char		text[32];
-	int			written = snprintf(text, sizeof(text), "$%zu\r\n", length);
+	char		header[LENGTH_BYTES];
 
-	append(batch, text, written);
+	append(batch, header, format_length(header, length));
+}
+
+/* Write the same to a text; returns its length. */
+static int
+format_length(char *header, Size length)
+{
+	int			digits = pg_ulltoa_n(length, header + 1);
+
+	header[0] = '$';
+	memcpy(header + 1 + digits, "\r\n", 2);
+	return 1 + digits + 2;
 }
 
 /* What follows the body, and seldom differs from one message to the next. */
@@ -238,7 +256,9 @@ set_own(StringInfo own, const CqrsEnvelope *envelope)
 	escape_json(own, envelope->message_id);
 	for (int i = 0; i < envelope->nproperties; i++)
 	{
-		appendStringInfo(own, ", \"%s\": ", envelope->properties[i].name);
+		appendStringInfoString(own, ", \"");
+		appendStringInfoString(own, envelope->properties[i].name);
+		appendStringInfoString(own, "\": ");
 		escape_json(own, envelope->properties[i].value);
 	}
 	appendStringInfoString(own, ", \"delivery_tag\": \"");

@@ -105,8 +105,10 @@ cqrs_message_body(StringInfo out, const CqrsMessage *message, int *expires_at)
 {
 	int			ttl_s = cqrs_message_ttl(message);
 
-	appendStringInfo(out, "{\"signal_type\":\"%s\",\"cqrs_id\":",
-					 cqrs_signal_name(message->signal));
+	/* Runs for each message: appendStringInfo() would take a quarter of it. */
+	appendStringInfoString(out, "{\"signal_type\":\"");
+	appendStringInfoString(out, cqrs_signal_name(message->signal));
+	appendStringInfoString(out, "\",\"cqrs_id\":");
 	escape_json(out, message->cqrs_id);
 	appendStringInfoString(out, ",\"instance_data\":");
 	appendStringInfoString(out, message->instance_data);
@@ -124,32 +126,42 @@ cqrs_message_body(StringInfo out, const CqrsMessage *message, int *expires_at)
 	*expires_at = -1;
 	if (ttl_s > 0)
 	{
-		char		expires[CQRS_EXPIRES_LEN + 1];
+		char		expires[CQRS_EXPIRES_LEN];
 
-		cqrs_message_expires(expires,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 ttl_s * INT64CONST(1000)));
+		cqrs_message_expires(expires, ttl_s);
 		appendStringInfoChar(out, '"');
 		*expires_at = out->len;
-		appendStringInfo(out, "%s\"", expires);
+		appendBinaryStringInfo(out, expires, CQRS_EXPIRES_LEN);
+		appendStringInfoChar(out, '"');
 	}
 	else
 		appendStringInfoString(out, "null");
-	appendStringInfo(out, ",\"meta\":%s}",
-					 message->meta != NULL ? message->meta : "{}");
+	appendStringInfoString(out, ",\"meta\":");
+	appendStringInfoString(out, message->meta != NULL ? message->meta : "{}");
+	appendStringInfoChar(out, '}');
 }
 
 void
-cqrs_message_expires(char *buf, TimestampTz time)
+cqrs_message_expires(char *buf, int ttl_s)
 {
+	static char text[CQRS_EXPIRES_LEN + 1];
+	static TimestampTz second = 0;
+	TimestampTz time = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   ttl_s * INT64CONST(1000));
 	struct pg_tm tm;
 	fsec_t		fsec;
 
-	if (timestamp2tm(time, NULL, &tm, &fsec, NULL, NULL) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("timestamp out of range")));
-	snprintf(buf, CQRS_EXPIRES_LEN + 1, "%04d-%02d-%02dT%02d:%02d:%02d+00:00",
-			 tm.tm_year, tm.tm_mon, tm.tm_mday,
-			 tm.tm_hour, tm.tm_min, tm.tm_sec);
+	/* One text serves all messages of the same second. */
+	if (text[0] == '\0' || time / USECS_PER_SEC != second)
+	{
+		if (timestamp2tm(time, NULL, &tm, &fsec, NULL, NULL) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					 errmsg("timestamp out of range")));
+		snprintf(text, sizeof(text), "%04d-%02d-%02dT%02d:%02d:%02d+00:00",
+				 tm.tm_year, tm.tm_mon, tm.tm_mday,
+				 tm.tm_hour, tm.tm_min, tm.tm_sec);
+		second = time / USECS_PER_SEC;
+	}
+	memcpy(buf, text, CQRS_EXPIRES_LEN);
 }

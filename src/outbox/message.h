@@ -103,10 +103,8 @@ extern int	cqrs_message_ttl(const CqrsMessage *message);
 extern void cqrs_message_body(StringInfo out, const CqrsMessage *message,
 							  int *expires_at);
 
-/*
- * Write a point in time in the format of "expires": 25 characters, and a zero.
- */
+/* Write "expires" of a message that lives so many seconds from now. */
 #define CQRS_EXPIRES_LEN	25
-extern void cqrs_message_expires(char *buf, TimestampTz time);
+extern void cqrs_message_expires(char *buf, int ttl_s);
 
 #endif							/* CQRS_MESSAGE_H */

@@ -7,12 +7,20 @@
  */
 #include "postgres.h"
 
+#include "utils/builtins.h"
+
 #include "publish/message_id.h"
 
 char *
 cqrs_message_id_make(const char *identity, int64 id)
 {
-	return psprintf("%s-" INT64_FORMAT, identity, id);
+	Size		length = strlen(identity);
+	char	   *message_id = palloc(length + 1 + MAXINT8LEN + 1);
+
+	memcpy(message_id, identity, length);
+	message_id[length] = '-';
+	pg_lltoa(id, message_id + length + 1);
+	return message_id;
 }
 
 bool

@@ -125,8 +125,7 @@ build(const CqrsMessage *message, MemoryContext context)
 	initStringInfo(&body);
 	cqrs_message_body(&body, message, &expires_at);
 	text = pg_server_to_any(body.data, body.len, PG_UTF8);
-
-	text_length = strlen(text);
+	text_length = text == body.data ? body.len : strlen(text);
 
 	/*
 	 * The conversion may have changed the length of the text before

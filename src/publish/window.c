@@ -127,23 +127,9 @@ cqrs_window_next_unsent(CqrsWindow *window)
 void
 cqrs_window_stamp(CqrsOutgoing *message)
 {
-	static char expires[CQRS_EXPIRES_LEN + 1];
-	static TimestampTz second = -1;
-	static int	ttl_s = -1;
-	TimestampTz now = GetCurrentTimestamp() / USECS_PER_SEC * USECS_PER_SEC;
-
-	if (message->expires_at < 0)
-		return;
-	/* One text serves all messages of the same second and time to live. */
-	if (now != second || message->ttl_s != ttl_s)
-	{
-		second = now;
-		ttl_s = message->ttl_s;
-		cqrs_message_expires(expires,
-							 TimestampTzPlusMilliseconds(now,
-														 ttl_s * INT64CONST(1000)));
-	}
-	memcpy(message->body + message->expires_at, expires, CQRS_EXPIRES_LEN);
+	if (message->expires_at >= 0)
+		cqrs_message_expires(message->body + message->expires_at,
+							 message->ttl_s);
 }
 
 void

@@ -20,9 +20,9 @@ int			cqrs_reconnect_delay_ms = 100;
 int			cqrs_reconnect_delay_max_ms = 1000;
 
 void
-cqrs_message_expires(char *buffer, TimestampTz when)
+cqrs_message_expires(char *buffer, int ttl_s)
 {
-	buffer[0] = '\0';
+	memset(buffer, ' ', CQRS_EXPIRES_LEN);
 }
 
 static CqrsOutgoing *

@@ -766,9 +766,9 @@ ProcessInterrupts(void)
 }
 
 void
-cqrs_message_expires(char *buffer, TimestampTz when)
+cqrs_message_expires(char *buffer, int ttl_s)
 {
-	buffer[0] = '\0';
+	memset(buffer, ' ', CQRS_EXPIRES_LEN);
 }
 
 MemoryContext
