@@ -30,6 +30,7 @@
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
@@ -48,7 +49,7 @@ typedef enum Followup
 	FOLLOWUP_NONE,
 	FOLLOWUP_WAKE_NOW,			/* the publishers */
 	FOLLOWUP_WAKE_AT_COMMIT,
-	FOLLOWUP_RESCAN				/* the databases, and probe, at commit */
+	FOLLOWUP_RESCAN				/* the databases, at commit */
 } Followup;
 
 static ProcessUtility_hook_type previous_hook;
@@ -63,6 +64,7 @@ static void before_utility(Node *parsetree);
 static Followup followup_of(Node *parsetree);
 static Oid	resettled_database(Node *parsetree);
 static void after_utility(Followup followup);
+static bool can_have_workers(void);
 static bool may_create_databases(void);
 static void vacate_database(const char *name);
 static void vacate_template(const char *name);
@@ -159,7 +161,14 @@ followup_of(Node *parsetree)
 
 		case T_DropdbStmt:
 		case T_CreatedbStmt:
+		case T_AlterDatabaseStmt:	/* ALLOW_CONNECTIONS, IS_TEMPLATE */
 			return FOLLOWUP_RESCAN;
+
+		case T_RenameStmt:
+			/* Its lock may have kept a publisher from looking. */
+			if (castNode(RenameStmt, parsetree)->renameType == OBJECT_DATABASE)
+				return FOLLOWUP_RESCAN;
+			return FOLLOWUP_NONE;
 
 		case T_DropStmt:
 			if (castNode(DropStmt, parsetree)->removeType == OBJECT_EXTENSION)
@@ -167,7 +176,7 @@ followup_of(Node *parsetree)
 			return FOLLOWUP_NONE;
 
 		case T_AlterExtensionStmt:
-			/* Probes may have failed, because the library is newer. */
+			/* Publishers may have failed, because the library is newer. */
 			if (strcmp(castNode(AlterExtensionStmt, parsetree)->extname,
 					   "cqrs") == 0)
 				return FOLLOWUP_RESCAN;
@@ -213,18 +222,37 @@ after_utility(Followup followup)
 		return;
 	if (followup == FOLLOWUP_RESCAN)
 		cqrs_wake_rescan_at_commit();
-	else if (cqrs_slot_find(MyDatabaseId) < 0)
-		return;
 	else if (followup == FOLLOWUP_WAKE_NOW)
 	{
+		if (!can_have_workers())
+			return;
 		cqrs_published_count_commit();
 		/* The transaction may have called cqrs_pause(). */
 		cqrs_wake_want(CQRS_WORKER_PUBLISHER);
 		/* The same for cqrs_pause_consumer(). */
 		cqrs_wake_wanted(CQRS_WORKER_CONSUMER);
 	}
-	else
+	else if (cqrs_slot_find(MyDatabaseId) >= 0)
 		cqrs_wake_want_at_commit(CQRS_WORKER_PUBLISHER);
+}
+
+/*
+ * Whether there may be work for workers in the current database, and it has a
+ * slot.  COMMIT PREPARED can bring the extension, and has succeeded; so nothing is
+ * an error here.
+ */
+static bool
+can_have_workers(void)
+{
+	int			slot = cqrs_slot_find(MyDatabaseId);
+
+	if (slot < 0 && OidIsValid(get_extension_oid("cqrs", true)))
+	{
+		LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+		slot = cqrs_slot_take(MyDatabaseId);
+		LWLockRelease(cqrs_slot_lock);
+	}
+	return slot >= 0;
 }
 
 /* PostgreSQL's own function is not exported by all versions. */

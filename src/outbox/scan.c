@@ -18,9 +18,12 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xlog.h"
+#include "executor/tuptable.h"
+#include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -40,6 +43,7 @@ typedef struct SegmentScan
 	bool		at_end;
 	CqrsMessage message;
 	TransactionId xid;			/* the message's writer */
+	XLogRecPtr	changed_lsn;	/* of the last change of the row's page */
 	CqrsPackReader pack;		/* the message's pack */
 	MemoryContext context;		/* of the pack; reset with the next one */
 } SegmentScan;
@@ -91,7 +95,10 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 	if (next == NULL)
 		return false;
 
-	if (next->xid != scan->last_xid && TransactionIdIsNormal(next->xid))
+	/* VACUUM may have frozen a row whose commit is not flushed yet. */
+	if (!TransactionIdIsNormal(next->xid))
+		scan->commit_lsn = Max(scan->commit_lsn, next->changed_lsn);
+	else if (next->xid != scan->last_xid)
 	{
 		scan->commit_lsn = Max(scan->commit_lsn,
 							   TransactionIdGetCommitLSN(next->xid));
@@ -190,6 +197,8 @@ segment_scan_row(SegmentScan *segment)
 	heap_deform_tuple(tuple, RelationGetDescr(segment->segment), values,
 					  nulls);
 	segment->xid = HeapTupleHeaderGetXmin(tuple->t_data);
+	segment->changed_lsn =
+		BufferGetLSNAtomic(((BufferHeapTupleTableSlot *) segment->scan->slot)->buffer);
 	segment->message.committed_at =
 		DatumGetTimestampTz(values[SEGMENT_COMMITTED_AT - 1]);
 	cqrs_pack_open(&segment->pack, values[SEGMENT_MESSAGES - 1],

@@ -12,8 +12,8 @@
  * connected to.  Then another publisher is sent, after a delay that doubles with
  * each failure.
  *
- * All but cqrs_discovery_absent() is called by the launcher alone, which keeps the
- * CqrsDiscovery of each database.
+ * The launcher keeps the CqrsDiscovery of each database, and calls all of this but
+ * cqrs_discovery_absent() and cqrs_discovery_is_sent().
  *
  *-------------------------------------------------------------------------
  */
@@ -98,6 +98,17 @@ void
 cqrs_discovery_absent(Oid dboid)
 {
 	(void) replace_looked_at(dboid, InvalidOid);
+}
+
+bool
+cqrs_discovery_is_sent(Oid dboid)
+{
+	for (int i = 0; i < CQRS_MAX_DISCOVERIES; i++)
+	{
+		if (cqrs_roster_server->looked_at[i] == dboid)
+			return true;
+	}
+	return false;
 }
 
 /*

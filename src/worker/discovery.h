@@ -49,4 +49,10 @@ extern void cqrs_discovery_hurry(CqrsDiscovery *discovery);
 /* A worker has found no extension in its database. */
 extern void cqrs_discovery_absent(Oid dboid);
 
+/*
+ * Whether a worker has been sent into a database and has not found out yet.  The
+ * caller holds cqrs_slot_lock.
+ */
+extern bool cqrs_discovery_is_sent(Oid dboid);
+
 #endif							/* CQRS_DISCOVERY_H */

@@ -32,6 +32,7 @@
 #include "worker/databases.h"
 #include "worker/discovery.h"
 #include "worker/launcher.h"
+#include "worker/pin.h"
 #include "worker/roster.h"
 #include "worker/team.h"
 
@@ -92,6 +93,7 @@ cqrs_launcher_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
+	cqrs_pin_settings(false);
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	before_shmem_exit(detach, (Datum) 0);
@@ -209,7 +211,7 @@ forget_databases(List *existing, List *occupied)
 	{
 		Database   *database = lfirst(lc);
 		bool		keep = database->discovery.sent ||
-		list_member_oid(existing, database->dboid);
+			list_member_oid(existing, database->dboid);
 
 		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 			keep = keep || cqrs_team_is_any_running(&database->teams[kind]);

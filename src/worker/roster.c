@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "base/slot.h"
+#include "base/timing.h"
 #include "worker/roster.h"
 
 CqrsRoster *cqrs_rosters;
@@ -127,7 +128,9 @@ cqrs_roster_enter(CqrsWorker *worker)
 							  *cqrs_kind_class(worker->kind)->count);
 	worker->slot = slot;
 	worker->count = pg_atomic_read_u32(&workers->count);
-	entered = worker->number < worker->count && process->pid == 0;
+	/* A command may need the database since this process was started. */
+	entered = worker->number < worker->count && process->pid == 0 &&
+		cqrs_until_within_ms(roster->hold_until, CQRS_HOLD_MS) == 0;
 	if (entered)
 	{
 		process->pid = MyProcPid;
@@ -151,6 +154,8 @@ cqrs_roster_want(int slot, CqrsWorkerKind kind)
 	if (!cqrs_rosters[slot].kinds[kind].wanted)
 		cqrs_roster_wake_launcher();
 	cqrs_rosters[slot].kinds[kind].wanted = true;
+	/* A process that finds no work, by an older snapshot, has to look again. */
+	pg_atomic_fetch_add_u32(&cqrs_rosters[slot].kinds[kind].calls, 1);
 	LWLockRelease(cqrs_slot_lock);
 }
 

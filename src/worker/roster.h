@@ -66,7 +66,8 @@ typedef struct CqrsRosterKind
 typedef struct CqrsRoster
 {
 	pg_atomic_uint32 resettled; /* changes of the database's settings */
-	TimestampTz hold_until;		/* no process is started before this */
+	TimestampTz hold_until;		/* no process is started, and none becomes a
+								 * worker, before this */
 	TimestampTz since;			/* start of the counters */
 	ConditionVariable left;		/* broadcast when a process goes */
 	CqrsRosterKind kinds[CQRS_NWORKERKINDS];
@@ -110,7 +111,8 @@ extern void cqrs_roster_set_count(int slot, CqrsWorkerKind kind, int count);
 /*
  * Become the process worker->number of worker->kind in the current database,
  * which takes a slot if need be.  Fills in slot and count.  Returns false if
- * that process runs already, or if its number is not below count.
+ * that process runs already, if its number is not below count, or if a command
+ * needs the database without workers.
  */
 extern bool cqrs_roster_enter(CqrsWorker *worker);
 

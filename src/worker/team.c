@@ -46,7 +46,7 @@ cqrs_team_settle(CqrsTeam *team)
 	int			slot = cqrs_slot_find(team->dboid);
 	uint32		count;
 
-	team->settled = false;
+	team->settled = slot < 0;
 	if (slot < 0 || class == NULL)
 		return;
 	count = pg_atomic_read_u32(&cqrs_rosters[slot].kinds[team->kind].count);

@@ -19,6 +19,7 @@
 #include "base/compat.h"
 #include "base/slot.h"
 #include "base/timing.h"
+#include "worker/discovery.h"
 #include "worker/roster.h"
 #include "worker/wake.h"
 
@@ -101,15 +102,18 @@ cqrs_wake_vacate(Oid dboid)
 {
 	int			slot = cqrs_slot_find(dboid);
 
+	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
+	/* A publisher may be about to find the extension. */
+	if (slot < 0 && cqrs_discovery_is_sent(dboid))
+		slot = cqrs_slot_take(dboid);
+	if (slot >= 0)
+		cqrs_rosters[slot].hold_until =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CQRS_HOLD_MS);
+	LWLockRelease(cqrs_slot_lock);
 	if (slot < 0)
 		return;
 	if (dboid == MyDatabaseId)
 		vacated = true;
-
-	LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
-	cqrs_rosters[slot].hold_until =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CQRS_HOLD_MS);
-	LWLockRelease(cqrs_slot_lock);
 	for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 		cqrs_roster_end(slot, kind);
 	wait_until_left(slot, dboid);

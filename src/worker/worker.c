@@ -11,12 +11,8 @@
  * context of a turn is reset before the next turn; data that lives longer is
  * in contexts of its owner.
  *
- * Settings.  ALTER DATABASE and ALTER ROLE are for users' sessions.  Whatever
- * they set, a worker acts as the bootstrap superuser, with its own values of
- * the settings below.  These are set before the process connects, because a
- * value of that source is kept when the values of database and role are
- * applied.  The settings that remain (log_min_messages, for example) can only
- * be set by a superuser, who may mean the workers, too.
+ * Settings.  pin.c has those of PostgreSQL that a worker sets for itself before it
+ * connects.
  *
  * Settings of cqrs itself are those of the server and of the database; check
  * hooks refuse those of roles (guc.c).  When settings of the database change, the
@@ -49,6 +45,7 @@
 #include "base/objects.h"
 #include "base/slot.h"
 #include "worker/discovery.h"
+#include "worker/pin.h"
 #include "worker/roster.h"
 #include "worker/watch.h"
 #include "worker/worker.h"
@@ -68,7 +65,6 @@ static char broker[BROKER_BYTES] = "";
 /* What roster.h counts, as of the time when this process read its settings. */
 static uint32 resettled;
 
-static void pin_settings(const CqrsWorkerClass *class);
 static void connect_database(Oid dboid);
 static void handle_sigint(SIGNAL_ARGS);
 static void give_up(void);
@@ -102,7 +98,7 @@ cqrs_worker_main(Datum dboid)
 	pqsignal(SIGINT, handle_sigint);
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
-	pin_settings(cqrs_kind_class(worker->kind));
+	cqrs_pin_settings(cqrs_kind_class(worker->kind)->durable_commits);
 	worker->slot = cqrs_slot_find(DatumGetObjectId(dboid));
 	resettled = count_settings(worker->slot);
 	connect_database(DatumGetObjectId(dboid));
@@ -283,39 +279,6 @@ bool
 cqrs_worker_is_here(void)
 {
 	return here != NULL;
-}
-
-/* Settings that neither server nor database nor role may change. */
-static void
-pin_settings(const CqrsWorkerClass *class)
-{
-	const char *settings[][2] = {
-		{"role", "none"},
-		{"search_path", "pg_catalog, pg_temp"},
-		{"session_replication_role", "origin"},
-		{"exit_on_error", "off"},
-		/* The next snapshot has to see every commit that was counted. */
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		/* A process that waits for a lock does not see a shutdown request. */
-		{"lock_timeout", "1s"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"transaction_timeout", "0"}
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-	{
-		/* Some versions lack some of these settings. */
-		if (GetConfigOption(settings[i][0], true, false) != NULL)
-			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
-							PGC_S_OVERRIDE);
-	}
-	/* A crash sets the watermark back a little; waiting would cost more. */
-	if (!class->durable_commits)
-		SetConfigOption("synchronous_commit", "off", PGC_SUSET,
-						PGC_S_OVERRIDE);
 }
 
 /* Connect as the bootstrap superuser, whatever role the settings name. */
