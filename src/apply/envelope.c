@@ -159,6 +159,19 @@ read_members(CqrsIncoming *message, const CqrsJsonMembers *envelope)
 	return NULL;
 }
 
+bool
+cqrs_envelope_revision(const CqrsIncoming *message, int64 *revision)
+{
+	const CqrsJsonValue *value = cqrs_json_scan_find(&message->data,
+													 "cqrs_revision");
+
+	if (value == NULL || value->kind != CQRS_JSON_NUMBER)
+		return false;
+	/* The body goes on behind it, and ends with a zero. */
+	*revision = strtoll(value->start, NULL, 10);
+	return true;
+}
+
 char *
 cqrs_envelope_compact_key(const CqrsJsonValue *key)
 {

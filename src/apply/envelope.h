@@ -55,6 +55,9 @@ typedef struct CqrsIncoming
  */
 extern char *cqrs_envelope_read(CqrsIncoming *message);
 
+/* The revision of the row in a message; false if there is none. */
+extern bool cqrs_envelope_revision(const CqrsIncoming *message, int64 *revision);
+
 /*
  * A key as "instance_pk" of CqrsIncoming has it.  Returns NULL if it has
  * characters that the database cannot store.

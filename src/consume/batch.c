@@ -54,6 +54,8 @@
 #include "consume/leftover.h"
 #include "worker/worker.h"
 
+/* A batch of failed messages ends after this time; others wait for it. */
+#define RETRY_MS		500
 /* How often an error that may pass is given another chance. */
 #define PATIENCE		5
 /* Delays before these, and while nothing can be committed. */
@@ -133,6 +135,7 @@ cqrs_batch_take_failed(CqrsBatch *batch, List *list)
 		item->message.direct = from->direct;
 	}
 	batch->retry = true;
+	batch->retry_since = GetCurrentTimestamp();
 	MemoryContextSwitchTo(caller);
 }
 
@@ -222,6 +225,7 @@ cqrs_batch_clear(CqrsBatch *batch)
 	batch->items = NULL;
 	batch->nitems = 0;
 	batch->ndone = 0;
+	batch->cut = false;
 	batch->mode = BATCH_TOGETHER;
 	batch->alone = 0;
 	batch->tries = 0;
@@ -235,7 +239,7 @@ cqrs_batch_status(const CqrsBatch *batch)
 {
 	if (batch->nitems == 0)
 		return CQRS_BATCH_EMPTY;
-	if (batch->ndone == batch->nitems)
+	if (batch->ndone == batch->nitems || batch->cut)
 		return CQRS_BATCH_DONE;
 	return batch->stuck_since != 0 ? CQRS_BATCH_STUCK : CQRS_BATCH_WORKING;
 }
@@ -313,6 +317,8 @@ committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 		batch->tries = 0;
 		regain_patience(batch, progress);
 	}
+	batch->cut = batch->retry && batch->ndone > 0 &&
+		cqrs_until_after_ms(batch->retry_since, RETRY_MS) == 0;
 	if (progress->halted)
 		be_patient(batch);
 	/* After the culprit, its neighbours are tried ALONE, then SINGLY. */

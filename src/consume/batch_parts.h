@@ -32,6 +32,8 @@ struct CqrsBatch
 	int			nitems;
 	int			ndone;
 	bool		retry;			/* of cqrs.failed */
+	TimestampTz retry_since;	/* retry: when it began */
+	bool		cut;			/* retry: the rest is for another batch */
 	bool		wary;			/* there may be a suspect */
 
 	CqrsBatchMode mode;

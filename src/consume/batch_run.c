@@ -10,7 +10,9 @@
  * connection to the broker is served between messages.
  *
  * The rights of the owner hold from the first message to the commit, because
- * of deferred triggers.  After an error the caller aborts the transaction.
+ * of deferred triggers.  These are fired before the commit, within the time limit:
+ * the commit cannot be cancelled, and no user's code is left for it that could set
+ * synchronous_commit.  After an error the caller aborts the transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -92,13 +94,13 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 	run_messages(batch, progress);
 	if (progress->run.applier != NULL)
 	{
+		progress->item_at = GetCurrentTimestamp();
+		begin_time_limit();
 		if (batch->mode == BATCH_TOGETHER)
-		{
-			progress->item_at = GetCurrentTimestamp();
-			begin_time_limit();
 			set_constraints_immediate();
-			cqrs_batch_run_end_time_limit();
-		}
+		/* A trigger may have deferred it again; nothing limits the commit. */
+		AfterTriggerFireDeferred();
+		cqrs_batch_run_end_time_limit();
 		cqrs_apply_end(progress->run.applier);
 	}
 	if (batch->wary)

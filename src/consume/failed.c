@@ -134,6 +134,21 @@ cqrs_failed_read(int64 id)
 	return failed;
 }
 
+bool
+cqrs_failed_message(int64 id, CqrsIncoming *message)
+{
+	CqrsFailed *failed = cqrs_failed_read(id);
+
+	if (failed == NULL)
+		return false;
+	memset(message, 0, sizeof(*message));
+	message->body = failed->body;
+	message->length = failed->length;
+	message->message_id = failed->message_id;
+	message->direct = failed->direct;
+	return cqrs_envelope_read(message) == NULL;
+}
+
 CqrsFailedLock
 cqrs_failed_lock(int64 id)
 {

@@ -59,6 +59,9 @@ extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
 /* A row with its body, or NULL. */
 extern CqrsFailed *cqrs_failed_read(int64 id);
 
+/* The message of a row; false if the row is gone, or has no message. */
+extern bool cqrs_failed_message(int64 id, CqrsIncoming *message);
+
 /*
  * Lock a row up to the end of the transaction, without waiting.  Rows are to be
  * locked before they are written to.

@@ -148,6 +148,16 @@ cqrs_handled_add(const CqrsIncoming *message)
 	CommandCounterIncrement();
 }
 
+bool
+cqrs_handled_is_same(const CqrsIncoming *a, const CqrsIncoming *b)
+{
+	return a->signal == b->signal &&
+		strcmp(a->message_id, b->message_id) == 0 &&
+		strcmp(a->cqrs_id, b->cqrs_id) == 0 &&
+		strcmp(a->instance_pk, b->instance_pk) == 0 &&
+		strcmp(a->instance_data, b->instance_data) == 0;
+}
+
 static void
 digest_of(const CqrsIncoming *message, pg_uuid_t *digest)
 {

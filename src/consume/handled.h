@@ -20,6 +20,12 @@
 extern bool cqrs_handled_has(const CqrsIncoming *message, bool redelivered);
 
 /*
+ * Whether two messages that have ids are one message: id and contents are the
+ * same.
+ */
+extern bool cqrs_handled_is_same(const CqrsIncoming *a, const CqrsIncoming *b);
+
+/*
  * Put a message on the list, in the current transaction; later lookups of this
  * transaction find it.
  */

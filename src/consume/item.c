@@ -12,7 +12,10 @@
  *						use any more, dead letters included: they are removed.
  *						So is a SYNC when a later SAVE is what the row has
  *						already: both were delivered again, the SYNC failed
- *						again, and would bring an older state back.
+ *						again, and would bring an older state back.  A failed
+ *						message with a higher revision than a SAVE is not of an
+ *						older state: the SAVE has come late.  It stays, unless
+ *						a failed DELETE is between the two.
  *						Where an older DELETE has failed, a SAVE applies
  *						whatever its revision: it is of a new row, whose
  *						revisions begin at 0.
@@ -23,7 +26,8 @@
  * A replica with a handler has each message once (handled.c).
  *
  * A message can be delivered again while its row of cqrs.failed is there (they
- * have the same message id), together with all that came after it.  Without
+ * have the same message id and contents: ids alone need not differ), together with
+ * all that came after it.  Without
  * handler a row takes the place of the former one: of a SAVE and a DELETE that
  * fail again, the DELETE has to be the last, or the retry of the SAVE would
  * bring the row back.  With handler the former one stays, and with it the
@@ -32,7 +36,13 @@
  *
  * A user's transaction may have a row of cqrs.failed, to delete it or to have it
  * tried, for as long as it likes.  Nothing waits for it: a retry is left out until
- * then, and a new message that may have to remove the row is stored behind it.
+ * then, and a new message that has to remove the row is stored behind it.  A SAVE
+ * need not be removed, since its revision tells that it is of no use; so SAVEs are
+ * only locked where they are removed.
+ *
+ * Messages of one cqrs_id are applied in their order also if the table gets another
+ * owner between two of them: what is behind a message for another transaction is
+ * left to that one as well.
  *
  * Counts are kept in the run, and become visible with its commit.
  *
@@ -53,22 +63,37 @@
 /* The same where an earlier one is locked. */
 #define BUSY_MS		1000
 
+/* A row with a message that waits for its retry. */
+typedef struct CqrsWaitingRow
+{
+	char	   *cqrs_id;
+	char	   *instance_pk;
+	TimestampTz next_try;
+} CqrsWaitingRow;
+
+static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
+static bool is_passed_over(const CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
-static bool has_id(const CqrsFailed *failed, const CqrsItem *item);
+static bool is_same(const CqrsFailed *failed, const CqrsItem *item);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
 static void fail_without_owner(CqrsRun *run, CqrsItem *item);
 static void bury(CqrsRun *run, CqrsItem *item, const char *reason);
 static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
 static void wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from,
 						int delay_ms, const char *reason);
-static bool lock_all(List *older);
+static void note_waiting(CqrsRun *run, const CqrsItem *item,
+						 TimestampTz next_try);
+static const CqrsWaitingRow *find_waiting(const CqrsRun *run,
+										  const CqrsItem *item);
+static bool lock_needed(List *older);
+static int	last_delete(List *older);
 static List *older_failed(const CqrsRun *run, const CqrsItem *item);
 static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
-static bool has_failed_delete(List *older);
 static bool settles(const CqrsRun *run, CqrsOutcome outcome,
 					const CqrsFailed *older);
+static bool is_later(const CqrsFailed *failed, const CqrsItem *item);
 static void applied(CqrsRun *run, CqrsItem *item, List *older,
 					const CqrsApplied *result);
 static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
@@ -114,6 +139,8 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		}
 		return CQRS_ITEM_SETTLED;
 	}
+	if (is_passed_over(run, cqrs_id))
+		return CQRS_ITEM_OTHER_OWNER;
 	if (is_handled_already(run, item) || is_dead_already(run, item))
 		return CQRS_ITEM_SETTLED;
 	if (expired(item, run->replica))
@@ -127,7 +154,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		return CQRS_ITEM_SETTLED;
 	}
 	if (OidIsValid(run->owner) && run->replica->owner != run->owner)
-		return CQRS_ITEM_OTHER_OWNER;
+		return pass_over(run, cqrs_id);
 	if (run->applier == NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
@@ -142,7 +169,8 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 void
 cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 {
-	List	   *older = older_failed(run, item);
+	const CqrsWaitingRow *waiting = find_waiting(run, item);
+	List	   *older = waiting == NULL ? older_failed(run, item) : NIL;
 	const CqrsFailed *before;
 	const CqrsReplica *replica;
 	CqrsApplied result = {0};
@@ -154,23 +182,25 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("replica \"%s\" has changed meanwhile",
 						item->message.cqrs_id)));
-	if (replica->handler == NULL && !lock_all(older))
+	if (replica->handler == NULL && !lock_needed(older))
 	{
 		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
 					"another transaction changes an earlier failed message of the row");
 		return;
 	}
 	before = replica->handler != NULL ? waiting_before(older, item) : NULL;
-	if (before != NULL)
+	if (waiting != NULL || before != NULL)
 	{
-		wait_behind(run, item, Max(before->next_try, GetCurrentTimestamp()),
+		wait_behind(run, item,
+					Max(waiting != NULL ? waiting->next_try : before->next_try,
+						GetCurrentTimestamp()),
 					BEHIND_MS,
 					"the message waits for an earlier one of its row");
 		return;
 	}
 	cqrs_apply_message(run->applier, replica, &item->message,
 					   item->message.signal == CQRS_SAVE &&
-					   has_failed_delete(older), &result);
+					   last_delete(older) >= 0, &result);
 	applied(run, item, older, &result);
 }
 
@@ -232,7 +262,7 @@ is_dead_already(CqrsRun *run, const CqrsItem *item)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (failed->next_try != 0 || !has_id(failed, item))
+		if (failed->next_try != 0 || !is_same(failed, item))
 			continue;
 		if (cqrs_failed_lock(failed->id) == CQRS_FAILED_LOCKED)
 			cqrs_failed_renew(failed->id);
@@ -245,10 +275,14 @@ is_dead_already(CqrsRun *run, const CqrsItem *item)
 
 /* Whether a failed message is this one. */
 static bool
-has_id(const CqrsFailed *failed, const CqrsItem *item)
+is_same(const CqrsFailed *failed, const CqrsItem *item)
 {
+	CqrsIncoming message;
+
 	return item->message.message_id != NULL && failed->message_id != NULL &&
-		strcmp(item->message.message_id, failed->message_id) == 0;
+		strcmp(item->message.message_id, failed->message_id) == 0 &&
+		cqrs_failed_message(failed->id, &message) &&
+		cqrs_handled_is_same(&message, &item->message);
 }
 
 /* Only what has just been received expires. */
@@ -300,6 +334,8 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	if (item->failed != NULL)
 	{
 		cqrs_failed_update(item->failed->id, state);
+		if (has_handler(run) && state->next_try != 0)
+			note_waiting(run, item, state->next_try);
 		return;
 	}
 	if (has_handler(run))
@@ -308,7 +344,7 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (!has_id(failed, item))
+		if (!is_same(failed, item))
 			continue;
 		if (has_handler(run))
 			return;
@@ -337,18 +373,100 @@ wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from, int delay_ms,
 	store(run, item, &state);
 }
 
-/* Lock those of some rows that exist; false if another transaction has one. */
-static bool
-lock_all(List *older)
+/* The message, and later ones of its replica, are for another transaction. */
+static CqrsStep
+pass_over(CqrsRun *run, const char *cqrs_id)
 {
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+
+	run->passed_over = lappend(run->passed_over, pstrdup(cqrs_id));
+	MemoryContextSwitchTo(caller);
+	return CQRS_ITEM_OTHER_OWNER;
+}
+
+static bool
+is_passed_over(const CqrsRun *run, const char *cqrs_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, run->passed_over)
+	{
+		if (strcmp(lfirst(lc), cqrs_id) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Later retries of the row wait behind this one.  Many of them may be due, so
+ * they are not to look for it in cqrs.failed one by one.
+ */
+static void
+note_waiting(CqrsRun *run, const CqrsItem *item, TimestampTz next_try)
+{
+	CqrsWaitingRow *row;
+	MemoryContext caller;
+
+	if (find_waiting(run, item) != NULL || item->message.instance_pk == NULL)
+		return;
+	caller = MemoryContextSwitchTo(TopTransactionContext);
+	row = palloc(sizeof(CqrsWaitingRow));
+	row->cqrs_id = pstrdup(item->message.cqrs_id);
+	row->instance_pk = pstrdup(item->message.instance_pk);
+	row->next_try = next_try;
+	run->waiting = lappend(run->waiting, row);
+	MemoryContextSwitchTo(caller);
+}
+
+static const CqrsWaitingRow *
+find_waiting(const CqrsRun *run, const CqrsItem *item)
+{
+	ListCell   *lc;
+
+	foreach(lc, run->waiting)
+	{
+		const CqrsWaitingRow *row = lfirst(lc);
+
+		if (item->failed != NULL && item->message.instance_pk != NULL &&
+			strcmp(row->cqrs_id, item->message.cqrs_id) == 0 &&
+			strcmp(row->instance_pk, item->message.instance_pk) == 0)
+			return row;
+	}
+	return NULL;
+}
+
+/*
+ * Lock the rows that this message has to remove, if it changes the table's row:
+ * a DELETE and all before it, and each SYNC.  False if another transaction has one.
+ */
+static bool
+lock_needed(List *older)
+{
+	int			deleted = last_delete(older);
 	ListCell   *lc;
 
 	foreach(lc, older)
 	{
-		if (cqrs_failed_lock(((CqrsFailed *) lfirst(lc))->id) == CQRS_FAILED_BUSY)
+		const CqrsFailed *failed = lfirst(lc);
+
+		if ((foreach_current_index(lc) <= deleted ||
+			 failed->signal != CQRS_SAVE) &&
+			cqrs_failed_lock(failed->id) == CQRS_FAILED_BUSY)
 			return false;
 	}
 	return true;
+}
+
+/* The place of the last DELETE in the list, or -1. */
+static int
+last_delete(List *older)
+{
+	for (int i = list_length(older) - 1; i >= 0; i--)
+	{
+		if (((CqrsFailed *) list_nth(older, i))->signal == CQRS_DELETE)
+			return i;
+	}
+	return -1;
 }
 
 /* Failed messages of the same row that are older than this one. */
@@ -377,23 +495,10 @@ waiting_before(List *older, const CqrsItem *item)
 		if (failed->next_try != 0)
 			before = failed;
 		/* This message, delivered again: its row is tried in its turn. */
-		if (has_id(failed, item) && before != NULL)
+		if (before != NULL && is_same(failed, item))
 			break;
 	}
 	return before;
-}
-
-static bool
-has_failed_delete(List *older)
-{
-	ListCell   *lc;
-
-	foreach(lc, older)
-	{
-		if (((CqrsFailed *) lfirst(lc))->signal == CQRS_DELETE)
-			return true;
-	}
-	return false;
 }
 
 /*
@@ -410,18 +515,36 @@ settles(const CqrsRun *run, CqrsOutcome outcome, const CqrsFailed *older)
 		 !has_handler(run));
 }
 
+/* Whether a SAVE has come later than a failed message of a later state. */
+static bool
+is_later(const CqrsFailed *failed, const CqrsItem *item)
+{
+	CqrsIncoming message;
+	int64		failed_revision;
+	int64		revision;
+
+	return item->message.signal == CQRS_SAVE && failed->signal != CQRS_DELETE &&
+		cqrs_failed_message(failed->id, &message) &&
+		cqrs_envelope_revision(&message, &failed_revision) &&
+		cqrs_envelope_revision(&item->message, &revision) &&
+		failed_revision > revision;
+}
+
 /* A message is applied: remove what it settles, and count it. */
 static void
 applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
 {
 	CqrsOutcome outcome = result->outcome;
+	int			deleted = last_delete(older);
 	ListCell   *lc;
 
 	foreach(lc, older)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (!settles(run, outcome, failed))
+		if (!settles(run, outcome, failed) ||
+			(foreach_current_index(lc) > deleted && is_later(failed, item)) ||
+			cqrs_failed_lock(failed->id) != CQRS_FAILED_LOCKED)
 			continue;
 		cqrs_failed_delete(failed->id);
 		run->wrote_failed = true;

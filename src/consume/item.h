@@ -36,6 +36,10 @@ typedef struct CqrsRun
 	bool		busy;			/* a retry was left out, because another
 								 * transaction has its row */
 	int64		counts[CQRS_WORKER_MAX_COUNTERS];	/* to be added at commit */
+	List	   *passed_over;	/* names of replicas with messages that are
+								 * for another transaction */
+	List	   *waiting;		/* of CqrsWaitingRow: rows of replicas with a
+								 * handler that had a retry put off */
 	const CqrsReplica *replica; /* of the item at hand; NULL: unknown */
 	CqrsOnce   *logged;			/* what the consumer has logged */
 } CqrsRun;

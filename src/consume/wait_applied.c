@@ -260,13 +260,12 @@ static bool
 is_waited_for(const Wait *wait, const CqrsFailed *failed)
 {
 	CqrsIncoming message = {.body = failed->body,.length = failed->length};
-	const CqrsJsonValue *revision;
+	int64		revision;
 
 	if (wait->is_delete)
 		return failed->signal == CQRS_DELETE;
-	if (failed->signal == CQRS_DELETE || cqrs_envelope_read(&message) != NULL)
-		return false;
-	revision = cqrs_json_scan_find(&message.data, "cqrs_revision");
-	return revision != NULL && revision->kind == CQRS_JSON_NUMBER &&
-		strtoll(revision->start, NULL, 10) >= wait->revision;
+	return failed->signal != CQRS_DELETE &&
+		cqrs_envelope_read(&message) == NULL &&
+		cqrs_envelope_revision(&message, &revision) &&
+		revision >= wait->revision;
 }

@@ -211,7 +211,7 @@ forget_databases(List *existing, List *occupied)
 	{
 		Database   *database = lfirst(lc);
 		bool		keep = database->discovery.sent ||
-			list_member_oid(existing, database->dboid);
+		list_member_oid(existing, database->dboid);
 
 		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 			keep = keep || cqrs_team_is_any_running(&database->teams[kind]);
