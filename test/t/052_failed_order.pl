@@ -97,10 +97,11 @@ wait_for(q{SELECT name = 'good' FROM seen WHERE id = 1}, 'and has its turn');
 wait_for('SELECT count(*) = 0 FROM cqrs.failed',         'both are gone');
 
 # The same message again, while its dead letter is there.
-sends([ 'twice', body('SAVE', 'item', 2, 0, name => 'bad') ]);
+my $message = [ 'twice', body('SAVE', 'item', 2, 0, name => 'bad') ];
+sends($message);
 wait_for('SELECT count(*) = 1 FROM cqrs.dead_letters', 'a dead letter');
 my $repeated = query('SELECT repeated FROM cqrs.consumer_stats');
-sends([ 'twice', body('SAVE', 'item', 2, 0, name => 'bad') ]);
+sends($message);
 wait_for("SELECT repeated = $repeated + 1 FROM cqrs.consumer_stats",
 	'the same message is known');
 is(query('SELECT count(*) FROM cqrs.failed'), 1, 'and stored once');

@@ -154,7 +154,7 @@ is(query(q{SELECT count(*) FROM cqrs.failed}),
 	0, 'a SAVE after a failed DELETE is a new row');
 
 # A user's transaction has the row of a message that is due: the consumer leaves it
-# out, and stores a later message of that row behind it.
+# out, and stores a later message of that row behind it if that has to remove it.
 my ($user_in, $user_out, $user_err) = ('', '', '');
 my $user = open_psql($node, \$user_in, \$user_out, \$user_err);
 
@@ -175,15 +175,27 @@ send_all(message('SAVE', 'author', 78, 1, name => 'other'));
 wait_for(q{SELECT count(*) = 1 FROM author WHERE name = 'other'});
 pass('messages of other rows are applied while a user deletes a failed one');
 send_all(message('SAVE', 'book', 77, 2, title => 'new', author_id => 78));
+wait_for(q{SELECT title = 'new' FROM book WHERE id = 77});
+pass('so is a later one of its row, whose revision tells');
+as_user('ROLLBACK', 'rolled back');
+wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
+is(query('SELECT title FROM book WHERE id = 77'),
+	'new', 'the earlier one is outdated');
+
+# A SYNC has to be removed by what comes after it.
+send_all(message('SYNC', 'book', 77, 2, title => 'sync', author_id => 777));
+wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE sqlstate = '23503'});
+as_user('BEGIN; DELETE FROM cqrs.failed', 'deleted again');
+send_all(message('SAVE', 'book', 77, 3, title => 'newer', author_id => 78));
 wait_for(
 	q{SELECT count(*) = 1 FROM cqrs.failed WHERE error LIKE 'another transaction%'}
 );
 is( query(
 		q{SELECT errors FROM cqrs.consumer_stats WHERE state <> 'consuming'}),
 	'',
-	'those of its row wait behind it');
-as_user('ROLLBACK', 'rolled back');
-wait_for(q{SELECT title = 'new' FROM book WHERE id = 77});
+	'messages behind a SYNC wait');
+as_user('ROLLBACK', 'rolled back again');
+wait_for(q{SELECT title = 'newer' FROM book WHERE id = 77});
 wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
 
 # A lock of the whole table does not end the process.
