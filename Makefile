@@ -32,7 +32,7 @@ REGRESS = setup extension register alter pack capture merge paths triggers rewri
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
 	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register \
-	apply-waits deleted-sync-waits reindex-concurrently
+	apply-waits deleted-sync-failed deleted-sync-waits reindex-concurrently
 ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
 # For test/run: they need more than a server, so installcheck leaves them out.
 PROVE_TESTS = $(patsubst $(here)%,%,\

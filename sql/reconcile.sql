@@ -184,6 +184,81 @@ SELECT town, gone IS NOT NULL, cqrs_revision FROM place_copy ORDER BY name;
 SELECT l FROM cqrs_deleted_diff_replica('place') l OFFSET 1;
 SELECT test_error($$SELECT cqrs_diff_replica('{"place,2026-11-23 00:00:00+00:00","[[1,0]]"}')$$);
 
+-- Failed messages of these rows, as a DELETE of the master removes them: those
+-- that are not later than the lines, dead letters too, where a row is or not.
+CREATE FUNCTION fail(id bigint, cqrs_id text, pk text, signal "char", updated text, waits boolean,
+	key text DEFAULT 'cqrs_updated') RETURNS void LANGUAGE sql AS $$
+	INSERT INTO cqrs.failed VALUES (id, cqrs_id, pk, signal, convert_to(format(
+		'{"signal_type":"%s","cqrs_id":"%s","instance_pk":%s,"instance_data":{"id":%s,"name":"r1","cqrs_revision":1,"%s":"%s"}}',
+		CASE signal WHEN 'S' THEN 'SAVE' WHEN 'D' THEN 'DELETE' ELSE 'SYNC' END, cqrs_id, pk, pk, key, updated), 'UTF8'),
+		NULL, false, now(), now(), 1, CASE WHEN waits THEN now() + '1 day' END, '23514', 'bad')
+$$;
+TRUNCATE copy;
+INSERT INTO copy VALUES (77, 'gone', 0, '2026-11-22 00:00Z'), (78, 'gone', 0, '2026-11-22 00:00Z'),
+	(80, 'since', 5, '2026-11-25 00:00Z'), (81, 'other', 0, '2026-11-22 00:00Z');
+SELECT fail(1, 'author', '77', 'S', '2026-11-23T00:00:00+00:00', true),
+	fail(2, 'author', '77', 'Y', '2026-11-24T00:00:00Z', true),
+	fail(3, 'author', '77', 'S', '2026-11-23 00:00:00+00:00', false),
+	fail(4, 'author', '77', 'D', '2026-11-23T00:00:00+00:00', true),
+	fail(5, 'author', '77', 'S', '2026-11-24T00:00:00.000001+00:00', true),
+	fail(6, 'measure', '77', 'S', '2026-11-23T00:00:00+00:00', true),
+	fail(7, 'author', '78', 'S', 'no time', true),
+	fail(8, 'author', '79', 'S', '2026-11-23T00:00:00+00:00', true),
+	fail(9, 'author', '79', 'S', '2026-11-23T00:00:00+00:00', true, 'when'),
+	fail(10, 'author', '80', 'S', '2026-11-23T00:00:00+00:00', true),
+	fail(11, 'author', '81', 'S', '2026-11-23T00:00:00+00:00', true);
+INSERT INTO cqrs.failed SELECT 12, cqrs_id, '79', signal_type, 'no message', NULL, false,
+	now(), now(), 1, NULL, NULL, 'bad' FROM cqrs.failed WHERE id = 8;
+SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[77,78]', '[79,80]']);
+SELECT string_agg(id::text, ' ' ORDER BY id) FROM cqrs.failed;
+SELECT id FROM copy ORDER BY id;
+-- A transaction that keeps its snapshot.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[81]']);
+SELECT string_agg(id::text, ' ' ORDER BY id) FROM cqrs.failed;
+ROLLBACK;
+SELECT count(*) FROM cqrs.failed WHERE id = 11;
+DELETE FROM cqrs.failed;
+-- With a handler a DELETE waits for earlier messages, and so does the row here.
+-- What a handler has dealt with removes nothing; a row that is absent, dead letters.
+CREATE TABLE handled (id int PRIMARY KEY, name text);
+CREATE FUNCTION handle_row(m cqrs.message) RETURNS boolean LANGUAGE sql AS $$
+	INSERT INTO public.seen VALUES (m.signal_type || ' ' || m.instance_pk::text);
+	SELECT public.cqrs_apply(m) IS NOT NULL
+$$;
+SELECT cqrs_register_replica('handled', handler => 'handle_row');
+INSERT INTO handled SELECT i, 'gone', 0, '2026-11-22 00:00Z' FROM generate_series(1, 4) i;
+TRUNCATE seen;
+SELECT fail(1, 'handled', '1', 'S', '2026-11-23T00:00:00+00:00', true),
+	fail(2, 'handled', '1', 'S', '2026-11-23T00:00:00+00:00', false),
+	fail(3, 'handled', '2', 'S', '2026-11-23T00:00:00+00:00', false),
+	fail(4, 'handled', '3', 'S', '2026-11-25T00:00:00+00:00', true),
+	fail(5, 'handled', '5', 'S', '2026-11-23T00:00:00+00:00', false),
+	fail(6, 'handled', '6', 'S', '2026-11-23T00:00:00+00:00', false),
+	fail(7, 'handled', '6', 'S', '2026-11-23T00:00:00+00:00', true);
+SELECT cqrs_deleted_sync_replica(ARRAY['handled,2026-11-24 00:00:00+00:00', '[1,2,3,4,5,6]']);
+TABLE seen;
+SELECT string_agg(id::text, ' ' ORDER BY id) FROM cqrs.failed;
+SELECT id FROM handled ORDER BY id;
+DELETE FROM cqrs.failed;
+DROP TABLE handled CASCADE;
+DROP FUNCTION handle_row;
+-- Another owner's triggers, which call it for the same row.
+TRUNCATE copy;
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE INFO 'again %', public.cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', format('[%s]', OLD.id)]);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER again AFTER DELETE ON copy FOR EACH ROW EXECUTE FUNCTION again();
+INSERT INTO copy VALUES (77, 'gone', 0, '2026-11-22 00:00Z');
+SELECT fail(1, 'author', '77', 'S', '2026-11-23T00:00:00+00:00', true);
+SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[77,77]']);
+SELECT count(*) FROM cqrs.failed;
+DROP TRIGGER again ON copy;
+DROP FUNCTION again;
+CALL cqrs_bulk_load(dump());
+
 -- Rights: SELECT on the table to compare, its owner to write.  Triggers run
 -- with the owner's rights, constraint triggers too.
 CREATE ROLE regress_owner;
@@ -199,6 +274,7 @@ CREATE CONSTRAINT TRIGGER note AFTER INSERT OR DELETE ON copy DEFERRABLE INITIAL
 DELETE FROM copy WHERE id > 1;
 TRUNCATE who;
 CALL cqrs_bulk_load(ARRAY['author', line('2', 'b')]);
+SELECT fail(1, 'author', '3', 'S', '2026-11-23T00:00:00+00:00', true);
 SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[2]']);
 TABLE who;
 SET ROLE regress_reader;
@@ -206,15 +282,19 @@ SELECT test_error($$CALL cqrs_bulk_load('{author}'::text[])$$);
 SELECT test_error($$SELECT cqrs_deleted_sync_replica('{"author,2026-11-24 00:00:00+00:00","[1]"}')$$);
 SELECT undated(l) FROM cqrs_deleted_diff_replica('author') l;
 SELECT count(*) FROM cqrs_diff_replica('{"author,2026-11-24 00:00:00+00:00","[[1,0]]"}');
+SELECT test_error($$SELECT cqrs_deleted_sync_replica('{"author,2026-11-24 00:00:00+00:00","[3]"}')$$);
 SET ROLE regress_owner;
+SELECT test_error('TABLE cqrs.failed');
+SELECT cqrs_deleted_sync_replica('{"author,2026-11-24 00:00:00+00:00","[3]"}');
 SELECT test_error($$CALL cqrs_bulk_load('/tmp/x')$$);
 CALL cqrs_bulk_load('{author}'::text[]);
 RESET ROLE;
+SELECT count(*) FROM cqrs.failed;
 ALTER TABLE copy ENABLE ROW LEVEL SECURITY;
 SET ROLE regress_reader;
 SELECT test_error($$SELECT cqrs_deleted_diff_replica('author')$$);
 RESET ROLE;
 DROP TABLE author, copy, measure, place, place_copy, seen, who CASCADE;
 SELECT cqrs_unregister_replica('event');
-DROP FUNCTION handle, note, line(text, text), many, dump(), dump(text), undated;
+DROP FUNCTION handle, note, fail, line(text, text), many, dump(), dump(text), undated;
 DROP ROLE regress_owner, regress_reader;

@@ -6,7 +6,8 @@
  * Rows are read and written directly, whatever the rights of the role that a
  * message is applied with.  Users may delete rows meanwhile, so a row is
  * always looked up by its id, and one that is gone is passed over.  Callers lock
- * a row before they write to it, without waiting for a user's transaction.
+ * a row before they write to it; the consumer without waiting for a user's
+ * transaction.
  *
  * The index of instance_pk is a hash index: keys can be longer than a B-tree
  * takes.  Results are in the current memory context.
@@ -26,6 +27,7 @@
 #include "catalog/pg_collation.h"
 #include "commands/sequence.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -64,6 +66,8 @@ static void set_state(const CqrsFailedState *state, Datum *values,
 					  bool *nulls);
 static void change(int64 id, Datum *values, bool *nulls, bool *replaces);
 static bool lock_free(Relation rel, TupleTableSlot *slot, ItemPointer tid);
+static bool lock_found(List *found);
+static bool lock_latest(Relation rel, TupleTableSlot *slot, CqrsFailed *failed);
 static SysScanDesc begin_by_id(Relation rel, int64 id, ScanKeyData *key);
 static int	compare_id(const ListCell *a, const ListCell *b);
 
@@ -167,6 +171,76 @@ cqrs_failed_lock(int64 id)
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, RowExclusiveLock);
 	return result;
+}
+
+List *
+cqrs_failed_lock_all(const char *cqrs_id, const char *instance_pk)
+{
+	List	   *found;
+	bool		locked;
+
+	/*
+	 * After a wait another row may have taken the place of one: then they are
+	 * looked for again.
+	 */
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		found = cqrs_failed_find(cqrs_id, instance_pk, PG_INT64_MAX);
+		locked = found == NIL || lock_found(found);
+		PopActiveSnapshot();
+	} while (!locked);
+	return found;
+}
+
+/* Lock rows and read their bodies; false if they have to be looked for again. */
+static bool
+lock_found(List *found)
+{
+	Relation	rel = table_open(cqrs_objects_get(false)->failed,
+								 RowExclusiveLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bool		locked = true;
+	ListCell   *lc;
+
+	foreach(lc, found)
+	{
+		if (!lock_latest(rel, slot, lfirst(lc)))
+			locked = false;
+		else
+			lfirst(lc) =
+				from_tuple(rel, ExecFetchSlotHeapTuple(slot, false, NULL), true);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, RowExclusiveLock);
+	return locked;
+}
+
+/* Lock the latest version of a row; false if that is not the one found. */
+static bool
+lock_latest(Relation rel, TupleTableSlot *slot, CqrsFailed *failed)
+{
+	uint8		flags = IsolationUsesXactSnapshot() ? 0 :
+	TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+	TM_FailureData failure;
+
+	switch (table_tuple_lock(rel, &failed->tid, GetActiveSnapshot(), slot,
+							 GetCurrentCommandId(true), LockTupleExclusive,
+							 LockWaitBlock, flags, &failure))
+	{
+		case TM_Ok:
+			return !failure.traversed;
+		case TM_Updated:
+		case TM_Deleted:
+			if (IsolationUsesXactSnapshot())
+				ereport(ERROR,
+						(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						 errmsg("could not serialize access due to concurrent update")));
+			return false;
+		default:
+			elog(ERROR, "unexpected result of locking a failed message");
+	}
 }
 
 void
@@ -399,6 +473,7 @@ from_tuple(Relation rel, HeapTuple tuple, bool with_body)
 	bool		nulls[FAILED_NATTS];
 
 	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+	failed->tid = tuple->t_self;
 	failed->id = DatumGetInt64(values[FAILED_ID - 1]);
 	if (!nulls[FAILED_CQRS_ID - 1])
 		failed->cqrs_id = TextDatumGetCString(values[FAILED_CQRS_ID - 1]);

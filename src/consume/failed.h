@@ -35,6 +35,7 @@ typedef struct CqrsFailed
 	Size		length;			/* of the body */
 	char	   *body;			/* NULL if it was not asked for */
 	char	   *error;			/* the same */
+	ItemPointerData tid;		/* of this version */
 } CqrsFailed;
 
 /* What is written about a failure. */
@@ -75,6 +76,16 @@ typedef enum CqrsFailedLock
 } CqrsFailedLock;
 
 extern CqrsFailedLock cqrs_failed_lock(int64 id);
+
+/*
+ * All rows about a row, as cqrs_failed_find() has them but with bodies, in
+ * their latest versions, and locked up to the end of the transaction.  Waits for
+ * other transactions, as long as lock_timeout allows; a transaction that keeps its
+ * snapshot gets an error instead where they have changed a row.  For users: the
+ * consumer waits for none.
+ */
+extern List *cqrs_failed_lock_all(const char *cqrs_id,
+								  const char *instance_pk);
 
 /* Add a message; later lookups of this transaction find it. */
 extern void cqrs_failed_insert(const CqrsIncoming *message,

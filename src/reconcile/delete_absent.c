@@ -9,6 +9,22 @@
  * keys were listed at the time of the first line; a row that the master has
  * written since is a new one, and stays.
  *
+ * Failed messages.  What waits in cqrs.failed for a retry would bring the row
+ * back, or bring one that was never there.  So, as a DELETE of the master would
+ * do it (consume/item.c), messages that are not later than the first line
+ * go with the row, dead letters included, and also where there is no row.  One
+ * whose time cannot be read stays.  With a handler a DELETE waits behind such
+ * messages, since they may be about a part of the state.  There is nothing to wait
+ * in here, so the row stays until a later call.
+ *
+ * Locks.  The rows of cqrs.failed are locked first and then the row of the table,
+ * as the consumer does it: when a retry has ended, either its message is still
+ * there or its row.  Locks are waited for, as for rows of the table: a retry takes
+ * a fraction of a second, an error would be all that most callers see of it, and
+ * lock_timeout bounds the wait for a user's transaction.  To be in nobody's way
+ * meanwhile, all failed messages are locked before the first row.  The consumer
+ * waits for none of them, so it cannot close a circle with these.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -23,8 +39,10 @@
 #include "apply/apply.h"
 #include "apply/envelope.h"
 #include "apply/finder.h"
+#include "apply/iso_time.h"
 #include "apply/on_behalf.h"
 #include "compose/value.h"
+#include "consume/failed.h"
 #include "reconcile/lines.h"
 
 PG_FUNCTION_INFO_V1(cqrs_deleted_sync_replica);
@@ -40,8 +58,16 @@ typedef struct Deletion
 } Deletion;
 
 static void check_owner(const CqrsReplica *replica);
-static void delete_line(Deletion *deletion, char *text, int number);
-static bool delete_row(Deletion *deletion, const CqrsJsonValue *key);
+static void for_each_key(Deletion *deletion,
+						 void (*act) (Deletion *deletion,
+									  const CqrsJsonValue *key));
+static void lock_failed(Deletion *deletion, const CqrsJsonValue *key);
+static void delete_key(Deletion *deletion, const CqrsJsonValue *key);
+static List *earlier_failed(Deletion *deletion, const char *instance_pk);
+static bool is_earlier(const Deletion *deletion, const CqrsFailed *failed);
+static bool any_waits(List *failed);
+static CqrsOutcome delete_row(Deletion *deletion, char *instance_pk,
+							  int64 revision);
 
 /* cqrs_deleted_sync_replica(lines text[]) RETURNS bigint */
 Datum
@@ -50,6 +76,7 @@ cqrs_deleted_sync_replica(PG_FUNCTION_ARGS)
 	Deletion	deletion = {0};
 	const CqrsReplica *replica;
 	MemoryContext caller;
+	bool		any_failed;
 
 	PreventCommandIfReadOnly("cqrs_deleted_sync_replica()");
 	deletion.lines = cqrs_lines_read(PG_GETARG_ARRAYTYPE_P(0),
@@ -68,11 +95,12 @@ cqrs_deleted_sync_replica(PG_FUNCTION_ARGS)
 											 "cqrs deleted line",
 											 ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(deletion.context);
-	for (int i = 0; i < list_length(deletion.lines.lines); i++)
-	{
-		delete_line(&deletion, list_nth(deletion.lines.lines, i), i + 1);
-		MemoryContextReset(deletion.context);
-	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	any_failed = cqrs_failed_any();
+	PopActiveSnapshot();
+	if (any_failed)
+		for_each_key(&deletion, lock_failed);
+	for_each_key(&deletion, delete_key);
 	MemoryContextSwitchTo(caller);
 	cqrs_finder_end(deletion.finder);
 	cqrs_on_behalf_check_constraints();
@@ -91,24 +119,115 @@ check_owner(const CqrsReplica *replica)
 }
 
 static void
-delete_line(Deletion *deletion, char *text, int number)
+for_each_key(Deletion *deletion,
+			 void (*act) (Deletion *deletion, const CqrsJsonValue *key))
 {
-	CqrsJsonMembers elements = {0};
-
-	cqrs_lines_elements(text, number, &elements);
-	for (int i = 0; i < elements.nmembers; i++)
+	for (int i = 0; i < list_length(deletion->lines.lines); i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (delete_row(deletion, &elements.members[i].value))
-			deletion->deleted++;
+		CqrsJsonMembers elements = {0};
+
+		cqrs_lines_elements(list_nth(deletion->lines.lines, i), i + 1, &elements);
+		for (int j = 0; j < elements.nmembers; j++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			act(deletion, &elements.members[j].value);
+		}
+		MemoryContextReset(deletion->context);
 	}
 }
 
-static bool
-delete_row(Deletion *deletion, const CqrsJsonValue *key)
+static void
+lock_failed(Deletion *deletion, const CqrsJsonValue *key)
+{
+	(void) cqrs_failed_lock_all(deletion->lines.cqrs_id, cqrs_lines_key(key));
+}
+
+static void
+delete_key(Deletion *deletion, const CqrsJsonValue *key)
 {
 	Datum		values[INDEX_MAX_KEYS];
+	CqrsOutcome outcome = CQRS_OUTCOME_ABSENT;
+	const CqrsReplica *replica;
+	char	   *instance_pk;
+	List	   *failed;
 	CqrsFoundRow row;
+	ListCell   *lc;
+
+	cqrs_finder_read_key(deletion->finder, key, values);
+	instance_pk = cqrs_lines_key(key);
+	failed = earlier_failed(deletion, instance_pk);
+	/* The wait may have accepted invalidations. */
+	replica = cqrs_on_behalf_find(deletion->lines.cqrs_id);
+	if (replica->relid != RelationGetRelid(deletion->finder->rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("replica \"%s\" has changed meanwhile",
+						replica->cqrs_id)));
+	if (replica->handler != NULL && any_waits(failed))
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	row = cqrs_finder_find(deletion->finder, values);
+	PopActiveSnapshot();
+	if (row.alive)
+		outcome = delete_row(deletion, instance_pk, row.revision);
+	if (outcome == CQRS_OUTCOME_DELETED || outcome == CQRS_OUTCOME_HANDLED)
+		deletion->deleted++;
+	if (outcome != CQRS_OUTCOME_DELETED && outcome != CQRS_OUTCOME_ABSENT)
+		return;
+	foreach(lc, failed)
+		cqrs_failed_delete(((CqrsFailed *) lfirst(lc))->id);
+}
+
+/* The failed messages of a row that are not later than the lines, locked. */
+static List *
+earlier_failed(Deletion *deletion, const char *instance_pk)
+{
+	List	   *failed = cqrs_failed_lock_all(deletion->lines.cqrs_id,
+											  instance_pk);
+	ListCell   *lc;
+
+	foreach(lc, failed)
+	{
+		if (!is_earlier(deletion, lfirst(lc)))
+			failed = foreach_delete_current(failed, lc);
+	}
+	return failed;
+}
+
+static bool
+is_earlier(const Deletion *deletion, const CqrsFailed *failed)
+{
+	const CqrsMapping *mapping = &deletion->finder->mapping;
+	CqrsIncoming message = {.body = failed->body,.length = failed->length};
+	const CqrsJsonValue *updated;
+	TimestampTz time;
+
+	if (cqrs_envelope_read(&message) != NULL)
+		return false;
+	updated = cqrs_json_scan_find(&message.data,
+								  message.signal == CQRS_DELETE ? "cqrs_updated" :
+								  mapping->columns[mapping->updated].key);
+	return updated != NULL && updated->kind == CQRS_JSON_STRING &&
+		cqrs_iso_time_read(updated->start + 1, updated->length - 2, &time) &&
+		time <= deletion->lines.time;
+}
+
+static bool
+any_waits(List *failed)
+{
+	ListCell   *lc;
+
+	foreach(lc, failed)
+	{
+		if (((CqrsFailed *) lfirst(lc))->next_try != 0)
+			return true;
+	}
+	return false;
+}
+
+static CqrsOutcome
+delete_row(Deletion *deletion, char *instance_pk, int64 revision)
+{
 	CqrsIncoming message = {
 		.signal = CQRS_DELETE,.not_after = deletion->lines.time
 	};
@@ -116,18 +235,11 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 	StringInfoData data;
 	bool		bare;
 
-	cqrs_finder_read_key(deletion->finder, key, values);
-	PushActiveSnapshot(GetLatestSnapshot());
-	row = cqrs_finder_find(deletion->finder, values);
-	PopActiveSnapshot();
-	if (!row.alive)
-		return false;
-
 	message.cqrs_id = deletion->lines.cqrs_id;
-	message.instance_pk = cqrs_lines_key(key);
+	message.instance_pk = instance_pk;
 	initStringInfo(&data);
 	appendStringInfo(&data, "{\"id\":%s,\"cqrs_revision\":" INT64_FORMAT ",\"cqrs_updated\":\"",
-					 message.instance_pk, row.revision + 1);
+					 instance_pk, revision + 1);
 	cqrs_value_append_timestamptz(&data, deletion->lines.time);
 	appendStringInfoString(&data, "\"}");
 	message.instance_data = data.data;
@@ -137,5 +249,5 @@ delete_row(Deletion *deletion, const CqrsJsonValue *key)
 					   cqrs_on_behalf_find(message.cqrs_id), &message, false,
 					   &applied);
 	/* What counts is the row when it was locked, not when it was found. */
-	return applied.outcome == CQRS_OUTCOME_DELETED;
+	return applied.outcome;
 }

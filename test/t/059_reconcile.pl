@@ -1,5 +1,6 @@
 # A replica on another server than its master is loaded and compared: the
-# pipelines of docs/replicas.md, and a load while messages are applied.
+# pipelines of docs/replicas.md, a load while messages are applied, and rows
+# that failed messages would bring back.
 use strict;
 use warnings;
 
@@ -155,6 +156,33 @@ $broker->poll_until(sub { $broker->queue_length('shop') == 0 }, 120)
   or BAIL_OUT('the queue is not empty');
 is(rows($replica), rows($master), 'then they are alike');
 like(run_shell($compare), qr/^0\n0?\n?$/, 'nothing differs any more');
+
+# SAVEs fail and wait, and the DELETEs are lost: of a row that the replica has,
+# and of one that it never had.
+$replica->safe_psql('postgres',
+	q{ALTER TABLE author ADD CONSTRAINT good CHECK (name <> 'bad')});
+$master->safe_psql('postgres',
+	q{UPDATE author SET name = 'bad' WHERE id = 77; INSERT INTO author VALUES (200000, 'bad')}
+);
+wait_consumer($replica, 'postgres', 'waiting = 2');
+$replica->safe_psql('postgres', 'SELECT cqrs_pause_consumer()');
+wait_consumer($replica, 'postgres', 'paused');
+$master->safe_psql('postgres', 'DELETE FROM author WHERE id IN (77, 200000)');
+wait_published($master);
+$broker->ctl('purge_queue', 'shop');
+$replica->safe_psql('postgres', 'SELECT cqrs_resume_consumer()');
+wait_consumer($replica, 'postgres', 'consuming');
+is(run_shell($compare), "0\n1\n", 'a row that has a failed message');
+is( $replica->safe_psql(
+		'postgres',
+		q{SELECT cqrs_deleted_sync_replica(ARRAY['author,' || now(), '[200000]'])}
+	),
+	'0',
+	'a failed message without a row');
+$replica->safe_psql('postgres',
+	'ALTER TABLE author DROP CONSTRAINT good; SELECT cqrs_retry_failed()');
+wait_consumer($replica, 'postgres', 'waiting = 0 AND dead = 0');
+is(rows($replica), rows($master), 'no retry brings the rows back');
 
 # From the start, by the documentation's script, while the master writes: the
 # queue is bound before the dump, though nothing is consumed yet.
