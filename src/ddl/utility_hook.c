@@ -34,6 +34,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/inval.h"
 #include "utils/syscache.h"
 
 #include "base/compat.h"
@@ -246,7 +247,11 @@ can_have_workers(void)
 {
 	int			slot = cqrs_slot_find(MyDatabaseId);
 
-	if (slot < 0 && OidIsValid(get_extension_oid("cqrs", true)))
+	if (slot >= 0)
+		return true;
+	/* Newer versions have a cache, which may still say that there is none. */
+	AcceptInvalidationMessages();
+	if (OidIsValid(get_extension_oid("cqrs", true)))
 	{
 		LWLockAcquire(cqrs_slot_lock, LW_EXCLUSIVE);
 		slot = cqrs_slot_take(MyDatabaseId);
