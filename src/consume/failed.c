@@ -143,9 +143,9 @@ cqrs_failed_message(int64 id, CqrsIncoming *message)
 {
 	CqrsFailed *failed = cqrs_failed_read(id);
 
+	memset(message, 0, sizeof(*message));
 	if (failed == NULL)
 		return false;
-	memset(message, 0, sizeof(*message));
 	message->body = failed->body;
 	message->length = failed->length;
 	message->message_id = failed->message_id;

@@ -60,7 +60,10 @@ extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
 /* A row with its body, or NULL. */
 extern CqrsFailed *cqrs_failed_read(int64 id);
 
-/* The message of a row; false if the row is gone, or has no message. */
+/*
+ * The message of a row.  False if that is none, as far as it could be read, or if
+ * the row is gone: then the body is NULL.
+ */
 extern bool cqrs_failed_message(int64 id, CqrsIncoming *message);
 
 /*

@@ -36,9 +36,9 @@
  *
  * A user's transaction may have a row of cqrs.failed, to delete it or to have it
  * tried, for as long as it likes.  Nothing waits for it: a retry is left out until
- * then, and a new message that has to remove the row is stored behind it.  A SAVE
- * need not be removed, since its revision tells that it is of no use; so SAVEs are
- * only locked where they are removed.
+ * then, and a new message that has to remove the row is stored behind it.  After a
+ * SAVE, an earlier SAVE need not be removed, since its revision tells that it is of
+ * no use; so it is locked only where it is removed.
  *
  * Messages of one cqrs_id are applied in their order also if the table gets another
  * owner between two of them: what is behind a message for another transaction is
@@ -87,7 +87,7 @@ static void note_waiting(CqrsRun *run, const CqrsItem *item,
 						 TimestampTz next_try);
 static const CqrsWaitingRow *find_waiting(const CqrsRun *run,
 										  const CqrsItem *item);
-static bool lock_needed(List *older);
+static bool lock_needed(List *older, const CqrsItem *item);
 static int	last_delete(List *older);
 static List *older_failed(const CqrsRun *run, const CqrsItem *item);
 static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
@@ -182,7 +182,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("replica \"%s\" has changed meanwhile",
 						item->message.cqrs_id)));
-	if (replica->handler == NULL && !lock_needed(older))
+	if (replica->handler == NULL && !lock_needed(older, item))
 	{
 		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
 					"another transaction changes an earlier failed message of the row");
@@ -278,11 +278,17 @@ static bool
 is_same(const CqrsFailed *failed, const CqrsItem *item)
 {
 	CqrsIncoming message;
+	bool		is_message;
 
-	return item->message.message_id != NULL && failed->message_id != NULL &&
-		strcmp(item->message.message_id, failed->message_id) == 0 &&
-		cqrs_failed_message(failed->id, &message) &&
-		cqrs_handled_is_same(&message, &item->message);
+	if (item->message.message_id == NULL || failed->message_id == NULL ||
+		strcmp(item->message.message_id, failed->message_id) != 0)
+		return false;
+	is_message = cqrs_failed_message(failed->id, &message);
+	if (!is_message || item->problem != NULL)
+		return message.body != NULL &&
+			message.length == item->message.length &&
+			memcmp(message.body, item->message.body, message.length) == 0;
+	return cqrs_handled_is_same(&message, &item->message);
 }
 
 /* Only what has just been received expires. */
@@ -436,11 +442,12 @@ find_waiting(const CqrsRun *run, const CqrsItem *item)
 }
 
 /*
- * Lock the rows that this message has to remove, if it changes the table's row:
- * a DELETE and all before it, and each SYNC.  False if another transaction has one.
+ * Lock the rows that this message has to remove, if it changes the table's row: for
+ * a SAVE a DELETE and all before it, and each SYNC; else all.  False if another
+ * transaction has one.
  */
 static bool
-lock_needed(List *older)
+lock_needed(List *older, const CqrsItem *item)
 {
 	int			deleted = last_delete(older);
 	ListCell   *lc;
@@ -449,7 +456,8 @@ lock_needed(List *older)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if ((foreach_current_index(lc) <= deleted ||
+		if ((item->message.signal != CQRS_SAVE ||
+			 foreach_current_index(lc) <= deleted ||
 			 failed->signal != CQRS_SAVE) &&
 			cqrs_failed_lock(failed->id) == CQRS_FAILED_BUSY)
 			return false;

@@ -105,6 +105,17 @@ sends($message);
 wait_for("SELECT repeated = $repeated + 1 FROM cqrs.consumer_stats",
 	'the same message is known');
 is(query('SELECT count(*) FROM cqrs.failed'), 1, 'and stored once');
+
+# The same of what is no message.
+sends(
+	([ 'none', '{"signal_type":"SAVE","cqrs_id":"item","instance_pk":2}' ]) x
+	  2);
+wait_for(q{SELECT count(*) > 0 FROM cqrs.failed WHERE message_id = 'none'},
+	'a bad message is stored');
+sends(body('SAVE', 'other', 100, 0));
+wait_for('SELECT count(*) = 1 FROM other WHERE id = 100', 'what follows');
+is(query(q{SELECT count(*) FROM cqrs.failed WHERE message_id = 'none'}),
+	1, 'and is stored once, too');
 query('DELETE FROM cqrs.failed');
 query(q{UPDATE cqrs.replica SET max_retries = NULL WHERE cqrs_id = 'item'});
 

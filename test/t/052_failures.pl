@@ -182,7 +182,7 @@ wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
 is(query('SELECT title FROM book WHERE id = 77'),
 	'new', 'the earlier one is outdated');
 
-# A SYNC has to be removed by what comes after it.
+# A SYNC has to be removed by what comes after it, and all by a DELETE.
 send_all(message('SYNC', 'book', 77, 2, title => 'sync', author_id => 777));
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE sqlstate = '23503'});
 as_user('BEGIN; DELETE FROM cqrs.failed', 'deleted again');
@@ -197,6 +197,18 @@ is( query(
 as_user('ROLLBACK', 'rolled back again');
 wait_for(q{SELECT title = 'newer' FROM book WHERE id = 77});
 wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
+
+send_all(message('SAVE', 'book', 77, 4, title => 'last', author_id => 777));
+wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE sqlstate = '23503'});
+as_user('BEGIN; DELETE FROM cqrs.failed', 'deleted once more');
+send_all(message('DELETE', 'book', 77, 5));
+wait_for(
+	q{SELECT count(*) = 1 FROM cqrs.failed WHERE error LIKE 'another transaction%'}
+);
+as_user('ROLLBACK', 'rolled back once more');
+wait_for(q{SELECT NOT EXISTS (SELECT FROM cqrs.failed)});
+is(query('SELECT count(*) FROM book WHERE id = 77'),
+	0, 'no SAVE comes back after a DELETE');
 
 # A lock of the whole table does not end the process.
 my $PROCESS =
