@@ -8,7 +8,8 @@
  * input function of the type.  Exceptions:
  *
  *	  whole numbers		5.0 and 1e3 are accepted
- *	  timestamps		an offset counts for timestamp, too, which becomes UTC
+ *	  timestamps		an offset counts for timestamp, too, which becomes UTC;
+ *						also in arrays, ranges and composite types
  *	  json, jsonb		the JSON itself
  *	  arrays			of JSON arrays; a string is an array literal
  *	  composite types	of JSON objects, by the names of attributes; a string
@@ -31,6 +32,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/syscache.h"
@@ -38,6 +40,7 @@
 #include "utils/typcache.h"
 
 #include "apply/iso_time.h"
+#include "apply/utc_literal.h"
 #include "apply/value_in.h"
 #include "base/compat.h"
 
@@ -46,9 +49,10 @@ typedef enum InputKind
 	INPUT_PLAIN,
 	INPUT_TEXT,					/* text, or varchar without a limit */
 	INPUT_INTEGER,				/* smallint, integer, bigint */
-	INPUT_TIMESTAMP,			/* with or without time zone, no typmod */
+	INPUT_TIMESTAMP,			/* with or without time zone */
 	INPUT_JSON,
 	INPUT_ARRAY,
+	INPUT_RANGE,				/* or multirange */
 	INPUT_COMPOSITE,
 	INPUT_HSTORE
 } InputKind;
@@ -64,6 +68,9 @@ struct CqrsValueInput
 	FmgrInfo	function;
 	Oid			ioparam;
 	MemoryContext context;		/* of the input */
+	/* of arrays, ranges and composite types, once a literal is read */
+	bool		literal_known;
+	CqrsUtcLiteral *literal;	/* NULL: literals have no timestamps */
 	/* of arrays */
 	CqrsValueInput *element;
 	int16		typlen;
@@ -87,11 +94,13 @@ typedef struct ArrayReader
 } ArrayReader;
 
 static InputKind kind_of(Oid type, int32 typmod);
+static InputKind kind_by_typtype(Oid type);
 static bool is_hstore(Oid type);
 static void prepare_attributes(CqrsValueInput *input);
 static Datum read_base(CqrsValueInput *input, const CqrsJsonValue *json,
 					   bool *isnull);
 static Datum read_plain(CqrsValueInput *input, char *text);
+static Datum read_literal(CqrsValueInput *input, char *text);
 static char *text_of(const CqrsJsonValue *json);
 static char *characters_of(const CqrsJsonValue *json);
 static Datum read_text(const CqrsJsonValue *json);
@@ -121,7 +130,9 @@ cqrs_value_in_prepare(Oid type, int32 typmod, bool json_null)
 	input->domain = input->type != type ? type : InvalidOid;
 	input->kind = kind_of(input->type, input->typmod);
 	input->json_null = json_null && input->kind == INPUT_JSON;
-	getTypeInputInfo(input->type, &function, &input->ioparam);
+	/* In the time zone UTC the values of both types are the same. */
+	getTypeInputInfo(input->kind == INPUT_TIMESTAMP ? TIMESTAMPTZOID :
+					 input->type, &function, &input->ioparam);
 	fmgr_info(function, &input->function);
 	if (input->kind == INPUT_ARRAY)
 	{
@@ -149,15 +160,28 @@ kind_of(Oid type, int32 typmod)
 			return INPUT_INTEGER;
 		case TIMESTAMPOID:
 		case TIMESTAMPTZOID:
-			return typmod == -1 ? INPUT_TIMESTAMP : INPUT_PLAIN;
+			return INPUT_TIMESTAMP;
 		case JSONOID:
 		case JSONBOID:
 			return INPUT_JSON;
 		default:
 			if (OidIsValid(get_element_type(type)))
 				return INPUT_ARRAY;
-			if (get_typtype(type) == TYPTYPE_COMPOSITE)
-				return INPUT_COMPOSITE;
+			return kind_by_typtype(type);
+	}
+}
+
+static InputKind
+kind_by_typtype(Oid type)
+{
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_COMPOSITE:
+			return INPUT_COMPOSITE;
+		case TYPTYPE_RANGE:
+		case TYPTYPE_MULTIRANGE:
+			return INPUT_RANGE;
+		default:
 			return is_hstore(type) ? INPUT_HSTORE : INPUT_PLAIN;
 	}
 }
@@ -214,11 +238,13 @@ read_base(CqrsValueInput *input, const CqrsJsonValue *json, bool *isnull)
 		case INPUT_ARRAY:
 			if (json->kind == CQRS_JSON_ARRAY)
 				return read_array(input, json);
-			break;
+			return read_literal(input, characters_of(json));
+		case INPUT_RANGE:
+			return read_literal(input, characters_of(json));
 		case INPUT_COMPOSITE:
 			if (json->kind == CQRS_JSON_OBJECT)
 				return read_composite(input, json);
-			break;
+			return read_literal(input, characters_of(json));
 		case INPUT_HSTORE:
 			if (json->kind == CQRS_JSON_OBJECT)
 				return read_plain(input, hstore_literal(json));
@@ -234,6 +260,23 @@ read_plain(CqrsValueInput *input, char *text)
 {
 	return InputFunctionCall(&input->function, text, input->ioparam,
 							 input->typmod);
+}
+
+/* A literal of a type that may have timestamps in it. */
+static Datum
+read_literal(CqrsValueInput *input, char *text)
+{
+	if (!input->literal_known)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(input->context);
+
+		input->literal = cqrs_utc_literal_prepare(input->type);
+		input->literal_known = true;
+		MemoryContextSwitchTo(caller);
+	}
+	if (input->literal != NULL)
+		text = cqrs_utc_literal(input->literal, text);
+	return read_plain(input, text);
 }
 
 /* The text of JSON as it is. */
@@ -337,7 +380,12 @@ read_timestamp(CqrsValueInput *input, const CqrsJsonValue *json)
 
 	if (json->kind == CQRS_JSON_STRING &&
 		cqrs_iso_time_read(json->start + 1, json->length - 2, &time))
-		return TimestampGetDatum(time);
+	{
+		if (input->typmod == -1)
+			return TimestampGetDatum(time);
+		return DirectFunctionCall2(timestamp_scale, TimestampGetDatum(time),
+								   Int32GetDatum(input->typmod));
+	}
 	return read_plain(input, characters_of(json));
 }
 

@@ -21,7 +21,10 @@
 #include "broker/failure.h"
 #include "broker/redis_envelope.h"
 
-/* The longest routing key and message id; what is longer is cut. */
+/*
+ * For a routing key, which is cut to that, and a message id; messages whose id
+ * is longer have none.
+ */
 #define TEXT_BYTES		256
 /* The deepest object that is looked into. */
 #define MAX_DEPTH		3
@@ -276,11 +279,14 @@ hex4(const char *digits, const char *end)
 	return value;
 }
 
-/* Decode a short text, which is valid in the database's encoding then. */
+/*
+ * Decode a short text, which is valid in the database's encoding then.  Of one
+ * that is too long, more is decoded than can be copied, so it is not valid.
+ */
 static void
 copy_text(char *to, const Slice *text, bool *valid)
 {
-	char		decoded[TEXT_BYTES];
+	char		decoded[TEXT_BYTES + 4];
 	Size		length = unescape(decoded, sizeof(decoded), text);
 
 	cqrs_failure_clean(to, TEXT_BYTES, decoded, length);

@@ -83,6 +83,12 @@ my $taken = $broker->command('RPOP', 'shop');
 is($results[-2], delivery(2, 'author', 'm', redelivered => 1), 'one is gone')
   or diag explain \@results;
 
+sub with_id
+{
+	my ($id) = @_;
+	return qq({"properties": {"message_id": "$id"}, "body": "b"});
+}
+
 # What is no envelope, or an unusual one.
 my %strange = (
 	''            => qr/^delivery 1 0  - 0 $/,
@@ -98,7 +104,14 @@ my %strange = (
 	'{"body": "Y", "properties": {"body_encoding": "base64"}}' =>
 	  qr/^delivery 1 0  - 56 /,
 	'{"body": "YWI\/", "properties": {"body_encoding": "base64", "x": {"message_id": "no"}, "message_id": "yes"}}'
-	  => qr/^delivery 1 0  yes 3 ab\?$/);
+	  => qr/^delivery 1 0  yes 3 ab\?$/,
+	with_id('x' x 255)                    => qr/^delivery 1 0  x{255} 1 b$/,
+	with_id('x' x 256)                    => qr/^delivery 1 0  - 1 b$/,
+	with_id(('x' x 255) . 'yz')           => qr/^delivery 1 0  - 1 b$/,
+	with_id(('x' x 254) . '\u00e9')       => qr/^delivery 1 0  - 1 b$/,
+	with_id(('x' x 252) . '\ud83d\ude00') => qr/^delivery 1 0  - 1 b$/,
+	with_id(('x' x 253) . '\u00e9')       => qr/^delivery 1 0  x{253}\S+ 1 b$/
+);
 foreach my $envelope (sort keys %strange)
 {
 	my $name = substr $envelope, 0, 40;
