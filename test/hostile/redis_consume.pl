@@ -179,7 +179,7 @@ my %envelopes = (
 	'id of 10,000 characters' => [
 		"{$body, \"properties\": {$coded, \"message_id\": \""
 		  . 'i' x 10_000 . '"}}',
-		qr/^delivery 1 0  i{255} 4 body$/m ],
+		qr/^delivery 1 0  - 4 body$/m ],
 	'id with zero bytes' => [
 		"{$body, \"properties\": {$coded, \"message_id\": \"a\\u0000b\"}}",
 		qr/^delivery 1 0  - 4 body$/m ],
