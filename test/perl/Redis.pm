@@ -86,6 +86,9 @@ port $self->{port}
 dir $dir
 logfile $dir/redis.log
 daemonize no
+# A title is written over the environment, which has the mark of the run that is to
+# end this process.
+set-proc-title no
 save ""
 appendonly yes
 appendfsync always
