@@ -160,15 +160,24 @@ read_members(CqrsIncoming *message, const CqrsJsonMembers *envelope)
 }
 
 bool
-cqrs_envelope_revision(const CqrsIncoming *message, int64 *revision)
+cqrs_envelope_revision(const CqrsIncoming *message, const char *key,
+					   int64 *revision)
 {
-	const CqrsJsonValue *value = cqrs_json_scan_find(&message->data,
-													 "cqrs_revision");
+	const CqrsJsonValue *value = cqrs_json_scan_find(&message->data, key);
+	double		number;
 
-	if (value == NULL || value->kind != CQRS_JSON_NUMBER)
+	if (value == NULL || (value->kind != CQRS_JSON_NUMBER &&
+						  value->kind != CQRS_JSON_STRING))
 		return false;
-	/* The body goes on behind it, and ends with a zero. */
-	*revision = strtoll(value->start, NULL, 10);
+
+	/*
+	 * As the column accepts it: 5.0 and 1e3 are whole numbers, too.  It is an
+	 * integer, which a double has exactly.  The body ends with a zero.
+	 */
+	number = strtod(value->start + (value->kind == CQRS_JSON_STRING), NULL);
+	if (!(number >= PG_INT32_MIN && number <= PG_INT32_MAX))
+		return false;
+	*revision = (int64) number;
 	return true;
 }
 

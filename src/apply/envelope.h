@@ -55,8 +55,12 @@ typedef struct CqrsIncoming
  */
 extern char *cqrs_envelope_read(CqrsIncoming *message);
 
-/* The revision of the row in a message; false if there is none. */
-extern bool cqrs_envelope_revision(const CqrsIncoming *message, int64 *revision);
+/*
+ * The revision of the row in a SAVE or a SYNC, under this key of instance_data.
+ * False if there is none that can be one.
+ */
+extern bool cqrs_envelope_revision(const CqrsIncoming *message, const char *key,
+								   int64 *revision);
 
 /*
  * A key as "instance_pk" of CqrsIncoming has it.  Returns NULL if it has

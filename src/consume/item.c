@@ -3,42 +3,8 @@
  * item.c
  *	  A message of a batch: what becomes of it, within a transaction.
  *
- * Order of a row over failures.  While cqrs.failed has rows, each message is
- * looked up there by cqrs_id and instance_pk.
- *
- *	  without handler	The message has the whole state of its row, so it is
- *						tried at once.  When it has changed the row, or found
- *						a deleted row absent, older failed messages are of no
- *						use any more, dead letters included: they are removed.
- *						So is a SYNC when a later SAVE is what the row has
- *						already: both were delivered again, the SYNC failed
- *						again, and would bring an older state back.  A failed
- *						message with a higher revision than a SAVE is not of an
- *						older state: the SAVE has come late.  It stays, unless
- *						a failed DELETE is between the two.
- *						Where an older DELETE has failed, a SAVE applies
- *						whatever its revision: it is of a new row, whose
- *						revisions begin at 0.
- *	  with handler		The message may be about a part of the state, so it
- *						waits behind older ones that are to be tried again.
- *						Dead letters hold up nothing.
- *
- * A replica with a handler has each message once (handled.c).
- *
- * A message can be delivered again while its row of cqrs.failed is there (they
- * have the same message id and contents: ids alone need not differ), together with
- * all that came after it.  Without
- * handler a row takes the place of the former one: of a SAVE and a DELETE that
- * fail again, the DELETE has to be the last, or the retry of the SAVE would
- * bring the row back.  With handler the former one stays, and with it the
- * place in the order that later ones wait for.  A message that is a dead letter
- * already is not tried again: it may be the one that crashes the server.
- *
- * A user's transaction may have a row of cqrs.failed, to delete it or to have it
- * tried, for as long as it likes.  Nothing waits for it: a retry is left out until
- * then, and a new message that has to remove the row is stored behind it.  After a
- * SAVE, an earlier SAVE need not be removed, since its revision tells that it is of
- * no use; so it is locked only where it is removed.
+ * A replica with a handler has each message once (handled.c).  Failed messages keep
+ * the order of their row (earlier.c).
  *
  * Messages of one cqrs_id are applied in their order also if the table gets another
  * owner between two of them: what is behind a message for another transaction is
@@ -54,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "consume/consumer_state.h"
+#include "consume/earlier.h"
 #include "consume/handled.h"
 #include "consume/item.h"
 #include "worker/worker.h"
@@ -63,38 +30,18 @@
 /* The same where an earlier one is locked. */
 #define BUSY_MS		1000
 
-/* A row with a message that waits for its retry. */
-typedef struct CqrsWaitingRow
-{
-	char	   *cqrs_id;
-	char	   *instance_pk;
-	TimestampTz next_try;
-} CqrsWaitingRow;
-
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
 static bool is_passed_over(const CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
-static bool is_same(const CqrsFailed *failed, const CqrsItem *item);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
 static void fail_without_owner(CqrsRun *run, CqrsItem *item);
 static void bury(CqrsRun *run, CqrsItem *item, const char *reason);
 static void store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state);
 static void wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from,
 						int delay_ms, const char *reason);
-static void note_waiting(CqrsRun *run, const CqrsItem *item,
-						 TimestampTz next_try);
-static const CqrsWaitingRow *find_waiting(const CqrsRun *run,
-										  const CqrsItem *item);
-static bool lock_needed(List *older, const CqrsItem *item);
-static int	last_delete(List *older);
-static List *older_failed(const CqrsRun *run, const CqrsItem *item);
-static const CqrsFailed *waiting_before(List *older, const CqrsItem *item);
-static bool settles(const CqrsRun *run, CqrsOutcome outcome,
-					const CqrsFailed *older);
-static bool is_later(const CqrsFailed *failed, const CqrsItem *item);
-static void applied(CqrsRun *run, CqrsItem *item, List *older,
+static void applied(CqrsRun *run, CqrsItem *item, List *earlier,
 					const CqrsApplied *result);
 static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 					 const char *reason);
@@ -169,8 +116,8 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 void
 cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 {
-	const CqrsWaitingRow *waiting = find_waiting(run, item);
-	List	   *older = waiting == NULL ? older_failed(run, item) : NIL;
+	const CqrsPutOff *put_off = cqrs_earlier_find_put_off(run, item);
+	List	   *earlier = put_off == NULL ? cqrs_earlier_find(run, item) : NIL;
 	const CqrsFailed *before;
 	const CqrsReplica *replica;
 	CqrsApplied result = {0};
@@ -182,17 +129,17 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("replica \"%s\" has changed meanwhile",
 						item->message.cqrs_id)));
-	if (replica->handler == NULL && !lock_needed(older, item))
+	if (replica->handler == NULL && !cqrs_earlier_lock(earlier, item))
 	{
 		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
 					"another transaction changes an earlier failed message of the row");
 		return;
 	}
-	before = replica->handler != NULL ? waiting_before(older, item) : NULL;
-	if (waiting != NULL || before != NULL)
+	before = replica->handler != NULL ? cqrs_earlier_waiting(earlier, item) : NULL;
+	if (put_off != NULL || before != NULL)
 	{
 		wait_behind(run, item,
-					Max(waiting != NULL ? waiting->next_try : before->next_try,
+					Max(put_off != NULL ? put_off->next_try : before->next_try,
 						GetCurrentTimestamp()),
 					BEHIND_MS,
 					"the message waits for an earlier one of its row");
@@ -200,8 +147,8 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	}
 	cqrs_apply_message(run->applier, replica, &item->message,
 					   item->message.signal == CQRS_SAVE &&
-					   last_delete(older) >= 0, &result);
-	applied(run, item, older, &result);
+					   cqrs_earlier_has_delete(earlier), &result);
+	applied(run, item, earlier, &result);
 }
 
 void
@@ -258,11 +205,11 @@ is_dead_already(CqrsRun *run, const CqrsItem *item)
 
 	if (item->failed != NULL)
 		return false;
-	foreach(lc, older_failed(run, item))
+	foreach(lc, cqrs_earlier_find(run, item))
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (failed->next_try != 0 || !is_same(failed, item))
+		if (failed->next_try != 0 || !cqrs_earlier_is_same(failed, item))
 			continue;
 		if (cqrs_failed_lock(failed->id) == CQRS_FAILED_LOCKED)
 			cqrs_failed_renew(failed->id);
@@ -271,24 +218,6 @@ is_dead_already(CqrsRun *run, const CqrsItem *item)
 		return true;
 	}
 	return false;
-}
-
-/* Whether a failed message is this one. */
-static bool
-is_same(const CqrsFailed *failed, const CqrsItem *item)
-{
-	CqrsIncoming message;
-	bool		is_message;
-
-	if (item->message.message_id == NULL || failed->message_id == NULL ||
-		strcmp(item->message.message_id, failed->message_id) != 0)
-		return false;
-	is_message = cqrs_failed_message(failed->id, &message);
-	if (!is_message || item->problem != NULL)
-		return message.body != NULL &&
-			message.length == item->message.length &&
-			memcmp(message.body, item->message.body, message.length) == 0;
-	return cqrs_handled_is_same(&message, &item->message);
 }
 
 /* Only what has just been received expires. */
@@ -341,16 +270,16 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	{
 		cqrs_failed_update(item->failed->id, state);
 		if (has_handler(run) && state->next_try != 0)
-			note_waiting(run, item, state->next_try);
+			cqrs_earlier_put_off(run, item, state->next_try);
 		return;
 	}
 	if (has_handler(run))
 		cqrs_handled_add(&item->message);
-	foreach(lc, older_failed(run, item))
+	foreach(lc, cqrs_earlier_find(run, item))
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if (!is_same(failed, item))
+		if (!cqrs_earlier_is_same(failed, item))
 			continue;
 		if (has_handler(run))
 			return;
@@ -403,160 +332,13 @@ is_passed_over(const CqrsRun *run, const char *cqrs_id)
 	return false;
 }
 
-/*
- * Later retries of the row wait behind this one.  Many of them may be due, so
- * they are not to look for it in cqrs.failed one by one.
- */
-static void
-note_waiting(CqrsRun *run, const CqrsItem *item, TimestampTz next_try)
-{
-	CqrsWaitingRow *row;
-	MemoryContext caller;
-
-	if (find_waiting(run, item) != NULL || item->message.instance_pk == NULL)
-		return;
-	caller = MemoryContextSwitchTo(TopTransactionContext);
-	row = palloc(sizeof(CqrsWaitingRow));
-	row->cqrs_id = pstrdup(item->message.cqrs_id);
-	row->instance_pk = pstrdup(item->message.instance_pk);
-	row->next_try = next_try;
-	run->waiting = lappend(run->waiting, row);
-	MemoryContextSwitchTo(caller);
-}
-
-static const CqrsWaitingRow *
-find_waiting(const CqrsRun *run, const CqrsItem *item)
-{
-	ListCell   *lc;
-
-	foreach(lc, run->waiting)
-	{
-		const CqrsWaitingRow *row = lfirst(lc);
-
-		if (item->failed != NULL && item->message.instance_pk != NULL &&
-			strcmp(row->cqrs_id, item->message.cqrs_id) == 0 &&
-			strcmp(row->instance_pk, item->message.instance_pk) == 0)
-			return row;
-	}
-	return NULL;
-}
-
-/*
- * Lock the rows that this message has to remove, if it changes the table's row: for
- * a SAVE a DELETE and all before it, and each SYNC; else all.  False if another
- * transaction has one.
- */
-static bool
-lock_needed(List *older, const CqrsItem *item)
-{
-	int			deleted = last_delete(older);
-	ListCell   *lc;
-
-	foreach(lc, older)
-	{
-		const CqrsFailed *failed = lfirst(lc);
-
-		if ((item->message.signal != CQRS_SAVE ||
-			 foreach_current_index(lc) <= deleted ||
-			 failed->signal != CQRS_SAVE) &&
-			cqrs_failed_lock(failed->id) == CQRS_FAILED_BUSY)
-			return false;
-	}
-	return true;
-}
-
-/* The place of the last DELETE in the list, or -1. */
-static int
-last_delete(List *older)
-{
-	for (int i = list_length(older) - 1; i >= 0; i--)
-	{
-		if (((CqrsFailed *) list_nth(older, i))->signal == CQRS_DELETE)
-			return i;
-	}
-	return -1;
-}
-
-/* Failed messages of the same row that are older than this one. */
-static List *
-older_failed(const CqrsRun *run, const CqrsItem *item)
-{
-	if (!run->any_failed || item->message.cqrs_id == NULL ||
-		item->message.instance_pk == NULL)
-		return NIL;
-	return cqrs_failed_find(item->message.cqrs_id, item->message.instance_pk,
-							item->failed != NULL ? item->failed->id :
-							PG_INT64_MAX);
-}
-
-/* The last of these that is to be tried again, and is not this message. */
-static const CqrsFailed *
-waiting_before(List *older, const CqrsItem *item)
-{
-	const CqrsFailed *before = NULL;
-	ListCell   *lc;
-
-	foreach(lc, older)
-	{
-		const CqrsFailed *failed = lfirst(lc);
-
-		if (failed->next_try != 0)
-			before = failed;
-		/* This message, delivered again: its row is tried in its turn. */
-		if (before != NULL && is_same(failed, item))
-			break;
-	}
-	return before;
-}
-
-/*
- * Whether an older failed message is of no use after this outcome.  An older
- * SAVE need not be removed because of a duplicate: its revision tells.
- */
-static bool
-settles(const CqrsRun *run, CqrsOutcome outcome, const CqrsFailed *older)
-{
-	return outcome == CQRS_OUTCOME_INSERTED ||
-		outcome == CQRS_OUTCOME_UPDATED || outcome == CQRS_OUTCOME_DELETED ||
-		outcome == CQRS_OUTCOME_ABSENT ||
-		(outcome == CQRS_OUTCOME_DUPLICATE && older->signal == CQRS_SYNC &&
-		 !has_handler(run));
-}
-
-/* Whether a SAVE has come later than a failed message of a later state. */
-static bool
-is_later(const CqrsFailed *failed, const CqrsItem *item)
-{
-	CqrsIncoming message;
-	int64		failed_revision;
-	int64		revision;
-
-	return item->message.signal == CQRS_SAVE && failed->signal != CQRS_DELETE &&
-		cqrs_failed_message(failed->id, &message) &&
-		cqrs_envelope_revision(&message, &failed_revision) &&
-		cqrs_envelope_revision(&item->message, &revision) &&
-		failed_revision > revision;
-}
-
 /* A message is applied: remove what it settles, and count it. */
 static void
-applied(CqrsRun *run, CqrsItem *item, List *older, const CqrsApplied *result)
+applied(CqrsRun *run, CqrsItem *item, List *earlier, const CqrsApplied *result)
 {
 	CqrsOutcome outcome = result->outcome;
-	int			deleted = last_delete(older);
-	ListCell   *lc;
 
-	foreach(lc, older)
-	{
-		const CqrsFailed *failed = lfirst(lc);
-
-		if (!settles(run, outcome, failed) ||
-			(foreach_current_index(lc) > deleted && is_later(failed, item)) ||
-			cqrs_failed_lock(failed->id) != CQRS_FAILED_LOCKED)
-			continue;
-		cqrs_failed_delete(failed->id);
-		run->wrote_failed = true;
-	}
+	cqrs_earlier_settle(run, earlier, item, outcome);
 	if (item->failed != NULL)
 	{
 		cqrs_failed_delete(item->failed->id);

@@ -10,39 +10,8 @@
 
 #include "postgres.h"
 
-#include "apply/apply.h"
-#include "base/once.h"
-#include "consume/failed.h"
+#include "consume/run.h"
 #include "consume/verdict.h"
-#include "worker/kind.h"
-
-typedef struct CqrsItem
-{
-	CqrsIncoming message;
-	char	   *problem;		/* why it is no message, or NULL */
-	bool		redelivered;	/* the broker says so */
-	CqrsFailed *failed;			/* its row of cqrs.failed; NULL: it is new */
-	bool		applied;		/* by the last transaction that took it */
-	bool		done;			/* committed */
-} CqrsItem;
-
-/* A transaction that applies items of one owner. */
-typedef struct CqrsRun
-{
-	Oid			owner;			/* InvalidOid: none yet */
-	CqrsApplier *applier;		/* NULL: none yet */
-	bool		any_failed;		/* cqrs.failed may have rows */
-	bool		wrote_failed;	/* this transaction has written to it */
-	bool		busy;			/* a retry was left out, because another
-								 * transaction has its row */
-	int64		counts[CQRS_WORKER_MAX_COUNTERS];	/* to be added at commit */
-	List	   *passed_over;	/* names of replicas with messages that are
-								 * for another transaction */
-	List	   *waiting;		/* of CqrsWaitingRow: rows of replicas with a
-								 * handler that had a retry put off */
-	const CqrsReplica *replica; /* of the item at hand; NULL: unknown */
-	CqrsOnce   *logged;			/* what the consumer has logged */
-} CqrsRun;
 
 typedef enum CqrsStep
 {

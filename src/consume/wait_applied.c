@@ -58,8 +58,10 @@ static TimestampTz read_deadline(FunctionCallInfo fcinfo);
 static void release_snapshots(void);
 static void look(Wait *wait);
 static void look_at_row(Wait *wait);
-static void look_at_failed(Wait *wait, const CqrsJsonValue *key);
-static bool is_waited_for(const Wait *wait, const CqrsFailed *failed);
+static void look_at_failed(Wait *wait, const CqrsMapping *mapping,
+						   const CqrsJsonValue *key);
+static bool is_waited_for(const Wait *wait, const CqrsMapping *mapping,
+						  const CqrsFailed *failed);
 
 /*
  * cqrs_wait_applied(cqrs_id text, instance_pk jsonb, revision bigint,
@@ -226,7 +228,7 @@ look_at_row(Wait *wait)
 	else if (!wait->is_delete && wait->was_there && !row.alive)
 		wait->outcome = "deleted";
 	else
-		look_at_failed(wait, &elements.members[0].value);
+		look_at_failed(wait, &finder->mapping, &elements.members[0].value);
 	wait->was_there = wait->was_there || row.alive;
 	cqrs_finder_end(finder);
 }
@@ -236,7 +238,7 @@ look_at_row(Wait *wait)
  * outcome, any other one has the error that is returned after the timeout.
  */
 static void
-look_at_failed(Wait *wait, const CqrsJsonValue *key)
+look_at_failed(Wait *wait, const CqrsMapping *mapping, const CqrsJsonValue *key)
 {
 	char	   *instance_pk = cqrs_envelope_compact_key(key);
 	ListCell   *lc;
@@ -247,7 +249,7 @@ look_at_failed(Wait *wait, const CqrsJsonValue *key)
 	{
 		CqrsFailed *failed = cqrs_failed_read(((CqrsFailed *) lfirst(lc))->id);
 
-		if (failed == NULL || !is_waited_for(wait, failed))
+		if (failed == NULL || !is_waited_for(wait, mapping, failed))
 			continue;
 		wait->error = MemoryContextStrdup(wait->found, failed->error);
 		if (failed->next_try == 0)
@@ -257,7 +259,8 @@ look_at_failed(Wait *wait, const CqrsJsonValue *key)
 
 /* Whether a failed message has the change, or a later state of the row. */
 static bool
-is_waited_for(const Wait *wait, const CqrsFailed *failed)
+is_waited_for(const Wait *wait, const CqrsMapping *mapping,
+			  const CqrsFailed *failed)
 {
 	CqrsIncoming message = {.body = failed->body,.length = failed->length};
 	int64		revision;
@@ -266,6 +269,8 @@ is_waited_for(const Wait *wait, const CqrsFailed *failed)
 		return failed->signal == CQRS_DELETE;
 	return failed->signal != CQRS_DELETE &&
 		cqrs_envelope_read(&message) == NULL &&
-		cqrs_envelope_revision(&message, &revision) &&
+		cqrs_envelope_revision(&message,
+							   mapping->columns[mapping->revision].key,
+							   &revision) &&
 		revision >= wait->revision;
 }

@@ -239,8 +239,8 @@ after_utility(Followup followup)
 
 /*
  * Whether there may be work for workers in the current database, and it has a
- * slot.  COMMIT PREPARED can bring the extension, and has succeeded; so nothing is
- * an error here.
+ * slot.  COMMIT PREPARED can bring the extension.  It has succeeded, so the lack of
+ * a free slot is no error here.
  */
 static bool
 can_have_workers(void)

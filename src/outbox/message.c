@@ -105,7 +105,7 @@ cqrs_message_body(StringInfo out, const CqrsMessage *message, int *expires_at)
 {
 	int			ttl_s = cqrs_message_ttl(message);
 
-	/* Runs for each message: appendStringInfo() would take a quarter of it. */
+	/* No formats: they took a sixth of the publisher's time (perf). */
 	appendStringInfoString(out, "{\"signal_type\":\"");
 	appendStringInfoString(out, cqrs_signal_name(message->signal));
 	appendStringInfoString(out, "\",\"cqrs_id\":");

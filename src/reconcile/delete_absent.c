@@ -11,7 +11,7 @@
  *
  * Failed messages.  What waits in cqrs.failed for a retry would bring the row
  * back, or bring one that was never there.  So, as a DELETE of the master would
- * do it (consume/item.c), messages that are not later than the first line
+ * do it (consume/earlier.c), messages that are not later than the first line
  * go with the row, dead letters included, and also where there is no row.  One
  * whose time cannot be read stays.  With a handler a DELETE waits behind such
  * messages, since they may be about a part of the state.  There is nothing to wait

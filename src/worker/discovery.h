@@ -37,9 +37,9 @@ extern void cqrs_discovery_begin(CqrsDiscovery *discovery, Oid dboid);
 extern void cqrs_discovery_cancel(CqrsDiscovery *discovery, Oid dboid);
 
 /*
- * The worker that was sent has ended.  "found": the database is known to have the
- * extension.  Returns false if it is not known still: then another worker is to
- * be sent.
+ * The worker that was sent has ended, or the database is known to have the
+ * extension ("found").  Returns false if neither presence nor absence is known:
+ * then another worker is to be sent.
  */
 extern bool cqrs_discovery_end(CqrsDiscovery *discovery, Oid dboid, bool found);
 

@@ -5,9 +5,9 @@
  *
  * The launcher is connected to no database, so it pins none.  When it starts,
  * and when databases are created or dropped, it has a publisher look into each
- * database that it does not know (discovery.h).  From then on backends ask for workers (CREATE
- * EXTENSION, or a commit that finds none) by a flag in shared memory
- * (roster.h) and the launcher's latch.
+ * database that it does not know (discovery.h).  From then on backends ask for
+ * workers (CREATE EXTENSION, or a commit that finds none) by a flag in shared
+ * memory (roster.h) and the launcher's latch.
  *
  * The postmaster signals the end of workers that this launcher has started.
  * Workers that an earlier launcher has started set the launcher's latch
@@ -161,7 +161,7 @@ take_rescan(void)
 }
 
 /*
- * Have databases that are new looked at, and forget those that are gone.  The slots are
+ * Have new databases looked at, and forget those that are gone.  The slots are
  * read before pg_database: a database that had a slot and is then not found
  * has been dropped, whereas a database that takes its slot in between is new.
  */
@@ -210,9 +210,9 @@ forget_databases(List *existing, List *occupied)
 	foreach(lc, databases)
 	{
 		Database   *database = lfirst(lc);
-		bool		keep = database->discovery.sent ||
-		list_member_oid(existing, database->dboid);
+		bool		keep = list_member_oid(existing, database->dboid);
 
+		keep = keep || database->discovery.sent;
 		for (int kind = 0; kind < CQRS_NWORKERKINDS; kind++)
 			keep = keep || cqrs_team_is_any_running(&database->teams[kind]);
 		if (keep)
@@ -362,7 +362,7 @@ settle_databases(void)
 	}
 }
 
-/* Start what is due of one kind and number, in all databases; see start_workers(). */
+/* The same for one kind and number, in all databases. */
 static long
 start_due(CqrsWorkerKind kind, int number)
 {
@@ -396,7 +396,10 @@ start_due(CqrsWorkerKind kind, int number)
 	return wait_ms;
 }
 
-/* Start a worker, to look into the database if need be.  False if that is not possible now. */
+/*
+ * Start a worker, to look into the database if need be.  False if no background
+ * worker is free.
+ */
 static bool
 start_worker(Database *database, CqrsWorkerKind kind, int number, bool discover)
 {

@@ -136,6 +136,35 @@ query(
 	q{ALTER TABLE item ADD CONSTRAINT item_name_check
 	CHECK (name <> 'bad') NOT VALID});
 
+# The same where the revision has another key, and is a text.
+query(
+	q{CREATE TABLE mapped (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
+	SELECT cqrs_register_replica('mapped', retry_delay => '1h',
+		field_map => '{"cqrs_revision": "rev"}')});
+sends(
+	body('SAVE', 'mapped', 1, 9, rev => 0,   name => 'old'),
+	body('SAVE', 'mapped', 1, 9, rev => '3', name => 'bad'),
+	body('SAVE', 'mapped', 1, 9, rev => 2,   name => 'late'));
+wait_for(q{SELECT name = 'late' FROM mapped WHERE id = 1},
+	'with another key of the revision, the earlier one is applied');
+is(query(q{SELECT count(*) FROM cqrs.failed WHERE cqrs_id = 'mapped'}),
+	1, 'and the later one stays');
+query('DELETE FROM cqrs.failed');
+
+# A failed DELETE that is discarded leaves the row, with its revision.
+query(
+	q{CREATE TABLE detail (item int REFERENCES item); INSERT INTO detail VALUES (3);
+	UPDATE cqrs.replica SET retry_delay = '1h' WHERE cqrs_id = 'item'});
+sends(body('DELETE', 'item', 3, 4));
+wait_for('SELECT count(*) = 1 FROM cqrs.failed', 'a DELETE fails');
+query('DELETE FROM cqrs.failed');
+my $outdated = query('SELECT outdated FROM cqrs.consumer_stats');
+sends(body('SAVE', 'item', 3, 0, name => 'new'));
+wait_for("SELECT outdated > $outdated FROM cqrs.consumer_stats",
+	'a new row with its key is outdated');
+sends(body('SYNC', 'item', 3, 0, name => 'new'));
+wait_for(q{SELECT name = 'new' FROM item WHERE id = 3}, 'until a SYNC');
+
 # Of a row that was deleted, nothing of before stays, whatever its revision.
 sends(
 	body('SAVE',   'item', 4, 5, name => 'bad'),
