@@ -187,20 +187,22 @@ sub wait_for_state
 	return;
 }
 
-=item wait_for_stats($node, $condition)
+=item wait_for_stats($node, $condition, $what)
 
-Waits until a condition on the columns of cqrs.stats holds.
+Waits until a condition on the columns of cqrs.stats holds.  With $what, that is a
+test of this name.
 
 =cut
 
 sub wait_for_stats
 {
-	my ($node, $condition) = @_;
+	my ($node, $condition, $what) = @_;
 
 	$node->poll_query_until('postgres',
 		"SELECT coalesce($condition, false) FROM cqrs.stats")
 	  or BAIL_OUT("not reached: $condition; "
 		  . $node->safe_psql('postgres', 'SELECT * FROM cqrs.stats'));
+	pass($what) if defined $what;
 	return;
 }
 

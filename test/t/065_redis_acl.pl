@@ -32,16 +32,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition, $what) = @_;
-
-	$node->poll_query_until('postgres', "SELECT $condition FROM cqrs.stats")
-	  or BAIL_OUT("$what: " . query('SELECT * FROM cqrs.stats'));
-	pass($what);
-	return;
-}
-
 # What the server has refused to any user, scripts included.
 sub refused
 {
@@ -92,11 +82,13 @@ query(q{INSERT INTO author SELECT i, 'a' FROM generate_series(3001, 5000) i});
 wait_published($node);
 is($copy->queue_length('replica_a'), 8000, 'replicas of the server');
 query(q{INSERT INTO author SELECT i, 'a' FROM generate_series(5001, 8000) i});
-wait_until(q{held = 1 AND last_error ~ 'queue_limit'},
+wait_for_stats(
+	$node,
+	q{held = 1 AND last_error ~ 'queue_limit'},
 	'the limit of a queue');
 is($broker->queue_length('replica_a'), 10000, 'has its effect');
 $broker->command('DEL', 'replica_a');
-wait_until('pending = 0', 'the queue takes messages again');
+wait_for_stats($node, 'pending = 0', 'the queue takes messages again');
 $broker->command('CONFIG', 'SET', 'appendfsync', 'no');
 query('SELECT cqrs_pause()');
 wait_for_state($node, 'paused');
@@ -125,7 +117,8 @@ foreach my $command (
 $broker->command('ACL', 'LOG', 'RESET');
 $broker->bind('other', 'author');
 query(q{INSERT INTO author VALUES (9000, 'o')});
-wait_until(
+wait_for_stats(
+	$node,
 	q{held = 1 AND last_error ~ 'could not publish'},
 	'a master with a queue that is not among the keys is held');
 

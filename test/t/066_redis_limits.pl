@@ -29,16 +29,6 @@ sub configure
 	return;
 }
 
-sub wait_until
-{
-	my ($condition, $what) = @_;
-
-	$node->poll_query_until('postgres', "SELECT $condition FROM cqrs.stats")
-	  or BAIL_OUT("$what: " . query('SELECT * FROM cqrs.stats'));
-	pass($what);
-	return;
-}
-
 query(
 	q{CREATE TABLE author (id int PRIMARY KEY, name text);
 	SELECT cqrs_register('author');
@@ -59,7 +49,8 @@ my $connected = query('SELECT connected_at FROM cqrs.stats');
 query(
 	q{INSERT INTO author SELECT i, 'a' FROM generate_series(334, 1000) i;
 	UPDATE author SET name = 'b' WHERE id > 300});
-wait_until(
+wait_for_stats(
+	$node,
 	q{held = 1 AND pending = 1200 AND last_error ~ 'queue "full" has reached cqrs.queue_limit'},
 	'the master is held');
 is($broker->queue_length('full'), 500, 'the queue has as many as the limit');
@@ -89,9 +80,9 @@ is(join("\n", ledger_errors($received{full}, \@expected)), '', 'in order');
 
 # A limit that is raised takes effect at once.
 query(q{INSERT INTO author SELECT i, 'a' FROM generate_series(2001, 2600) i});
-wait_until('held > 0', 'held again');
+wait_for_stats($node, 'held > 0', 'held again');
 configure('cqrs.queue_limit = 0');
-wait_until('pending = 0', 'without limit');
+wait_for_stats($node, 'pending = 0', 'without limit');
 is($broker->queue_length('full'), 600, 'all are there');
 
 # A queue that can be looked at and not written to, beside one that takes all: what
@@ -108,7 +99,8 @@ configure(
 query(
 	q{INSERT INTO author SELECT i, 'a' FROM generate_series(3001, 3300) i;
 	INSERT INTO book SELECT i, 'a' FROM generate_series(3001, 3300) i});
-wait_until(
+wait_for_stats(
+	$node,
 	q{held = 1 AND last_error ~ 'could not publish' AND pending >= 300},
 	'its master is held');
 ok( RabbitMQ->poll_until(
@@ -116,7 +108,7 @@ ok( RabbitMQ->poll_until(
 	'another one flows on');
 is($broker->queue_length('b_readonly'), 0, 'nothing is written');
 $broker->command(qw(ACL SETUSER limited ~b_readonly));
-wait_until('pending = 0', 'with the permission');
+wait_for_stats($node, 'pending = 0', 'with the permission');
 @expected = map { [ 'author', $_, 0 ] } 3001 .. 3300;
 is(join("\n", ledger_errors([ $broker->drain($_) ], \@expected)),
 	'', "all have arrived in order: $_")
@@ -127,15 +119,18 @@ my $cluster = Redis->new('cluster', config => 'cluster-enabled yes');
 $cluster->start;
 configure("cqrs.url = '@{[ $cluster->url ]}'");
 query(q{INSERT INTO author VALUES (9000, 'c')});
-wait_until(
+wait_for_stats(
+	$node,
 	q{last_error ~ 'is a Redis Cluster, which is not supported: CLUSTERDOWN'},
 	'a cluster without slots');
 $cluster->command(qw(CLUSTER ADDSLOTSRANGE 0 16383));
-wait_until(
+wait_for_stats(
+	$node,
 	q{last_error ~ 'is a Redis Cluster, which is not supported: (CROSSSLOT|ERR.*(same slot|cluster))'},
 	'a cluster');
 configure("cqrs.url = '@{[ $cluster->url(1) ]}'");
-wait_until(
+wait_for_stats(
+	$node,
 	q{last_error ~ 'is a Redis Cluster, which is not supported: ERR SELECT'},
 	'another database of a cluster');
 $cluster->stop;

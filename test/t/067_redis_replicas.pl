@@ -24,16 +24,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_until
-{
-	my ($condition, $what) = @_;
-
-	$node->poll_query_until('postgres', "SELECT $condition FROM cqrs.stats")
-	  or BAIL_OUT("$what: " . query('SELECT * FROM cqrs.stats'));
-	pass($what);
-	return;
-}
-
 sub replicates
 {
 	return RabbitMQ->poll_until(
@@ -74,7 +64,10 @@ query(q{UPDATE author SET name = 'b' WHERE id > 20});
 $copy->stop;
 kill 'CONT', $pid;
 wait_for_state($node, 'blocked');
-wait_until('pending = 5020', 'nothing is confirmed without the copy');
+wait_for_stats(
+	$node,
+	'pending = 5020',
+	'nothing is confirmed without the copy');
 ok( !RabbitMQ->poll_until(
 		sub { return query('SELECT confirmed > 5001 FROM cqrs.stats') eq 't' }
 		,
