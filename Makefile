@@ -183,7 +183,7 @@ chosen = $(if $(filter $(1),$(CHOSEN)),$(strip $($(1))))
 
 test:
 	@PG_CONFIG='$(PG_CONFIG)' SANITIZE='$(SANITIZE)' ASSERT='$(ASSERT)' JOBS='$(JOBS)' \
-		exec test/run $(if $(strip $(GIVEN)),,--whole) \
+		exec test/run $(if $(strip $(GIVEN)),,--whole) $(if $(UNIT),--unit) \
 		--regress='$(call chosen,REGRESS)' \
 		--isolation='$(call chosen,ISOLATION)' --tap='$(call chosen,PROVE_TESTS)'
 
@@ -203,7 +203,7 @@ PORTABLE = $(patsubst %,test/t/%.pl,001_publish 002_settings 029_releases 041_pr
 	test/hostile/redis.pl test/hostile/redis_consume.pl
 
 test-portable:
-	@$(MAKE) --no-print-directory test REGRESS='$(REGRESS)' \
+	@$(MAKE) --no-print-directory test UNIT=1 REGRESS='$(REGRESS)' \
 		ISOLATION='$(ISOLATION)' PROVE_TESTS='$(PORTABLE)'
 
 matrix:

@@ -309,12 +309,17 @@ query(
 	q{UPDATE cqrs.failed SET next_try = NULL, failed_at = now() - interval '2 hours';
 	INSERT INTO cqrs.failed SELECT 1000, f.cqrs_id, f.instance_pk, f.signal_type, f.body, NULL, false,
 		now(), now(), 1, NULL, NULL, 'young' FROM cqrs.failed f;
+	INSERT INTO cqrs.failed SELECT 2000 + n, f.cqrs_id, f.instance_pk, f.signal_type, f.body, NULL, false,
+		now(), f.failed_at, 1, NULL, NULL, 'old' FROM cqrs.failed f, generate_series(1, 2500) n WHERE f.id <> 1000;
 	ALTER SYSTEM SET cqrs.dead_letter_ttl = '1h';
 	SELECT pg_reload_conf();
 	SELECT pg_terminate_backend(pid) FROM cqrs.consumer_stats});
+my $asked_at = time;
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed});
 is(query('SELECT error FROM cqrs.failed'),
-	'young', 'only the old one is gone');
+	'young', 'only the old ones are gone');
+cmp_ok(time - $asked_at, '<', 45,
+	'many old ones are not removed in steps of a minute');
 query('DELETE FROM cqrs.failed; SELECT cqrs_resume_consumer()');
 
 # With a handler, messages of a row wait behind an earlier one (decision 12).

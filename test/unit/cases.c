@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "base/guc.h"
 #include "outbox/message.h"
 #include "publish/hold.h"
 #include "publish/window.h"

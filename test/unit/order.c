@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/guc.h"
 #include "outbox/message.h"
 #include "publish/hold.h"
 #include "publish/window.h"

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "access/htup_details.h"
 #include "fmgr.h"
 
 #include "outbox/pack.h"

@@ -26,6 +26,7 @@
  */
 #include "postgres.h"
 
+#include "base/guc.h"
 #include "consume/prefetch.h"
 #include "server.h"
 

@@ -33,8 +33,10 @@
 
 #include "access/transam.h"
 #include "nodes/pg_list.h"
+#include "postmaster/interrupt.h"
 #include "utils/snapmgr.h"
 
+#include "base/guc.h"
 #include "base/objects.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"

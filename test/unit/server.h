@@ -13,11 +13,14 @@
 
 #include "datatype/timestamp.h"
 
+#include "base/compat.h"
+
 #define CHECK(condition) \
 	((condition) ? (void) 0 : failed(__FILE__, __LINE__, #condition))
 
 /* Ends the program, and names the seed. */
-extern void failed(const char *file, int line, const char *condition) pg_attribute_noreturn();
+pg_noreturn extern void failed(const char *file, int line,
+							   const char *condition);
 
 /* The schedule that runs; main() seeds any() with it. */
 extern uint64 seed;

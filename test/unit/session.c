@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "base/guc.h"
+#include "broker/failure.h"
 #include "broker/password.h"
 #include "broker/session.h"
 #include "broker/socket.h"
