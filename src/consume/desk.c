@@ -37,13 +37,15 @@
 #define COUNT_INTERVAL_MS	1000
 /* Dead letters are looked through this often. */
 #define PURGE_INTERVAL_MS	60000
+/* The pause if there are more of them than are deleted at a time. */
+#define PURGE_PAUSE_MS		1000
 /* The pause after an error. */
 #define FAILURE_INTERVAL_MS	5000
 /* The pause after retries whose rows other transactions had. */
 #define PUT_OFF_MS			1000
 
 static bool look_is_due(const CqrsDesk *desk);
-static bool purge_is_due(const CqrsDesk *desk);
+static long purge_wait_ms(const CqrsDesk *desk);
 static void check_extension(const CqrsDesk *desk, uint32 calls);
 static bool turn_is_due(const CqrsDesk *desk);
 static long count_wait_ms(const CqrsDesk *desk);
@@ -91,7 +93,7 @@ cqrs_desk_turn(CqrsDesk *desk)
 static bool
 turn_is_due(const CqrsDesk *desk)
 {
-	return look_is_due(desk) || desk->stale || purge_is_due(desk) ||
+	return look_is_due(desk) || desk->stale || purge_wait_ms(desk) == 0 ||
 		count_wait_ms(desk) == 0;
 }
 
@@ -109,7 +111,7 @@ take_turn(CqrsDesk *desk)
 		look(desk, calls);
 		desk->stale = true;
 	}
-	if (purge_is_due(desk))
+	if (purge_wait_ms(desk) == 0)
 		purge(desk);
 	if (desk->stale || count_wait_ms(desk) == 0)
 		look_at_failed(desk);
@@ -197,8 +199,7 @@ cqrs_desk_wait_ms(const CqrsDesk *desk)
 {
 	if (turn_is_due(desk))
 		return cqrs_until_after_ms(desk->failed_at, FAILURE_INTERVAL_MS);
-	return cqrs_sooner_ms(cqrs_until_after_ms(desk->purged_at,
-											  PURGE_INTERVAL_MS),
+	return cqrs_sooner_ms(purge_wait_ms(desk),
 						  count_wait_ms(desk));
 }
 
@@ -219,10 +220,11 @@ count_wait_ms(const CqrsDesk *desk)
 		cqrs_until_after_ms(desk->counted_at, COUNT_INTERVAL_MS) : -1;
 }
 
-static bool
-purge_is_due(const CqrsDesk *desk)
+static long
+purge_wait_ms(const CqrsDesk *desk)
 {
-	return cqrs_until_after_ms(desk->purged_at, PURGE_INTERVAL_MS) == 0;
+	return cqrs_until_after_ms(desk->purged_at, desk->more_to_purge ?
+							   PURGE_PAUSE_MS : PURGE_INTERVAL_MS);
 }
 
 /*
@@ -289,8 +291,8 @@ purge(CqrsDesk *desk)
 	TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 								-INT64CONST(1000) * cqrs_dead_letter_ttl_s);
 
-	if (cqrs_dead_letter_ttl_s > 0)
-		(void) cqrs_failed_purge(before);
+	desk->more_to_purge = cqrs_dead_letter_ttl_s > 0 &&
+		cqrs_failed_purge(before);
 	desk->purged_at = GetCurrentTimestamp();
 	desk->stale = true;
 }

@@ -36,6 +36,7 @@ typedef struct CqrsDesk
 	int64		waiting;		/* failed messages that wait for a retry */
 	TimestampTz counted_at;
 	TimestampTz purged_at;		/* when dead letters were last removed */
+	bool		more_to_purge;	/* there may be more of them */
 } CqrsDesk;
 
 /* Needs a transaction. */

@@ -423,7 +423,7 @@ cqrs_failed_count_waiting(void)
 	return count;
 }
 
-int
+bool
 cqrs_failed_purge(TimestampTz before)
 {
 	Relation	rel = table_open(cqrs_objects_get(false)->failed,
@@ -451,7 +451,7 @@ cqrs_failed_purge(TimestampTz before)
 	systable_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, RowExclusiveLock);
-	return purged;
+	return purged == PURGE_ROWS;
 }
 
 /* Lock a row, unless another transaction is changing it or has done so. */

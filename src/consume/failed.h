@@ -116,9 +116,9 @@ extern TimestampTz cqrs_failed_next_due(void);
 extern int64 cqrs_failed_count_waiting(void);
 
 /*
- * Remove some of the dead letters that failed before a time.  Returns how
- * many.
+ * Remove up to 1000 of the dead letters that failed before a time.  Returns
+ * whether there may be more of them.
  */
-extern int	cqrs_failed_purge(TimestampTz before);
+extern bool cqrs_failed_purge(TimestampTz before);
 
 #endif							/* CQRS_FAILED_H */
