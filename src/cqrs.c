@@ -24,7 +24,7 @@
 #include "ddl/utility_hook.h"
 #include "outbox/claim.h"
 #include "outbox/published.h"
-#include "outbox/writer.h"
+#include "outbox/outbox.h"
 #include "publish/publisher.h"
 #include "replica/replica_ddl.h"
 #include "schema/judge.h"

@@ -192,7 +192,7 @@ apply(Work *work)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	if (work->content.message->signal == CQRS_SYNC && work->content.plan->only_direct_syncs &&
+	if (work->content.message->signal == CQRS_SIGNAL_SYNC && work->content.plan->only_direct_syncs &&
 		!work->content.message->direct)
 		work->applied->outcome = CQRS_OUTCOME_IGNORED;
 	else if (OidIsValid(work->content.plan->relid))
@@ -228,7 +228,7 @@ error_context(void *arg)
 static void
 apply_to_table(Work *work)
 {
-	bool		is_delete = work->content.message->signal == CQRS_DELETE;
+	bool		is_delete = work->content.message->signal == CQRS_SIGNAL_DELETE;
 
 	cqrs_content_read_keys(&work->content);
 	work->applied->unknown_keys = work->content.unknown_keys;
@@ -292,7 +292,7 @@ decide(Work *work)
 	CqrsApplied *applied = work->applied;
 	bool		alive = work->found && !is_marked(work);
 
-	if (work->content.message->signal == CQRS_DELETE)
+	if (work->content.message->signal == CQRS_SIGNAL_DELETE)
 	{
 		applied->outcome = alive ? CQRS_OUTCOME_DELETED : CQRS_OUTCOME_ABSENT;
 		if (alive && is_later(work))
@@ -320,7 +320,7 @@ compare_revisions(Work *work)
 	Datum		value = cqrs_stored_row_get_old(work->leaf, column->attnum, &isnull);
 	int64		old = isnull ? -1 : cqrs_content_integer(column->type, value);
 
-	if (work->content.message->signal == CQRS_SYNC)
+	if (work->content.message->signal == CQRS_SIGNAL_SYNC)
 		applied->downgrade = work->content.revision < old;
 	else if (work->content.revision <= old && !work->whatever_revision)
 		applied->outcome = work->content.revision == old ? CQRS_OUTCOME_DUPLICATE :

@@ -37,7 +37,7 @@ cqrs_content_read_keys(CqrsContent *content)
 {
 	content->members = palloc0(sizeof(CqrsJsonValue *) *
 							   content->plan->mapping.ncolumns);
-	if (content->message->signal == CQRS_DELETE)
+	if (content->message->signal == CQRS_SIGNAL_DELETE)
 		read_deleted_keys(content);
 	else
 	{

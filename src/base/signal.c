@@ -9,18 +9,18 @@
 
 #include "base/signal.h"
 
-static const CqrsSignal signals[] = {CQRS_SAVE, CQRS_DELETE, CQRS_SYNC};
+static const CqrsSignal signals[] = {CQRS_SIGNAL_SAVE, CQRS_SIGNAL_DELETE, CQRS_SIGNAL_SYNC};
 
 const char *
 cqrs_signal_name(CqrsSignal signal)
 {
 	switch (signal)
 	{
-		case CQRS_SAVE:
+		case CQRS_SIGNAL_SAVE:
 			return "SAVE";
-		case CQRS_DELETE:
+		case CQRS_SIGNAL_DELETE:
 			return "DELETE";
-		case CQRS_SYNC:
+		case CQRS_SIGNAL_SYNC:
 			return "SYNC";
 	}
 	elog(ERROR, "unknown signal type %d", signal);

@@ -12,9 +12,9 @@
 
 typedef enum CqrsSignal
 {
-	CQRS_SAVE = 'S',
-	CQRS_DELETE = 'D',
-	CQRS_SYNC = 'Y'
+	CQRS_SIGNAL_SAVE = 'S',
+	CQRS_SIGNAL_DELETE = 'D',
+	CQRS_SIGNAL_SYNC = 'Y'
 } CqrsSignal;
 
 /* The name of a signal in messages: "SAVE", for example. */

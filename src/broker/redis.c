@@ -124,10 +124,10 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection->context = context;
 	connection->sock = sock;
 	connection->reader =
-		cqrs_reply_create(context, sock, MAX_REPLY_BYTES +
-						  (options->consumes ?
-						   MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0),
-						  url.password);
+		cqrs_redis_reply_create(context, sock, MAX_REPLY_BYTES +
+								(options->consumes ?
+								 MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0),
+								url.password);
 	connection->heartbeat_s = options->heartbeat_s;
 	connection->timeout_ms = options->connect_timeout_ms;
 	caller = MemoryContextSwitchTo(context);
@@ -161,7 +161,7 @@ redis_poll(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 
 		if (next_event(connection, event, failure))
 			return;
-		result = cqrs_reply_read(connection->reader, &reply);
+		result = cqrs_redis_reply_read(connection->reader, &reply);
 		if (result <= 0)
 			break;
 		if (!handle_reply(connection, reply, failure))
@@ -173,7 +173,7 @@ redis_poll(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 	connection->more = result > 0;
 	if (result < 0 || (result == 0 && !written))
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "connection lost: %s",
-						 cqrs_reply_error(connection->reader));
+						 cqrs_redis_reply_error(connection->reader));
 	if (result < 0 || (result == 0 && !written) ||
 		!hears_server(connection, failure))
 		event->kind = CQRS_EVENT_FAILED;
@@ -222,7 +222,7 @@ redis_wait_ms(CqrsConnection *connection)
 		return 0;
 	if (connection->heartbeat_s != 0 && awaits(connection))
 		wait_ms = cqrs_sooner_ms(wait_ms,
-								 cqrs_until_after_ms(cqrs_reply_received_at(connection->reader),
+								 cqrs_until_after_ms(cqrs_redis_reply_received_at(connection->reader),
 													 2000 * connection->heartbeat_s));
 	return wait_ms;
 }
@@ -233,7 +233,7 @@ redis_close(CqrsConnection *connection, bool politely)
 	if (politely && connection->consumes)
 		cqrs_redis_acknowledge_last(connection);
 	cqrs_redis_drop_lease(connection, politely);
-	cqrs_reply_destroy(connection->reader);
+	cqrs_redis_reply_destroy(connection->reader);
 	cqrs_socket_close(connection->sock);
 	MemoryContextDelete(connection->context);
 }
@@ -243,7 +243,7 @@ static bool
 hears_server(const CqrsConnection *connection, CqrsFailure *failure)
 {
 	if (connection->heartbeat_s == 0 || !awaits(connection) ||
-		cqrs_until_after_ms(cqrs_reply_received_at(connection->reader),
+		cqrs_until_after_ms(cqrs_redis_reply_received_at(connection->reader),
 							2000 * connection->heartbeat_s) > 0)
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,

@@ -322,7 +322,7 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 			return true;
 		}
 		batch->told++;
-		if (batch->outcomes[i] == CQRS_OUTCOME_UNROUTABLE)
+		if (batch->outcomes[i] == CQRS_BATCH_OUTCOME_UNROUTABLE)
 		{
 			event->kind = CQRS_EVENT_RETURNED;
 			event->probe = batch->probe;
@@ -347,7 +347,7 @@ batch_event(CqrsConnection *connection, CqrsBatch *batch, CqrsEvent *event,
 static bool
 is_refused(const CqrsBatch *batch, int message)
 {
-	return batch->outcomes[message] == CQRS_OUTCOME_REFUSED;
+	return batch->outcomes[message] == CQRS_BATCH_OUTCOME_REFUSED;
 }
 
 /* Confirm or refuse the messages up to "end", whose outcome is the same. */

@@ -37,9 +37,9 @@
 /* What has become of a message. */
 typedef enum CqrsBatchOutcome
 {
-	CQRS_OUTCOME_TAKEN,
-	CQRS_OUTCOME_UNROUTABLE,	/* taken, but there is no queue for it */
-	CQRS_OUTCOME_REFUSED		/* a queue is full */
+	CQRS_BATCH_OUTCOME_TAKEN,
+	CQRS_BATCH_OUTCOME_UNROUTABLE,	/* taken, but there is no queue for it */
+	CQRS_BATCH_OUTCOME_REFUSED	/* a queue is full */
 } CqrsBatchOutcome;
 
 /* A batch; its request is kept until the reply is handled. */

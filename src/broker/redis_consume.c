@@ -261,7 +261,7 @@ cqrs_redis_acknowledge_last(CqrsConnection *connection)
 		consumer->ask_at = 0;
 		cqrs_redis_ask(connection);
 		if (cqrs_redis_flush(connection, true))
-			result = cqrs_reply_read(connection->reader, &reply);
+			result = cqrs_redis_reply_read(connection->reader, &reply);
 		if (result < 0 ||
 			(result > 0 &&
 			 (!cqrs_redis_asks(connection) ||

@@ -366,12 +366,12 @@ await(CqrsConnection *connection, const char *action, int64 deadline,
 		int			result = -1;
 
 		if (cqrs_redis_flush(connection, true))
-			result = cqrs_reply_read(connection->reader, &reply);
+			result = cqrs_redis_reply_read(connection->reader, &reply);
 		if (result < 0)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 							 "could not %s: %s", action,
-							 cqrs_reply_error(connection->reader));
+							 cqrs_redis_reply_error(connection->reader));
 			return NULL;
 		}
 		if (result == 0)

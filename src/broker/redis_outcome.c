@@ -60,13 +60,13 @@ answer_script(CqrsBatch *batch, const CqrsReply *reply)
 		}
 		if (element->type == CQRS_REPLY_TEXT && batch->limited)
 		{
-			batch->outcomes[i] = CQRS_OUTCOME_REFUSED;
+			batch->outcomes[i] = CQRS_BATCH_OUTCOME_REFUSED;
 			cqrs_failure_clean(batch->full, sizeof(batch->full),
 							   element->text, element->length);
 		}
 		else if (element->type == CQRS_REPLY_INTEGER && element->integer >= 0)
 			batch->outcomes[i] = element->integer == 0 ?
-				CQRS_OUTCOME_UNROUTABLE : CQRS_OUTCOME_TAKEN;
+				CQRS_BATCH_OUTCOME_UNROUTABLE : CQRS_BATCH_OUTCOME_TAKEN;
 		else
 			return false;
 		batch->done++;
@@ -102,7 +102,7 @@ answer_transaction(CqrsBatch *batch, const CqrsReply *reply)
 			return false;
 	}
 	for (int i = 0; i < batch->count; i++)
-		batch->outcomes[i] = CQRS_OUTCOME_TAKEN;
+		batch->outcomes[i] = CQRS_BATCH_OUTCOME_TAKEN;
 	batch->done = batch->count;
 	return true;
 }

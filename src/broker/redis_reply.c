@@ -74,8 +74,8 @@ static redisReplyObjectFunctions functions = {
 };
 
 CqrsReplyReader *
-cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
-				  const char *secret)
+cqrs_redis_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
+						const char *secret)
 {
 	CqrsReplyReader *reader = MemoryContextAlloc(context,
 												 sizeof(CqrsReplyReader));
@@ -95,7 +95,7 @@ cqrs_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
 }
 
 void
-cqrs_reply_destroy(CqrsReplyReader *reader)
+cqrs_redis_reply_destroy(CqrsReplyReader *reader)
 {
 	if (reader->parser != NULL)
 		redisReaderFree(reader->parser);
@@ -105,7 +105,7 @@ cqrs_reply_destroy(CqrsReplyReader *reader)
 }
 
 int
-cqrs_reply_read(CqrsReplyReader *reader, CqrsReply **reply)
+cqrs_redis_reply_read(CqrsReplyReader *reader, CqrsReply **reply)
 {
 	if (reader->parser == NULL)
 	{
@@ -144,14 +144,14 @@ cqrs_reply_read(CqrsReplyReader *reader, CqrsReply **reply)
 }
 
 const char *
-cqrs_reply_error(const CqrsReplyReader *reader)
+cqrs_redis_reply_error(const CqrsReplyReader *reader)
 {
 	return reader->error != NULL ? reader->error :
 		cqrs_socket_error(reader->sock);
 }
 
 TimestampTz
-cqrs_reply_received_at(const CqrsReplyReader *reader)
+cqrs_redis_reply_received_at(const CqrsReplyReader *reader)
 {
 	return reader->received_at;
 }

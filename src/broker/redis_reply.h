@@ -40,22 +40,22 @@ typedef struct CqrsReplyReader CqrsReplyReader;
  * errors asterisks replace "secret", the password or NULL: a server knows it,
  * and may quote it.
  */
-extern CqrsReplyReader *cqrs_reply_create(MemoryContext context,
-										  CqrsSocket *sock, Size max_bytes,
-										  const char *secret);
+extern CqrsReplyReader *cqrs_redis_reply_create(MemoryContext context,
+												CqrsSocket *sock, Size max_bytes,
+												const char *secret);
 
-extern void cqrs_reply_destroy(CqrsReplyReader *reader);
+extern void cqrs_redis_reply_destroy(CqrsReplyReader *reader);
 
 /*
  * Read without waiting.  Returns 1 with the next reply, which stays until the
  * next call; 0 if no whole reply has arrived; -1 on failure.
  */
-extern int	cqrs_reply_read(CqrsReplyReader *reader, CqrsReply **reply);
+extern int	cqrs_redis_reply_read(CqrsReplyReader *reader, CqrsReply **reply);
 
 /* Why reading has failed. */
-extern const char *cqrs_reply_error(const CqrsReplyReader *reader);
+extern const char *cqrs_redis_reply_error(const CqrsReplyReader *reader);
 
 /* When something arrived last. */
-extern TimestampTz cqrs_reply_received_at(const CqrsReplyReader *reader);
+extern TimestampTz cqrs_redis_reply_received_at(const CqrsReplyReader *reader);
 
 #endif							/* CQRS_REDIS_REPLY_H */

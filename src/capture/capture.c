@@ -13,7 +13,7 @@
  * version that has.  Some versions of the transaction's own have not been
  * noted: those made before the table became a master, before cqrs_flush() or
  * by a rewrite of the table.  A trigger recognises them by their command ids
- * (changeset.h, "since").
+ * (changeset.h, "tracked_from").
  *
  * At the end of the transaction the notes become messages (commit.c,
  * resolve.c).
@@ -82,8 +82,8 @@ cqrs_capture_begin_late(Relation rel)
 {
 	/* Later changes are recognised by their command ids. */
 	CommandCounterIncrement();
-	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_BORN, rel));
-	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_TOUCHED, rel));
+	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_NOTE_BORN, rel));
+	cqrs_changeset_note_done(cqrs_changeset_target(CQRS_NOTE_TOUCHED, rel));
 }
 
 /* BEFORE UPDATE FOR EACH ROW */
@@ -108,7 +108,7 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 						  data->tg_trigtuple, data->tg_newtuple) ||
 			  later_trigger_exists(data)))
 	{
-		uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
+		uint16		target = cqrs_changeset_target(CQRS_NOTE_TOUCHED,
 												   data->tg_relation);
 
 		cqrs_changeset_get_target(target)->keys_move = true;
@@ -129,7 +129,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 
 	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 	{
-		uint16		target = cqrs_changeset_target(CQRS_BORN,
+		uint16		target = cqrs_changeset_target(CQRS_NOTE_BORN,
 												   data->tg_relation);
 
 		if (cqrs_compat_relation_rewritten(data->tg_relation))
@@ -148,7 +148,7 @@ cqrs_trigger_insert_delete(PG_FUNCTION_ARGS)
 	}
 	else if (may_be_first_touch(data))
 	{
-		uint16		target = cqrs_changeset_target(CQRS_BORN,
+		uint16		target = cqrs_changeset_target(CQRS_NOTE_BORN,
 												   data->tg_relation);
 		CommandId	inserted = cqrs_changeset_get_target(target)->noted_by;
 
@@ -169,7 +169,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 
 	check_truncate_allowed(data->tg_relation);
 	if (cqrs_truncate_rows(data->tg_relation))
-		cqrs_commit_has_written();
+		cqrs_commit_note_written();
 	return PointerGetDatum(NULL);
 }
 
@@ -232,7 +232,7 @@ cqrs_flush(PG_FUNCTION_ARGS)
 	int64		nmessages = cqrs_resolve_flush();
 
 	if (nmessages > 0)
-		cqrs_commit_has_written();
+		cqrs_commit_note_written();
 	PG_RETURN_INT64(nmessages);
 }
 
@@ -276,7 +276,7 @@ any_produces(const CqrsRelation *relation)
 /*
  * Whether the old version may not have been noted.  If another transaction
  * made it, it has not.  If this transaction made it, the command that did so
- * decides (changeset.h, "since").
+ * decides (changeset.h, "tracked_from").
  */
 static bool
 may_be_first_touch(TriggerData *data)
@@ -284,7 +284,7 @@ may_be_first_touch(TriggerData *data)
 	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(data->tg_trigtuple->t_data)))
 		return true;
 	return HeapTupleHeaderGetCmin(data->tg_trigtuple->t_data) <
-		cqrs_changeset_get_target(touched_target(data))->since;
+		cqrs_changeset_get_target(touched_target(data))->tracked_from;
 }
 
 /*
@@ -295,10 +295,10 @@ may_be_first_touch(TriggerData *data)
 static uint16
 touched_target(TriggerData *data)
 {
-	uint16		target = cqrs_changeset_target(CQRS_TOUCHED,
+	uint16		target = cqrs_changeset_target(CQRS_NOTE_TOUCHED,
 											   data->tg_relation);
 
-	if (!cqrs_changeset_get_target(target)->begun)
+	if (!cqrs_changeset_get_target(target)->is_tracked)
 		cqrs_changeset_begin(target,
 							 cqrs_compat_relation_rewritten(data->tg_relation) ?
 							 GetActiveSnapshot()->curcid : FirstCommandId);
@@ -325,7 +325,7 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 			return first_touch;
 	}
 
-	target = cqrs_changeset_get_target(cqrs_changeset_target(CQRS_TOUCHED,
+	target = cqrs_changeset_get_target(cqrs_changeset_target(CQRS_NOTE_TOUCHED,
 															 data->tg_relation));
 	foreach(lc, relation->masters)
 	{
@@ -359,7 +359,7 @@ was_raised(TriggerData *data, const CqrsRelation *relation)
 										  SnapshotAny, relation->nkeys, keys);
 	int32		revision;
 	bool		isnull;
-	CommandId	since = cqrs_changeset_get_target(touched_target(data))->since;
+	CommandId	since = cqrs_changeset_get_target(touched_target(data))->tracked_from;
 	bool		raised = true;
 	HeapTuple	tuple;
 
@@ -419,9 +419,9 @@ note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 		rel->rd_createSubid != InvalidSubTransactionId)
 	{
 		target->repeats = true;
-		index = cqrs_changeset_target(CQRS_BORN, rel);
+		index = cqrs_changeset_target(CQRS_NOTE_BORN, rel);
 		cqrs_changeset_get_target(index)->repeats = true;
-		index = cqrs_changeset_target(CQRS_TOUCHED, rel);
+		index = cqrs_changeset_target(CQRS_NOTE_TOUCHED, rel);
 	}
 	cqrs_commit_schedule();
 	cqrs_changeset_note(index, &old->t_self);

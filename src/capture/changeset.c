@@ -103,7 +103,7 @@ has_notes(Oid relid, bool born)
 	{
 		const CqrsTarget *target = &targets[note->target];
 
-		if (target->relid == relid && (born || target->kind != CQRS_BORN))
+		if (target->relid == relid && (born || target->kind != CQRS_NOTE_BORN))
 			return true;
 	}
 	return false;
@@ -149,7 +149,7 @@ uint16
 cqrs_changeset_resent_target(Relation rel, const char *cqrs_id,
 							 const char *queue)
 {
-	return find_target(CQRS_RESENT, RelationGetRelid(rel),
+	return find_target(CQRS_NOTE_RESENT, RelationGetRelid(rel),
 					   cqrs_compat_relation_file(rel), cqrs_id, queue);
 }
 
@@ -211,16 +211,16 @@ cqrs_changeset_note_done(uint16 target)
 	/* Invalid by its offset; the block number keeps the command. */
 	ItemPointerSet(&invalid, since, InvalidOffsetNumber);
 	cqrs_changeset_note(target, &invalid);
-	targets[target].since = since;
+	targets[target].tracked_from = since;
 	any_done = true;
 }
 
 void
 cqrs_changeset_begin(uint16 target, CommandId since)
 {
-	targets[target].begun = true;
-	targets[target].first = since;
-	targets[target].since = Max(targets[target].since, since);
+	targets[target].is_tracked = true;
+	targets[target].first_tracked_from = since;
+	targets[target].tracked_from = Max(targets[target].tracked_from, since);
 }
 
 void
@@ -232,8 +232,8 @@ cqrs_changeset_all_done(void)
 	/* Rows that were born have not been touched yet, but may be. */
 	for (int i = 0; i < n; i++)
 	{
-		if (targets[i].kind == CQRS_BORN)
-			(void) find_target(CQRS_TOUCHED, targets[i].relid,
+		if (targets[i].kind == CQRS_NOTE_BORN)
+			(void) find_target(CQRS_NOTE_TOUCHED, targets[i].relid,
 							   targets[i].file, NULL, NULL);
 	}
 	for (int i = 0; i < ntargets; i++)
@@ -321,7 +321,7 @@ cqrs_changeset_next(CqrsWalk *walk)
 	while ((note = next_note(walk)) != NULL)
 	{
 		if (ItemPointerIsValid(&note->tid) &&
-			walk->position > targets[note->target].done)
+			walk->position > targets[note->target].done_before)
 			return note;
 	}
 	return NULL;
@@ -355,15 +355,15 @@ find_done(void)
 
 	for (int i = 0; i < ntargets; i++)
 	{
-		targets[i].done = 0;
-		targets[i].since = targets[i].first;
+		targets[i].done_before = 0;
+		targets[i].tracked_from = targets[i].first_tracked_from;
 	}
 	while ((note = next_note(&walk)) != NULL)
 	{
 		if (ItemPointerIsValid(&note->tid))
 			continue;
-		targets[note->target].done = walk.position;
-		targets[note->target].since = ItemPointerGetBlockNumberNoCheck(&note->tid);
+		targets[note->target].done_before = walk.position;
+		targets[note->target].tracked_from = ItemPointerGetBlockNumberNoCheck(&note->tid);
 	}
 }
 

@@ -15,14 +15,14 @@
 
 typedef enum CqrsNoteKind
 {
-	CQRS_BORN,					/* the version was inserted */
-	CQRS_TOUCHED,				/* the version is about to change or go */
-	CQRS_RESENT					/* the row is to be sent again as it is */
+	CQRS_NOTE_BORN,				/* the version was inserted */
+	CQRS_NOTE_TOUCHED,			/* the version is about to change or go */
+	CQRS_NOTE_RESENT			/* the row is to be sent again as it is */
 } CqrsNoteKind;
 
 /*
  * What notes have in common: their kind, and a table and its file.  A note of
- * the kind CQRS_RESENT is for one master, and for one queue or all queues.
+ * the kind CQRS_NOTE_RESENT is for one master, and for one queue or all queues.
  */
 typedef struct CqrsTarget
 {
@@ -32,14 +32,16 @@ typedef struct CqrsTarget
 	bool		keys_move;		/* keys may pass from row to row */
 	bool		repeats;		/* a row may have been noted more than once */
 	bool		skipped;		/* noted rows may keep their revision */
-	CommandId	since;			/* only versions made by this command or later
+	CommandId	tracked_from;	/* only versions made by this command or later
 								 * ones can have been noted */
-	CommandId	first;			/* "since", when no note has been dealt with */
-	bool		begun;			/* "first" is known */
-	CommandId	noted_by;		/* CQRS_BORN: the command of the last note */
-	uint64		done;			/* notes before this position are dealt with */
-	char	   *cqrs_id;		/* CQRS_RESENT */
-	char	   *queue;			/* CQRS_RESENT; NULL: all */
+	CommandId	first_tracked_from; /* "tracked_from", when no note has been
+									 * dealt with */
+	bool		is_tracked;		/* "first_tracked_from" is known */
+	CommandId	noted_by;		/* CQRS_NOTE_BORN: the command of the last
+								 * note */
+	uint64		done_before;	/* notes before this position are dealt with */
+	char	   *cqrs_id;		/* CQRS_NOTE_RESENT */
+	char	   *queue;			/* CQRS_NOTE_RESENT; NULL: all */
 } CqrsTarget;
 
 /* A touched version of a row.  Twelve bytes; there may be many millions. */

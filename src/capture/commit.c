@@ -122,7 +122,7 @@ cqrs_commit_schedule(void)
 }
 
 void
-cqrs_commit_has_written(void)
+cqrs_commit_note_written(void)
 {
 	SubTransactionId current = GetCurrentSubTransactionId();
 
@@ -310,7 +310,7 @@ static void
 finish(bool late)
 {
 	if (cqrs_resolve_all(late))
-		cqrs_commit_has_written();
+		cqrs_commit_note_written();
 	release_snapshot();
 }
 

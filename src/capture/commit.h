@@ -21,7 +21,7 @@ extern void cqrs_commit_schedule(void);
 
 /*
  * Keep the versions of rows that the active snapshot sees until the end of the
- * transaction, for notes of the kind CQRS_RESENT.
+ * transaction, for notes of the kind CQRS_NOTE_RESENT.
  */
 extern void cqrs_commit_keep_snapshot(void);
 
@@ -29,6 +29,6 @@ extern void cqrs_commit_keep_snapshot(void);
 extern bool cqrs_commit_has_unsent(void);
 
 /* Record that the transaction has written messages not made from notes. */
-extern void cqrs_commit_has_written(void);
+extern void cqrs_commit_note_written(void);
 
 #endif							/* CQRS_COMMIT_H */

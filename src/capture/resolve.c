@@ -263,7 +263,7 @@ any_resent(void)
 {
 	for (int i = 0; i < cqrs_changeset_ntargets(); i++)
 	{
-		if (cqrs_changeset_get_target(i)->kind == CQRS_RESENT)
+		if (cqrs_changeset_get_target(i)->kind == CQRS_NOTE_RESENT)
 			return true;
 	}
 	return false;
@@ -276,7 +276,7 @@ use_target(Resolver *resolver, int index)
 	CqrsTarget *target = cqrs_changeset_get_target(index);
 	Relation	rel;
 
-	if ((target->kind == CQRS_RESENT) !=
+	if ((target->kind == CQRS_NOTE_RESENT) !=
 		(resolver->pass == PASS_LOCK || resolver->pass == PASS_RESENT))
 		return false;
 	if (resolver->target != index)
@@ -343,7 +343,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	MemoryContext caller;
 	ItemPointerData tid = note->tid;
 
-	if (target->repeats && target->kind != CQRS_RESENT &&
+	if (target->repeats && target->kind != CQRS_NOTE_RESENT &&
 		cqrs_chain_seen(&resolver->chain, resolver->rel, &tid))
 	{
 		if (resolver->flush &&
@@ -354,7 +354,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	}
 
 	caller = MemoryContextSwitchTo(resolver->row_context);
-	if (target->kind == CQRS_RESENT)
+	if (target->kind == CQRS_NOTE_RESENT)
 	{
 		if (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
 							  false) == CQRS_FATE_LIVE)
@@ -370,7 +370,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 				break;
 			case CQRS_FATE_DELETED:
 			case CQRS_FATE_MOVED:
-				if (target->kind == CQRS_TOUCHED &&
+				if (target->kind == CQRS_NOTE_TOUCHED &&
 					(resolver->pass != PASS_OTHERS || !target->keys_move))
 				{
 					cqrs_row_set(&resolver->before, resolver->rel,
@@ -395,7 +395,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 static bool
 keep_unchanged(Resolver *resolver, const CqrsNote *note)
 {
-	if (cqrs_changeset_get_target(note->target)->kind != CQRS_TOUCHED ||
+	if (cqrs_changeset_get_target(note->target)->kind != CQRS_NOTE_TOUCHED ||
 		!ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
 						   &resolver->chain.last->tuple.t_self))
 		return false;
@@ -415,7 +415,7 @@ resolve_change(Resolver *resolver, const CqrsNote *note)
 		return;
 
 	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last->tuple);
-	if (target->kind == CQRS_TOUCHED)
+	if (target->kind == CQRS_NOTE_TOUCHED)
 	{
 		cqrs_row_set(&resolver->before, resolver->rel,
 					 &resolver->chain.noted.tuple);
@@ -433,7 +433,7 @@ resolve_change(Resolver *resolver, const CqrsNote *note)
 							 &resolver->before);
 	if (resolver->pass != PASS_DELETES)
 		cqrs_compose_saved(resolver->composer,
-						   target->kind == CQRS_TOUCHED && !key_changed ?
+						   target->kind == CQRS_NOTE_TOUCHED && !key_changed ?
 						   &resolver->before : NULL, &resolver->after);
 }
 

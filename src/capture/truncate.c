@@ -197,7 +197,7 @@ walk_notes(Truncation *truncation, bool deletes, bool saves)
 		if (target->relid != RelationGetRelid(rel))
 			continue;
 		cqrs_changeset_check_file(target, rel);
-		if (target->kind == CQRS_RESENT ||
+		if (target->kind == CQRS_NOTE_RESENT ||
 			cqrs_chain_seen(&truncation->chain, rel, &tid))
 			continue;
 
@@ -205,7 +205,7 @@ walk_notes(Truncation *truncation, bool deletes, bool saves)
 		fate = cqrs_chain_follow(&truncation->chain, rel, &tid, true);
 		cqrs_row_set(&truncation->before, rel, &truncation->chain.noted.tuple);
 		cqrs_row_set(&truncation->after, rel, &truncation->chain.last->tuple);
-		if (target->kind == CQRS_TOUCHED && deletes)
+		if (target->kind == CQRS_NOTE_TOUCHED && deletes)
 			compose_truncated(truncation, &truncation->before, &truncation->after);
 		compose_ignored(truncation, target->kind, fate);
 		MemoryContextSwitchTo(caller);
@@ -258,7 +258,7 @@ compose_truncated(Truncation *truncation, const CqrsRow *first,
 static void
 compose_ignored(Truncation *truncation, CqrsNoteKind kind, CqrsFate fate)
 {
-	bool		born = kind == CQRS_BORN;
+	bool		born = kind == CQRS_NOTE_BORN;
 	ListCell   *lc;
 
 	if (fate == CQRS_FATE_LIVE ? !born && cqrs_row_same(truncation->rel, truncation->relation,

@@ -165,7 +165,7 @@ cqrs_compose_master_saved(CqrsComposer *composer, CqrsMaster *master,
 	if (master->skip_unchanged && before != NULL &&
 		cqrs_row_same_fields(composer->rel, master, before, after))
 		return;
-	compose(composer, master, CQRS_SAVE, NULL, before, after);
+	compose(composer, master, CQRS_SIGNAL_SAVE, NULL, before, after);
 }
 
 void
@@ -182,14 +182,14 @@ void
 cqrs_compose_master_deleted(CqrsComposer *composer, CqrsMaster *master,
 							const CqrsRow *first, const CqrsRow *last)
 {
-	compose(composer, master, CQRS_DELETE, NULL, first, last);
+	compose(composer, master, CQRS_SIGNAL_DELETE, NULL, first, last);
 }
 
 void
 cqrs_compose_resent(CqrsComposer *composer, CqrsMaster *master,
 					const char *queue, const CqrsRow *row)
 {
-	compose(composer, master, CQRS_SYNC, queue, NULL, row);
+	compose(composer, master, CQRS_SIGNAL_SYNC, queue, NULL, row);
 }
 
 void
@@ -205,7 +205,7 @@ compose(CqrsComposer *composer, CqrsMaster *master, CqrsSignal signal,
 		const char *queue, const CqrsRow *before, const CqrsRow *after)
 {
 	Draft		draft = {.master = master,.before = before,.after = after};
-	const CqrsRow *row = signal == CQRS_DELETE ? before : after;
+	const CqrsRow *row = signal == CQRS_SIGNAL_DELETE ? before : after;
 	StringInfoData key;
 
 	if (!master->produce)
@@ -310,14 +310,14 @@ start_draft(CqrsComposer *composer, Draft *draft)
 {
 	CqrsMaster *master = draft->master;
 
-	if (draft->message.signal == CQRS_DELETE)
+	if (draft->message.signal == CQRS_SIGNAL_DELETE)
 		return start_deleted(composer, draft);
 
 	if (!cqrs_hook_matches(&draft->subject, draft->after->tuple))
 	{
 		if (!master->leave_deletes || draft->before == NULL)
 			return false;
-		draft->message.signal = draft->subject.signal = CQRS_DELETE;
+		draft->message.signal = draft->subject.signal = CQRS_SIGNAL_DELETE;
 		draft->row = draft->before->tuple;
 		return start_deleted(composer, draft);
 	}
@@ -338,7 +338,7 @@ serialize_fields(CqrsComposer *composer, Draft *draft)
 	StringInfoData buf;
 
 	cqrs_error_context_push(&callback, error_context, &draft->message);
-	if (draft->message.signal == CQRS_SAVE && master->tracks)
+	if (draft->message.signal == CQRS_SIGNAL_SAVE && master->tracks)
 	{
 		initStringInfo(&buf);
 		cqrs_serialize_previous(&buf, composer->rel, master, draft->before,
@@ -555,7 +555,7 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 	MemoryContextSwitchTo(caller);
 
 	draft->message.committed_at = GetCurrentTimestamp();
-	if (draft->message.signal == CQRS_DELETE)
+	if (draft->message.signal == CQRS_SIGNAL_DELETE)
 		row = TextDatumGetCString(DirectFunctionCall1(row_to_json,
 													  cqrs_hook_row(composer->relation,
 																	draft->row)));

@@ -12,7 +12,7 @@
 
 #include "compose/serialize.h"
 #include "master/relation.h"
-#include "outbox/writer.h"
+#include "outbox/outbox.h"
 
 typedef struct CqrsComposer CqrsComposer;
 

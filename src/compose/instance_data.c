@@ -89,7 +89,7 @@ cqrs_instance_data(Relation rel, const CqrsRelation *relation,
 				   CqrsMaster *master, HeapTuple *rows, int nrows,
 				   char **results)
 {
-	CqrsHookSubject subject = {relation, master, CQRS_SYNC, NULL};
+	CqrsHookSubject subject = {relation, master, CQRS_SIGNAL_SYNC, NULL};
 	StringInfoData buf;
 	CqrsRow		row;
 

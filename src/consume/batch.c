@@ -226,7 +226,7 @@ cqrs_batch_clear(CqrsBatch *batch)
 	batch->nitems = 0;
 	batch->ndone = 0;
 	batch->cut = false;
-	batch->mode = BATCH_TOGETHER;
+	batch->mode = CQRS_BATCH_MODE_TOGETHER;
 	batch->alone = 0;
 	batch->tries = 0;
 	batch->try_at = 0;
@@ -322,10 +322,10 @@ committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 	if (progress->halted)
 		be_patient(batch);
 	/* After the culprit, its neighbours are tried ALONE, then SINGLY. */
-	if (batch->mode == BATCH_ALONE || batch->mode == BATCH_STORE)
+	if (batch->mode == CQRS_BATCH_MODE_ALONE || batch->mode == CQRS_BATCH_MODE_STORE)
 	{
 		batch->alone -= progress->ntaken;
-		batch->mode = batch->alone > 0 ? BATCH_ALONE : BATCH_SINGLY;
+		batch->mode = batch->alone > 0 ? CQRS_BATCH_MODE_ALONE : CQRS_BATCH_MODE_SINGLY;
 	}
 }
 
@@ -341,14 +341,14 @@ failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *err
 		return;
 	switch (batch->mode)
 	{
-		case BATCH_TOGETHER:
-			batch->mode = BATCH_SINGLY;
+		case CQRS_BATCH_MODE_TOGETHER:
+			batch->mode = CQRS_BATCH_MODE_SINGLY;
 			break;
-		case BATCH_SINGLY:
-			batch->mode = BATCH_ALONE;
+		case CQRS_BATCH_MODE_SINGLY:
+			batch->mode = CQRS_BATCH_MODE_ALONE;
 			batch->alone = CQRS_BATCH_SINGLY;
 			break;
-		case BATCH_ALONE:
+		case CQRS_BATCH_MODE_ALONE:
 			cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress),
 								  &batch->problem);
 			may_pass = cqrs_verdict_may_pass(&batch->problem);
@@ -360,9 +360,9 @@ failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *err
 			if (may_pass)
 				cqrs_batch_lose_patience(batch, item);
 			batch->counts = cqrs_verdict_counts(&batch->problem);
-			batch->mode = BATCH_STORE;
+			batch->mode = CQRS_BATCH_MODE_STORE;
 			break;
-		case BATCH_STORE:
+		case CQRS_BATCH_MODE_STORE:
 			is_stuck(batch, error);
 			break;
 	}
@@ -386,7 +386,7 @@ is_stuck(CqrsBatch *batch, const ErrorData *error)
 										STUCK_LAST_MS));
 	batch->stuck++;
 	/* The message may not have been at fault, so it is tried again. */
-	batch->mode = BATCH_ALONE;
+	batch->mode = CQRS_BATCH_MODE_ALONE;
 	batch->alone = Max(batch->alone, 1);
 }
 

@@ -96,7 +96,7 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 	{
 		progress->item_at = GetCurrentTimestamp();
 		begin_time_limit();
-		if (batch->mode == BATCH_TOGETHER)
+		if (batch->mode == CQRS_BATCH_MODE_TOGETHER)
 			set_constraints_immediate();
 		/* A trigger may have deferred it again; nothing limits the commit. */
 		AfterTriggerFireDeferred();
@@ -114,7 +114,7 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 static void
 run_messages(CqrsBatch *batch, CqrsBatchProgress *progress)
 {
-	if (batch->mode == BATCH_SINGLY || batch->mode == BATCH_ALONE)
+	if (batch->mode == CQRS_BATCH_MODE_SINGLY || batch->mode == CQRS_BATCH_MODE_ALONE)
 		set_constraints_immediate();
 	for (int i = 0; i < batch->nitems && !has_enough(batch, progress); i++)
 	{
@@ -140,9 +140,9 @@ has_enough(const CqrsBatch *batch, const CqrsBatchProgress *progress)
 {
 	int			most = CQRS_BATCH_MESSAGES;
 
-	if (batch->mode == BATCH_SINGLY)
+	if (batch->mode == CQRS_BATCH_MODE_SINGLY)
 		most = CQRS_BATCH_SINGLY;
-	else if (batch->mode != BATCH_TOGETHER)
+	else if (batch->mode != CQRS_BATCH_MODE_TOGETHER)
 		most = 1;
 	return progress->halted || ShutdownRequestPending ||
 		progress->ntaken >= most ||
@@ -163,7 +163,7 @@ run_message(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 
 	if (!cqrs_item_take(&progress->run, item))
 		return true;
-	if (batch->mode == BATCH_STORE)
+	if (batch->mode == CQRS_BATCH_MODE_STORE)
 	{
 		store_failed(batch, progress, item);
 		return true;
@@ -178,9 +178,9 @@ run_message(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 			break;
 	}
 	limit_lock_waits(batch, progress, item);
-	if (batch->mode == BATCH_SINGLY)
+	if (batch->mode == CQRS_BATCH_MODE_SINGLY)
 		return apply_singly(batch, progress, item);
-	apply_bounded(progress, item, batch->mode == BATCH_ALONE);
+	apply_bounded(progress, item, batch->mode == CQRS_BATCH_MODE_ALONE);
 	return true;
 }
 

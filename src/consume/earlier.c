@@ -154,9 +154,9 @@ cqrs_earlier_lock(const List *earlier, const CqrsItem *item)
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
-		if ((item->message.signal != CQRS_SAVE ||
+		if ((item->message.signal != CQRS_SIGNAL_SAVE ||
 			 foreach_current_index(lc) <= deleted ||
-			 failed->signal != CQRS_SAVE) &&
+			 failed->signal != CQRS_SIGNAL_SAVE) &&
 			cqrs_failed_lock(failed->id) == CQRS_FAILED_BUSY)
 			return false;
 	}
@@ -190,7 +190,7 @@ last_delete(const List *earlier)
 {
 	for (int i = list_length(earlier) - 1; i >= 0; i--)
 	{
-		if (((CqrsFailed *) list_nth(earlier, i))->signal == CQRS_DELETE)
+		if (((CqrsFailed *) list_nth(earlier, i))->signal == CQRS_SIGNAL_DELETE)
 			return i;
 	}
 	return -1;
@@ -206,7 +206,7 @@ settles(const CqrsRun *run, CqrsOutcome outcome, const CqrsFailed *failed)
 	return outcome == CQRS_OUTCOME_INSERTED ||
 		outcome == CQRS_OUTCOME_UPDATED || outcome == CQRS_OUTCOME_DELETED ||
 		outcome == CQRS_OUTCOME_ABSENT ||
-		(outcome == CQRS_OUTCOME_DUPLICATE && failed->signal == CQRS_SYNC &&
+		(outcome == CQRS_OUTCOME_DUPLICATE && failed->signal == CQRS_SIGNAL_SYNC &&
 		 run->replica->handler == NULL);
 }
 
@@ -220,7 +220,7 @@ is_later(const CqrsRun *run, const CqrsFailed *failed, const CqrsItem *item)
 	int64		failed_revision;
 	int64		revision;
 
-	if (item->message.signal != CQRS_SAVE || failed->signal == CQRS_DELETE ||
+	if (item->message.signal != CQRS_SIGNAL_SAVE || failed->signal == CQRS_SIGNAL_DELETE ||
 		!OidIsValid(run->replica->relid) ||
 		!cqrs_failed_message(failed->id, &message))
 		return false;

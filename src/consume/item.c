@@ -146,7 +146,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 		return;
 	}
 	cqrs_apply_message(run->applier, replica, &item->message,
-					   item->message.signal == CQRS_SAVE &&
+					   item->message.signal == CQRS_SIGNAL_SAVE &&
 					   cqrs_earlier_has_delete(earlier), &result);
 	applied(run, item, earlier, &result);
 }

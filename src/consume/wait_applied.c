@@ -266,8 +266,8 @@ is_waited_for(const Wait *wait, const CqrsMapping *mapping,
 	int64		revision;
 
 	if (wait->is_delete)
-		return failed->signal == CQRS_DELETE;
-	return failed->signal != CQRS_DELETE &&
+		return failed->signal == CQRS_SIGNAL_DELETE;
+	return failed->signal != CQRS_SIGNAL_DELETE &&
 		cqrs_envelope_read(&message) == NULL &&
 		cqrs_envelope_revision(&message,
 							   mapping->columns[mapping->revision].key,

@@ -34,8 +34,8 @@ static CqrsField make_field(Relation rel, const char *column,
 							const CqrsMasterRow *row);
 
 void
-cqrs_fields_resolve(Relation rel, Relation root, const CqrsRelation *relation,
-					const CqrsMasterRow *row, CqrsMaster *master)
+cqrs_fields_bind(Relation rel, Relation root, const CqrsRelation *relation,
+				 const CqrsMasterRow *row, CqrsMaster *master)
 {
 	check_field_map(rel, row);
 	resolve_fields(rel, root, relation, row, master);

@@ -20,8 +20,8 @@
  * table or a partition of it; the order is that of the root's columns.  Raises
  * an error if they do not fit.  Allocates in the current context.
  */
-extern void cqrs_fields_resolve(Relation rel, Relation root,
-								const CqrsRelation *relation,
-								const CqrsMasterRow *row, CqrsMaster *master);
+extern void cqrs_fields_bind(Relation rel, Relation root,
+							 const CqrsRelation *relation,
+							 const CqrsMasterRow *row, CqrsMaster *master);
 
 #endif							/* CQRS_FIELDS_H */

@@ -369,7 +369,7 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 	else if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "ignore"))
 		master->on_truncate = CQRS_TRUNCATE_IGNORED;
 
-	cqrs_fields_resolve(rel, root, relation, row, master);
+	cqrs_fields_bind(rel, root, relation, row, master);
 	return master;
 }
 

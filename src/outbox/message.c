@@ -42,29 +42,29 @@ const CqrsMessagePart cqrs_message_parts[] = {
 const int	cqrs_message_nparts = lengthof(cqrs_message_parts);
 
 Datum
-cqrs_part_get(const CqrsMessagePart *part, const CqrsMessage *message,
-			  bool *isnull)
+cqrs_message_part_get(const CqrsMessagePart *part, const CqrsMessage *message,
+					  bool *isnull)
 {
 	const char *text;
 
 	if (part->type == CQRS_PART_INT)
 	{
-		*isnull = *cqrs_part_int(part, message) < 0;
-		return Int32GetDatum(*cqrs_part_int(part, message));
+		*isnull = *cqrs_message_part_int(part, message) < 0;
+		return Int32GetDatum(*cqrs_message_part_int(part, message));
 	}
-	text = *cqrs_part_text(part, message);
+	text = *cqrs_message_part_text(part, message);
 	*isnull = text == NULL;
 	return text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
 }
 
 void
-cqrs_part_set(const CqrsMessagePart *part, CqrsMessage *message, Datum value,
-			  bool isnull)
+cqrs_message_part_set(const CqrsMessagePart *part, CqrsMessage *message, Datum value,
+					  bool isnull)
 {
 	if (part->type == CQRS_PART_INT)
-		*cqrs_part_int(part, message) = isnull ? -1 : DatumGetInt32(value);
+		*cqrs_message_part_int(part, message) = isnull ? -1 : DatumGetInt32(value);
 	else
-		*cqrs_part_text(part, message) =
+		*cqrs_message_part_text(part, message) =
 			isnull ? NULL : TextDatumGetCString(value);
 }
 
@@ -78,7 +78,7 @@ cqrs_message_copy_texts(CqrsMessage *message)
 
 		if (part->type == CQRS_PART_INT)
 			continue;
-		text = cqrs_part_text(part, message);
+		text = cqrs_message_part_text(part, message);
 
 		if (*text != NULL)
 			*text = pstrdup(*text);

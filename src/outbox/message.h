@@ -67,24 +67,24 @@ extern const CqrsMessagePart cqrs_message_parts[];
 extern const int cqrs_message_nparts;
 
 static inline const char **
-cqrs_part_text(const CqrsMessagePart *part, const CqrsMessage *message)
+cqrs_message_part_text(const CqrsMessagePart *part, const CqrsMessage *message)
 {
 	Assert(part->type != CQRS_PART_INT);
 	return (const char **) ((char *) message + part->offset);
 }
 
 static inline int *
-cqrs_part_int(const CqrsMessagePart *part, const CqrsMessage *message)
+cqrs_message_part_int(const CqrsMessagePart *part, const CqrsMessage *message)
 {
 	Assert(part->type == CQRS_PART_INT);
 	return (int *) ((char *) message + part->offset);
 }
 
 /* A part as a value of SQL: a text or an integer. */
-extern Datum cqrs_part_get(const CqrsMessagePart *part,
-						   const CqrsMessage *message, bool *isnull);
-extern void cqrs_part_set(const CqrsMessagePart *part, CqrsMessage *message,
-						  Datum value, bool isnull);
+extern Datum cqrs_message_part_get(const CqrsMessagePart *part,
+								   const CqrsMessage *message, bool *isnull);
+extern void cqrs_message_part_set(const CqrsMessagePart *part, CqrsMessage *message,
+								  Datum value, bool isnull);
 
 /* Replace the texts of a message by copies in the current context. */
 extern void cqrs_message_copy_texts(CqrsMessage *message);

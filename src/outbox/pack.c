@@ -82,13 +82,13 @@ cqrs_pack_append(StringInfo contents, const CqrsMessage *message)
 
 		if (part->type == CQRS_PART_INT)
 		{
-			data = (const char *) cqrs_part_int(part, message);
-			if (part->bit != 0 && *cqrs_part_int(part, message) < 0)
+			data = (const char *) cqrs_message_part_int(part, message);
+			if (part->bit != 0 && *cqrs_message_part_int(part, message) < 0)
 				continue;
 		}
 		else
 		{
-			data = *cqrs_part_text(part, message);
+			data = *cqrs_message_part_text(part, message);
 			if (part->bit != 0 && data == NULL)
 				continue;
 			length = strlen(data) + 1;
@@ -143,8 +143,8 @@ cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 	check_length(reader, 2);
 	message->id = reader->next_id++;
 	message->signal = *reader->next++;
-	if (message->signal != CQRS_SAVE && message->signal != CQRS_DELETE &&
-		message->signal != CQRS_SYNC)
+	if (message->signal != CQRS_SIGNAL_SAVE && message->signal != CQRS_SIGNAL_DELETE &&
+		message->signal != CQRS_SIGNAL_SYNC)
 		malformed();
 	bits = *reader->next++;
 	for (const CqrsMessagePart *part = cqrs_message_parts; part < end; part++)
@@ -152,9 +152,9 @@ cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 		bool		present = (bits & part->bit) == part->bit;
 
 		if (part->type == CQRS_PART_INT)
-			*cqrs_part_int(part, message) = present ? read_int(reader) : -1;
+			*cqrs_message_part_int(part, message) = present ? read_int(reader) : -1;
 		else
-			*cqrs_part_text(part, message) =
+			*cqrs_message_part_text(part, message) =
 				present ? read_string(reader) : NULL;
 		bits &= ~part->bit;
 	}
@@ -286,8 +286,8 @@ unpack_message(const Unpacking *unpacking, const CqrsMessage *message,
 
 		verify(part, message);
 		if (column > 0)
-			values[column - 1] = cqrs_part_get(part, message,
-											   &nulls[column - 1]);
+			values[column - 1] = cqrs_message_part_get(part, message,
+													   &nulls[column - 1]);
 	}
 	initStringInfo(&body);
 	cqrs_message_body(&body, message, &expires_at);
@@ -305,7 +305,7 @@ verify(const CqrsMessagePart *part, const CqrsMessage *message)
 
 	if (part->type == CQRS_PART_INT)
 		return;
-	text = *cqrs_part_text(part, message);
+	text = *cqrs_message_part_text(part, message);
 
 	if (text != NULL)
 		(void) pg_verifymbstr(text, strlen(text), false);

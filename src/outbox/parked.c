@@ -101,7 +101,7 @@ insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
 		const CqrsMessagePart *part = &cqrs_message_parts[i];
 		int			column = column_of(part, desc);
 
-		values[column - 1] = cqrs_part_get(part, message, &nulls[column - 1]);
+		values[column - 1] = cqrs_message_part_get(part, message, &nulls[column - 1]);
 	}
 	nulls[PARKED_ROW_DATA - 1] = row == NULL;
 	values[PARKED_ROW_DATA - 1] = row == NULL ? (Datum) 0 :
@@ -187,7 +187,7 @@ fill(CqrsParked *parked, Relation rel, HeapTuple tuple)
 		const CqrsMessagePart *part = &cqrs_message_parts[i];
 		int			column = column_of(part, desc);
 
-		cqrs_part_set(part, message, values[column - 1], nulls[column - 1]);
+		cqrs_message_part_set(part, message, values[column - 1], nulls[column - 1]);
 	}
 	if (!nulls[PARKED_ROW_DATA - 1])
 		parked->row = TextDatumGetCString(values[PARKED_ROW_DATA - 1]);

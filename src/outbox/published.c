@@ -23,7 +23,7 @@
 #include "base/slot.h"
 #include "outbox/message.h"
 #include "outbox/published.h"
-#include "outbox/writer.h"
+#include "outbox/outbox.h"
 
 /* The progress of a lane.  The fields are written in this order. */
 typedef struct Lane

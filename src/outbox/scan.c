@@ -64,7 +64,7 @@ static void segment_scan_next(const CqrsOutboxScan *scan,
 static bool segment_scan_row(SegmentScan *segment);
 
 CqrsOutboxScan *
-cqrs_outbox_scan_begin(int64 from, int64 to)
+cqrs_scan_begin(int64 from, int64 to)
 {
 	CqrsOutboxScan *scan = palloc0(sizeof(CqrsOutboxScan));
 
@@ -76,7 +76,7 @@ cqrs_outbox_scan_begin(int64 from, int64 to)
 }
 
 bool
-cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
+cqrs_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 {
 	SegmentScan *next = NULL;
 
@@ -109,7 +109,7 @@ cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message)
 }
 
 void
-cqrs_outbox_scan_end(CqrsOutboxScan *scan)
+cqrs_scan_end(CqrsOutboxScan *scan)
 {
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
 	{
@@ -129,7 +129,7 @@ cqrs_outbox_scan_end(CqrsOutboxScan *scan)
  * that the message describes.
  */
 void
-cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan)
+cqrs_scan_flush_wal(CqrsOutboxScan *scan)
 {
 	if (!XLogRecPtrIsInvalid(scan->commit_lsn))
 		XLogFlush(scan->commit_lsn);

@@ -18,11 +18,11 @@ typedef struct CqrsOutboxScan CqrsOutboxScan;
  * Read the messages with from <= id <= to in ascending order, under the active
  * snapshot.  The strings of a message last until the next call.
  */
-extern CqrsOutboxScan *cqrs_outbox_scan_begin(int64 from, int64 to);
-extern bool cqrs_outbox_scan_next(CqrsOutboxScan *scan, CqrsMessage *message);
-extern void cqrs_outbox_scan_end(CqrsOutboxScan *scan);
+extern CqrsOutboxScan *cqrs_scan_begin(int64 from, int64 to);
+extern bool cqrs_scan_next(CqrsOutboxScan *scan, CqrsMessage *message);
+extern void cqrs_scan_end(CqrsOutboxScan *scan);
 
 /* Flush the WAL up to the commits of all messages that "scan" has returned. */
-extern void cqrs_outbox_scan_flush_wal(CqrsOutboxScan *scan);
+extern void cqrs_scan_flush_wal(CqrsOutboxScan *scan);
 
 #endif							/* CQRS_SCAN_H */

@@ -48,7 +48,7 @@
 #include "outbox/parked.h"
 #include "outbox/published.h"
 #include "outbox/scan.h"
-#include "outbox/writer.h"
+#include "outbox/outbox.h"
 #include "publish/announce.h"
 #include "publish/backlog.h"
 #include "publish/reader.h"
@@ -216,7 +216,7 @@ cqrs_backlog_wait_ms(const CqrsBacklog *backlog, bool connected)
 	if (connected && cqrs_reader_has_holes(backlog->reader))
 		wait_ms = cqrs_sooner_ms(wait_ms, HOLE_INTERVAL_MS);
 	if (connected)
-		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_holds_wait_ms(backlog->holds));
+		wait_ms = cqrs_sooner_ms(wait_ms, cqrs_hold_wait_ms(backlog->holds));
 	if (unsaved_watermark(backlog) != backlog->saved_watermark)
 		wait_ms = cqrs_sooner_ms(wait_ms,
 								 cqrs_until_after_ms(backlog->saved_at,
@@ -290,7 +290,7 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 	if (!cqrs_backlog_waits_for_commits(backlog, connected))
 		return false;
 	return backlog->more ||
-		cqrs_holds_are_due(backlog->holds, backlog->window) ||
+		cqrs_hold_are_due(backlog->holds, backlog->window) ||
 		backlog->commits != cqrs_published_commits(backlog->worker->slot) ||
 		(cqrs_reader_has_holes(backlog->reader) &&
 		 cqrs_until_after_ms(backlog->read_at,
@@ -329,7 +329,7 @@ refused(const CqrsBacklog *backlog)
 {
 	CqrsOutgoing *message = cqrs_window_refused(backlog->window);
 
-	return message != NULL ? message : cqrs_holds_refused(backlog->holds);
+	return message != NULL ? message : cqrs_hold_refused(backlog->holds);
 }
 
 /* Returns false if another transaction is parking the message, too. */
@@ -337,16 +337,16 @@ static bool
 park_refused(CqrsBacklog *backlog)
 {
 	CqrsOutgoing *outgoing = refused(backlog);
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(outgoing->id, outgoing->id);
+	CqrsOutboxScan *scan = cqrs_scan_begin(outgoing->id, outgoing->id);
 	CqrsMessage message;
 	CqrsSkip	skip;
 
 	/* Without its row the message cannot be parked and would be lost. */
-	if (!cqrs_outbox_scan_next(scan, &message))
+	if (!cqrs_scan_next(scan, &message))
 		elog(ERROR, "message " INT64_FORMAT " is not in the outbox",
 			 outgoing->id);
 	skip = cqrs_parked_move(&message, CQRS_PARK_REFUSED, outgoing->refusal);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_end(scan);
 	if (skip == CQRS_SKIP_BUSY)
 		return false;
 	ForceSyncCommit();
@@ -363,7 +363,7 @@ remove_refused(CqrsBacklog *backlog)
 	if (cqrs_window_refused(backlog->window) != NULL)
 		cqrs_window_remove_refused(backlog->window);
 	else
-		cqrs_holds_remove_refused(backlog->holds);
+		cqrs_hold_remove_refused(backlog->holds);
 }
 
 /*
@@ -380,12 +380,12 @@ hold_refused(CqrsBacklog *backlog)
 		char	   *cqrs_id = pstrdup(message->cqrs_id);
 		int64		id = message->id;
 
-		(void) cqrs_holds_add(backlog->holds, backlog->window, cqrs_id, id);
+		(void) cqrs_hold_add(backlog->holds, backlog->window, cqrs_id, id);
 		/* This frees the message. */
 		cqrs_window_withdraw(backlog->window, cqrs_id, id);
 	}
 	else
-		cqrs_holds_probe_refused(backlog->holds);
+		cqrs_hold_probe_refused(backlog->holds);
 }
 
 /*
@@ -478,7 +478,7 @@ save_watermark(CqrsBacklog *backlog)
 	if (reached != backlog->saved_watermark)
 		cqrs_outbox_set_watermark(reached);
 	backlog->saved_watermark = reached;
-	cqrs_lane_has_saved(backlog->worker, reached);
+	cqrs_lane_note_saved(backlog->worker, reached);
 	backlog->saved_at = GetCurrentTimestamp();
 	backlog->recycle = true;
 }

@@ -77,7 +77,7 @@ static void forget_probe(CqrsHolds *holds);
 static TimestampTz forget_ended(CqrsHolds *holds, const char *cqrs_id);
 
 CqrsHolds *
-cqrs_holds_create(void)
+cqrs_hold_create(void)
 {
 	CqrsHolds  *holds = MemoryContextAllocZero(TopMemoryContext,
 											   sizeof(CqrsHolds));
@@ -87,21 +87,21 @@ cqrs_holds_create(void)
 }
 
 bool
-cqrs_holds_add(CqrsHolds *holds, const CqrsWindow *window,
-			   const char *cqrs_id, int64 id)
+cqrs_hold_add(CqrsHolds *holds, const CqrsWindow *window,
+			  const char *cqrs_id, int64 id)
 {
 	return hold_master(holds, window, cqrs_id, id, true);
 }
 
 void
-cqrs_holds_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
-						const char *cqrs_id, int64 id)
+cqrs_hold_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
+					   const char *cqrs_id, int64 id)
 {
 	(void) hold_master(holds, window, cqrs_id, id, false);
 }
 
 bool
-cqrs_holds_should_log(CqrsHolds *holds, const char *cqrs_id)
+cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id)
 {
 	CqrsHold   *hold = find(holds, cqrs_id);
 
@@ -114,8 +114,8 @@ cqrs_holds_should_log(CqrsHolds *holds, const char *cqrs_id)
 }
 
 bool
-cqrs_holds_keep(CqrsHolds *holds, const CqrsWindow *window,
-				const char *cqrs_id, int64 id)
+cqrs_hold_keep(CqrsHolds *holds, const CqrsWindow *window,
+			   const char *cqrs_id, int64 id)
 {
 	CqrsHold   *hold = holds->list == NIL ? NULL : find(holds, cqrs_id);
 
@@ -128,7 +128,7 @@ cqrs_holds_keep(CqrsHolds *holds, const CqrsWindow *window,
 }
 
 void
-cqrs_holds_put_off(CqrsHolds *holds, CqrsHold *hold)
+cqrs_hold_put_off(CqrsHolds *holds, CqrsHold *hold)
 {
 	if (hold->failures == 0)
 		holds->nrefused++;
@@ -139,7 +139,7 @@ cqrs_holds_put_off(CqrsHolds *holds, CqrsHold *hold)
 }
 
 void
-cqrs_holds_remove(CqrsHolds *holds, CqrsHold *hold)
+cqrs_hold_remove(CqrsHolds *holds, CqrsHold *hold)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -156,7 +156,7 @@ cqrs_holds_remove(CqrsHolds *holds, CqrsHold *hold)
 }
 
 bool
-cqrs_holds_are_due(const CqrsHolds *holds, const CqrsWindow *window)
+cqrs_hold_are_due(const CqrsHolds *holds, const CqrsWindow *window)
 {
 	if (cqrs_window_has_room(window))
 	{
@@ -168,11 +168,11 @@ cqrs_holds_are_due(const CqrsHolds *holds, const CqrsWindow *window)
 				return true;
 		}
 	}
-	return cqrs_holds_next_probe(holds, window) != NULL;
+	return cqrs_hold_next_probe(holds, window) != NULL;
 }
 
 CqrsHold *
-cqrs_holds_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
+cqrs_hold_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
 {
 	CqrsHold   *next = NULL;
 	ListCell   *lc;
@@ -197,7 +197,7 @@ cqrs_holds_next_probe(const CqrsHolds *holds, const CqrsWindow *window)
 }
 
 void
-cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
+cqrs_hold_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
 {
 	Assert(holds->probe == NULL);	/* I9 */
 	Assert(hold->state == CQRS_HOLD_WAITING);
@@ -211,14 +211,14 @@ cqrs_holds_set_probe(CqrsHolds *holds, CqrsHold *hold, CqrsOutgoing *message)
 }
 
 CqrsOutgoing *
-cqrs_holds_waiting_probe(const CqrsHolds *holds)
+cqrs_hold_waiting_probe(const CqrsHolds *holds)
 {
 	return holds->probe != NULL && holds->probe->refusal == NULL ?
 		holds->probe : NULL;
 }
 
 void
-cqrs_holds_probe_taken(CqrsHolds *holds)
+cqrs_hold_probe_taken(CqrsHolds *holds)
 {
 	CqrsHold   *hold = holds->probing;
 
@@ -243,16 +243,16 @@ cqrs_holds_probe_taken(CqrsHolds *holds)
 }
 
 void
-cqrs_holds_probe_refused(CqrsHolds *holds)
+cqrs_hold_probe_refused(CqrsHolds *holds)
 {
-	cqrs_holds_put_off(holds, holds->probing);
+	cqrs_hold_put_off(holds, holds->probing);
 	holds->probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												  PROBE_PAUSE_MS);
 	forget_probe(holds);
 }
 
 void
-cqrs_holds_probe_lost(CqrsHolds *holds)
+cqrs_hold_probe_lost(CqrsHolds *holds)
 {
 	if (holds->probe == NULL || holds->probe->refusal != NULL)
 		return;
@@ -262,24 +262,24 @@ cqrs_holds_probe_lost(CqrsHolds *holds)
 }
 
 void
-cqrs_holds_refuse(CqrsHolds *holds, const char *reason)
+cqrs_hold_refuse(CqrsHolds *holds, const char *reason)
 {
 	holds->probe->refusal = MemoryContextStrdup(TopMemoryContext, reason);
 }
 
 CqrsOutgoing *
-cqrs_holds_refused(const CqrsHolds *holds)
+cqrs_hold_refused(const CqrsHolds *holds)
 {
 	return holds->probe != NULL && holds->probe->refusal != NULL ?
 		holds->probe : NULL;
 }
 
 void
-cqrs_holds_remove_refused(CqrsHolds *holds)
+cqrs_hold_remove_refused(CqrsHolds *holds)
 {
 	CqrsHold   *hold = holds->probing;
 
-	if (cqrs_holds_refused(holds) == NULL)
+	if (cqrs_hold_refused(holds) == NULL)
 		return;
 	if (hold->next_id == holds->probe->id)
 		hold->next_id++;
@@ -289,7 +289,7 @@ cqrs_holds_remove_refused(CqrsHolds *holds)
 }
 
 long
-cqrs_holds_wait_ms(const CqrsHolds *holds)
+cqrs_hold_wait_ms(const CqrsHolds *holds)
 {
 	long		soonest_ms = -1;
 	long		pause_ms;
@@ -318,7 +318,7 @@ retry_wait_ms(const CqrsHold *hold)
 }
 
 void
-cqrs_holds_retry(CqrsHolds *holds)
+cqrs_hold_retry(CqrsHolds *holds)
 {
 	ListCell   *lc;
 
@@ -327,7 +327,7 @@ cqrs_holds_retry(CqrsHolds *holds)
 }
 
 int64
-cqrs_holds_min_id(const CqrsHolds *holds)
+cqrs_hold_min_id(const CqrsHolds *holds)
 {
 	int64		min = PG_INT64_MAX;
 	ListCell   *lc;
@@ -358,7 +358,7 @@ hold_master(CqrsHolds *holds, const CqrsWindow *window, const char *cqrs_id,
 	}
 	hold->clear_at = cqrs_window_end(window);
 	if (refused)
-		cqrs_holds_put_off(holds, hold);
+		cqrs_hold_put_off(holds, hold);
 	else
 	{
 		hold->state = CQRS_HOLD_WAITING;
@@ -401,8 +401,8 @@ find(const CqrsHolds *holds, const char *cqrs_id)
 static bool
 is_clear(const CqrsHold *hold, const CqrsWindow *window)
 {
-	return cqrs_window_done(window) >= hold->clear_at ||
-		cqrs_window_done(window) == cqrs_window_end(window);
+	return cqrs_window_confirmed_total(window) >= hold->clear_at ||
+		cqrs_window_confirmed_total(window) == cqrs_window_end(window);
 }
 
 static void

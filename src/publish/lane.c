@@ -117,7 +117,7 @@ cqrs_lane_begin(const CqrsWorker *worker, int64 saved)
 	int64		watermark = saved;
 
 	if (worker->number == 0)
-		cqrs_lane_has_saved(worker, saved);
+		cqrs_lane_note_saved(worker, saved);
 	if (*shown == worker->extension)
 		watermark = Max(saved, cqrs_published_watermark(worker->slot,
 														worker->number));
@@ -172,7 +172,7 @@ cqrs_lane_watermark(const CqrsWorker *worker, int64 saved)
 }
 
 void
-cqrs_lane_has_saved(const CqrsWorker *worker, int64 watermark)
+cqrs_lane_note_saved(const CqrsWorker *worker, int64 watermark)
 {
 	pg_atomic_write_u64(&lanes[worker->slot].saved_watermark, watermark);
 	pg_memory_barrier();

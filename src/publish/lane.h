@@ -48,7 +48,7 @@ extern void cqrs_lane_set_watermark(const CqrsWorker *worker, int64 watermark);
 extern int64 cqrs_lane_watermark(const CqrsWorker *worker, int64 saved);
 
 /* Lane 0 has saved the watermark. */
-extern void cqrs_lane_has_saved(const CqrsWorker *worker, int64 watermark);
+extern void cqrs_lane_note_saved(const CqrsWorker *worker, int64 watermark);
 
 /* Set the state of the lease; only lane 0 does so. */
 extern void cqrs_lane_set_lease(const CqrsWorker *worker, CqrsLease lease);

@@ -94,7 +94,7 @@ cqrs_link_reload(CqrsLink *link)
 	bool		moved = cqrs_session_reload(link->session);
 
 	cqrs_link_log_reload(link->log);
-	cqrs_holds_retry(link->holds);
+	cqrs_hold_retry(link->holds);
 	cqrs_once_forget(&link->unbound);
 	link->wary = false;
 	cqrs_link_forget_proven(link);
@@ -325,7 +325,7 @@ close_connection(CqrsLink *link, bool politely)
 {
 	cqrs_session_close(link->session, politely);
 	cqrs_window_rewind(link->window);
-	cqrs_holds_probe_lost(link->holds);
+	cqrs_hold_probe_lost(link->holds);
 	link->probe = CQRS_STEP_NONE;
 	link->returned = false;
 	cqrs_link_forget_proven(link);
@@ -411,7 +411,7 @@ single_out(CqrsLink *link, CqrsBlame blame, const char *reason)
 	{
 		if (link->probe != CQRS_STEP_SENT || blame != CQRS_BLAME_MESSAGE)
 			return false;
-		cqrs_holds_refuse(link->holds, reason);
+		cqrs_hold_refuse(link->holds, reason);
 		return true;
 	}
 	if (blame == CQRS_BLAME_ROUTE && nsuspects > 1)
@@ -450,7 +450,7 @@ confirm_wait_ms(const CqrsLink *link)
 	if (cqrs_window_unconfirmed(link->window) > 0)
 		wait_ms = cqrs_until_after_ms(link->confirmed_at,
 									  cqrs_confirm_timeout_ms);
-	if (cqrs_holds_waiting_probe(link->holds) != NULL)
+	if (cqrs_hold_waiting_probe(link->holds) != NULL)
 		wait_ms = cqrs_sooner_ms(wait_ms,
 								 cqrs_until_after_ms(link->probed_at,
 													 cqrs_confirm_timeout_ms));

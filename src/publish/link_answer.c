@@ -107,7 +107,7 @@ probe_taken(CqrsLink *link)
 	if (!link->holds->probe->returned)
 		cqrs_once_remove(&link->unbound, link->holds->probe->cqrs_id);
 	cqrs_link_set_proven(link, link->holds->probe);
-	cqrs_holds_probe_taken(link->holds);
+	cqrs_hold_probe_taken(link->holds);
 	link->probe = CQRS_STEP_NONE;
 }
 
@@ -120,10 +120,10 @@ probe_refused(CqrsLink *link, CqrsBlame blame, const char *reason)
 	link->returned = false;
 	if (blame == CQRS_BLAME_MESSAGE)
 	{
-		cqrs_holds_refuse(link->holds, reason);
+		cqrs_hold_refuse(link->holds, reason);
 		return;
 	}
-	cqrs_holds_probe_refused(link->holds);
+	cqrs_hold_probe_refused(link->holds);
 	tell_held(link, cqrs_id, reason);
 }
 
@@ -145,7 +145,7 @@ messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 	/* Messages that were taken out of the window are never counted as done. */
 	if (cqrs_window_bytes(link->window) == 0)
 		link->failed_at = link->suspects_end = 0;
-	if (cqrs_window_done(link->window) >= link->failed_at)
+	if (cqrs_window_confirmed_total(link->window) >= link->failed_at)
 		cqrs_session_recover(link->session);
 }
 
@@ -261,7 +261,7 @@ cqrs_link_hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *r
 	char	   *cqrs_id = pstrdup(message->cqrs_id);
 	int64		id = message->id;
 
-	bool		news = cqrs_holds_add(link->holds, link->window, cqrs_id, id);
+	bool		news = cqrs_hold_add(link->holds, link->window, cqrs_id, id);
 
 	/* This may free the message. */
 	cqrs_window_withdraw(link->window, cqrs_id, id);
@@ -273,6 +273,6 @@ static void
 tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
 {
 	cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
-	if (cqrs_holds_should_log(link->holds, cqrs_id))
+	if (cqrs_hold_should_log(link->holds, cqrs_id))
 		cqrs_link_log_held(cqrs_id, reason);
 }

@@ -44,7 +44,7 @@ extern void cqrs_link_log_returned(CqrsLinkLog *log,
 								   const char *exchange);
 
 /*
- * A master is held.  The caller decides whether to log it: cqrs_holds_should_log().
+ * A master is held.  The caller decides whether to log it: cqrs_hold_should_log().
  */
 extern void cqrs_link_log_held(const char *cqrs_id, const char *reason);
 

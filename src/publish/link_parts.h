@@ -53,9 +53,9 @@ struct CqrsLink
 	TimestampTz probed_at;		/* start of the probe's wait, for an answer or
 								 * to begin */
 	uint64		failed_at;		/* the session has recovered when
-								 * cqrs_window_done() reaches this */
+								 * cqrs_window_confirmed_total() reaches this */
 	uint64		suspects_end;	/* messages are sent one at a time until
-								 * cqrs_window_done() reaches this */
+								 * cqrs_window_confirmed_total() reaches this */
 	TimestampTz confirmed_at;	/* last sign of progress of the window */
 };
 

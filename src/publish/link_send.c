@@ -55,7 +55,7 @@ cqrs_link_send(CqrsLink *link)
 
 	if (cqrs_window_unconfirmed(link->window) == 0)
 		link->confirmed_at = GetCurrentTimestamp();
-	if (cqrs_holds_waiting_probe(link->holds) == NULL)
+	if (cqrs_hold_waiting_probe(link->holds) == NULL)
 		link->probed_at = GetCurrentTimestamp();
 	if (may_probe(link))
 		send_probe(link);
@@ -89,7 +89,7 @@ cqrs_link_may_send(const CqrsLink *link)
 static bool
 is_suspecting(const CqrsLink *link)
 {
-	return cqrs_window_done(link->window) < link->suspects_end;
+	return cqrs_window_confirmed_total(link->window) < link->suspects_end;
 }
 
 /* Whether there is a message that may be sent now. */
@@ -117,7 +117,7 @@ await_proof(CqrsLink *link, const CqrsOutgoing *message)
 	int64		id = message->id;
 
 	/* This frees the message. */
-	cqrs_holds_add_unproven(link->holds, link->window, cqrs_id, id);
+	cqrs_hold_add_unproven(link->holds, link->window, cqrs_id, id);
 	cqrs_window_withdraw(link->window, cqrs_id, id);
 }
 
@@ -125,7 +125,7 @@ await_proof(CqrsLink *link, const CqrsOutgoing *message)
 static bool
 may_probe(const CqrsLink *link)
 {
-	if (cqrs_holds_waiting_probe(link->holds) == NULL || link->renew)
+	if (cqrs_hold_waiting_probe(link->holds) == NULL || link->renew)
 		return false;
 	switch (link->probe)
 	{
@@ -145,7 +145,7 @@ may_probe(const CqrsLink *link)
 static void
 send_probe(CqrsLink *link)
 {
-	CqrsOutgoing *message = cqrs_holds_waiting_probe(link->holds);
+	CqrsOutgoing *message = cqrs_hold_waiting_probe(link->holds);
 
 	link->probed_at = GetCurrentTimestamp();
 	if (link->probe == CQRS_STEP_NONE)

@@ -56,8 +56,8 @@ is_too_large(const CqrsMessage *message, char **error)
 		const CqrsMessagePart *part = &cqrs_message_parts[i];
 
 		if (part->type == CQRS_PART_JSON &&
-			*cqrs_part_text(part, message) != NULL)
-			size += strlen(*cqrs_part_text(part, message));
+			*cqrs_message_part_text(part, message) != NULL)
+			size += strlen(*cqrs_message_part_text(part, message));
 	}
 	if (transport == NULL || size <= transport->max_body)
 		return false;
@@ -190,7 +190,7 @@ find_properties(const CqrsMessage *message, CqrsProperty *properties,
 
 		if (part->property == NULL)
 			continue;
-		value = to_utf8(*cqrs_part_text(part, message));
+		value = to_utf8(*cqrs_message_part_text(part, message));
 		if (value == NULL || strlen(value) > CQRS_SHORTSTR_BYTES)
 			continue;
 		properties[count].name = part->property;

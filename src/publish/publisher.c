@@ -84,7 +84,7 @@ publisher_set_up(CqrsWorker *worker)
 
 	before_shmem_exit(leave, PointerGetDatum(worker));
 	publisher->window = cqrs_window_create();
-	publisher->holds = cqrs_holds_create();
+	publisher->holds = cqrs_hold_create();
 	publisher->backlog = cqrs_backlog_create(worker, publisher->window,
 											 publisher->holds);
 	publisher->link = cqrs_link_create(worker, publisher->window,

@@ -121,7 +121,7 @@ int64
 cqrs_reader_min_unconfirmed(const CqrsReader *reader,
 							const CqrsWindow *window)
 {
-	return Min(cqrs_holds_min_id(reader->holds), cqrs_window_min_id(window));
+	return Min(cqrs_hold_min_id(reader->holds), cqrs_window_min_id(window));
 }
 
 /* Returns false if the turn ends before all holes are read. */
@@ -159,10 +159,10 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 	bool		settled = FullTransactionIdFollowsOrEquals(oldest_running(),
 														   hole->barrier);
 	bool		complete = true;
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hole->first_id, end_id - 1);
+	CqrsOutboxScan *scan = cqrs_scan_begin(hole->first_id, end_id - 1);
 	CqrsMessage message;
 
-	while (cqrs_outbox_scan_next(scan, &message))
+	while (cqrs_scan_next(scan, &message))
 	{
 		int64		batch = cqrs_batch_of(message.id);
 
@@ -178,8 +178,8 @@ read_hole(CqrsReader *reader, CqrsWindow *window, const Hole *hole)
 		cqrs_reader_push_message(reader, window, &message);
 		unseen = cqrs_batch_first_id(batch + 1);
 	}
-	cqrs_outbox_scan_flush_wal(scan);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_flush_wal(scan);
+	cqrs_scan_end(scan);
 
 	if (complete && !settled && unseen < end_id)
 		add_hole(reader, unseen, hole->last_batch, hole->barrier);
@@ -191,12 +191,12 @@ static bool
 read_frontier(CqrsReader *reader, CqrsWindow *window)
 {
 	bool		complete = true;
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(reader->frontier + 1,
-												  PG_INT64_MAX);
+	CqrsOutboxScan *scan = cqrs_scan_begin(reader->frontier + 1,
+										   PG_INT64_MAX);
 	CqrsMessage message;
 
 	reader->nlooked = 0;
-	while (cqrs_outbox_scan_next(scan, &message))
+	while (cqrs_scan_next(scan, &message))
 	{
 		int64		next_batch = cqrs_batch_of(reader->frontier) + 1;
 
@@ -214,8 +214,8 @@ read_frontier(CqrsReader *reader, CqrsWindow *window)
 		Assert(message.id > reader->frontier);	/* I4 */
 		reader->frontier = message.id;
 	}
-	cqrs_outbox_scan_flush_wal(scan);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_flush_wal(scan);
+	cqrs_scan_end(scan);
 	return complete;
 }
 
@@ -261,8 +261,8 @@ cqrs_reader_push_message(CqrsReader *reader, CqrsWindow *window,
 	bool		busy;
 
 	if (!cqrs_lane_has(reader->worker, message) ||
-		cqrs_holds_keep(reader->holds, window, message->cqrs_id,
-						message->id) ||
+		cqrs_hold_keep(reader->holds, window, message->cqrs_id,
+					   message->id) ||
 		cqrs_skipped_has(reader->skipped, reader->nskipped, message->id))
 		return;
 	outgoing = cqrs_reader_build_or_park(reader, message, &busy);
@@ -270,8 +270,8 @@ cqrs_reader_push_message(CqrsReader *reader, CqrsWindow *window,
 		cqrs_window_push(window, outgoing);
 	else if (busy)
 	{
-		(void) cqrs_holds_add(reader->holds, window, message->cqrs_id,
-							  message->id);
+		(void) cqrs_hold_add(reader->holds, window, message->cqrs_id,
+							 message->id);
 		cqrs_window_withdraw(window, message->cqrs_id, message->id);
 	}
 }

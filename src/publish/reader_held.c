@@ -39,7 +39,7 @@ static void end_hold(CqrsReader *reader, CqrsHold *hold);
 bool
 cqrs_reader_read_held(CqrsReader *reader, CqrsWindow *window)
 {
-	CqrsHold   *probe = cqrs_holds_next_probe(reader->holds, window);
+	CqrsHold   *probe = cqrs_hold_next_probe(reader->holds, window);
 	bool		probed = true;
 	bool		complete = true;
 	List	   *holds;
@@ -80,9 +80,9 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 		!cqrs_objects_has_master(hold->cqrs_id))
 		return park_hold(reader, hold);
 
-	scan = cqrs_outbox_scan_begin(hold->next_id, reader->frontier);
+	scan = cqrs_scan_begin(hold->next_id, reader->frontier);
 	while (outgoing == NULL && !busy &&
-		   cqrs_outbox_scan_next(scan, &message))
+		   cqrs_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!cqrs_reader_may_look(reader))
@@ -96,13 +96,13 @@ read_probe(CqrsReader *reader, const CqrsWindow *window, CqrsHold *hold)
 			!cqrs_skipped_has(reader->skipped, reader->nskipped, message.id))
 			outgoing = cqrs_reader_build_or_park(reader, &message, &busy);
 	}
-	cqrs_outbox_scan_flush_wal(scan);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_flush_wal(scan);
+	cqrs_scan_end(scan);
 
 	if (outgoing != NULL)
-		cqrs_holds_set_probe(reader->holds, hold, outgoing);
+		cqrs_hold_set_probe(reader->holds, hold, outgoing);
 	else if (busy)
-		cqrs_holds_put_off(reader->holds, hold);
+		cqrs_hold_put_off(reader->holds, hold);
 	else if (complete)
 		end_hold(reader, hold);
 	return complete;
@@ -116,13 +116,13 @@ static bool
 read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 {
 	bool		complete = true;
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
-												  reader->frontier);
+	CqrsOutboxScan *scan = cqrs_scan_begin(hold->next_id,
+										   reader->frontier);
 	CqrsMessage message;
 
 	cqrs_reader_read_skipped(reader, cqrs_reader_watermark(reader, window));
 	while (hold->state == CQRS_HOLD_CATCHING_UP &&
-		   cqrs_outbox_scan_next(scan, &message))
+		   cqrs_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!cqrs_reader_may_look(reader) || !cqrs_window_has_room(window))
@@ -137,8 +137,8 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 		hold->next_id = message.id + 1;
 		cqrs_reader_push_message(reader, window, &message);
 	}
-	cqrs_outbox_scan_flush_wal(scan);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_flush_wal(scan);
+	cqrs_scan_end(scan);
 
 	/* cqrs_reader_push_message() may have held the master anew. */
 	if (complete && hold->state == CQRS_HOLD_CATCHING_UP)
@@ -154,14 +154,14 @@ read_hold(CqrsReader *reader, CqrsWindow *window, CqrsHold *hold)
 static bool
 park_hold(CqrsReader *reader, CqrsHold *hold)
 {
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(hold->next_id,
-												  reader->frontier);
+	CqrsOutboxScan *scan = cqrs_scan_begin(hold->next_id,
+										   reader->frontier);
 	CqrsMessage message;
 	int			count = 0;
 	bool		complete = true;
 	bool		busy = false;
 
-	while (!busy && cqrs_outbox_scan_next(scan, &message))
+	while (!busy && cqrs_scan_next(scan, &message))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (count == PARK_TURN || !cqrs_reader_may_look(reader))
@@ -178,20 +178,20 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 								"the broker takes no messages of the master, which is unregistered") == CQRS_SKIP_BUSY;
 		count++;
 	}
-	cqrs_outbox_scan_flush_wal(scan);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_flush_wal(scan);
+	cqrs_scan_end(scan);
 	ForceSyncCommit();
 	if (!complete)
 		return false;
 	if (busy)
 	{
-		cqrs_holds_put_off(reader->holds, hold);
+		cqrs_hold_put_off(reader->holds, hold);
 		return true;
 	}
 	ereport(LOG,
 			(errmsg("messages of master \"%s\" are parked: the master is unregistered, and the broker does not take them",
 					hold->cqrs_id)));
-	cqrs_holds_remove(reader->holds, hold);
+	cqrs_hold_remove(reader->holds, hold);
 	return true;
 }
 
@@ -202,5 +202,5 @@ end_hold(CqrsReader *reader, CqrsHold *hold)
 		ereport(LOG,
 				(errmsg("messages of master \"%s\" are published again",
 						hold->cqrs_id)));
-	cqrs_holds_remove(reader->holds, hold);
+	cqrs_hold_remove(reader->holds, hold);
 }

@@ -213,7 +213,7 @@ cqrs_window_find_sent(const CqrsWindow *window, int64 id)
 }
 
 uint64
-cqrs_window_done(const CqrsWindow *window)
+cqrs_window_confirmed_total(const CqrsWindow *window)
 {
 	return window->head;
 }

@@ -101,7 +101,7 @@ extern CqrsOutgoing *cqrs_window_find_sent(const CqrsWindow *window, int64 id);
  * sent_so_far() is the number that have been sent or confirmed.  Both only
  * grow, except that a rewind sets the latter back to the former.
  */
-extern uint64 cqrs_window_done(const CqrsWindow *window);
+extern uint64 cqrs_window_confirmed_total(const CqrsWindow *window);
 extern uint64 cqrs_window_sent_so_far(const CqrsWindow *window);
 
 /* What done() will be when all messages in the window now are done. */

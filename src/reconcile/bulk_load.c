@@ -376,7 +376,7 @@ static void
 apply_line(Load *load, CqrsApplier *applier, const CqrsLoadLine *line,
 		   Counts *counts)
 {
-	CqrsIncoming message = {.signal = CQRS_SAVE};
+	CqrsIncoming message = {.signal = CQRS_SIGNAL_SAVE};
 	CqrsApplied applied;
 	char	   *problem;
 

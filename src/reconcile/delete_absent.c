@@ -205,7 +205,7 @@ is_earlier(const Deletion *deletion, const CqrsFailed *failed)
 	if (cqrs_envelope_read(&message) != NULL)
 		return false;
 	updated = cqrs_json_scan_find(&message.data,
-								  message.signal == CQRS_DELETE ? "cqrs_updated" :
+								  message.signal == CQRS_SIGNAL_DELETE ? "cqrs_updated" :
 								  mapping->columns[mapping->updated].key);
 	return updated != NULL && updated->kind == CQRS_JSON_STRING &&
 		cqrs_iso_time_read(updated->start + 1, updated->length - 2, &time) &&
@@ -229,7 +229,7 @@ static CqrsOutcome
 delete_row(Deletion *deletion, char *instance_pk, int64 revision)
 {
 	CqrsIncoming message = {
-		.signal = CQRS_DELETE,.not_after = deletion->lines.time
+		.signal = CQRS_SIGNAL_DELETE,.not_after = deletion->lines.time
 	};
 	CqrsApplied applied;
 	StringInfoData data;

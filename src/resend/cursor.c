@@ -161,7 +161,7 @@ fetch_data_set_wise(CqrsCursor *cursor, uint64 count, DataTaker *taker)
 bool
 cqrs_cursor_matches(CqrsCursor *cursor)
 {
-	CqrsHookSubject subject = {cursor->relation, cursor->master, CQRS_SYNC, NULL};
+	CqrsHookSubject subject = {cursor->relation, cursor->master, CQRS_SIGNAL_SYNC, NULL};
 	StringInfoData key;
 
 	initStringInfo(&key);

@@ -30,7 +30,7 @@
 #include "master/master.h"
 #include "outbox/parked.h"
 #include "outbox/scan.h"
-#include "outbox/writer.h"
+#include "outbox/outbox.h"
 
 PG_FUNCTION_INFO_V1(cqrs_park_held);
 
@@ -60,7 +60,7 @@ cqrs_park_held(PG_FUNCTION_ARGS)
 	count = park_all(cqrs_id);
 	table_close(parked, NoLock);
 	if (count > 0)
-		cqrs_commit_has_written();
+		cqrs_commit_note_written();
 	else
 		(void) cqrs_master_read(cqrs_id, false);
 	PG_RETURN_INT64(count);
@@ -87,14 +87,14 @@ static int64
 park_all(const char *cqrs_id)
 {
 	int64		watermark = cqrs_outbox_watermark();
-	CqrsOutboxScan *scan = cqrs_outbox_scan_begin(watermark + 1, PG_INT64_MAX);
+	CqrsOutboxScan *scan = cqrs_scan_begin(watermark + 1, PG_INT64_MAX);
 	CqrsMessage message;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "cqrs parked message",
 												  ALLOCSET_DEFAULT_SIZES);
 	int64		count = 0;
 
-	while (cqrs_outbox_scan_next(scan, &message))
+	while (cqrs_scan_next(scan, &message))
 	{
 		MemoryContext caller;
 
@@ -110,6 +110,6 @@ park_all(const char *cqrs_id)
 		MemoryContextReset(context);
 	}
 	MemoryContextDelete(context);
-	cqrs_outbox_scan_end(scan);
+	cqrs_scan_end(scan);
 	return count;
 }

@@ -214,7 +214,7 @@ static void
 retry(CqrsParked *parked)
 {
 	const CqrsMessage *message = &parked->message;
-	bool		deletes = message->signal == CQRS_DELETE;
+	bool		deletes = message->signal == CQRS_SIGNAL_DELETE;
 	CqrsRelation *relation;
 	CqrsMaster *master;
 	LOCKMODE	lock = deletes ? ShareRowExclusiveLock : RowShareLock;
@@ -316,7 +316,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		cqrs_compose_master_deleted(composer, master, &row, &row);
 	}
 	if (cqrs_compose_end(composer) > 0)
-		cqrs_commit_has_written();
+		cqrs_commit_note_written();
 }
 
 /* The row that was kept, with the columns that the table has now. */

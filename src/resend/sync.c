@@ -42,11 +42,11 @@ PG_FUNCTION_INFO_V1(cqrs_sync_row);
 #define QUEUE_BYTES	128
 
 /* Where a row is. */
-typedef struct Place
+typedef struct RowAddress
 {
 	Oid			relid;			/* table or partition */
 	ItemPointerData tid;
-} Place;
+} RowAddress;
 
 static void check_privileges(Oid relid);
 static void check_no_row_security(Relation rel);
@@ -78,7 +78,7 @@ cqrs_sync_filter(PG_FUNCTION_ARGS)
 	rel = cqrs_sync_open(cqrs_id, &relation, &master);
 	if (master->produce)
 	{
-		query = cqrs_query_begin(cqrs_sync_query(rel, CQRS_SYNC_PLACE, filter),
+		query = cqrs_query_begin(cqrs_sync_query(rel, CQRS_SYNC_ROW_ADDRESS, filter),
 								 0, NULL, NULL);
 		count = cqrs_sync_note_rows(cqrs_id, queue, query, NULL, NULL);
 		cqrs_query_end(query);
@@ -97,7 +97,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	Oid			relid;
 	CqrsRelation *relation;
 	Relation	rel;
-	Place		place;
+	RowAddress	address;
 	bool		found;
 	bool		any = false;
 	ListCell   *lc;
@@ -113,7 +113,7 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 	check_no_row_security(rel);
 	relation = cqrs_relation_get(relid);
 	found = relation != NULL &&
-		cqrs_locate_row(rel, &tuple, false, find_place, &place);
+		cqrs_locate_row(rel, &tuple, false, find_place, &address);
 	foreach(lc, found ? relation->masters : NIL)
 	{
 		CqrsMaster *master = lfirst(lc);
@@ -122,8 +122,8 @@ cqrs_sync_row(PG_FUNCTION_ARGS)
 			continue;
 		cqrs_commit_keep_snapshot();
 		cqrs_commit_schedule();
-		cqrs_changeset_note(resent_target(place.relid, master->cqrs_id, queue),
-							&place.tid);
+		cqrs_changeset_note(resent_target(address.relid, master->cqrs_id, queue),
+							&address.tid);
 		any = true;
 	}
 	table_close(rel, NoLock);
@@ -257,7 +257,7 @@ static bool
 find_place(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
 		   void *arg)
 {
-	Place	   *place = arg;
+	RowAddress *address = arg;
 	SysScanDesc scan;
 	HeapTuple	found;
 
@@ -267,8 +267,8 @@ find_place(Relation rel, const CqrsRelation *relation, HeapTuple tuple,
 	found = systable_getnext(scan);
 	if (HeapTupleIsValid(found))
 	{
-		place->relid = RelationGetRelid(rel);
-		place->tid = found->t_self;
+		address->relid = RelationGetRelid(rel);
+		address->tid = found->t_self;
 	}
 	systable_endscan(scan);
 	return HeapTupleIsValid(found);

@@ -45,10 +45,10 @@ extern char *cqrs_sync_query(Relation rel, const char *columns,
 							 const char *filter);
 
 /*
- * Note all rows of a query, whose first columns are CQRS_SYNC_PLACE, to be
+ * Note all rows of a query, whose first columns are CQRS_SYNC_ROW_ADDRESS, to be
  * sent when the transaction commits.  Returns the number of rows.
  */
-#define CQRS_SYNC_PLACE		"tableoid, ctid"
+#define CQRS_SYNC_ROW_ADDRESS		"tableoid, ctid"
 extern int64 cqrs_sync_note_rows(const char *cqrs_id, const char *queue,
 								 CqrsQuery *query, CqrsSyncLastRow last_row,
 								 void *arg);

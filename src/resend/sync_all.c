@@ -271,7 +271,7 @@ begin_query(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 
 	initStringInfo(&query);
 	appendStringInfoString(&query,
-						   cqrs_sync_query(rel, psprintf(CQRS_SYNC_PLACE ", %s", columns),
+						   cqrs_sync_query(rel, psprintf(CQRS_SYNC_ROW_ADDRESS ", %s", columns),
 										   sync->filter));
 	if (sync->nkeys > 0)
 		appendStringInfo(&query, " %s %s",

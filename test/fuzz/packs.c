@@ -56,7 +56,7 @@ void
 make_seeds(void)
 {
 	CqrsMessage message = {
-		.signal = CQRS_SAVE,.ttl_s = -1,.cqrs_id = "author",
+		.signal = CQRS_SIGNAL_SAVE,.ttl_s = -1,.cqrs_id = "author",
 		.instance_pk = "1",.instance_data = "{\"id\":1}"
 	};
 	StringInfoData pack;
@@ -64,7 +64,7 @@ make_seeds(void)
 	initStringInfo(&pack);
 	cqrs_pack_append(&pack, &message);
 	write_seed("plain", pack.data, pack.len);
-	message.signal = CQRS_SYNC;
+	message.signal = CQRS_SIGNAL_SYNC;
 	message.previous_data = message.meta = "{}";
 	message.queue = message.correlation_id = "q";
 	message.exchange = message.routing_key = "e";

@@ -194,8 +194,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	input = (const char *) data + 2;
 	input_length = length - 2;
 	is_there = false;
-	reader = cqrs_reply_create(NULL, NULL, MAX_BYTES, PASSWORD);
-	while ((result = cqrs_reply_read(reader, &reply)) > 0)
+	reader = cqrs_redis_reply_create(NULL, NULL, MAX_BYTES, PASSWORD);
+	while ((result = cqrs_redis_reply_read(reader, &reply)) > 0)
 	{
 		current = *reply;
 		is_there = true;
@@ -203,8 +203,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 		check_answer(reply);
 	}
 	if (result < 0)
-		CHECK(cqrs_reply_error(reader) != NULL);
-	cqrs_reply_destroy(reader);
+		CHECK(cqrs_redis_reply_error(reader) != NULL);
+	cqrs_redis_reply_destroy(reader);
 	free_all();
 	return 0;
 }

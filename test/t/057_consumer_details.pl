@@ -318,8 +318,8 @@ my $asked_at = time;
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed});
 is(query('SELECT error FROM cqrs.failed'),
 	'young', 'only the old ones are gone');
-cmp_ok(time - $asked_at, '<', 45,
-	'many old ones are not removed in steps of a minute');
+cmp_ok(time - $asked_at,
+	'<', 45, 'many old ones are not removed in steps of a minute');
 query('DELETE FROM cqrs.failed; SELECT cqrs_resume_consumer()');
 
 # With a handler, messages of a row wait behind an earlier one (decision 12).

@@ -89,13 +89,13 @@ static void
 hold_keeps_first(void)
 {
 	CqrsWindow *window = cqrs_window_create();
-	CqrsHolds  *holds = cqrs_holds_create();
+	CqrsHolds  *holds = cqrs_hold_create();
 
-	CHECK(cqrs_holds_add(holds, window, "a", 5));
-	CHECK(!cqrs_holds_keep(holds, window, "a", 4));
-	CHECK(cqrs_holds_keep(holds, window, "a", 5));
-	CHECK(cqrs_holds_keep(holds, window, "a", 6));
-	CHECK(!cqrs_holds_keep(holds, window, "b", 5));
+	CHECK(cqrs_hold_add(holds, window, "a", 5));
+	CHECK(!cqrs_hold_keep(holds, window, "a", 4));
+	CHECK(cqrs_hold_keep(holds, window, "a", 5));
+	CHECK(cqrs_hold_keep(holds, window, "a", 6));
+	CHECK(!cqrs_hold_keep(holds, window, "b", 5));
 }
 
 /*
@@ -107,26 +107,26 @@ static void
 late_refusal_during_probe(void)
 {
 	CqrsWindow *window = cqrs_window_create();
-	CqrsHolds  *holds = cqrs_holds_create();
+	CqrsHolds  *holds = cqrs_hold_create();
 	CqrsHold   *hold;
 
-	cqrs_holds_add_unproven(holds, window, "a", 10);
-	hold = cqrs_holds_next_probe(holds, window);
+	cqrs_hold_add_unproven(holds, window, "a", 10);
+	hold = cqrs_hold_next_probe(holds, window);
 	CHECK(hold != NULL);
-	cqrs_holds_set_probe(holds, hold, build("a", 10));
+	cqrs_hold_set_probe(holds, hold, build("a", 10));
 	for (int id = 4; id <= 5; id++)
 	{
-		CHECK(!cqrs_holds_keep(holds, window, "a", id));
+		CHECK(!cqrs_hold_keep(holds, window, "a", id));
 		cqrs_window_push(window, build("a", id));
 		cqrs_window_sent(window);
 	}
-	CHECK(!cqrs_holds_add(holds, window, "a", 4));
+	CHECK(!cqrs_hold_add(holds, window, "a", 4));
 	cqrs_window_withdraw(window, "a", 4);
 	CHECK(cqrs_window_confirm(window, 1, false) == 1);
-	cqrs_holds_probe_taken(holds);
-	CHECK(!cqrs_holds_are_due(holds, window));
+	cqrs_hold_probe_taken(holds);
+	CHECK(!cqrs_hold_are_due(holds, window));
 	CHECK(cqrs_window_confirm(window, 2, false) == 1);
-	CHECK(cqrs_holds_next_probe(holds, window) == hold);
+	CHECK(cqrs_hold_next_probe(holds, window) == hold);
 	CHECK(hold->next_id == 4);
 }
 

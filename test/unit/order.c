@@ -135,7 +135,7 @@ commit_late(void)
 static void
 push(int id)
 {
-	if (!cqrs_holds_keep(holds, window, name(outbox[id].master), id))
+	if (!cqrs_hold_keep(holds, window, name(outbox[id].master), id))
 		cqrs_window_push(window, build(id));
 }
 
@@ -157,7 +157,7 @@ read_outbox(void)
 			push(i);
 		}
 	}
-	probe = connected ? cqrs_holds_next_probe(holds, window) : NULL;
+	probe = connected ? cqrs_hold_next_probe(holds, window) : NULL;
 	if (probe != NULL)
 	{
 		int			i = probe->next_id;
@@ -169,9 +169,9 @@ read_outbox(void)
 			CHECK(name(outbox[j].master)[0] != probe->cqrs_id[0] ||
 				  cqrs_window_find(window, j) == NULL);
 		if (i <= frontier)
-			cqrs_holds_set_probe(holds, probe, build(i));
+			cqrs_hold_set_probe(holds, probe, build(i));
 		else
-			cqrs_holds_remove(holds, probe);
+			cqrs_hold_remove(holds, probe);
 	}
 	list = list_copy(holds->list);
 	foreach(lc, list)
@@ -194,7 +194,7 @@ read_outbox(void)
 			push(i);
 		}
 		if (i > frontier)
-			cqrs_holds_remove(holds, hold);
+			cqrs_hold_remove(holds, hold);
 	}
 	list_free(list);
 	while (frontier < nmessages && cqrs_window_has_room(window))
@@ -230,7 +230,7 @@ send_messages(void)
 		{
 			int64		id = message->id;
 
-			cqrs_holds_add_unproven(holds, window, name(master), id);
+			cqrs_hold_add_unproven(holds, window, name(master), id);
 			cqrs_window_withdraw(window, name(master), id);
 		}
 	}
@@ -250,7 +250,7 @@ disconnect(void)
 	if (probe_way.answered < probe_way.sent && any(2) == 0)
 		outbox[probe_way.ids[probe_way.answered]].arrived = ++arrivals;
 	cqrs_window_rewind(window);
-	cqrs_holds_probe_lost(holds);
+	cqrs_hold_probe_lost(holds);
 	memset(proven, 0, sizeof(proven));
 	memset(&main_way, 0, sizeof(main_way));
 	memset(&probe_way, 0, sizeof(probe_way));
@@ -270,12 +270,12 @@ answer_probe(void)
 	master = outbox[id].master;
 	CHECK(holds->probe != NULL && holds->probe->id == id);
 	if (broken[master] || full[master])
-		cqrs_holds_probe_refused(holds);
+		cqrs_hold_probe_refused(holds);
 	else
 	{
 		outbox[id].arrived = ++arrivals;
 		proven[master] = true;
-		cqrs_holds_probe_taken(holds);
+		cqrs_hold_probe_taken(holds);
 	}
 	if (probe_way.sent == lengthof(probe_way.ids))
 		disconnect();
@@ -291,7 +291,7 @@ nack(int tag)
 	CHECK(message != NULL && message->id == main_way.ids[tag - 1]);
 	if (!message->withdrawn)
 	{
-		cqrs_holds_add(holds, window, cqrs_id, message->id);
+		cqrs_hold_add(holds, window, cqrs_id, message->id);
 		cqrs_window_withdraw(window, cqrs_id, main_way.ids[tag - 1]);
 	}
 }
@@ -336,7 +336,7 @@ static void
 check_watermark(void)
 {
 	int64		lowest = Min(cqrs_window_min_id(window),
-							 cqrs_holds_min_id(holds));
+							 cqrs_hold_min_id(holds));
 
 	for (int i = 1; i <= frontier && i < lowest; i++)
 		CHECK(!outbox[i].read || outbox[i].arrived > 0);
@@ -400,7 +400,7 @@ run(void)
 	int			steps = 0;
 
 	window = cqrs_window_create();
-	holds = cqrs_holds_create();
+	holds = cqrs_hold_create();
 	connected = false;
 	memset(outbox, 0, sizeof(outbox));
 	memset(broken, 0, sizeof(broken));

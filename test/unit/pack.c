@@ -56,7 +56,7 @@ maybe_text(void)
 static void
 make_messages(void)
 {
-	static const CqrsSignal signals[] = {CQRS_SAVE, CQRS_DELETE, CQRS_SYNC};
+	static const CqrsSignal signals[] = {CQRS_SIGNAL_SAVE, CQRS_SIGNAL_DELETE, CQRS_SIGNAL_SYNC};
 
 	nmessages = 1 + any(MOST);
 	for (int i = 0; i < nmessages; i++)

@@ -288,7 +288,7 @@ static void
 start_publisher(void)
 {
 	window = cqrs_window_create();
-	holds = cqrs_holds_create();
+	holds = cqrs_hold_create();
 	reader = cqrs_reader_create(&worker, saved, holds, look_turn);
 	memset(&way, 0, sizeof(way));
 	probe_sent = false;
@@ -316,7 +316,7 @@ end_reading(bool commit)
 static bool
 read_outbox(void)
 {
-	const CqrsOutgoing *probe = cqrs_holds_waiting_probe(holds);
+	const CqrsOutgoing *probe = cqrs_hold_waiting_probe(holds);
 	volatile bool more = true;
 
 	snapshot_ended = nended;
@@ -354,7 +354,7 @@ read_outbox(void)
 static void
 send_messages(void)
 {
-	if (cqrs_holds_waiting_probe(holds) != NULL)
+	if (cqrs_hold_waiting_probe(holds) != NULL)
 		probe_sent = true;
 	while (cqrs_window_unsent(window) > 0 &&
 		   cqrs_window_unconfirmed(window) < WINDOW && way.sent < SENT_MOST &&
@@ -387,7 +387,7 @@ disconnect(void)
 			arrive(id);
 	}
 	cqrs_window_rewind(window);
-	cqrs_holds_probe_lost(holds);
+	cqrs_hold_probe_lost(holds);
 	memset(&way, 0, sizeof(way));
 	probe_sent = false;
 }
@@ -403,11 +403,11 @@ answer_probe(void)
 	probe_sent = false;
 	id = holds->probe->id;
 	if (full[message_of(id)->master])
-		cqrs_holds_probe_refused(holds);
+		cqrs_hold_probe_refused(holds);
 	else
 	{
 		arrive(id);
-		cqrs_holds_probe_taken(holds);
+		cqrs_hold_probe_taken(holds);
 	}
 }
 
@@ -422,7 +422,7 @@ nack(int tag)
 	CHECK(message != NULL && message->id == id);
 	if (!message->withdrawn)
 	{
-		cqrs_holds_add(holds, window, cqrs_id, id);
+		cqrs_hold_add(holds, window, cqrs_id, id);
 		cqrs_window_withdraw(window, cqrs_id, id);
 	}
 }
@@ -602,7 +602,7 @@ main(int argc, char **argv)
 /* ---- In the place of the outbox, and of the server. */
 
 CqrsOutboxScan *
-cqrs_outbox_scan_begin(int64 from, int64 to)
+cqrs_scan_begin(int64 from, int64 to)
 {
 	CHECK(reading && scan.to == 0);
 	scan.next = Max(from, cqrs_batch_first_id(FIRST_BATCH));
@@ -613,7 +613,7 @@ cqrs_outbox_scan_begin(int64 from, int64 to)
 }
 
 bool
-cqrs_outbox_scan_next(CqrsOutboxScan *this, CqrsMessage *message)
+cqrs_scan_next(CqrsOutboxScan *this, CqrsMessage *message)
 {
 	memset(returned, 'x', sizeof(returned));
 	if (any(3) == 0)
@@ -647,13 +647,13 @@ cqrs_outbox_scan_next(CqrsOutboxScan *this, CqrsMessage *message)
 }
 
 void
-cqrs_outbox_scan_flush_wal(CqrsOutboxScan *this)
+cqrs_scan_flush_wal(CqrsOutboxScan *this)
 {
 	scan.flushed = true;
 }
 
 void
-cqrs_outbox_scan_end(CqrsOutboxScan *this)
+cqrs_scan_end(CqrsOutboxScan *this)
 {
 	CHECK(scan.flushed);
 	scan.to = 0;

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * writer.c
+ * outbox.c
  *	  Writing and recycling of the segments of the outbox.
  *
  * The outbox is CQRS_SEGMENTS tables of one shape.  Rows are only ever
@@ -58,7 +58,7 @@
 #include "base/slot.h"
 #include "outbox/pack.h"
 #include "outbox/parked.h"
-#include "outbox/writer.h"
+#include "outbox/outbox.h"
 
 /* The size of a pack: as much as fits a page uncompressed. */
 #define PACK_BYTES	8000

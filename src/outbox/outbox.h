@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * writer.h
+ * outbox.h
  *	  Writing of the outbox, the watermark, and recycling of segments.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef CQRS_WRITER_H
-#define CQRS_WRITER_H
+#ifndef CQRS_OUTBOX_H
+#define CQRS_OUTBOX_H
 
 #include "postgres.h"
 
@@ -51,4 +51,4 @@ extern void cqrs_outbox_set_watermark(int64 watermark);
  */
 extern bool cqrs_outbox_recycle(int64 watermark, bool idle);
 
-#endif							/* CQRS_WRITER_H */
+#endif							/* CQRS_OUTBOX_H */
