@@ -106,10 +106,16 @@ wait_consumer($node, 'postgres', 'waiting = 1');
 arrives_soon('messages of a replica without patience', ('other') x 3);
 arrives_soon('nothing has changed for that replica',   'other');
 
-$node->safe_psql('postgres', 'ALTER TABLE other DISABLE TRIGGER fail');
+# The trigger goes with the lock: if a retry succeeded in between, the next
+# failure would be waited for again.
 my ($in, $out, $err) = ('', '', '');
 my $session = open_psql($node, \$in, \$out, \$err);
-$in .= "BEGIN; LOCK TABLE other; SELECT 'locked';\n";
+$in .= <<'END';
+BEGIN;
+LOCK TABLE other;
+ALTER TABLE other DISABLE TRIGGER fail;
+SELECT 'locked';
+END
 $session->pump until $out =~ /locked/ || $err;
 $node->safe_psql('postgres', 'ALTER SYSTEM SET cqrs.apply_timeout = 0');
 $node->reload;
