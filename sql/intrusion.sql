@@ -417,8 +417,8 @@ RESET ROLE;
 SELECT error FROM cqrs.parked;
 DELETE FROM cqrs.parked;
 
--- Nor do casts to JSON, which none but functions of masters and the rows of parked
--- DELETEs use: as the owner, whoever writes.
+-- Nor do casts to JSON, which none but functions of masters use: as the owner,
+-- whoever writes.
 SET ROLE regress_alice;
 CREATE TYPE alice.mood AS ENUM ('fine');
 CREATE FUNCTION alice.mood_json(alice.mood) RETURNS json STABLE LANGUAGE plpgsql AS $$
