@@ -304,6 +304,10 @@ SELECT test_skip();
 SELECT cqrs_retry_parked('k');
 SELECT * FROM test_messages();
 SELECT cqrs_deleted_diff_master(ARRAY['k,2026-11-23 06:01:02+00:00', '[[1,"a  ","9999-12-31 23:59:59.999999+00:00"],[3,"c","0001-01-01 00:00:00+00:00"],[3,"c","9999-12-31 23:59:59.999999+00:00"]]']);
+SELECT cqrs_diff_sync(ARRAY['k,2026-11-23 06:01:02+00:00,None', '[[1,"a  ","9999-12-31 23:59:59.999999+00:00"],[3,"c","0001-01-01 00:00:00+00:00"],[3,"c","9999-12-31 23:59:59.999999+00:00"]]']);
+SELECT * FROM test_messages();
+CALL cqrs_sync_all('k', after => '[1,"a  ","9999-12-31 23:59:59.999999+00:00"]');
+SELECT * FROM test_messages();
 -- A DELETE is sent unless another row has its key.
 SELECT cqrs_alter('k', '{"delete_data": "public.serialize"}');
 CREATE OR REPLACE FUNCTION serialize(k) RETURNS jsonb LANGUAGE plpgsql STABLE AS 'BEGIN RAISE ''broken''; END';

@@ -153,6 +153,10 @@ CREATE FUNCTION j_serializer(j) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT $1
 SELECT cqrs_alter('j', '{"serializer": "j_serializer"}');
 INSERT INTO j VALUES (2, '{"a": "\u0000"}');
 SELECT cqrs_alter('j', '{"serializer": null}');
+CREATE FUNCTION j_meta(j, text, jsonb, jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT NULL::jsonb$$;
+SELECT cqrs_alter('j', '{"meta": "j_meta"}');
+INSERT INTO j VALUES (3, '{"a": "\u0000"}');
+SELECT cqrs_alter('j', '{"meta": null}');
 INSERT INTO j VALUES (3, '{"a": "\u0000"}');
 SELECT signal_type, instance_pk, body ~ '\\u0000' FROM cqrs.outbox WHERE cqrs_id = 'j';
 SELECT test_skip();

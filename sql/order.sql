@@ -51,7 +51,7 @@ SELECT test_messages();
 -- In a statement with data-modifying WITH, what it updates comes first, then
 -- what it inserts and deletes.
 WITH p AS (INSERT INTO usr VALUES (3) RETURNING id)
-UPDATE profile SET v = 'moved to ' || p.id FROM p WHERE profile.id = 20;
+UPDATE profile SET usr = p.id FROM p WHERE profile.id = 20;
 SELECT test_messages();
 
 -- What a statement itself deletes comes first, then, level by level, what

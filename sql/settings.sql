@@ -85,6 +85,24 @@ SET cqrs.correlation_id = 'anybody may';
 SHOW cqrs.correlation_id;
 RESET ROLE;
 RESET cqrs.correlation_id;
+-- The owner of a database gives its publishers and consumers nothing, and takes
+-- nothing from them that a superuser has set.
+CREATE TABLE known AS SELECT name FROM pg_settings WHERE name ^@ 'cqrs.' AND context <> 'user'
+	UNION VALUES ('cqrs.url'), ('cqrs.consumer_url');
+GRANT SELECT ON known TO regress_other;
+SELECT current_database() AS db \gset
+ALTER DATABASE :"db" OWNER TO regress_other;
+ALTER DATABASE :"db" SET cqrs.prefetch = 1999;
+SET ROLE regress_other;
+SELECT name, error FROM known, test_error(format('ALTER DATABASE %I SET %s = 1', :'db', name)) error
+	WHERE error !~ '^42501 ' ORDER BY name COLLATE "C", error COLLATE "C";
+SELECT test_error(format('ALTER DATABASE %I RESET cqrs.prefetch', :'db')) ~ '^42501 ';
+ALTER DATABASE :"db" RESET ALL;
+RESET ROLE;
+SELECT c FROM pg_db_role_setting, unnest(setconfig) c WHERE c ^@ 'cqrs.';
+ALTER DATABASE :"db" RESET cqrs.prefetch;
+ALTER DATABASE :"db" OWNER TO CURRENT_USER;
+DROP TABLE known;
 
 -- An outbox that has got too large.
 CREATE TABLE large (id int PRIMARY KEY, v text);

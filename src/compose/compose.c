@@ -547,7 +547,7 @@ static void
 park(CqrsComposer *composer, Draft *draft, const char *error)
 {
 	MemoryContext caller = MemoryContextSwitchTo(composer->context);
-	char	   *row = NULL;
+	StringInfoData row = {0};
 
 	if (composer->writer == NULL)
 		composer->writer = cqrs_outbox_begin();
@@ -556,8 +556,10 @@ park(CqrsComposer *composer, Draft *draft, const char *error)
 
 	draft->message.committed_at = GetCurrentTimestamp();
 	if (draft->message.signal == CQRS_SIGNAL_DELETE)
-		row = TextDatumGetCString(DirectFunctionCall1(row_to_json,
-													  cqrs_hook_row(composer->relation,
-																	draft->row)));
-	cqrs_parked_insert(&draft->message, error, row);
+	{
+		initStringInfo(&row);
+		cqrs_serialize_readable(&row, composer->relation->root_desc,
+								cqrs_hook_row(composer->relation, draft->row));
+	}
+	cqrs_parked_insert(&draft->message, error, row.data);
 }

@@ -38,6 +38,13 @@ extern void cqrs_serialize_previous(StringInfo out, Relation rel,
 									CqrsMaster *master, const CqrsRow *before,
 									const CqrsRow *after);
 
+/*
+ * Append a row as an object that json_populate_record() reads back, whatever casts
+ * to JSON its types have.
+ */
+extern void cqrs_serialize_readable(StringInfo out, TupleDesc desc,
+									Datum row);
+
 /* Append the primary key: its value, or an array if it has several columns. */
 extern void cqrs_serialize_key(StringInfo out, Relation rel,
 							   const CqrsRelation *relation,

@@ -245,7 +245,7 @@ update_row(Relation parked, HeapTuple tuple, const char *row)
 /*
  * A JSON object with one of its keys renamed or, if "to" is NULL, removed.
  * The object is not parsed, because PostgreSQL may be unable to convert its
- * values.  Keys are compared as row_to_json() writes them.  A value that is
+ * values.  Keys are compared as escape_json() writes them.  A value that is
  * not an object is returned unchanged.
  */
 static char *

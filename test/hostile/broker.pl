@@ -509,7 +509,9 @@ $hostile->check_stop('confirm.select: flood of notices');
 $hostile->check_stop("publish: flood of $_")
   for qw(confirms refusals returns);
 $hostile->check_stop('publish: silence');
-$hostile->check_stop('body: reads nothing', $BIG_BYTES);
+$hostile->check_stop('publish: refusal of the last possible tag');
+$hostile->check_stop("body: $_", $BIG_BYTES)
+  for 'reads nothing', 'confirm before the body';
 $hostile->check_alive;
 $hostile->close_session;
 $hostile->node->stop;

@@ -4,6 +4,7 @@
 # not expect, as five roles, on a primary and on a standby.  The functions,
 # relations and settings are what the catalogs say that there is.  Afterwards
 #
+#	- each function has been called
 #	- no process of the server has crashed, and no statement took long
 #	- no error is an internal one (class XX), except those named below
 #	- no role has another right or membership than before, and each statement
@@ -17,20 +18,24 @@ use warnings;
 
 use CqrsTest;
 use IPC::Run;
+use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $SECONDS        = $ENV{CQRS_FUZZ_SECONDS} // 40;
-my $SEED           = $ENV{CQRS_SEED}         // int(rand(1 << 31));
-my $PER_SESSION    = 60;
-my $LONG_MS        = 5000;
-my $TIMEOUT        = '2s';
-my $PASSWORD       = 'canary4password';
-my $ROW            = 'canary4row';
-my @ROLES          = qw(super owner reader stranger monitor);
-my @KNOWN_INTERNAL = ();
+my $SECONDS     = $ENV{CQRS_FUZZ_SECONDS} // 40;
+my $SEED        = $ENV{CQRS_SEED}         // int(rand(1 << 31));
+my $PER_SESSION = 60;
+my $LONG_MS     = 5000;
+my $TIMEOUT     = '2s';
+my $PASSWORD    = 'canary4password';
+my $ROW         = 'canary4row';
+my @ROLES       = qw(super owner reader stranger monitor);
+
+# PostgreSQL's own, where somebody has called a function PARALLEL SAFE that calls
+# one which is not.
+my @KNOWN_INTERNAL = (qr/ during a parallel operation$/m);
 
 srand($SEED);
 note("CQRS_SEED=$SEED");
@@ -76,6 +81,8 @@ my @settings = (
 	map { $_->[0] }
 	  rows(q{SELECT name FROM pg_settings WHERE name ^@ 'cqrs.' ORDER BY 1}));
 cmp_ok(scalar(@functions), '>', 20, 'functions of the extension');
+my $FORCE_PARALLEL =
+  $primary->pg_version < 16 ? 'force_parallel_mode' : 'debug_parallel_query';
 
 # What every role may do, as text.
 my $RIGHTS = q{
@@ -102,8 +109,20 @@ my $rights_before = $primary->safe_psql('postgres', $RIGHTS);
 
 sub pick { return $_[ int(rand(@_)) ]; }
 
-my @IDS   = map { "'$_'" } qw(item odd part vault gone);
+my @IDS = map { "'$_'" } qw(item odd part vault gone kept);
+
+# Messages, of which some can be applied.
+my @MESSAGES = map { "'$_'" } (
+	'{"signal_type": "SAVE", "cqrs_id": "kept", "instance_pk": 1, "instance_data": {"id": 1, "data": "a", "cqrs_revision": 3, "cqrs_updated": "2026-11-23 06:01:02+00:00"}}',
+	'{"signal_type": "SYNC", "cqrs_id": "kept", "instance_pk": 2, "instance_data": {"id": 2, "data": ["a"], "cqrs_revision": 0, "cqrs_updated": "infinity"}}',
+	'{"signal_type": "DELETE", "cqrs_id": "kept", "instance_pk": 1, "instance_data": {"id": 1, "cqrs_revision": 4, "cqrs_updated": "2026-11-23 06:01:02+00:00"}}',
+	'{"signal_type": "SAVE", "cqrs_id": "kept", "instance_pk": [1], "instance_data": {"id": null, "cqrs_revision": 1e400, "cqrs_updated": 1}}',
+	'{"signal_type": "SAVE", "cqrs_id": "vault", "instance_pk": 1, "instance_data": {"id": 1, "cqrs_revision": 1, "cqrs_updated": "2026-11-23 06:01:02+00:00"}}',
+	'{"signal_type": "?", "cqrs_id": "kept", "instance_pk": {}, "instance_data": []}',
+	'{"signal_type": null, "cqrs_id": null, "instance_pk": null, "instance_data": null}'
+);
 my @TEXTS = (
+	@MESSAGES,
 	@IDS,
 	@IDS,
 	"''",
@@ -133,7 +152,7 @@ my %values = (
 	'regclass' => [
 		'NULL',
 		(   map { "'$_'" }
-			  qw(item odd part part_1 item_pkey public.shown
+			  qw(item odd part part_1 kept item_pkey public.shown
 			  secret.vault cqrs.master pg_class pg_proc item_id_seq)),
 		@OIDS ],
 	'regproc' => [
@@ -219,11 +238,19 @@ my %values = (
 		'(SELECT o FROM odd o LIMIT 1)',
 		'(SELECT v FROM secret.vault v LIMIT 1)',
 		'(SELECT c FROM pg_class c LIMIT 1)',
-		q{ROW(1, 'made up', 0, now())::secret.vault} ]);
+		q{ROW(1, 'made up', 0, now())::secret.vault} ],
+	'cqrs.message' => [
+		'NULL',
+		(map { "cqrs.parse_message($_)" } @MESSAGES),
+		(map { "jsonb_populate_record(NULL::cqrs.message, $_)" } @MESSAGES) ]
+);
 my @LINES = (
 	(   map { "'$_,2026-11-23 06:01:02+00:00,None'" }
-		  qw(item odd part vault gone)),
+		  qw(item odd part vault gone kept)),
 	"'item,2026-11-23 06:01:02+00:00'",
+	"'kept,2026-11-23 06:01:02+00:00'",
+	"'kept'",
+	q{'{"id": 1, "data": "x", "cqrs_revision": 0, "cqrs_updated": "2026-11-23 06:01:02+00:00"}'},
 	"'item'", "','", "''", 'NULL',
 	(   map { "'$_'" } '[1]', '[[1,0]]',
 		'["x"]',              '[null]',
@@ -272,20 +299,33 @@ sub call
 my $CHANGE =
   q{INSERT INTO item (data) VALUES ('f'); UPDATE item SET data = data || 'g' WHERE id = 1};
 
+# Each function has its turn before one comes again.
+my %called;
+my @turns;
+
+sub next_function
+{
+	@turns = shuffle(@functions) unless @turns;
+	my $function = pop @turns;
+
+	$called{"$function->[0]($function->[3])"} = 1;
+	return $function;
+}
+
 # Statements with a call in one of the places where calls can be.
 sub statements
 {
 	my ($role) = @_;
-	my $function = pick(@functions);
 
-	return trigger_statements($role, $function->[0], $function->[2])
-	  if $function->[2] =~ /trigger/ && rand() < 0.9;
 	return sprintf('BEGIN; SET LOCAL %s = %s; %s; COMMIT;',
 		pick(@settings), pick(grep { !/[(:]/ && $_ ne 'NULL' } @TEXTS),
 		$CHANGE)
 	  if rand() < 0.05;
 	return 'TABLE ' . pick(@relations) . ' LIMIT 100;' if rand() < 0.03;
 
+	my $function = next_function();
+	return trigger_statements($role, $function->[0], $function->[2])
+	  if $function->[2] =~ /trigger/ && rand() < 0.9;
 	my ($call, $is_procedure) = call($function);
 
 	# No timeout ends what a held cursor does at COMMIT.
@@ -312,6 +352,8 @@ sub statements
 		"BEGIN; DECLARE c SCROLL CURSOR FOR SELECT $call; FETCH 1 FROM c; MOVE BACKWARD 1 IN c; FETCH ALL FROM c; COMMIT;",
 		"BEGIN; DECLARE c CURSOR $hold FOR SELECT $call; COMMIT; CLOSE ALL;",
 		"SELECT in_function(\$q\$SELECT $call\$q\$);",
+		"BEGIN; $CHANGE; SET LOCAL $FORCE_PARALLEL = on; SELECT in_worker(\$q\$SELECT $call\$q\$); COMMIT;",
+		"SET $FORCE_PARALLEL = on; SELECT in_worker(\$q\$SELECT $call\$q\$); RESET $FORCE_PARALLEL;",
 		"SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SELECT count(*) FROM item WHERE $call IS NULL; RESET ALL; SET statement_timeout = '$TIMEOUT';",
 		"SELECT count(*) FROM item i LEFT JOIN LATERAL (SELECT $call LIMIT 2) x ON true WHERE i.id < 4;",
 		"CREATE TEMP TABLE made AS SELECT $call AS x; DROP TABLE made;");
@@ -430,6 +472,9 @@ note(
 	$count, $errors, scalar(keys %states), $longest);
 note(join ' ', map { "$_:$states{$_}" } sort keys %states);
 
+is(join(' ', grep { !$called{$_} } map { "$_->[0]($_->[3])" } @functions),
+	'', 'each function was called');
+
 sub none
 {
 	my ($list, $name) = @_;
@@ -482,6 +527,7 @@ CREATE TABLE odd (a text, b timestamptz, c numeric, PRIMARY KEY (a, b, c));
 CREATE TABLE part (id int PRIMARY KEY, data text) PARTITION BY RANGE (id);
 CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (100);
 CREATE TABLE part_2 PARTITION OF part DEFAULT;
+CREATE TABLE kept (id int PRIMARY KEY, data text);
 CREATE VIEW shown AS SELECT id FROM item;
 CREATE SCHEMA secret;
 CREATE TABLE secret.vault (id int PRIMARY KEY, data text);
@@ -490,11 +536,12 @@ ALTER TABLE odd OWNER TO fuzz_owner;
 ALTER TABLE part OWNER TO fuzz_owner;
 ALTER TABLE part_1 OWNER TO fuzz_owner;
 ALTER TABLE part_2 OWNER TO fuzz_owner;
+ALTER TABLE kept OWNER TO fuzz_owner;
 ALTER VIEW shown OWNER TO fuzz_owner;
 ALTER SCHEMA secret OWNER TO fuzz_vault;
 ALTER TABLE secret.vault OWNER TO fuzz_vault;
 GRANT USAGE ON SCHEMA secret TO PUBLIC;
-GRANT SELECT ON item, odd, part, shown TO fuzz_reader;
+GRANT SELECT ON item, odd, part, kept, shown TO fuzz_reader;
 
 CREATE FUNCTION item_json(item) RETURNS jsonb LANGUAGE sql STABLE
 	AS $$SELECT jsonb_build_object('id', $1.id)$$;
@@ -502,6 +549,14 @@ CREATE FUNCTION item_bad(item) RETURNS jsonb LANGUAGE sql STABLE
 	AS $$SELECT to_jsonb(1 / 0)$$;
 CREATE FUNCTION in_function(command text) RETURNS SETOF text LANGUAGE plpgsql
 	AS $$BEGIN RETURN QUERY EXECUTE 'SELECT x::text FROM (' || command || ') s (x)'; END$$;
+CREATE FUNCTION in_worker(command text) RETURNS text PARALLEL SAFE LANGUAGE plpgsql AS $$
+DECLARE
+	result text;
+BEGIN
+	EXECUTE 'SELECT string_agg(x::text, '','') FROM (' || command || ') s (x)' INTO result;
+	RETURN result;
+END
+$$;
 
 CREATE FUNCTION restore_masters() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -509,8 +564,10 @@ DECLARE
 	tables regclass[] = ARRAY['item', 'odd', 'part', 'secret.vault'];
 BEGIN
 	SET LOCAL client_min_messages = error;
-	PERFORM cqrs_unregister(cqrs_id) FROM cqrs.master WHERE relation = ANY (tables);
+	PERFORM cqrs_unregister(cqrs_id) FROM cqrs.master;
+	PERFORM cqrs_unregister_replica(cqrs_id) FROM cqrs.replica;
 	PERFORM cqrs_register(t) FROM unnest(tables) t;
+	PERFORM cqrs_register_replica('kept');
 	DELETE FROM cqrs.parked;
 	PERFORM cqrs_resume();
 END
