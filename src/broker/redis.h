@@ -153,7 +153,8 @@ extern void cqrs_redis_drop_lease(CqrsConnection *connection, bool wait);
 
 /*
  * Send a command and wait for its reply.  Returns NULL on failure, an error
- * reply included, which could not be done: "action".
+ * reply included.  The text of the failure begins with "action", for example
+ * "could not take the lease".
  */
 extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
 										   const char *action,
@@ -297,7 +298,10 @@ typedef enum CqrsRedisRemedy
 extern CqrsRedisRemedy cqrs_redis_remedy(const char *error);
 extern CqrsBlame cqrs_redis_blame(const char *error, bool of_message);
 
-/* Fill in a failure because of an error: "action" could not be done. */
+/*
+ * Fill in a failure because of an error.  Its text begins with "action", for
+ * example "could not publish".
+ */
 extern void cqrs_redis_fail(CqrsFailure *failure, bool of_message,
 							const char *action, const char *error);
 

@@ -96,7 +96,7 @@ read_info(CqrsConnection *connection, const char *section, const char **info,
 		  CqrsFailure *failure)
 {
 	const char *words[] = {"INFO", section};
-	const CqrsReply *reply = cqrs_redis_try(connection, "read settings",
+	const CqrsReply *reply = cqrs_redis_try(connection, "could not read settings",
 											failure, 2, words);
 
 	if (reply == NULL)
@@ -129,7 +129,7 @@ static bool
 read_fsync(CqrsConnection *connection, char *value, CqrsFailure *failure)
 {
 	static const char *const words[] = {"CONFIG", "GET", "appendfsync"};
-	const CqrsReply *reply = cqrs_redis_try(connection, "read settings",
+	const CqrsReply *reply = cqrs_redis_try(connection, "could not read settings",
 											failure, 3, words);
 
 	value[0] = '\0';

@@ -83,7 +83,7 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 	if (batch->error[0] != '\0' && !batch->stopped)
 	{
 		/* Also if too few replicas keep all batches from being reported. */
-		cqrs_redis_fail(failure, false, "publish", batch->error);
+		cqrs_redis_fail(failure, false, "could not publish", batch->error);
 		return false;
 	}
 	if (batch->right_tail[0] != '\0')
@@ -127,7 +127,7 @@ handle_count(CqrsConnection *connection, CqrsBatch *batch,
 	if (reply->type == CQRS_REPLY_ERROR)
 	{
 		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-		cqrs_redis_fail(failure, false, "count the replicas", error);
+		cqrs_redis_fail(failure, false, "could not count the replicas", error);
 		return false;
 	}
 	if (reply->type != CQRS_REPLY_INTEGER)
@@ -269,7 +269,7 @@ unexpected(CqrsConnection *connection, const CqrsReply *reply,
 	if (connection->started && reply->type == CQRS_REPLY_ERROR)
 	{
 		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-		cqrs_redis_fail(failure, false, "publish", error);
+		cqrs_redis_fail(failure, false, "could not publish", error);
 	}
 	else
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
@@ -376,7 +376,7 @@ static void
 stopped(CqrsConnection *connection, const CqrsBatch *batch, CqrsEvent *event,
 		CqrsFailure *failure)
 {
-	cqrs_redis_fail(failure, true, "publish", batch->error);
+	cqrs_redis_fail(failure, true, "could not publish", batch->error);
 	event->kind = CQRS_EVENT_FAILED;
 	if (batch->probe && failure->blame == CQRS_BLAME_ROUTE)
 	{

@@ -393,7 +393,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 		consumer->may_wait = false;
 		return true;
 	}
-	cqrs_redis_fail(failure, true, "consume", error);
+	cqrs_redis_fail(failure, true, "could not consume", error);
 	return false;
 }
 

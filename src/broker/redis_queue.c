@@ -52,7 +52,7 @@ bool
 cqrs_redis_prepare_queue(CqrsConnection *connection, const CqrsQueue *queue,
 						 CqrsFailure *failure)
 {
-	return change_bindings(connection, queue, bind_words, "bind the queue",
+	return change_bindings(connection, queue, bind_words, "could not bind the queue",
 						   failure);
 }
 
@@ -60,7 +60,7 @@ bool
 cqrs_redis_unbind(CqrsConnection *connection, const CqrsQueue *queue,
 				  CqrsFailure *failure)
 {
-	return change_bindings(connection, queue, unbind_words, "unbind the queue",
+	return change_bindings(connection, queue, unbind_words, "could not unbind the queue",
 						   failure);
 }
 
@@ -109,7 +109,7 @@ cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 						CqrsFailure *failure)
 {
 	return unbind_everywhere(connection, queue, failure) &&
-		run(connection, "delete the queue", failure,
+		run(connection, "could not delete the queue", failure,
 			lappend(list_make5("DEL", unconstify(char *, queue),
 							   psprintf("%s" SEPARATOR "3", queue),
 							   psprintf("%s" SEPARATOR "6", queue),
@@ -159,7 +159,7 @@ unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
 	const char *words[] = {
 		"SCAN", cursor, "MATCH", "_kombu.binding*", "COUNT", "1000"
 	};
-	const CqrsReply *reply = cqrs_redis_command(connection, "unbind the queue",
+	const CqrsReply *reply = cqrs_redis_command(connection, "could not unbind the queue",
 												failure, lengthof(words), words);
 	const CqrsReply *keys;
 	List	   *sets_found = NIL;
@@ -186,7 +186,7 @@ unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
 	}
 	foreach(lc, sets_found)
 	{
-		if (!run(connection, "unbind the queue", failure,
+		if (!run(connection, "could not unbind the queue", failure,
 				 list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", lfirst(lc),
 							unconstify(char *, queue))))
 			return false;
