@@ -337,7 +337,7 @@ check_not_child(Relation rel)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("changes of table \"%s\" cannot be captured",
 						RelationGetRelationName(rel)),
-				 errdetail("The table inherits from table \"%s\", and master \"%s\" stands for a table without inheritance.",
+				 errdetail("The table inherits from table \"%s\", and master \"%s\" requires a table without inheritance.",
 						   get_rel_name(parent),
 						   ((CqrsMasterRow *) linitial(rows))->cqrs_id),
 				 errhint("Use ALTER TABLE ... NO INHERIT, or cqrs_unregister() to end the master.")));
