@@ -50,7 +50,7 @@ cqrs_finder_begin(const char *cqrs_id)
 	if (finder->row->relid != relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("replica \"%s\" has changed meanwhile", cqrs_id)));
+				 errmsg("replica \"%s\" was changed concurrently", cqrs_id)));
 	check_rights(finder->rel);
 	cqrs_mapping_bind(finder->rel, finder->row, mapping);
 	for (int i = 0; i < mapping->nkeys; i++)

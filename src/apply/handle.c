@@ -45,7 +45,7 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 				 fcinfo->isnull ?
 				 errmsg("handler %s has returned null", plan->handler) :
 				 errmsg("handler %s has returned false", plan->handler),
-				 errdetail("A handler returns true when it has dealt with the message.")));
+				 errdetail("A handler must return true when it has handled the message.")));
 }
 
 static void

@@ -205,7 +205,7 @@ lock_replica(struct CqrsApplier *applier, const char *cqrs_id)
 		if (replica->owner != applier->owner)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("replica \"%s\" has got another owner",
+					 errmsg("replica \"%s\" has another owner now",
 							replica->cqrs_id)));
 		if (replica->relid == locked)
 			return replica;

@@ -176,7 +176,7 @@ cqrs_batch_condemn(CqrsBatch *batch)
 {
 	batch->items[0].problem =
 		MemoryContextStrdup(batch->context,
-							"the server or the consumer has ended twice while messages were applied, the last time while it was this one");
+							"the server or the consumer has ended twice while messages were applied, the last time while this message was processed");
 }
 
 void
@@ -378,7 +378,7 @@ is_stuck(CqrsBatch *batch, const ErrorData *error)
 		batch->stuck_since = GetCurrentTimestamp();
 		ereport(LOG,
 				(errmsg("cqrs consumer cannot commit: %s", error->message),
-				 errdetail("Messages wait in the queue; attempts go on.")));
+				 errdetail("Messages wait in the queue until the consumer can commit.")));
 	}
 	batch->try_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

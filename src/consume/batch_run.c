@@ -345,7 +345,7 @@ explain_end(int code, Datum arg)
 	ereport(LOG,
 			(errmsg("cqrs consumer ends because a message took longer than twice \"cqrs.apply_timeout\""),
 			 errdetail("A trigger or a function of the replica's owner has caught the error of the timeout."),
-			 errhint("Have exception handlers leave out the condition query_canceled.")));
+			 errhint("Do not catch the condition query_canceled in exception handlers.")));
 }
 
 void

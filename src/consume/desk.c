@@ -126,7 +126,7 @@ note_failure(CqrsDesk *desk, const ErrorData *error)
 		ereport(LOG,
 				(errmsg("cqrs consumer cannot read or write its tables: %s",
 						error->message),
-				 errdetail("Attempts go on.")));
+				 errdetail("The consumer tries again after some seconds.")));
 	desk->failed_at = GetCurrentTimestamp();
 }
 

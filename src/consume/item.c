@@ -74,7 +74,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 	if (run->replica == NULL)
 	{
 		if (item->failed != NULL)
-			bury(run, item, "there is no replica of that name any more");
+			bury(run, item, "the replica does not exist any more");
 		else
 		{
 			run->counts[CQRS_CONSUMED_UNKNOWN]++;
@@ -127,7 +127,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	if (replica == NULL || replica->owner != run->owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("replica \"%s\" has changed meanwhile",
+				 errmsg("replica \"%s\" was changed concurrently",
 						item->message.cqrs_id)));
 	if (replica->handler == NULL && !cqrs_earlier_lock(earlier, item))
 	{
@@ -379,5 +379,5 @@ log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 	ereport(LOG,
 			(errmsg("a message for replica \"%s\" could not be applied: %s",
 					cqrs_id, reason),
-			 errdetail("The message is in cqrs.failed; others are applied.")));
+			 errdetail("The message is in cqrs.failed; other messages are applied.")));
 }

@@ -58,9 +58,9 @@ cqrs_leftover_remove(void)
 		cqrs_worker_set_error(error->message);
 		if (removed)
 			ereport(LOG,
-					(errmsg("cqrs consumer cannot remove what code of a replica's owner has left in its session: %s",
+					(errmsg("cqrs consumer cannot reset its session after code of a replica's owner has run: %s",
 							error->message),
-					 errdetail("Messages wait in the queue; attempts go on.")));
+					 errdetail("Messages wait in the queue until the session can be reset.")));
 		removed = false;
 	}
 	PG_END_TRY();

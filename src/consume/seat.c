@@ -269,7 +269,7 @@ check_row(const CqrsSeat *expected)
 		(seat->taking_over && !expected->taking_over))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("another queue is to be consumed, or the same anew")));
+				 errmsg("the queue to consume was changed concurrently")));
 }
 
 /*

@@ -172,7 +172,7 @@ release_snapshots(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cqrs_wait_applied() cannot wait while the transaction holds a snapshot"),
-				 errdetail("An isolation level above READ COMMITTED, a function that calls the procedure, and an open cursor hold one."),
+				 errdetail("A snapshot is held by an isolation level above READ COMMITTED, by a function that calls the procedure, and by an open cursor."),
 				 errhint("Call cqrs_wait_applied() at the top level, in a READ COMMITTED transaction without open cursors.")));
 }
 
