@@ -457,7 +457,7 @@ require_column(Relation rel, const char *name, Oid type)
 						name, RelationGetRelationName(rel)) :
 				 errmsg("column \"%s\" of table \"%s\" is an identity column",
 						name, RelationGetRelationName(rel)),
-				 errdetail("The extension writes to it with each change of a row."),
+				 errdetail("The extension writes to the column with each change of a row."),
 				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
 	return attnum;
 }

@@ -300,7 +300,7 @@ check_keys(const Binding *binding)
 								binding->row->cqrs_id,
 								mapping->columns[i].key),
 						 errdetail("The key of a column is its name, unless \"field_map\" gives another one."),
-						 errhint("Give them different keys in \"field_map\".")));
+						 errhint("Give the columns different keys in \"field_map\".")));
 		}
 	}
 }
