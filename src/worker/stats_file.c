@@ -146,13 +146,13 @@ read_file(char **content, size_t *size)
 		return errno == ENOENT ? NULL : psprintf("The file cannot be found: %m.");
 	/* To open a FIFO would keep the server from starting. */
 	if (!S_ISREG(status.st_mode))
-		return "It is not a regular file.";
+		return "The file is not a regular file.";
 	if (status.st_size > STATS_MAX_BYTES)
 		return "The file is too large.";
 	*size = status.st_size;
 	*content = palloc_extended(*size + 1, MCXT_ALLOC_NO_OOM);
 	if (*content == NULL)
-		return "There is not enough memory.";
+		return "There is not enough memory to read the file.";
 	file = AllocateFile(STATS_FILE, PG_BINARY_R);
 	if (file == NULL)
 		return psprintf("The file cannot be opened: %m.");

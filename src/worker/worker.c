@@ -401,7 +401,7 @@ notice_new_settings(const CqrsWorker *worker)
 	ereport(LOG,
 			(errmsg("cqrs %s ends, because settings of its database have changed",
 					cqrs_kind_class(worker->kind)->name),
-			 errdetail("It is started again with the new settings.")));
+			 errdetail("A new process starts with the new settings.")));
 }
 
 /* The extension of the database, InvalidOid when there is none. */
