@@ -272,7 +272,7 @@ define_publisher_settings(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.queue_limit",
-							"Number of messages in a queue of a Redis server at which the masters of the queue are held.",
+							"Number of messages in a queue of a Redis server at which the masters that publish to the queue are held.",
 							"0 means that there is no limit.",
 							&cqrs_queue_limit,
 							0, 0, INT_MAX,

@@ -140,7 +140,7 @@ cqrs_sync_check_queue(const char *queue)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid queue \"%s\"", queue),
 				 errdetail("The name of a queue must have 1 to %d bytes.", QUEUE_BYTES),
-				 errhint("Name the queue of one replica, or use NULL for all.")));
+				 errhint("Name the queue of one replica, or use NULL for all replicas.")));
 }
 
 void

@@ -131,7 +131,7 @@ check_nonatomic(FunctionCallInfo fcinfo)
 			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 			 errmsg("cqrs_sync_all() cannot run inside a transaction block"),
 			 errdetail("The procedure commits after each batch."),
-			 errhint("Call it outside of a transaction block, or use cqrs_sync().")));
+			 errhint("Call cqrs_sync_all() outside of a transaction block, or use cqrs_sync().")));
 }
 
 /* The result is in the context of SPI, which outlives a commit here. */
