@@ -3,13 +3,13 @@
  * finder.c
  *	  Rows of replicas, looked up by the keys of messages, for users.
  *
- * The queries run with the rights of the current user.  He has to have SELECT
- * on the whole table, and no policy may hide rows from him: a hidden row would
- * be taken for one that is not there.  Keys are read with the rights of the
+ * The queries run with the rights of the current user.  The user must have
+ * SELECT on the whole table, and no policy may hide rows from the user: a
+ * hidden row would be taken for missing.  Keys are read with the rights of the
  * table's owner, because the check of a domain may call the owner's functions.
  *
- * The memory is the caller's, the plan SPI's.  After an error there is nothing
- * to undo but what the end of the (sub)transaction undoes.
+ * The memory is the caller's, the plan SPI's.  The end of the (sub)transaction
+ * undoes all that has to be undone after an error.
  *
  *-------------------------------------------------------------------------
  */
