@@ -8,8 +8,8 @@
  * when a failed message is due and how many wait, remove old dead letters.  A
  * turn does only what is due; if nothing is due, there is no transaction.
  *
- * Users may lock the tables for any time.  Messages are applied meanwhile, as far
- * as they can: an error ends a turn, which is tried again later.
+ * Users may lock the tables for any time.  Meanwhile messages are applied as
+ * far as possible.  An error ends a turn, which is tried again later.
  *
  * Belongs to the consumer alone; lives in TopMemoryContext.
  *

@@ -6,9 +6,9 @@
  * A replica with a handler has each message once (handled.c).  Failed messages keep
  * the order of their row (earlier.c).
  *
- * Messages of one cqrs_id are applied in their order also if the table gets another
- * owner between two of them: what is behind a message for another transaction is
- * left to that one as well.
+ * Messages of one cqrs_id are applied in their order also if the table gets
+ * another owner between two of them: messages behind a message for another
+ * transaction are left to that transaction as well.
  *
  * Counts are kept in the run, and become visible with its commit.
  *
@@ -27,7 +27,7 @@
 
 /* A message that waits behind another one is looked at again after this. */
 #define BEHIND_MS	100
-/* The same where an earlier one is locked. */
+/* The same if another transaction has locked an earlier message. */
 #define BUSY_MS		1000
 
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
@@ -195,8 +195,8 @@ has_handler(const CqrsRun *run)
 }
 
 /*
- * Whether a message that has been delivered again is a dead letter.  That one
- * then gets the last place, as the message would.
+ * Whether a message that has been delivered again is a dead letter.  The dead
+ * letter then gets the last place, as the message would.
  */
 static bool
 is_dead_already(CqrsRun *run, const CqrsItem *item)
@@ -283,7 +283,11 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 			continue;
 		if (has_handler(run))
 			return;
-		/* If another transaction has it, both are tried, in this order. */
+
+		/*
+		 * If another transaction has locked the row, both are tried, in this
+		 * order.
+		 */
 		if (cqrs_failed_lock(failed->id) == CQRS_FAILED_LOCKED)
 			cqrs_failed_delete(failed->id);
 	}
@@ -291,7 +295,7 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	run->any_failed = true;
 }
 
-/* Store a message that is not tried now; that is no attempt. */
+/* Store a message that is not tried now.  No attempt is counted. */
 static void
 wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from, int delay_ms,
 			const char *reason)
@@ -363,7 +367,7 @@ applied(CqrsRun *run, CqrsItem *item, List *earlier, const CqrsApplied *result)
 }
 
 /*
- * The last error in any case; one line in the log for each replica and kind of
+ * Set the last error in any case.  Log one line for each replica and kind of
  * error.
  */
 static void
