@@ -163,8 +163,8 @@ extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
 										   const char *const *words);
 
 /*
- * The same; an error reply is returned.  After NULL the connection is of no use
- * any more: the reply may still come.
+ * Like cqrs_redis_command(), but an error reply is returned.  After NULL the
+ * connection is of no use any more: the reply may still come.
  */
 extern const CqrsReply *cqrs_redis_try(CqrsConnection *connection,
 									   const char *action,
@@ -186,8 +186,8 @@ extern bool cqrs_redis_write_mark(CqrsConnection *connection,
 /* in redis_advice.c */
 
 /*
- * Read the settings of the server that advice() is about, as far as it tells
- * them.  Waits.  Returns false if the connection has failed.
+ * Read the settings of the server that advice() is about, as far as the server
+ * shows them.  Waits.  Returns false if the connection has failed.
  */
 extern bool cqrs_redis_read_settings(CqrsConnection *connection,
 									 CqrsFailure *failure);
@@ -231,8 +231,8 @@ extern CqrsBatch *cqrs_redis_batch_of(CqrsConnection *connection,
 /* in redis_answer.c */
 
 /*
- * Note a reply to a batch.  Returns false, with "failure", if there is none
- * that it could answer, or the server could not read the batch.
+ * Note a reply to a batch.  Returns false, with "failure", if no batch awaits
+ * the reply, or the server could not read the batch.
  */
 extern bool cqrs_redis_handle_reply(CqrsConnection *connection,
 									const CqrsReply *reply,

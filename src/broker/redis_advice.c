@@ -4,7 +4,8 @@
  *	  Settings of a Redis server with which messages can be lost.
  *
  * They are read when a publisher connects, and may have changed since.  A user
- * may not be allowed to read them; nothing is said of what is not known.
+ * may not be allowed to read them; there is no advice about settings that are
+ * not known.
  *
  *-------------------------------------------------------------------------
  */

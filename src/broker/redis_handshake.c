@@ -134,7 +134,7 @@ is_expected(const CqrsReply *reply, CqrsReplyType type, const char *action,
 	return false;
 }
 
-/* What a publisher wants to know of the server. */
+/* Find out what a publisher must know of the server. */
 static bool
 look_around(CqrsConnection *connection, CqrsFailure *failure)
 {
@@ -170,8 +170,8 @@ check_transactions(CqrsConnection *connection, CqrsFailure *failure)
 }
 
 /*
- * Also if none is wanted: batches are in sequence by the value of its key
- * (redis_scripts.h).
+ * A lease is taken even if none is wanted, because the value of its key keeps
+ * batches in sequence (redis_scripts.h).
  */
 static bool
 take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
@@ -247,7 +247,10 @@ make_token(char *owner, char *epoch)
 	pfree(text);
 }
 
-/* Even if nobody waits: the next owner need not wait for the expiry then. */
+/*
+ * The lease is given up even if nobody waits for the answer, so that the next
+ * owner need not wait until the lease expires.
+ */
 void
 cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
 {

@@ -4,9 +4,9 @@
  *	  Queues and bindings in a Redis server, as Kombu makes them.
  *
  * A binding is a member of the set of its exchange: routing key, regular
- * expression and queue.  Kombu 5.7 also has a set of those that stay when a
- * consumer ends.  A queue is a list, which is there while it has messages;
- * Kombu uses three more for messages with a priority.
+ * expression and queue.  Kombu 5.7 also has a set of bindings that stay when a
+ * consumer ends.  A queue is a list, which exists while it has messages; Kombu
+ * uses three more lists for messages with a priority.
  *
  * These functions wait, each for at most the timeout of the options.
  *
@@ -151,7 +151,10 @@ unbind_everywhere(CqrsConnection *connection, const char *queue,
 	return done;
 }
 
-/* The next part of them; the cursor moves on, to "0" at the end. */
+/*
+ * Remove the queue from the next part of the sets; the cursor moves on, to "0"
+ * at the end.
+ */
 static bool
 unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
 			CqrsFailure *failure)
