@@ -180,7 +180,10 @@ check_privileges(Oid relid)
 			 errhint("Have the owner of the table grant the privilege.")));
 }
 
-/* A row is found by its key, which any caller can make up. */
+/*
+ * Refuse row security: a row is found by its key, which any caller can make
+ * up.
+ */
 static void
 check_no_row_security(Relation rel)
 {

@@ -203,7 +203,11 @@ read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 						sync->cqrs_id),
 				 errdetail("The value is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
-	/* Of rows whose keys have the same JSON, none may be left out. */
+
+	/*
+	 * If several rows have keys with the same JSON, none of the rows may be
+	 * left out.
+	 */
 	env = cqrs_keys_offer(keys, rel, relation);
 	query = cqrs_query_begin_env(psprintf("SELECT %s FROM " CQRS_KEYS_SOURCE,
 										  cqrs_keys_lowest(relation)),
