@@ -144,8 +144,7 @@ like(
 	qr/^check the broker's certificate/,
 	'no TLS');
 $broker->ctl('set_permissions', 'guest', '^$', '.*', '.*');
-like(remedy("amqp://$address", '%403%'), qr/^grant the user/,
-	'a permission');
+like(remedy("amqp://$address", '%403%'), qr/^grant the user/, 'a permission');
 $broker->ctl('set_permissions', 'guest', '.*', '.*', '.*');
 $node->reload;
 wait_for_state($node, 'publishing');
