@@ -28,7 +28,7 @@ GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
 -- and a master is nothing without its columns and triggers.
 CREATE FUNCTION cqrs.trigger_discard() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_discard' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables that are a server''s own: discards what logical replication does with their rows; with an argument, what any session in the role replica does';
+COMMENT ON FUNCTION cqrs.trigger_discard() IS 'trigger of tables whose rows belong to one server: discards changes by logical replication; with an argument, changes by any session with session_replication_role = replica';
 REVOKE ALL ON FUNCTION cqrs.trigger_discard() FROM PUBLIC;
 
 --
@@ -257,12 +257,12 @@ ALTER TABLE cqrs.home REPLICA IDENTITY FULL;
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.home
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 ALTER TABLE cqrs.home ENABLE REPLICA TRIGGER discard;
-COMMENT ON TABLE cqrs.home IS 'databases that the masters come from; while another one is among them, nothing is published';
+COMMENT ON TABLE cqrs.home IS 'databases in which the masters were registered; while another database is among them, nothing is published';
 SELECT pg_catalog.pg_extension_config_dump('cqrs.home', '');
 
 CREATE FUNCTION cqrs.is_copy() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'cqrs_sql_is_copy' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION cqrs.is_copy() IS 'returns whether publishing is held back, because masters of this database come from another one';
+COMMENT ON FUNCTION cqrs.is_copy() IS 'returns whether publishing is held back, because masters of this database come from another database';
 REVOKE ALL ON FUNCTION cqrs.is_copy() FROM PUBLIC;
 
 -- Fires when a dump is restored: the functions of the extension write to both
@@ -441,7 +441,7 @@ COMMENT ON EVENT TRIGGER cqrs_follow_created IS 'creates the triggers of new par
 -- cqrs.master without firing triggers.
 CREATE FUNCTION cqrs.trigger_loaded() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_loaded' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'trigger of cqrs.master: in a session that restores a dump, switches off publishing of the masters that it loads';
+COMMENT ON FUNCTION cqrs.trigger_loaded() IS 'trigger of cqrs.master: in a session that restores a dump, switches off publishing of the masters that the session loads';
 REVOKE ALL ON FUNCTION cqrs.trigger_loaded() FROM PUBLIC;
 CREATE TRIGGER loaded AFTER INSERT ON cqrs.master
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_loaded();
@@ -517,7 +517,7 @@ SELECT pg_catalog.pg_extension_config_dump('cqrs.replica', '');
 -- of the extension write to cqrs.replica without firing triggers.
 CREATE FUNCTION cqrs.trigger_replica_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'cqrs_trigger_replica_changed' LANGUAGE C;
-COMMENT ON FUNCTION cqrs.trigger_replica_changed() IS 'trigger of cqrs.replica: makes sessions and the consumer read it again';
+COMMENT ON FUNCTION cqrs.trigger_replica_changed() IS 'trigger of cqrs.replica: makes sessions and the consumer read the replicas again';
 REVOKE ALL ON FUNCTION cqrs.trigger_replica_changed() FROM PUBLIC;
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON cqrs.replica
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_replica_changed();
@@ -562,12 +562,12 @@ COMMENT ON FUNCTION cqrs.parse_message(text) IS 'reads the body of a message';
 
 CREATE FUNCTION cqrs.deliver(message cqrs.message) RETURNS text
 	AS 'MODULE_PATHNAME', 'cqrs_sql_deliver' LANGUAGE C STRICT;
-COMMENT ON FUNCTION cqrs.deliver(cqrs.message) IS 'does with a message what the consumer does, in the current transaction; returns what became of it';
+COMMENT ON FUNCTION cqrs.deliver(cqrs.message) IS 'handles a message as the consumer does, in the current transaction; returns the outcome';
 REVOKE ALL ON FUNCTION cqrs.deliver(cqrs.message) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_apply(message cqrs.message) RETURNS text
 	AS 'MODULE_PATHNAME', 'cqrs_sql_apply' LANGUAGE C STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_apply(cqrs.message) IS 'applies a message to the table of its replica, without its handler; returns what became of it';
+COMMENT ON FUNCTION @extschema@.cqrs_apply(cqrs.message) IS 'applies a message to the table of its replica, without calling the handler; returns the outcome';
 
 CREATE FUNCTION @extschema@.cqrs_current_message() RETURNS cqrs.message
 	AS 'MODULE_PATHNAME', 'cqrs_sql_current_message' LANGUAGE C STABLE;
@@ -647,7 +647,7 @@ CREATE TABLE cqrs.failed (
 -- Keys can be longer than a B-tree takes.
 CREATE INDEX failed_instance_pk_idx ON cqrs.failed USING hash (instance_pk);
 CREATE INDEX failed_next_try_idx ON cqrs.failed (next_try);
-COMMENT ON TABLE cqrs.failed IS 'messages that could not be applied: those that are tried again, and dead letters';
+COMMENT ON TABLE cqrs.failed IS 'messages that could not be applied: messages that are tried again, and dead letters';
 CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.failed
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard();
 ALTER TABLE cqrs.failed ENABLE REPLICA TRIGGER discard;
@@ -660,7 +660,7 @@ CREATE VIEW cqrs.dead_letters AS
 		f.body, f.message_id, f.direct, f.received_at, f.failed_at, f.attempts,
 		f.sqlstate, f.error
 	FROM cqrs.failed f WHERE f.next_try IS NULL;
-COMMENT ON VIEW cqrs.dead_letters IS 'messages that are not tried again; cqrs_retry_failed does';
+COMMENT ON VIEW cqrs.dead_letters IS 'failed messages that are not tried again, except by cqrs_retry_failed';
 
 -- Messages of replicas with a handler that were handled or stored as failed, so
 -- that each is handled once.  The consumer writes to one of the tables, and
@@ -679,8 +679,8 @@ CREATE TABLE cqrs.handled_0 (
 CREATE TABLE cqrs.handled_1 (LIKE cqrs.handled_0) WITH (autovacuum_enabled = off);
 CREATE INDEX handled_0_digest_idx ON cqrs.handled_0 (digest);
 CREATE INDEX handled_1_digest_idx ON cqrs.handled_1 (digest);
-COMMENT ON TABLE cqrs.handled_0 IS 'digests of messages that handlers have had; see cqrs.handled_turn';
-COMMENT ON TABLE cqrs.handled_1 IS 'digests of messages that handlers have had; see cqrs.handled_turn';
+COMMENT ON TABLE cqrs.handled_0 IS 'digests of messages that were handled or stored as failed; see cqrs.handled_turn';
+COMMENT ON TABLE cqrs.handled_1 IS 'digests of messages that were handled or stored as failed; see cqrs.handled_turn';
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.handled_0
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 CREATE TRIGGER discard BEFORE INSERT ON cqrs.handled_1
@@ -786,7 +786,7 @@ BEGIN
 	PERFORM cqrs.wake_consumer();
 END
 $$;
-COMMENT ON FUNCTION @extschema@.cqrs_consume(text, boolean, boolean) IS 'has this database consume a queue and apply its messages to the replicas';
+COMMENT ON FUNCTION @extschema@.cqrs_consume(text, boolean, boolean) IS 'makes this database consume a queue and apply the messages to the replicas';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_consume(text, boolean, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_stop_consuming(drop_queue boolean DEFAULT false)
@@ -797,10 +797,10 @@ BEGIN
 	LOCK TABLE cqrs.consumer IN SHARE ROW EXCLUSIVE MODE;
 	IF drop_queue AND EXISTS (SELECT FROM cqrs.consumer c JOIN pg_database d ON d.oid <> c.database
 			WHERE d.datname = current_database()) THEN
-		RAISE EXCEPTION 'the queue is that of another database'
+		RAISE EXCEPTION 'the queue belongs to another database'
 			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'This database was made from the other one as its template.',
-				HINT = 'To keep the queue, call cqrs_stop_consuming(). To take it over, call cqrs_consume().';
+				DETAIL = 'This database was created from the other database as its template.',
+				HINT = 'To keep the queue, call cqrs_stop_consuming(). To take the queue over, call cqrs_consume().';
 	ELSIF drop_queue THEN
 		UPDATE cqrs.consumer SET dropping = true;
 	ELSE
@@ -813,7 +813,7 @@ BEGIN
 	PERFORM cqrs.wake_consumer();
 END
 $$;
-COMMENT ON FUNCTION @extschema@.cqrs_stop_consuming(boolean) IS 'ends consuming; the queue stays, unless it is to be dropped';
+COMMENT ON FUNCTION @extschema@.cqrs_stop_consuming(boolean) IS 'ends consuming; the queue stays, unless drop_queue is true';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_stop_consuming(boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.cqrs_pause_consumer() RETURNS void
@@ -847,7 +847,7 @@ BEGIN
 	RETURN n;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.cqrs_retry_failed(text, bigint[]) IS 'has failed messages tried again now, dead letters included; returns how many';
+COMMENT ON FUNCTION @extschema@.cqrs_retry_failed(text, bigint[]) IS 'makes the consumer try failed messages again now, dead letters included; returns how many';
 REVOKE ALL ON FUNCTION @extschema@.cqrs_retry_failed(text, bigint[]) FROM PUBLIC;
 
 --
@@ -953,11 +953,11 @@ COMMENT ON FUNCTION @extschema@.cqrs_diff_sync(text[]) IS 'sends the rows that d
 CREATE FUNCTION @extschema@.cqrs_deleted_diff_master(lines text[])
 	RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_deleted_diff_master' LANGUAGE C STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_master(text[]) IS 'returns those keys of django-cqrs''s command cqrs_deleted_diff_replica that the master does not have';
+COMMENT ON FUNCTION @extschema@.cqrs_deleted_diff_master(text[]) IS 'returns the keys of django-cqrs''s command cqrs_deleted_diff_replica that the master does not have';
 
 CREATE FUNCTION @extschema@.cqrs_diff_replica(lines text[]) RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'cqrs_diff_replica' LANGUAGE C STRICT;
-COMMENT ON FUNCTION @extschema@.cqrs_diff_replica(text[]) IS 'returns the keys of those rows of cqrs_diff_master that the replica lacks or has with another revision';
+COMMENT ON FUNCTION @extschema@.cqrs_diff_replica(text[]) IS 'returns the keys of the rows of cqrs_diff_master that the replica lacks or has with another revision';
 
 CREATE FUNCTION @extschema@.cqrs_deleted_diff_replica(cqrs_id text,
 		filter text DEFAULT NULL, batch integer DEFAULT 10000)
@@ -1004,7 +1004,7 @@ CREATE PROCEDURE @extschema@.cqrs_wait_applied(cqrs_id text, instance_pk jsonb,
 		revision bigint, timeout interval DEFAULT NULL,
 		INOUT outcome text DEFAULT NULL, INOUT error text DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'cqrs_wait_applied' LANGUAGE C;
-COMMENT ON PROCEDURE @extschema@.cqrs_wait_applied(text, jsonb, bigint, interval, text, text) IS 'waits until the consumer has applied a change of a row, or cannot';
+COMMENT ON PROCEDURE @extschema@.cqrs_wait_applied(text, jsonb, bigint, interval, text, text) IS 'waits until the consumer has applied a change of a row, or cannot apply the change';
 
 --
 -- Progress and checks
@@ -1051,7 +1051,7 @@ CREATE FUNCTION cqrs.broker_remedy(error text, url text) RETURNS text
 		WHEN error LIKE '% lease%' AND error LIKE '% 405 %'
 			THEN 'end the other publisher of this database; if this is a copy that is to publish as well: SELECT cqrs_adopt()'
 		WHEN error LIKE '% 403 %' OR error LIKE '%NOPERM%'
-			THEN 'permit the user what the error names, at the broker'
+			THEN 'grant the user the permission that the error names, at the broker'
 		WHEN error LIKE 'could not declare the exchange:% 406 %'
 			THEN 'delete the exchange at the broker, or choose another cqrs.exchange'
 		WHEN error LIKE '%protocol violation%' OR error LIKE '%another version of AMQP%' OR error LIKE '%no answer in time%'
@@ -1148,7 +1148,7 @@ BEGIN
 			ELSE format('publishers run, but not that of lane %s', running.missing) END
 			|| coalesce(', last error: ' || stats.last_error, '');
 		remedy := CASE WHEN running.n = 0 AND stats.last_error_at >= stats.started_at
-			THEN 'mend what the last error names; the publisher is started again every second'
+			THEN 'remove the cause of the last error; the publisher is started again every second'
 			ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
 				current_setting('max_worker_processes')) END;
 	ELSIF stats.state = 'restored' THEN
@@ -1184,7 +1184,7 @@ BEGIN
 		status := 'warning';
 		detail := format('connected, but no queue is bound for %s masters; %s messages were lost so far',
 			running.unbound, stats.returned);
-		remedy := 'start a replica for each master, so that its queue is bound; the next message that gets through ends this warning, as does a reload';
+		remedy := 'start a replica for each master, so that its queue is bound; the next message that reaches a queue ends this warning, as does a reload';
 	END IF;
 	RETURN NEXT;
 
@@ -1321,12 +1321,12 @@ BEGIN
 			status := 'error';
 			detail := 'no consumer runs' || coalesce(', last error: ' || consumer.last_error, '');
 			remedy := CASE WHEN consumer.last_error_at >= consumer.started_at
-				THEN 'mend what the last error names; the consumer is started again every second'
+				THEN 'remove the cause of the last error; the consumer is started again every second'
 				ELSE format('look into the server''s log; is max_worker_processes (%s) large enough?',
 					current_setting('max_worker_processes')) END;
 		ELSIF consumer.dropping THEN
 			status := 'warning';
-			detail := format('the queue "%s" is to be dropped, and is not yet', consumer.queue) ||
+			detail := format('the queue "%s" is to be dropped, but has not been dropped yet', consumer.queue) ||
 				coalesce(', last error: ' || consumer.last_error, '');
 			remedy := 'check the broker; the consumer drops the queue as soon as it is connected';
 			IF consumer.state = 'standing by' THEN
@@ -1351,7 +1351,7 @@ BEGIN
 		ELSIF consumer.state = 'backing off' THEN
 			status := 'error';
 			detail := 'nothing can be committed, last error: ' || coalesce(consumer.last_error, '-');
-			remedy := 'mend what the last error names; the consumer goes on by itself';
+			remedy := 'remove the cause of the last error; the consumer goes on by itself';
 		ELSIF consumer.connected_at IS NULL THEN
 			status := CASE WHEN consumer.last_error IS NULL THEN 'warning' ELSE 'error' END;
 			detail := 'not connected' || coalesce(', last error: ' || consumer.last_error, '');

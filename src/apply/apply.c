@@ -9,22 +9,22 @@
  *	  SYNC		applied in any case
  *	  DELETE	applied in any case; nothing to do if the row is unknown
  *
- * With soft_delete a deleted row is still there, marked.  For these rules it
- * is unknown: what comes next under its key starts at revision 0 again.
+ * With soft_delete a deleted row stays in the table, marked as deleted.  To
+ * these rules the row is unknown: the next row with its key starts at revision
+ * 0 again.
  *
  * Rights.  Messages are applied as the owner of the table, with
- * SECURITY_LOCAL_USERID_CHANGE: what the owner's triggers and functions do,
- * they do with the owner's rights, and cannot take others.  It is not a
- * restricted operation, which refuses deferred constraints.  A caller that
- * commits has to do so as the owner, since deferred triggers run then.
+ * SECURITY_LOCAL_USERID_CHANGE: the owner's triggers and functions have the
+ * owner's rights, and cannot take others.  A restricted operation would refuse
+ * deferred constraints.  A caller that commits must do so as the owner,
+ * because deferred triggers run at the commit.
  *
- * Memory.  The values of a message are in "cqrs applied message", reset by the
- * next one; a message that is applied from within another one, by a handler
- * or a trigger, has a context of its own.
+ * Memory.  The values of a message are in "cqrs applied message", which the
+ * next message resets.  A message that is applied from within another one, by
+ * a handler or a trigger, has a context of its own.
  *
- * Errors leave as they are raised, with a context that names the message.
- * Nothing here has to be undone after them but what the end of the
- * (sub)transaction undoes.
+ * Errors leave as they are raised, with a context that names the message.  The
+ * end of the (sub)transaction undoes all that has to be undone after them.
  *
  *-------------------------------------------------------------------------
  */
@@ -145,7 +145,10 @@ cqrs_apply_by_default(CqrsApplier *applier, const CqrsReplica *replica,
 	apply_in_context(&work, replica);
 }
 
-/* With snapshot, memory and the current message; afterwards as before. */
+/*
+ * Apply a message with a snapshot and memory of its own, as the current
+ * message.
+ */
 static void
 apply_in_context(Work *work, const CqrsReplica *replica)
 {
@@ -268,7 +271,10 @@ is_marked(Work *work)
 					   mark - 1)->atttypid != BOOLOID || DatumGetBool(value));
 }
 
-/* Whether the row has been written after the time that a DELETE goes by. */
+/*
+ * Whether the row is later than a DELETE with "not_after", which then leaves
+ * the row.
+ */
 static bool
 is_later(Work *work)
 {
@@ -285,7 +291,7 @@ is_later(Work *work)
 	return !isnull && DatumGetTimestampTz(value) > not_after;
 }
 
-/* Whether the message changes the row; and what the outcome is. */
+/* Decide the outcome.  Returns whether the message changes the row. */
 static bool
 decide(Work *work)
 {

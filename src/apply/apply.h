@@ -13,7 +13,7 @@
 #include "apply/envelope.h"
 #include "replica/replica.h"
 
-/* What has become of a message. */
+/* The outcome of a message. */
 typedef enum CqrsOutcome
 {
 	CQRS_OUTCOME_INSERTED,
@@ -24,7 +24,7 @@ typedef enum CqrsOutcome
 	CQRS_OUTCOME_ABSENT,		/* a DELETE of a row that is not there */
 	CQRS_OUTCOME_IGNORED,		/* a broadcast SYNC, with only_direct_syncs */
 	CQRS_OUTCOME_HANDLED,		/* by the handler of a replica */
-	CQRS_OUTCOME_REPEATED		/* the handler has had it already */
+	CQRS_OUTCOME_REPEATED		/* the handler has handled it already */
 } CqrsOutcome;
 
 typedef struct CqrsApplied
@@ -44,14 +44,15 @@ typedef struct CqrsApplier CqrsApplier;
 
 /*
  * Begin and end the applying of messages in the current transaction, with the
- * rights of "owner" and with pinned settings (search_path, TimeZone, DateStyle,
- * IntervalStyle, ...).  All messages until the end are for replicas of that
- * owner.  It must not be InvalidOid, which is the owner of a replica whose handler
- * is gone: fail its messages instead.
+ * rights of "owner" and with pinned settings (search_path, TimeZone,
+ * DateStyle, IntervalStyle, ...).  All messages until the end are for replicas
+ * of that owner.  "owner" must not be InvalidOid, the owner of a replica whose
+ * handler is gone: messages of such a replica fail without being applied.
  *
  * The rights stay until the caller has committed: deferred triggers run with
- * them.  cqrs_apply_forget() gives them back, after the commit, and after an
- * abort too, which has given them back already; it needs no transaction.
+ * them.  cqrs_apply_forget() gives the rights back after the commit.  It must
+ * also be called after an abort, which gives back the rights by itself.  It
+ * needs no transaction.
  */
 extern CqrsApplier *cqrs_apply_begin(Oid owner);
 extern void cqrs_apply_end(CqrsApplier *applier);
@@ -69,8 +70,8 @@ extern void cqrs_apply_message(CqrsApplier *applier,
 							   bool whatever_revision, CqrsApplied *applied);
 
 /*
- * The same without the handler of the replica, which has a table: for a
- * handler that calls cqrs_apply().
+ * Apply a message without calling the handler of the replica, which has a
+ * table: for a handler that calls cqrs_apply().
  */
 extern void cqrs_apply_by_default(CqrsApplier *applier,
 								  const CqrsReplica *replica,
@@ -80,7 +81,7 @@ extern void cqrs_apply_by_default(CqrsApplier *applier,
 /* The applier of the transaction, between begin() and end(), or NULL. */
 extern CqrsApplier *cqrs_apply_current(void);
 
-/* What an outcome is called: "inserted", for example. */
+/* The name of an outcome, for example "inserted". */
 extern const char *cqrs_apply_outcome_name(CqrsOutcome outcome);
 
 #endif							/* CQRS_APPLY_H */

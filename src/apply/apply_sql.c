@@ -3,9 +3,10 @@
  * apply_sql.c
  *	  The SQL functions that apply a message.
  *
- * Handlers call cqrs_apply() with their message, and owners with any.  It
- * calls no handler: it does what is done by default, in the transaction of its
- * caller.  cqrs.deliver() does what the consumer does, handler included.
+ * Handlers call cqrs_apply() with their message, and owners with any message.
+ * cqrs_apply() calls no handler: it applies the message to the table, in the
+ * transaction of its caller. cqrs.deliver() does the same as the consumer, and
+ * calls handlers.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,9 +3,10 @@
  * content.c
  *	  What a message says about a row.
  *
- * Which member of instance_data is which column is looked up, as masters may
- * have other keys, and in another order.  Most messages of a master have the
- * same keys in the same order: the plan remembers those of the last one.
+ * The members of instance_data are matched with columns by their keys, because
+ * masters may have other keys, and in another order.  Most messages of a
+ * master have the same keys in the same order: the plan remembers the keys of
+ * the last message.
  *
  * Values are read only when they are needed: a duplicate costs no more than its
  * key and its revision.
@@ -133,8 +134,8 @@ read_saved_keys(CqrsContent *content)
 }
 
 /*
- * The same of a DELETE.  Its key is called "id", whatever the column is called;
- * of several columns it is an array.
+ * The key and the revision of a DELETE.  The key is called "id", whatever the
+ * column is called; a key of several columns is an array.
  */
 static void
 read_deleted_keys(CqrsContent *content)

@@ -115,8 +115,8 @@ to_database_encoding(CqrsIncoming *message, const char **text, int *length)
 }
 
 /*
- * The members that were found.  What comes first here is there even if the
- * message turns out to be a bad one.
+ * Read the members that were found.  Members that are read first are set even
+ * if the message turns out to be invalid.
  */
 static char *
 read_members(CqrsIncoming *message, const CqrsJsonMembers *envelope)
@@ -171,8 +171,9 @@ cqrs_envelope_revision(const CqrsIncoming *message, const char *key,
 		return false;
 
 	/*
-	 * As the column accepts it: 5.0 and 1e3 are whole numbers, too.  It is an
-	 * integer, which a double has exactly.  The body ends with a zero.
+	 * Like the column, accept 5.0 and 1e3 as whole numbers.  The column is an
+	 * integer, and a double has its values exactly.  The body ends with a
+	 * zero.
 	 */
 	number = strtod(value->start + (value->kind == CQRS_JSON_STRING), NULL);
 	if (!(number >= PG_INT32_MIN && number <= PG_INT32_MAX))

@@ -16,8 +16,8 @@
 #include "base/signal.h"
 
 /*
- * A message as it has arrived.  Strings are in the encoding of the database;
- * those that are JSON are valid JSON, and null is NULL unless it says
+ * A message as it has arrived.  Strings are in the encoding of the database.
+ * Strings of JSON are valid JSON.  A null is NULL, unless a note says
  * otherwise.
  */
 typedef struct CqrsIncoming
@@ -41,23 +41,23 @@ typedef struct CqrsIncoming
 	char	   *meta;			/* JSON, or NULL */
 	char	   *correlation_id; /* or NULL */
 	int			retries;		/* 0 if absent */
-	bool		expires;		/* whether it ever does */
+	bool		expires;		/* whether the message ever expires */
 	TimestampTz expires_at;
 } CqrsIncoming;
 
 /*
  * Read a body.  Returns NULL, or a sentence that says why this is no message:
- * no JSON, no UTF-8, a missing key, an unknown signal, and so on.  What has
- * been read until then stays; fields that were not reached are NULL.  Numbers
- * and strings of instance_data are not looked at.
+ * no JSON, no UTF-8, a missing key, an unknown signal, and so on.  Fields that
+ * were read before the problem was found stay set; other fields are NULL.
+ * Numbers and strings of instance_data are not looked at.
  *
  * Allocates in the current context.  Raises no error but for lack of memory.
  */
 extern char *cqrs_envelope_read(CqrsIncoming *message);
 
 /*
- * The revision of the row in a SAVE or a SYNC, under this key of instance_data.
- * False if there is none that can be one.
+ * The revision of the row in a SAVE or a SYNC, under this key of
+ * instance_data.  Returns false if there is no valid one.
  */
 extern bool cqrs_envelope_revision(const CqrsIncoming *message, const char *key,
 								   int64 *revision);

@@ -3,13 +3,13 @@
  * finder.c
  *	  Rows of replicas, looked up by the keys of messages, for users.
  *
- * The queries run with the rights of the current user.  He has to have SELECT
- * on the whole table, and no policy may hide rows from him: a hidden row would
- * be taken for one that is not there.  Keys are read with the rights of the
+ * The queries run with the rights of the current user.  The user must have
+ * SELECT on the whole table, and no policy may hide rows from the user: a
+ * hidden row would be taken for missing.  Keys are read with the rights of the
  * table's owner, because the check of a domain may call the owner's functions.
  *
- * The memory is the caller's, the plan SPI's.  After an error there is nothing
- * to undo but what the end of the (sub)transaction undoes.
+ * The memory is the caller's, the plan SPI's.  The end of the (sub)transaction
+ * undoes all that has to be undone after an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +50,7 @@ cqrs_finder_begin(const char *cqrs_id)
 	if (finder->row->relid != relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("replica \"%s\" has changed meanwhile", cqrs_id)));
+				 errmsg("replica \"%s\" was changed concurrently", cqrs_id)));
 	check_rights(finder->rel);
 	cqrs_mapping_bind(finder->rel, finder->row, mapping);
 	for (int i = 0; i < mapping->nkeys; i++)

@@ -38,8 +38,8 @@ extern void cqrs_finder_end(CqrsFinder *finder);
 
 /*
  * Read a key as messages have it: a value, or an array of the values of
- * several columns.  Raises an error if it is none.  The caller has pinned the
- * settings (settings.h).
+ * several columns.  Raises an error if the value is not a key.  The caller has
+ * pinned the settings (settings.h).
  */
 extern void cqrs_finder_read_key(CqrsFinder *finder, const CqrsJsonValue *key,
 								 Datum *values);
@@ -47,8 +47,9 @@ extern void cqrs_finder_read_key(CqrsFinder *finder, const CqrsJsonValue *key,
 /* A row that was looked up. */
 typedef struct CqrsFoundRow
 {
-	bool		alive;			/* it is there, and not marked as deleted */
-	int64		revision;		/* -1 if it is not there */
+	bool		alive;			/* the row exists, and is not marked as
+								 * deleted */
+	int64		revision;		/* -1: there is no row */
 } CqrsFoundRow;
 
 /* Look up the row with a key, under the active snapshot. */

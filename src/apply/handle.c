@@ -3,10 +3,10 @@
  * handle.c
  *	  The handler of a replica, called.
  *
- * A handler writes, so it may be VOLATILE, and no subtransaction is around it:
- * false and null are errors, and what it has written is rolled back with the
- * message.  Inside it cqrs_apply(message) is what would have been done without
- * a handler.
+ * A handler writes, so it may be VOLATILE, and has no subtransaction of its
+ * own.  False and null are errors: the changes of the handler are rolled back
+ * with the message.  Inside a handler, cqrs_apply(message) applies the message
+ * as if there were no handler.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +45,7 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 				 fcinfo->isnull ?
 				 errmsg("handler %s has returned null", plan->handler) :
 				 errmsg("handler %s has returned false", plan->handler),
-				 errdetail("A handler returns true when it has dealt with the message.")));
+				 errdetail("A handler must return true when it has handled the message.")));
 }
 
 static void

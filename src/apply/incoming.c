@@ -3,8 +3,8 @@
  * incoming.c
  *	  Messages as values of the type cqrs.message.
  *
- * Handlers get them, triggers ask for them, and cqrs_apply() takes them.  A
- * value may be made up by its caller: what it says is checked as a body is.
+ * Handlers get such values, triggers ask for them, and cqrs_apply() takes
+ * them.  Callers can make up values, so the values are checked as bodies are.
  *
  *-------------------------------------------------------------------------
  */

@@ -9,8 +9,8 @@
  * bounded and takes no stack, and the members of an object are bounded; and
  * messages are many, so nothing is copied.
  *
- * A string with escapes is made of its text only when its characters are
- * wanted: most strings have none.
+ * The escapes of a string are decoded only when its characters are wanted:
+ * most strings have none.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,8 +3,9 @@
  * on_behalf.c
  *	  Applying messages in functions that users call.
  *
- * Inside the consumer, in a handler for instance, its applier is used, though
- * with rights and settings of its own: the handler may have changed those.
+ * Inside the consumer, in a handler for example, the consumer's applier is
+ * used.  Rights and settings are set anew, because the handler may have
+ * changed them.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,11 +3,11 @@
  * partition.c
  *	  Whether there is a partition for a row.
  *
- * PostgreSQL's routing raises an error if there is none.  That is right for a
- * new row, but a DELETE of a row that cannot be there has nothing to do.
+ * PostgreSQL's routing raises an error if there is none.  The error is right
+ * for a new row, but a DELETE of a row that cannot exist has nothing to do.
  *
- * Keys of partitions are columns, never expressions: these allow no primary
- * key.
+ * Keys of partitions are columns, never expressions: a table that is
+ * partitioned by an expression can have no primary key.
  *
  *-------------------------------------------------------------------------
  */
@@ -106,7 +106,7 @@ find_range(PartitionKey key, PartitionBoundInfo bounds, const Datum *values)
 	return bounds->indexes[offset + 1];
 }
 
-/* The same for a partition that is partitioned. */
+/* Whether a partition that is partitioned itself has a partition for a row. */
 static bool
 exists_below(Oid relid, TupleDesc desc, TupleTableSlot *slot)
 {

@@ -5,17 +5,17 @@
  *
  * A plan is made once for a transaction.  The table is locked before its
  * definition is read, with the resource owner of the applier: the lock stays
- * when the subtransaction of a message is aborted.  What changes the
- * definition of the table or the replica needs a stronger lock; what this
- * transaction itself changes, by a trigger, makes the plan stale.  A stale plan
+ * when the subtransaction of a message is aborted.  Commands that change the
+ * definition of the table or the replica need a stronger lock.  A change by
+ * this transaction itself, in a trigger, makes the plan stale.  A stale plan
  * is replaced, and stays in memory: its handler may be running.
  *
  * The table stays open from one message to the next.  A message that is
  * applied in a subtransaction of its own, or from within another message, opens
  * the table for itself, in the memory of the subtransaction (table.c says why).
  *
- * Appliers are in a list, for invalidations.  The end of their memory takes
- * them out of it, however that comes about.
+ * Appliers are in a list, for invalidations.  The reset of its memory context
+ * takes an applier out of the list.
  *
  *-------------------------------------------------------------------------
  */
@@ -128,8 +128,8 @@ is_plan_of(const CqrsPlan *plan, const CqrsReplica *replica)
 }
 
 /*
- * The plan of a replica, or NULL.  Closes the tables of other plans of it, but
- * not from within a subtransaction that has not opened them.
+ * The plan of a replica, or NULL.  Closes the tables of other plans of the
+ * replica, but not from within a subtransaction that has not opened them.
  */
 static CqrsPlan *
 find_plan(struct CqrsApplier *applier, const CqrsReplica *replica)
@@ -205,7 +205,7 @@ lock_replica(struct CqrsApplier *applier, const char *cqrs_id)
 		if (replica->owner != applier->owner)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("replica \"%s\" has got another owner",
+					 errmsg("replica \"%s\" has another owner now",
 							replica->cqrs_id)));
 		if (replica->relid == locked)
 			return replica;

@@ -58,8 +58,8 @@ extern struct CqrsApplier *cqrs_plan_create_applier(Oid owner);
 extern void cqrs_plan_close_all(struct CqrsApplier *applier);
 
 /*
- * The plan for a replica, whose table is locked then.  Raises an error if the
- * replica is gone, or is another owner's now.
+ * The plan for a replica.  Locks the table of the replica.  Raises an error if
+ * the replica does not exist any more, or has another owner now.
  */
 extern CqrsPlan *cqrs_plan_get(struct CqrsApplier *applier,
 							   const CqrsReplica *replica);

@@ -3,8 +3,8 @@
  * settings.c
  *	  Settings while messages are applied.
  *
- * What a message becomes must not depend on the settings of a database or a
- * role, and the owner's code finds no objects by a caller's search_path.
+ * The effect of a message must not depend on the settings of a database or a
+ * role.  The owner's code must not find objects by a caller's search_path.
  *
  *-------------------------------------------------------------------------
  */

@@ -14,7 +14,7 @@
 
 /*
  * Pin the settings that values and triggers depend on: GUC_ACTION_LOCAL to the
- * end of the transaction, GUC_ACTION_SAVE to that of the nesting level.
+ * end of the transaction, GUC_ACTION_SAVE to the end of the nesting level.
  */
 extern void cqrs_settings_pin(GucAction action);
 

@@ -3,14 +3,14 @@
  * stored_row.c
  *	  The row of a message: found, locked and written.
  *
- * The same parts of the executor do it that apply the changes of logical
- * replication: row triggers, constraints and generated columns work, statement
- * triggers and rules do not take part.
+ * The parts of the executor that apply the changes of logical replication
+ * write the row: row triggers, constraints and generated columns work;
+ * statement triggers and rules do not.
  *
  * A row is found by an MVCC snapshot, then locked in its latest version.  (A
  * dirty snapshot, as logical replication has it, can miss a row that is being
- * updated.)  After a wait the row may be gone or have another key; then it is
- * looked for again.
+ * updated.)  After a wait the row may be gone or have another key.  Then the
+ * row is looked for again.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,8 +57,8 @@ cqrs_stored_row_find(CqrsLeaf *leaf, const Datum *keys, LockTupleMode mode)
 }
 
 /*
- * Find the row of leaf->keys.  The index may allocate what it keeps until the
- * end of the scan, as a B-tree does for entries of dead rows.
+ * Find the row of leaf->keys.  The index may allocate memory that it keeps
+ * until the end of the scan, as a B-tree does for entries of dead rows.
  */
 static bool
 next_row(CqrsLeaf *leaf, int nkeys)
@@ -73,7 +73,10 @@ next_row(CqrsLeaf *leaf, int nkeys)
 	return found;
 }
 
-/* Lock the row in leaf->old; or say that it has to be looked for again. */
+/*
+ * Lock the row in leaf->old.  Sets *again if the row has to be looked for
+ * again.
+ */
 static bool
 lock_row(CqrsLeaf *leaf, LockTupleMode mode, bool *again)
 {

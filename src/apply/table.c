@@ -7,9 +7,9 @@
  * table of one table, indexes, slots, and an index scan for keys, kept for many
  * messages.  A partitioned table has a leaf for each partition that was met.
  *
- * What is open (references to relations, descriptors of tuples, pins of
- * buffers) belongs to the resource owner under which it was opened.  It has to
- * be closed before that is released, or is gone after an abort.
+ * Open resources (references to relations, descriptors of tuples, pins of
+ * buffers) belong to the resource owner under which they were opened.  They
+ * must be closed before the owner is released.  An abort releases them.
  *
  *-------------------------------------------------------------------------
  */
@@ -180,7 +180,7 @@ add_leaf(CqrsTable *table, ResultRelInfo *info)
 	return leaf;
 }
 
-/* Which columns of a partition are those of the replica's table. */
+/* Map the columns of the replica's table to those of a partition. */
 static void
 find_attnums(CqrsTable *table, CqrsLeaf *leaf)
 {

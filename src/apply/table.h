@@ -31,7 +31,7 @@ typedef struct CqrsLeaf
 	IndexScanDesc scan;
 	ScanKeyData keys[INDEX_MAX_KEYS];
 	TupleTableSlot *old;		/* the row that is there */
-	TupleTableSlot *new;		/* what it becomes */
+	TupleTableSlot *new;		/* the new version of the row */
 } CqrsLeaf;
 
 /*
@@ -60,7 +60,10 @@ typedef struct CqrsTable
 extern CqrsTable *cqrs_table_open(Oid relid, const CqrsMapping *mapping);
 extern void cqrs_table_close(CqrsTable *table);
 
-/* To be called for each message: room for its values, and the command id. */
+/*
+ * To be called for each message: makes room for its values, and sets the
+ * command id.
+ */
 extern void cqrs_table_begin_message(CqrsTable *table);
 
 /*

@@ -142,8 +142,8 @@ define_capture_settings(void)
 							   check_meta_function, NULL, NULL);
 
 	DefineCustomEnumVariable("cqrs.outbox_full",
-							 "What becomes of changes when the outbox has cqrs.max_pending_bytes.",
-							 "warn: they are made, with a warning. refuse: they fail.",
+							 "What happens to changes when the outbox has reached cqrs.max_pending_bytes.",
+							 "warn: they succeed, with a warning. refuse: they fail.",
 							 &cqrs_outbox_full,
 							 CQRS_OUTBOX_FULL_WARN,
 							 outbox_full_options,
@@ -187,8 +187,8 @@ define_message_settings(void)
 							check_int_source, NULL, NULL);
 
 	DefineCustomEnumVariable("cqrs.unroutable",
-							 "What becomes of messages for which no queue is bound.",
-							 "drop: they are counted and gone. keep: they wait until a queue is bound.",
+							 "What happens to messages for which no queue is bound.",
+							 "drop: they are lost and counted. keep: they wait until a queue is bound.",
 							 &cqrs_unroutable,
 							 CQRS_UNROUTABLE_DROP,
 							 unroutable_options,
@@ -200,7 +200,7 @@ static void
 define_publisher_settings(void)
 {
 	DefineCustomIntVariable("cqrs.confirm_replicas",
-							"Number of replicas of a Redis server that must have a message before it counts as confirmed.",
+							"Number of replicas of a Redis server that must have a message before the message counts as confirmed.",
 							"0 means that the server itself is enough.",
 							&cqrs_confirm_replicas,
 							0, 0, 100,
@@ -208,8 +208,8 @@ define_publisher_settings(void)
 							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.confirm_timeout",
-							"Time to wait for any confirm before the connection is given up.",
-							"0 means for ever.",
+							"Time without any confirm after which the publisher reconnects.",
+							"0 means that the publisher waits without limit.",
 							&cqrs_confirm_timeout_ms,
 							60000, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS,
@@ -272,7 +272,7 @@ define_publisher_settings(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.queue_limit",
-							"Number of messages in a queue in a Redis server at which its masters are held.",
+							"Number of messages in a queue of a Redis server at which the masters that publish to the queue are held.",
 							"0 means that there is no limit.",
 							&cqrs_queue_limit,
 							0, 0, INT_MAX,
@@ -316,7 +316,7 @@ define_consumer_settings(void)
 							check_int_source, NULL, NULL);
 
 	DefineCustomIntVariable("cqrs.max_failed",
-							"Number of messages that wait for a retry from which on the consumer takes no more.",
+							"Number of failed messages waiting for a retry at which the consumer takes no more messages.",
 							"The broker keeps the others.",
 							&cqrs_max_failed,
 							100000, 1, INT_MAX,
@@ -344,7 +344,7 @@ static void
 define_tls_settings(void)
 {
 	define_file("cqrs.ssl_ca_file",
-				"Certificates of the authorities that the broker's certificate may be signed by.",
+				"Certificates of the authorities that may have signed the broker's certificate.",
 				&cqrs_ssl_ca_file);
 	define_file("cqrs.ssl_cert_file",
 				"Certificate that the publisher shows to the broker.",
@@ -353,7 +353,7 @@ define_tls_settings(void)
 				"Private key of cqrs.ssl_cert_file.",
 				&cqrs_ssl_key_file);
 	DefineCustomBoolVariable("cqrs.ssl_verify",
-							 "Verify the broker's certificate and that it is for its host.",
+							 "Verify the broker's certificate, and that the certificate is for the broker's host.",
 							 NULL,
 							 &cqrs_ssl_verify,
 							 true,

@@ -61,8 +61,8 @@ cqrs_guc_url_define(CqrsSchemeCheck scheme_check)
 	check_scheme = scheme_check;
 
 	DefineCustomStringVariable("cqrs.consumer_url",
-							   "Address of the broker that is consumed from, as in cqrs.url.",
-							   "Empty means that of cqrs.url.",
+							   "Address of the broker from which messages are consumed, as in cqrs.url.",
+							   "Empty means the value of cqrs.url.",
 							   &consumer_url_placeholder,
 							   "",
 							   PGC_SUSET,

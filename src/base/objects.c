@@ -127,7 +127,7 @@ find_objects(const char **problem)
 	found.replica = lookup_object(schema, "replica", problem);
 	if (OidIsValid(found.replica) &&
 		column_count(found.replica) != CQRS_REPLICA_NATTS)
-		*problem = "table \"cqrs.replica\" has other columns";
+		*problem = "table \"cqrs.replica\" has other columns than the library expects";
 	found.replica_by_id = lookup_object(schema, "replica_pkey", problem);
 	found.replica_by_relation = lookup_object(schema, "replica_relation_idx",
 											  problem);

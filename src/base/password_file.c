@@ -107,7 +107,7 @@ check_file(int fd, const char **problem)
 	else if (st.st_uid != geteuid())
 		*problem = NOT_USED "it does not belong to the server's user";
 	else if ((st.st_mode & (S_IRWXG | S_IRWXO)) != 0)
-		*problem = NOT_USED "group or others have access to it; permissions should be u=rw (0600) or less";
+		*problem = NOT_USED "group or others have access to the file; permissions should be u=rw (0600) or less";
 	else if (st.st_size >= FILE_MAX_BYTES)
 		*problem = NOT_USED "it has 64 kB or more";
 	else

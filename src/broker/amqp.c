@@ -126,7 +126,7 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 		result = cqrs_amqp_frames_read(connection->frames, &frame);
 		if (result > 0)
 			cqrs_amqp_handle_frame(connection, &frame,
-								   connection->consumer != NULL ? "consume" : "publish",
+								   connection->consumer != NULL ? "could not consume" : "could not publish",
 								   event, failure);
 	}
 	connection->more = result > 0;
@@ -316,8 +316,8 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		cqrs_amqp_decode_text(reply_text, sizeof(reply_text),
 							  close->reply_text);
 		cqrs_failure_set(failure, blame_of_channel(close),
-						 "could not %s: broker closed the channel: %d %s",
-						 close->class_id == AMQP_EXCHANGE_CLASS ? "declare the exchange" :
+						 "%s: broker closed the channel: %d %s",
+						 close->class_id == AMQP_EXCHANGE_CLASS ? "could not declare the exchange" :
 						 action, close->reply_code, reply_text);
 	}
 	else if (method->id == AMQP_CONNECTION_CLOSE_METHOD)
@@ -329,7 +329,7 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		cqrs_amqp_decode_text(reply_text, sizeof(reply_text),
 							  close->reply_text);
 		cqrs_failure_set(failure, malformed ? CQRS_BLAME_MESSAGE : CQRS_BLAME_TRANSPORT,
-						 "could not %s: broker closed the connection: %d %s", action,
+						 "%s: broker closed the connection: %d %s", action,
 						 close->reply_code, reply_text);
 	}
 	else
@@ -337,7 +337,7 @@ cqrs_amqp_describe_close(CqrsFailure *failure, const char *action,
 		const char *name = amqp_method_name(method->id);
 
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-						 "could not %s: unexpected method %s from the broker", action,
+						 "%s: unexpected method %s from the broker", action,
 						 name != NULL ? name :
 						 psprintf("%u.%u", method->id >> 16, method->id & 0xFFFF));
 	}
@@ -432,6 +432,6 @@ cqrs_amqp_violated(CqrsEvent *event, CqrsFailure *failure,
 {
 	event->kind = CQRS_EVENT_FAILED;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					 "could not %s: protocol violation by the broker: %s", action,
+					 "%s: protocol violation by the broker: %s", action,
 					 what);
 }

@@ -108,8 +108,8 @@ extern bool cqrs_amqp_is_channel_right(const amqp_frame_t *frame);
 
 /*
  * Make an event of a frame from the broker.  If the broker has no reason to
- * send such a frame now, the event is FAILED and "failure" is filled in;
- * "action" is what could not be done in that case.
+ * send such a frame now, the event is FAILED and "failure" is filled in.  The
+ * text of the failure begins with "action", for example "could not publish".
  */
 extern void cqrs_amqp_handle_frame(CqrsConnection *connection,
 								   const amqp_frame_t *frame,

@@ -316,7 +316,7 @@ handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 	{
 		event->kind = CQRS_EVENT_FAILED;
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-						 "could not %s: message of " UINT64_FORMAT " bytes, more than the %zu accepted",
+						 "%s: message of " UINT64_FORMAT " bytes, more than the %zu accepted",
 						 action, length, consumer->max_delivery);
 	}
 	else
@@ -328,7 +328,7 @@ handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 		{
 			event->kind = CQRS_EVENT_FAILED;
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-							 "could not %s: out of memory for a message of " UINT64_FORMAT " bytes",
+							 "%s: out of memory for a message of " UINT64_FORMAT " bytes",
 							 action, length);
 			return;
 		}

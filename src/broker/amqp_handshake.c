@@ -38,7 +38,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 	amqp_connection_open_t open = {0};
 
 	cqrs_amqp_frames_put_protocol(connection->frames);
-	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_START_METHOD, "log in", &frame,
+	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_START_METHOD, "could not log in", &frame,
 						 failure))
 		return false;
 	connection->limits_deliveries =
@@ -46,7 +46,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 		LIMITING_VERSION;
 
 	put_start_ok(connection, options);
-	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_TUNE_METHOD, "log in", &frame,
+	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_TUNE_METHOD, "could not log in", &frame,
 						 failure))
 		return false;
 	cqrs_amqp_frames_forget(connection->frames);
@@ -59,7 +59,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 	cqrs_amqp_frames_put_method(connection->frames, 0,
 								AMQP_CONNECTION_OPEN_METHOD,
 								&open);
-	return cqrs_amqp_await(connection, 0, AMQP_CONNECTION_OPEN_OK_METHOD, "log in", &frame,
+	return cqrs_amqp_await(connection, 0, AMQP_CONNECTION_OPEN_OK_METHOD, "could not log in", &frame,
 						   failure);
 }
 
@@ -171,7 +171,7 @@ cqrs_amqp_set_up(CqrsConnection *connection, const CqrsConnectOptions *options,
 								   options->exchange);
 		if (!cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 							 AMQP_EXCHANGE_DECLARE_OK_METHOD,
-							 "declare the exchange", &frame, failure))
+							 "could not declare the exchange", &frame, failure))
 			return false;
 		connection->declaring--;
 	}
@@ -194,7 +194,7 @@ cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 	cqrs_amqp_frames_put_method(connection->frames, channel,
 								AMQP_CHANNEL_OPEN_METHOD, &open);
 	return cqrs_amqp_await(connection, channel, AMQP_CHANNEL_OPEN_OK_METHOD,
-						   "open a channel", &frame, failure);
+						   "could not open a channel", &frame, failure);
 }
 
 /*
@@ -213,7 +213,7 @@ take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 								AMQP_QUEUE_DECLARE_METHOD, &declare);
 	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 						   AMQP_QUEUE_DECLARE_OK_METHOD,
-						   "declare the queue of the lease", &frame, failure);
+						   "could not declare the queue of the lease", &frame, failure);
 }
 
 /*
@@ -239,7 +239,7 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 	return names == NIL ||
 		cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
 						AMQP_QUEUE_DELETE_OK_METHOD,
-						"take the lease of all lanes", &frame, failure);
+						"could not take the lease of all lanes", &frame, failure);
 }
 
 bool
@@ -256,7 +256,7 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 			result = cqrs_amqp_frames_read(connection->frames, frame);
 		if (result < 0)
 		{
-			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "could not %s: %s",
+			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT, "%s: %s",
 							 action, cqrs_amqp_frames_error(connection->frames));
 			return false;
 		}
@@ -288,12 +288,12 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 			channel == CQRS_AMQP_SIDE_CHANNEL)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-							 "could not %s: the broker accepts no messages: %s",
+							 "%s: the broker accepts no messages: %s",
 							 action, event.detail);
 			return false;
 		}
 	}
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					 "could not %s: no answer in time", action);
+					 "%s: no answer in time", action);
 	return false;
 }

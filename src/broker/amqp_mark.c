@@ -26,8 +26,8 @@
 #include "broker/amqp.h"
 #include "broker/amqp_decode.h"
 
-#define READING "read the mark"
-#define WRITING "write the mark"
+#define READING "could not read the mark"
+#define WRITING "could not write the mark"
 
 static bool declare_mark(CqrsConnection *connection, const char *name,
 						 const char *action, CqrsFailure *failure);
@@ -177,7 +177,7 @@ static bool
 failed(CqrsFailure *failure, const char *action, const char *what)
 {
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					 "could not %s: unexpected answer of the broker: %s", action,
+					 "%s: unexpected answer of the broker: %s", action,
 					 what);
 	return false;
 }

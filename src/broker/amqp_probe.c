@@ -173,7 +173,7 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 	if (connection->probe != CQRS_PROBE_IDLE)
 	{
 		event->kind = CQRS_EVENT_REFUSED;
-		cqrs_amqp_describe_close(failure, "publish", method);
+		cqrs_amqp_describe_close(failure, "could not publish", method);
 	}
 	connection->probe = CQRS_PROBE_CLOSED;
 }

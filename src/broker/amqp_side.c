@@ -64,7 +64,7 @@ prepare(CqrsConnection *connection, const CqrsQueue *queue,
 		arguments.num_entries = 2;
 	}
 	return cqrs_amqp_declare_queue(connection, queue->name, &arguments,
-								   "declare the queue", failure) &&
+								   "could not declare the queue", failure) &&
 		declare_exchanges(connection, queue->bindings, failure) &&
 		bind_queue(connection, queue, failure);
 }
@@ -116,7 +116,7 @@ declare_exchanges(CqrsConnection *connection, List *bindings,
 								   exchange);
 		if (!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
 							 AMQP_EXCHANGE_DECLARE_OK_METHOD,
-							 "declare the exchange", &frame, failure))
+							 "could not declare the exchange", &frame, failure))
 			return false;
 		last = exchange;
 	}
@@ -146,7 +146,7 @@ bind_queue(CqrsConnection *connection, const CqrsQueue *queue,
 									AMQP_QUEUE_BIND_METHOD, &bind);
 		if (!bind.nowait &&
 			!cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
-							 AMQP_QUEUE_BIND_OK_METHOD, "bind the queue",
+							 AMQP_QUEUE_BIND_OK_METHOD, "could not bind the queue",
 							 &frame, failure))
 			return false;
 	}
@@ -183,7 +183,7 @@ unbind_one(CqrsConnection *connection, const char *queue,
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 								AMQP_QUEUE_UNBIND_METHOD, &unbind);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_QUEUE_UNBIND_OK_METHOD, "unbind the queue",
+						   AMQP_QUEUE_UNBIND_OK_METHOD, "could not unbind the queue",
 						   &frame, failure) ||
 		(!connection->side_open && connection->side_code == AMQP_NOT_FOUND);
 }
@@ -201,7 +201,7 @@ cqrs_amqp_delete_queue(CqrsConnection *connection, const char *queue,
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 								AMQP_QUEUE_DELETE_METHOD, &delete);
 	return cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,
-						   AMQP_QUEUE_DELETE_OK_METHOD, "delete the queue",
+						   AMQP_QUEUE_DELETE_OK_METHOD, "could not delete the queue",
 						   &frame, failure) &&
 		cqrs_amqp_close_side(connection, failure);
 }

@@ -5,8 +5,8 @@
  *
  * An exchange is a set of bindings, and a queue is a list, to whose left end
  * messages are pushed.  Kombu's publishers read the bindings and push; here a
- * script in the server does both, and says how many queues each message got
- * to: that is the confirm (redis_scripts.h).
+ * script in the server does both, and returns the number of queues of each
+ * message, which is the confirm (redis_scripts.h).
  *
  * Sending never waits: what the socket does not take stays in the batches
  * (redis_publish.c).  A server that owes a reply and has sent nothing for two
@@ -34,7 +34,7 @@
 #define MAX_BODY_BYTES		(384 * 1024 * 1024 - 8192)
 /* The largest reply to a publisher. */
 #define MAX_REPLY_BYTES		(256 * 1024)
-/* What a consumer's can have besides its largest message. */
+/* The most that a reply to a consumer has besides its largest message. */
 #define MAX_DELIVERED_BYTES (4 * 1024 * 1024)
 /* The most replies without an event that one poll() handles. */
 #define POLL_REPLIES		16

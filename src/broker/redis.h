@@ -153,7 +153,8 @@ extern void cqrs_redis_drop_lease(CqrsConnection *connection, bool wait);
 
 /*
  * Send a command and wait for its reply.  Returns NULL on failure, an error
- * reply included, which could not be done: "action".
+ * reply included.  The text of the failure begins with "action", for example
+ * "could not take the lease".
  */
 extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
 										   const char *action,
@@ -162,8 +163,8 @@ extern const CqrsReply *cqrs_redis_command(CqrsConnection *connection,
 										   const char *const *words);
 
 /*
- * The same; an error reply is returned.  After NULL the connection is of no use
- * any more: the reply may still come.
+ * Like cqrs_redis_command(), but an error reply is returned.  After NULL the
+ * connection is of no use any more: the reply may still come.
  */
 extern const CqrsReply *cqrs_redis_try(CqrsConnection *connection,
 									   const char *action,
@@ -185,8 +186,8 @@ extern bool cqrs_redis_write_mark(CqrsConnection *connection,
 /* in redis_advice.c */
 
 /*
- * Read the settings of the server that advice() is about, as far as it tells
- * them.  Waits.  Returns false if the connection has failed.
+ * Read the settings of the server that advice() is about, as far as the server
+ * shows them.  Waits.  Returns false if the connection has failed.
  */
 extern bool cqrs_redis_read_settings(CqrsConnection *connection,
 									 CqrsFailure *failure);
@@ -230,8 +231,8 @@ extern CqrsBatch *cqrs_redis_batch_of(CqrsConnection *connection,
 /* in redis_answer.c */
 
 /*
- * Note a reply to a batch.  Returns false, with "failure", if there is none
- * that it could answer, or the server could not read the batch.
+ * Note a reply to a batch.  Returns false, with "failure", if no batch awaits
+ * the reply, or the server could not read the batch.
  */
 extern bool cqrs_redis_handle_reply(CqrsConnection *connection,
 									const CqrsReply *reply,
@@ -297,7 +298,10 @@ typedef enum CqrsRedisRemedy
 extern CqrsRedisRemedy cqrs_redis_remedy(const char *error);
 extern CqrsBlame cqrs_redis_blame(const char *error, bool of_message);
 
-/* Fill in a failure because of an error: "action" could not be done. */
+/*
+ * Fill in a failure because of an error.  Its text begins with "action", for
+ * example "could not publish".
+ */
 extern void cqrs_redis_fail(CqrsFailure *failure, bool of_message,
 							const char *action, const char *error);
 

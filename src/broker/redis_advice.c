@@ -4,7 +4,8 @@
  *	  Settings of a Redis server with which messages can be lost.
  *
  * They are read when a publisher connects, and may have changed since.  A user
- * may not be allowed to read them; nothing is said of what is not known.
+ * may not be allowed to read them; there is no advice about settings that are
+ * not known.
  *
  *-------------------------------------------------------------------------
  */
@@ -96,7 +97,7 @@ read_info(CqrsConnection *connection, const char *section, const char **info,
 		  CqrsFailure *failure)
 {
 	const char *words[] = {"INFO", section};
-	const CqrsReply *reply = cqrs_redis_try(connection, "read settings",
+	const CqrsReply *reply = cqrs_redis_try(connection, "could not read settings",
 											failure, 2, words);
 
 	if (reply == NULL)
@@ -129,7 +130,7 @@ static bool
 read_fsync(CqrsConnection *connection, char *value, CqrsFailure *failure)
 {
 	static const char *const words[] = {"CONFIG", "GET", "appendfsync"};
-	const CqrsReply *reply = cqrs_redis_try(connection, "read settings",
+	const CqrsReply *reply = cqrs_redis_try(connection, "could not read settings",
 											failure, 3, words);
 
 	value[0] = '\0';

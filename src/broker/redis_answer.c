@@ -3,16 +3,16 @@
  * redis_answer.c
  *	  What follows from a Redis server's replies to batches.
  *
- * If the server does not execute a batch, for lack of memory for instance,
- * those behind it have no effect either (redis_scripts.h), and all of them are
- * sent again from that one on, when the server takes it.  Meanwhile the owner of
- * the connection is asked to send nothing (BLOCKED).  A direct batch that was
- * not executed is sent again by the script, at once.
+ * If the server does not execute a batch, for lack of memory for instance, the
+ * batches behind it have no effect either (redis_scripts.h).  The batch and
+ * all batches behind it are sent again when the server accepts the batch.
+ * Meanwhile the owner of the connection is asked to send nothing (BLOCKED).  A
+ * direct batch that was not executed is sent again by the script, at once.
  *
- * If replicas have to have the messages, the last reply to each batch is how
- * many have them (WAIT).  While there are too few, batches that were executed
- * are not confirmed, and the owner is asked to send nothing; empty batches count
- * again, until there are enough.
+ * If replicas have to have the messages, the last reply to each batch is the
+ * number of replicas that have them (WAIT).  While there are too few, batches
+ * that were executed are not confirmed, and the owner is asked to send
+ * nothing; empty batches count again, until there are enough.
  *
  *-------------------------------------------------------------------------
  */
@@ -83,7 +83,7 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 	if (batch->error[0] != '\0' && !batch->stopped)
 	{
 		/* Also if too few replicas keep all batches from being reported. */
-		cqrs_redis_fail(failure, false, "publish", batch->error);
+		cqrs_redis_fail(failure, false, "could not publish", batch->error);
 		return false;
 	}
 	if (batch->right_tail[0] != '\0')
@@ -97,7 +97,7 @@ cqrs_redis_handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 	return true;
 }
 
-/* Whether the next reply to a batch is how many replicas have it. */
+/* Whether the next reply to a batch is the number of replicas that have it. */
 static bool
 is_count(const CqrsConnection *connection, const CqrsBatch *batch)
 {
@@ -105,7 +105,7 @@ is_count(const CqrsConnection *connection, const CqrsBatch *batch)
 		batch->replied == batch->ncommands - 1;
 }
 
-/* No error of a direct batch is the last word. */
+/* No error of a direct batch is final. */
 static CqrsRedisRemedy
 remedy_of(const CqrsBatch *batch)
 {
@@ -117,7 +117,7 @@ remedy_of(const CqrsBatch *batch)
 		CQRS_REMEDY_TEXT : remedy;
 }
 
-/* Note how many replicas have all that was sent so far. */
+/* Note the number of replicas that have everything sent so far. */
 static bool
 handle_count(CqrsConnection *connection, CqrsBatch *batch,
 			 const CqrsReply *reply, CqrsFailure *failure)
@@ -127,7 +127,7 @@ handle_count(CqrsConnection *connection, CqrsBatch *batch,
 	if (reply->type == CQRS_REPLY_ERROR)
 	{
 		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-		cqrs_redis_fail(failure, false, "count the replicas", error);
+		cqrs_redis_fail(failure, false, "could not count the replicas", error);
 		return false;
 	}
 	if (reply->type != CQRS_REPLY_INTEGER)
@@ -269,7 +269,7 @@ unexpected(CqrsConnection *connection, const CqrsReply *reply,
 	if (connection->started && reply->type == CQRS_REPLY_ERROR)
 	{
 		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
-		cqrs_redis_fail(failure, false, "publish", error);
+		cqrs_redis_fail(failure, false, "could not publish", error);
 	}
 	else
 		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
@@ -376,7 +376,7 @@ static void
 stopped(CqrsConnection *connection, const CqrsBatch *batch, CqrsEvent *event,
 		CqrsFailure *failure)
 {
-	cqrs_redis_fail(failure, true, "publish", batch->error);
+	cqrs_redis_fail(failure, true, "could not publish", batch->error);
 	event->kind = CQRS_EVENT_FAILED;
 	if (batch->probe && failure->blame == CQRS_BLAME_ROUTE)
 	{

@@ -117,7 +117,7 @@ cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 	batch->count++;
 }
 
-/* Almost always it is the same as before. */
+/* Almost always the key is the same as before. */
 static void
 add_key(CqrsBatch *batch, const char *routing_key)
 {
@@ -213,7 +213,10 @@ append_length(CqrsBatch *batch, Size length)
 	append(batch, header, format_length(header, length));
 }
 
-/* Write the same to a text; returns its length. */
+/*
+ * Write the length that goes before an argument to a text.  Returns the length
+ * of the text.
+ */
 static int
 format_length(char *header, Size length)
 {
@@ -224,7 +227,9 @@ format_length(char *header, Size length)
 	return 1 + digits + 2;
 }
 
-/* What follows the body, and seldom differs from one message to the next. */
+/*
+ * The text behind the body, which seldom differs from one message to the next.
+ */
 static void
 set_common(CqrsBatchText *text, const CqrsEnvelope *envelope)
 {
@@ -248,7 +253,10 @@ set_common(CqrsBatchText *text, const CqrsEnvelope *envelope)
 					 time);
 }
 
-/* What is between that and the id of the message in the delivery tag. */
+/*
+ * The text between the common text and the id of the message in the delivery
+ * tag.
+ */
 static void
 set_own(StringInfo own, const CqrsEnvelope *envelope)
 {

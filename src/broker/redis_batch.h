@@ -34,7 +34,7 @@
 /* The commands of a transaction. */
 #define CQRS_BATCH_DIRECT_COMMANDS 4
 
-/* What has become of a message. */
+/* The outcome of a message. */
 typedef enum CqrsBatchOutcome
 {
 	CQRS_BATCH_OUTCOME_TAKEN,
@@ -107,7 +107,7 @@ typedef struct CqrsBatchOwner
 	int			replicas_ms;	/* how long the server waits for them */
 } CqrsBatchOwner;
 
-/* Where messages went last, if that was one queue for all of them. */
+/* The queue of the last messages, if it was the same for all of them. */
 typedef struct CqrsBatchRoute
 {
 	char		exchange[256];
@@ -127,7 +127,7 @@ extern void cqrs_redis_batch_begin(CqrsBatch *batch, uint64 first_tag);
 /* Whether any message can be added, apart from its exchange. */
 extern bool cqrs_redis_batch_has_room(const CqrsBatch *batch);
 
-/* The text of what envelopes have in common, one after another. */
+/* The text that envelopes have in common, one after another. */
 typedef struct CqrsBatchText
 {
 	char		exchange[256];
@@ -143,16 +143,20 @@ extern void cqrs_redis_batch_add(CqrsBatch *batch, const CqrsEnvelope *envelope,
 								 CqrsBatchText *text);
 
 /*
- * Finish the request of batch "number", or make it anew: direct if the route is
- * that of all its messages, else by the script.  If replicas count, the last
- * command has the reply how many have what was sent so far.  With "by_text" the
- * server is given the script, else the script's hash.
+ * Finish the request of batch "number", or make it anew: direct if the route
+ * is that of all its messages, else by the script.  If replicas count, the
+ * reply to the last command is the number of replicas that have everything
+ * sent so far.  With "by_text" the server is given the script, else the
+ * script's hash.
  */
 extern void cqrs_redis_batch_seal(CqrsBatch *batch, const CqrsBatchOwner *owner,
 								  const CqrsBatchRoute *route, uint64 number,
 								  bool by_text);
 
-/* Remember where the messages of a batch went, if that is one queue. */
+/*
+ * Remember the queue of the messages of a batch, if it is the same for all of
+ * them.
+ */
 extern void cqrs_redis_route_learn(CqrsBatchRoute *route,
 								   const CqrsBatch *batch);
 
@@ -172,11 +176,11 @@ extern int	cqrs_redis_batch_sent(const CqrsBatch *batch);
 
 /*
  * Note the next reply to the batch, but not the number of replicas.  Returns
- * false if it is none that the server can have given.
+ * false if no server can have given this reply.
  */
 extern bool cqrs_redis_batch_answer(CqrsBatch *batch, const CqrsReply *reply);
 
-/* Whether what became of the messages is known. */
+/* Whether the outcomes of the messages are known. */
 extern bool cqrs_redis_batch_is_answered(const CqrsBatch *batch);
 
 #endif							/* CQRS_REDIS_BATCH_H */

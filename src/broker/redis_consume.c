@@ -3,19 +3,20 @@
  * redis_consume.c
  *	  Deliveries of a queue in a Redis server.
  *
- * Kombu takes messages out of the queue, and notes them elsewhere afterwards;
- * what is between is lost, and what was noted comes back later, in another
- * order.  Here messages stay in the queue until they are acknowledged: they
- * are read from its end, from behind those that are held already, and removed
- * by the acknowledgement (redis_scripts.h).  So nothing is lost, and the order
- * stays.  A key of the server counts what was delivered, for the mark
- * "redelivered".
+ * Kombu takes messages out of the queue, and notes them elsewhere afterwards.
+ * A crash in between loses them, and messages that were noted come back later,
+ * in another order.  Here messages stay in the queue until they are
+ * acknowledged: they are read from the end of the queue, from behind the
+ * messages that are held already, and removed by the acknowledgement
+ * (redis_scripts.h).  So nothing is lost, and the order stays.  A key of the
+ * server counts deliveries, for the mark "redelivered".
  *
- * One question at a time is asked.  If the queue has nothing, the server is
- * asked to answer when it has something: it moves the last message of the list
- * to the place where the message is.  That answer takes a second at most, so
- * that the lease is renewed and a subscription can end.  While deliveries are
- * held, the list is not empty, and the question for more is repeated instead.
+ * One question at a time is asked.  If the queue is empty, the server is asked
+ * to answer when there is a message, by a command that moves the last message
+ * of the list to the place where the message is already.  This answer takes a
+ * second at most, so that the lease is renewed and a subscription can end.
+ * While deliveries are held, the list is not empty, and the question for more
+ * is repeated instead.
  *
  *-------------------------------------------------------------------------
  */
@@ -376,7 +377,7 @@ is_renewal_due(const CqrsConnection *connection)
 							   connection->owner.lease_ms / RENEWALS) == 0;
 }
 
-/* Some errors pass; the same is asked again then. */
+/* Some errors pass; then the same question is asked again. */
 static bool
 answer_error(CqrsConnection *connection, const CqrsReply *reply,
 			 CqrsFailure *failure)
@@ -393,7 +394,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 		consumer->may_wait = false;
 		return true;
 	}
-	cqrs_redis_fail(failure, true, "consume", error);
+	cqrs_redis_fail(failure, true, "could not consume", error);
 	return false;
 }
 

@@ -3,12 +3,12 @@
  * redis_envelope.c
  *	  The JSON in which Kombu wraps messages, read.
  *
- * Not read by PostgreSQL's parser: it raises errors for what is nested too
- * deep or has no place in the database's encoding, and it copies bodies.  An
- * envelope can come from anybody who may write to the queue.  It is walked
- * once, without recursion, and only the texts that are needed are decoded.  It
- * need not be valid apart from that: what becomes of the message is decided by
- * its body, which is checked where it is used.
+ * PostgreSQL's parser is not used: it raises errors for JSON that is nested
+ * too deep or has characters that the database's encoding lacks, and it copies
+ * bodies.  An envelope can come from anybody who may write to the queue.  It
+ * is walked once, without recursion, and only the texts that are needed are
+ * decoded.  The rest of the envelope need not be valid: the outcome of the
+ * message depends on its body, which is checked where it is used.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +28,7 @@
 #define TEXT_BYTES		256
 /* The deepest object that is looked into. */
 #define MAX_DEPTH		3
-/* The longest part of an envelope that tells it from others. */
+/* The longest part of an envelope that distinguishes it from others. */
 #define MARK_BYTES		256
 
 /* A string in the JSON, without its quotes, not decoded; NULL: none. */
@@ -231,7 +231,7 @@ unescape(char *to, Size size, const Slice *text)
 
 /*
  * Append the character of \uXXXX, or of a pair of these; *at is left at the
- * last digit.  What is none becomes a question mark.
+ * last digit.  An invalid escape becomes a question mark.
  */
 static char *
 put_code(char *to, const char **at, const char *end)

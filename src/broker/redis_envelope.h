@@ -14,9 +14,10 @@
 
 /*
  * Make a delivery of an envelope, as one chunk of memory in "context"; only
- * tag and redelivered are left to be set.  What is no envelope becomes a
- * delivery whose body it is.  *mark and *mark_length are a short part
- * of the envelope that tells it from others.  Returns NULL if memory is short.
+ * tag and redelivered are left to be set.  A text that is not an envelope
+ * becomes the body of a delivery.  *mark and *mark_length are a short part of
+ * the envelope that distinguishes it from others.  Returns NULL if memory is
+ * short.
  */
 extern CqrsDelivery *cqrs_redis_envelope_read(MemoryContext context,
 											  const char *envelope, Size length,

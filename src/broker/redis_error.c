@@ -67,8 +67,8 @@ cqrs_redis_fail(CqrsFailure *failure, bool of_message, const char *action,
 		is_cluster = is_cluster || has_code(error, cluster[i]);
 	cqrs_failure_set(failure, cqrs_redis_blame(error, of_message),
 					 is_cluster ?
-					 "could not %s: the broker is a Redis Cluster, which is not supported: %s" :
-					 "could not %s: %s", action, error);
+					 "%s: the broker is a Redis Cluster, which is not supported: %s" :
+					 "%s: %s", action, error);
 }
 
 static bool

@@ -62,7 +62,7 @@ cqrs_redis_log_in(CqrsConnection *connection,
 	for (char *c = name; *c != '\0'; c++)
 		*c = *c == ' ' ? '-' : *c;
 	put_command(connection, lengthof(words), words);
-	return await(connection, "name the connection",
+	return await(connection, "could not name the connection",
 				 cqrs_socket_deadline(connection->timeout_ms),
 				 failure) != NULL &&
 		(options->consumes || look_around(connection, failure)) &&
@@ -85,7 +85,7 @@ authenticate(CqrsConnection *connection, const CqrsUrl *url,
 	if (!has_user && password[0] == '\0')
 		return true;
 	put_command(connection, has_user ? 3 : 2, words);
-	reply = await(connection, "log in",
+	reply = await(connection, "could not log in",
 				  cqrs_socket_deadline(connection->timeout_ms),
 				  failure);
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
@@ -115,10 +115,10 @@ select_database(CqrsConnection *connection, const CqrsUrl *url,
 						 "invalid URL: The path must be the number of a database, as in redis://host/0.");
 		return false;
 	}
-	reply = cqrs_redis_command(connection, "select the database", failure,
+	reply = cqrs_redis_command(connection, "could not select the database", failure,
 							   lengthof(words), words);
 	return reply != NULL &&
-		is_expected(reply, CQRS_REPLY_TEXT, "select the database", failure);
+		is_expected(reply, CQRS_REPLY_TEXT, "could not select the database", failure);
 }
 
 /* Whether a reply is of this type; a status is a text. */
@@ -129,12 +129,12 @@ is_expected(const CqrsReply *reply, CqrsReplyType type, const char *action,
 	if (reply->type == type)
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					 "could not %s: protocol violation by the broker: unexpected reply",
+					 "%s: protocol violation by the broker: unexpected reply",
 					 action);
 	return false;
 }
 
-/* What a publisher wants to know of the server. */
+/* Find out what a publisher must know of the server. */
 static bool
 look_around(CqrsConnection *connection, CqrsFailure *failure)
 {
@@ -156,7 +156,7 @@ check_transactions(CqrsConnection *connection, CqrsFailure *failure)
 
 	for (int i = 0; i < lengthof(commands); i++)
 	{
-		const CqrsReply *reply = cqrs_redis_try(connection, "begin a transaction",
+		const CqrsReply *reply = cqrs_redis_try(connection, "could not begin a transaction",
 												failure, 1, &commands[i]);
 
 		if (reply == NULL)
@@ -170,8 +170,8 @@ check_transactions(CqrsConnection *connection, CqrsFailure *failure)
 }
 
 /*
- * Also if none is wanted: batches are in sequence by the value of its key
- * (redis_scripts.h).
+ * A lease is taken even if none is wanted, because the value of its key keeps
+ * batches in sequence (redis_scripts.h).
  */
 static bool
 take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
@@ -205,9 +205,9 @@ take_lease(CqrsConnection *connection, const CqrsConnectOptions *options,
 	words[n++] = owner;
 	words[n++] = epoch;
 	words[n++] = psprintf("%d", connection->owner.lease_ms);
-	reply = cqrs_redis_command(connection, "take the lease", failure, n, words);
+	reply = cqrs_redis_command(connection, "could not take the lease", failure, n, words);
 	taken = reply != NULL &&
-		is_expected(reply, CQRS_REPLY_INTEGER, "take the lease", failure);
+		is_expected(reply, CQRS_REPLY_INTEGER, "could not take the lease", failure);
 	if (taken)
 	{
 		char	   *token = psprintf("%s %s", owner, epoch);
@@ -247,7 +247,10 @@ make_token(char *owner, char *epoch)
 	pfree(text);
 }
 
-/* Even if nobody waits: the next owner need not wait for the expiry then. */
+/*
+ * The lease is given up even if nobody waits for the answer, so that the next
+ * owner need not wait until the lease expires.
+ */
 void
 cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
 {
@@ -265,7 +268,7 @@ cqrs_redis_drop_lease(CqrsConnection *connection, bool wait)
 		return;
 	put_command(connection, has_queue ? 6 : 5, words);
 	if (cqrs_redis_flush(connection, true) && wait)
-		(void) await(connection, "give up the lease",
+		(void) await(connection, "could not give up the lease",
 					 cqrs_socket_deadline(CLOSE_TIMEOUT_MS), &ignored);
 }
 
@@ -274,7 +277,7 @@ cqrs_redis_read_mark(CqrsConnection *connection, const char *name, char *text,
 					 Size size, CqrsFailure *failure)
 {
 	const char *words[] = {"GET", psprintf("%s%s", MARK_PREFIX, name)};
-	const CqrsReply *reply = cqrs_redis_command(connection, "read the mark",
+	const CqrsReply *reply = cqrs_redis_command(connection, "could not read the mark",
 												failure, lengthof(words),
 												words);
 
@@ -283,7 +286,7 @@ cqrs_redis_read_mark(CqrsConnection *connection, const char *name, char *text,
 	text[0] = '\0';
 	if (reply->type == CQRS_REPLY_NIL)
 		return true;
-	if (!is_expected(reply, CQRS_REPLY_TEXT, "read the mark", failure))
+	if (!is_expected(reply, CQRS_REPLY_TEXT, "could not read the mark", failure))
 		return false;
 	if (strlcpy(text, reply->text, size) < size)
 		return true;
@@ -300,7 +303,7 @@ cqrs_redis_write_mark(CqrsConnection *connection, const char *name,
 		"SET", psprintf("%s%s", MARK_PREFIX, name), text
 	};
 
-	return cqrs_redis_command(connection, "write the mark", failure,
+	return cqrs_redis_command(connection, "could not write the mark", failure,
 							  lengthof(words), words) != NULL;
 }
 
@@ -370,7 +373,7 @@ await(CqrsConnection *connection, const char *action, int64 deadline,
 		if (result < 0)
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-							 "could not %s: %s", action,
+							 "%s: %s", action,
 							 cqrs_redis_reply_error(connection->reader));
 			return NULL;
 		}
@@ -389,6 +392,6 @@ await(CqrsConnection *connection, const char *action, int64 deadline,
 			return NULL;
 	}
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					 "could not %s: no answer in time", action);
+					 "%s: no answer in time", action);
 	return NULL;
 }

@@ -3,8 +3,9 @@
  * redis_outcome.c
  *	  What the replies to a batch say about its messages.
  *
- * The server is not trusted: a reply has to be one that the request can have
- * (redis_request.c), and says something about each message, or why not.
+ * The server is not trusted: a reply must be one that the request can have
+ * (redis_request.c), and must have the outcome of each message, or the reason
+ * why there is none.
  *
  *-------------------------------------------------------------------------
  */
@@ -107,7 +108,7 @@ answer_transaction(CqrsBatch *batch, const CqrsReply *reply)
 	return true;
 }
 
-/* Returns false if it has no text. */
+/* Returns false if the error has no text. */
 static bool
 take_error(CqrsBatch *batch, const CqrsReply *reply)
 {
@@ -124,7 +125,10 @@ take_error(CqrsBatch *batch, const CqrsReply *reply)
 	return batch->error[0] != '\0';
 }
 
-/* What follows the outcomes; returns false if it is none. */
+/*
+ * Take what follows the outcomes.  Returns false if that is not a valid end of
+ * a reply.
+ */
 static bool
 take_end(CqrsBatch *batch, const CqrsReply *end)
 {
@@ -150,7 +154,7 @@ take_end(CqrsBatch *batch, const CqrsReply *end)
 	return true;
 }
 
-/* Returns false if it is none. */
+/* Returns false if the tail is not valid. */
 static bool
 take_tail(CqrsBatch *batch, const CqrsReply *tail)
 {

@@ -3,10 +3,10 @@
  * redis_publish.c
  *	  Messages to a Redis server, in batches.
  *
- * A batch is what publish() has been given until the socket has room, and is
- * one request (redis_request.c).  Several are in flight.  Each has a number, and
- * the server executes them in sequence or not at all (redis_scripts.h).  What
- * follows from the replies is in redis_answer.c.
+ * A batch has the messages that publish() was given until the socket had room,
+ * and is one request (redis_request.c).  Several batches are in flight.  Each
+ * has a number, and the server executes them in sequence or not at all
+ * (redis_scripts.h).  redis_answer.c handles the replies.
  *
  * An empty batch renews the lease when nothing else has done so.
  *
@@ -168,8 +168,8 @@ cqrs_redis_batch_of(CqrsConnection *connection, uint64 number)
 }
 
 /*
- * Have messages added to the next batch.  If its place is still taken, that is
- * begun when the place is free.
+ * Have messages added to the next batch.  If the place of that batch is still
+ * taken, the batch is begun when the place is free.
  */
 static void
 fill_next(CqrsConnection *connection)

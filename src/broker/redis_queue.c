@@ -4,9 +4,9 @@
  *	  Queues and bindings in a Redis server, as Kombu makes them.
  *
  * A binding is a member of the set of its exchange: routing key, regular
- * expression and queue.  Kombu 5.7 also has a set of those that stay when a
- * consumer ends.  A queue is a list, which is there while it has messages;
- * Kombu uses three more for messages with a priority.
+ * expression and queue.  Kombu 5.7 also has a set of bindings that stay when a
+ * consumer ends.  A queue is a list, which exists while it has messages; Kombu
+ * uses three more lists for messages with a priority.
  *
  * These functions wait, each for at most the timeout of the options.
  *
@@ -52,7 +52,7 @@ bool
 cqrs_redis_prepare_queue(CqrsConnection *connection, const CqrsQueue *queue,
 						 CqrsFailure *failure)
 {
-	return change_bindings(connection, queue, bind_words, "bind the queue",
+	return change_bindings(connection, queue, bind_words, "could not bind the queue",
 						   failure);
 }
 
@@ -60,7 +60,7 @@ bool
 cqrs_redis_unbind(CqrsConnection *connection, const CqrsQueue *queue,
 				  CqrsFailure *failure)
 {
-	return change_bindings(connection, queue, unbind_words, "unbind the queue",
+	return change_bindings(connection, queue, unbind_words, "could not unbind the queue",
 						   failure);
 }
 
@@ -109,7 +109,7 @@ cqrs_redis_delete_queue(CqrsConnection *connection, const char *queue,
 						CqrsFailure *failure)
 {
 	return unbind_everywhere(connection, queue, failure) &&
-		run(connection, "delete the queue", failure,
+		run(connection, "could not delete the queue", failure,
 			lappend(list_make5("DEL", unconstify(char *, queue),
 							   psprintf("%s" SEPARATOR "3", queue),
 							   psprintf("%s" SEPARATOR "6", queue),
@@ -151,7 +151,10 @@ unbind_everywhere(CqrsConnection *connection, const char *queue,
 	return done;
 }
 
-/* The next part of them; the cursor moves on, to "0" at the end. */
+/*
+ * Remove the queue from the next part of the sets; the cursor moves on, to "0"
+ * at the end.
+ */
 static bool
 unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
 			CqrsFailure *failure)
@@ -159,7 +162,7 @@ unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
 	const char *words[] = {
 		"SCAN", cursor, "MATCH", "_kombu.binding*", "COUNT", "1000"
 	};
-	const CqrsReply *reply = cqrs_redis_command(connection, "unbind the queue",
+	const CqrsReply *reply = cqrs_redis_command(connection, "could not unbind the queue",
 												failure, lengthof(words), words);
 	const CqrsReply *keys;
 	List	   *sets_found = NIL;
@@ -186,7 +189,7 @@ unbind_page(CqrsConnection *connection, const char *queue, char *cursor,
 	}
 	foreach(lc, sets_found)
 	{
-		if (!run(connection, "unbind the queue", failure,
+		if (!run(connection, "could not unbind the queue", failure,
 				 list_make5("EVAL", CQRS_SCRIPT_UNBIND, "1", lfirst(lc),
 							unconstify(char *, queue))))
 			return false;

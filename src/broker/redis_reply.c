@@ -3,9 +3,9 @@
  * redis_reply.c
  *	  Replies of a Redis server, read from a socket.
  *
- * libhiredis parses the replies.  Its own connections are not used: they would
- * be a second place that resolves names, speaks TLS and waits (socket.c has
- * these), and release 0.14 knows no TLS.
+ * libhiredis parses the replies.  The connections of libhiredis are not used:
+ * they would be a second place that resolves names, speaks TLS and waits,
+ * besides socket.c, and release 0.14 knows no TLS.
  *
  * The server is not trusted.  Replies are built by the functions below, within
  * a limit for all bytes of a reply and of the input that waits for its end; so
@@ -156,7 +156,10 @@ cqrs_redis_reply_received_at(const CqrsReplyReader *reader)
 	return reader->received_at;
 }
 
-/* Give the parser what the socket has; *length is 0 if that is nothing. */
+/*
+ * Give the parser the input that the socket has; *length is 0 if there is
+ * none.
+ */
 static bool
 read_input(CqrsReplyReader *reader, ssize_t *length)
 {

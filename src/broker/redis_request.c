@@ -4,13 +4,14 @@
  *	  The request that sends a batch to a Redis server, and how messages were
  *	  routed.
  *
- * There are two requests of the same effect.  The script routes each message,
- * and gives each back to the server to push it, which costs the server as much
- * again as the push.  So it also says when all messages went to one queue.  From
- * then on messages with the same routing keys are sent directly: a transaction
- * that pushes them, and a script that looks whether the script would have done
- * so, and else undoes it.  Then the batch is sent again, by the script; so only
- * the script's word is final.
+ * There are two requests with the same effect.  The publishing script routes
+ * each message, and gives each back to the server to push it, which costs the
+ * server as much again as the push.  So the publishing script also reports if
+ * all messages went to one queue.  From then on messages with the same routing
+ * keys are sent directly, by a transaction.  It pushes them, and ends with a
+ * script that checks whether the publishing script would have done the same,
+ * and undoes the push if not.  After an undo the batch is sent again by the
+ * publishing script, so only the publishing script's result is final.
  *
  *-------------------------------------------------------------------------
  */
@@ -178,8 +179,8 @@ put_script(StringInfo header, const CqrsBatch *batch,
 }
 
 /*
- * The script that may undo.  By its text: if the server did not know the script
- * by its hash, the push would stay as it is.
+ * The script that may undo the push.  It is sent as text: if the server did
+ * not know the script by its hash, the push would stay as it is.
  */
 static void
 put_verify(StringInfo trailer, const CqrsBatch *batch,

@@ -19,11 +19,11 @@
 #define LUA_DIGEST "redis.sha1hex(table.concat(members, ' '))"
 
 /*
- * Take a lease.  KEYS: it, and those that have to be vacant.  ARGV: owner,
- * epoch, time to live in ms.  The lease's value is "owner epoch batch".  The
- * owner stands for a server process of PostgreSQL, the epoch for one of its
- * connections.  A lease of the same owner is taken over: what the connection
- * that had it may still send is refused from then on.
+ * Take a lease.  KEYS: the lease, and the leases that have to be vacant.
+ * ARGV: owner, epoch, time to live in ms.  The lease's value is "owner epoch
+ * batch".  The owner stands for a server process of PostgreSQL, the epoch for
+ * one of its connections.  A lease of the same owner is taken over: requests
+ * that still come from the connection that had it are refused from then on.
  */
 #define CQRS_SCRIPT_TAKE_LEASE \
 	"for _, key in ipairs(KEYS) do\n" \
@@ -36,7 +36,7 @@
 	"redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' 0', 'PX', ARGV[3])\n" \
 	"return 1\n"
 
-/* Give up leases.  KEYS: they.  ARGV: owner and epoch. */
+/* Give up leases.  KEYS: the leases.  ARGV: owner and epoch. */
 #define CQRS_SCRIPT_DROP_LEASES \
 	"for _, key in ipairs(KEYS) do\n" \
 	"  local value = redis.call('GET', key)\n" \
@@ -55,15 +55,15 @@
  * or with the end of the envelopes of the first queue, if that is another one.
  * A queue that is full stays so for the whole batch.
  *
- * Batches come in sequence, so that one that was stopped also stops those that
- * are in flight behind it.  A probe that was stopped does not.
+ * Batches come in sequence, so that a batch that was stopped also stops the
+ * batches that are in flight behind it.  A probe that was stopped does not.
  *
  * Messages are collected for each queue, and pushed by one command.  If that
  * fails, the script has stopped at the first message of that queue; other queues
  * get twice what they already have.
  *
  * The server refuses a script's first write if it is short of memory, and no
- * later one.  So a message is the first that is written; the lease is renewed
+ * later one.  So the script writes a message first, and renews the lease
  * afterwards, which needs no memory.
  *
  * Messages are routed as Kombu does: "*" is one or more characters but dots,
@@ -199,9 +199,10 @@
  * number of the batch, the hash of the bindings that led to the queue, the limit
  * of queues, the number of messages, and the end of the last one's envelope.
  *
- * Nobody sees the queue before the transaction ends.  Nothing here may raise an
- * error, since that would undo nothing.  A list whose first message is not the
- * last one of the batch has got none of the batch: LPUSH has failed by itself.
+ * Nobody sees the queue before the transaction ends.  Nothing here may raise
+ * an error, since that would undo nothing.  If the first message of the list
+ * is not the last one of the batch, the list has no message of the batch:
+ * LPUSH itself has failed.
  */
 #define CQRS_SCRIPT_VERIFY \
 	"local value = redis.pcall('GET', KEYS[2])\n" \
@@ -249,11 +250,11 @@
  * message to acknowledge.
  *
  * Messages stay in the queue, at its right end, until they are acknowledged.
- * One that is not where it was is searched for nearby: a consumer of Kombu's
- * may have taken messages, or given some back.  What was delivered and is not
- * acknowledged stays counted, whether to this connection or to one before.  In
- * place of a message that is
- * too large its size is returned, and nothing after it.
+ * A message that is not where it was is searched for nearby: a consumer of
+ * Kombu's may have taken messages, or given some back.  Messages that were
+ * delivered and are not acknowledged stay counted, whether they were delivered
+ * to this connection or to one before.  In place of a message that is too
+ * large its size is returned, and nothing after it.
  */
 #define CQRS_SCRIPT_CONSUME \
 	"local function check(key)\n" \

@@ -16,15 +16,18 @@
 /* Ask for the shared memory; called once, while the library is preloaded. */
 extern void cqrs_applied_init(void);
 
-/* The consumer of the current database has committed.  Wakes who waits. */
+/*
+ * The consumer of the current database has committed.  Wakes the sessions that
+ * wait.
+ */
 extern void cqrs_applied_count_commit(void);
 
-/* The number of such commits. */
+/* The number of commits of the consumer of the current database. */
 extern uint64 cqrs_applied_commits(void);
 
 /*
- * Wait until that number is not "commits" any more.  Returns false if it still
- * is by the deadline (DT_NOEND: none).
+ * Wait until the number of commits differs from "commits".  Returns false if
+ * it does not differ by the deadline (DT_NOEND: none).
  */
 extern bool cqrs_applied_wait(uint64 commits, TimestampTz deadline);
 

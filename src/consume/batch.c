@@ -3,10 +3,10 @@
  * batch.c
  *	  Messages that are applied together.
  *
- * A batch is what had arrived.  It becomes one transaction for each owner of
- * its replicas, since a transaction has the rights of one owner from its first
- * message to its commit.  Only when all of them have committed, durably, is
- * the batch done, and acknowledged.
+ * A batch has the messages that had arrived.  It becomes one transaction for
+ * each owner of its replicas, since a transaction has the rights of one owner
+ * from its first message to its commit.  Only when all of them have committed,
+ * durably, is the batch done, and acknowledged.
  *
  * When a transaction fails, its messages are tried in ever smaller company,
  * to find the one at fault:
@@ -19,16 +19,16 @@
  *	  ALONE		one message, for what fails at commit only
  *	  STORE		the last one that failed ALONE is stored, and not tried
  *
- * The experiment ends with whose fault it is: where a transaction that stores
- * the failed message commits, the message was at fault.  Where not even STORE
- * commits, the database is: the batch is stuck, and STORE is tried again after
- * a delay; nothing has been counted.
+ * The last step shows what is at fault.  If a transaction that stores the
+ * failed message commits, the message was.  If not even STORE commits, the
+ * database is: the batch is stuck, and STORE is tried again after a delay.  No
+ * attempt has been counted then.
  *
  * Errors that may pass (locks, deadlocks, resources) are not stored at once:
  * the message is tried PATIENCE times within a minute, and then stored without
- * counting the attempt.  For further messages of that replica there is no
- * patience, nor a long wait for a lock, until one of its messages has been
- * applied.
+ * counting the attempt.  Until a message of its replica has been applied,
+ * there is no patience with further messages of the replica, nor a long wait
+ * for a lock.
  *
  * batch_run.c has the transaction.
  *
@@ -56,9 +56,9 @@
 
 /* A batch of failed messages ends after this time; others wait for it. */
 #define RETRY_MS		500
-/* How often an error that may pass is given another chance. */
+/* How often a message is tried again after errors that may pass. */
 #define PATIENCE		5
-/* Delays before these, and while nothing can be committed. */
+/* Delays before these tries, and while nothing can be committed. */
 #define PATIENCE_FIRST_MS	100
 #define STUCK_FIRST_MS	500
 #define STUCK_LAST_MS	30000
@@ -153,7 +153,7 @@ cqrs_batch_read(CqrsBatch *batch)
 	MemoryContextSwitchTo(caller);
 }
 
-/* It has to tell neighbours apart, and guards no secret. */
+/* The digest must differ between neighbours, and guards no secret. */
 bytea *
 cqrs_batch_digest(CqrsBatch *batch, int purpose)
 {
@@ -176,7 +176,7 @@ cqrs_batch_condemn(CqrsBatch *batch)
 {
 	batch->items[0].problem =
 		MemoryContextStrdup(batch->context,
-							"the server or the consumer has ended twice while messages were applied, the last time while it was this one");
+							"the server or the consumer has ended twice while messages were applied, the last time while this message was processed");
 }
 
 void
@@ -336,7 +336,10 @@ failed(CqrsBatch *batch, const CqrsBatchProgress *progress, const ErrorData *err
 	CqrsItem   *item = first_item(batch);
 	bool		may_pass;
 
-	/* It may not have been about a message.  See later, without it. */
+	/*
+	 * If the connection is lost, the error may have come from serving it, and
+	 * not from a message.
+	 */
 	if (cqrs_intake_is_lost(batch->intake))
 		return;
 	switch (batch->mode)
@@ -378,7 +381,7 @@ is_stuck(CqrsBatch *batch, const ErrorData *error)
 		batch->stuck_since = GetCurrentTimestamp();
 		ereport(LOG,
 				(errmsg("cqrs consumer cannot commit: %s", error->message),
-				 errdetail("Messages wait in the queue; attempts go on.")));
+				 errdetail("Messages wait in the queue until the consumer can commit.")));
 	}
 	batch->try_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -390,7 +393,7 @@ is_stuck(CqrsBatch *batch, const ErrorData *error)
 	batch->alone = Max(batch->alone, 1);
 }
 
-/* Whether an error that may pass is given another chance. */
+/* Whether a message is tried again after an error that may pass. */
 bool
 cqrs_batch_has_patience(const CqrsBatch *batch, const CqrsItem *item)
 {

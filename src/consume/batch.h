@@ -49,17 +49,17 @@ extern void cqrs_batch_take_failed(CqrsBatch *batch, List *failed);
 extern void cqrs_batch_read(CqrsBatch *batch);
 
 /*
- * The digest of the only message of a batch, in its context, another one for
- * each "purpose" (a small number); and have that message be a dead letter,
- * because of which the server has crashed.
+ * digest: the digest of the only message of a batch, in the context of the
+ * batch; it differs for each "purpose" (a small number).  condemn: make the
+ * message a dead letter, because it has crashed the server.
  */
 extern bytea *cqrs_batch_digest(CqrsBatch *batch, int purpose);
 extern void cqrs_batch_condemn(CqrsBatch *batch);
 
 /*
  * Do the next transaction of a batch that is WORKING or STUCK.  Raises no
- * error for whatever messages or database do.  With a shutdown request pending
- * it returns early; a commit may then not have waited for a standby, so that
+ * errors of messages or of the database.  With a shutdown request pending it
+ * returns early; a commit may then not have waited for a standby, so that
  * nothing may be acknowledged.
  */
 extern void cqrs_batch_step(CqrsBatch *batch);

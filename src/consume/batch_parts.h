@@ -52,7 +52,7 @@ struct CqrsBatch
 	CqrsOnce	logged;
 };
 
-/* What a transaction is doing, for the time when it has failed. */
+/* What a transaction is doing; read after the transaction has failed. */
 typedef struct CqrsBatchProgress
 {
 	CqrsRun		run;
@@ -70,8 +70,8 @@ typedef struct CqrsBatchProgress
 extern void cqrs_batch_run_init(void);
 
 /*
- * One transaction, which commits; or an error, and progress says what it was
- * about.
+ * Run a transaction, and commit it.  After an error "progress" shows what the
+ * transaction was doing.
  */
 extern void cqrs_batch_run_transaction(CqrsBatch *batch,
 									   CqrsBatchProgress *progress);
@@ -85,7 +85,7 @@ extern void cqrs_batch_run_end_time_limit(void);
 /* Whether the message at hand has taken longer than cqrs.apply_timeout. */
 extern bool cqrs_batch_run_is_time_over(const CqrsBatchProgress *progress);
 
-/* Whether an error that may pass is given another chance. */
+/* Whether a message is tried again after an error that may pass. */
 extern bool cqrs_batch_has_patience(const CqrsBatch *batch,
 									const CqrsItem *item);
 extern void cqrs_batch_lose_patience(CqrsBatch *batch, const CqrsItem *item);

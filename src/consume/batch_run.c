@@ -3,16 +3,17 @@
  * batch_run.c
  *	  A transaction that applies messages of a batch.
  *
- * A transaction takes about RUN_MS at most; a statement longer than that is
- * bounded by lock_timeout and cqrs.apply_timeout.  Code of users that catches
- * the error of cqrs.apply_timeout and goes on is ended together with the
- * process, at twice that time: the next consumer is wary (consumer.c).  The
+ * A transaction takes about RUN_MS at most; lock_timeout and
+ * cqrs.apply_timeout bound longer statements.  If code of users catches the
+ * error of cqrs.apply_timeout and goes on, the process ends at twice
+ * cqrs.apply_timeout, and the next consumer is wary (consumer.c).  The
  * connection to the broker is served between messages.
  *
  * The rights of the owner hold from the first message to the commit, because
- * of deferred triggers.  These are fired before the commit, within the time limit:
- * the commit cannot be cancelled, and no user's code is left for it that could set
- * synchronous_commit.  After an error the caller aborts the transaction.
+ * of deferred triggers.  These are fired before the commit, within the time
+ * limit: the commit cannot be cancelled, and no user's code that could set
+ * synchronous_commit is left to run in it.  After an error the caller aborts
+ * the transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +45,8 @@
 /* A transaction takes no further message after this time. */
 #define RUN_MS			200
 /*
- * Waits for locks: of the first message of a transaction, of further ones, and
- * of those for which there is no patience.
+ * Waits for locks: of the first message of a transaction, of further messages,
+ * and of messages for which there is no patience.
  */
 #define LOCK_WAIT_MS	5000
 #define NEXT_WAIT_MS	500
@@ -70,7 +71,7 @@ static void begin_time_limit(void);
 static void end_process(void);
 static void explain_end(int code, Datum arg);
 
-/* The timeout that ends the process, and whether it has. */
+/* The timeout that ends the process, and whether it has done so. */
 static TimeoutId last_resort;
 static volatile sig_atomic_t is_last_resort = false;
 
@@ -98,7 +99,11 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		begin_time_limit();
 		if (batch->mode == CQRS_BATCH_MODE_TOGETHER)
 			set_constraints_immediate();
-		/* A trigger may have deferred it again; nothing limits the commit. */
+
+		/*
+		 * A trigger may have deferred constraints again, and nothing limits
+		 * the commit.
+		 */
 		AfterTriggerFireDeferred();
 		cqrs_batch_run_end_time_limit();
 		cqrs_apply_end(progress->run.applier);
@@ -199,7 +204,10 @@ apply_bounded(CqrsBatchProgress *progress, CqrsItem *item, bool check)
 	cqrs_batch_run_end_time_limit();
 }
 
-/* The same in a subtransaction.  If that fails, the message is stored. */
+/*
+ * Apply a message in a subtransaction.  If the subtransaction fails, the
+ * message is stored.
+ */
 static bool
 apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 {
@@ -242,7 +250,7 @@ apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 	if (ShutdownRequestPending ||
 		(cqrs_verdict_may_pass(&problem) && cqrs_batch_has_patience(batch, item)))
 	{
-		/* Commit what comes before; then this message is the first one. */
+		/* Commit the messages before; then this message is the first one. */
 		progress->halted = true;
 		return false;
 	}
@@ -257,8 +265,8 @@ apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 }
 
 /*
- * Store a message without trying it.  Its replica is asked for what becomes of
- * it, unless that fails.
+ * Store a message without trying it.  Its replica decides when the message is
+ * tried next, unless the replica's function fails.
  */
 static void
 store_failed(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
@@ -294,10 +302,11 @@ set_constraints_immediate(void)
 }
 
 /*
- * Many messages of a table that is locked must not hold up their neighbours for
- * the full wait each.  And while the transaction holds the rows of other
- * messages, the wait is shorter than the usual deadlock_timeout: who waits for
- * such a row, and has the one that is waited for here, is not to be the victim.
+ * Many messages of a table that is locked must not hold up their neighbours
+ * for the full wait each.  And while the transaction holds the rows of other
+ * messages, the wait is shorter than the usual deadlock_timeout: a session
+ * that waits for such a row, and has the row that is waited for here, must not
+ * become the victim.
  */
 static void
 limit_lock_waits(const CqrsBatch *batch, const CqrsBatchProgress *progress,
@@ -345,7 +354,7 @@ explain_end(int code, Datum arg)
 	ereport(LOG,
 			(errmsg("cqrs consumer ends because a message took longer than twice \"cqrs.apply_timeout\""),
 			 errdetail("A trigger or a function of the replica's owner has caught the error of the timeout."),
-			 errhint("Have exception handlers leave out the condition query_canceled.")));
+			 errhint("Do not catch the condition query_canceled in exception handlers.")));
 }
 
 void

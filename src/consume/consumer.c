@@ -17,18 +17,20 @@
  * Failed messages that are due form a batch of their own, one after each
  * batch of new ones.
  *
- * A message that crashes the server.  cqrs.consumer says that a consumer runs.
- * If it does when a consumer starts, the last one did not end in order, and
- * this one is wary: messages are tried one by one, and a digest of each is
- * committed as the suspect before the message is read, and another one before
- * it is tried.  A message that was the suspect already becomes a dead letter,
- * unread or untried.  The transaction that applies or stores a message clears
- * the suspect.  The consumer stops being wary when a message comes that was not
- * delivered before, and no failed message is due.
+ * A message that crashes the server.  cqrs.consumer says whether a consumer
+ * runs.  If it says so when a consumer starts, the last consumer did not end
+ * in order, and the new one is wary.  It tries messages one by one.  Before it
+ * reads a message, it commits a digest of the message as the suspect; before
+ * it tries the message, it commits another digest.  A message that was the
+ * suspect already becomes a dead letter, unread or untried.  The transaction
+ * that applies or stores a message clears the suspect.  The consumer stops
+ * being wary when a message comes that was not delivered before, and no failed
+ * message is due.
  *
- * When nothing can be committed for GIVE_UP_MS, a write to cqrs.consumer fails,
- * or what users' code has left cannot be removed (leftover.c), the connection is
- * closed, so that it does not time out in the middle of work, until both succeed.
+ * If nothing can be committed for GIVE_UP_MS, if a write to cqrs.consumer
+ * fails, or if the session cannot be reset (leftover.c), the connection is
+ * closed, so that it does not time out in the middle of work.  It stays closed
+ * until cqrs.consumer can be written to and the session is reset.
  *
  * After any other ERROR the process is started again, and the broker delivers
  * again what was not acknowledged.
@@ -62,7 +64,7 @@
 /* How often a database that cannot commit is tried. */
 #define PROBE_INTERVAL_MS	5000
 
-/* What a wary consumer leaves word of. */
+/* What a wary consumer is about to do with a message. */
 typedef enum Purpose
 {
 	TO_APPLY,
@@ -76,12 +78,12 @@ typedef struct Consumer
 	CqrsBatch  *batch;
 	CqrsDesk   *desk;
 
-	uint64		connection;		/* that the batch came by */
+	uint64		connection;		/* by which the batch came */
 	uint64		last_tag;		/* of the batch */
 	bool		redelivered;	/* the first message of the batch was */
 	bool		retried;		/* the last batch was of failed messages */
 
-	bool		running;		/* cqrs.consumer says so */
+	bool		running;		/* cqrs.consumer says that a consumer runs */
 	bool		wary;
 	bytea	   *suspect;		/* of the last consumer; NULL: none */
 	bool		condemned;		/* the batch is that message, not to be tried */
@@ -144,8 +146,8 @@ static bool
 consumer_is_wanted(void)
 {
 	/*
-	 * The publisher, which asks, has no use for the table, and waits for
-	 * nobody.
+	 * The publisher, which calls this, does not need the table, and must not
+	 * wait for a lock.
 	 */
 	if (!ConditionalLockRelationOid(cqrs_objects_get(false)->consumer,
 									AccessShareLock))
@@ -166,8 +168,8 @@ consumer_set_up(CqrsWorker *worker)
 	SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
 
 	/*
-	 * The victim of a deadlock is the consumer, if it is the one that closes
-	 * the circle; see limit_lock_waits() for the other case.
+	 * If the consumer closes the circle of a deadlock, it is the victim; see
+	 * limit_lock_waits() for the other case.
 	 */
 	SetConfigOption("deadlock_timeout", "100ms", PGC_SUSET, PGC_S_OVERRIDE);
 	cqrs_worker_ensure_durable();
@@ -297,7 +299,7 @@ leave(CqrsWorker *worker)
 	proc_exit(0);
 }
 
-/* What the connection is for. */
+/* The purpose of the connection. */
 static CqrsIntakeGoal
 goal_of(const Consumer *consumer)
 {
@@ -390,9 +392,9 @@ begin_retries(Consumer *consumer)
 }
 
 /*
- * Before a batch is tried: cqrs.consumer says that a consumer runs, and a wary
- * one leaves word of the message that it is about to read, and then to apply.
- * Returns false if that cannot be written, and the batch is given up.
+ * Before a batch is tried, note in cqrs.consumer that a consumer runs.  A wary
+ * consumer also notes the message that it is about to read, and then to apply.
+ * Returns false if the note cannot be written; the batch is then given up.
  */
 static bool
 vet(Consumer *consumer)
@@ -429,8 +431,8 @@ set_wary(Consumer *consumer, bool wary)
 }
 
 /*
- * Whether the last consumer has ended without order while it did the same with
- * the message that a wary one is about to do.
+ * Whether the last consumer did not end in order while it did with the message
+ * what this wary consumer is about to do with it.
  */
 static bool
 condemns(Consumer *consumer, Purpose purpose)
@@ -458,7 +460,7 @@ leave_word(Consumer *consumer, Purpose purpose)
 														   purpose)));
 }
 
-/* Whether a write to cqrs.consumer had no failure.  If it had, give up. */
+/* Whether a write to cqrs.consumer has succeeded.  If it has not, give up. */
 static bool
 is_written(Consumer *consumer, const char *failure)
 {
@@ -492,7 +494,7 @@ end_batch(Consumer *consumer)
 		if (!consumer->redelivered)
 			cqrs_handled_turn();
 	}
-	/* A user may have it tried again, once more. */
+	/* A user may have the dead letter tried again, once. */
 	if (consumer->condemned)
 		consumer->suspect = NULL;
 	cqrs_batch_clear(consumer->batch);
@@ -526,7 +528,7 @@ show_state(const Consumer *consumer)
 
 	if (consumer->desk->seat->paused)
 	{
-		/* Until then, the state says why there is no queue yet. */
+		/* Before, the state says why there is no queue yet. */
 		if (cqrs_intake_is_prepared(consumer->intake))
 			state = CQRS_CONSUMER_PAUSED;
 	}

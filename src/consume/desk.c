@@ -8,8 +8,8 @@
  * when a failed message is due and how many wait, remove old dead letters.  A
  * turn does only what is due; if nothing is due, there is no transaction.
  *
- * Users may lock the tables for any time.  Messages are applied meanwhile, as far
- * as they can: an error ends a turn, which is tried again later.
+ * Users may lock the tables for any time.  Meanwhile messages are applied as
+ * far as possible.  An error ends a turn, which is tried again later.
  *
  * Belongs to the consumer alone; lives in TopMemoryContext.
  *
@@ -128,7 +128,7 @@ note_failure(CqrsDesk *desk, const ErrorData *error)
 		ereport(LOG,
 				(errmsg("cqrs consumer cannot read or write its tables: %s",
 						error->message),
-				 errdetail("Attempts go on.")));
+				 errdetail("The consumer tries again after some seconds.")));
 	desk->failed_at = GetCurrentTimestamp();
 }
 

@@ -29,10 +29,10 @@ typedef struct CqrsDesk
 	bool		stale;			/* the next three are to be read again */
 	bool		uncounted;		/* "waiting" was not */
 	TimestampTz due_at;			/* when a failed message is due; 0: never */
-	TimestampTz put_off_at;		/* when retries were put off; 0: are not */
-	TimestampTz failed_at;		/* when a turn has failed; 0: has not */
+	TimestampTz put_off_at;		/* when retries were put off; 0: not put off */
+	TimestampTz failed_at;		/* when a turn has failed; 0: none has */
 	uint64		looks;			/* how often seat and bindings were read */
-	bool		reloaded;		/* and are to be read again */
+	bool		reloaded;		/* seat and bindings are to be read again */
 	int64		waiting;		/* failed messages that wait for a retry */
 	TimestampTz counted_at;
 	TimestampTz purged_at;		/* when dead letters were last removed */
@@ -56,8 +56,8 @@ extern void cqrs_desk_reload(CqrsDesk *desk);
 extern void cqrs_desk_failed_changed(CqrsDesk *desk);
 
 /*
- * Other transactions have rows of failed messages that are due: have none due for
- * a second.
+ * Put off all retries for a second, because other transactions have locked
+ * rows of failed messages that are due.
  */
 extern void cqrs_desk_put_off_retries(CqrsDesk *desk);
 

@@ -4,20 +4,21 @@
  *	  Failed messages of a row, and the messages that come after them.
  *
  * While cqrs.failed has rows, each message is looked up there by cqrs_id and
- * instance_pk.  What is found keeps the order of the row:
+ * instance_pk.  The failed messages that are found keep the messages of the
+ * row in order:
  *
  *	  without handler	The message has the whole state of its row, so it is
- *						tried at once.  When it has changed the row, or found
- *						a deleted row absent, older failed messages are of no
- *						use any more, dead letters included: they are removed.
- *						So is a SYNC when a later SAVE is what the row has
+ *						tried at once.  When it has changed the row, or found a
+ *						deleted row absent, older failed messages are of no use
+ *						any more, dead letters included: they are removed.  So
+ *						is a SYNC when a later SAVE is what the row has
  *						already: both were delivered again, the SYNC failed
  *						again, and would bring an older state back.  A failed
  *						message with a higher revision than a SAVE is not of an
- *						older state: the SAVE has come late.  It stays, unless
- *						a failed DELETE is between the two.
- *						Where an older DELETE has failed, a SAVE applies
- *						whatever its revision: it is of a new row, whose
+ *						older state: the SAVE has come late.  The failed
+ *						message stays, unless a failed DELETE is between the
+ *						two.  Where an older DELETE has failed, a SAVE applies
+ *						whatever its revision: the SAVE is of a new row, whose
  *						revisions begin at 0.
  *	  with handler		The message may be about a part of the state, so it
  *						waits behind older ones that are to be tried again.
@@ -32,11 +33,12 @@
  * that is a dead letter already is not tried again: it may be the one that crashes
  * the server.
  *
- * A user's transaction may have a row of cqrs.failed, to delete it or to have it
- * tried, for as long as it likes.  Nothing waits for it: a retry is left out until
- * then, and a new message that has to remove the row is stored behind it.  After a
- * SAVE, an earlier SAVE need not be removed, since its revision tells that it is of
- * no use; so it is locked only where it is removed.
+ * A user's transaction may have a row of cqrs.failed, to delete it or to have
+ * it tried, for as long as it likes.  Nothing waits for such a transaction: a
+ * retry is left out until it has ended, and a new message that has to remove
+ * the row is stored behind the row.  After a SAVE, an earlier SAVE need not be
+ * removed, because its revision shows that it is of no use.  So an earlier
+ * SAVE is locked only if it is removed.
  *
  *
  *-------------------------------------------------------------------------
@@ -197,8 +199,8 @@ last_delete(const List *earlier)
 }
 
 /*
- * Whether a failed message is of no use after this outcome.  A SAVE need not be
- * removed because of a duplicate: its revision tells.
+ * Whether a failed message is of no use after this outcome.  A SAVE need not
+ * be removed because of a duplicate: its revision shows that it is of no use.
  */
 static bool
 settles(const CqrsRun *run, CqrsOutcome outcome, const CqrsFailed *failed)

@@ -30,15 +30,16 @@ extern List *cqrs_earlier_find(const CqrsRun *run, const CqrsItem *item);
 extern bool cqrs_earlier_is_same(const CqrsFailed *failed, const CqrsItem *item);
 
 /*
- * The last one that is to be tried again, and is not the item: what waits for
- * that.  NULL: nothing does.
+ * The last earlier message that is to be tried again, apart from the item: the
+ * item waits for it.  NULL: the item does not wait.
  */
 extern const CqrsFailed *cqrs_earlier_waiting(const List *earlier,
 											  const CqrsItem *item);
 
 /*
- * Note that a retry of the row is put off; and find that, for a later retry of the
- * row.  Many may be due, so they do not look into cqrs.failed one by one.
+ * put_off: note that a retry of the row is put off.  find_put_off: find the
+ * note, for a later retry of the row.  Many retries may be due, so they do not
+ * look into cqrs.failed one by one.
  */
 extern void cqrs_earlier_put_off(CqrsRun *run, const CqrsItem *item,
 								 TimestampTz next_try);
@@ -49,13 +50,13 @@ extern const CqrsPutOff *cqrs_earlier_find_put_off(const CqrsRun *run,
 extern bool cqrs_earlier_has_delete(const List *earlier);
 
 /*
- * Lock what the item has to remove, if it changes the table's row: for a SAVE a
- * DELETE and all before it, and each SYNC; else all.  False if another
- * transaction has one.
+ * Lock the messages that the item has to remove if it changes the table's row.
+ * For a SAVE these are each SYNC, and a DELETE with all messages before it;
+ * otherwise all.  Returns false if another transaction has locked one of them.
  */
 extern bool cqrs_earlier_lock(const List *earlier, const CqrsItem *item);
 
-/* The item is applied: remove what is of no use any more. */
+/* The item is applied: remove the messages that are of no use any more. */
 extern void cqrs_earlier_settle(CqrsRun *run, const List *earlier,
 								const CqrsItem *item, CqrsOutcome outcome);
 

@@ -5,22 +5,24 @@
  *
  * The lease lets one copy consume at a time, and says nothing about which one
  * when the original is down.  System identifiers do not tell either, since
- * physical copies share them.  So the broker keeps a mark for the queue, a
- * number, the epoch, and cqrs.consumer has one.  Where the latter is smaller,
- * another database has consumed since this one did, and messages are missing
- * here: this one stands by until cqrs_consume() is called.
+ * physical copies share them.  So the broker keeps a number for the queue as a
+ * mark, the epoch, and cqrs.consumer keeps an epoch as well.  If the epoch in
+ * cqrs.consumer is smaller, another database has consumed since this database
+ * did, and messages are missing here.  Then this database stands by until
+ * cqrs_consume() is called.
  *
- * Both are raised with each connection, and some time after messages were
- * acknowledged, the one in cqrs.consumer first: after a crash in between this
- * database is ahead, and goes on.  A copy from before may raise the mark then to
- * the same count.  So an epoch has random bits below its count, and two that
- * are alike but for these are of different databases.
+ * Both epochs are raised with each connection, and some time after messages
+ * were acknowledged.  The epoch in cqrs.consumer is raised first: after a
+ * crash in between, this database is ahead, and goes on.  A copy from before
+ * the crash may then raise the mark to the same count.  So an epoch has random
+ * bits below its count.  Two epochs that differ only in these bits are of
+ * different databases.
  *
  * The connection that consumes reads the mark, because it holds the lease: if
- * it is cut off while it has the mark, nobody else reads before the broker has
- * noticed.  It does not write, because it never publishes (transport.h);
- * another connection does.  While the broker blocks publishers, the mark stays
- * behind, and the consumer goes on.
+ * it is cut off while it has the mark, nobody else reads the mark before the
+ * broker has noticed.  The connection does not write the mark, because it
+ * never publishes (transport.h); another connection does.  While the broker
+ * blocks publishers, the mark stays behind, and the consumer goes on.
  *
  *-------------------------------------------------------------------------
  */

@@ -5,7 +5,7 @@
  *
  * Rows are read and written directly, whatever the rights of the role that a
  * message is applied with.  Users may delete rows meanwhile, so a row is
- * always looked up by its id, and one that is gone is passed over.  Callers lock
+ * always looked up by its id, and a row that is gone is skipped.  Callers lock
  * a row before they write to it; the consumer without waiting for a user's
  * transaction.
  *
@@ -180,8 +180,8 @@ cqrs_failed_lock_all(const char *cqrs_id, const char *instance_pk)
 	bool		locked;
 
 	/*
-	 * After a wait another row may have taken the place of one: then they are
-	 * looked for again.
+	 * After a wait another row may have taken the place of a row that was
+	 * found: then the rows are looked for again.
 	 */
 	do
 	{
@@ -217,7 +217,10 @@ lock_found(List *found)
 	return locked;
 }
 
-/* Lock the latest version of a row; false if that is not the one found. */
+/*
+ * Lock the latest version of a row; false if it is not the version that was
+ * found.
+ */
 static bool
 lock_latest(Relation rel, TupleTableSlot *slot, CqrsFailed *failed)
 {
@@ -488,7 +491,7 @@ from_tuple(Relation rel, HeapTuple tuple, bool with_body)
 	failed->attempts = DatumGetInt32(values[FAILED_ATTEMPTS - 1]);
 	if (!nulls[FAILED_NEXT_TRY - 1])
 	{
-		/* A user may have set it to what means "none" here. */
+		/* A user may have set next_try to the value that means "none" here. */
 		failed->next_try = DatumGetTimestampTz(values[FAILED_NEXT_TRY - 1]);
 		if (failed->next_try == 0)
 			failed->next_try = 1;

@@ -38,7 +38,7 @@ typedef struct CqrsFailed
 	ItemPointerData tid;		/* of this version */
 } CqrsFailed;
 
-/* What is written about a failure. */
+/* The columns that are written for a failure. */
 typedef struct CqrsFailedState
 {
 	int			attempts;
@@ -51,8 +51,8 @@ typedef struct CqrsFailedState
 extern bool cqrs_failed_any(void);
 
 /*
- * The rows about the same row as a message, below an id, in the order of their
- * ids; without bodies.
+ * The failed messages of a row, below an id, in the order of their ids;
+ * without bodies.
  */
 extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
 							  int64 below);
@@ -61,8 +61,9 @@ extern List *cqrs_failed_find(const char *cqrs_id, const char *instance_pk,
 extern CqrsFailed *cqrs_failed_read(int64 id);
 
 /*
- * The message of a row.  False if that is none, as far as it could be read, or if
- * the row is gone: then the body is NULL.
+ * Read the message of a row.  Returns false if the body is not a message,
+ * which is then read as far as possible, or if the row is gone: then the body
+ * is NULL.
  */
 extern bool cqrs_failed_message(int64 id, CqrsIncoming *message);
 
@@ -81,11 +82,11 @@ typedef enum CqrsFailedLock
 extern CqrsFailedLock cqrs_failed_lock(int64 id);
 
 /*
- * All rows about a row, as cqrs_failed_find() has them but with bodies, in
- * their latest versions, and locked up to the end of the transaction.  Waits for
- * other transactions, as long as lock_timeout allows; a transaction that keeps its
- * snapshot gets an error instead where they have changed a row.  For users: the
- * consumer waits for none.
+ * All failed messages of a row, as cqrs_failed_find() returns them but with
+ * bodies, in their latest versions, and locked up to the end of the
+ * transaction.  Waits for other transactions, as long as lock_timeout allows;
+ * a transaction that keeps its snapshot gets an error instead if they have
+ * changed a row.  For users only: the consumer does not wait.
  */
 extern List *cqrs_failed_lock_all(const char *cqrs_id,
 								  const char *instance_pk);

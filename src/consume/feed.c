@@ -3,14 +3,14 @@
  * feed.c
  *	  The messages that a connection delivers to the consumer.
  *
- * The feed subscribes, puts what arrives into the inbox, and acknowledges what
- * is committed.  prefetch.c decides when, and how many messages the broker
- * delivers before they are acknowledged.  The connection belongs to the intake:
- * the feed never closes it, but tells when it is lost, or when twice the memory
- * waits that prefetch.c reckons with.
+ * The feed subscribes, puts deliveries into the inbox, and acknowledges those
+ * that are committed.  prefetch.c decides when, and how many messages the
+ * broker delivers before they are acknowledged.  The connection belongs to the
+ * intake: the feed never closes it, but reports when it is lost, or when the
+ * waiting messages take twice the memory that prefetch.c allows for.
  *
- * Nothing is ever returned to the queue but by the end of the connection: a
- * quorum queue would put it at its end, and counts each return.
+ * Messages return to the queue only by the end of the connection: a quorum
+ * queue would put a returned message at its end, and counts each return.
  *
  * A failure of the broker is no error.  Belongs to the consumer alone; lives
  * in TopMemoryContext.

@@ -61,8 +61,8 @@ extern void cqrs_feed_acknowledge(CqrsFeed *feed, uint64 tag);
 extern void cqrs_feed_flush(CqrsFeed *feed);
 
 /*
- * The same when the process ends, and cannot wait until close() has sent what
- * the transport has buffered.
+ * Like flush(), when the process ends and cannot wait until close() has sent
+ * the output that the transport has buffered.
  */
 extern void cqrs_feed_finish(CqrsFeed *feed);
 

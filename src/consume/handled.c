@@ -3,9 +3,9 @@
  * handled.c
  *	  The messages that handlers have had, so that each is handled once.
  *
- * What a handler does may be more than to write a row, so revisions do not
- * show that a message is known.  The transaction that calls the handler, or
- * that stores the message in cqrs.failed, puts the message on a list.  If the
+ * A handler may do more than write a row, so revisions do not show that a
+ * message was handled before.  The transaction that calls the handler, or that
+ * stores the message in cqrs.failed, puts the message on a list.  If the
  * connection ends between that commit and the acknowledgement, the broker
  * delivers the message again, and the consumer finds the message on the list.
  * A retry of a failed message does not look at the list: the message is on it,
@@ -25,9 +25,9 @@
  * emptied by TRUNCATE, and is written to from then on.  So a message stays for
  * one to two intervals.  cqrs.handled_turn says which table is written to, and
  * since when.  A turn takes place only after a message has come that was not
- * delivered before: whatever a lost connection has left to be delivered again
- * comes first, even if that takes days.  Where the clock has been set back, the
- * interval begins anew.
+ * delivered before: messages that are delivered again because of a lost
+ * connection come first, even if that takes days.  If the clock was set back,
+ * the interval begins anew.
  *
  * Locks.  A turn takes ACCESS EXCLUSIVE on the other table, and waits for no
  * lock: if it is not free, the next look tries again.  Nobody else needs these
@@ -35,8 +35,8 @@
  * the TRUNCATE conflicts with sessions that read the tables, and so with none.
  *
  * Tables are read and written directly, whatever the rights of the role that a
- * message is applied with.  Their locks are kept to the end of the transaction,
- * since to take them for each message anew costs time.
+ * message is applied with.  Their locks are kept to the end of the
+ * transaction, because taking them anew for each message costs time.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,7 +64,7 @@
 #include "worker/worker.h"
 
 #define TURN_INTERVAL	USECS_PER_DAY
-/* How often it is looked whether a turn is due. */
+/* How often to check whether a turn is due. */
 #define LOOK_INTERVAL	USECS_PER_MINUTE
 
 /* Columns of cqrs.handled_turn */
@@ -161,7 +161,7 @@ cqrs_handled_is_same(const CqrsIncoming *a, const CqrsIncoming *b)
 static void
 digest_of(const CqrsIncoming *message, pg_uuid_t *digest)
 {
-	/* Where each begins makes them different functions. */
+	/* Their initial values make them different functions. */
 	uint64		hashes[] = {0, 1};
 	char		signal = message->signal;
 
@@ -269,8 +269,8 @@ read_turn(Relation rel, HeapTuple *tuple)
 }
 
 /*
- * Empty a table, unless its lock is not free, which is kept until the end of
- * the transaction.  Returns whether the table is empty.
+ * Empty a table if its lock is free.  The lock is kept until the end of the
+ * transaction.  Returns whether the table is empty.
  */
 static bool
 empty(Oid table)

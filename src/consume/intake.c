@@ -4,16 +4,16 @@
  *	  The consumer's connection to the broker.
  *
  * A connection takes the lease of the queue, so that one database consumes the
- * queue at a time, and Python's workers none: see epoch.c for copies.  It then
- * makes queue and bindings ready (topology.c), and consumes (feed.c).  While
- * consuming is paused, a connection without the lease makes queue and bindings
- * ready and is closed: what a master publishes from then on waits in the queue.
- * Such a connection removes no bindings, because another database may consume
- * the queue.
+ * queue at a time, and no worker of django-cqrs does: see epoch.c for copies.
+ * It then makes queue and bindings ready (topology.c), and consumes (feed.c).
+ * While consuming is paused, a connection without the lease makes queue and
+ * bindings ready and is closed: messages that a master publishes from then on
+ * wait in the queue.  Such a connection removes no bindings, because another
+ * database may consume the queue.
  *
  * If too much waits, the connection is closed, and begins again with one
- * message.  Not reading would be no way out: RabbitMQ closes a connection that
- * does not read for 30 s.
+ * message.  Not reading would not help: RabbitMQ closes a connection that does
+ * not read for 30 s.
  *
  * A failure of the broker is no error.  Belongs to the consumer alone; lives
  * in TopMemoryContext.

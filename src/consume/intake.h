@@ -91,7 +91,10 @@ extern bool cqrs_intake_delete_queue(CqrsIntake *intake);
 /* Acknowledge what is committed, and close the connection. */
 extern void cqrs_intake_finish(CqrsIntake *intake);
 
-/* Whether the broker has queue and bindings, or another database sees to it. */
+/*
+ * Whether the broker has queue and bindings, or another database takes care of
+ * them.
+ */
 extern bool cqrs_intake_is_prepared(const CqrsIntake *intake);
 
 /* The state of the connection. */

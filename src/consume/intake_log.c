@@ -89,7 +89,7 @@ cqrs_intake_log_standby(CqrsIntakeLog *log, const char *queue,
 						const char *reason)
 {
 	ereport(LOG,
-			(errmsg("cqrs consumer stands by, because another one has the lease of queue \"%s\"",
+			(errmsg("cqrs consumer stands by, because another consumer has the lease of queue \"%s\"",
 					queue),
 			 errdetail("The broker says: %s", reason)));
 }
@@ -97,27 +97,25 @@ cqrs_intake_log_standby(CqrsIntakeLog *log, const char *queue,
 void
 cqrs_intake_log_overtaken(CqrsIntakeLog *log, const char *queue)
 {
-	char	   *reason = psprintf("another database has consumed queue \"%s\" since this one did",
-								  queue);
-
-	cqrs_worker_set_error(reason);
+	cqrs_worker_set_error(psprintf("another database has consumed queue \"%s\" since this database did",
+								   queue));
 	ereport(LOG,
-			(errmsg("cqrs consumer stands by, because %s", reason),
-			 errdetail("This database may be a copy, or was set back; messages that the other one has consumed are missing here."),
+			(errmsg("cqrs consumer stands by, because another database has consumed queue \"%s\" since this database did",
+					queue),
+			 errdetail("This database may be a copy, or was restored to an earlier state. Messages that the other database has consumed are missing here."),
 			 errhint("If this database is to consume the queue, call cqrs_consume().")));
 }
 
 void
 cqrs_intake_log_copied(CqrsIntakeLog *log, const char *queue)
 {
-	char	   *reason = psprintf("this database is a copy of the one that consumes queue \"%s\"",
-								  queue);
-
-	cqrs_worker_set_error(reason);
+	cqrs_worker_set_error(psprintf("this database is a copy of the database that consumes queue \"%s\"",
+								   queue));
 	ereport(LOG,
-			(errmsg("cqrs consumer stands by, because %s", reason),
-			 errdetail("The database was made from the other one as its template."),
-			 errhint("If this database is to consume the queue in its place, call cqrs_consume().")));
+			(errmsg("cqrs consumer stands by, because this database is a copy of the database that consumes queue \"%s\"",
+					queue),
+			 errdetail("This database was created from the other database as its template."),
+			 errhint("If this database is to consume the queue in place of the other database, call cqrs_consume().")));
 }
 
 void
@@ -128,7 +126,7 @@ cqrs_intake_log_unmarked(CqrsIntakeLog *log, const char *reason)
 		ereport(LOG,
 				(errmsg("cqrs consumer could not leave its mark at the broker: %s",
 						reason),
-				 errdetail("Until the mark is written, a copy of this database could consume in its place.")));
+				 errdetail("Until the mark is written, a copy of this database could consume the queue in place of this database.")));
 	log->unmarked = true;
 }
 
@@ -141,8 +139,8 @@ cqrs_intake_log_cancelled(CqrsIntakeLog *log, const char *queue,
 	ereport(LOG,
 			(errmsg("the broker has ended the consumption of queue \"%s\": %s",
 					queue, reason),
-			 errdetail("The queue is declared anew; messages that were in it may be lost."),
-			 errhint("Compare with the masters, or have them send their rows with cqrs_sync_all().")));
+			 errdetail("The consumer declares the queue again. Messages that were in the queue may be lost."),
+			 errhint("Compare the replicas with their masters, or call cqrs_sync_all() at the masters.")));
 }
 
 void
@@ -154,7 +152,7 @@ cqrs_intake_log_refused(CqrsIntakeLog *log, const char *exchange,
 		ereport(LOG,
 				(errmsg("the queue cannot be bound to exchange \"%s\": %s",
 						exchange, reason),
-				 errdetail("Replicas of that exchange get no messages; attempts go on.")));
+				 errdetail("Replicas with this exchange get no messages. The consumer tries again each minute.")));
 }
 
 void

@@ -6,9 +6,9 @@
  * A replica with a handler has each message once (handled.c).  Failed messages keep
  * the order of their row (earlier.c).
  *
- * Messages of one cqrs_id are applied in their order also if the table gets another
- * owner between two of them: what is behind a message for another transaction is
- * left to that one as well.
+ * Messages of one cqrs_id are applied in their order also if the table gets
+ * another owner between two of them: messages behind a message for another
+ * transaction are left to that transaction as well.
  *
  * Counts are kept in the run, and become visible with its commit.
  *
@@ -27,7 +27,7 @@
 
 /* A message that waits behind another one is looked at again after this. */
 #define BEHIND_MS	100
-/* The same where an earlier one is locked. */
+/* The same if another transaction has locked an earlier message. */
 #define BUSY_MS		1000
 
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
@@ -74,7 +74,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 	if (run->replica == NULL)
 	{
 		if (item->failed != NULL)
-			bury(run, item, "there is no replica of that name any more");
+			bury(run, item, "the replica does not exist any more");
 		else
 		{
 			run->counts[CQRS_CONSUMED_UNKNOWN]++;
@@ -127,7 +127,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	if (replica == NULL || replica->owner != run->owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("replica \"%s\" has changed meanwhile",
+				 errmsg("replica \"%s\" was changed concurrently",
 						item->message.cqrs_id)));
 	if (replica->handler == NULL && !cqrs_earlier_lock(earlier, item))
 	{
@@ -195,8 +195,8 @@ has_handler(const CqrsRun *run)
 }
 
 /*
- * Whether a message that has been delivered again is a dead letter.  That one
- * then gets the last place, as the message would.
+ * Whether a message that has been delivered again is a dead letter.  The dead
+ * letter then gets the last place, as the message would.
  */
 static bool
 is_dead_already(CqrsRun *run, const CqrsItem *item)
@@ -283,7 +283,11 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 			continue;
 		if (has_handler(run))
 			return;
-		/* If another transaction has it, both are tried, in this order. */
+
+		/*
+		 * If another transaction has locked the row, both are tried, in this
+		 * order.
+		 */
 		if (cqrs_failed_lock(failed->id) == CQRS_FAILED_LOCKED)
 			cqrs_failed_delete(failed->id);
 	}
@@ -291,7 +295,7 @@ store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 	run->any_failed = true;
 }
 
-/* Store a message that is not tried now; that is no attempt. */
+/* Store a message that is not tried now.  No attempt is counted. */
 static void
 wait_behind(CqrsRun *run, CqrsItem *item, TimestampTz from, int delay_ms,
 			const char *reason)
@@ -363,7 +367,7 @@ applied(CqrsRun *run, CqrsItem *item, List *earlier, const CqrsApplied *result)
 }
 
 /*
- * The last error in any case; one line in the log for each replica and kind of
+ * Set the last error in any case.  Log one line for each replica and kind of
  * error.
  */
 static void
@@ -379,5 +383,5 @@ log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 	ereport(LOG,
 			(errmsg("a message for replica \"%s\" could not be applied: %s",
 					cqrs_id, reason),
-			 errdetail("The message is in cqrs.failed; others are applied.")));
+			 errdetail("The message is in cqrs.failed; other messages are applied.")));
 }

@@ -3,8 +3,8 @@
  * leftover.c
  *	  What users' code leaves in the session of the consumer.
  *
- * All owners of replicas share one session.  What triggers and functions of one
- * of them can leave there must not be met by those of another one, nor by the
+ * All owners of replicas share one session.  What triggers and functions of
+ * one owner can leave there must not affect those of another owner, nor the
  * consumer: settings (default_transaction_read_only would stop everything),
  * temporary tables (an unqualified name finds them first, and their triggers
  * run with the rights of whoever writes to them), prepared statements, cursors
@@ -12,9 +12,9 @@
  * as after DISCARD ALL.  PostgreSQL refuses LISTEN in a background worker.
  *
  * Temporary objects may be impossible to remove: other objects that depend on
- * them are altered, and may be locked.  Then nothing is applied until it succeeds
- * (consumer.c).  To end the process would not do: PostgreSQL removes them at its
- * end, and waits for the lock.
+ * them are altered, and may be locked.  Then nothing is applied until the
+ * removal succeeds (consumer.c).  Ending the process would not help:
+ * PostgreSQL removes temporary objects at its end, and waits for the lock.
  *
  * The consumer's own settings are reset values (worker.c, consumer.c), which
  * stay.
@@ -58,9 +58,9 @@ cqrs_leftover_remove(void)
 		cqrs_worker_set_error(error->message);
 		if (removed)
 			ereport(LOG,
-					(errmsg("cqrs consumer cannot remove what code of a replica's owner has left in its session: %s",
+					(errmsg("cqrs consumer cannot reset its session after code of a replica's owner has run: %s",
 							error->message),
-					 errdetail("Messages wait in the queue; attempts go on.")));
+					 errdetail("Messages wait in the queue until the session can be reset.")));
 		removed = false;
 	}
 	PG_END_TRY();

@@ -11,9 +11,9 @@
 #include "postgres.h"
 
 /*
- * Remove it, after a transaction that has run users' code, committed or
- * aborted.  No transaction is open.  Returns false if that is impossible: until a
- * later call succeeds, no users' code may run.
+ * Reset the session after a transaction, committed or aborted, that has run
+ * users' code.  No transaction is open.  Returns false if that is impossible:
+ * until a later call succeeds, no users' code may run.
  */
 extern bool cqrs_leftover_remove(void);
 

@@ -4,31 +4,33 @@
  *	  How many messages the broker delivers before they are acknowledged.
  *
  * At most "window" deliveries are not acknowledged.  The window begins at 1 on
- * each connection and grows eightfold with each commit: whatever ends every
- * connection then costs one message a redelivery, and not thousands, which
- * count towards the delivery limit of a quorum queue.
+ * each connection and grows eightfold with each commit: if something ends
+ * every connection, one message is redelivered each time and not thousands.
+ * Redeliveries count towards the delivery limit of a quorum queue.
  *
  * Growing means to cancel the subscription and to subscribe anew, on the same
- * channel; deliveries that are not acknowledged stay with it.  What is on its
- * way from a quorum queue at that moment goes back, and behind what is delivered
- * next.  So a subscription is cancelled only while its window is full, and before
- * more room is made by an acknowledgement: then nothing is on its way.  The
- * acknowledgement waits for up to FILL_MS until the window is full; if that fails,
- * the next attempt follows when as many messages as the window has have come.
- * A window that does not become full would gain nothing from being larger.
+ * channel; deliveries that are not acknowledged stay with it.  Messages that
+ * are on their way from a quorum queue at that moment go back to it, behind
+ * the messages that are delivered next.  So a subscription is cancelled only
+ * while its window is full, and before more room is made by an
+ * acknowledgement: then nothing is on its way.  The acknowledgement waits for
+ * up to FILL_MS until the window is full; if that fails, the next attempt
+ * follows when as many messages as the window has have come.  A window that
+ * does not become full would gain nothing from being larger.
  *
- * What has come back.  A quorum queue puts messages that come back behind those
- * that came back before.  So when the first message of a connection is one that
- * has come back, all others are taken at once, and come back together; nothing
- * is applied before, for up to GATHER_MS.  What was out on a connection can be
- * more than a window, because of subscriptions before, so that this one is
- * about twice as wide, and as wide as what this process had.  This is not done
- * more often than TOGETHER_RETURNS times, because of the delivery limit.  Other
+ * What has come back.  A quorum queue puts messages that come back behind
+ * those that came back before.  So when the first message of a connection is
+ * one that has come back, all others are taken at once, and come back
+ * together; nothing is applied before, for up to GATHER_MS.  More messages
+ * than a window may have been out on a connection, because of earlier
+ * subscriptions.  So this window is about twice as wide, and at least as wide
+ * as the number of messages that this process had.  This is not done more
+ * often than TOGETHER_RETURNS times, because of the delivery limit.  Other
  * queues keep their order, and take one message first.
  *
  * Memory.  Otherwise a window is at most CQRS_PREFETCH_BYTES over the largest
- * recent message, also of the connection before.  With what is left of the
- * subscription before, that can be twice as much.
+ * recent message, also of the connection before.  Together with messages of
+ * the subscription before, twice as much memory can be in use.
  *
  * Nothing here talks to the broker, or raises an error: feed.c does what
  * cqrs_prefetch_next() says.

@@ -61,8 +61,8 @@ typedef struct CqrsPrefetch
 extern void cqrs_prefetch_reset(CqrsPrefetch *prefetch);
 
 /*
- * With "wary", the window does not grow with commits: one of the next messages
- * may crash the server.
+ * With "wary", the window does not grow with commits, because one of the next
+ * messages may crash the server.
  */
 extern void cqrs_prefetch_set_wary(CqrsPrefetch *prefetch, bool wary);
 

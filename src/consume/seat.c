@@ -34,7 +34,10 @@
 #include "consume/seat.h"
 #include "worker/worker.h"
 
-/* How often, and after which time each, the row is tried to be locked at the end. */
+/*
+ * How often the consumer tries to lock the row at its end, and the delay
+ * between two tries.
+ */
 #define LEAVE_TRIES		50
 #define LEAVE_DELAY_US	10000
 
@@ -128,9 +131,9 @@ cqrs_seat_set_running(void)
 }
 
 /*
- * No commit waits for a disk or a standby here; a lost one does no harm.  Nor
- * does an exit callback wait for a lock, because lock_timeout has no effect
- * there.  If the row stays locked, the next consumer is wary.
+ * The commit waits neither for a disk nor for a standby; its loss would do no
+ * harm.  An exit callback must not wait for a lock, because lock_timeout has
+ * no effect there.  If the row stays locked, the next consumer is wary.
  */
 void
 cqrs_seat_leave(void)
@@ -232,8 +235,8 @@ try_change(const int *columns, const NullableDatum *changes, int n,
 }
 
 /*
- * write_row(), in a transaction of its own; with "expected", if the row has that
- * queue, and cqrs_consume() was not called since.
+ * write_row(), in a transaction of its own; with "expected", only if the row
+ * has the queue of "expected" and cqrs_consume() was not called since.
  */
 static void
 change(const int *columns, const NullableDatum *changes, int n,
@@ -269,7 +272,7 @@ check_row(const CqrsSeat *expected)
 		(seat->taking_over && !expected->taking_over))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("another queue is to be consumed, or the same anew")));
+				 errmsg("the queue to consume was changed concurrently")));
 }
 
 /*

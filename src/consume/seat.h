@@ -35,10 +35,10 @@ extern CqrsSeat *cqrs_seat_read(void);
 
 /*
  * Write to the row, in a transaction of its own that is committed durably.
- * Nothing happens if there is no row.  An error is no end of the process, and is
- * returned as a text in the current context.  NULL: committed.  probe() changes
- * nothing.  set_epoch() fails if the row has another queue, or cqrs_consume() was
- * called since it was read.
+ * Nothing happens if there is no row.  An error does not end the process, but
+ * is returned as a text in the current context.  NULL: committed.  probe()
+ * changes nothing.  set_epoch() fails if the row has another queue, or
+ * cqrs_consume() was called since it was read.
  */
 extern const char *cqrs_seat_delete(void);
 extern const char *cqrs_seat_set_running(void);
@@ -48,8 +48,8 @@ extern const char *cqrs_seat_set_epoch(const char *queue, int64 epoch,
 extern const char *cqrs_seat_probe(void);
 
 /*
- * There is no suspect, once the current transaction commits.  It needs an active
- * snapshot.  Where cqrs.consumer is locked, the suspect stays.
+ * Remove the suspect when the current transaction commits.  Needs an active
+ * snapshot.  If cqrs.consumer is locked, the suspect stays.
  */
 extern void cqrs_seat_clear_suspect(void);
 

@@ -4,11 +4,11 @@
  *	  The queue of the consumer and its bindings.
  *
  * For each replica the queue has two bindings, as django-cqrs makes them: to
- * its routing key, for broadcasts, and to "cqrs.QUEUE.CQRS_ID", for what was
- * sent to this queue alone.  Bindings of replicas that are gone are removed,
- * if this process has made them; others lead to messages that are counted as
- * unknown.  Where cqrs.exchange has changed, bindings to the former one stay:
- * publishers may not have noticed the change yet.
+ * its routing key, for broadcasts, and to "cqrs.QUEUE.CQRS_ID", for messages
+ * to this queue alone.  Bindings of replicas that are gone are removed, if
+ * this process has made them; other bindings lead to messages that are counted
+ * as unknown.  If cqrs.exchange has changed, bindings to the former exchange
+ * stay, because publishers may not have noticed the change yet.
  *
  * The bindings of each exchange are made by a request of its own, so that an
  * exchange that is refused costs the others nothing.
@@ -104,7 +104,7 @@ add_binding(List **bindings, const char *exchange, const char *routing_key)
 
 	binding->exchange = cqrs_topology_utf8(exchange);
 	binding->routing_key = cqrs_topology_utf8(routing_key);
-	/* No message can have it, then. */
+	/* No message can have a longer routing key. */
 	if (strlen(binding->routing_key) <= ROUTING_KEY_BYTES)
 		*bindings = lappend(*bindings, binding);
 }

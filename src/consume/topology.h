@@ -26,7 +26,10 @@ extern CqrsTopology *cqrs_topology_create(CqrsIntakeLog *log);
  */
 extern List *cqrs_topology_read(const char *queue);
 
-/* Set what there is to be at the broker.  The bindings are copied. */
+/*
+ * Set the queue and the bindings that the broker is to have.  The bindings are
+ * copied.
+ */
 extern void cqrs_topology_set(CqrsTopology *topology, const char *queue,
 							  bool quorum, List *bindings);
 
@@ -47,10 +50,10 @@ extern bool cqrs_topology_is_due(const CqrsTopology *topology);
 extern long cqrs_topology_wait_ms(const CqrsTopology *topology);
 
 /*
- * Make the broker have it.  An exchange that is refused is logged, and tried
- * again later.  Bindings that are not wanted any more are removed with "owner"
- * only: the connection has the lease of the queue.  Returns false if the
- * connection has failed.
+ * Make queue and bindings at the broker.  An exchange that is refused is
+ * logged, and tried again later.  Bindings that are not wanted any more are
+ * removed with "owner" only: the connection has the lease of the queue.
+ * Returns false if the connection has failed.
  */
 extern bool cqrs_topology_apply(CqrsTopology *topology,
 								const CqrsTransport *transport,

@@ -5,8 +5,8 @@
  *
  * Attempts begin at the number of retries that the message brings along, as
  * with django-cqrs.  The delay doubles with each, from the replica's
- * retry_delay up to cqrs.retry_delay_max.  Where a neighbour of the row may be
- * missing that is on its way, the delays are short.
+ * retry_delay up to cqrs.retry_delay_max.  If a neighbour of the row may be
+ * missing because it is on its way, the delays are short.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +61,7 @@ cqrs_verdict_describe(const ErrorData *error, bool timed_out,
 }
 
 /*
- * No list can be complete: that is why the batch finds out whether a
+ * No list of errors can be complete.  So the batch finds out whether a
  * transaction without the message commits.
  */
 bool

@@ -35,10 +35,11 @@ extern void cqrs_verdict_describe(const ErrorData *error, bool timed_out,
 extern bool cqrs_verdict_may_pass(const CqrsProblem *problem);
 
 /*
- * Whether the failure is one of those that "max_retries" limits.  What only the
- * database's state may be to blame for is tried without an end.  An internal
- * error counts, too, although it may pass: a message whose values are too large
- * for PostgreSQL has nothing else that would end its retries.
+ * Whether the failure is one of those that "max_retries" limits.  Messages
+ * whose failure only the state of the database can have caused are tried
+ * without end.  An internal error counts, too, although it may pass: a message
+ * whose values are too large for PostgreSQL has nothing else that would end
+ * its retries.
  */
 extern bool cqrs_verdict_counts(const CqrsProblem *problem);
 

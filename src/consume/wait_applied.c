@@ -3,14 +3,14 @@
  * wait_applied.c
  *	  cqrs_wait_applied: waits until the consumer has applied a change.
  *
- * A procedure, since a function runs under the snapshot of its query: held for
- * the whole wait, that one would keep VACUUM from removing rows.
+ * A procedure, because a function runs under the snapshot of its query: held
+ * for the whole wait, the snapshot would keep VACUUM from removing rows.
  *
  * A look at the row and at cqrs.failed takes place in a subtransaction that is
  * rolled back: so locks and snapshot of the look end with it.  Between two
- * looks the session waits for the next commit of the consumer (applied.c).  What
- * a look has found is in a memory context that the next one resets: a wait may
- * last for days.
+ * looks the session waits for the next commit of the consumer (applied.c).
+ * The findings of a look are in a memory context that the next look resets,
+ * because a wait may last for days.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,7 @@
 
 PG_FUNCTION_INFO_V1(cqrs_wait_applied);
 
-/* What is waited for, and what was seen of it. */
+/* The change that is waited for, and what the looks have found. */
 typedef struct Wait
 {
 	char	   *cqrs_id;
@@ -172,7 +172,7 @@ release_snapshots(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cqrs_wait_applied() cannot wait while the transaction holds a snapshot"),
-				 errdetail("An isolation level above READ COMMITTED, a function that calls the procedure, and an open cursor hold one."),
+				 errdetail("A snapshot is held by an isolation level above READ COMMITTED, by a function that calls the procedure, and by an open cursor."),
 				 errhint("Call cqrs_wait_applied() at the top level, in a READ COMMITTED transaction without open cursors.")));
 }
 
@@ -235,7 +235,8 @@ look_at_row(Wait *wait)
 
 /*
  * Look at the messages of the row that have failed.  A dead letter is an
- * outcome, any other one has the error that is returned after the timeout.
+ * outcome.  The error of any other failed message is returned after the
+ * timeout.
  */
 static void
 look_at_failed(Wait *wait, const CqrsMapping *mapping, const CqrsJsonValue *key)

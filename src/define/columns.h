@@ -29,18 +29,18 @@ extern const char *cqrs_columns_key(const NullableDatum *map,
 									const char *name);
 
 /*
- * The columns that a map names, each with a key that is a string.  Raises the
- * error that a user is to see when the map is something else.
+ * The columns that a map names, each with a key that is a string.  Raises an
+ * error for the user if the map is anything else.
  */
 extern List *cqrs_columns_mapped(const NullableDatum *map);
 
-/* A column has another name, in a list (text[], or null) ... */
+/* Rename a column in a list (text[], or null). */
 extern void cqrs_columns_rename_in_list(NullableDatum *option,
 										const char *from, const char *to);
 
 /*
- * ... and in a map.  "keeps_key": a column without an entry keeps its old name
- * as its key.
+ * Rename a column in a map.  With "keeps_key", a column without an entry keeps
+ * its old name as its key.
  */
 extern void cqrs_columns_rename_in_map(NullableDatum *map, const char *from,
 									   const char *to, bool keeps_key);

@@ -4,8 +4,8 @@
  *	  What users have defined, as it is stored.
  *
  * Rows are read and written directly, as in system catalogs, so that no
- * privileges on the tables are needed or granted: callers have checked what
- * the user may do.
+ * privileges on the tables are needed or granted.  Callers have checked the
+ * rights of the user.
  *
  *-------------------------------------------------------------------------
  */
@@ -112,7 +112,7 @@ cqrs_definition_sort(List *rows)
 	list_sort(rows, compare_cqrs_id);
 }
 
-/* A copy of the row of a name, or NULL. */
+/* A copy of the row with a cqrs_id, or NULL. */
 static HeapTuple
 find_tuple(const CqrsDefinitionKind *kind, Relation rel, const char *cqrs_id)
 {
@@ -134,7 +134,7 @@ find_tuple(const CqrsDefinitionKind *kind, Relation rel, const char *cqrs_id)
 	return tuple;
 }
 
-/* The same, of a row that the caller has read and locked. */
+/* A copy of a row that the caller has read and locked. */
 static HeapTuple
 get_tuple(const CqrsDefinitionKind *kind, Relation rel, const char *cqrs_id)
 {

@@ -28,7 +28,7 @@ typedef struct CqrsDefinition
 	NullableDatum options[FLEXIBLE_ARRAY_MEMBER];
 } CqrsDefinition;
 
-/* Which rows. */
+/* The rows of masters, or the rows of replicas. */
 typedef struct CqrsDefinitionKind
 {
 	Oid			table;
@@ -36,7 +36,7 @@ typedef struct CqrsDefinitionKind
 	int			noptions;
 } CqrsDefinitionKind;
 
-/* The row of a name, in the current context, or NULL. */
+/* The row with a cqrs_id, in the current context, or NULL. */
 extern void *cqrs_definition_read(const CqrsDefinitionKind *kind,
 								  const char *cqrs_id);
 
@@ -44,7 +44,7 @@ extern void *cqrs_definition_read(const CqrsDefinitionKind *kind,
 extern void *cqrs_definition_from_tuple(Relation rel, HeapTuple tuple,
 										int noptions);
 
-/* Write a row: a new one, or in place of the one with its name. */
+/* Write a row: a new one, or the new version of an existing one. */
 extern void cqrs_definition_insert(const CqrsDefinitionKind *kind,
 								   const void *row);
 extern void cqrs_definition_update(const CqrsDefinitionKind *kind,

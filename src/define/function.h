@@ -34,7 +34,8 @@ typedef struct CqrsFunctionKind
 	const char *role;			/* the option or setting that it is for */
 	int			nsignatures;
 	const CqrsSignature *signatures;	/* one of them */
-	const char *others;			/* hint about those after the first, or NULL */
+	const char *others;			/* hint about the signatures after the first,
+								 * or NULL */
 	const char *stable;			/* why VOLATILE is refused; NULL: VOLATILE is
 								 * accepted */
 } CqrsFunctionKind;
@@ -51,7 +52,8 @@ extern int	cqrs_function_find(CqrsFunction *function, const char *name,
 extern uint64 cqrs_function_generation(void);
 
 /*
- * The name by which a function for an option is kept; an error without one.
+ * The name by which a function for an option is stored.  Raises an error if
+ * the function does not exist.
  */
 extern char *cqrs_function_qualified_name(const char *role, Oid function);
 

@@ -34,7 +34,7 @@ cqrs_name_check_id(const char *cqrs_id)
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
 				 errdetail("The cqrs_id must have 1 to %d bytes.", CQRS_ID_BYTES),
-				 errhint("Choose one with the argument \"cqrs_id\".")));
+				 errhint("Choose another name with the argument \"cqrs_id\".")));
 	for (const char *c = cqrs_id; *c != '\0'; c++)
 	{
 		if (*c == '*' || *c == '#' || (unsigned char) *c <= ' ')
@@ -42,7 +42,7 @@ cqrs_name_check_id(const char *cqrs_id)
 					(errcode(ERRCODE_INVALID_NAME),
 					 errmsg("invalid cqrs_id \"%s\"", cqrs_id),
 					 errdetail("The cqrs_id is used as a routing key, and must not contain \"*\", \"#\", blanks or control characters."),
-					 errhint("Choose one with the argument \"cqrs_id\".")));
+					 errhint("Choose another name with the argument \"cqrs_id\".")));
 	}
 }
 

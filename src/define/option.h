@@ -59,7 +59,7 @@ extern void cqrs_option_set(const CqrsOptionTable *table,
 							NullableDatum *values, int option,
 							NullableDatum argument);
 
-/* The same for all options that a JSON object names. */
+/* Set all options that a JSON object names. */
 extern void cqrs_option_set_json(const CqrsOptionTable *table,
 								 NullableDatum *values, Jsonb *options);
 

@@ -27,7 +27,7 @@ cqrs_rights_check_table(Oid relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid),
-				 errdetail("It may have been dropped a moment ago."),
+				 errdetail("The relation may have been dropped concurrently."),
 				 errhint("Name a table that exists.")));
 	if (!cqrs_owns_relation(relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
@@ -43,6 +43,6 @@ cqrs_rights_check_exchange(const char *before, const char *after)
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied for exchange \"%s\"", after),
-			 errdetail("The setting \"cqrs.allowed_exchanges\" does not name it."),
+			 errdetail("The setting \"cqrs.allowed_exchanges\" does not name the exchange."),
 			 errhint("Have a superuser add the exchange to the setting, or set the option.")));
 }

@@ -10,13 +10,12 @@
 
 #include "postgres.h"
 
-/* Raise an error unless the current user owns a table, which exists. */
+/* Raise an error unless a table exists and the current user owns it. */
 extern void cqrs_rights_check_table(Oid relid);
 
 /*
  * Raise an error unless the current user may choose an exchange.  NULL is
- * cqrs.exchange.  "before" is the exchange so far: it may stay, whoever has
- * set it.
+ * cqrs.exchange.  The exchange so far, "before", may stay, whoever has set it.
  */
 extern void cqrs_rights_check_exchange(const char *before, const char *after);
 

@@ -17,16 +17,19 @@ const char *
 cqrs_column_use_find(const CqrsMasterRow *row, const char *name)
 {
 	if (cqrs_columns_is_own(name))
-		return "keeps count of changes in it";
+		return psprintf("Master \"%s\" keeps count of changes in the column.",
+						row->cqrs_id);
 	if (row->options[CQRS_OPTION_FIELDS].isnull ||
 		cqrs_columns_have(cqrs_master_names(row, CQRS_OPTION_FIELDS), name))
-		return "publishes it";
+		return psprintf("Master \"%s\" publishes the column.", row->cqrs_id);
 	if (cqrs_column_use_publishes(row, name))
-		return "publishes its previous values";
+		return psprintf("Master \"%s\" publishes previous values of the column.",
+						row->cqrs_id);
 	if (cqrs_column_use_key(row, name) != name)
-		return "maps it to a key";
+		return psprintf("Master \"%s\" maps the column to a key.", row->cqrs_id);
 	if (cqrs_column_use_in_condition(row, name))
-		return "has it in sync_when";
+		return psprintf("Master \"%s\" uses the column in sync_when.",
+						row->cqrs_id);
 	return NULL;
 }
 

@@ -13,8 +13,8 @@
 #include "master/master.h"
 
 /*
- * How a master uses a column, as a verb phrase.  NULL if it does not: then the
- * column may be dropped.
+ * A sentence that says how a master uses a column.  NULL if the master does not
+ * use the column, which may be dropped then.
  */
 extern const char *cqrs_column_use_find(const CqrsMasterRow *row,
 										const char *name);

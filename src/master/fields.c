@@ -168,7 +168,7 @@ check_keys(const CqrsMaster *master)
 								master->fields[i].column,
 								master->cqrs_id, master->fields[i].key),
 						 errdetail("The key of a column is its name, unless \"field_map\" gives another one."),
-						 errhint("Give them different keys in \"field_map\".")));
+						 errhint("Give the columns different keys in \"field_map\".")));
 		}
 	}
 }

@@ -337,7 +337,7 @@ check_not_child(Relation rel)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("changes of table \"%s\" cannot be captured",
 						RelationGetRelationName(rel)),
-				 errdetail("The table inherits from table \"%s\", and master \"%s\" stands for a table without inheritance.",
+				 errdetail("The table inherits from table \"%s\", and master \"%s\" requires a table without inheritance.",
 						   get_rel_name(parent),
 						   ((CqrsMasterRow *) linitial(rows))->cqrs_id),
 				 errhint("Use ALTER TABLE ... NO INHERIT, or cqrs_unregister() to end the master.")));
@@ -457,7 +457,7 @@ require_column(Relation rel, const char *name, Oid type)
 						name, RelationGetRelationName(rel)) :
 				 errmsg("column \"%s\" of table \"%s\" is an identity column",
 						name, RelationGetRelationName(rel)),
-				 errdetail("The extension writes to it with each change of a row."),
+				 errdetail("The extension writes to the column with each change of a row."),
 				 errhint("Change the column, or drop it to have cqrs_register() add it.")));
 	return attnum;
 }

@@ -422,7 +422,7 @@ cqrs_outbox_watermark(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("sequence \"cqrs.watermark\" has no value"),
-				 errdetail("ALTER SEQUENCE ... RESTART removes it."),
+				 errdetail("ALTER SEQUENCE ... RESTART removes the value."),
 				 errhint("Use SELECT setval('cqrs.watermark', 0). Messages that are still in the outbox are published again.")));
 	return DatumGetInt64(watermark);
 }

@@ -200,7 +200,7 @@ malformed(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 			 errmsg("malformed pack of messages"),
-			 errdetail("Only what a segment has in its column \"messages\" is one."),
+			 errdetail("Only the column \"messages\" of a segment contains packs of messages."),
 			 errhint("See cqrs.outbox for the messages that are pending.")));
 }
 

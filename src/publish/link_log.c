@@ -93,7 +93,7 @@ cqrs_link_log_standby(CqrsLinkLog *log, const char *reason)
 	ereport(LOG,
 			(errmsg("cqrs publisher stands by, because another publisher of this database is connected to the broker"),
 			 errdetail("The broker says: %s", reason),
-			 errhint("Where this is a copy that is to publish as well, call cqrs_adopt().")));
+			 errhint("If this database is a copy that is to publish as well, call cqrs_adopt().")));
 }
 
 /* A broker at its memory limit blocks and unblocks again and again. */
@@ -131,7 +131,7 @@ cqrs_link_log_returned(CqrsLinkLog *log, const CqrsOutgoing *message,
 	ereport(LOG,
 			(errmsg("no queue is bound for messages with routing key \"%s\"",
 					message->routing_key),
-			 errdetail("The broker has dropped them; cqrs.stats counts them as returned."),
+			 errdetail("The broker has dropped the messages; cqrs.stats counts them as returned."),
 			 errhint("Start a replica that binds its queue to exchange \"%s\", or set \"cqrs.unroutable\" to \"keep\".",
 					 message->exchange != NULL ? message->exchange :
 					 exchange)));

@@ -161,7 +161,7 @@ delete_key(Deletion *deletion, const CqrsJsonValue *key)
 	if (replica->relid != RelationGetRelid(deletion->finder->rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("replica \"%s\" has changed meanwhile",
+				 errmsg("replica \"%s\" was changed concurrently",
 						replica->cqrs_id)));
 	if (replica->handler != NULL && any_waits(failed))
 		return;

@@ -52,8 +52,8 @@ cqrs_load_source_open_file(CqrsLoadSource *source, const char *filename)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to read a file on the server"),
-				 errdetail("Only members of the role \"pg_read_server_files\" may do that."),
-				 errhint("Anyone who owns the replica can load lines of the client, by cqrs_bulk_load(lines).")));
+				 errdetail("Only members of the role \"pg_read_server_files\" may read files on the server."),
+				 errhint("The owner of the replica can load lines from the client with cqrs_bulk_load(lines).")));
 	source->filename = pstrdup(filename);
 	canonicalize_path(source->filename);
 	if (!is_absolute_path(source->filename))
@@ -61,7 +61,7 @@ cqrs_load_source_open_file(CqrsLoadSource *source, const char *filename)
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("relative path not allowed for a dump on the server"),
 				 errdetail("The path is \"%s\".", source->filename),
-				 errhint("Give the whole path of a file on the server.")));
+				 errhint("Give the absolute path of a file on the server.")));
 	if (stat(source->filename, &st) == 0 && !S_ISREG(st.st_mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -82,7 +82,7 @@ cqrs_mapping_bind_facts(const CqrsTableFacts *facts, const CqrsReplicaRow *row,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the primary key of table \"%s\" is not a B-tree index",
 						facts->name),
-				 errdetail("Messages are applied one after the other, and ranges of a key WITHOUT OVERLAPS may overlap until the last one is."),
+				 errdetail("Messages are applied one after the other, and ranges of a key WITHOUT OVERLAPS may overlap in between."),
 				 errhint("Use a primary key of the same columns without WITHOUT OVERLAPS.")));
 	check_own(&binding, "cqrs_revision", INT4OID);
 	check_own(&binding, "cqrs_updated", TIMESTAMPTZOID);
@@ -204,7 +204,7 @@ check_soft_delete(const Binding *binding)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of type %s cannot be \"soft_delete\"",
 						name, format_type_be(column->type)),
-				 errdetail("A DELETE sets the column to true, or to the time."),
+				 errdetail("A DELETE sets the column to true, or to the current time."),
 				 errhint("Name a column of type boolean or timestamp with time zone.")));
 	if (column->type == TIMESTAMPTZOID && column->not_null)
 		ereport(ERROR,
@@ -300,7 +300,7 @@ check_keys(const Binding *binding)
 								binding->row->cqrs_id,
 								mapping->columns[i].key),
 						 errdetail("The key of a column is its name, unless \"field_map\" gives another one."),
-						 errhint("Give them different keys in \"field_map\".")));
+						 errhint("Give the columns different keys in \"field_map\".")));
 		}
 	}
 }

@@ -181,7 +181,7 @@ check_unused(const CqrsReplicaRow *row)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" has a replica already",
 						get_rel_name(row->relid)),
-				 errdetail("Replica \"%s\" writes to it, and a row follows one master.",
+				 errdetail("Replica \"%s\" writes to the table, and a row follows one master.",
 						   other),
 				 errhint("Use another table, or cqrs_unregister_replica() to end the replica.")));
 }
@@ -346,7 +346,7 @@ id_argument(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("cqrs_id must not be null"),
 				 errdetail("The argument names the replica."),
-				 errhint("See cqrs.replica for those that exist.")));
+				 errhint("See cqrs.replica for the replicas that exist.")));
 	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
@@ -386,7 +386,7 @@ read_existing(const char *cqrs_id)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("replica \"%s\" does not exist", cqrs_id),
 				 errdetail("No table of this database has a replica of that name."),
-				 errhint("Use cqrs_register_replica() to make a table a replica; see cqrs.replica for those that exist.")));
+				 errhint("Use cqrs_register_replica() to make a table a replica; see cqrs.replica for the replicas that exist.")));
 	return row;
 }
 

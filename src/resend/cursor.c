@@ -125,8 +125,8 @@ take_row_data(CqrsCursor *cursor, HeapTuple row, TupleDesc desc, void *arg)
 }
 
 /*
- * The same for up to "count" rows, by one call of the serializer.  Returns the
- * number of rows.
+ * Pass on the instance_data of up to "count" rows, by one call of the
+ * serializer.  Returns the number of rows.
  */
 static uint64
 fetch_data_set_wise(CqrsCursor *cursor, uint64 count, DataTaker *taker)

@@ -48,8 +48,8 @@ extern uint64 cqrs_cursor_fetch(CqrsCursor *cursor, uint64 count,
 								CqrsCursorRow take, void *arg);
 
 /*
- * The same for a query of cqrs_cursor_row_query(): "take" gets instance_data,
- * as messages have it.
+ * Like cqrs_cursor_fetch(), for a query of cqrs_cursor_row_query(): "take"
+ * gets instance_data, as messages have it.
  */
 typedef void (*CqrsCursorData) (CqrsCursor *cursor, const char *data,
 								int length, void *arg);

@@ -161,13 +161,13 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to write a file on the server"),
-				 errdetail("Only members of the role \"pg_write_server_files\" may do that."),
-				 errhint("Anyone can write the rows of cqrs_bulk_dump(cqrs_id) to a file of the client, by psql for instance.")));
+				 errdetail("Only members of the role \"pg_write_server_files\" may write files on the server."),
+				 errhint("Anyone can write the rows of cqrs_bulk_dump(cqrs_id) to a file of the client, for example with psql.")));
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("filename must not be null"),
-				 errhint("Give the whole path of a file on the server, or dump to the client with cqrs_bulk_dump(cqrs_id).")));
+				 errhint("Give the absolute path of a file on the server, or dump to the client with cqrs_bulk_dump(cqrs_id).")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	canonicalize_path(name);
 	check_file_name(name);
@@ -203,7 +203,7 @@ check_file_name(const char *name)
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("relative path not allowed for a dump on the server"),
 				 errdetail("The path is \"%s\".", name),
-				 errhint("Give the whole path of a file on the server.")));
+				 errhint("Give the absolute path of a file on the server.")));
 	if (stat(name, &st) == 0 && !S_ISREG(st.st_mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -102,7 +102,11 @@ park_all(const char *cqrs_id)
 		if (strcmp(message.cqrs_id, cqrs_id) != 0)
 			continue;
 		caller = MemoryContextSwitchTo(context);
-		/* If the publisher is just parking the message, it is left to it. */
+
+		/*
+		 * If the publisher is parking the message at this moment, the message
+		 * is left to the publisher.
+		 */
 		if (cqrs_parked_move(&message, CQRS_PARK_HELD,
 							 "parked by cqrs_park_held()") == CQRS_SKIP_ADDED)
 			count++;

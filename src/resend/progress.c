@@ -104,7 +104,10 @@ tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
 
 	initStringInfo(&text);
 	appendStringInfo(&text, INT64_FORMAT " rows", progress->rows);
-	/* With more rows than estimated, nothing is known about the rest. */
+
+	/*
+	 * If there are more rows than estimated, nothing is known about the rest.
+	 */
 	if (progress->rows < progress->estimate)
 	{
 		appendStringInfo(&text, " of about %.0f (%.0f %%)", progress->estimate,
@@ -124,7 +127,7 @@ tell(CqrsProgress *progress, CqrsProgressPhase phase, const char *key)
 	pfree(text.data);
 }
 
-/* What the rows are of. */
+/* The kind of object that the rows belong to. */
 static const char *
 noun(const CqrsProgress *progress)
 {

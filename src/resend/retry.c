@@ -4,13 +4,14 @@
  *	  cqrs_retry_parked: sends parked messages again.
  *
  * After a message was parked, its row may have been changed, deleted or
- * inserted anew, and messages of that have been sent.  So the row's current
- * state is sent and not the parked message: a row that exists goes out as a
- * SYNC, read under lock while the transaction commits, as all SYNCs are.  For
- * a row that is gone nothing is sent, unless its DELETE was parked.  If only
- * the message was kept, the DELETE is sent with the exchange and routing key
- * that its master has now.  If the row was kept with it, the DELETE is made
- * from that row.  A lock keeps the row from being inserted anew meanwhile.
+ * inserted anew, and messages of these changes may have been sent.  So the
+ * row's current state is sent and not the parked message: a row that exists
+ * goes out as a SYNC, read under lock while the transaction commits, as all
+ * SYNCs are.  For a row that is gone nothing is sent, unless its DELETE was
+ * parked.  If only the message was kept, the DELETE is sent with the exchange
+ * and routing key that its master has now.  If the row was kept with it, the
+ * DELETE is made from that row.  A lock keeps the row from being inserted anew
+ * meanwhile.
  *
  * Everything that touches keys and rows runs with the rights of the table's
  * owner: the owner's types can have functions, and a superuser may be the
@@ -301,7 +302,10 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 	{
 		CqrsMessage message = parked->message;
 
-		/* Its old exchange or routing key may be why it was parked. */
+		/*
+		 * The old exchange or routing key may be the reason why the message
+		 * was parked.
+		 */
 		message.exchange = master->exchange;
 		message.routing_key = master->routing_key;
 		cqrs_compose_again(composer, &message);

@@ -140,7 +140,7 @@ cqrs_sync_check_queue(const char *queue)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid queue \"%s\"", queue),
 				 errdetail("The name of a queue must have 1 to %d bytes.", QUEUE_BYTES),
-				 errhint("Name the queue of one replica, or use NULL for all.")));
+				 errhint("Name the queue of one replica, or use NULL for all replicas.")));
 }
 
 void
@@ -180,7 +180,10 @@ check_privileges(Oid relid)
 			 errhint("Have the owner of the table grant the privilege.")));
 }
 
-/* A row is found by its key, which any caller can make up. */
+/*
+ * Refuse row security: a row is found by its key, which any caller can make
+ * up.
+ */
 static void
 check_no_row_security(Relation rel)
 {

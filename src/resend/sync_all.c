@@ -131,7 +131,7 @@ check_nonatomic(FunctionCallInfo fcinfo)
 			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 			 errmsg("cqrs_sync_all() cannot run inside a transaction block"),
 			 errdetail("The procedure commits after each batch."),
-			 errhint("Call it outside of a transaction block, or use cqrs_sync().")));
+			 errhint("Call cqrs_sync_all() outside of a transaction block, or use cqrs_sync().")));
 }
 
 /* The result is in the context of SPI, which outlives a commit here. */
@@ -203,7 +203,11 @@ read_after(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 						sync->cqrs_id),
 				 errdetail("The value is %s.", text),
 				 errhint("Give the key as the notices of cqrs_sync_all() show it.")));
-	/* Of rows whose keys have the same JSON, none may be left out. */
+
+	/*
+	 * If several rows have keys with the same JSON, none of the rows may be
+	 * left out.
+	 */
 	env = cqrs_keys_offer(keys, rel, relation);
 	query = cqrs_query_begin_env(psprintf("SELECT %s FROM " CQRS_KEYS_SOURCE,
 										  cqrs_keys_lowest(relation)),

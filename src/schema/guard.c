@@ -71,8 +71,7 @@ static void check_columns(const CqrsTableFacts *before, const CqrsTableFacts *af
 						  const CqrsMasterRow *row);
 static void check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						const CqrsMasterRow *row);
-static void refuse(const char *action, Oid relid, const CqrsMasterRow *row,
-				   const char *reason, const char *hint);
+static void refuse(const char *message, const char *detail, const char *hint);
 static void follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						  const CqrsMasterRow *row);
 static void follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
@@ -205,15 +204,18 @@ check_storage(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
 {
 	const char *end = "Use cqrs_unregister() to end the master.";
+	const char *table = get_rel_name(after->relid);
 
 	if (after->persistence != before->persistence &&
 		after->persistence == RELPERSISTENCE_UNLOGGED)
-		refuse("change the persistence", after->relid, row,
-			   "must not lose rows in a crash without a trace", end);
+		refuse(psprintf("cannot change the persistence of table \"%s\"", table),
+			   psprintf("Master \"%s\" must not lose rows in a crash without a trace.",
+						row->cqrs_id), end);
 	if (after->access_method != before->access_method &&
 		before->access_method == HEAP_TABLE_AM_OID)
-		refuse("change the access method", after->relid, row,
-			   "relies on the row versions of \"heap\"", end);
+		refuse(psprintf("cannot change the access method of table \"%s\"", table),
+			   psprintf("Master \"%s\" relies on the row versions of \"heap\".",
+						row->cqrs_id), end);
 
 	for (int i = 0; i < lengthof(our_triggers); i++)
 	{
@@ -221,9 +223,10 @@ check_storage(const CqrsTableFacts *before, const CqrsTableFacts *after,
 
 		if (OidIsValid(function) &&
 			function != cqrs_facts_trigger(after, our_triggers[i])->function)
-			refuse(psprintf("drop, rename or replace trigger \"%s\"",
-							our_triggers[i]),
-				   after->relid, row, "captures changes with it", end);
+			refuse(psprintf("cannot drop, rename or replace trigger \"%s\" of table \"%s\"",
+							our_triggers[i], table),
+				   psprintf("Master \"%s\" captures changes with the trigger.",
+							row->cqrs_id), end);
 	}
 }
 
@@ -244,8 +247,10 @@ check_enabled(const CqrsTableFacts *before,
 	for (int i = 0; i < lengthof(our_triggers); i++)
 	{
 		if (!cqrs_facts_trigger(after, our_triggers[i])->enabled)
-			refuse(psprintf("disable trigger \"%s\"", our_triggers[i]),
-				   after->relid, row, "captures changes with it",
+			refuse(psprintf("cannot disable trigger \"%s\" of table \"%s\"",
+							our_triggers[i], get_rel_name(after->relid)),
+				   psprintf("Master \"%s\" captures changes with the trigger.",
+							row->cqrs_id),
 				   "Use cqrs_alter() to set \"produce\" to false.");
 	}
 }
@@ -269,9 +274,9 @@ check_values(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			 (new->typmod != old->typmod &&
 			  !cqrs_retype_keeps_values(old->type, old->typmod, new->typmod))) &&
 			decides_messages(row, old->name))
-			refuse(psprintf("change the values of column \"%s\"", old->name),
-				   after->relid, row, cqrs_column_use_find(row, old->name),
-				   register_anew);
+			refuse(psprintf("cannot change the values of column \"%s\" of table \"%s\"",
+							old->name, get_rel_name(after->relid)),
+				   cqrs_column_use_find(row, old->name), register_anew);
 	}
 }
 
@@ -290,48 +295,55 @@ check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 	const char *leave_out = "Use cqrs_alter() to take the column out of the master, or cqrs_unregister() to end the master.";
 	const char *again = "Use cqrs_alter() to take the column out of the master, or cqrs_unregister() before and cqrs_register() after the change.";
 	const char *end = "Use cqrs_unregister() to end the master.";
+	const char *table = get_rel_name(after->relid);
 
 	for (int i = 0; i < before->ncolumns; i++)
 	{
 		const CqrsColumnFacts *old = &before->columns[i];
 		const CqrsColumnFacts *new = &after->columns[i];
 		bool		own;
-		char	   *quoted;
 
 		if (old->name == NULL)
 			continue;
 		own = cqrs_columns_is_own(old->name);
-		quoted = psprintf("column \"%s\"", old->name);
 		if (new->name == NULL)
 		{
 			if (cqrs_column_use_find(row, old->name) != NULL)
-				refuse(psprintf("drop %s", quoted), after->relid, row,
+				refuse(psprintf("cannot drop column \"%s\" of table \"%s\"",
+								old->name, table),
 					   cqrs_column_use_find(row, old->name),
 					   own || list_member_int(before->key, i + 1) ?
 					   end : leave_out);
 			continue;
 		}
 		if (new->type != old->type && decides_messages(row, old->name))
-			refuse(psprintf("change the type of %s", quoted), after->relid, row,
+			refuse(psprintf("cannot change the type of column \"%s\" of table \"%s\"",
+							old->name, table),
 				   cqrs_column_use_find(row, old->name), again);
 		if (own && old->not_null && !new->not_null)
-			refuse(psprintf("drop NOT NULL of %s", quoted), after->relid, row,
+			refuse(psprintf("cannot drop NOT NULL of column \"%s\" of table \"%s\"",
+							old->name, table),
 				   cqrs_column_use_find(row, old->name), end);
 		if (own && !old->is_identity && new->is_identity)
-			refuse(psprintf("add an identity to %s", quoted), after->relid,
-				   row, cqrs_column_use_find(row, old->name), end);
+			refuse(psprintf("cannot add an identity to column \"%s\" of table \"%s\"",
+							old->name, table),
+				   cqrs_column_use_find(row, old->name), end);
 		if (own && strcmp(old->name, new->name) != 0)
-			refuse(psprintf("rename %s", quoted), after->relid, row,
+			refuse(psprintf("cannot rename column \"%s\" of table \"%s\"",
+							old->name, table),
 				   cqrs_column_use_find(row, old->name), end);
 	}
 
 	if (before->key != NIL && !equal(before->key, after->key))
-		refuse("drop or change the primary key", after->relid, row,
-			   "identifies rows by it",
+		refuse(psprintf("cannot drop or change the primary key of table \"%s\"",
+						table),
+			   psprintf("Master \"%s\" identifies rows by the primary key.",
+						row->cqrs_id),
 			   "Use cqrs_unregister() before and cqrs_register() after the change. The index alone is replaced by dropping and adding the key in one ALTER TABLE.");
 	if (after->inherits && !before->inherits)
-		refuse("change the inheritance", after->relid, row,
-			   "stands for a table without inheritance", end);
+		refuse(psprintf("cannot change the inheritance of table \"%s\"", table),
+			   psprintf("Master \"%s\" requires a table without inheritance.",
+						row->cqrs_id), end);
 }
 
 /*
@@ -355,8 +367,10 @@ check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			if (other == NULL || !cqrs_column_use_publishes(row, other) ||
 				strcmp(cqrs_column_use_key(row, added), cqrs_column_use_key(row, other)) != 0)
 				continue;
-			refuse(psprintf("add column \"%s\"", added), after->relid, row,
-				   psprintf("publishes column \"%s\" under this key", other),
+			refuse(psprintf("cannot add column \"%s\" to table \"%s\"",
+							added, get_rel_name(after->relid)),
+				   psprintf("Master \"%s\" publishes column \"%s\" under this key.",
+							row->cqrs_id, other),
 				   "Choose another name, or use cqrs_alter() to change \"fields\" or \"field_map\" first.");
 		}
 		if (after->columns[i].has_default || after->columns[i].is_identity)
@@ -380,7 +394,7 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot attach table \"%s\" as a partition",
 						get_rel_name(partition)),
-				 errdetail("Master \"%s\" stands for this table alone.",
+				 errdetail("Master \"%s\" publishes this table alone.",
 						   ((CqrsMasterRow *) linitial(rows))->cqrs_id),
 				 errhint("Use cqrs_unregister() to end the master. A master of the partitioned table has the rows of all partitions.")));
 
@@ -395,7 +409,7 @@ cqrs_guard_foresee_attach(Oid relid, Oid partition)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot attach table \"%s\" as a partition",
 							get_rel_name(partition)),
-					 errdetail("The table has a trigger \"%s\", of a master that is gone.",
+					 errdetail("The table has a trigger \"%s\" of a master that does not exist any more.",
 							   our_triggers[i]),
 					 errhint("Use DROP TRIGGER to drop this trigger, and the others of the table that call functions in the schema \"cqrs\".")));
 	}
@@ -409,8 +423,10 @@ cqrs_guard_foresee_child(Oid hypertable)
 	if (!OidIsValid(hypertable))
 		return;
 	foreach(lc, cqrs_master_read_all(hypertable))
-		refuse("change the inheritance", hypertable, lfirst(lc),
-			   "stands for a hypertable, which has no children but its chunks",
+		refuse(psprintf("cannot change the inheritance of table \"%s\"",
+						get_rel_name(hypertable)),
+			   psprintf("Master \"%s\" publishes a hypertable, which has no children but its chunks.",
+						((CqrsMasterRow *) lfirst(lc))->cqrs_id),
 			   "Use cqrs_unregister() to end the master.");
 }
 
@@ -449,7 +465,7 @@ cqrs_guard_check_type(Oid type)
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot change the values of type %s",
 							format_type_be(type)),
-					 errdetail("Master \"%s\" publishes them in column \"%s\" of table \"%s\".",
+					 errdetail("Master \"%s\" publishes such values in column \"%s\" of table \"%s\".",
 							   row->cqrs_id, column->name,
 							   get_rel_name(row->relid)),
 					 errhint("%s", register_anew)));
@@ -458,13 +474,12 @@ cqrs_guard_check_type(Oid type)
 }
 
 static void
-refuse(const char *action, Oid relid, const CqrsMasterRow *row,
-	   const char *reason, const char *hint)
+refuse(const char *message, const char *detail, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-			 errmsg("cannot %s of table \"%s\"", action, get_rel_name(relid)),
-			 errdetail("Master \"%s\" %s.", row->cqrs_id, reason),
+			 errmsg("%s", message),
+			 errdetail("%s", detail),
 			 errhint("%s", hint)));
 }
 

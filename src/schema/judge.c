@@ -247,9 +247,9 @@ check_changed(const Reliance *reliance)
 		if (cqrs_produce && cqrs_changeset_has_known_notes(relid))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot take table \"%s\" from its masters, because this transaction has changed rows of it",
+					 errmsg("cannot drop or detach table \"%s\" because it has unpublished changes in this transaction",
 							(char *) lfirst(lc2)),
-					 errdetail("Their messages would never be sent."),
+					 errdetail("The messages of these changes would never be sent."),
 					 errhint("Commit the changes first, or send them with cqrs_flush().")));
 	}
 }

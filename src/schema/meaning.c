@@ -140,7 +140,7 @@ cqrs_meaning_check(const CqrsMeaning *before)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-			 errmsg("cannot change what sync_when of master \"%s\" relies on",
+			 errmsg("cannot change objects that sync_when of master \"%s\" depends on",
 					row->cqrs_id),
 			 failure == NULL ?
 			 errdetail("After the command, sync_when would have another meaning.") :

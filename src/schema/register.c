@@ -120,7 +120,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("master \"%s\" already exists", row.cqrs_id),
-				 errdetail("It is one of table \"%s\".",
+				 errdetail("The existing master is one of table \"%s\".",
 						   get_rel_name(existing->relid)),
 				 errhint("Choose another cqrs_id, or use cqrs_alter() to change the master.")));
 	table_close(rel, NoLock);
@@ -535,7 +535,7 @@ warn_if_unconfigured(void)
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("messages are not published, because \"cqrs.url\" is not set"),
-			 errdetail("Changes wait in the outbox until it is."),
+			 errdetail("Changes wait in the outbox until \"cqrs.url\" is set."),
 			 errhint("Use ALTER SYSTEM SET cqrs.url = 'amqp://user@host:port/vhost' and reload the configuration. The password is read from the file of \"cqrs.password_file\".")));
 }
 
@@ -577,7 +577,7 @@ refuse_own_changes(Oid relid)
 		if (cqrs_changeset_has_notes(lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot change masters of table \"%s\", because this transaction has changed rows of it",
+					 errmsg("cannot change masters of table \"%s\" because it has unpublished changes in this transaction",
 							get_rel_name(relid)),
 					 errhint("Commit the changes first, or send them with cqrs_flush().")));
 	}

@@ -3,17 +3,18 @@
  * discovery.c
  *	  How the launcher finds out which databases have the extension.
  *
- * Only a process in a database can find that out.  The launcher sends the first
- * publisher into a database that it does not know.  A publisher that finds the
- * extension makes itself known as the worker that it is (roster.h).  One that
- * finds none takes its database out of the list of those that are looked at, in
- * shared memory.  If the publisher has ended and has done neither, it has failed,
- * whatever the reason: it could not be forked, or the database could not be
- * connected to.  Then another publisher is sent, after a delay that doubles with
- * each failure.
+ * Only a process in a database can find that out.  The launcher sends the
+ * first publisher into a database that it does not know.  A publisher that
+ * finds the extension enters the roster as a worker (roster.h).  A publisher
+ * that finds no extension takes its database out of the list of databases that
+ * are looked at, in shared memory.  If the publisher has ended and has done
+ * neither, it has failed, whatever the reason: it could not be forked, or the
+ * database could not be connected to.  Then another publisher is sent, after a
+ * delay that doubles with each failure.
  *
- * The launcher keeps the CqrsDiscovery of each database, and calls all of this but
- * cqrs_discovery_absent() and cqrs_discovery_is_sent().
+ * The launcher keeps the CqrsDiscovery of each database, and calls all
+ * functions of this file but cqrs_discovery_absent() and
+ * cqrs_discovery_is_sent().
  *
  *-------------------------------------------------------------------------
  */

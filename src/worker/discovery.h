@@ -43,7 +43,7 @@ extern void cqrs_discovery_cancel(CqrsDiscovery *discovery, Oid dboid);
  */
 extern bool cqrs_discovery_end(CqrsDiscovery *discovery, Oid dboid, bool found);
 
-/* What has failed may succeed now. */
+/* A look that has failed may succeed now: the delay begins anew. */
 extern void cqrs_discovery_hurry(CqrsDiscovery *discovery);
 
 /* A worker has found no extension in its database. */

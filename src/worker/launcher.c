@@ -275,7 +275,7 @@ end_discoveries(void)
 	return failed;
 }
 
-/* What has failed may succeed now. */
+/* Looks that have failed may succeed now. */
 static void
 hurry_discoveries(void)
 {

@@ -3,12 +3,13 @@
  * pin.c
  *	  Settings of PostgreSQL that are the same in each process of ours.
  *
- * Those of the configuration file, and of ALTER DATABASE and ALTER ROLE, are for
- * users' sessions.  Whatever they set, a worker acts as the bootstrap superuser, and
- * with its own values of the settings below.  These are set before the process
- * connects, because a value of that source is kept when the values of database and
- * role are applied.  The settings that remain (log_min_messages, for example) can
- * only be set by a superuser, who may mean the workers, too.
+ * The settings of the configuration file, and of ALTER DATABASE and ALTER
+ * ROLE, are for users' sessions.  Whatever their values, a worker acts as the
+ * bootstrap superuser, and with its own values of the settings below.  These
+ * values are set before the process connects, because a value of the source
+ * PGC_S_OVERRIDE is kept when the values of database and role are applied.
+ * The settings that remain (log_min_messages, for example) can only be set by
+ * a superuser, who may mean the workers, too.
  *
  *-------------------------------------------------------------------------
  */

@@ -11,9 +11,9 @@
 #include "postgres.h"
 
 /*
- * Set them; called before the process connects.  "durable_commits": whether its
- * commits wait for the disk, and for a synchronous standby, as the server's
- * synchronous_commit says.
+ * Set these settings; called before the process connects.  "durable_commits":
+ * whether the commits of the process wait for the disk, and for a synchronous
+ * standby, as the server's synchronous_commit says.
  */
 extern void cqrs_pin_settings(bool durable_commits);
 

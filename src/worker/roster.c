@@ -128,7 +128,11 @@ cqrs_roster_enter(CqrsWorker *worker)
 							  *cqrs_kind_class(worker->kind)->count);
 	worker->slot = slot;
 	worker->count = pg_atomic_read_u32(&workers->count);
-	/* A command may need the database since this process was started. */
+
+	/*
+	 * A command may have needed the database without workers since this
+	 * process was started.
+	 */
 	entered = worker->number < worker->count && process->pid == 0 &&
 		cqrs_until_within_ms(roster->hold_until, CQRS_HOLD_MS) == 0;
 	if (entered)

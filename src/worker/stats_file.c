@@ -10,9 +10,9 @@
  * pg_stat_statements with its own; pgstat_register_kind() of PostgreSQL 18
  * would do it for us, but not in the versions before.
  *
- * Only counters are kept, and since when they count.  All else in the roster
- * is about processes, which are gone.  That includes the last error: until
- * there is a new one, it would be taken for what is wrong now.
+ * Only counters are kept, and the time since when they count.  All else in the
+ * roster is about processes, which are gone.  The last error is not kept
+ * either: until there is a new one, it would be taken for a current error.
  *
  * A database gets its slot back, or loses its counters if none is free.  If
  * the database is gone, the launcher frees the slot.  Databases that no longer
@@ -20,9 +20,9 @@
  *
  * The file is a header, records and a checksum.  "layout" stands for the names
  * of the counters and the sizes, so that no library takes the counters of
- * another one for its own.  What cannot be used is ignored as a whole and
- * logged.  Nothing here raises an error: the server starts and ends without
- * these counters, too.
+ * another one for its own.  A file that cannot be used is ignored as a whole,
+ * and this is logged.  Nothing here raises an error: the server starts and
+ * ends without these counters, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +44,7 @@
 #define STATS_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/cqrs.stat"
 #define STATS_TEMPORARY	STATS_FILE ".tmp"
 
-/* Another one for each change of Header, of Record, or of what they mean. */
+/* To be changed with each change of Header, of Record, or of their meaning. */
 #define STATS_MAGIC	0x43515301
 
 typedef struct Header
@@ -124,7 +124,7 @@ load(void)
 	if (content != NULL)
 		pfree(content);
 
-	/* It must not be there after a crash. */
+	/* The file must not exist after a crash. */
 	if (unlink(STATS_FILE) != 0 && errno != ENOENT)
 		ereport(LOG,
 				(errcode_for_file_access(),
@@ -146,13 +146,13 @@ read_file(char **content, size_t *size)
 		return errno == ENOENT ? NULL : psprintf("The file cannot be found: %m.");
 	/* To open a FIFO would keep the server from starting. */
 	if (!S_ISREG(status.st_mode))
-		return "It is not a regular file.";
+		return "The file is not a regular file.";
 	if (status.st_size > STATS_MAX_BYTES)
 		return "The file is too large.";
 	*size = status.st_size;
 	*content = palloc_extended(*size + 1, MCXT_ALLOC_NO_OOM);
 	if (*content == NULL)
-		return "There is not enough memory.";
+		return "There is not enough memory to read the file.";
 	file = AllocateFile(STATS_FILE, PG_BINARY_R);
 	if (file == NULL)
 		return psprintf("The file cannot be opened: %m.");
@@ -312,7 +312,7 @@ write_slot(FILE *file, pg_crc32c *crc, int slot)
 	return written;
 }
 
-/* Whether a slot has a database, and that has the extension as far as known. */
+/* Whether a slot has a database that has the extension, as far as known. */
 static bool
 is_kept(int slot)
 {

@@ -4,10 +4,10 @@
  *	  The workers of a kind in a database, as the launcher starts them.
  *
  * The number of workers of a kind in a database is a setting of the kind's
- * class, such as cqrs.publishers.  It decides which worker has which work, so
- * all workers must have the same number.  When the setting has changed, they
- * are asked to end; the new number becomes current when none of them is left,
- * and then new ones are started.
+ * class, such as cqrs.publishers.  The number decides which worker has which
+ * work, so all workers must have the same number.  When the setting has
+ * changed, they are asked to end; the new number becomes current when none of
+ * them is left, and then new ones are started.
  *
  * A worker that ends is started again after RESTART_DELAY_MS, unless it has
  * reported that its kind is not wanted any more.

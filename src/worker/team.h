@@ -27,8 +27,9 @@ typedef struct CqrsTeam
 } CqrsTeam;
 
 /*
- * See to it that the team has as many workers as the setting says.  If it has
- * another number, all are asked to end, and none is started until they have.
+ * Make the team have as many workers as the setting says.  If the team has
+ * another number, all workers are asked to end, and none is started until all
+ * have ended.
  */
 extern void cqrs_team_settle(CqrsTeam *team);
 

@@ -45,7 +45,7 @@ extern void cqrs_wake_rescan_at_commit(void);
  */
 extern void cqrs_wake_resettle_at_commit(Oid dboid);
 
-/* The same, when they have changed already. */
+/* The same, when the settings have changed already. */
 extern void cqrs_wake_resettle(Oid dboid);
 
 /*

@@ -4,11 +4,12 @@
  *	  What a worker looks for in the catalog besides its own work: whether there
  *	  is work for workers of other kinds, and other settings of the database.
  *
- * The command that brings either tells the workers itself (wake.h), unless it was
- * in a prepared transaction.  COMMIT PREPARED counts a call to the publishers, and
- * nobody knows what it has committed.  So the first publisher looks after each
- * call.  A COMMIT PREPARED in one database of settings of another one is not
- * noticed there.
+ * A command that brings work or settings wakes the workers itself (wake.h),
+ * unless the command was in a prepared transaction.  COMMIT PREPARED counts a
+ * call to the publishers, and nobody knows what it has committed.  So the
+ * first publisher looks after each call.  If COMMIT PREPARED in one database
+ * commits settings of another database, the workers of the other database do
+ * not notice.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +39,9 @@
 /* The calls (roster.h) of the last look. */
 static uint32 seen;
 
-/* Those of the database that are ours, as this process has read them. */
+/*
+ * The settings of cqrs that the database has, as this process has read them.
+ */
 static char *settings;
 
 static void want_others(const CqrsWorker *worker);
@@ -84,8 +87,8 @@ cqrs_watch_turn(const CqrsWorker *worker)
 }
 
 /*
- * What gives a kind work from now on asks for its workers itself, so nothing is
- * lost if the snapshot does not see it.
+ * Commands that give a kind work from now on ask for its workers themselves,
+ * so nothing is lost if the snapshot does not see their changes.
  */
 static void
 want_others(const CqrsWorker *worker)

@@ -243,7 +243,7 @@ cqrs_worker_set_cancellable(bool value)
 		give_up();
 	else if (!value)
 	{
-		/* What was to be given up has come to its end. */
+		/* The work that was to be given up has come to its end. */
 		QueryCancelPending = false;
 		ProcDiePending = given_up = failing = false;
 	}
@@ -388,9 +388,9 @@ add_context(void *arg)
 }
 
 /*
- * End if the settings of the database have changed, and so will those of the
- * process that the launcher starts instead.  PostgreSQL has no way back from a
- * setting of a database to that of the server within a process.
+ * End if the settings of the database have changed.  The process that the
+ * launcher starts instead has the new settings.  Within a process, PostgreSQL
+ * has no way back from the setting of a database to the setting of the server.
  */
 static void
 notice_new_settings(const CqrsWorker *worker)
@@ -401,7 +401,7 @@ notice_new_settings(const CqrsWorker *worker)
 	ereport(LOG,
 			(errmsg("cqrs %s ends, because settings of its database have changed",
 					cqrs_kind_class(worker->kind)->name),
-			 errdetail("It is started again with the new settings.")));
+			 errdetail("A new process starts with the new settings.")));
 }
 
 /* The extension of the database, InvalidOid when there is none. */
@@ -425,7 +425,10 @@ find_extension(void)
 	return extension;
 }
 
-/* The class ends in order.  If that raises an error, it is not done again. */
+/*
+ * Have the class end in order.  If finish() raises an error, it is not called
+ * again.
+ */
 static void
 finish(CqrsWorker *worker)
 {

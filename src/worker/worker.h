@@ -27,7 +27,7 @@ extern void cqrs_worker_set_state(int state);
 extern void cqrs_worker_set_connected(bool connected);
 extern void cqrs_worker_set_error(const char *message);
 
-/* What could be better where this process is connected; "": nothing. */
+/* Advice about the broker that this process is connected to; "": none. */
 extern void cqrs_worker_set_advice(const char *advice);
 extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
@@ -65,8 +65,8 @@ extern bool cqrs_worker_is_connected(const CqrsWorker *worker, int number);
 extern void cqrs_worker_set_cancellable(bool cancellable);
 
 /*
- * Code of a user's is ended with the process, without finish(): the next process
- * finds everything as after a crash.  Safe in signal handlers.
+ * End the process, and with it a user's code, without finish(): the next
+ * process finds everything as after a crash.  Safe in signal handlers.
  */
 extern void cqrs_worker_fail(void);
 

@@ -42,7 +42,7 @@ $node->safe_psql(
 ok( $node->poll_query_until(
 		'postgres', q{
 		SELECT detail LIKE 'no publisher runs, last error: setval: %' AND
-			remedy LIKE 'mend what the last error names%'
+			remedy LIKE 'remove the cause of the last error%'
 		FROM cqrs_check() WHERE item = 'publisher'}),
 	'a publisher that fails');
 $node->safe_psql('postgres',
@@ -144,8 +144,7 @@ like(
 	qr/^check the broker's certificate/,
 	'no TLS');
 $broker->ctl('set_permissions', 'guest', '^$', '.*', '.*');
-like(remedy("amqp://$address", '%403%'), qr/^permit the user/,
-	'a permission');
+like(remedy("amqp://$address", '%403%'), qr/^grant the user/, 'a permission');
 $broker->ctl('set_permissions', 'guest', '.*', '.*', '.*');
 $node->reload;
 wait_for_state($node, 'publishing');

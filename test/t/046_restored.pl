@@ -230,7 +230,7 @@ my (undef, undef, $error) =
   $node->psql('shadow', 'SELECT cqrs_stop_consuming(true)');
 like(
 	$error,
-	qr/the queue is that of another database/,
+	qr/the queue belongs to another database/,
 	'a copy does not drop the queue');
 query('follower', 'SELECT cqrs_stop_consuming()');
 query('shadow',   q{SELECT cqrs_consume('follow')});

@@ -91,7 +91,7 @@ ok( $node->poll_query_until(
 is( $node->safe_psql(
 		'latin',
 		'SELECT cqrs_id, length(body) > 1e7, error FROM cqrs.dead_letters'),
-	'|t|the server or the consumer has ended twice while messages were applied, the last time while it was this one',
+	'|t|the server or the consumer has ended twice while messages were applied, the last time while this message was processed',
 	'what ends the process while it is read becomes a dead letter, unread');
 my @ends = slurp_file($node->logfile) =~ /^.*ERROR:  out of memory$/mg;
 is(scalar @ends, 2, 'the process has ended twice') or diag(@ends);

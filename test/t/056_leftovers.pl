@@ -126,7 +126,7 @@ is( $node->safe_psql(
 	'nothing is delivered again');
 like(
 	slurp_file($node->logfile),
-	qr/consumer cannot remove what code of a replica's owner has left/,
+	qr/consumer cannot reset its session after code of a replica's owner has run/,
 	'the log says why');
 
 # A handler that applies its messages in a block with EXCEPTION, after the

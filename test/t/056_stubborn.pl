@@ -43,7 +43,7 @@ $node->poll_query_until('postgres',
 	q{SELECT instance_pk = '2' FROM cqrs.dead_letters})
   or BAIL_OUT('no dead letter');
 is( $node->safe_psql('postgres', 'SELECT error FROM cqrs.dead_letters'),
-	'the server or the consumer has ended twice while messages were applied, the last time while it was this one',
+	'the server or the consumer has ended twice while messages were applied, the last time while this message was processed',
 	'a message that nothing ends becomes a dead letter');
 ok( $node->poll_query_until(
 		'postgres', q{SELECT string_agg(id::text, ',') = '1,3' FROM author}),
