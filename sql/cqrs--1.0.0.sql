@@ -1048,7 +1048,7 @@ CREATE FUNCTION cqrs.broker_remedy(error text, url text) RETURNS text
 			THEN format('create the vhost that %s names, or permit its user to use the vhost', url)
 		WHEN error LIKE 'could not log in:% 403 %' OR error LIKE 'could not log in:%refused user and password%'
 			THEN format('correct user and password, in %s and in the file of cqrs.password_file', url)
-		WHEN error LIKE '% lease%' AND error LIKE '% 405 %'
+		WHEN error LIKE '% lease%' AND (error LIKE '% 405 %' OR error LIKE '%another connection%')
 			THEN 'end the other publisher of this database; if this is a copy that is to publish as well: SELECT cqrs_adopt()'
 		WHEN error LIKE '% 403 %' OR error LIKE '%NOPERM%'
 			THEN 'grant the user the permission that the error names, at the broker'

@@ -35,7 +35,7 @@ $clone->start;
 $clone->safe_psql('postgres', 'SELECT cqrs_resume()');
 $clone->poll_query_until(
 	'postgres',
-	q{SELECT state = 'standing by' AND last_error LIKE '%405 RESOURCE_LOCKED%'
+	q{SELECT state = 'standing by' AND last_error ~ 'lease: .*(405 RESOURCE_LOCKED|another connection)'
 	FROM cqrs.stats}) or BAIL_OUT('the clone does not stand by');
 pass('a clone stands by');
 $clone->safe_psql('postgres', q{INSERT INTO item VALUES (100, 'clone')});

@@ -285,7 +285,7 @@ $copy->init_from_backup($node, 'copy');
 $copy->append_conf('postgresql.conf', 'cqrs.publishers = 2');
 $copy->start;
 $copy->poll_query_until('postgres',
-	q{SELECT state = 'standing by' AND last_error LIKE '%lease of all lanes%405%' FROM cqrs.stats}
+	q{SELECT state = 'standing by' AND last_error ~ 'lease of all lanes: .*(405|another connection)' FROM cqrs.stats}
 ) or BAIL_OUT('the copy does not stand by');
 pass('a copy stands by though lane 0 of the original is gone');
 $copy->safe_psql('postgres',
