@@ -5,7 +5,7 @@
  *
  * There are three kinds.  Messages that a user's function has failed to make,
  * where the master has on_error "park", are written in the transaction that
- * changed the row (capture/resolve.c).  Messages that the broker rejects
+ * changed the row (compose.c, park()).  Messages that the broker rejects
  * because of their content or size are written by the publisher.  Messages
  * whose route does not work are written by cqrs_park_held(), and by the
  * publisher if their master is gone.  Rows of cqrs.parked are written

@@ -1,5 +1,5 @@
 # Of several copies of a database one consumes: not two at a time, and none
-# after another one (decisions 3, 6, 7).
+# after another one that has consumed since.
 use strict;
 use warnings;
 

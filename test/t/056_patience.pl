@@ -143,7 +143,7 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('no dead letter');
 pass('a message that always meets an internal error becomes a dead letter');
 
-# The other database (decision 11).
+# The other database, in which nothing can be committed.
 wait_consumer($node, 'stuck', 'connected_at IS NULL');
 is( $node->safe_psql(
 		'stuck', 'SELECT state, buffered FROM cqrs.consumer_stats'),

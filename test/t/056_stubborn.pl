@@ -58,8 +58,8 @@ $node->safe_psql('postgres',
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 3 FROM author}),
 	'the message can be tried again');
 
-# A message goes back to the queue more often than RabbitMQ 4 allows by default
-# (decisions 2 and 4): each time before anything could be committed.
+# A message goes back to the queue more often than RabbitMQ 4 allows by default,
+# each time before anything could be committed: the queue has no delivery limit.
 sub stats
 {
 	my ($column) = @_;
