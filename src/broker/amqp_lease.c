@@ -20,8 +20,8 @@
  *	  - Whether a lease is free that the connection does not want is found by
  *		taking it, and giving it up, but only if its queue exists: a message for
  *		a queue that does not exist is returned.
- *	  - Every two minutes the connection returns the token to the queue, which
- *		gives the token back to the active consumer.  If the token does not come
+ *	  - Now and then the connection returns the token to the queue, which gives
+ *		the token back to the active consumer.  If the token does not come
  *		back, the node was cut off from the others, and another connection may
  *		have the lease by now: the connection fails.  This needs no publishing,
  *		so the connection of a consumer is not blocked in an alarm, and it keeps
@@ -53,9 +53,17 @@
 /* The wait for a token, before one is published, and after that. */
 #define FIRST_WAIT_MS		300
 #define SECOND_WAIT_MS		1000
-/* The time after which the token is returned, and the wait for it then. */
-#define RETURN_INTERVAL_MS	(120 * 1000)
-#define RETURN_WAIT_MS		(60 * 1000)
+/*
+ * The time after which the token is returned, and the wait for it then: in
+ * heartbeat intervals, and at least.  When the leader of a quorum queue dies,
+ * RabbitMQ itself repeats what was sent to it, after ten seconds.
+ */
+#define RETURN_INTERVALS	12
+#define RETURN_MS			(10 * 1000)
+#define WAIT_INTERVALS		6
+#define WAIT_MS				(30 * 1000)
+/* The heartbeat interval of a connection that has none. */
+#define NO_HEARTBEAT_S		10
 /* Arguments of the queue. */
 #define DISCONNECTED_MS		2000
 #define EXPIRES_MS			(3600 * 1000)
@@ -85,8 +93,8 @@ struct CqrsAmqpLease
 	uint64		useless;		/* deliveries up to this one, other than the
 								 * tokens above, are to be acknowledged; 0:
 								 * they have been */
-	TimestampTz since;			/* when the token came, or was returned, or the
-								 * broker has read that */
+	TimestampTz since;			/* when the token came, or was returned, or
+								 * the broker has read that */
 	bool		asked;			/* qos-ok is awaited */
 	List	   *checked;		/* names of leases whose queues may exist */
 
@@ -486,6 +494,7 @@ long
 cqrs_amqp_lease_wait_ms(const CqrsConnection *connection)
 {
 	const CqrsAmqpLease *lease = connection->lease;
+	int64		interval_ms;
 
 	/* If there is no room, the socket gets ready when there may be. */
 	if (lease == NULL || connection->blocked || lease->asked ||
@@ -493,8 +502,11 @@ cqrs_amqp_lease_wait_ms(const CqrsConnection *connection)
 		return -1;
 	if (lease->useless > 0)
 		return 0;
+	interval_ms = 1000 * (connection->heartbeat_s > 0 ?
+						  connection->heartbeat_s : NO_HEARTBEAT_S);
 	return cqrs_until_after_ms(lease->since, lease->own_token != 0 ?
-							   RETURN_INTERVAL_MS : RETURN_WAIT_MS);
+							   Max(RETURN_INTERVALS * interval_ms, RETURN_MS) :
+							   Max(WAIT_INTERVALS * interval_ms, WAIT_MS));
 }
 
 void

@@ -81,6 +81,7 @@ my %METHODS = (
 	'60.30' => 'basic.cancel',
 	'60.70' => 'basic.get',
 	'60.80' => 'basic.ack',
+	'60.90' => 'basic.reject',
 	'60.40' => 'basic.publish',
 	'85.10' => 'confirm.select');
 
@@ -459,6 +460,9 @@ sub flush
 	return;
 }
 
+# A table, encoded: what it says of itself.
+sub properties { return ''; }
+
 sub receive
 {
 	my ($self) = @_;
@@ -479,7 +483,7 @@ sub receive
 				10,
 				10,
 				pack('CC', 0, 9)
-				  . longstr('')
+				  . longstr($self->properties)
 				  . longstr('PLAIN AMQPLAIN')
 				  . longstr('en_US')));
 	}

@@ -165,7 +165,8 @@ like($results[-1], qr/^route: could not consume: .* 404 NOT_FOUND/,
 	'no queue');
 
 # The lease, and one that has to be free.
-my $taken = qr/^lease: .*(?:405 RESOURCE_LOCKED|another connection has the lease)/;
+my $taken =
+  qr/^lease: .*(?:405 RESOURCE_LOCKED|another connection has the lease)/;
 @results = run(
 	consumer(0, lease => 'mine'),
 	consumer(1, lease => 'mine'),

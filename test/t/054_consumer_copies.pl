@@ -38,7 +38,8 @@ my $clone = PostgreSQL::Test::Cluster->new('clone');
 $clone->init_from_backup($node, 'copy');
 $clone->start;
 $clone->poll_query_until(
-	'postgres', q{SELECT state = 'standing by' AND last_error ~ 'lease: .*(405|another connection)'
+	'postgres',
+	q{SELECT state = 'standing by' AND last_error ~ 'lease: .*(405|another connection)'
 	FROM cqrs.consumer_stats}) or BAIL_OUT('the clone does not stand by');
 pass('a copy stands by while the original consumes');
 row_arrives($master, $node, 'the original goes on');
