@@ -67,8 +67,8 @@ unlike(output('ldd', "$plain/cqrs.so"),
 	qr/hiredis/, 'that is not linked with it');
 
 # Installed into a copy of this run's installation.
-my $prefix  = $ENV{CQRS_BINDIR}              =~ s{/bin\z}{}r;
-my $system  = output($pg_config, '--bindir') =~ s{/bin\z}{}r;
+my $prefix  = output('pg_config', '--bindir') =~ s{/bin\z}{}r;
+my $system  = output($pg_config,  '--bindir') =~ s{/bin\z}{}r;
 my $root    = substr($prefix, 0, length($prefix) - length($system));
 my $destdir = "$tmp/root";
 system_or_bail('cp', '-a', $root, $destdir);
