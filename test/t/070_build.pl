@@ -1,11 +1,13 @@
 # Builds of a user's or a packager's: outside of the sources, without Redis, and
-# installcheck against the server that they are installed into.  And the number
-# of the release.
+# installcheck against the server that they are installed into.  The number of the
+# release, and the distribution.
 use strict;
 use warnings;
 
 use Cwd qw(abs_path);
 use File::Basename;
+use IO::Uncompress::Unzip;
+use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -121,6 +123,42 @@ END_OF_CONF
 command_ok([ @make, '-f', "$TOP/Makefile", 'uninstall', "DESTDIR=$destdir" ],
 	'make uninstall');
 is(installed($destdir), '', 'leaves nothing');
+
+# The distribution for PGXN, of a repository that has these sources.
+SKIP:
+{
+	skip 'git is not installed', 5
+	  if system('git --version >/dev/null 2>&1') != 0;
+	my $dist = "$tmp/dist";
+	mkdir $dist or die "$dist: $!";
+	chdir $dist or die "$dist: $!";
+	local $ENV{GIT_DIR}       = "$tmp/git";
+	local $ENV{GIT_WORK_TREE} = $TOP;
+	system_or_bail('git', 'init', '--quiet');
+	system_or_bail('git', '-C', $TOP, 'add', '--all');
+	system_or_bail('git', '-c', 'user.name=test', '-c',
+		'user.email=test@localhost',
+		'commit', '--quiet', '--message', 'test');
+	is(output(@make, '-f', "$TOP/Makefile", 'dist'),
+		"dist/cqrs-$version.zip", 'make dist');
+	my %files  = unzip("$dist/dist/cqrs-$version.zip");
+	my $folder = "cqrs-$version/";
+	is(join(' ', grep { index($_, $folder) != 0 } sort keys %files),
+		'', "all is in $folder");
+	my $described = JSON::PP::decode_json($files{"${folder}META.json"});
+	is($described->{version}, $version, 'META.json is there');
+	my $provided = $described->{provides}{cqrs};
+	is( join(' ',
+			grep { !$files{ $folder . $_ } } @$provided{qw(file docfile)},
+			qw(Makefile cqrs.control README.md src/cqrs.c)),
+		'',
+		'and what it names');
+	is( join(' ',
+			grep { /\.(?:o|so|bc|zip)\z/ || $files{$_} =~ /\A\x7FELF/ }
+			sort keys %files),
+		'',
+		'and nothing that was built');
+}
 chdir '/';
 done_testing();
 
@@ -142,4 +180,20 @@ sub installed
 {
 	my $found = output('find', @_, '-name', 'cqrs*');
 	return join ' ', sort map { s{.*/}{}r } split /\n/, $found;
+}
+
+# The files of a zip file.
+sub unzip
+{
+	my ($file) = @_;
+	my $zip = IO::Uncompress::Unzip->new($file) or die "could not open $file";
+	my %files;
+
+	do
+	{
+		my $name = $zip->getHeaderInfo->{Name};
+		local $/;
+		$files{$name} = <$zip> // '';
+	} while ($zip->nextStream == 1);
+	return %files;
 }
