@@ -1,12 +1,13 @@
 # Builds of a user's or a packager's: outside of the sources, without Redis, and
 # installcheck against the server that they are installed into.  The number of the
-# release, and the distribution.
+# release, the distribution, and what test/packages would upgrade.
 use strict;
 use warnings;
 
 use Cwd qw(abs_path);
 use File::Basename;
 use IO::Uncompress::Unzip;
+use IPC::Run;
 use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -160,6 +161,35 @@ SKIP:
 		'and nothing that was built');
 }
 chdir '/';
+
+# What test/packages says before it upgrades something, and when it does not.
+my $new = <<'END_OF_APT';
+Reading package lists...
+The following additional packages will be installed:
+  libc-dev-bin libc6
+Inst libc-dev-bin (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])
+Conf libc-dev-bin (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])
+Inst hello (1:2.10-3 Debian:12.13/oldstable [amd64]) []
+END_OF_APT
+my $library = <<'END_OF_APT';
+Inst libc6 [2.36-9+deb12u10] (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])
+Inst perl-base [5.36.0-7] (5.36.0-7+deb12u3 Debian:12.13/oldstable [amd64]) [perl:amd64 ]
+END_OF_APT
+my $client = <<'END_OF_APT';
+Inst postgresql-client-15 [15.19-0+deb12u1] (15.20-0+deb12u1 Debian:12.13/oldstable [amd64])
+END_OF_APT
+my $server = <<'END_OF_APT';
+Inst postgresql-15 [15.19-0+deb12u1] (15.20-0+deb12u1 Debian:12.13/oldstable [amd64])
+END_OF_APT
+is_deeply([ upgrades($new) ], [ 0, '' ], 'nothing is upgraded');
+is_deeply(
+	[ upgrades($new . $library . $client) ],
+	[   0,
+		"libc6 (2.36-9+deb12u10 to 2.36-9+deb12u13)\n"
+		  . "perl-base (5.36.0-7 to 5.36.0-7+deb12u3)\n"
+		  . "postgresql-client-15 (15.19-0+deb12u1 to 15.20-0+deb12u1)\n" ],
+	'libraries and a client are upgraded');
+is((upgrades($library . $server))[0], 1, 'a server would be upgraded');
 done_testing();
 
 # What a command prints.
@@ -196,4 +226,14 @@ sub unzip
 		$files{$name} = <$zip> // '';
 	} while ($zip->nextStream == 1);
 	return %files;
+}
+
+# What test/tools/upgrades says of the output of apt-get: exit status and text.
+sub upgrades
+{
+	my ($said) = @_;
+	my $printed;
+
+	IPC::Run::run(["$TOP/test/tools/upgrades"], '<', \$said, '>', \$printed);
+	return ($? >> 8, $printed);
 }
