@@ -88,7 +88,7 @@ publish(
 my $new = new_master('new', undef, @init, extension => 0);
 $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
-my $bindir = $ENV{CQRS_BINDIR} // `pg_config --bindir` =~ s/\n\z//r;
+my $bindir = `pg_config --bindir` =~ s/\n\z//r;
 command_ok(
 	[   'pg_upgrade',   '--retain', '--link',       '-d',
 		$old->data_dir, '-D',       $new->data_dir, '-b',
