@@ -35,6 +35,7 @@
 #include "base/objects.h"
 #include "capture/changeset.h"
 #include "ddl/ddl.h"
+#include "define/function.h"
 #include "define/rights.h"
 #include "master/master.h"
 #include "master/relation.h"
@@ -62,6 +63,7 @@ typedef struct Reliance
 	List	   *changed_names;	/* and their names */
 	List	   *owned;			/* of Owned: masters that the command may take
 								 * away with their tables */
+	List	   *foreign;		/* of CqrsForeignFunction */
 } Reliance;
 
 static List *relids(void);
@@ -105,7 +107,7 @@ judge_before(const CqrsDdlCommand *command)
 	Reliance   *reliance;
 
 	if (command->scope == CQRS_SCOPE_NONE && !command->takes_tables &&
-		!command->changes_meanings)
+		!command->changes_meanings && !command->changes_owners)
 		return NULL;
 
 	reliance = palloc0(sizeof(Reliance));
@@ -121,6 +123,9 @@ judge_before(const CqrsDdlCommand *command)
 		list_changed(reliance);
 	if (command->takes_tables && cqrs_objects_are_usable())
 		reliance->owned = list_owned();
+	if (command->changes_owners)
+		reliance->foreign =
+			cqrs_guarded_hook_foreign(cqrs_master_read_all(InvalidOid));
 	if (command->changes_meanings)
 		reliance->meanings =
 			cqrs_meaning_read(cqrs_master_read_all(InvalidOid));
@@ -144,6 +149,9 @@ judge_after(const CqrsDdlCommand *command, void *state)
 		cqrs_guard_notice_renamed(command->renamed);
 	check_changed(reliance);
 	note_former(reliance);
+	if (command->changes_owners)
+		cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(cqrs_master_read_all(InvalidOid)),
+								   reliance->foreign);
 }
 
 static void

@@ -46,6 +46,7 @@
 #include "capture/changeset.h"
 #include "compose/hook.h"
 #include "compose/key_type.h"
+#include "define/function.h"
 #include "define/name.h"
 #include "define/rights.h"
 #include "master/loaded.h"
@@ -54,6 +55,7 @@
 #include "master/relation.h"
 #include "outbox/claim.h"
 #include "outbox/former.h"
+#include "schema/guarded_hook.h"
 #include "schema/triggers.h"
 #include "worker/wake.h"
 
@@ -144,6 +146,7 @@ cqrs_register(PG_FUNCTION_ARGS)
 	begin_capture(relid);
 	tell_publisher(&row);
 	warn_if_unconfigured();
+	cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(list_make1(&row)), NIL);
 
 	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
 }
@@ -181,6 +184,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	Relation	rel;
 	Oid			relid;
 	char	   *exchange;
+	List	   *foreign;
 
 	PreventCommandIfReadOnly("cqrs_alter()");
 	if (PG_ARGISNULL(1))
@@ -193,6 +197,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
 	exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
+	foreign = cqrs_guarded_hook_foreign(list_make1(row));
 	cqrs_option_set_json(&cqrs_options_master, row->options,
 						 PG_GETARG_JSONB_P(1));
 	cqrs_rights_check_exchange(exchange, cqrs_master_text(row, CQRS_OPTION_EXCHANGE));
@@ -204,6 +209,8 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	begin_capture(relid);
 	tell_publisher(row);
+	cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(list_make1(row)),
+							   foreign);
 	PG_RETURN_VOID();
 }
 
