@@ -168,12 +168,16 @@ wait_for_state($node, 'paused');
 query(q{INSERT INTO lost VALUES (300, 'x')});
 $node->safe_psql('template1', 'CREATE DATABASE copy TEMPLATE postgres');
 ($code, $out, $error) = $node->psql('copy', q{SELECT cqrs_park_held('lost')});
-like($error, qr/ERROR:  too many databases use the extension/,
+like(
+	$error,
+	qr/ERROR:  too many databases use the extension/,
 	'without a slot nothing can be parked');
-is(try_query($node, 'SELECT pg_is_in_recovery()'), 'f', 'the server is there');
+is(try_query($node, 'SELECT pg_is_in_recovery()'), 'f',
+	'the server is there');
 unlike(slurp_file($node->logfile, $offset), qr/PANIC/, 'and has not crashed');
 is( $node->safe_psql(
-		'copy', q{SELECT count(*) FROM cqrs.parked WHERE instance_pk = '300'}),
+		'copy', q{SELECT count(*) FROM cqrs.parked WHERE instance_pk = '300'}
+	),
 	0,
 	'nothing is parked');
 
