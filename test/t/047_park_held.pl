@@ -176,8 +176,7 @@ is(try_query($node, 'SELECT pg_is_in_recovery()'), 'f',
 	'the server is there');
 unlike(slurp_file($node->logfile, $offset), qr/PANIC/, 'and has not crashed');
 is( $node->safe_psql(
-		'copy', q{SELECT count(*) FROM cqrs.parked WHERE instance_pk = '300'}
-	),
+		'copy', q{SELECT count(*) FROM cqrs.parked WHERE cqrs_id = 'lost'}),
 	0,
 	'nothing is parked');
 
