@@ -210,6 +210,18 @@ CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.skipped
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.skipped ENABLE REPLICA TRIGGER discard;
 
+-- The owners of the tables of masters that are gone.  While messages of such a
+-- master are pending or parked, its name is free for whoever has the privileges of
+-- that owner.
+CREATE TABLE cqrs.former (
+	cqrs_id text COLLATE "C" NOT NULL CONSTRAINT former_pkey PRIMARY KEY,
+	owner regrole NOT NULL
+);
+COMMENT ON TABLE cqrs.former IS 'names of former masters, and the owners of their tables, to whom pending and parked messages belong';
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.former
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
+ALTER TABLE cqrs.former ENABLE REPLICA TRIGGER discard;
+
 --
 -- Publisher
 --

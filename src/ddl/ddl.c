@@ -61,6 +61,7 @@ static List *add_relation(List *relids, RangeVar *name);
 static List *add_parents(List *relids, CreateStmt *create);
 static bool takes_tables(Node *statement);
 static bool changes_meanings(Node *statement);
+static bool changes_owners(Node *statement);
 static Oid	retyped(Node *statement);
 static Oid	row_type(RangeVar *name);
 
@@ -96,8 +97,10 @@ cqrs_ddl_before(Node *statement)
 	command.takes_tables = takes_tables(statement);
 	command.changes_meanings = changes_meanings(statement) &&
 		cqrs_objects_are_usable();
+	command.changes_owners = changes_owners(statement) &&
+		cqrs_objects_are_usable();
 	if (command.scope == CQRS_SCOPE_NONE && !command.takes_tables &&
-		!command.changes_meanings)
+		!command.changes_meanings && !command.changes_owners)
 		return NULL;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs ddl",
@@ -462,6 +465,23 @@ changes_meanings(Node *statement)
 		default:
 			return false;
 	}
+}
+
+static bool
+changes_owners(Node *statement)
+{
+	ListCell   *lc;
+
+	if (IsA(statement, ReassignOwnedStmt) || IsA(statement, AlterOwnerStmt))
+		return true;
+	if (!IsA(statement, AlterTableStmt))
+		return false;
+	foreach(lc, castNode(AlterTableStmt, statement)->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_ChangeOwner)
+			return true;
+	}
+	return false;
 }
 
 /*

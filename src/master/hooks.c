@@ -40,6 +40,13 @@ typedef struct SettingHook
 	CqrsFunction hook;
 } SettingHook;
 
+/* What is required of the function of an option. */
+typedef struct HookKind
+{
+	CqrsFunctionKind kind;
+	CqrsSignature signatures[4];
+} HookKind;
+
 static SettingHook meta_setting;
 static SettingHook correlation_setting;
 
@@ -47,6 +54,8 @@ static void look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 						  CqrsHooks *hooks);
 static int	find_hook(CqrsFunction *hook, CqrsOption option, const char *name,
 					  Oid root, Oid owner);
+static const CqrsFunctionKind *kind_of(HookKind *result, CqrsOption option,
+									   Oid root);
 static CqrsFunction *setting_hook(SettingHook *setting, const char *name,
 								  const char *role,
 								  const CqrsSignature *signature, Oid owner);
@@ -145,6 +154,24 @@ static int
 find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 		  Oid owner)
 {
+	HookKind	hook_kind;
+
+	return cqrs_function_find(hook, name, kind_of(&hook_kind, option, root),
+							  owner);
+}
+
+Oid
+cqrs_hooks_function(CqrsOption option, const char *name, Oid root)
+{
+	HookKind	hook_kind;
+
+	return cqrs_function_oid(name, kind_of(&hook_kind, option, root));
+}
+
+/* What is required of the function of an option, as part of *result. */
+static const CqrsFunctionKind *
+kind_of(HookKind *result, CqrsOption option, Oid root)
+{
 	Oid			row = get_rel_type_id(root);
 	Oid			rows = get_array_type(row);
 	const CqrsSignature serializers[] = {
@@ -156,17 +183,22 @@ find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 	CqrsFunctionKind kind = {
 		.role = cqrs_options_master.infos[option].name,
 		.nsignatures = 1,
-		.signatures = option == CQRS_OPTION_META ? &meta : &delete_data,
+		.signatures = result->signatures,
 		.stable = STABLE_BECAUSE
 	};
 
+	StaticAssertStmt(sizeof(serializers) == sizeof(result->signatures),
+					 "HookKind has room for all signatures");
 	if (option == CQRS_OPTION_SERIALIZER)
 	{
 		kind.nsignatures = lengthof(serializers);
-		kind.signatures = serializers;
 		kind.others = "A serializer may return json as well, or take an array of rows and return an array.";
+		memcpy(result->signatures, serializers, sizeof(serializers));
 	}
-	return cqrs_function_find(hook, name, &kind, owner);
+	else
+		result->signatures[0] = option == CQRS_OPTION_META ? meta : delete_data;
+	result->kind = kind;
+	return &result->kind;
 }
 
 /*

@@ -46,4 +46,9 @@ extern CqrsFunction *cqrs_hooks_correlation_setting(Oid owner);
 extern void cqrs_hooks_check(CqrsOption option, const char *name, Oid root,
 							 Oid owner);
 
+/*
+ * The function of an option, whatever rights anybody has, or InvalidOid.
+ */
+extern Oid	cqrs_hooks_function(CqrsOption option, const char *name, Oid root);
+
 #endif							/* CQRS_HOOKS_H */

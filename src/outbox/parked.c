@@ -22,6 +22,7 @@
 #include "catalog/indexing.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -321,6 +322,34 @@ end_of_value(const char *value)
 		next++;
 	}
 	return next;
+}
+
+bool
+cqrs_parked_has(const char *cqrs_id)
+{
+	Relation	rel = table_open(cqrs_objects_get(false)->parked,
+								 AccessShareLock);
+	int			column = SPI_fnumber(RelationGetDescr(rel), "cqrs_id");
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan(rel, InvalidOid, false, &dirty, 0, NULL);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		found = strcmp(TextDatumGetCString(heap_getattr(tuple, column,
+														RelationGetDescr(rel),
+														&isnull)),
+					   cqrs_id) == 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 /*

@@ -54,6 +54,9 @@ static void check_owner(const CqrsReplicaRow *row);
 static void check_without_table(const CqrsReplicaRow *row);
 static void check_function(const char *name, const CqrsFunctionKind *kind,
 						   Oid owner);
+static List *add_foreign(List *list, const CqrsReplicaRow *row,
+						 CqrsReplicaOption option,
+						 const CqrsFunctionKind *kind, Oid owner);
 static void add_columns(Oid relid);
 static void add_column(StringInfo add, StringInfo rest, Oid relid,
 					   const char *name, const char *type, const char *value);
@@ -103,6 +106,7 @@ cqrs_register_replica(PG_FUNCTION_ARGS)
 	check_owner(&row);
 	cqrs_replica_insert(&row);
 	raise_warnings(&row);
+	cqrs_function_warn_foreign(cqrs_registration_foreign(list_make1(&row)), NIL);
 	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
 }
 
@@ -113,6 +117,7 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 	char	   *cqrs_id = id_argument(fcinfo);
 	CqrsReplicaRow *row;
 	char	   *exchange;
+	List	   *foreign;
 
 	PreventCommandIfReadOnly("cqrs_alter_replica()");
 	if (PG_ARGISNULL(1))
@@ -123,6 +128,7 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 				 errhint("Name options with their values, as in {\"max_retries\": 5}.")));
 	row = read_locked(cqrs_id);
 	exchange = cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE);
+	foreign = cqrs_registration_foreign(list_make1(row));
 	cqrs_option_set_json(&cqrs_replica_options, row->options,
 						 PG_GETARG_JSONB_P(1));
 	cqrs_rights_check_exchange(exchange, cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE));
@@ -130,6 +136,8 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 	/* The owner may be another one, by another handler. */
 	check_owner(row);
 	cqrs_replica_update(row);
+	cqrs_function_warn_foreign(cqrs_registration_foreign(list_make1(row)),
+							   foreign);
 	PG_RETURN_VOID();
 }
 
@@ -264,6 +272,37 @@ check_without_table(const CqrsReplicaRow *row)
 					 errdetail("The option names columns of a table."),
 					 errhint("Leave the option out, or name a table by \"relation\".")));
 	}
+}
+
+List *
+cqrs_registration_foreign(List *rows)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		const CqrsReplicaRow *row = lfirst(lc);
+		Oid			owner = cqrs_replica_owner(row);
+
+		result = add_foreign(result, row, CQRS_REPLICA_HANDLER,
+							 cqrs_handler_kind(), owner);
+		result = add_foreign(result, row, CQRS_REPLICA_RETRY,
+							 cqrs_handler_retry_kind(), owner);
+	}
+	return result;
+}
+
+static List *
+add_foreign(List *list, const CqrsReplicaRow *row, CqrsReplicaOption option,
+			const CqrsFunctionKind *kind, Oid owner)
+{
+	const char *name = cqrs_replica_text(row, option);
+
+	if (name == NULL)
+		return list;
+	return cqrs_function_add_foreign(list, "replica", row->cqrs_id, kind->role,
+									 cqrs_function_oid(name, kind), owner);
 }
 
 static void

@@ -39,6 +39,7 @@
 #include "replica/fit.h"
 #include "replica/handler.h"
 #include "replica/mapping.h"
+#include "replica/registration.h"
 #include "replica/replica.h"
 #include "replica/replica_ddl.h"
 
@@ -56,6 +57,7 @@ typedef struct Reliance
 	List	   *functions;		/* of Named */
 	List	   *replicas;		/* OIDs of tables that are replicas */
 	List	   *broken;			/* those of them that cannot work */
+	List	   *foreign;		/* of CqrsForeignFunction */
 } Reliance;
 
 /* A check that raises an error. */
@@ -115,12 +117,15 @@ judge_before(const CqrsDdlCommand *command)
 	Reliance   *reliance;
 	ListCell   *lc;
 
-	if (command->scope == CQRS_SCOPE_NONE && !OidIsValid(command->renamed))
+	if (command->scope == CQRS_SCOPE_NONE && !OidIsValid(command->renamed) &&
+		!command->changes_owners)
 		return NULL;
 	reliance = palloc0(sizeof(Reliance));
 	if (command->scope == CQRS_SCOPE_FUNCTIONS ||
 		command->scope == CQRS_SCOPE_ALL)
 		reliance->functions = list_functions();
+	if (command->changes_owners)
+		reliance->foreign = cqrs_registration_foreign(cqrs_replica_read_all());
 	foreach(lc, command->tables)
 	{
 		const CqrsTableFacts *facts = lfirst(lc);
@@ -146,6 +151,9 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	cqrs_ddl_each_table(command, state, check_table);
 	foreach(lc, reliance->functions)
 		check_function(lfirst(lc));
+	if (command->changes_owners)
+		cqrs_function_warn_foreign(cqrs_registration_foreign(cqrs_replica_read_all()),
+								   reliance->foreign);
 	if (OidIsValid(command->renamed))
 	{
 		const CqrsReplicaRow *row = replica_of(command->renamed);

@@ -13,6 +13,11 @@
  * DELETE is made from that row.  A lock keeps the row from being inserted anew
  * meanwhile.
  *
+ * A parked message belongs to the owner of the table that has a master of its name
+ * now.  That this is nobody else than the owner at the time of parking, unless
+ * somebody with the rights of both has decided so, is the business of
+ * cqrs_register() (outbox/former.c).
+ *
  * Everything that touches keys and rows runs with the rights of the table's
  * owner: the owner's types can have functions, and a superuser may be the
  * caller.

@@ -149,6 +149,19 @@ cqrs_meaning_check(const CqrsMeaning *before)
 			 errhint("Use cqrs_alter() to set \"sync_when\" to null before the command, and to a condition again after it.")));
 }
 
+List *
+cqrs_meaning_functions(const CqrsMasterRow *row)
+{
+	char	   *text = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
+	References	found = {0};
+	Node	   *expression;
+	const char *error;
+
+	if (text != NULL && try_to(parse, row->relid, text, &expression, &error))
+		(void) collect(expression, &found);
+	return found.functions;
+}
+
 /*
  * Do work that may fail.  False if the table is gone, or is being changed by
  * another transaction.  Otherwise *result is set: NULL if the work has failed,
