@@ -274,11 +274,11 @@ attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
 
 		MemoryContextSwitchTo(caller);
 		data = CopyErrorData();
-		if (data->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			ERRCODE_TO_CATEGORY(data->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		if (data->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			ERRCODE_TO_CATEGORY(data->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
+			ReThrowError(data);
 		*error = data->message;
 		result = false;
 	}
