@@ -17,8 +17,8 @@
 #include "mb/pg_wchar.h"
 
 #include "base/caught.h"
-#include "base/exchange.h"
 #include "base/guc.h"
+#include "base/limits.h"
 #include "broker/transport.h"
 #include "publish/outgoing.h"
 
