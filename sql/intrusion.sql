@@ -456,6 +456,32 @@ SELECT count(*) FROM alice.log;
 DELETE FROM cqrs.parked;
 DROP TABLE alice.m CASCADE;
 
+-- Whoever catches an error that is not parked has his own rights again.
+SET ROLE regress_alice;
+CREATE FUNCTION alice.e_dooms(alice.e) RETURNS jsonb STABLE LANGUAGE plpgsql
+	AS $$BEGIN RAISE EXCEPTION 'doomed' USING ERRCODE = 'serialization_failure'; END$$;
+SELECT cqrs_alter('e', '{"serializer": "alice.e_dooms"}');
+GRANT INSERT ON alice.e TO regress_bob;
+SET ROLE regress_bob;
+CREATE FUNCTION bob.catches() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	BEGIN
+		INSERT INTO alice.e VALUES (2);
+		PERFORM public.cqrs_flush();
+	EXCEPTION WHEN serialization_failure THEN
+		NULL;
+	END;
+	RETURN concat_ws(', ', current_user, current_setting('search_path'),
+		current_setting('transaction_read_only'));
+END
+$$;
+SELECT bob.catches();
+RESET ROLE;
+SET ROLE regress_alice;
+SELECT id FROM alice.e;
+SELECT cqrs_alter('e', '{"serializer": null}');
+RESET ROLE;
+
 -- Functions and operators that fit the calls of the install script better than
 -- those of pg_catalog, in the schema of the extension and in the path of its
 -- creator, before it is created.

@@ -45,6 +45,7 @@
 #include "apply/plan.h"
 #include "apply/settings.h"
 #include "apply/stored_row.h"
+#include "base/error_context.h"
 
 /* A message while it is applied. */
 typedef struct Work
@@ -190,11 +191,7 @@ apply(Work *work)
 {
 	ErrorContextCallback callback;
 
-	callback.callback = error_context;
-	callback.arg = work;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
+	cqrs_error_context_push(&callback, error_context, work);
 	if (work->content.message->signal == CQRS_SIGNAL_SYNC && work->content.plan->only_direct_syncs &&
 		!work->content.message->direct)
 		work->applied->outcome = CQRS_OUTCOME_IGNORED;
@@ -202,8 +199,7 @@ apply(Work *work)
 		apply_to_table(work);
 	else
 		call_handler(work);
-
-	error_context_stack = callback.previous;
+	cqrs_error_context_pop(&callback);
 }
 
 static void

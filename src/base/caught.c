@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * caught.c
- *	  An error that ends a transaction of a worker, and not the process.
+ *	  Errors that end a transaction or a subtransaction, and nothing else.
  *
- * Interrupts wait until the transaction is aborted, as in PostgreSQL's own loop.
+ * Interrupts wait until a transaction is aborted, as in PostgreSQL's own loop.
+ * For a subtransaction, PostgreSQL's function has them wait itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,8 +13,12 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #include "base/caught.h"
+
+static ErrorData *run_in_subtransaction(void (*run) (void *arg), void *arg,
+										bool undo);
 
 ErrorData *
 cqrs_caught_abort(MemoryContext context)
@@ -27,5 +32,46 @@ cqrs_caught_abort(MemoryContext context)
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(context);
+	return error;
+}
+
+ErrorData *
+cqrs_caught_run(void (*run) (void *arg), void *arg)
+{
+	return run_in_subtransaction(run, arg, false);
+}
+
+ErrorData *
+cqrs_caught_run_undone(void (*run) (void *arg), void *arg)
+{
+	return run_in_subtransaction(run, arg, true);
+}
+
+static ErrorData *
+run_in_subtransaction(void (*run) (void *arg), void *arg, bool undo)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		run(arg);
+		if (!undo)
+			ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (undo || error != NULL)
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
 	return error;
 }

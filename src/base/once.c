@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 
 #include "base/once.h"
+#include "base/strings.h"
 
 /* The number of texts that are remembered. */
 #define TEXTS_MAX	100
@@ -24,13 +25,9 @@ bool
 cqrs_once_note(CqrsOnce *once, const char *text)
 {
 	MemoryContext caller;
-	ListCell   *lc;
 
-	foreach(lc, once->texts)
-	{
-		if (strcmp(lfirst(lc), text) == 0)
-			return true;
-	}
+	if (cqrs_strings_have(once->texts, text))
+		return true;
 	if (list_length(once->texts) >= TEXTS_MAX)
 	{
 		pfree(linitial(once->texts));
@@ -45,17 +42,12 @@ cqrs_once_note(CqrsOnce *once, const char *text)
 void
 cqrs_once_remove(CqrsOnce *once, const char *text)
 {
-	ListCell   *lc;
+	ListCell   *lc = cqrs_strings_find(once->texts, text);
 
-	foreach(lc, once->texts)
-	{
-		char	   *noted = lfirst(lc);
-
-		if (strcmp(noted, text) != 0)
-			continue;
-		once->texts = foreach_delete_current(once->texts, lc);
-		pfree(noted);
-	}
+	if (lc == NULL)
+		return;
+	pfree(lfirst(lc));
+	once->texts = list_delete_cell(once->texts, lc);
 }
 
 void

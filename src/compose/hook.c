@@ -38,8 +38,8 @@
 #include "utils/rel.h"
 
 #include "base/error_context.h"
-#include "base/exchange.h"
 #include "base/guc.h"
+#include "base/limits.h"
 #include "compose/hook.h"
 #include "compose/serialize.h"
 #include "master/condition.h"

@@ -47,6 +47,7 @@
 #include "utils/memutils.h"
 
 #include "base/caught.h"
+#include "base/strings.h"
 #include "base/timing.h"
 #include "consume/applied.h"
 #include "consume/batch.h"
@@ -440,15 +441,8 @@ cqrs_batch_is_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 static ListCell *
 find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 {
-	ListCell   *lc;
-
-	foreach(lc, batch->tried_out)
-	{
-		if (item->message.cqrs_id != NULL &&
-			strcmp(lfirst(lc), item->message.cqrs_id) == 0)
-			return lc;
-	}
-	return NULL;
+	return item->message.cqrs_id == NULL ? NULL :
+		cqrs_strings_find(batch->tried_out, item->message.cqrs_id);
 }
 
 /* Wait before the first message is tried again; longer each time. */

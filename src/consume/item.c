@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/strings.h"
 #include "consume/consumer_state.h"
 #include "consume/earlier.h"
 #include "consume/handled.h"
@@ -31,7 +32,6 @@
 #define BUSY_MS		1000
 
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
-static bool is_passed_over(const CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
@@ -86,7 +86,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		}
 		return CQRS_ITEM_SETTLED;
 	}
-	if (is_passed_over(run, cqrs_id))
+	if (cqrs_strings_have(run->passed_over, cqrs_id))
 		return CQRS_ITEM_OTHER_OWNER;
 	if (is_handled_already(run, item) || is_dead_already(run, item))
 		return CQRS_ITEM_SETTLED;
@@ -321,19 +321,6 @@ pass_over(CqrsRun *run, const char *cqrs_id)
 	run->passed_over = lappend(run->passed_over, pstrdup(cqrs_id));
 	MemoryContextSwitchTo(caller);
 	return CQRS_ITEM_OTHER_OWNER;
-}
-
-static bool
-is_passed_over(const CqrsRun *run, const char *cqrs_id)
-{
-	ListCell   *lc;
-
-	foreach(lc, run->passed_over)
-	{
-		if (strcmp(lfirst(lc), cqrs_id) == 0)
-			return true;
-	}
-	return false;
 }
 
 /* A message is applied: remove what it settles, and count it. */

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "base/guc.h"
+#include "base/limits.h"
 #include "base/timing.h"
 #include "consume/topology.h"
 #include "replica/replica.h"
@@ -32,8 +33,6 @@
 
 /* An exchange that was refused is tried again after this time. */
 #define RETRY_INTERVAL_MS	60000
-/* AMQP 0-9-1: routing keys are short strings. */
-#define ROUTING_KEY_BYTES	255
 
 struct CqrsTopology
 {
@@ -105,7 +104,7 @@ add_binding(List **bindings, const char *exchange, const char *routing_key)
 	binding->exchange = cqrs_topology_utf8(exchange);
 	binding->routing_key = cqrs_topology_utf8(routing_key);
 	/* No message can have a longer routing key. */
-	if (strlen(binding->routing_key) <= ROUTING_KEY_BYTES)
+	if (strlen(binding->routing_key) <= CQRS_SHORTSTR_BYTES)
 		*bindings = lappend(*bindings, binding);
 }
 

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "base/guc.h"
+#include "base/limits.h"
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
@@ -26,8 +27,8 @@
 
 /* The most messages that are sent before confirms are read. */
 #define SEND_TURN			200
-/* An exchange and a routing key of at most 255 bytes each, and a length. */
-#define ROUTE_BYTES			516
+/* An exchange and a routing key, and a length. */
+#define ROUTE_BYTES			(2 * CQRS_SHORTSTR_BYTES + 6)
 /*
  * The most proven routes that are remembered.  Owners of tables choose exchanges
  * and routing keys, so their number has no limit of its own.

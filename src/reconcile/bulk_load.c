@@ -26,7 +26,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -39,10 +38,10 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "apply/apply.h"
 #include "apply/on_behalf.h"
+#include "base/caught.h"
 #include "consume/seat.h"
 #include "consume/verdict.h"
 #include "reconcile/load_source.h"
@@ -85,6 +84,16 @@ typedef struct Load
 	MemoryContext lines_context;
 } Load;
 
+/* Lines that are loaded together. */
+typedef struct LineGroup
+{
+	Load	   *load;
+	int			from;
+	int			to;
+	int			at;				/* the line at hand; "to" at the end of all */
+	Counts		counts;			/* of all groups, with this one */
+} LineGroup;
+
 static Datum load_all(FunctionCallInfo fcinfo, bool from_file);
 static Load *read_arguments(FunctionCallInfo fcinfo, bool from_file);
 static void read_replica(Load *load);
@@ -93,8 +102,7 @@ static void clear_table(const Load *load);
 static void load_batch(Load *load);
 static void load_lines(Load *load, int from, int to);
 static int	try_lines(Load *load, int from, int to);
-static void apply_lines(Load *load, int from, int to, volatile int *at,
-						Counts *counts);
+static void apply_lines(void *arg);
 static void apply_line(Load *load, CqrsApplier *applier,
 					   const CqrsLoadLine *line, Counts *counts);
 static char *read_line(const char *line, CqrsIncoming *message);
@@ -317,31 +325,20 @@ load_lines(Load *load, int from, int to)
 static int
 try_lines(Load *load, int from, int to)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Counts		counts = load->counts;
-	volatile int at = from;
-	volatile bool done = false;
+	LineGroup	group = {.load = load,.from = from,.to = to,.at = from,
+	.counts = load->counts};
+	MemoryContext caller;
+	ErrorData  *error;
 
 	MemoryContextReset(load->lines_context);
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(load->lines_context);
-	PG_TRY();
+	caller = MemoryContextSwitchTo(load->lines_context);
+	error = cqrs_caught_run(apply_lines, &group);
+	if (error == NULL)
+		load->counts = group.counts;
+	else
 	{
-		apply_lines(load, from, to, &at, &counts);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
 		CqrsProblem problem;
 
-		MemoryContextSwitchTo(load->lines_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(load->lines_context);
 		cqrs_verdict_describe(error, false, &problem);
 		if (cqrs_verdict_may_pass(&problem))
 			ReThrowError(error);
@@ -349,24 +346,23 @@ try_lines(Load *load, int from, int to)
 			report_line(load, &load->lines[from], problem.full);
 		cqrs_progress_resume(&load->progress);
 	}
-	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	if (done)
-		load->counts = counts;
-	return done ? -1 : at;
+	return error == NULL ? -1 : group.at;
 }
 
 static void
-apply_lines(Load *load, int from, int to, volatile int *at, Counts *counts)
+apply_lines(void *arg)
 {
+	LineGroup  *group = arg;
+	Load	   *load = group->load;
 	CqrsOnBehalf behalf;
 
 	cqrs_on_behalf_begin(&behalf, load->owner);
-	for (*at = from; *at < to; (*at)++)
+	for (group->at = group->from; group->at < group->to; group->at++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		apply_line(load, behalf.applier, &load->lines[*at], counts);
+		apply_line(load, behalf.applier, &load->lines[group->at],
+				   &group->counts);
 	}
 	cqrs_on_behalf_check_constraints();
 	cqrs_on_behalf_end(&behalf);

@@ -32,6 +32,7 @@
 
 #include "base/compat.h"
 #include "base/objects.h"
+#include "base/strings.h"
 #include "ddl/ddl.h"
 #include "ddl/facts.h"
 #include "define/columns.h"
@@ -321,7 +322,7 @@ follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 				CStringGetTextDatum(to);
 		cqrs_columns_rename_in_map(&row->options[CQRS_REPLICA_FIELD_MAP], from,
 								   to, !sets && (fields == NIL ||
-												 cqrs_columns_have(fields, from)));
+												 cqrs_strings_have(fields, from)));
 		cqrs_columns_rename_in_list(&row->options[CQRS_REPLICA_FIELDS], from,
 									to);
 		changed = true;

@@ -38,12 +38,11 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/caught.h"
 #include "compose/hook.h"
 #include "master/condition.h"
 #include "master/master.h"
@@ -66,9 +65,18 @@ typedef struct References
 
 typedef Node *(*Work) (Relation rel, void *arg);
 
+/* Work that may fail. */
+typedef struct Trial
+{
+	Work		work;
+	Oid			relid;
+	void	   *arg;			/* of "work" */
+	Node	   *result;
+} Trial;
+
 static bool try_to(Work work, Oid relid, void *arg, Node **result,
 				   const char **error);
-static Node *work_as_owner(Work work, Oid relid, void *arg);
+static void work_as_owner(void *arg);
 static Node *parse(Relation rel, void *text);
 static Node *print(Relation rel, void *expression);
 static bool forget_lengths(Node *node, void *context);
@@ -170,8 +178,8 @@ cqrs_meaning_functions(const CqrsMasterRow *row)
 static bool
 try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Trial		trial = {.work = work,.relid = relid,.arg = arg};
+	ErrorData  *failure;
 
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		return false;
@@ -181,36 +189,19 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 		return false;
 	}
 
-	*result = NULL;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	failure = cqrs_caught_run(work_as_owner, &trial);
+	if (failure == NULL)
+		*result = trial.result;
+	else
 	{
-		Node	   *done = work_as_owner(work, relid, arg);
+		int			category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
 
-		ReleaseCurrentSubTransaction();
-		*result = done;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *failure;
-		int			category;
-
-		MemoryContextSwitchTo(context);
-		failure = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
 		if (category == ERRCODE_OPERATOR_INTERVENTION ||
 			category == ERRCODE_INSUFFICIENT_RESOURCES)
 			ReThrowError(failure);
+		*result = NULL;
 		*error = failure->message;
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	UnlockRelationOid(relid, AccessShareLock);
 	return true;
 }
@@ -219,21 +210,20 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
  * Do work with the rights and the search_path under which sync_when is
  * evaluated.
  */
-static Node *
-work_as_owner(Work work, Oid relid, void *arg)
+static void
+work_as_owner(void *arg)
 {
-	Relation	rel = table_open(relid, NoLock);
+	Trial	   *trial = arg;
+	Relation	rel = table_open(trial->relid, NoLock);
 	CqrsRelation relation = {.owner = rel->rd_rel->relowner};
 	CqrsHookScope scope;
-	Node	   *result;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	cqrs_hook_enter_as_owner(&scope, &relation);
-	result = work(rel, arg);
+	trial->result = trial->work(rel, trial->arg);
 	cqrs_hook_leave(&scope);
 	PopActiveSnapshot();
 	table_close(rel, NoLock);
-	return result;
 }
 
 /*
