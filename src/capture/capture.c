@@ -229,8 +229,11 @@ cqrs_trigger_discard(PG_FUNCTION_ARGS)
 Datum
 cqrs_flush(PG_FUNCTION_ARGS)
 {
-	int64		nmessages = cqrs_resolve_flush();
+	int64		nmessages;
 
+	/* Hooks run in a transaction that is read-only, and must not write. */
+	PreventCommandIfReadOnly("cqrs_flush()");
+	nmessages = cqrs_resolve_flush();
 	if (nmessages > 0)
 		cqrs_commit_note_written();
 	PG_RETURN_INT64(nmessages);
