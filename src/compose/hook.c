@@ -6,12 +6,15 @@
  * They run while the transaction commits, under its active snapshot, with the
  * rights of the owner of the master's table and search_path "pg_catalog,
  * pg_temp".  So a writer with fewer rights gains nothing by them, and they do
- * not find the writer's objects.  The transaction is read-only meanwhile,
- * because a STABLE function can call a VOLATILE one that writes, and triggers
- * can no longer note changes.  Our own writes do not go through the executor
- * and are not affected.  After an error, the end of the subtransaction
- * restores all these settings.  An error in a function gets a context line
- * that names the function and the message; compose.c handles the error.
+ * not find the writer's objects.  Nor do they mean anything else because of the
+ * writer's settings (cqrs_serialize_pin_all_settings).  The transaction is
+ * read-only meanwhile, because a STABLE function can call a VOLATILE one that
+ * writes, and triggers can no longer note changes.  (NOTIFY is no write to
+ * PostgreSQL, nor is one to a large object up to version 15.)  Our own writes
+ * do not go through the executor and are not affected.  After an error, the end
+ * of the subtransaction restores all these settings.  An error in a function
+ * gets a context line that names the function and the message; compose.c
+ * handles the error.
  *
  * hooks.c finds these functions and checks them; this file calls them.
  *
@@ -107,7 +110,7 @@ cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 void
 cqrs_hook_enter_as_owner(CqrsHookScope *scope, const CqrsRelation *relation)
 {
-	scope->guc_level = cqrs_serialize_pin_settings();
+	scope->guc_level = cqrs_serialize_pin_all_settings();
 	scope->read_only = XactReadOnly;
 	XactReadOnly = true;
 	GetUserIdAndSecContext(&scope->role, &scope->security);
