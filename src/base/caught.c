@@ -1,9 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * caught.c
- *	  An error that ends a transaction of a worker, and not the process.
- *
- * Interrupts wait until the transaction is aborted, as in PostgreSQL's own loop.
+ *	  Errors that are caught: those that end a transaction of a worker, and not
+ *	  the process; those that users' functions raise.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +14,7 @@
 
 #include "base/caught.h"
 
+/* Interrupts wait until the transaction is aborted, as in PostgreSQL's own loop. */
 ErrorData *
 cqrs_caught_abort(MemoryContext context)
 {
@@ -28,4 +28,16 @@ cqrs_caught_abort(MemoryContext context)
 	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	return error;
+}
+
+/*
+ * PostgreSQL cancels in one place.  Whether a cancel was asked for cannot be
+ * looked up any more: that place has reset the flag.
+ */
+bool
+cqrs_caught_is_cancel(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		error->funcname != NULL &&
+		strcmp(error->funcname, "ProcessInterrupts") == 0;
 }

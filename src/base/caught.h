@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * caught.h
- *	  An error that ends a transaction of a worker, and not the process.
+ *	  Errors that are caught.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,5 +15,11 @@
  * in "context", which becomes the current one.
  */
 extern ErrorData *cqrs_caught_abort(MemoryContext context);
+
+/*
+ * Whether an error is the cancel of the statement: by a user, or by a timeout.
+ * A function of a user can raise an error of the same SQLSTATE, which is none.
+ */
+extern bool cqrs_caught_is_cancel(const ErrorData *error);
 
 #endif							/* CQRS_CAUGHT_H */
