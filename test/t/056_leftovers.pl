@@ -150,6 +150,34 @@ foreach my $id (1 .. 2)
 wait_consumer($node, 'postgres', 'handled = 2');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM careful'),
 	2, 'a handler with EXCEPTION applies messages after a change');
+
+# The CHECK of a domain that applies a message to the same column: what follows
+# in it is still about the outer message's value.
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE seen (what text);
+	CREATE FUNCTION applies(v text) RETURNS boolean LANGUAGE plpgsql AS $$
+	BEGIN
+		IF v = 'outer' THEN
+			PERFORM public.cqrs_apply(cqrs.parse_message(jsonb_build_object('signal_type', 'SAVE',
+				'cqrs_id', 'nests', 'instance_pk', 2, 'instance_data', jsonb_build_object('id', 2,
+					'name', repeat('inner', 2000), 'cqrs_revision', 0, 'cqrs_updated', now()))::text));
+		END IF;
+		RETURN true;
+	END$$;
+	CREATE FUNCTION sees(v text) RETURNS boolean LANGUAGE plpgsql AS
+	$$BEGIN INSERT INTO public.seen VALUES (left(v, 5) || length(v)); RETURN true; END$$;
+	CREATE DOMAIN nested AS text CHECK (applies(value) AND sees(value));
+	CREATE TABLE nests (id int PRIMARY KEY, name nested);
+	SELECT cqrs_register_replica('nests')});
+publish($broker, 'cqrs', 'author', save_body('nests', 1, 'outer'));
+$node->poll_query_until('postgres', 'SELECT count(*) = 2 FROM nests')
+  or BAIL_OUT($node->safe_psql('postgres', 'SELECT error FROM cqrs.failed'));
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT string_agg(DISTINCT what, ' ' ORDER BY what) FROM seen}),
+	'inner10000 outer5',
+	'the CHECK of a domain applies a message');
 is( $node->safe_psql(
 		'postgres', q{SELECT connects, errors FROM cqrs.consumer_stats}),
 	'2|1',
