@@ -28,7 +28,7 @@ endif
 REGRESS = setup extension register alter pack capture merge paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
 	partitions flush commit order tools diff keys dump check ddl retype meaning grants \
-	abuse former owners intrusion replica_register replica_ddl apply apply_values apply_tables reconcile
+	abuse former owners intrusion reentry replica_register replica_ddl apply apply_values apply_tables reconcile
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
 	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register \

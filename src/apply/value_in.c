@@ -217,8 +217,14 @@ cqrs_value_in_read(CqrsValueInput *input, const CqrsJsonValue *json,
 	if (!*isnull)
 		value = read_base(input, json, isnull);
 	if (OidIsValid(input->domain))
-		domain_check(value, *isnull, input->domain, &input->domain_extra,
-					 input->context);
+	{
+		/* Its functions may apply a message that has the same column. */
+		void	   *extra = input->domain_extra;
+
+		input->domain_extra = NULL;
+		domain_check(value, *isnull, input->domain, &extra, input->context);
+		input->domain_extra = extra;
+	}
 	return value;
 }
 
@@ -255,11 +261,17 @@ read_base(CqrsValueInput *input, const CqrsJsonValue *json, bool *isnull)
 	return read_plain(input, characters_of(json));
 }
 
+/* What the function remembers serves one call at a time: as above. */
 static Datum
 read_plain(CqrsValueInput *input, char *text)
 {
-	return InputFunctionCall(&input->function, text, input->ioparam,
-							 input->typmod);
+	FmgrInfo	function = input->function;
+	Datum		value;
+
+	input->function.fn_extra = NULL;
+	value = InputFunctionCall(&function, text, input->ioparam, input->typmod);
+	input->function.fn_extra = function.fn_extra;
+	return value;
 }
 
 /* A literal of a type that may have timestamps in it. */

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * caught.c
- *	  Errors that end a transaction or a subtransaction, and nothing else.
+ *	  Errors that are caught: those that end a transaction or a subtransaction,
+ *	  and nothing else; those that users' functions raise.
  *
  * Interrupts wait until a transaction is aborted, as in PostgreSQL's own loop.
  * For a subtransaction, PostgreSQL's function has them wait itself.
@@ -74,4 +75,16 @@ run_in_subtransaction(void (*run) (void *arg), void *arg, bool undo)
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/*
+ * PostgreSQL cancels in one place.  Whether a cancel was asked for cannot be
+ * looked up any more: that place has reset the flag.
+ */
+bool
+cqrs_caught_is_cancel(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		error->funcname != NULL &&
+		strcmp(error->funcname, "ProcessInterrupts") == 0;
 }

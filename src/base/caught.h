@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * caught.h
- *	  Errors that end a transaction or a subtransaction, and nothing else.
+ *	  Errors that are caught.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,5 +49,11 @@ extern ErrorData *cqrs_caught_run(void (*run) (void *arg), void *arg);
  * snapshots of "run" end with it, and "run" may leave them.
  */
 extern ErrorData *cqrs_caught_run_undone(void (*run) (void *arg), void *arg);
+
+/*
+ * Whether an error is the cancel of the statement: by a user, or by a timeout.
+ * A function of a user can raise an error of the same SQLSTATE, which is none.
+ */
+extern bool cqrs_caught_is_cancel(const ErrorData *error);
 
 #endif							/* CQRS_CAUGHT_H */

@@ -51,6 +51,7 @@
 
 #include "base/compat.h"
 #include "base/objects.h"
+#include "capture/changeset.h"
 #include "capture/commit.h"
 #include "compose/compose.h"
 #include "compose/hook.h"
@@ -302,6 +303,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 	HeapTupleData tuple = {0};
 	CqrsRow		row;
 
+	cqrs_changeset_freeze();
 	cqrs_compose_enter(composer, rel, relation);
 	if (parked->row == NULL)
 	{
@@ -326,6 +328,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 	}
 	if (cqrs_compose_end(composer) > 0)
 		cqrs_commit_note_written();
+	cqrs_changeset_thaw();
 }
 
 /* The row that was kept, with the columns that the table has now. */
