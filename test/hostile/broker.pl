@@ -433,6 +433,19 @@ on_probe(
 	sub { $_[0]->put(method(2, 40, 11)) },
 	qr/unexpected method 40\.11 on channel 2/);
 
+# The channel is being closed: the broker may close it, too, and does so once.
+my $close = method(2, 20, 40,  close_args(200, ''));
+my $nack  = method(2, 60, 120, pack('Q>C', 1, 0));
+on_probe(
+	'two closes after a refusal',
+	sub { $_[0]->deaf; $_[0]->put($nack . $close x 2) },
+	qr/unexpected method 20\.40 on channel 2/);
+on_probe(
+	'flood of closes after a refusal',
+	sub { $_[0]->deaf; $_[0]->put($nack); $_[0]->flood($close) },
+	qr/unexpected method 20\.40 on channel 2/);
+on_probe('close after a refusal', sub { $_[0]->put($nack . $close) });
+
 # The broker does not answer that the channel is closed: no probe can begin.
 on_probe(
 	'refusal, and no more answers',
@@ -476,6 +489,17 @@ foreach my $name (sort keys %misbehaviours)
 	$met++;
 }
 $hostile->check_alive;
+
+# A broker that closes the channel of probes when it is being closed: the next
+# probe opens it again.
+$hostile->misbehave('publish: probe: close after a refusal');
+my $crossed = $hostile->write_row;
+RabbitMQ->poll_until(sub { return $hostile->broker->hits > 5 }, 60)
+  or BAIL_OUT('the probe is not repeated');
+is( $hostile->query(q{SELECT state || ' ' || last_error FROM cqrs.lanes}),
+	'publishing master "item": broker refused a message with basic.nack',
+	'the connection outlasts probes whose channel both sides close');
+$hostile->recover($crossed, 'closed by both');
 
 # What the broker says of a message that it refuses is kept with that message.
 $hostile->misbehave('publish: channel.close 406');
