@@ -390,7 +390,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 	CqrsConsumer *consumer = &connection->consumer;
 	char		error[256];
 
-	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+	cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 	if (cqrs_redis_remedy(error) == CQRS_REMEDY_WAIT)
 	{
 		consumer->ask_at =

@@ -321,7 +321,7 @@ cqrs_redis_command(CqrsConnection *connection, const char *action,
 
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply;
-	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+	cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 	cqrs_redis_fail(failure, connection->owner.token != NULL, action, error);
 	return NULL;
 }
@@ -369,7 +369,7 @@ cqrs_redis_too_early(const CqrsReply *reply, const char *action,
 
 	if (reply->type == CQRS_REPLY_ERROR)
 	{
-		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+		cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 		cqrs_redis_fail(failure, false, action, error);
 	}
 	else
