@@ -16,12 +16,22 @@
 #include "base/caught.h"
 
 ErrorData *
+cqrs_caught_copy(void)
+{
+	ErrorData  *error = CopyErrorData();
+
+	if (error->message == NULL)
+		error->message = pstrdup("missing error text");
+	return error;
+}
+
+ErrorData *
 cqrs_caught_abort(MemoryContext context)
 {
 	ErrorData  *error;
 
 	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
+	error = cqrs_caught_copy();
 	HOLD_INTERRUPTS();
 	AbortCurrentTransaction();
 	FlushErrorState();

@@ -35,6 +35,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "base/caught.h"
 #include "base/error_context.h"
 #include "base/guc.h"
 #include "compose/compose.h"
@@ -273,7 +274,7 @@ attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
 		ErrorData  *data;
 
 		MemoryContextSwitchTo(caller);
-		data = CopyErrorData();
+		data = cqrs_caught_copy();
 		if (data->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			ERRCODE_TO_CATEGORY(data->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
 			PG_RE_THROW();

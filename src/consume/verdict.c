@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "apply/incoming.h"
+#include "base/caught.h"
 #include "base/guc.h"
 #include "consume/verdict.h"
 #include "define/function.h"
@@ -53,8 +54,7 @@ cqrs_verdict_describe(const ErrorData *error, bool timed_out,
 	problem->timed_out = timed_out;
 	problem->message = pstrdup(timed_out ?
 							   "the message took longer than \"cqrs.apply_timeout\"" :
-							   error->message != NULL ? error->message :
-							   "missing error text");
+							   error->message);
 	problem->full = psprintf("%s%s%s", problem->message,
 							 error->detail != NULL ? "\n" : "",
 							 error->detail != NULL ? error->detail : "");
@@ -139,7 +139,7 @@ ask(const CqrsReplica *replica, const CqrsIncoming *message,
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		cqrs_worker_set_error(error->message);

@@ -33,6 +33,7 @@
 
 #include "apply/finder.h"
 #include "apply/settings.h"
+#include "base/caught.h"
 #include "consume/applied.h"
 #include "consume/failed.h"
 
@@ -198,7 +199,7 @@ look(Wait *wait)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(wait->found);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 	}
 	PG_END_TRY();

@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "base/caught.h"
 #include "base/exchange.h"
 #include "base/guc.h"
 #include "broker/transport.h"
@@ -90,7 +91,7 @@ try_to_build(const CqrsMessage *message, MemoryContext context, char **error)
 		int			category;
 
 		MemoryContextSwitchTo(caller);
-		failure = CopyErrorData();
+		failure = cqrs_caught_copy();
 		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
 		if (category != ERRCODE_DATA_EXCEPTION &&
 			category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)

@@ -43,6 +43,7 @@
 
 #include "apply/apply.h"
 #include "apply/on_behalf.h"
+#include "base/caught.h"
 #include "consume/seat.h"
 #include "consume/verdict.h"
 #include "reconcile/load_source.h"
@@ -338,7 +339,7 @@ try_lines(Load *load, int from, int to)
 		CqrsProblem problem;
 
 		MemoryContextSwitchTo(load->lines_context);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(load->lines_context);

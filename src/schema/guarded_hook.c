@@ -19,6 +19,7 @@
 #include "catalog/pg_class.h"
 #include "utils/syscache.h"
 
+#include "base/caught.h"
 #include "define/function.h"
 #include "master/hooks.h"
 #include "master/master.h"
@@ -99,7 +100,7 @@ cqrs_guarded_hook_check(const CqrsGuardedHook *before)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

@@ -44,6 +44,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/caught.h"
 #include "compose/hook.h"
 #include "master/condition.h"
 #include "master/master.h"
@@ -184,7 +185,7 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 		int			category;
 
 		MemoryContextSwitchTo(context);
-		failure = CopyErrorData();
+		failure = cqrs_caught_copy();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
