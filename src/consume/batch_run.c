@@ -35,6 +35,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "base/caught.h"
 #include "base/guc.h"
 #include "base/timing.h"
 #include "consume/batch.h"
@@ -90,6 +91,7 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	progress->began_at = GetCurrentTimestamp();
 	progress->run.logged = &batch->logged;
+	progress->run.quota = &batch->quota;
 	progress->run.any_failed = cqrs_failed_any();
 
 	run_messages(batch, progress);
@@ -233,7 +235,7 @@ apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 		cqrs_batch_run_end_time_limit();
 		RollbackAndReleaseCurrentSubTransaction();
