@@ -22,12 +22,22 @@ static ErrorData *run_in_subtransaction(void (*run) (void *arg), void *arg,
 										bool undo);
 
 ErrorData *
+cqrs_caught_copy(void)
+{
+	ErrorData  *error = CopyErrorData();
+
+	if (error->message == NULL)
+		error->message = pstrdup("missing error text");
+	return error;
+}
+
+ErrorData *
 cqrs_caught_abort(MemoryContext context)
 {
 	ErrorData  *error;
 
 	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
+	error = cqrs_caught_copy();
 	HOLD_INTERRUPTS();
 	AbortCurrentTransaction();
 	FlushErrorState();
@@ -66,7 +76,7 @@ run_in_subtransaction(void (*run) (void *arg), void *arg, bool undo)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 	}
 	PG_END_TRY();

@@ -11,6 +11,13 @@
 #include "postgres.h"
 
 /*
+ * In PG_CATCH(): copy the error into the current context.  An extension may
+ * raise an error without a message; here it has one, as in the server's log, so
+ * that a message stands for an error.
+ */
+extern ErrorData *cqrs_caught_copy(void);
+
+/*
  * In PG_CATCH(): abort the current transaction, and take the error.  The error is
  * in "context", which becomes the current one.  For workers, whose process is to
  * go on.

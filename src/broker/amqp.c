@@ -242,6 +242,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	MemoryContext context;
 	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 
+	cqrs_failure_hide(url.user, url.password);
 	sock = cqrs_socket_open(url.host, url.port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
 	if (sock == NULL)

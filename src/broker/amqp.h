@@ -32,7 +32,9 @@ typedef enum CqrsProbeState
 								 * awaited */
 	CQRS_PROBE_DECLARED,		/* the message may be sent */
 	CQRS_PROBE_SENT,			/* the message's confirm is awaited */
-	CQRS_PROBE_CLOSING			/* close-ok is awaited */
+	CQRS_PROBE_CLOSING,			/* close-ok is awaited */
+	CQRS_PROBE_CROSSING			/* the same, and the broker has closed the
+								 * channel at the same time */
 } CqrsProbeState;
 
 typedef enum CqrsReturn

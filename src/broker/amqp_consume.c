@@ -28,7 +28,6 @@
 #include "utils/memutils.h"
 
 #include "broker/amqp.h"
-#include "broker/amqp_decode.h"
 #include "broker/amqp_properties.h"
 
 #define SHORTSTR_SIZE	256
@@ -383,7 +382,7 @@ text_of_id(amqp_bytes_t properties, char *buffer)
 
 	if (!cqrs_amqp_properties_message_id(properties, &id))
 		return NULL;
-	cqrs_amqp_decode_text(buffer, SHORTSTR_SIZE, id);
+	cqrs_failure_clean(buffer, SHORTSTR_SIZE, id.bytes, id.len);
 	return strlen(buffer) == id.len && memcmp(buffer, id.bytes, id.len) == 0 ?
 		buffer : NULL;
 }
@@ -426,6 +425,8 @@ static void
 handle_close(const amqp_method_t *method, const char *action,
 			 CqrsEvent *event, CqrsFailure *failure)
 {
+	static const char exclusive[] = "in exclusive use";
+
 	event->kind = CQRS_EVENT_FAILED;
 	cqrs_amqp_describe_close(failure, action, method);
 	if (method->id == AMQP_CHANNEL_CLOSE_METHOD)
@@ -433,7 +434,8 @@ handle_close(const amqp_method_t *method, const char *action,
 		amqp_channel_close_t *close = method->decoded;
 
 		if (close->reply_code == AMQP_ACCESS_REFUSED &&
-			strstr(failure->reason, "in exclusive use") != NULL)
+			memmem(close->reply_text.bytes, close->reply_text.len,
+				   exclusive, strlen(exclusive)) != NULL)
 			failure->blame = CQRS_BLAME_LEASE;
 		else if (close->reply_code == AMQP_PRECONDITION_FAILED &&
 				 close->class_id != AMQP_EXCHANGE_CLASS)

@@ -91,7 +91,7 @@ cqrs_amqp_decode_frame(const char *input, Size length, Size max_size,
 void
 cqrs_amqp_decode_text(char *buffer, Size size, amqp_bytes_t text)
 {
-	cqrs_failure_clean(buffer, size, text.bytes, text.len);
+	cqrs_failure_quote(buffer, size, text.bytes, text.len);
 }
 
 static bool

@@ -14,7 +14,6 @@
 #include "utils/timestamp.h"
 
 #include "broker/amqp.h"
-#include "broker/amqp_decode.h"
 #include "broker/amqp_properties.h"
 
 #define DELIVERY_PERSISTENT 2
@@ -214,8 +213,8 @@ handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
 		cqrs_amqp_violated(event, failure, action, "returned message that is none of ours");
 		return;
 	}
-	cqrs_amqp_decode_text(connection->return_id, sizeof(connection->return_id),
-						  message_id);
+	cqrs_failure_clean(connection->return_id, sizeof(connection->return_id),
+					   message_id.bytes, message_id.len);
 	connection->returning = CQRS_RETURN_BODY;
 	connection->return_rest = frame->payload.properties.body_size;
 	if (connection->return_rest == 0)

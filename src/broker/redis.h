@@ -171,6 +171,13 @@ extern const CqrsReply *cqrs_redis_try(CqrsConnection *connection,
 									   CqrsFailure *failure, int nwords,
 									   const char *const *words);
 
+/*
+ * Fill in a failure because of a reply to a command that has not been sent
+ * completely.  An error may be why the server reads no more of the command.
+ */
+extern void cqrs_redis_too_early(const CqrsReply *reply, const char *action,
+								 CqrsFailure *failure);
+
 /* Begin to write a command, word by word; there must be none yet. */
 extern void cqrs_redis_begin_command(CqrsConnection *connection, int nwords);
 extern void cqrs_redis_put_word(CqrsConnection *connection, const char *word,

@@ -158,6 +158,11 @@ cqrs_redis_handle_answer(CqrsConnection *connection, const CqrsReply *reply,
 	CqrsConsumer *consumer = &connection->consumer;
 	CqrsQuestion question = consumer->asks;
 
+	if (connection->command.len > 0)
+	{
+		cqrs_redis_too_early(reply, "could not consume", failure);
+		return false;
+	}
 	consumer->asks = CQRS_ASKS_NOTHING;
 	if (reply->type == CQRS_REPLY_ERROR)
 		return answer_error(connection, reply, failure);
@@ -385,7 +390,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 	CqrsConsumer *consumer = &connection->consumer;
 	char		error[256];
 
-	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+	cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 	if (cqrs_redis_remedy(error) == CQRS_REMEDY_WAIT)
 	{
 		consumer->ask_at =

@@ -62,7 +62,7 @@ answer_script(CqrsBatch *batch, const CqrsReply *reply)
 		if (element->type == CQRS_REPLY_TEXT && batch->limited)
 		{
 			batch->outcomes[i] = CQRS_BATCH_OUTCOME_REFUSED;
-			cqrs_failure_clean(batch->full, sizeof(batch->full),
+			cqrs_failure_quote(batch->full, sizeof(batch->full),
 							   element->text, element->length);
 		}
 		else if (element->type == CQRS_REPLY_INTEGER && element->integer >= 0)
@@ -121,7 +121,7 @@ take_error(CqrsBatch *batch, const CqrsReply *reply)
 		text += prefix;
 		length -= prefix;
 	}
-	cqrs_failure_clean(batch->error, sizeof(batch->error), text, length);
+	cqrs_failure_quote(batch->error, sizeof(batch->error), text, length);
 	return batch->error[0] != '\0';
 }
 

@@ -81,6 +81,7 @@ cqrs_batch_create(CqrsIntake *intake)
 											   sizeof(CqrsBatch));
 
 	batch->intake = intake;
+	batch->quota.about = "messages that were received";
 	batch->context = AllocSetContextCreate(TopMemoryContext, "cqrs batch",
 										   ALLOCSET_DEFAULT_SIZES);
 	batch->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs item",
@@ -292,6 +293,7 @@ void
 cqrs_batch_reload(CqrsBatch *batch)
 {
 	cqrs_once_forget(&batch->logged);
+	cqrs_quota_renew(&batch->quota);
 }
 
 static void

@@ -98,6 +98,7 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	progress->began_at = GetCurrentTimestamp();
 	progress->run.logged = &batch->logged;
+	progress->run.quota = &batch->quota;
 	progress->run.any_failed = cqrs_failed_any();
 
 	run_messages(batch, progress);

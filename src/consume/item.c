@@ -78,7 +78,8 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		else
 		{
 			run->counts[CQRS_CONSUMED_UNKNOWN]++;
-			if (!cqrs_once_note(run->logged, psprintf("unknown %s", cqrs_id)))
+			if (cqrs_quota_take_once(run->quota, run->logged,
+									 psprintf("unknown %s", cqrs_id)))
 				ereport(LOG,
 						(errmsg("messages arrive for \"%s\", which is no replica",
 								cqrs_id),
@@ -345,8 +346,8 @@ applied(CqrsRun *run, CqrsItem *item, List *earlier, const CqrsApplied *result)
 	if (!result->unknown_keys)
 		return;
 	run->counts[CQRS_CONSUMED_UNKNOWN_KEYS]++;
-	if (!cqrs_once_note(run->logged,
-						psprintf("keys %s", item->message.cqrs_id)))
+	if (cqrs_quota_take_once(run->quota, run->logged,
+							 psprintf("keys %s", item->message.cqrs_id)))
 		ereport(LOG,
 				(errmsg("messages for replica \"%s\" have keys without a column",
 						item->message.cqrs_id),
@@ -365,7 +366,8 @@ log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 	item->message.cqrs_id : "unknown";
 
 	cqrs_worker_set_error(reason);
-	if (cqrs_once_note(run->logged, psprintf("%s %s", what, cqrs_id)))
+	if (!cqrs_quota_take_once(run->quota, run->logged,
+							  psprintf("%s %s", what, cqrs_id)))
 		return;
 	ereport(LOG,
 			(errmsg("a message for replica \"%s\" could not be applied: %s",

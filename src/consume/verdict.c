@@ -62,8 +62,7 @@ cqrs_verdict_describe(const ErrorData *error, bool timed_out,
 	problem->timed_out = timed_out;
 	problem->message = pstrdup(timed_out ?
 							   "the message took longer than \"cqrs.apply_timeout\"" :
-							   error->message != NULL ? error->message :
-							   "missing error text");
+							   error->message);
 	problem->full = psprintf("%s%s%s", problem->message,
 							 error->detail != NULL ? "\n" : "",
 							 error->detail != NULL ? error->detail : "");

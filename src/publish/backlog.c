@@ -44,6 +44,7 @@
 #include "base/guc.h"
 #include "base/home.h"
 #include "base/objects.h"
+#include "base/once.h"
 #include "base/timing.h"
 #include "outbox/parked.h"
 #include "outbox/published.h"
@@ -87,6 +88,8 @@ struct CqrsBacklog
 	bool		recycle;		/* the watermark has moved since segments were
 								 * last looked at */
 	TimestampTz recycled_at;
+
+	CqrsQuota	quota;			/* log messages about parked messages */
 };
 
 static bool look_is_due(const CqrsBacklog *backlog);
@@ -116,6 +119,7 @@ cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
 	backlog->worker = worker;
 	backlog->window = window;
 	backlog->holds = holds;
+	backlog->quota.about = "parked messages";
 	backlog->saved_watermark = cqrs_outbox_watermark();
 	backlog->reader = cqrs_reader_create(worker,
 										 cqrs_lane_begin(worker,
@@ -131,6 +135,7 @@ void
 cqrs_backlog_reload(CqrsBacklog *backlog)
 {
 	backlog->calls = cqrs_worker_calls(backlog->worker) - 1;
+	cqrs_quota_renew(&backlog->quota);
 }
 
 bool
@@ -350,9 +355,10 @@ park_refused(CqrsBacklog *backlog)
 	if (skip == CQRS_SKIP_BUSY)
 		return false;
 	ForceSyncCommit();
-	ereport(LOG,
-			(errmsg("a message of master \"%s\" is parked: %s",
-					outgoing->cqrs_id, outgoing->refusal)));
+	if (cqrs_quota_take(&backlog->quota))
+		ereport(LOG,
+				(errmsg("a message of master \"%s\" is parked: %s",
+						outgoing->cqrs_id, outgoing->refusal)));
 	return true;
 }
 

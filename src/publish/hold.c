@@ -101,12 +101,13 @@ cqrs_hold_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 }
 
 bool
-cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id)
+cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id, CqrsQuota *quota)
 {
 	CqrsHold   *hold = find(holds, cqrs_id);
 
 	if (hold == NULL || hold->logged ||
-		cqrs_until_after_ms(hold->logged_at, LOG_INTERVAL_MS) > 0)
+		cqrs_until_after_ms(hold->logged_at, LOG_INTERVAL_MS) > 0 ||
+		!cqrs_quota_take(quota))
 		return false;
 	hold->logged = true;
 	hold->logged_at = GetCurrentTimestamp();

@@ -12,6 +12,8 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+
+#include "base/once.h"
 #include "publish/window.h"
 
 typedef enum CqrsHoldState
@@ -66,10 +68,11 @@ extern void cqrs_hold_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 
 /*
  * Whether the caller is to log now that a master is held.  Each hold is logged
- * once at most, and each master once a minute at most.  A hold counts as
- * logged once this has returned true.
+ * once at most, and each master once a minute at most, if the quota allows it.
+ * A hold counts as logged once this has returned true.
  */
-extern bool cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id);
+extern bool cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id,
+								 CqrsQuota *quota);
 
 /*
  * Whether a message that has been read has to stay out of the window.  If

@@ -273,6 +273,7 @@ static void
 tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
 {
 	cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
-	if (cqrs_hold_should_log(link->holds, cqrs_id))
+	if (cqrs_hold_should_log(link->holds, cqrs_id,
+							 cqrs_link_log_quota(link->log)))
 		cqrs_link_log_held(cqrs_id, reason);
 }

@@ -30,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "base/caught.h"
 #include "base/compat.h"
 #include "base/objects.h"
 #include "base/strings.h"
@@ -363,7 +364,7 @@ problem(Check check, const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 	}
 	PG_END_TRY();

@@ -42,7 +42,7 @@ cqrs_sql_check_master(PG_FUNCTION_ARGS)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		if ((error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 			 !cqrs_caught_is_cancel(error)) ||
 			error->sqlerrcode == ERRCODE_ASSERT_FAILURE)

@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "base/caught.h"
 #include "define/function.h"
 #include "define/rights.h"
 #include "master/hooks.h"
@@ -130,7 +131,7 @@ cqrs_guarded_hook_check(const CqrsGuardedHook *before)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

@@ -58,6 +58,8 @@ BEGIN
 	%EXPORT_TAGS = (frames => \@EXPORT_OK);
 }
 
+our $PASSWORD = "s3cret-w\xC3\xB6rd";
+
 my $RECEIVE_BYTES        = 256 * 1024;
 my $READ_BYTES           = 1024 * 1024;
 my $DRIP_INTERVAL_S      = 0.02;
@@ -199,7 +201,8 @@ sub new
 		control   => $control }, $class;
 }
 
-sub url { return "amqp://guest:guest\@127.0.0.1:$_[0]{port}"; }
+# With a user and a password, which is $FakeBroker::PASSWORD.
+sub url { return "amqp://shop:s3cret-w%C3%B6rd\@127.0.0.1:$_[0]{port}"; }
 sub pid { return $_[0]{pid}; }
 
 =item misbehave($name), behave()
