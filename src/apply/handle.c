@@ -48,6 +48,10 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 				 errdetail("A handler returns true when it has dealt with the message.")));
 }
 
+/*
+ * Look up the handler, which then lasts as long as the plan.  Raises an error
+ * if there is none.
+ */
 static void
 find_function(CqrsPlan *plan)
 {

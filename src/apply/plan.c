@@ -120,6 +120,7 @@ cqrs_plan_get(struct CqrsApplier *applier, const CqrsReplica *replica)
 	return plan;
 }
 
+/* Whether the plan is one of that replica, and still holds. */
 static bool
 is_plan_of(const CqrsPlan *plan, const CqrsReplica *replica)
 {
@@ -157,6 +158,10 @@ find_plan(struct CqrsApplier *applier, const CqrsReplica *replica)
 	return found;
 }
 
+/*
+ * Add a plan, and lock the replica's table.  Raises the errors of
+ * cqrs_plan_get().
+ */
 static CqrsPlan *
 make_plan(struct CqrsApplier *applier, const char *cqrs_id)
 {
@@ -217,6 +222,7 @@ lock_replica(struct CqrsApplier *applier, const char *cqrs_id)
 	}
 }
 
+/* Fill in what the plan knows of the table, which is locked. */
 static void
 bind_columns(CqrsPlan *plan, const CqrsReplica *replica)
 {

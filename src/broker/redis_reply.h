@@ -44,6 +44,7 @@ extern CqrsReplyReader *cqrs_redis_reply_create(MemoryContext context,
 												CqrsSocket *sock, Size max_bytes,
 												const char *secret);
 
+/* Replies are the context's, and stay. */
 extern void cqrs_redis_reply_destroy(CqrsReplyReader *reader);
 
 /*

@@ -293,6 +293,10 @@ cqrs_batch_reload(CqrsBatch *batch)
 	cqrs_once_forget(&batch->logged);
 }
 
+/*
+ * The transaction has committed: its messages are done, and its counts are
+ * added.
+ */
 static void
 committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 {
@@ -434,6 +438,7 @@ cqrs_batch_is_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 	return find_tried_out(batch, item) != NULL;
 }
 
+/* The cell of the item's replica in the list, or NULL. */
 static ListCell *
 find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 {

@@ -111,6 +111,10 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 	cqrs_apply_forget();
 }
 
+/*
+ * Go through the messages that are not done, until the transaction has enough.
+ * progress->taken gets the numbers of those that it settles.
+ */
 static void
 run_messages(CqrsBatch *batch, CqrsBatchProgress *progress)
 {
@@ -316,6 +320,10 @@ limit_lock_waits(const CqrsBatch *batch, const CqrsBatchProgress *progress,
 							 GUC_ACTION_LOCAL, true, ERROR, false);
 }
 
+/*
+ * From now on a statement is cancelled after cqrs.apply_timeout, and the
+ * process ends after twice that.
+ */
 static void
 begin_time_limit(void)
 {

@@ -349,6 +349,7 @@ apply_messages(Consumer *consumer)
 		give_up(consumer);
 }
 
+/* Whether there may be another batch, if there are messages. */
 static bool
 may_begin(const Consumer *consumer)
 {
@@ -356,12 +357,14 @@ may_begin(const Consumer *consumer)
 		!consumer->gave_up && !cqrs_intake_gathers(consumer->intake);
 }
 
+/* Whether a failed message is to be tried again now. */
 static bool
 retry_is_due(const Consumer *consumer)
 {
 	return cqrs_desk_retry_wait_ms(consumer->desk) == 0;
 }
 
+/* Make a batch of what has arrived, at least one message. */
 static void
 begin_batch(Consumer *consumer)
 {
@@ -378,6 +381,10 @@ begin_batch(Consumer *consumer)
 	cqrs_batch_take(consumer->batch, deliveries, n);
 }
 
+/*
+ * Make a batch of failed messages that are due.  It stays empty if none is any
+ * more.
+ */
 static void
 begin_retries(Consumer *consumer)
 {
@@ -498,6 +505,10 @@ end_batch(Consumer *consumer)
 	cqrs_batch_clear(consumer->batch);
 }
 
+/*
+ * Give up where nothing could be committed for GIVE_UP_MS.  After that, find
+ * out every PROBE_INTERVAL_MS whether something can.
+ */
 static void
 handle_stuck(Consumer *consumer)
 {

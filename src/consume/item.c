@@ -188,6 +188,7 @@ is_handled_already(CqrsRun *run, const CqrsItem *item)
 	return true;
 }
 
+/* False for a replica that is not known, too. */
 static bool
 has_handler(const CqrsRun *run)
 {
@@ -260,6 +261,7 @@ bury(CqrsRun *run, CqrsItem *item, const char *reason)
 	log_once(run, item, "dead letter", reason);
 }
 
+/* Write the message to cqrs.failed: as a new row, or with a new state. */
 static void
 store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 {
@@ -319,6 +321,7 @@ pass_over(CqrsRun *run, const char *cqrs_id)
 	return CQRS_ITEM_OTHER_OWNER;
 }
 
+/* Whether a message of the replica was left to another transaction. */
 static bool
 is_passed_over(const CqrsRun *run, const char *cqrs_id)
 {

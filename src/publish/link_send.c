@@ -103,6 +103,7 @@ may_send(const CqrsLink *link)
 		cqrs_window_unconfirmed(link->window) < window;
 }
 
+/* The exchange that a message goes to. */
 static const char *
 exchange_of(const CqrsLink *link, const CqrsOutgoing *message)
 {
@@ -142,6 +143,10 @@ may_probe(const CqrsLink *link)
 	return false;
 }
 
+/*
+ * The next step of the probe that waits, if may_probe(): declare its exchange,
+ * then send it.
+ */
 static void
 send_probe(CqrsLink *link)
 {
@@ -164,6 +169,10 @@ send_probe(CqrsLink *link)
 	}
 }
 
+/*
+ * The message as the transport takes it, with the present time in it.  Texts
+ * stay the message's, apart from the id.
+ */
 static CqrsEnvelope
 make_envelope(CqrsLink *link, CqrsOutgoing *message)
 {
@@ -181,6 +190,7 @@ make_envelope(CqrsLink *link, CqrsOutgoing *message)
 	return envelope;
 }
 
+/* Whether the route of a message needs no probe. */
 static bool
 is_proven(const CqrsLink *link, const CqrsOutgoing *message)
 {

@@ -155,6 +155,10 @@ predict(const CqrsTableFacts *before, List *commands)
 	return after;
 }
 
+/*
+ * What a part of ALTER TABLE makes of column "i": its type, and whether its
+ * values are others.
+ */
 static void
 predict_column(CqrsTableFacts *after, int i, const AlterTableCmd *command)
 {
@@ -283,6 +287,9 @@ decides_messages(const CqrsMasterRow *row, const char *name)
 		cqrs_column_use_in_condition(row, name);
 }
 
+/*
+ * Refuse what takes a column, its form or the key from a master of the table.
+ */
 static void
 check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
@@ -457,6 +464,7 @@ cqrs_guard_check_type(Oid type)
 	}
 }
 
+/* Raises the error: "cannot ACTION of table", because the master REASON. */
 static void
 refuse(const char *action, Oid relid, const CqrsMasterRow *row,
 	   const char *reason, const char *hint)

@@ -69,6 +69,7 @@ cqrs_judge_init(void)
 	cqrs_ddl_register(&judge);
 }
 
+/* This one and the next two are those of CqrsDdlJudge (ddl.h). */
 static List *
 relids(void)
 {
@@ -126,6 +127,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	check_changed(reliance);
 }
 
+/* For cqrs_ddl_each_table(). */
 static void
 check_table(const CqrsDdlCommand *command, void *state,
 			const CqrsTableFacts *facts)
@@ -179,6 +181,7 @@ foresee(const CqrsDdlCommand *command, AlterTableStmt *alter)
 	}
 }
 
+/* Judge ATTACH PARTITION before it scans, if the user may attach it. */
 static void
 foresee_attach(Oid relid, RangeVar *name)
 {
@@ -216,6 +219,7 @@ foresee_children(const CqrsDdlCommand *command, List *parents)
 	}
 }
 
+/* List the tables whose rows the transaction has changed. */
 static void
 list_changed(Reliance *reliance)
 {
@@ -231,6 +235,10 @@ list_changed(Reliance *reliance)
 	}
 }
 
+/*
+ * Refuse the command if it took such a table from its masters, and messages
+ * are owed.
+ */
 static void
 check_changed(const Reliance *reliance)
 {

@@ -202,6 +202,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Raise an error for a partition, and for a chunk of a hypertable. */
 static void
 check_not_partition(Relation rel)
 {
@@ -406,6 +407,7 @@ check_same_replication(const CqrsMasterRow *row)
 	}
 }
 
+/* Give all masters of the table the "replication" of this one. */
 static void
 share_replication(const CqrsMasterRow *row)
 {

@@ -29,6 +29,8 @@ extern void cqrs_worker_set_error(const char *message);
 
 /* What could be better where this process is connected; "": nothing. */
 extern void cqrs_worker_set_advice(const char *advice);
+
+/* Add to a counter of this process, or set a gauge. */
 extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
 
