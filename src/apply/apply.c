@@ -86,7 +86,7 @@ static void mark_row(Work *work);
 CqrsApplier *
 cqrs_apply_begin(Oid owner)
 {
-	Assert(!rights_changed && OidIsValid(owner));
+	Assert(!rights_changed && OidIsValid(owner));	/* I23 */
 	GetUserIdAndSecContext(&rights_user, &rights_context);
 	rights_changed = true;
 	SetUserIdAndSecContext(owner, rights_context |
@@ -153,6 +153,7 @@ apply_in_context(Work *work, const CqrsReplica *replica)
 	CqrsApplier *applier = work->applier;
 	MemoryContext caller = CurrentMemoryContext;
 
+	Assert(GetUserId() == applier->owner);	/* I23 */
 	memset(work->applied, 0, sizeof(*work->applied));
 	if (outer == NULL)
 	{

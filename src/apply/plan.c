@@ -101,6 +101,8 @@ cqrs_plan_close_all(struct CqrsApplier *applier)
 	{
 		CqrsPlan   *plan = lfirst(lc);
 
+		Assert(plan->table == NULL ||
+			   plan->table->owner == CurrentResourceOwner); /* I22 */
 		if (plan->table != NULL)
 			cqrs_table_close(plan->table);
 		plan->table = NULL;

@@ -185,7 +185,7 @@ cqrs_batch_step(CqrsBatch *batch)
 	MemoryContext caller = CurrentMemoryContext;
 	CqrsBatchProgress *progress;
 
-	Assert(batch->ndone < batch->nitems);
+	Assert(batch->ndone < batch->nitems);	/* I25 */
 	progress = MemoryContextAllocZero(batch->context, sizeof(CqrsBatchProgress));
 	pgstat_report_activity(STATE_RUNNING, batch->retry ?
 						   "applying failed messages again" :
@@ -303,6 +303,7 @@ committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 	for (int i = 0; i < progress->ntaken; i++)
 		batch->items[progress->taken[i]].done = true;
 	batch->ndone += progress->ntaken;
+	Assert(batch->ndone <= batch->nitems);	/* I25 */
 	batch->has_failed = batch->has_failed || progress->run.wrote_failed;
 	batch->was_busy = batch->was_busy || progress->run.busy;
 	batch->stuck_since = 0;
@@ -457,6 +458,7 @@ find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 static void
 be_patient(CqrsBatch *batch)
 {
+	Assert(batch->tries < PATIENCE || ShutdownRequestPending);	/* I26 */
 	batch->try_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									PATIENCE_FIRST_MS << 2 * batch->tries);

@@ -107,6 +107,8 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		cqrs_seat_clear_suspect();
 	PopActiveSnapshot();
 	cqrs_worker_begin_commit();
+	Assert(synchronous_commit >= SYNCHRONOUS_COMMIT_ON);	/* I24 */
+	Assert(progress->run.applier == NULL || GetUserId() == progress->run.owner);	/* I30 */
 	CommitTransactionCommand();
 	cqrs_apply_forget();
 }

@@ -338,6 +338,8 @@ apply_messages(Consumer *consumer)
 		return;
 	if (!consumer->vetted && !vet(consumer))
 		return;
+	Assert(cqrs_batch_is_retry(batch) ||
+		   cqrs_intake_state(consumer->intake) == CQRS_CONSUMER_CONSUMING); /* I28 */
 	cqrs_batch_step(batch);
 	if (cqrs_batch_has_failed(batch))
 		cqrs_desk_failed_changed(consumer->desk);
@@ -373,6 +375,7 @@ begin_batch(Consumer *consumer)
 	int			n = cqrs_inbox_peek(consumer->inbox, deliveries, most,
 									CQRS_BATCH_BYTES);
 
+	Assert(!consumer->desk->seat->copied);	/* I31 */
 	consumer->connection = cqrs_intake_connection(consumer->intake);
 	consumer->last_tag = deliveries[n - 1]->tag;
 	consumer->redelivered = deliveries[0]->redelivered;
@@ -492,6 +495,8 @@ give_up(Consumer *consumer)
 static void
 end_batch(Consumer *consumer)
 {
+	Assert(cqrs_batch_status(consumer->batch) == CQRS_BATCH_DONE);	/* I24 */
+	Assert(!IsTransactionState());	/* I24 */
 	if (!cqrs_batch_is_retry(consumer->batch) &&
 		consumer->connection == cqrs_intake_connection(consumer->intake))
 	{

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -145,6 +146,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 					"the message waits for an earlier one of its row");
 		return;
 	}
+	Assert(GetUserId() == run->owner);	/* I30 */
 	cqrs_apply_message(run->applier, replica, &item->message,
 					   item->message.signal == CQRS_SIGNAL_SAVE &&
 					   cqrs_earlier_has_delete(earlier), &result);
