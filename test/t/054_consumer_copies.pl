@@ -1,4 +1,4 @@
-# Of several copies of a database one consumes: not two at a time, and none
+# Of several copies of a database one consumes (I28): not two at a time, and none
 # after another one (decisions 3, 6, 7).
 use strict;
 use warnings;
