@@ -275,7 +275,7 @@ help:
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
-	@echo '                    ASSERT=1: with assertions'
+	@echo '                    ASSERT=1: with assertions, alone or besides these'
 	@echo 'make matrix         pg_regress, isolation and some TAP files on other releases'
 	@echo '                    of Debian, in chroots, as root; SUITES="trixie ..."'
 	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'

@@ -1,5 +1,5 @@
 -- What a role can put under a function that runs, into its arguments, or in
--- the way of the names that the install script uses.
+-- the way of the names that the install script uses (I18).
 \pset format unaligned
 \pset tuples_only on
 \pset null NULL

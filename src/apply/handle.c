@@ -52,6 +52,10 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 				 errdetail("A handler must return true when it has handled the message.")));
 }
 
+/*
+ * Look up the handler, which then lasts as long as the plan.  Raises an error
+ * if there is none.
+ */
 static void
 find_function(CqrsPlan *plan)
 {

@@ -109,6 +109,7 @@ extern bool cqrs_amqp_await(CqrsConnection *connection, int channel,
 
 /* in amqp.c */
 
+/* Put the declaration of a durable topic exchange into the output. */
 extern void cqrs_amqp_declare_exchange(CqrsConnection *connection,
 									   int channel, const char *exchange);
 
@@ -147,6 +148,7 @@ extern bool cqrs_amqp_can_publish(CqrsConnection *connection);
 extern void cqrs_amqp_publish(CqrsConnection *connection,
 							  const CqrsEnvelope *envelope);
 
+/* Put a message into the output, which has room. */
 extern void cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 								  const CqrsEnvelope *envelope);
 

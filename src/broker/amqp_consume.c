@@ -200,6 +200,10 @@ cqrs_amqp_free_deliveries(CqrsConnection *connection)
 	}
 }
 
+/*
+ * Make an event of a method, if it is one that poll() reports.  What must not
+ * come now makes a FAILED one, as in handle_header() and handle_body().
+ */
 static void
 handle_method(CqrsConnection *connection, const amqp_method_t *method,
 			  const char *action, CqrsEvent *event, CqrsFailure *failure)
@@ -258,6 +262,10 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 		cqrs_amqp_violated(event, failure, action, wrong);
 }
 
+/*
+ * The broker ends the subscription.  If that was asked for, too, the answer
+ * follows.
+ */
 static void
 handle_cancel(CqrsConsumer *consumer, CqrsEvent *event)
 {
@@ -301,6 +309,9 @@ begin_delivery(CqrsConsumer *consumer, const amqp_basic_deliver_t *deliver)
 	return NULL;
 }
 
+/*
+ * Make the delivery that the header announces, if it is one of accepted size.
+ */
 static void
 handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 			  const char *action, CqrsEvent *event, CqrsFailure *failure)
@@ -387,6 +398,7 @@ text_of_id(amqp_bytes_t properties, char *buffer)
 		buffer : NULL;
 }
 
+/* Add a part of the body to the delivery. */
 static void
 handle_body(CqrsConsumer *consumer, amqp_bytes_t part, const char *action,
 			CqrsEvent *event, CqrsFailure *failure)
@@ -408,6 +420,7 @@ handle_body(CqrsConsumer *consumer, amqp_bytes_t part, const char *action,
 	}
 }
 
+/* The delivery is complete, and is the caller's. */
 static void
 end_delivery(CqrsConsumer *consumer, CqrsEvent *event)
 {
@@ -443,6 +456,7 @@ handle_close(const amqp_method_t *method, const char *action,
 	}
 }
 
+/* Whether a consumer tag is that of this connection's subscription. */
 static bool
 is_ours(const CqrsConsumer *consumer, amqp_bytes_t tag)
 {

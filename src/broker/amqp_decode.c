@@ -101,6 +101,10 @@ is_frame_type(char type)
 		type == AMQP_FRAME_BODY || type == AMQP_FRAME_HEARTBEAT;
 }
 
+/*
+ * Fill in what a frame of its type has.  Returns false, with the reason in
+ * "error", if it is malformed.
+ */
 static bool
 decode_payload(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			   char *error)
@@ -141,6 +145,10 @@ decode_payload(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 	}
 }
 
+/*
+ * The same for a method.  The arguments of those that are not needed are not
+ * decoded.
+ */
 static bool
 decode_method(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			  char *error)

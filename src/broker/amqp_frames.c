@@ -298,6 +298,7 @@ begin_frame(CqrsFrames *frames, int type, int channel)
 	return start;
 }
 
+/* Fill in the size of the frame that begins at "start". */
 static void
 end_frame(CqrsFrames *frames, Size start)
 {
@@ -311,6 +312,7 @@ end_frame(CqrsFrames *frames, Size start)
 	append(frames, &end, 1);
 }
 
+/* Append bytes, for which there is room. */
 static void
 append(CqrsFrames *frames, const void *data, Size size)
 {
@@ -357,6 +359,7 @@ append_uint64(CqrsFrames *frames, uint64 value)
 	append(frames, &value, sizeof(value));
 }
 
+/* Where output continues, and how much there is room for. */
 static amqp_bytes_t
 output_room(CqrsFrames *frames)
 {

@@ -62,6 +62,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 						   failure);
 }
 
+/* Put the login into the output, with what this client is capable of. */
 static void
 put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 {

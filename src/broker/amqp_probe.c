@@ -187,6 +187,7 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 	connection->probe = CQRS_PROBE_CLOSED;
 }
 
+/* A FAILED event: this method must not come now. */
 static void
 violated(const amqp_method_t *method, CqrsEvent *event, CqrsFailure *failure)
 {

@@ -164,6 +164,7 @@ find_field(CqrsRest table, const char *name, char *kind, CqrsRest *value)
 	return false;
 }
 
+/* Take the value of a field of that kind.  Returns false if it is malformed. */
 static bool
 take_field(CqrsRest *rest, char kind, CqrsRest *value)
 {

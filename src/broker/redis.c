@@ -179,6 +179,7 @@ redis_poll(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 		event->kind = CQRS_EVENT_FAILED;
 }
 
+/* The next event that has been made of replies; false: there is none. */
 static bool
 next_event(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 {
@@ -187,6 +188,10 @@ next_event(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 		cqrs_redis_next_event(connection, event, failure);
 }
 
+/*
+ * Note what a reply says, for next_event().  Returns false, with *failure set,
+ * if the connection is of no use any more.
+ */
 static bool
 handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 			 CqrsFailure *failure)

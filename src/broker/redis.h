@@ -214,6 +214,7 @@ extern void cqrs_redis_declare(CqrsConnection *connection,
 extern void cqrs_redis_probe(CqrsConnection *connection,
 							 const CqrsEnvelope *envelope);
 
+/* Begin the first batch, once the connection is there. */
 extern void cqrs_redis_init_batches(CqrsConnection *connection);
 
 /*
@@ -257,6 +258,7 @@ extern void cqrs_redis_subscribe(CqrsConnection *connection,
 extern void cqrs_redis_unsubscribe(CqrsConnection *connection);
 extern void cqrs_redis_acknowledge(CqrsConnection *connection, uint64 tag);
 
+/* Set whether the connection consumes, and where deliveries go. */
 extern void cqrs_redis_init_consumer(CqrsConnection *connection,
 									 const CqrsConnectOptions *options);
 

@@ -143,6 +143,7 @@ read_fsync(CqrsConnection *connection, char *value, CqrsFailure *failure)
 	return true;
 }
 
+/* Add what can go wrong, and the setting that prevents it. */
 static void
 add(StringInfo found, StringInfo remedy, const char *what,
 	const char *setting)

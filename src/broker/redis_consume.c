@@ -290,6 +290,7 @@ room_for(const CqrsConsumer *consumer)
 		consumer->window - (int) (consumer->last_tag - done) : 0;
 }
 
+/* Ask for the queue, as its only consumer. */
 static void
 ask_subscribe(CqrsConnection *connection)
 {
@@ -345,6 +346,7 @@ ask_messages(CqrsConnection *connection, int count)
 	consumer->asked_at = GetCurrentTimestamp();
 }
 
+/* Ask for an answer as soon as the queue has a message, or in a second. */
 static void
 ask_wait(CqrsConnection *connection)
 {
@@ -416,6 +418,7 @@ forget_acknowledged(CqrsConsumer *consumer)
 	consumer->nacknowledged -= count;
 }
 
+/* The answer to a request for messages.  None is the sign to wait for one. */
 static void
 take_messages(CqrsConnection *connection, const CqrsReply *reply)
 {
@@ -481,6 +484,7 @@ take_message(CqrsConnection *connection, const CqrsReply *message)
 	return true;
 }
 
+/* The next event is FAILED. */
 static void
 refuse(CqrsConsumer *consumer, const char *reason)
 {

@@ -40,6 +40,10 @@ cqrs_redis_batch_is_answered(const CqrsBatch *batch)
 	return batch->replied >= (batch->direct ? CQRS_BATCH_DIRECT_COMMANDS : 1);
 }
 
+/*
+ * The script's reply: outcomes of the first messages, and what follows them,
+ * or an error.  Returns false if it is none that the script gives.
+ */
 static bool
 answer_script(CqrsBatch *batch, const CqrsReply *reply)
 {

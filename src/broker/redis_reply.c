@@ -212,6 +212,10 @@ allocate(CqrsReplyReader *reader, Size bytes)
 	return result;
 }
 
+/*
+ * hiredis calls these functions for each value.  They return NULL, which ends
+ * the parsing, for what is refused.
+ */
 static void *
 make_text(const redisReadTask *task, char *text, size_t length)
 {
@@ -231,6 +235,7 @@ make_text(const redisReadTask *task, char *text, size_t length)
 	return reply;
 }
 
+/* The elements follow, and fill their places. */
 static void *
 make_array(const redisReadTask *task, CqrsHiredisCount count)
 {

@@ -40,6 +40,7 @@ extern CqrsReplyReader *cqrs_redis_reply_create(MemoryContext context,
 												CqrsSocket *sock,
 												Size max_bytes);
 
+/* Replies are the context's, and stay. */
 extern void cqrs_redis_reply_destroy(CqrsReplyReader *reader);
 
 /*

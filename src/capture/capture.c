@@ -173,6 +173,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/* Raise an error if a master of the table refuses TRUNCATE. */
 static void
 check_truncate_allowed(Relation rel)
 {
@@ -263,6 +264,7 @@ trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
 	return data;
 }
 
+/* Whether a master of the table has the option "produce". */
 static bool
 any_produces(const CqrsRelation *relation)
 {

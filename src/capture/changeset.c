@@ -426,6 +426,7 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 	return ntargets++;
 }
 
+/* NULL is the same as NULL. */
 static bool
 same_text(const char *a, const char *b)
 {

@@ -524,6 +524,7 @@ serialize_one(CqrsComposer *composer, Draft *draft)
 	return true;
 }
 
+/* Store a message, which is complete, in the outbox. */
 static void
 write_message(CqrsComposer *composer, const CqrsMessage *message)
 {

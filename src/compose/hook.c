@@ -425,6 +425,7 @@ cqrs_hook_row(const CqrsRelation *relation, HeapTuple row)
 									relation->root_desc);
 }
 
+/* This one and those that follow: an argument of a function. */
 static NullableDatum
 row_arg(const CqrsRelation *relation, HeapTuple row)
 {

@@ -338,6 +338,7 @@ row_format(Relation rel, CqrsMaster *master)
 	return format;
 }
 
+/* How each field is written; one more is zero. */
 static FieldFormat *
 make_fields(Relation rel, const CqrsField *fields, int nfields)
 {
@@ -348,6 +349,7 @@ make_fields(Relation rel, const CqrsField *fields, int nfields)
 	return formats;
 }
 
+/* Whether the text of any field depends on settings. */
 static bool
 any_uses_settings(const FieldFormat *fields, int nfields)
 {
@@ -359,6 +361,7 @@ any_uses_settings(const FieldFormat *fields, int nfields)
 	return false;
 }
 
+/* "first": the field begins the object. */
 static void
 init_field(FieldFormat *format, Relation rel, const CqrsField *field,
 		   bool first)

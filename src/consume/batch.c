@@ -187,7 +187,7 @@ cqrs_batch_step(CqrsBatch *batch)
 	MemoryContext caller = CurrentMemoryContext;
 	CqrsBatchProgress *progress;
 
-	Assert(batch->ndone < batch->nitems);
+	Assert(batch->ndone < batch->nitems);	/* I25 */
 	progress = MemoryContextAllocZero(batch->context, sizeof(CqrsBatchProgress));
 	pgstat_report_activity(STATE_RUNNING, batch->retry ?
 						   "applying failed messages again" :
@@ -296,12 +296,17 @@ cqrs_batch_reload(CqrsBatch *batch)
 	cqrs_quota_renew(&batch->quota);
 }
 
+/*
+ * The transaction has committed: its messages are done, and its counts are
+ * added.
+ */
 static void
 committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 {
 	for (int i = 0; i < progress->ntaken; i++)
 		batch->items[progress->taken[i]].done = true;
 	batch->ndone += progress->ntaken;
+	Assert(batch->ndone <= batch->nitems);	/* I25 */
 	batch->has_failed = batch->has_failed || progress->run.wrote_failed;
 	batch->was_busy = batch->was_busy || progress->run.busy;
 	batch->stuck_since = 0;
@@ -440,6 +445,7 @@ cqrs_batch_is_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 	return find_tried_out(batch, item) != NULL;
 }
 
+/* The cell of the item's replica in the list, or NULL. */
 static ListCell *
 find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 {
@@ -451,6 +457,7 @@ find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 static void
 be_patient(CqrsBatch *batch)
 {
+	Assert(batch->tries < PATIENCE || ShutdownRequestPending);	/* I26 */
 	batch->try_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									PATIENCE_FIRST_MS << 2 * batch->tries);

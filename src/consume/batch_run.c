@@ -121,10 +121,16 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		cqrs_seat_clear_suspect();
 	PopActiveSnapshot();
 	cqrs_worker_begin_commit();
+	Assert(synchronous_commit >= SYNCHRONOUS_COMMIT_ON);	/* I24 */
+	Assert(progress->run.applier == NULL || GetUserId() == progress->run.owner);	/* I30 */
 	CommitTransactionCommand();
 	cqrs_apply_forget();
 }
 
+/*
+ * Go through the messages that are not done, until the transaction has enough.
+ * progress->taken gets the numbers of those that it settles.
+ */
 static void
 run_messages(CqrsBatch *batch, CqrsBatchProgress *progress)
 {
@@ -327,6 +333,10 @@ limit_lock_waits(const CqrsBatch *batch, const CqrsBatchProgress *progress,
 							 GUC_ACTION_LOCAL, true, ERROR, false);
 }
 
+/*
+ * From now on a statement is cancelled after cqrs.apply_timeout, and the
+ * process ends after twice that.
+ */
 static void
 begin_time_limit(void)
 {

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -146,6 +147,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 					"the message waits for an earlier one of its row");
 		return;
 	}
+	Assert(GetUserId() == run->owner);	/* I30 */
 	cqrs_apply_message(run->applier, replica, &item->message,
 					   item->message.signal == CQRS_SIGNAL_SAVE &&
 					   cqrs_earlier_has_delete(earlier), &result);
@@ -189,6 +191,7 @@ is_handled_already(CqrsRun *run, const CqrsItem *item)
 	return true;
 }
 
+/* False for a replica that is not known, too. */
 static bool
 has_handler(const CqrsRun *run)
 {
@@ -261,6 +264,7 @@ bury(CqrsRun *run, CqrsItem *item, const char *reason)
 	log_once(run, item, "dead letter", reason);
 }
 
+/* Write the message to cqrs.failed: as a new row, or with a new state. */
 static void
 store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 {

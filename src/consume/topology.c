@@ -96,6 +96,7 @@ cqrs_topology_read(const char *queue)
 	return bindings;
 }
 
+/* Add a binding, in UTF-8. */
 static void
 add_binding(List **bindings, const char *exchange, const char *routing_key)
 {
@@ -225,6 +226,10 @@ cqrs_topology_apply(CqrsTopology *topology, const CqrsTransport *transport,
 	return true;
 }
 
+/*
+ * Declare the queue as it is to be, and bind it.  Returns false, with *failure
+ * set, if the broker did not.
+ */
 static bool
 make(CqrsTopology *topology, const CqrsTransport *transport,
 	 CqrsConnection *connection, List *bindings, CqrsFailure *failure)
@@ -298,6 +303,7 @@ compare(const ListCell *a, const ListCell *b)
 				  ((CqrsBinding *) lfirst(b))->exchange);
 }
 
+/* Whether a binding, or its equal, is in the list. */
 static bool
 has(List *bindings, const CqrsBinding *binding)
 {
@@ -329,6 +335,7 @@ with_new(List *bindings, List *others)
 	return all;
 }
 
+/* In the current context, strings included. */
 static List *
 copy(List *bindings)
 {

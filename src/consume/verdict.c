@@ -184,6 +184,10 @@ call(const CqrsReplica *replica, const CqrsIncoming *message,
 	return Max(DatumGetTimestampTz(result), 1);
 }
 
+/*
+ * Milliseconds up to the next try: retry_delay, doubled by each attempt, up to
+ * cqrs.retry_delay_max.  "code" is that of the error.
+ */
 static int64
 delay_ms(const CqrsReplica *replica, int attempts, int code)
 {

@@ -108,6 +108,7 @@ cqrs_wait_applied(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
+/* The arguments in the current context, checked. */
 static Wait *
 read_arguments(FunctionCallInfo fcinfo)
 {
@@ -137,6 +138,7 @@ check_not_null(FunctionCallInfo fcinfo, int n, const char *name)
 				 errmsg("\"%s\" must not be null", name)));
 }
 
+/* When the wait ends; DT_NOEND: it does not. */
 static TimestampTz
 read_deadline(FunctionCallInfo fcinfo)
 {
@@ -193,6 +195,7 @@ look(Wait *wait)
 		ReThrowError(error);
 }
 
+/* Set the outcome, if the row shows it; else look for a failed message. */
 static void
 look_under_snapshot(void *arg)
 {

@@ -314,6 +314,7 @@ find_scope(Node *statement, List **relids)
 	return scope;
 }
 
+/* What ALTER TABLE may touch; *relids gets the tables that it names. */
 static CqrsDdlScope
 alter_table_scope(AlterTableStmt *alter, List **relids)
 {
@@ -340,6 +341,7 @@ alter_table_scope(AlterTableStmt *alter, List **relids)
 	return CQRS_SCOPE_TABLES;
 }
 
+/* The same of ALTER ... RENAME. */
 static CqrsDdlScope
 rename_scope(RenameStmt *rename, List **relids)
 {
@@ -397,6 +399,9 @@ drop_scope(DropStmt *drop, List **relids)
 	}
 }
 
+/*
+ * Add the relation of a name, which is not locked; none if it does not exist.
+ */
 static List *
 add_relation(List *relids, RangeVar *name)
 {
@@ -405,6 +410,7 @@ add_relation(List *relids, RangeVar *name)
 	return OidIsValid(relid) ? list_append_unique_oid(relids, relid) : relids;
 }
 
+/* Add the tables that a new one inherits from, but not those of a partition. */
 static List *
 add_parents(List *relids, CreateStmt *create)
 {
@@ -522,6 +528,7 @@ retyped(Node *statement)
 	}
 }
 
+/* The row type of the relation of a name; InvalidOid if there is none. */
 static Oid
 row_type(RangeVar *name)
 {

@@ -92,6 +92,7 @@ resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
 	}
 }
 
+/* Set master->tracks, and the columns that it tracks. */
 static void
 resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
 					   CqrsMaster *master)
@@ -120,6 +121,7 @@ resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
 	}
 }
 
+/* Raise an error if the option names a column that the table lacks. */
 static void
 check_field_map(Relation rel, const CqrsMasterRow *row)
 {

@@ -81,6 +81,7 @@ cqrs_parked_insert(const CqrsMessage *message, const char *error,
 	insert(message, CQRS_PARK_HOOK, error, row);
 }
 
+/* Add a message to cqrs.parked.  "row" is its row as JSON, or NULL. */
 static void
 insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
 	   const char *row)
@@ -112,6 +113,7 @@ insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
 	table_close(parked, RowExclusiveLock);
 }
 
+/* The number of the column of cqrs.parked that has a part of messages. */
 static int
 column_of(const CqrsMessagePart *part, TupleDesc desc)
 {
@@ -170,6 +172,7 @@ cqrs_parked_read(Relation rel, CqrsParked *parked)
 	return found;
 }
 
+/* Fill in from a row of cqrs.parked; texts are in the current context. */
 static void
 fill(CqrsParked *parked, Relation rel, HeapTuple tuple)
 {
@@ -229,6 +232,7 @@ cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
 	table_close(rel, RowExclusiveLock);
 }
 
+/* Write the row of a parked message, JSON, which has changed. */
 static void
 update_row(Relation parked, HeapTuple tuple, const char *row)
 {

@@ -289,6 +289,7 @@ look_is_due(const CqrsBacklog *backlog)
 	return backlog->calls != cqrs_worker_calls(backlog->worker);
 }
 
+/* Whether there is room in the window, and something new to read. */
 static bool
 read_is_due(const CqrsBacklog *backlog, bool connected)
 {
@@ -302,6 +303,7 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 							 HOLE_INTERVAL_MS) == 0);
 }
 
+/* Whether this lane has a watermark to save, and may save it again. */
 static bool
 save_is_due(const CqrsBacklog *backlog)
 {
@@ -446,6 +448,7 @@ read_settings(CqrsBacklog *backlog)
 												identity.data);
 }
 
+/* Look whether the masters are another database's.  Needs a transaction. */
 static void
 look_for_copy(CqrsBacklog *backlog)
 {
@@ -459,6 +462,7 @@ look_for_copy(CqrsBacklog *backlog)
 	backlog->restored = restored;
 }
 
+/* Read what is visible now into the window; nothing in a copy. */
 static void
 read_outbox(CqrsBacklog *backlog)
 {
@@ -475,6 +479,7 @@ read_outbox(CqrsBacklog *backlog)
 		cqrs_reader_read(backlog->reader, backlog->window);
 }
 
+/* In a transaction: save the watermark of all lanes, if it has changed. */
 static void
 save_watermark(CqrsBacklog *backlog)
 {
@@ -501,6 +506,7 @@ recycle_is_due(const CqrsBacklog *backlog)
 							RECYCLE_INTERVAL_MS) == 0;
 }
 
+/* In a transaction, as its last step: empty segments that are published. */
 static void
 recycle_segments(CqrsBacklog *backlog)
 {

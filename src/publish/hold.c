@@ -368,6 +368,7 @@ hold_master(CqrsHolds *holds, const CqrsWindow *window, const char *cqrs_id,
 	return true;
 }
 
+/* Add a hold, which begins with message "id".  There is none of the master. */
 static CqrsHold *
 create(CqrsHolds *holds, const char *cqrs_id, int64 id)
 {
@@ -386,6 +387,7 @@ create(CqrsHolds *holds, const char *cqrs_id, int64 id)
 	return hold;
 }
 
+/* The hold of a master, or NULL. */
 static CqrsHold *
 find(const CqrsHolds *holds, const char *cqrs_id)
 {
@@ -406,6 +408,7 @@ is_clear(const CqrsHold *hold, const CqrsWindow *window)
 		cqrs_window_confirmed_total(window) == cqrs_window_end(window);
 }
 
+/* Free the probe, which no hold has any more. */
 static void
 forget_probe(CqrsHolds *holds)
 {

@@ -53,6 +53,7 @@ typedef struct CqrsHolds
 	TimestampTz probe_at;		/* no probe before this */
 } CqrsHolds;
 
+/* No holds yet, in TopMemoryContext. */
 extern CqrsHolds *cqrs_hold_create(void);
 
 /*
@@ -84,6 +85,7 @@ extern bool cqrs_hold_keep(CqrsHolds *holds, const CqrsWindow *window,
 /* Have a master wait longer than it did last time. */
 extern void cqrs_hold_put_off(CqrsHolds *holds, CqrsHold *hold);
 
+/* End a hold, which is not PROBING. */
 extern void cqrs_hold_remove(CqrsHolds *holds, CqrsHold *hold);
 
 /* Whether a hold, or any hold, has something to do now. */

@@ -104,6 +104,7 @@ may_send(const CqrsLink *link)
 		cqrs_window_unconfirmed(link->window) < window;
 }
 
+/* The exchange that a message goes to. */
 static const char *
 exchange_of(const CqrsLink *link, const CqrsOutgoing *message)
 {
@@ -143,6 +144,10 @@ may_probe(const CqrsLink *link)
 	return false;
 }
 
+/*
+ * The next step of the probe that waits, if may_probe(): declare its exchange,
+ * then send it.
+ */
 static void
 send_probe(CqrsLink *link)
 {
@@ -165,6 +170,10 @@ send_probe(CqrsLink *link)
 	}
 }
 
+/*
+ * The message as the transport takes it, with the present time in it.  Texts
+ * stay the message's, apart from the id.
+ */
 static CqrsEnvelope
 make_envelope(CqrsLink *link, CqrsOutgoing *message)
 {
@@ -182,6 +191,7 @@ make_envelope(CqrsLink *link, CqrsOutgoing *message)
 	return envelope;
 }
 
+/* Whether the route of a message needs no probe. */
 static bool
 is_proven(const CqrsLink *link, const CqrsOutgoing *message)
 {

@@ -197,6 +197,7 @@ find_properties(const CqrsMessage *message, CqrsProperty *properties,
 	return count;
 }
 
+/* NULL stays NULL; the result may be the same string. */
 static char *
 to_utf8(const char *string)
 {

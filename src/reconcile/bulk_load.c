@@ -129,6 +129,11 @@ cqrs_bulk_load_file(PG_FUNCTION_ARGS)
 	return load_all(fcinfo, true);
 }
 
+/*
+ * Both functions: with "from_file" the first argument is a file's name, else
+ * it has the lines.  Each batch is a transaction of its own if the CALL may
+ * commit.
+ */
 static Datum
 load_all(FunctionCallInfo fcinfo, bool from_file)
 {
@@ -269,6 +274,10 @@ check_paused(void)
 				 errhint("Call cqrs_pause_consumer() before the dump is made, and cqrs_resume_consumer() after it is loaded.")));
 }
 
+/*
+ * Delete all rows with the rights of the owner.  Raises an error if the
+ * replica has no table.
+ */
 static void
 clear_table(const Load *load)
 {
@@ -288,6 +297,7 @@ clear_table(const Load *load)
 	cqrs_on_behalf_end(&behalf);
 }
 
+/* Load the lines of the batch, a group at a time. */
 static void
 load_batch(Load *load)
 {
@@ -350,6 +360,11 @@ try_lines(Load *load, int from, int to)
 	return error == NULL ? -1 : group.at;
 }
 
+/*
+ * Apply the lines from "from" up to "to", which is left out, and check
+ * deferred constraints.  When an error is raised, *at is the number of its
+ * line, or "to" if it is that of a constraint.
+ */
 static void
 apply_lines(void *arg)
 {
@@ -368,6 +383,10 @@ apply_lines(void *arg)
 	cqrs_on_behalf_end(&behalf);
 }
 
+/*
+ * Apply a line as a SAVE, and count it in *counts.  Raises the error that
+ * makes the line a bad one.
+ */
 static void
 apply_line(Load *load, CqrsApplier *applier, const CqrsLoadLine *line,
 		   Counts *counts)
@@ -446,6 +465,7 @@ key_of(const Load *load, const CqrsJsonMembers *data)
 	return key.data;
 }
 
+/* Count a bad line.  Errors after the first MAX_ERRORS are not kept. */
 static void
 report_line(Load *load, const CqrsLoadLine *line, const char *error)
 {
@@ -458,6 +478,7 @@ report_line(Load *load, const CqrsLoadLine *line, const char *error)
 	appendStringInfoChar(&load->errors, '}');
 }
 
+/* The row that the procedure returns: the counts, and the errors or null. */
 static Datum
 result(FunctionCallInfo fcinfo, const Load *load)
 {

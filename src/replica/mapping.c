@@ -218,6 +218,7 @@ check_soft_delete(const Binding *binding)
 	binding->mapping->soft_delete = i + 1;
 }
 
+/* Map the columns that messages write, in the order of the table. */
 static void
 add_columns(const Binding *binding)
 {
@@ -250,6 +251,10 @@ add_columns(const Binding *binding)
 	}
 }
 
+/*
+ * Set the key, whose columns are mapped.  Raises an error if one is not, or is
+ * generated.
+ */
 static void
 add_key(const Binding *binding)
 {

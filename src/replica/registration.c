@@ -166,6 +166,7 @@ lock_table(Oid relid)
 	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
 }
 
+/* Raise an error if the name is that of a replica, or the table is one's. */
 static void
 check_unused(const CqrsReplicaRow *row)
 {
@@ -247,6 +248,7 @@ cqrs_registration_check(const CqrsReplicaRow *row)
 				   cqrs_handler_retry_kind(), owner);
 }
 
+/* Raise an error unless there is a handler, and no option about columns. */
 static void
 check_without_table(const CqrsReplicaRow *row)
 {
@@ -305,6 +307,10 @@ add_foreign(List *list, const CqrsReplicaRow *row, CqrsReplicaOption option,
 									 cqrs_function_oid(name, kind), owner);
 }
 
+/*
+ * Raise an error unless the owner may call a function of that name and kind.
+ * NULL is no name, and no error.
+ */
 static void
 check_function(const char *name, const CqrsFunctionKind *kind, Oid owner)
 {
@@ -337,6 +343,11 @@ add_columns(Oid relid)
 	CommandCounterIncrement();
 }
 
+/*
+ * Unless the table has a column of that name, add it to two commands, which
+ * are empty at first: "add" adds the column with "value" in existing rows,
+ * "rest" drops that default.  Type and value are SQL.
+ */
 static void
 add_column(StringInfo add, StringInfo rest, Oid relid, const char *name,
 		   const char *type, const char *value)
@@ -360,6 +371,7 @@ add_column(StringInfo add, StringInfo rest, Oid relid, const char *name,
 	appendStringInfo(rest, " ALTER COLUMN %s DROP DEFAULT", name);
 }
 
+/* Warn of what may make messages fail later. */
 static void
 raise_warnings(const CqrsReplicaRow *row)
 {
@@ -415,6 +427,7 @@ read_locked(const char *cqrs_id)
 	return row;
 }
 
+/* The replica of that name, or an error. */
 static CqrsReplicaRow *
 read_existing(const char *cqrs_id)
 {

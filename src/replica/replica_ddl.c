@@ -97,6 +97,7 @@ cqrs_replica_ddl_init(void)
 	cqrs_ddl_register(&judge);
 }
 
+/* This one and the next two are those of CqrsDdlJudge (ddl.h). */
 static List *
 relids(void)
 {
@@ -168,6 +169,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	}
 }
 
+/* The functions that replicas name, as Named: before the command. */
 static List *
 list_functions(void)
 {
@@ -227,6 +229,10 @@ foresee(const CqrsDdlCommand *command)
 	}
 }
 
+/*
+ * For cqrs_ddl_each_table(): refuse the command if it breaks a replica, or
+ * changes its key; give a replica the new names of columns.
+ */
 static void
 check_table(const CqrsDdlCommand *command, void *state,
 			const CqrsTableFacts *before)
@@ -332,6 +338,7 @@ follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 		cqrs_replica_update(row);
 }
 
+/* The table as a replica's: a Check. */
 static void
 fits(const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 {
@@ -341,6 +348,7 @@ fits(const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 	cqrs_mapping_bind_facts(facts, row, &mapping);
 }
 
+/* A partition of one: a Check. */
 static void
 fits_as_partition(const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 {

@@ -88,6 +88,7 @@ cqrs_judge_init(void)
 	cqrs_ddl_register(&judge);
 }
 
+/* This one and the next two are those of CqrsDdlJudge (ddl.h). */
 static List *
 relids(void)
 {
@@ -154,6 +155,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 								   reliance->foreign);
 }
 
+/* For cqrs_ddl_each_table(). */
 static void
 check_table(const CqrsDdlCommand *command, void *state,
 			const CqrsTableFacts *facts)
@@ -207,6 +209,7 @@ foresee(const CqrsDdlCommand *command, AlterTableStmt *alter)
 	}
 }
 
+/* Judge ATTACH PARTITION before it scans, if the user may attach it. */
 static void
 foresee_attach(Oid relid, RangeVar *name)
 {
@@ -282,6 +285,7 @@ note_former(const Reliance *reliance)
 	}
 }
 
+/* List the tables whose rows the transaction has changed. */
 static void
 list_changed(Reliance *reliance)
 {
@@ -297,6 +301,10 @@ list_changed(Reliance *reliance)
 	}
 }
 
+/*
+ * Refuse the command if it took such a table from its masters, and messages
+ * are owed.
+ */
 static void
 check_changed(const Reliance *reliance)
 {

@@ -299,6 +299,7 @@ collect(Node *node, void *references)
 	return expression_tree_walker(node, collect, references);
 }
 
+/* For check_functions_in_node(): note a function, and go on. */
 static bool
 collect_function(Oid function, void *references)
 {

@@ -214,6 +214,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Raise an error for a partition, and for a chunk of a hypertable. */
 static void
 check_not_partition(Relation rel)
 {
@@ -418,6 +419,7 @@ check_same_replication(const CqrsMasterRow *row)
 	}
 }
 
+/* Give all masters of the table the "replication" of this one. */
 static void
 share_replication(const CqrsMasterRow *row)
 {

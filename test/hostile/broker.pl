@@ -1,6 +1,6 @@
 
-# Whatever a broker sends, the publisher ends the connection with a reason,
-# keeps its memory, stops in time, and goes on with the next connection.
+# Whatever a broker sends, the publisher ends the connection with a reason
+# (I19), keeps its memory, stops in time, and goes on with the next connection.
 # CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
 use strict;
 use warnings;

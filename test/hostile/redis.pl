@@ -1,7 +1,7 @@
 # Whatever a Redis server sends, the publisher ends the connection with a
-# reason, keeps its memory, stops in time, and goes on with the next connection;
-# the same for the half of the transport that consumes.  The password, which the
-# server knows, is in no log and no view.
+# reason (I19), keeps its memory, stops in time, and goes on with the next
+# connection; the same for the half of the transport that consumes.  The password,
+# which the server knows, is in no log and no view (I20).
 # CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
 use strict;
 use warnings;

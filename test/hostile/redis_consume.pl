@@ -1,5 +1,6 @@
 # Whatever a Redis server sends, a connection that consumes ends with a reason or
-# delivers what is there; its memory is bounded, and the server goes on.
+# delivers what is there; its memory is bounded, and the server goes on
+# (I19).
 # CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
 use strict;
 use warnings;

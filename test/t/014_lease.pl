@@ -1,5 +1,5 @@
-# Of several copies of a database one publishes; the others stand by until it
-# is gone, or until cqrs_adopt() gives them an identity of their own.
+# Of several copies of a database one publishes (I13); the others stand by until
+# it is gone, or until cqrs_adopt() gives them an identity of their own.
 use strict;
 use warnings;
 

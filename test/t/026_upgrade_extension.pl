@@ -1,4 +1,4 @@
-# ALTER EXTENSION UPDATE keeps masters, outbox and publisher working.
+# ALTER EXTENSION UPDATE keeps masters, outbox and publisher working (I21).
 use strict;
 use warnings;
 

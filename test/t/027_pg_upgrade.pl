@@ -1,6 +1,6 @@
 # pg_upgrade --link carries masters, backlog and watermark over, and replicas,
 # failed messages and what handlers have had; and what it makes is not taken for
-# a copy.
+# a copy (I31).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # Several lanes (cqrs.publishers): each row is published by one of them, none
-# waits for another, and their number can change at any time.
+# waits for another, and their number can change at any time (I12).  A copy
+# waits for all of them (I13).
 use strict;
 use warnings;
 

@@ -1,6 +1,6 @@
 # The transport by AMQP as a consumer uses it, called from SQL without the rest
 # of the library: queues, subscriptions, deliveries, acknowledgements, marks,
-# and a broker that is not what it says.
+# and a broker that is not what it says (I19).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # Messages that cannot be applied: none of them stops its neighbours, none is
-# lost, and the order of a row is kept.
+# lost (I25), the order of a row is kept (I27), and so are the rights of its owner
+# (I30).
 use strict;
 use warnings;
 

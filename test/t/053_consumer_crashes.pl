@@ -1,6 +1,6 @@
 # Nothing that was sent is lost and no row goes back, whatever ends the
-# consumer, its connection, the server or the broker; a message that crashes
-# the server is found; a fast shutdown takes less than two seconds.
+# consumer, its connection, the server or the broker (I24); a message that crashes
+# the server is found (I26); a fast shutdown takes less than two seconds.
 use strict;
 use warnings;
 

@@ -1,4 +1,4 @@
-# Of several copies of a database one consumes: not two at a time, and none
+# Of several copies of a database one consumes (I28): not two at a time, and none
 # after another one that has consumed since.
 use strict;
 use warnings;

@@ -137,9 +137,9 @@ $node->reload;
 my ($configure, $write, $read) = @publisher;
 foreach my $case (
 	[ 'configure the exchange', '^cqrs\.lease', $write, $read ],
-	[ 'configure the lease',    '^cqrs$',         $write, $read ],
-	[ 'write',                  $configure,       '^$',   $read ],
-	[ 'read',                   $configure,       $write, '^$' ])
+	[ 'configure the lease',    '^cqrs$',       $write, $read ],
+	[ 'write',                  $configure,     '^$',   $read ],
+	[ 'read',                   $configure,     $write, '^$' ])
 {
 	my ($what, @triple) = @$case;
 	my $before =

@@ -1,5 +1,5 @@
 # All owners of replicas share the session of the consumer: what the code of
-# one leaves there stops or changes nothing of another's.
+# one leaves there stops or changes nothing of another's (I23).
 use strict;
 use warnings;
 

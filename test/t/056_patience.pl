@@ -1,7 +1,7 @@
 # What may pass (a lock, a lack of resources) is waited for, but not again and
-# again: messages of such a replica do not hold up those of another one.  A
-# function "retry" that does not end holds up nobody either.  A database that
-# commits nothing for a minute gives its messages back to the queue.
+# again: messages of such a replica do not hold up those of another one
+# (I26).  A function "retry" that does not end holds up nobody either.  A database
+# that commits nothing for a minute gives its messages back to the queue.
 use strict;
 use warnings;
 

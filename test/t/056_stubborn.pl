@@ -1,6 +1,6 @@
 # A trigger that catches whatever is to end it: the message becomes a dead letter,
-# its neighbours are applied, and the table is not locked for ever.  The queue has
-# a delivery limit, and nothing comes near it.  A quorum queue of ours has none.
+# its neighbours are applied, and the table is not locked for ever (I26).  The queue
+# has a delivery limit, and nothing comes near it.  A quorum queue of ours has none.
 use strict;
 use warnings;
 

@@ -1,7 +1,7 @@
 # The consumer: what cqrs_check says of it, another program at its queue, a
-# database that commits nothing, how much a transaction takes, messages behind one that a handler has failed
-# at, messages that a handler has had, dead letters that are old, dumps, and a
-# synchronous standby that does not answer.
+# database that commits nothing, how much a transaction takes, messages behind one
+# that a handler has failed at, messages that a handler has had (I32), dead letters
+# that are old, dumps, and a synchronous standby that does not answer (I24).
 use strict;
 use warnings;
 
