@@ -482,6 +482,118 @@ SELECT id FROM alice.e;
 SELECT cqrs_alter('e', '{"serializer": null}');
 RESET ROLE;
 
+-- Nor does what a sync_when needs run in commands on other objects: the checks
+-- of domains, when a literal of an array, a row or a range is read.  Alice's would
+-- fetch from the cursors of others, fail in a way that is not ignored, or wait.
+SET ROLE regress_alice;
+CREATE TABLE alice.deed (what text);
+CREATE FUNCTION alice.chk(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$
+DECLARE
+	victim refcursor;
+	row record;
+	deed text := (SELECT what FROM alice.deed);
+BEGIN
+	IF deed = 'fetch' THEN
+		FOR victim IN SELECT name FROM pg_cursors WHERE name = 'victim' LOOP
+			FETCH victim INTO row;
+		END LOOP;
+	ELSIF deed = 'fail' THEN
+		RAISE EXCEPTION 'no DDL today' USING ERRCODE = '53000';
+	ELSIF deed = 'cancel' THEN
+		RAISE EXCEPTION 'no DDL today' USING ERRCODE = '57014';
+	END IF;
+	RETURN true;
+END
+$$;
+CREATE DOMAIN alice.word AS text CHECK (alice.chk(value));
+CREATE DOMAIN alice.words AS alice.word[];
+CREATE TYPE alice.pair AS (one int, two alice.word);
+CREATE TYPE alice.span AS RANGE (SUBTYPE = alice.word, MULTIRANGE_TYPE_NAME = alice.spans);
+CREATE DOMAIN alice.slow AS text;
+CREATE TABLE alice.l (id int PRIMARY KEY, a alice.word[], d alice.words, p alice.pair, s alice.span, m alice.spans,
+	w alice.slow[]);
+SELECT cqrs_register('alice.l', 'l_' || i, fields => '{id}', sync_when => condition) FROM unnest('{
+	"a <> ''{x}''",
+	"d <> ''{x}''",
+	"p <> ''(1,x)''::alice.pair",
+	"s <> ''[x,y]''",
+	"m <> ''{[x,y]}''",
+	"ARRAY[a[1]] <> ''{x,y}''",
+	"coalesce(a, ''{x}'') IS NOT NULL",
+	"CASE WHEN true THEN ''{x}'' ELSE a END IS NOT NULL",
+	"a IN (''{x}'', ''{y}'')",
+	"w <> ''{x}''",
+	"a[1] <> ''x'' AND id BETWEEN ''1'' AND ''9''"
+	}'::text[]) WITH ORDINALITY AS c (condition, i);
+RESET ROLE;
+-- The first: it would fetch rows that alice may not read.
+INSERT INTO alice.deed VALUES ('fetch');
+BEGIN;
+DECLARE victim CURSOR FOR SELECT * FROM generate_series(1, 100);
+CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION f() RENAME TO g;
+DROP FUNCTION g();
+CREATE TABLE t (id int);
+ALTER TABLE t ADD COLUMN n int;
+DROP TABLE t;
+FETCH victim;
+COMMIT;
+UPDATE alice.deed SET what = 'fail';
+CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION f() RENAME TO g;
+DROP FUNCTION g();
+CREATE ROLE regress_carol;
+DROP OWNED BY regress_carol;
+DROP ROLE regress_carol;
+UPDATE alice.deed SET what = 'cancel';
+CREATE TABLE t (id int);
+ALTER TABLE t ADD COLUMN n int;
+DROP TABLE t;
+-- No function of alice's is needed to wait.
+UPDATE alice.deed SET what = '';
+SET ROLE regress_alice;
+SET statement_timeout = '20s';
+ALTER DOMAIN alice.slow ADD CHECK (pg_sleep(1e9) IS NULL) NOT VALID;
+CREATE FUNCTION alice.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+RESET statement_timeout;
+RESET ROLE;
+-- JSON_VALUE has the checks of a domain prepared, where it exists; PostgreSQL
+-- evaluates some of them then.
+SELECT current_setting('server_version_num')::int >= 170000 AS has_json_value \gset
+\if :has_json_value
+SET ROLE regress_alice;
+CREATE DOMAIN alice.folded AS text CHECK (alice.chk('constant') AND value IS NOT NULL);
+ALTER TABLE alice.l ADD COLUMN j jsonb;
+DO $$BEGIN PERFORM cqrs_register('alice.l', 'l_json', fields => '{id}',
+	sync_when => 'JSON_VALUE(j, ''$.a'' RETURNING alice.folded DEFAULT ''d'' ON EMPTY) IS NOT NULL'); END$$;
+RESET ROLE;
+UPDATE alice.deed SET what = 'fail';
+ALTER DOMAIN alice.folded SET DEFAULT 'x';
+CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+DROP FUNCTION f();
+SET ROLE regress_alice;
+DO $$BEGIN PERFORM cqrs_unregister('l_json'); END$$;
+RESET ROLE;
+\endif
+-- The conditions follow renamed columns and types.
+ALTER TABLE alice.l RENAME a TO "A";
+ALTER TABLE alice.l RENAME d TO "D";
+ALTER TABLE alice.l RENAME p TO "P";
+ALTER TABLE alice.l RENAME s TO "S";
+ALTER TABLE alice.l RENAME m TO "M";
+ALTER TYPE alice.pair RENAME TO twin;
+ALTER DOMAIN alice.word RENAME TO term;
+SELECT sync_when FROM cqrs.master WHERE cqrs_id LIKE 'l\_%' ORDER BY substring(cqrs_id FROM 3)::int;
+SELECT test_error('DROP TYPE alice.span CASCADE');
+-- Whoever writes needs what the condition needs.
+SELECT cqrs_unregister('l_10');
+UPDATE alice.deed SET what = '';
+INSERT INTO alice.l VALUES (1, '{y}', '{y}', (2, 'x'), '[x,z]', '{}', NULL);
+SELECT instance_pk, cqrs_id FROM cqrs.outbox WHERE cqrs_id LIKE 'l\_%' ORDER BY id;
+SELECT cqrs_unregister(cqrs_id) FROM cqrs.master WHERE cqrs_id LIKE 'l\_%';
+DROP TABLE alice.l, alice.deed;
+SELECT test_skip();
+
 -- Functions and operators that fit the calls of the install script better than
 -- those of pg_catalog, in the schema of the extension and in the path of its
 -- creator, before it is created.

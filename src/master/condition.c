@@ -25,6 +25,7 @@
 
 #include "base/error_context.h"
 #include "master/condition.h"
+#include "master/literals.h"
 
 struct CqrsCondition
 {
@@ -92,11 +93,13 @@ names_column(Node *node, void *column)
 }
 
 Node *
-cqrs_condition_analyze(Relation rel, const char *text, const char *what)
+cqrs_condition_analyze(Relation rel, const char *text, const char *what,
+					   bool runs_code)
 {
 	Node	   *raw = cqrs_condition_parse(text, what);
 	ParseContext context;
 	ParseState *pstate = make_parsestate(NULL);
+	List	   *literals = NIL;
 	Node	   *expression;
 
 	enter_parsing(&context, text, what);
@@ -108,9 +111,13 @@ cqrs_condition_analyze(Relation rel, const char *text, const char *what)
 												   AccessShareLock, NULL,
 												   false, true),
 					 true, true, true);
+	if (!runs_code)
+		literals = cqrs_literals_take(pstate, raw);
 	expression = transformExpr(pstate, raw, EXPR_KIND_CHECK_CONSTRAINT);
 	expression = coerce_to_boolean(pstate, expression, what);
 	assign_expr_collations(pstate, expression);
+	if (!runs_code)
+		expression = cqrs_literals_put_back(expression, literals);
 	if (contain_volatile_functions(expression))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
@@ -128,7 +135,7 @@ cqrs_condition_compile(Oid relid, TupleDesc desc, const char *text,
 {
 	CqrsCondition *condition = palloc(sizeof(CqrsCondition));
 	Relation	rel = table_open(relid, AccessShareLock);
-	Node	   *expression = cqrs_condition_analyze(rel, text, what);
+	Node	   *expression = cqrs_condition_analyze(rel, text, what, true);
 	ParseContext context;
 
 	/* Folding into constants evaluates functions, which may fail. */

@@ -30,9 +30,12 @@ extern bool cqrs_condition_names_column(const char *text, const char *what,
  * The parse tree of an expression over rows of a table.  Raises an error if
  * the expression is not boolean, or is VOLATILE.  The table is open and
  * locked.  Names are looked up by the current search_path.
+ *
+ * Literals may be read by code of users, in the checks of domains.  Unless
+ * "runs_code", such a literal remains a cast of its text.
  */
 extern Node *cqrs_condition_analyze(Relation rel, const char *text,
-									const char *what);
+									const char *what, bool runs_code);
 
 /*
  * Compile an expression over rows of a table, whose row type is "desc", in the

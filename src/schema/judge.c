@@ -85,6 +85,7 @@ static const CqrsDdlJudge judge = {relids, judge_before, judge_after, lock_maste
 void
 cqrs_judge_init(void)
 {
+	cqrs_meaning_init();
 	cqrs_ddl_register(&judge);
 }
 

@@ -22,8 +22,27 @@
  * wait for that table or keep a lock on it.  If the lock is not free, another
  * transaction is changing the table, and its master is skipped.
  *
- * Types can have users' functions, so all of this runs with the rights and the
- * search_path that sync_when is evaluated under.
+ * All of this runs in the sessions of roles that need not trust the owner of the
+ * master's table: for commands on other objects, and for superusers' commands.
+ * So it runs no code of users.  Otherwise the owner's code could fail or wait,
+ * which would keep everybody from changing the schema, and could read the cursors
+ * of the session, which a restricted security context does not prevent.  The
+ * texts are analyzed without reading those literals that domains would check
+ * (literals.c); analysis evaluates nothing else of an expression.  It can load
+ * the checks of a domain into PostgreSQL's cache of types (JSON_VALUE with a
+ * domain after RETURNING), which folds calls of IMMUTABLE functions, and the
+ * canonical function of a range may be in any language.  So besides, users'
+ * functions are refused while this runs, and then the master is skipped: not the
+ * command, or the owner could have it refused.  PostgreSQL asks our hook whenever
+ * it prepares the call of a function that is not its own; functions in C are
+ * not refused, since only superusers create them.
+ *
+ * Errors of the classes "insufficient resources" and "operator intervention" are
+ * therefore the server's and are not ignored.
+ *
+ * Names are looked up under the search_path that sync_when is evaluated under,
+ * and with the owner's rights, so that what the owner must not use is found
+ * neither here nor there.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,8 +50,12 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
+#include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -74,6 +97,12 @@ typedef struct Trial
 	Node	   *result;
 } Trial;
 
+/* Whether users' functions are refused now, and whether one was. */
+static bool refuses_functions = false;
+static bool has_refused = false;
+static needs_fmgr_hook_type next_needs_hook = NULL;
+
+static bool refuse_function(Oid function);
 static bool try_to(Work work, Oid relid, void *arg, Node **result,
 				   const char **error);
 static void work_as_owner(void *arg);
@@ -83,6 +112,41 @@ static bool forget_lengths(Node *node, void *context);
 static bool refer_to_same(Node *a, Node *b);
 static bool collect(Node *node, void *references);
 static bool collect_function(Oid function, void *references);
+
+void
+cqrs_meaning_init(void)
+{
+	next_needs_hook = needs_fmgr_hook;
+	needs_fmgr_hook = refuse_function;
+}
+
+/*
+ * Hook, called before a function is prepared to be called or inlined: whether
+ * fmgr_hook is to be called around its calls.
+ */
+static bool
+refuse_function(Oid function)
+{
+	if (refuses_functions && function >= FirstNormalObjectId)
+	{
+		HeapTuple	tuple = SearchSysCache1(PROCOID,
+											ObjectIdGetDatum(function));
+		Oid			language = InvalidOid;
+
+		if (HeapTupleIsValid(tuple))
+		{
+			language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
+			ReleaseSysCache(tuple);
+		}
+		if (language != ClanguageId && language != INTERNALlanguageId)
+		{
+			has_refused = true;
+			elog(ERROR, "function with OID %u is not called for sync_when",
+				 function);
+		}
+	}
+	return next_needs_hook != NULL && next_needs_hook(function);
+}
 
 List *
 cqrs_meaning_read(List *rows)
@@ -171,9 +235,9 @@ cqrs_meaning_functions(const CqrsMasterRow *row)
 }
 
 /*
- * Do work that may fail.  False if the table is gone, or is being changed by
- * another transaction.  Otherwise *result is set: NULL if the work has failed,
- * with the reason in *error.
+ * Do work that may fail.  False if the table is gone, is being changed by
+ * another transaction, or if the work would need a function of users.  Otherwise
+ * *result is set: NULL if the work has failed, with the reason in *error.
  */
 static bool
 try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
@@ -189,7 +253,10 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 		return false;
 	}
 
+	has_refused = false;
+	refuses_functions = true;
 	failure = cqrs_caught_run(work_as_owner, &trial);
+	refuses_functions = false;
 	if (failure == NULL)
 		*result = trial.result;
 	else
@@ -203,7 +270,7 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 		*error = failure->message;
 	}
 	UnlockRelationOid(relid, AccessShareLock);
-	return true;
+	return !has_refused;
 }
 
 /*
@@ -233,7 +300,8 @@ work_as_owner(void *arg)
 static Node *
 parse(Relation rel, void *text)
 {
-	Node	   *expression = cqrs_condition_analyze(rel, text, "sync_when");
+	Node	   *expression = cqrs_condition_analyze(rel, text, "sync_when",
+													false);
 
 	(void) forget_lengths(expression, NULL);
 	return expression;

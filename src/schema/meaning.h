@@ -17,6 +17,9 @@
 /* The meaning of a master's sync_when, at one moment. */
 typedef struct CqrsMeaning CqrsMeaning;
 
+/* Install a hook; called once, while the library is preloaded. */
+extern void cqrs_meaning_init(void);
+
 /*
  * The meanings of those masters (CqrsMasterRow) that have sync_when, in the
  * current context.  Conditions that cannot be evaluated now are left out.
