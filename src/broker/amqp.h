@@ -21,7 +21,6 @@
 #define CQRS_AMQP_SIDE_CHANNEL	2
 /* For the lease, where it is a token. */
 #define CQRS_AMQP_LEASE_CHANNEL 3
-#define CQRS_AMQP_CHANNELS	3
 
 /* The second channel while it is for probes (amqp_probe.c). */
 typedef enum CqrsProbeState

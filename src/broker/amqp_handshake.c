@@ -22,7 +22,9 @@
 
 static void put_start_ok(CqrsConnection *connection,
 						 const CqrsConnectOptions *options);
-static bool has_channels(const amqp_connection_tune_t *offer,
+static int	channels_needed(const CqrsConnection *connection);
+static bool has_channels(const CqrsConnection *connection,
+						 const amqp_connection_tune_t *offer,
 						 CqrsFailure *failure);
 static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 				 int heartbeat_s, CqrsFailure *failure);
@@ -49,7 +51,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 						 failure))
 		return false;
 	cqrs_amqp_frames_forget(connection->frames);
-	if (!has_channels(frame.payload.method.decoded, failure) ||
+	if (!has_channels(connection, frame.payload.method.decoded, failure) ||
 		!tune(connection, frame.payload.method.decoded,
 			  options->heartbeat_s, failure))
 		return false;
@@ -108,15 +110,24 @@ put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 	pfree(response);
 }
 
+static int
+channels_needed(const CqrsConnection *connection)
+{
+	return connection->has_tokens ? CQRS_AMQP_LEASE_CHANNEL :
+		CQRS_AMQP_SIDE_CHANNEL;
+}
+
 /* Returns false if the broker offers too few channels; 0 means no limit. */
 static bool
-has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
+has_channels(const CqrsConnection *connection,
+			 const amqp_connection_tune_t *offer, CqrsFailure *failure)
 {
-	if (offer->channel_max == 0 || offer->channel_max >= CQRS_AMQP_CHANNELS)
+	if (offer->channel_max == 0 ||
+		offer->channel_max >= channels_needed(connection))
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 					 "could not log in: the broker allows %d channels in a connection, and %d are needed",
-					 offer->channel_max, CQRS_AMQP_CHANNELS);
+					 offer->channel_max, channels_needed(connection));
 	return false;
 }
 
@@ -138,7 +149,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 						 (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
 		return false;
 	}
-	tune_ok.channel_max = CQRS_AMQP_CHANNELS;
+	tune_ok.channel_max = channels_needed(connection);
 	tune_ok.frame_max = offer->frame_max == 0 ? CQRS_FRAMES_MAX_BYTES :
 		Min(offer->frame_max, CQRS_FRAMES_MAX_BYTES);
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :

@@ -100,8 +100,9 @@ sub try_with
 	cmp_ok(scalar @leases, '>=', 2, "$name: @leases");
 	is_deeply(
 		[ @queues{@leases} ],
-		[ ((rabbitmq_version())[0] >= 4.2 ? 'quorum' : 'classic, exclusive') x
-			  @leases ],
+		[   (   (rabbitmq_version())[0] >= 4.2
+				? 'quorum'
+				: 'classic, exclusive') x @leases ],
 		"$name: leases");
 
 	# A copy of the server gets neither of the leases.
