@@ -1,7 +1,8 @@
 # PostgreSQL with cqrs, from the official image; target "consumer" is a program
 # that prints the messages of a queue.  compose.yaml uses both.
 #
-# CI does not build this file.
+# This file has never been built: no registry of images could be reached where cqrs is
+# developed and tested.  It was checked by reading only.
 
 ARG PG_MAJOR=17
 

@@ -28,11 +28,11 @@ endif
 REGRESS = setup extension register alter pack capture merge paths triggers rewrite \
 	touches savepoints tracked types messages sync golden settings hooks options \
 	partitions flush commit order tools diff keys dump check ddl retype meaning grants \
-	abuse intrusion replica_register replica_ddl apply apply_values apply_tables reconcile
+	abuse former owners intrusion reentry replica_register replica_ddl apply apply_values apply_tables reconcile
 ISOLATION = sync-order concurrent-update alter-waits rollback-hole prepared \
 	serializable multixact write-conflicts ddl-waits \
 	sync-before-save sync-moved detach-concurrently retry-parked meaning-locks replica-register \
-	apply-waits deleted-sync-failed deleted-sync-waits reindex-concurrently
+	apply-waits deleted-sync-failed deleted-sync-waits reindex-concurrently former-open
 ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
 # For test/run: they need more than a server, so installcheck leaves them out.
 PROVE_TESTS = $(patsubst $(here)%,%,\
@@ -275,7 +275,7 @@ help:
 	@echo 'make test PROVE_TESTS=test/hostile/broker_fuzz.pl  what a broker sends, mutated at'
 	@echo '                    random (CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS, 60)'
 	@echo 'make test SANITIZE=1  under AddressSanitizer and UBSan, which gcc brings along;'
-	@echo '                    ASSERT=1: with assertions'
+	@echo '                    ASSERT=1: with assertions, alone or besides these'
 	@echo 'make matrix         pg_regress, isolation and some TAP files on other releases'
 	@echo '                    of Debian, in chroots, as root; SUITES="trixie ..."'
 	@echo 'make sanitize       that of pg_regress, isolation and test/hostile'

@@ -1,4 +1,5 @@
--- What a review found: rights that must not be had, states that must not last.
+-- What a review found: rights that must not be had (I18), states that must not
+-- last.
 \pset format unaligned
 \pset tuples_only on
 \pset null NULL

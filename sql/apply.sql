@@ -1,4 +1,5 @@
--- Messages become rows, by the rules of revisions; handlers; bodies.
+-- Messages become rows, by the rules of revisions and with the rights of the owner
+-- (I23); handlers; bodies (I22).
 \pset format unaligned
 \pset tuples_only on
 

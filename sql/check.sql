@@ -1,4 +1,4 @@
--- cqrs_check.
+-- cqrs_check; and what it calls a copy (I31).
 \pset format unaligned
 \pset tuples_only on
 \pset null NULL

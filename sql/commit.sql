@@ -1,5 +1,5 @@
 -- The end of a transaction: messages are made where deferred triggers fire, and
--- as the last of these.
+-- as the last of these (I1).
 \pset format unaligned
 \pset tuples_only on
 \pset null NULL

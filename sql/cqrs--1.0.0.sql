@@ -210,6 +210,18 @@ CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.skipped
 	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
 ALTER TABLE cqrs.skipped ENABLE REPLICA TRIGGER discard;
 
+-- The owners of the tables of masters that are gone.  While messages of such a
+-- master are pending or parked, its name is free for whoever has the privileges of
+-- that owner.
+CREATE TABLE cqrs.former (
+	cqrs_id text COLLATE "C" NOT NULL CONSTRAINT former_pkey PRIMARY KEY,
+	owner regrole NOT NULL
+);
+COMMENT ON TABLE cqrs.former IS 'names of former masters, and the owners of their tables, to whom pending and parked messages belong';
+CREATE TRIGGER discard BEFORE INSERT OR UPDATE OR DELETE ON cqrs.former
+	FOR EACH ROW EXECUTE FUNCTION cqrs.trigger_discard('replica');
+ALTER TABLE cqrs.former ENABLE REPLICA TRIGGER discard;
+
 --
 -- Publisher
 --
@@ -1048,7 +1060,7 @@ CREATE FUNCTION cqrs.broker_remedy(error text, url text) RETURNS text
 			THEN format('create the vhost that %s names, or permit its user to use the vhost', url)
 		WHEN error LIKE 'could not log in:% 403 %' OR error LIKE 'could not log in:%refused user and password%'
 			THEN format('correct user and password, in %s and in the file of cqrs.password_file', url)
-		WHEN error LIKE '% lease%' AND error LIKE '% 405 %'
+		WHEN error LIKE '% lease%' AND (error LIKE '% 405 %' OR error LIKE '%another connection%')
 			THEN 'end the other publisher of this database; if this is a copy that is to publish as well: SELECT cqrs_adopt()'
 		WHEN error LIKE '% 403 %' OR error LIKE '%NOPERM%'
 			THEN 'grant the user the permission that the error names, at the broker'

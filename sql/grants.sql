@@ -80,6 +80,8 @@ INSERT INTO probe (object, what, command) VALUES
 	('cqrs.parked', 'DELETE cqrs.parked', 'DELETE FROM cqrs.parked'),
 	('cqrs.skipped', 'SELECT cqrs.skipped', 'TABLE cqrs.skipped'),
 	('cqrs.skipped', 'INSERT cqrs.skipped', 'INSERT INTO cqrs.skipped VALUES (1)'),
+	('cqrs.former', 'SELECT cqrs.former', 'TABLE cqrs.former'),
+	('cqrs.former', 'DELETE cqrs.former', 'DELETE FROM cqrs.former'),
 	('cqrs.outbox', 'SELECT cqrs.outbox', 'TABLE cqrs.outbox'),
 	('cqrs.segment_0', 'SELECT cqrs.segment_0', 'TABLE cqrs.segment_0'),
 	('cqrs.segment_1', 'SELECT cqrs.segment_1', 'TABLE cqrs.segment_1'),

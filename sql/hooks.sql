@@ -1,5 +1,5 @@
--- Users' functions and expressions: serializer, sync_when, delete_data; what
--- an error in them does.
+-- Users' functions and expressions: serializer, sync_when, delete_data (I18);
+-- what an error in them does.
 \pset format unaligned
 \pset tuples_only on
 \pset null NULL

@@ -1,5 +1,5 @@
 -- What a role can put under a function that runs, into its arguments, or in
--- the way of the names that the install script uses.
+-- the way of the names that the install script uses (I18).
 \pset format unaligned
 \pset tuples_only on
 \pset null NULL
@@ -455,6 +455,32 @@ SELECT row_data::json ->> 'mood' FROM cqrs.parked;
 SELECT count(*) FROM alice.log;
 DELETE FROM cqrs.parked;
 DROP TABLE alice.m CASCADE;
+
+-- Whoever catches an error that is not parked has his own rights again.
+SET ROLE regress_alice;
+CREATE FUNCTION alice.e_dooms(alice.e) RETURNS jsonb STABLE LANGUAGE plpgsql
+	AS $$BEGIN RAISE EXCEPTION 'doomed' USING ERRCODE = 'serialization_failure'; END$$;
+SELECT cqrs_alter('e', '{"serializer": "alice.e_dooms"}');
+GRANT INSERT ON alice.e TO regress_bob;
+SET ROLE regress_bob;
+CREATE FUNCTION bob.catches() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	BEGIN
+		INSERT INTO alice.e VALUES (2);
+		PERFORM public.cqrs_flush();
+	EXCEPTION WHEN serialization_failure THEN
+		NULL;
+	END;
+	RETURN concat_ws(', ', current_user, current_setting('search_path'),
+		current_setting('transaction_read_only'));
+END
+$$;
+SELECT bob.catches();
+RESET ROLE;
+SET ROLE regress_alice;
+SELECT id FROM alice.e;
+SELECT cqrs_alter('e', '{"serializer": null}');
+RESET ROLE;
 
 -- Nor does what a sync_when needs run in commands on other objects: the checks
 -- of domains, when a literal of an array, a row or a range is read.  Alice's would

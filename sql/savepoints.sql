@@ -1,6 +1,6 @@
 -- Savepoints in every order: transactions of random changes, savepoints,
 -- rollbacks to them and exceptions, with a fixed seed.  Messages are those of
--- the difference between the table before and after.
+-- the difference between the table before and after (I2).
 \pset format unaligned
 \pset tuples_only on
 SET client_min_messages = error;

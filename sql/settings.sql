@@ -1,4 +1,4 @@
--- Settings: what is accepted, and who sees the URL with its password.
+-- Settings: what is accepted, and who sees the URL with its password (I20).
 \pset format unaligned
 \pset tuples_only on
 ALTER SYSTEM SET cqrs.url = 'http://u:secret@h/';

@@ -1,5 +1,5 @@
--- What counts as the first touch of a row, where that is hard to tell: after a
--- rewrite, TRUNCATE or COPY FREEZE in the same transaction, and when a later
+-- What counts as the first touch of a row (I2), where that is hard to tell: after
+-- a rewrite, TRUNCATE or COPY FREEZE in the same transaction, and when a later
 -- trigger takes an update back.
 \pset format unaligned
 \pset tuples_only on

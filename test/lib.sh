@@ -182,9 +182,7 @@ build_and_install()
 	pg_bindir=$install$bindir
 	pgxs_dir=$(dirname "$("$pg_config" --pgxs)")/../..
 	export PATH="$pg_bindir:$PATH"
-	# PostgreSQL 14's pg_config names the system's directories even here.
-	export CQRS_BINDIR=$pg_bindir CQRS_PKGLIBDIR=$install$pkglibdir
-	export CQRS_SHAREDIR=$install$sharedir
+	# The system's: the one in PATH names the directories of this installation.
 	export CQRS_PG_CONFIG=$pg_config
 	export CQRS_CONSUME=$src/test/tools/cqrs_consume
 	export CQRS_LATE_CHANGE=$src/test/tools/late_change.so

@@ -45,6 +45,7 @@
 #include "apply/plan.h"
 #include "apply/settings.h"
 #include "apply/stored_row.h"
+#include "base/error_context.h"
 
 /* A message while it is applied. */
 typedef struct Work
@@ -86,7 +87,7 @@ static void mark_row(Work *work);
 CqrsApplier *
 cqrs_apply_begin(Oid owner)
 {
-	Assert(!rights_changed && OidIsValid(owner));
+	Assert(!rights_changed && OidIsValid(owner));	/* I23 */
 	GetUserIdAndSecContext(&rights_user, &rights_context);
 	rights_changed = true;
 	SetUserIdAndSecContext(owner, rights_context |
@@ -156,6 +157,7 @@ apply_in_context(Work *work, const CqrsReplica *replica)
 	CqrsApplier *applier = work->applier;
 	MemoryContext caller = CurrentMemoryContext;
 
+	Assert(GetUserId() == applier->owner);	/* I23 */
 	memset(work->applied, 0, sizeof(*work->applied));
 	if (outer == NULL)
 	{
@@ -185,16 +187,16 @@ apply_in_context(Work *work, const CqrsReplica *replica)
 	MemoryContextSwitchTo(caller);
 }
 
+/*
+ * Set the outcome: nothing is done (IGNORED), or the table or the handler has
+ * had the message.  Raises the error of the message.
+ */
 static void
 apply(Work *work)
 {
 	ErrorContextCallback callback;
 
-	callback.callback = error_context;
-	callback.arg = work;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
+	cqrs_error_context_push(&callback, error_context, work);
 	if (work->content.message->signal == CQRS_SIGNAL_SYNC && work->content.plan->only_direct_syncs &&
 		!work->content.message->direct)
 		work->applied->outcome = CQRS_OUTCOME_IGNORED;
@@ -202,10 +204,10 @@ apply(Work *work)
 		apply_to_table(work);
 	else
 		call_handler(work);
-
-	error_context_stack = callback.previous;
+	cqrs_error_context_pop(&callback);
 }
 
+/* Raises an error unless the handler returns true. */
 static void
 call_handler(Work *work)
 {
@@ -228,6 +230,10 @@ error_context(void *arg)
 				   work->content.message->cqrs_id, work->content.message->instance_pk);
 }
 
+/*
+ * Set the outcome of a replica with a table.  The table is not kept busy while
+ * a handler runs.
+ */
 static void
 apply_to_table(Work *work)
 {
@@ -316,6 +322,10 @@ decide(Work *work)
 		applied->outcome == CQRS_OUTCOME_DELETED;
 }
 
+/*
+ * With the row that is there.  Sets the outcome if the message changes
+ * nothing, else what is noted besides the outcome: gap, downgrade.
+ */
 static void
 compare_revisions(Work *work)
 {
@@ -335,6 +345,10 @@ compare_revisions(Work *work)
 		applied->gap = old >= 0 && work->content.revision > old + 1;
 }
 
+/*
+ * Make the change that the outcome names.  With soft_delete, a DELETE marks
+ * the row.
+ */
 static void
 write_row(Work *work)
 {
@@ -355,6 +369,7 @@ write_row(Work *work)
 	}
 }
 
+/* A column whose key is missing gets its default. */
 static void
 insert_row(Work *work)
 {
@@ -392,6 +407,7 @@ update_row(Work *work)
 	cqrs_stored_row_update(work->table, work->leaf);
 }
 
+/* Set the columns whose keys the message has in the row that was begun. */
 static void
 set_columns(Work *work)
 {

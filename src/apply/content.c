@@ -167,6 +167,7 @@ read_deleted_keys(CqrsContent *content)
 										 &elements.members[i].value);
 }
 
+/* A member of instance_data, or an error. */
 static const CqrsJsonValue *
 required_member(CqrsContent *content, const char *key)
 {
@@ -185,6 +186,10 @@ missing_key(const char *key)
 			 errmsg("instance_data has no key \"%s\"", key)));
 }
 
+/*
+ * A member as a value of its column.  Errors of types name the key meanwhile
+ * (content->reading).
+ */
 static Datum
 read_value(CqrsContent *content, int column, const CqrsJsonValue *json,
 		   bool *isnull)
@@ -197,6 +202,7 @@ read_value(CqrsContent *content, int column, const CqrsJsonValue *json,
 	return value;
 }
 
+/* The same, with an error for null. */
 static Datum
 read_not_null(CqrsContent *content, int column, const CqrsJsonValue *json)
 {

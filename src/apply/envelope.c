@@ -192,6 +192,11 @@ cqrs_envelope_compact_key(const CqrsJsonValue *key)
 	return append_compact(&buf, key, &problem) ? buf.data : NULL;
 }
 
+/*
+ * This one, and those that follow, are for read_members(): each reads a member
+ * into the message, in the current context.  Returns NULL, or a sentence that
+ * says what is wrong.
+ */
 static char *
 read_signal(CqrsIncoming *message, const CqrsJsonValue *json)
 {
@@ -314,6 +319,11 @@ append_compact(StringInfo buf, const CqrsJsonValue *json,
 	return true;
 }
 
+/*
+ * Append JSON that is no array, as it is, but with the escapes of a string in
+ * PostgreSQL's form.  If they stand for no character, returns false and sets
+ * *problem.
+ */
 static bool
 append_scalar(StringInfo buf, const CqrsJsonValue *json, const char **problem)
 {

@@ -181,6 +181,7 @@ read_row(const char *cqrs_id)
 	return row;
 }
 
+/* Raise an error unless the user may read all rows of the table. */
 static void
 check_rights(Relation rel)
 {
@@ -227,6 +228,7 @@ key_condition(const CqrsFinder *finder)
 	return text.data;
 }
 
+/* The quoted name of a column, palloc'd. */
 static char *
 column_name(const CqrsFinder *finder, AttrNumber attnum)
 {

@@ -24,6 +24,7 @@ void
 cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 {
 	LOCAL_FCINFO(fcinfo, 1);
+	FmgrInfo	flinfo;
 	Datum		result;
 
 	if (plan->handler == NULL)
@@ -34,11 +35,14 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 	if (plan->function.name == NULL)
 		find_function(plan);
 
-	InitFunctionCallInfoData(*fcinfo, &plan->function.flinfo, 1, InvalidOid,
-							 NULL, NULL);
+	/* What it remembers serves one call at a time, and calls may nest. */
+	flinfo = plan->function.flinfo;
+	plan->function.flinfo.fn_extra = NULL;
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = cqrs_incoming_to_datum(message);
 	fcinfo->args[0].isnull = false;
 	result = FunctionCallInvoke(fcinfo);
+	plan->function.flinfo.fn_extra = flinfo.fn_extra;
 	if (fcinfo->isnull || !DatumGetBool(result))
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
@@ -48,6 +52,10 @@ cqrs_handle_message(CqrsPlan *plan, const CqrsIncoming *message)
 				 errdetail("A handler must return true when it has handled the message.")));
 }
 
+/*
+ * Look up the handler, which then lasts as long as the plan.  Raises an error
+ * if there is none.
+ */
 static void
 find_function(CqrsPlan *plan)
 {

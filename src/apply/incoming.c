@@ -72,6 +72,7 @@ descriptor(void)
 									   -1);
 }
 
+/* A copy of a text as a value; NULL is null. */
 static void
 set_text(Datum *value, bool *isnull, const char *text)
 {

@@ -117,6 +117,10 @@ read_fraction(Reader *reader, int *usecs)
 	return ndigits > 0;
 }
 
+/*
+ * The offset at the end: seconds east of UTC, 0 if there is none.  Returns
+ * false if it is malformed.
+ */
 static bool
 read_offset(Reader *reader, int *seconds)
 {

@@ -115,6 +115,7 @@ next(Scanner *scanner)
 	return false;
 }
 
+/* Whether a word is one of those that Python writes, and that are no JSON. */
 static bool
 is_bare_word(const char *start, int length)
 {
@@ -166,6 +167,10 @@ scan_members(Scanner *scanner, CqrsJsonMembers *members, bool is_array,
 	}
 }
 
+/*
+ * A new last member, which is not filled in.  Pointers to other members become
+ * invalid.
+ */
 static CqrsJsonMember *
 add_member(CqrsJsonMembers *members)
 {
@@ -280,6 +285,10 @@ scan_nested(Scanner *scanner, const char **end)
 	}
 }
 
+/*
+ * Go into the object or array that begins with the current token.  Returns
+ * false if it is nested too deeply, or no valid token follows.
+ */
 static bool
 open_nested(Scanner *scanner)
 {
@@ -296,6 +305,10 @@ open_nested(Scanner *scanner)
 	return next(scanner);
 }
 
+/*
+ * A key, which is the current token, and its colon.  Returns false if they are
+ * not there.
+ */
 static bool
 scan_key(Scanner *scanner, CqrsJsonValue *key)
 {
@@ -445,6 +458,10 @@ unescape(StringInfo buf, const char **pos, const char *end,
 	return append_code(buf, code, problem);
 }
 
+/*
+ * Append a character in the encoding of the database.  If the database cannot
+ * store it, returns false and sets *problem.
+ */
 static bool
 append_code(StringInfo buf, pg_wchar code, const char **problem)
 {

@@ -82,6 +82,7 @@ find_partition(Relation rel, const Datum *values)
 	}
 }
 
+/* find_partition() for a partition by list, whose key has one column. */
 static int
 find_list(PartitionKey key, PartitionBoundInfo bounds, Datum value)
 {
@@ -93,6 +94,7 @@ find_list(PartitionKey key, PartitionBoundInfo bounds, Datum value)
 	return offset >= 0 && equal ? bounds->indexes[offset] : -1;
 }
 
+/* The same by range.  What no range covers has -1 in the bounds, too. */
 static int
 find_range(PartitionKey key, PartitionBoundInfo bounds, const Datum *values)
 {

@@ -101,6 +101,8 @@ cqrs_plan_close_all(struct CqrsApplier *applier)
 	{
 		CqrsPlan   *plan = lfirst(lc);
 
+		Assert(plan->table == NULL ||
+			   plan->table->owner == CurrentResourceOwner); /* I22 */
 		if (plan->table != NULL)
 			cqrs_table_close(plan->table);
 		plan->table = NULL;
@@ -120,6 +122,7 @@ cqrs_plan_get(struct CqrsApplier *applier, const CqrsReplica *replica)
 	return plan;
 }
 
+/* Whether the plan is one of that replica, and still holds. */
 static bool
 is_plan_of(const CqrsPlan *plan, const CqrsReplica *replica)
 {
@@ -157,6 +160,10 @@ find_plan(struct CqrsApplier *applier, const CqrsReplica *replica)
 	return found;
 }
 
+/*
+ * Add a plan, and lock the replica's table.  Raises the errors of
+ * cqrs_plan_get().
+ */
 static CqrsPlan *
 make_plan(struct CqrsApplier *applier, const char *cqrs_id)
 {
@@ -217,6 +224,7 @@ lock_replica(struct CqrsApplier *applier, const char *cqrs_id)
 	}
 }
 
+/* Fill in what the plan knows of the table, which is locked. */
 static void
 bind_columns(CqrsPlan *plan, const CqrsReplica *replica)
 {

@@ -164,6 +164,7 @@ cqrs_stored_row_set(CqrsLeaf *leaf, AttrNumber attnum, Datum value, bool isnull)
 	leaf->new->tts_isnull[own - 1] = isnull;
 }
 
+/* The number of a column of the replica's table in the leaf. */
 static AttrNumber
 attnum_of(CqrsLeaf *leaf, AttrNumber attnum)
 {

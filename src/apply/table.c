@@ -146,6 +146,10 @@ cqrs_table_leaf(CqrsTable *table, const Datum *keys, bool missing_ok)
 	return leaf;
 }
 
+/*
+ * Add a leaf, whose indexes are open, in the current context: that of the
+ * table.  Raises an error if it has no primary key to find rows by.
+ */
 static CqrsLeaf *
 add_leaf(CqrsTable *table, ResultRelInfo *info)
 {
@@ -197,6 +201,10 @@ find_attnums(CqrsTable *table, CqrsLeaf *leaf)
 	}
 }
 
+/*
+ * Begin the scan that finds rows by the primary key; the values are set for
+ * each row.
+ */
 static void
 prepare_scan(CqrsTable *table, CqrsLeaf *leaf)
 {
@@ -249,6 +257,10 @@ cqrs_table_default(CqrsTable *table, AttrNumber attnum, bool *isnull)
 						GetPerTupleExprContext(table->estate), isnull);
 }
 
+/*
+ * Compile the defaults of all columns.  A domain without a default has to
+ * accept the null.
+ */
 static void
 prepare_defaults(CqrsTable *table)
 {

@@ -145,6 +145,7 @@ cqrs_value_in_prepare(Oid type, int32 typmod, bool json_null)
 	return input;
 }
 
+/* How a type, which is no domain, reads JSON. */
 static InputKind
 kind_of(Oid type, int32 typmod)
 {
@@ -171,6 +172,7 @@ kind_of(Oid type, int32 typmod)
 	}
 }
 
+/* The same for types that are not known by their OIDs. */
 static InputKind
 kind_by_typtype(Oid type)
 {
@@ -217,11 +219,18 @@ cqrs_value_in_read(CqrsValueInput *input, const CqrsJsonValue *json,
 	if (!*isnull)
 		value = read_base(input, json, isnull);
 	if (OidIsValid(input->domain))
-		domain_check(value, *isnull, input->domain, &input->domain_extra,
-					 input->context);
+	{
+		/* Its functions may apply a message that has the same column. */
+		void	   *extra = input->domain_extra;
+
+		input->domain_extra = NULL;
+		domain_check(value, *isnull, input->domain, &extra, input->context);
+		input->domain_extra = extra;
+	}
 	return value;
 }
 
+/* A value that is not null, without the constraints of a domain. */
 static Datum
 read_base(CqrsValueInput *input, const CqrsJsonValue *json, bool *isnull)
 {
@@ -255,11 +264,20 @@ read_base(CqrsValueInput *input, const CqrsJsonValue *json, bool *isnull)
 	return read_plain(input, characters_of(json));
 }
 
+/*
+ * By the input function of the type.  What the function remembers serves one
+ * call at a time: as above.
+ */
 static Datum
 read_plain(CqrsValueInput *input, char *text)
 {
-	return InputFunctionCall(&input->function, text, input->ioparam,
-							 input->typmod);
+	FmgrInfo	function = input->function;
+	Datum		value;
+
+	input->function.fn_extra = NULL;
+	value = InputFunctionCall(&function, text, input->ioparam, input->typmod);
+	input->function.fn_extra = function.fn_extra;
+	return value;
 }
 
 /* A literal of a type that may have timestamps in it. */
@@ -304,6 +322,7 @@ characters_of(const CqrsJsonValue *json)
 	return characters;
 }
 
+/* For text types without a limit: no input function is called. */
 static Datum
 read_text(const CqrsJsonValue *json)
 {
@@ -313,6 +332,7 @@ read_text(const CqrsJsonValue *json)
 	return CStringGetTextDatum(characters_of(json));
 }
 
+/* Without the input function, where the number is a plain one and in range. */
 static Datum
 read_integer(CqrsValueInput *input, const CqrsJsonValue *json)
 {
@@ -373,6 +393,7 @@ without_fraction(char *text)
 	return DatumGetCString(DirectFunctionCall1(numeric_out, whole));
 }
 
+/* Without the input function, where the string is a time of ISO 8601. */
 static Datum
 read_timestamp(CqrsValueInput *input, const CqrsJsonValue *json)
 {
@@ -417,6 +438,11 @@ read_array(CqrsValueInput *input, const CqrsJsonValue *json)
 											  input->typalign));
 }
 
+/*
+ * Add the elements of a JSON array, and of arrays in it, to the reader.
+ * "level" is the dimension, from 0.  The first array of a level sets the
+ * length of all, or else an error is raised.
+ */
 static void
 read_elements(ArrayReader *reader, const CqrsJsonValue *json, int level)
 {
@@ -447,6 +473,7 @@ read_elements(ArrayReader *reader, const CqrsJsonValue *json, int level)
 	}
 }
 
+/* Read an element, and add it to the reader. */
 static void
 add_element(ArrayReader *reader, const CqrsJsonValue *json)
 {
@@ -502,6 +529,10 @@ prepare_attributes(CqrsValueInput *input)
 	MemoryContextSwitchTo(caller);
 }
 
+/*
+ * A row from a JSON object: an attribute without a key is null, a key without
+ * an attribute is ignored.
+ */
 static Datum
 read_composite(CqrsValueInput *input, const CqrsJsonValue *json)
 {
@@ -561,6 +592,7 @@ hstore_literal(const CqrsJsonValue *json)
 	return buf.data;
 }
 
+/* Append a text as hstore's input reads it. */
 static void
 append_quoted(StringInfo buf, const char *text)
 {

@@ -18,6 +18,7 @@
 #include "mb/pg_wchar.h"
 
 #include "base/exchange.h"
+#include "base/limits.h"
 
 const char *
 cqrs_exchange_problem(const char *name)

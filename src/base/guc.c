@@ -460,6 +460,7 @@ check_exchange(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+/* Only the form of the list is checked. */
 static bool
 check_exchanges(char **newval, void **extra, GucSource source)
 {

@@ -136,6 +136,8 @@ find_objects(const char **problem)
 	found.parked = lookup_object(schema, "parked", problem);
 	found.skipped = lookup_object(schema, "skipped", problem);
 	found.skipped_by_id = lookup_object(schema, "skipped_pkey", problem);
+	found.former = lookup_object(schema, "former", problem);
+	found.former_by_id = lookup_object(schema, "former_pkey", problem);
 	found.publisher = lookup_object(schema, "publisher", problem);
 	found.home = lookup_object(schema, "home", problem);
 	found.consumer = lookup_object(schema, "consumer", problem);

@@ -39,6 +39,8 @@ typedef struct CqrsObjects
 	Oid			parked;			/* table cqrs.parked */
 	Oid			skipped;		/* table cqrs.skipped, and its index */
 	Oid			skipped_by_id;
+	Oid			former;			/* table cqrs.former, and its index */
+	Oid			former_by_id;
 	Oid			publisher;		/* table cqrs.publisher */
 	Oid			home;			/* table cqrs.home */
 	Oid			consumer;		/* table cqrs.consumer */

@@ -213,6 +213,7 @@ match_field(char *line, const char *value)
 	return line + 1;
 }
 
+/* In place: each backslash goes, and what it quotes stays. */
 static void
 remove_backslashes(char *text)
 {

@@ -193,6 +193,7 @@ slots_size(void)
 					mul_size(cqrs_max_databases, sizeof(Oid)));
 }
 
+/* The number of elements that an array has. */
 static int
 array_length(const CqrsSharedArray *array)
 {

@@ -31,8 +31,9 @@ typedef struct CqrsSharedArray
 
 /*
  * Protects the databases of slots, and all that other modules document as
- * protected by it.  Held for a few instructions, never while waiting, and
- * never during a commit.
+ * protected by it.  Held for a few instructions, and never while waiting.  A
+ * commit takes it only where it is the session's first one, or finds no
+ * publisher, or has a worker look at the catalog (wake.c).
  */
 extern LWLock *cqrs_slot_lock;
 

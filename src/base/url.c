@@ -190,6 +190,7 @@ parse_host(char *host, CqrsUrl *url, const char **reason)
 	return true;
 }
 
+/* Returns false for anything but a number from 1 to 65535. */
 static bool
 parse_port(const char *text, int *port)
 {

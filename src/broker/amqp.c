@@ -6,8 +6,9 @@
  * A connection has one channel for messages, on which it publishes in confirm
  * mode (amqp_publish.c) or consumes (amqp_consume.c).  It has a second one for
  * what the broker may refuse by closing the channel: probes (amqp_probe.c),
- * and the requests that are waited for (amqp_side.c, amqp_mark.c).  Nothing
- * else waits.  Bytes that the socket does not take stay in the output
+ * and the requests that are waited for (amqp_side.c, amqp_mark.c), and a third
+ * one for the lease, where the lease is no exclusive queue (amqp_lease.c).
+ * Nothing else waits.  Bytes that the socket does not take stay in the output
  * (amqp_frames.c), and meanwhile the broker's frames are read,
  * connection.blocked and heartbeats among them.
  *
@@ -57,7 +58,8 @@ static CqrsConnection *open_connection(const CqrsConnectOptions *options,
 static void send_heartbeat(CqrsConnection *connection);
 static bool hears_broker(CqrsConnection *connection, CqrsFailure *failure);
 static CqrsBlame blame_of_channel(const amqp_channel_close_t *close);
-static void handle_connection(const amqp_frame_t *frame, const char *action,
+static void handle_connection(CqrsConnection *connection,
+							  const amqp_frame_t *frame, const char *action,
 							  CqrsEvent *event, CqrsFailure *failure);
 
 const CqrsTransport cqrs_transport_amqp = {
@@ -116,6 +118,10 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 	memset(event, 0, sizeof(*event));
 	if (connection->consumer != NULL)
 		cqrs_amqp_put_acknowledgement(connection);
+	if (connection->lease != NULL)
+		cqrs_amqp_keep_lease(connection, event, failure);
+	if (event->kind != CQRS_EVENT_NONE)
+		return;
 	send_heartbeat(connection);
 	result = cqrs_amqp_frames_flush(connection->frames) ? 1 : -1;
 	for (int i = 0; i < POLL_FRAMES && result > 0 &&
@@ -191,7 +197,7 @@ amqp_wait_ms(CqrsConnection *connection)
 	if (connection->more || connection->kept != NIL)
 		return 0;
 	if (interval_ms == 0)
-		return -1;
+		return cqrs_amqp_lease_wait_ms(connection);
 	wait_ms = cqrs_until_after_ms(cqrs_amqp_frames_received_at(frames),
 								  2 * interval_ms);
 	/* While output is pending, no heartbeat is sent. */
@@ -199,7 +205,7 @@ amqp_wait_ms(CqrsConnection *connection)
 		wait_ms = Min(wait_ms,
 					  cqrs_until_after_ms(cqrs_amqp_frames_sent_at(frames),
 										  interval_ms / 2));
-	return wait_ms;
+	return cqrs_sooner_ms(wait_ms, cqrs_amqp_lease_wait_ms(connection));
 }
 
 static void
@@ -236,6 +242,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	MemoryContext context;
 	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 
+	cqrs_failure_hide(url.user, url.password);
 	sock = cqrs_socket_open(url.host, url.port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
 	if (sock == NULL)
@@ -376,10 +383,13 @@ cqrs_amqp_handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 	if (frame->channel == CQRS_AMQP_SIDE_CHANNEL &&
 		connection->probe != CQRS_PROBE_CLOSED)
 		cqrs_amqp_handle_probe(connection, frame, event, failure);
+	else if (frame->channel == CQRS_AMQP_LEASE_CHANNEL &&
+			 connection->lease != NULL)
+		cqrs_amqp_handle_lease(connection, frame, action, event, failure);
 	else if (!cqrs_amqp_is_channel_right(frame))
 		cqrs_amqp_violated(event, failure, action, "frame on a wrong channel");
 	else if (frame->channel == 0)
-		handle_connection(frame, action, event, failure);
+		handle_connection(connection, frame, action, event, failure);
 	else if (connection->consumer != NULL)
 		cqrs_amqp_handle_consumed(connection, frame, action, event, failure);
 	else
@@ -399,8 +409,8 @@ cqrs_amqp_is_channel_right(const amqp_frame_t *frame)
 
 /* Heartbeats and methods of the connection itself. */
 static void
-handle_connection(const amqp_frame_t *frame, const char *action,
-				  CqrsEvent *event, CqrsFailure *failure)
+handle_connection(CqrsConnection *connection, const amqp_frame_t *frame,
+				  const char *action, CqrsEvent *event, CqrsFailure *failure)
 {
 	const amqp_method_t *method = &frame->payload.method;
 
@@ -410,12 +420,14 @@ handle_connection(const amqp_frame_t *frame, const char *action,
 	switch (method->id)
 	{
 		case AMQP_CONNECTION_BLOCKED_METHOD:
+			connection->blocked = true;
 			event->kind = CQRS_EVENT_BLOCKED;
 			cqrs_amqp_decode_text(event->detail, sizeof(event->detail),
 								  ((amqp_connection_blocked_t *) method->decoded)->reason);
 			break;
 
 		case AMQP_CONNECTION_UNBLOCKED_METHOD:
+			connection->blocked = false;
 			event->kind = CQRS_EVENT_UNBLOCKED;
 			break;
 

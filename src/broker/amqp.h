@@ -19,6 +19,8 @@
 #define CQRS_AMQP_CHANNEL	1
 /* For what the broker may refuse by closing the channel. */
 #define CQRS_AMQP_SIDE_CHANNEL	2
+/* For the lease, where it is a token. */
+#define CQRS_AMQP_LEASE_CHANNEL 3
 
 /* The second channel while it is for probes (amqp_probe.c). */
 typedef enum CqrsProbeState
@@ -29,7 +31,9 @@ typedef enum CqrsProbeState
 								 * awaited */
 	CQRS_PROBE_DECLARED,		/* the message may be sent */
 	CQRS_PROBE_SENT,			/* the message's confirm is awaited */
-	CQRS_PROBE_CLOSING			/* close-ok is awaited */
+	CQRS_PROBE_CLOSING,			/* close-ok is awaited */
+	CQRS_PROBE_CROSSING			/* the same, and the broker has closed the
+								 * channel at the same time */
 } CqrsProbeState;
 
 typedef enum CqrsReturn
@@ -40,6 +44,7 @@ typedef enum CqrsReturn
 } CqrsReturn;
 
 typedef struct CqrsConsumer CqrsConsumer;	/* amqp_consume.c */
+typedef struct CqrsAmqpLease CqrsAmqpLease; /* amqp_lease.c */
 
 struct CqrsConnection
 {
@@ -58,6 +63,8 @@ struct CqrsConnection
 	CqrsFailure lost;			/* of the FAILED one among them */
 	bool		limits_deliveries;	/* the broker's quorum queues do, unless
 									 * told otherwise */
+	bool		has_tokens;		/* a lease is a token, not an exclusive queue */
+	bool		blocked;		/* the broker does not read what we send */
 
 	CqrsReturn	returning;		/* the next frame of a returned message */
 	uint64		return_rest;	/* bytes of its body that are awaited */
@@ -68,13 +75,14 @@ struct CqrsConnection
 	int			side_code;		/* why the broker has closed it last */
 
 	CqrsConsumer *consumer;		/* NULL: the connection publishes */
+	CqrsAmqpLease *lease;		/* NULL: none, or an exclusive queue */
 };
 
 /* in amqp_handshake.c */
 
 /*
- * Log in, and open the first channel with all that belongs to it: the lease,
- * the exchange, confirm mode.  These functions wait until the connection's
+ * Log in, take the lease, and open the first channel with all that belongs to
+ * it: the exchange, confirm mode.  These functions wait until the connection's
  * deadline.
  */
 extern bool cqrs_amqp_log_in(CqrsConnection *connection,
@@ -100,6 +108,7 @@ extern bool cqrs_amqp_await(CqrsConnection *connection, int channel,
 
 /* in amqp.c */
 
+/* Put the declaration of a durable topic exchange into the output. */
 extern void cqrs_amqp_declare_exchange(CqrsConnection *connection,
 									   int channel, const char *exchange);
 
@@ -138,6 +147,7 @@ extern bool cqrs_amqp_can_publish(CqrsConnection *connection);
 extern void cqrs_amqp_publish(CqrsConnection *connection,
 							  const CqrsEnvelope *envelope);
 
+/* Put a message into the output, which has room. */
 extern void cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 								  const CqrsEnvelope *envelope);
 
@@ -210,6 +220,31 @@ extern bool cqrs_amqp_declare_queue(CqrsConnection *connection,
 extern bool cqrs_amqp_side_closed(CqrsConnection *connection,
 								  const amqp_frame_t *frame,
 								  const char *action, CqrsFailure *failure);
+
+/* in amqp_lease.c */
+
+/*
+ * Take a lease, while none of the leases "vacant" is taken.  Waits within the
+ * connection's deadline.
+ */
+extern bool cqrs_amqp_take_lease(CqrsConnection *connection, const char *name,
+								 List *vacant, CqrsFailure *failure);
+
+/*
+ * Do what is due to keep a lease that is a token.  The event is FAILED if the
+ * lease is lost.
+ */
+extern void cqrs_amqp_keep_lease(CqrsConnection *connection, CqrsEvent *event,
+								 CqrsFailure *failure);
+
+/* Milliseconds until that is due, whatever arrives; -1 for never. */
+extern long cqrs_amqp_lease_wait_ms(const CqrsConnection *connection);
+
+/* Make an event of a frame on the channel of the lease. */
+extern void cqrs_amqp_handle_lease(CqrsConnection *connection,
+								   const amqp_frame_t *frame,
+								   const char *action, CqrsEvent *event,
+								   CqrsFailure *failure);
 
 /* in amqp_mark.c */
 

@@ -28,7 +28,6 @@
 #include "utils/memutils.h"
 
 #include "broker/amqp.h"
-#include "broker/amqp_decode.h"
 #include "broker/amqp_properties.h"
 
 #define SHORTSTR_SIZE	256
@@ -201,6 +200,10 @@ cqrs_amqp_free_deliveries(CqrsConnection *connection)
 	}
 }
 
+/*
+ * Make an event of a method, if it is one that poll() reports.  What must not
+ * come now makes a FAILED one, as in handle_header() and handle_body().
+ */
 static void
 handle_method(CqrsConnection *connection, const amqp_method_t *method,
 			  const char *action, CqrsEvent *event, CqrsFailure *failure)
@@ -259,6 +262,10 @@ handle_method(CqrsConnection *connection, const amqp_method_t *method,
 		cqrs_amqp_violated(event, failure, action, wrong);
 }
 
+/*
+ * The broker ends the subscription.  If that was asked for, too, the answer
+ * follows.
+ */
 static void
 handle_cancel(CqrsConsumer *consumer, CqrsEvent *event)
 {
@@ -302,6 +309,9 @@ begin_delivery(CqrsConsumer *consumer, const amqp_basic_deliver_t *deliver)
 	return NULL;
 }
 
+/*
+ * Make the delivery that the header announces, if it is one of accepted size.
+ */
 static void
 handle_header(CqrsConsumer *consumer, const amqp_frame_t *frame,
 			  const char *action, CqrsEvent *event, CqrsFailure *failure)
@@ -383,11 +393,12 @@ text_of_id(amqp_bytes_t properties, char *buffer)
 
 	if (!cqrs_amqp_properties_message_id(properties, &id))
 		return NULL;
-	cqrs_amqp_decode_text(buffer, SHORTSTR_SIZE, id);
+	cqrs_failure_clean(buffer, SHORTSTR_SIZE, id.bytes, id.len);
 	return strlen(buffer) == id.len && memcmp(buffer, id.bytes, id.len) == 0 ?
 		buffer : NULL;
 }
 
+/* Add a part of the body to the delivery. */
 static void
 handle_body(CqrsConsumer *consumer, amqp_bytes_t part, const char *action,
 			CqrsEvent *event, CqrsFailure *failure)
@@ -409,6 +420,7 @@ handle_body(CqrsConsumer *consumer, amqp_bytes_t part, const char *action,
 	}
 }
 
+/* The delivery is complete, and is the caller's. */
 static void
 end_delivery(CqrsConsumer *consumer, CqrsEvent *event)
 {
@@ -426,6 +438,8 @@ static void
 handle_close(const amqp_method_t *method, const char *action,
 			 CqrsEvent *event, CqrsFailure *failure)
 {
+	static const char exclusive[] = "in exclusive use";
+
 	event->kind = CQRS_EVENT_FAILED;
 	cqrs_amqp_describe_close(failure, action, method);
 	if (method->id == AMQP_CHANNEL_CLOSE_METHOD)
@@ -433,7 +447,8 @@ handle_close(const amqp_method_t *method, const char *action,
 		amqp_channel_close_t *close = method->decoded;
 
 		if (close->reply_code == AMQP_ACCESS_REFUSED &&
-			strstr(failure->reason, "in exclusive use") != NULL)
+			memmem(close->reply_text.bytes, close->reply_text.len,
+				   exclusive, strlen(exclusive)) != NULL)
 			failure->blame = CQRS_BLAME_LEASE;
 		else if (close->reply_code == AMQP_PRECONDITION_FAILED &&
 				 close->class_id != AMQP_EXCHANGE_CLASS)
@@ -441,6 +456,7 @@ handle_close(const amqp_method_t *method, const char *action,
 	}
 }
 
+/* Whether a consumer tag is that of this connection's subscription. */
 static bool
 is_ours(const CqrsConsumer *consumer, amqp_bytes_t tag)
 {

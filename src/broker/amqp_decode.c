@@ -91,7 +91,7 @@ cqrs_amqp_decode_frame(const char *input, Size length, Size max_size,
 void
 cqrs_amqp_decode_text(char *buffer, Size size, amqp_bytes_t text)
 {
-	cqrs_failure_clean(buffer, size, text.bytes, text.len);
+	cqrs_failure_quote(buffer, size, text.bytes, text.len);
 }
 
 static bool
@@ -101,6 +101,10 @@ is_frame_type(char type)
 		type == AMQP_FRAME_BODY || type == AMQP_FRAME_HEARTBEAT;
 }
 
+/*
+ * Fill in what a frame of its type has.  Returns false, with the reason in
+ * "error", if it is malformed.
+ */
 static bool
 decode_payload(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			   char *error)
@@ -141,6 +145,10 @@ decode_payload(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 	}
 }
 
+/*
+ * The same for a method.  The arguments of those that are not needed are not
+ * decoded.
+ */
 static bool
 decode_method(CqrsRest payload, amqp_pool_t *pool, amqp_frame_t *frame,
 			  char *error)

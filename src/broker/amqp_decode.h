@@ -33,8 +33,8 @@ extern int	cqrs_amqp_decode_frame(const char *input, Size length,
 								   amqp_frame_t *frame, char *error);
 
 /*
- * Copy a text from the broker into a buffer, as a string that is valid in the
- * database's encoding and has no line breaks.
+ * Copy what the broker says into a buffer, as a string that is valid in the
+ * database's encoding, has no line breaks, and shows no password.
  */
 extern void cqrs_amqp_decode_text(char *buffer, Size size, amqp_bytes_t text);
 

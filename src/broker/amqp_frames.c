@@ -12,6 +12,11 @@
  * copied as a whole but goes through the buffer frame by frame, so that memory
  * is bounded whatever the size of the body.
  *
+ * Whoever sends much asks for room first.  What answers the broker, or is one
+ * request, is put without asking, so the broker decides how much that is as
+ * long as the broker does not read.  If such output finds no room, nothing is
+ * put and nothing is sent any more, and flush() fails.
+ *
  * Input is a buffer with room for the largest frame that is accepted; frames
  * are checked and decoded there (amqp_decode.c).  The pool holds the decoded
  * arguments of the last method.  It is malloc'd memory, freed by destroy().
@@ -40,6 +45,10 @@
 #define ROOM_BYTES		(64 * 1024)
 /* Bodies up to this size are copied into the output. */
 #define COPIED_BODY_BYTES	(32 * 1024)
+/* More than a method, or the properties of a message, need. */
+#define METHOD_BYTES	(8 * 1024)
+
+#define NOT_READ "the broker does not read what is sent"
 
 struct CqrsFrames
 {
@@ -52,6 +61,7 @@ struct CqrsFrames
 	const char *body;			/* unsent rest of a large body */
 	Size		body_rest;
 	int			body_channel;
+	bool		broken;			/* no output is put or sent any more */
 
 	TimestampTz sent_at;
 	TimestampTz received_at;
@@ -67,10 +77,12 @@ struct CqrsFrames
 static Size begin_frame(CqrsFrames *frames, int type, int channel);
 static void end_frame(CqrsFrames *frames, Size start);
 static void append(CqrsFrames *frames, const void *data, Size size);
+static void append_encoded(CqrsFrames *frames, int length);
 static void append_uint16(CqrsFrames *frames, uint16 value);
 static void append_uint32(CqrsFrames *frames, uint32 value);
 static void append_uint64(CqrsFrames *frames, uint64 value);
 static amqp_bytes_t output_room(CqrsFrames *frames);
+static void give_up(CqrsFrames *frames, const char *error);
 static void put_body(CqrsFrames *frames, int channel, const char *body,
 					 Size length);
 static void refill(CqrsFrames *frames);
@@ -110,7 +122,7 @@ cqrs_amqp_frames_tune(CqrsFrames *frames, Size frame_max)
 bool
 cqrs_amqp_frames_has_room(const CqrsFrames *frames)
 {
-	return frames->body_rest == 0 &&
+	return !frames->broken && frames->body_rest == 0 &&
 		OUTPUT_BYTES - frames->output_end >= ROOM_BYTES;
 }
 
@@ -125,12 +137,9 @@ cqrs_amqp_frames_put_method(CqrsFrames *frames, int channel,
 							amqp_method_number_t id, void *method)
 {
 	Size		start = begin_frame(frames, AMQP_FRAME_METHOD, channel);
-	int			length;
 
 	append_uint32(frames, id);
-	length = amqp_encode_method(id, method, output_room(frames));
-	Assert(length >= 0);
-	frames->output_end += Max(length, 0);
+	append_encoded(frames, amqp_encode_method(id, method, output_room(frames)));
 	end_frame(frames, start);
 }
 
@@ -139,16 +148,19 @@ cqrs_amqp_frames_put_content(CqrsFrames *frames, int channel,
 							 amqp_basic_properties_t *properties,
 							 const char *body, Size length)
 {
-	Size		start = begin_frame(frames, AMQP_FRAME_HEADER, channel);
-	int			encoded;
+	Size		start;
 
+	if (frames->body_rest > 0)
+	{
+		give_up(frames, NOT_READ);
+		return;
+	}
+	start = begin_frame(frames, AMQP_FRAME_HEADER, channel);
 	append_uint16(frames, CONTENT_CLASS);
 	append_uint16(frames, 0);
 	append_uint64(frames, length);
-	encoded = amqp_encode_properties(CONTENT_CLASS, properties,
-									 output_room(frames));
-	Assert(encoded >= 0);
-	frames->output_end += Max(encoded, 0);
+	append_encoded(frames, amqp_encode_properties(CONTENT_CLASS, properties,
+												  output_room(frames)));
 	end_frame(frames, start);
 
 	if (length <= COPIED_BODY_BYTES &&
@@ -175,7 +187,7 @@ cqrs_amqp_frames_put_heartbeat(CqrsFrames *frames)
 bool
 cqrs_amqp_frames_flush(CqrsFrames *frames)
 {
-	for (int i = 0; i < FLUSH_WRITES; i++)
+	for (int i = 0; i < FLUSH_WRITES && !frames->broken; i++)
 	{
 		ssize_t		written;
 
@@ -193,7 +205,7 @@ cqrs_amqp_frames_flush(CqrsFrames *frames)
 		frames->output_start += written;
 		frames->sent_at = GetCurrentTimestamp();
 	}
-	return true;
+	return !frames->broken;
 }
 
 bool
@@ -286,6 +298,7 @@ begin_frame(CqrsFrames *frames, int type, int channel)
 	return start;
 }
 
+/* Fill in the size of the frame that begins at "start". */
 static void
 end_frame(CqrsFrames *frames, Size start)
 {
@@ -293,16 +306,36 @@ end_frame(CqrsFrames *frames, Size start)
 								 CQRS_FRAME_HEADER_BYTES);
 	char		end = (char) AMQP_FRAME_END;
 
+	if (frames->broken)
+		return;
 	memcpy(frames->output + start + 3, &size, sizeof(size));
 	append(frames, &end, 1);
 }
 
+/* Append bytes, for which there is room. */
 static void
 append(CqrsFrames *frames, const void *data, Size size)
 {
-	Assert(frames->output_end + size <= OUTPUT_BYTES);
+	if (size > OUTPUT_BYTES - frames->output_end)
+		give_up(frames, NOT_READ);
+	if (frames->broken)
+		return;
 	memcpy(frames->output + frames->output_end, data, size);
 	frames->output_end += size;
+}
+
+/*
+ * Note what librabbitmq has encoded into the room of the output.  Its status
+ * for too little room is the same as for what cannot be encoded at all.
+ */
+static void
+append_encoded(CqrsFrames *frames, int length)
+{
+	if (length < 0)
+		give_up(frames, output_room(frames).len < METHOD_BYTES ? NOT_READ :
+				"what is to be sent cannot be encoded");
+	else if (!frames->broken)
+		frames->output_end += length;
 }
 
 static void
@@ -326,6 +359,7 @@ append_uint64(CqrsFrames *frames, uint64 value)
 	append(frames, &value, sizeof(value));
 }
 
+/* Where output continues, and how much there is room for. */
 static amqp_bytes_t
 output_room(CqrsFrames *frames)
 {
@@ -334,6 +368,15 @@ output_room(CqrsFrames *frames)
 	room.bytes = frames->output + frames->output_end;
 	room.len = OUTPUT_BYTES - frames->output_end;
 	return room;
+}
+
+/* End the output.  If there is an error already, that one came first. */
+static void
+give_up(CqrsFrames *frames, const char *error)
+{
+	if (frames->error[0] == '\0')
+		strlcpy(frames->error, error, sizeof(frames->error));
+	frames->broken = true;
 }
 
 static void

@@ -33,9 +33,11 @@ extern void cqrs_amqp_frames_destroy(CqrsFrames *frames);
 extern void cqrs_amqp_frames_tune(CqrsFrames *frames, Size frame_max);
 
 /*
- * Put something into the output, which has to have room for it.  The body of a
- * content is not copied: it must stay until the broker has confirmed the
- * message, or until destroy().
+ * Put something into the output.  Without room for it, the output is broken
+ * from then on: nothing is put any more, and flush() fails.  So whoever can
+ * wait asks for room first: has_room() is about any message, and whatever is
+ * smaller.  The body of a content is not copied: it must stay until the broker
+ * has confirmed the message, or until destroy().
  */
 extern bool cqrs_amqp_frames_has_room(const CqrsFrames *frames);
 extern void cqrs_amqp_frames_put_protocol(CqrsFrames *frames);
@@ -48,7 +50,7 @@ extern void cqrs_amqp_frames_put_heartbeat(CqrsFrames *frames);
 
 /*
  * Send output without waiting, up to a limit.  Returns false if the connection
- * is gone.  pending() returns whether output is left.
+ * is gone, or the output is broken.  pending() returns whether output is left.
  */
 extern bool cqrs_amqp_frames_flush(CqrsFrames *frames);
 extern bool cqrs_amqp_frames_pending(const CqrsFrames *frames);
@@ -64,7 +66,7 @@ extern int	cqrs_amqp_frames_body_channel(const CqrsFrames *frames);
  */
 extern int	cqrs_amqp_frames_read(CqrsFrames *frames, amqp_frame_t *frame);
 
-/* Why the connection is gone. */
+/* Why the connection is gone, or the output broken. */
 extern const char *cqrs_amqp_frames_error(const CqrsFrames *frames);
 
 /* When bytes were last sent, and when a whole frame was last received. */

@@ -16,18 +16,18 @@
 /* As in RabbitMQ's clients; the user's name is the same. */
 #define DEFAULT_PASSWORD	"guest"
 /* Quorum queues of RabbitMQ drop messages by default from this version on. */
-#define LIMITING_VERSION	4
+#define LIMITING_VERSION	4000
+/* An exclusive queue outlives its node from this one on: amqp_lease.c. */
+#define TOKENS_VERSION		4002
 
 static void put_start_ok(CqrsConnection *connection,
 						 const CqrsConnectOptions *options);
-static bool has_channels(const amqp_connection_tune_t *offer,
+static int	channels_needed(const CqrsConnection *connection);
+static bool has_channels(const CqrsConnection *connection,
+						 const amqp_connection_tune_t *offer,
 						 CqrsFailure *failure);
 static bool tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 				 int heartbeat_s, CqrsFailure *failure);
-static bool take_lease(CqrsConnection *connection, const char *name,
-					   CqrsFailure *failure);
-static bool check_vacant(CqrsConnection *connection, List *names,
-						 CqrsFailure *failure);
 
 bool
 cqrs_amqp_log_in(CqrsConnection *connection,
@@ -36,21 +36,22 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 	CqrsUrl		url = cqrs_transport_complete(&cqrs_transport_amqp, options->url);
 	amqp_frame_t frame;
 	amqp_connection_open_t open = {0};
+	int			version;
 
 	cqrs_amqp_frames_put_protocol(connection->frames);
 	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_START_METHOD, "could not log in", &frame,
 						 failure))
 		return false;
-	connection->limits_deliveries =
-		cqrs_amqp_properties_version(frame.payload.method.decoded) >=
-		LIMITING_VERSION;
+	version = cqrs_amqp_properties_version(frame.payload.method.decoded);
+	connection->limits_deliveries = version >= LIMITING_VERSION;
+	connection->has_tokens = version >= TOKENS_VERSION;
 
 	put_start_ok(connection, options);
 	if (!cqrs_amqp_await(connection, 0, AMQP_CONNECTION_TUNE_METHOD, "could not log in", &frame,
 						 failure))
 		return false;
 	cqrs_amqp_frames_forget(connection->frames);
-	if (!has_channels(frame.payload.method.decoded, failure) ||
+	if (!has_channels(connection, frame.payload.method.decoded, failure) ||
 		!tune(connection, frame.payload.method.decoded,
 			  options->heartbeat_s, failure))
 		return false;
@@ -63,6 +64,7 @@ cqrs_amqp_log_in(CqrsConnection *connection,
 						   failure);
 }
 
+/* Put the login into the output, with what this client is capable of. */
 static void
 put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 {
@@ -108,16 +110,24 @@ put_start_ok(CqrsConnection *connection, const CqrsConnectOptions *options)
 	pfree(response);
 }
 
+static int
+channels_needed(const CqrsConnection *connection)
+{
+	return connection->has_tokens ? CQRS_AMQP_LEASE_CHANNEL :
+		CQRS_AMQP_SIDE_CHANNEL;
+}
+
 /* Returns false if the broker offers too few channels; 0 means no limit. */
 static bool
-has_channels(const amqp_connection_tune_t *offer, CqrsFailure *failure)
+has_channels(const CqrsConnection *connection,
+			 const amqp_connection_tune_t *offer, CqrsFailure *failure)
 {
 	if (offer->channel_max == 0 ||
-		offer->channel_max >= CQRS_AMQP_SIDE_CHANNEL)
+		offer->channel_max >= channels_needed(connection))
 		return true;
 	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 					 "could not log in: the broker allows %d channels in a connection, and %d are needed",
-					 offer->channel_max, CQRS_AMQP_SIDE_CHANNEL);
+					 offer->channel_max, channels_needed(connection));
 	return false;
 }
 
@@ -139,7 +149,7 @@ tune(CqrsConnection *connection, const amqp_connection_tune_t *offer,
 						 (unsigned int) offer->frame_max, AMQP_FRAME_MIN_SIZE);
 		return false;
 	}
-	tune_ok.channel_max = CQRS_AMQP_SIDE_CHANNEL;
+	tune_ok.channel_max = channels_needed(connection);
 	tune_ok.frame_max = offer->frame_max == 0 ? CQRS_FRAMES_MAX_BYTES :
 		Min(offer->frame_max, CQRS_FRAMES_MAX_BYTES);
 	tune_ok.heartbeat = offer->heartbeat == 0 ? heartbeat_s :
@@ -161,8 +171,8 @@ cqrs_amqp_set_up(CqrsConnection *connection, const CqrsConnectOptions *options,
 
 	if (!cqrs_amqp_open_channel(connection, CQRS_AMQP_CHANNEL, failure) ||
 		(options->lease != NULL &&
-		 !take_lease(connection, options->lease, failure)) ||
-		!check_vacant(connection, options->vacant, failure))
+		 !cqrs_amqp_take_lease(connection, options->lease, options->vacant,
+							   failure)))
 		return false;
 
 	if (options->exchange != NULL)
@@ -195,51 +205,6 @@ cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 								AMQP_CHANNEL_OPEN_METHOD, &open);
 	return cqrs_amqp_await(connection, channel, AMQP_CHANNEL_OPEN_OK_METHOD,
 						   "could not open a channel", &frame, failure);
-}
-
-/*
- * Declare an exclusive queue.  No other connection can declare it until the
- * broker has noticed the end of this one.  The queue never has a binding.
- */
-static bool
-take_lease(CqrsConnection *connection, const char *name, CqrsFailure *failure)
-{
-	amqp_queue_declare_t declare = {0};
-	amqp_frame_t frame;
-
-	declare.queue = amqp_cstring_bytes(name);
-	declare.exclusive = 1;
-	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-								AMQP_QUEUE_DECLARE_METHOD, &declare);
-	return cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
-						   AMQP_QUEUE_DECLARE_OK_METHOD,
-						   "could not declare the queue of the lease", &frame, failure);
-}
-
-/*
- * Deleting a queue that does not exist succeeds.  If a queue is exclusive to
- * another connection, the broker refuses to delete it and closes the channel.
- * Only the last answer is waited for, as the broker handles requests in order.
- */
-static bool
-check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
-{
-	amqp_frame_t frame;
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		amqp_queue_delete_t delete = {0};
-
-		delete.queue = amqp_cstring_bytes(lfirst(lc));
-		delete.nowait = lnext(names, lc) != NULL;
-		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
-									AMQP_QUEUE_DELETE_METHOD, &delete);
-	}
-	return names == NIL ||
-		cqrs_amqp_await(connection, CQRS_AMQP_CHANNEL,
-						AMQP_QUEUE_DELETE_OK_METHOD,
-						"could not take the lease of all lanes", &frame, failure);
 }
 
 bool

@@ -59,6 +59,7 @@ cqrs_amqp_write_mark(CqrsConnection *connection, const char *name,
 		cqrs_amqp_close_side(connection, failure);
 }
 
+/* Declare the queue that has the mark: its last message. */
 static bool
 declare_mark(CqrsConnection *connection, const char *name, const char *action,
 			 CqrsFailure *failure)
@@ -83,6 +84,10 @@ declare_mark(CqrsConnection *connection, const char *name, const char *action,
 								   failure);
 }
 
+/*
+ * Read the mark, "" if there is none; it comes back to its queue with the end
+ * of the channel.
+ */
 static bool
 get_mark(CqrsConnection *connection, const char *name, char *text, Size size,
 		 CqrsFailure *failure)
@@ -173,6 +178,7 @@ put_mark(CqrsConnection *connection, const char *name, const char *text,
 	return true;
 }
 
+/* Set *failure, and return false. */
 static bool
 failed(CqrsFailure *failure, const char *action, const char *what)
 {

@@ -120,12 +120,15 @@ cqrs_amqp_handle_probe(CqrsConnection *connection, const amqp_frame_t *frame,
 			break;
 
 		case AMQP_CHANNEL_CLOSE_METHOD:
-			expected = state != CQRS_PROBE_CLOSED;
-			channel_closed(connection, method, event, failure);
+			expected = state != CQRS_PROBE_CLOSED &&
+				state != CQRS_PROBE_CROSSING;
+			if (expected)
+				channel_closed(connection, method, event, failure);
 			break;
 
 		case AMQP_CHANNEL_CLOSE_OK_METHOD:
-			expected = state == CQRS_PROBE_CLOSING;
+			expected = state == CQRS_PROBE_CLOSING ||
+				state == CQRS_PROBE_CROSSING;
 			connection->probe = CQRS_PROBE_CLOSED;
 			break;
 
@@ -159,7 +162,10 @@ probe_ended(CqrsConnection *connection, CqrsEventKind kind, CqrsEvent *event)
 	}
 }
 
-/* If both sides close at the same time, the broker's close-ok follows. */
+/*
+ * If both sides close at the same time, each answers the other once, and the
+ * broker's close-ok follows.
+ */
 static void
 channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 			   CqrsEvent *event, CqrsFailure *failure)
@@ -169,7 +175,10 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 								AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok);
 	if (connection->probe == CQRS_PROBE_CLOSING)
+	{
+		connection->probe = CQRS_PROBE_CROSSING;
 		return;
+	}
 	if (connection->probe != CQRS_PROBE_IDLE)
 	{
 		event->kind = CQRS_EVENT_REFUSED;
@@ -178,6 +187,7 @@ channel_closed(CqrsConnection *connection, const amqp_method_t *method,
 	connection->probe = CQRS_PROBE_CLOSED;
 }
 
+/* A FAILED event: this method must not come now. */
 static void
 violated(const amqp_method_t *method, CqrsEvent *event, CqrsFailure *failure)
 {

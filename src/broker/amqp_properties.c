@@ -84,8 +84,9 @@ cqrs_amqp_properties_version(const amqp_bytes_t *arguments)
 	CqrsRest	properties;
 	CqrsRest	value;
 	const char *skipped;
+	const char *digit;
 	char		kind;
-	int			major = 0;
+	int			version = 0;
 
 	if (arguments != NULL)
 	{
@@ -100,10 +101,16 @@ cqrs_amqp_properties_version(const amqp_bytes_t *arguments)
 		!find_field(properties, "version", &kind, &value) ||
 		kind != AMQP_FIELD_KIND_UTF8)
 		return 0;
-	for (int i = 0; i < value.length && major < 1000 &&
-		 value.data[i] >= '0' && value.data[i] <= '9'; i++)
-		major = major * 10 + (value.data[i] - '0');
-	return major;
+	for (int part = 0; part < 2; part++)
+	{
+		int			number = 0;
+
+		while (cqrs_rest_take(&value, 1, &digit) && *digit >= '0' &&
+			   *digit <= '9')
+			number = Min(number * 10 + (*digit - '0'), 999);
+		version = version * 1000 + number;
+	}
+	return version;
 }
 
 /* Returns false if the property is missing, or if one up to it is malformed. */
@@ -157,6 +164,7 @@ find_field(CqrsRest table, const char *name, char *kind, CqrsRest *value)
 	return false;
 }
 
+/* Take the value of a field of that kind.  Returns false if it is malformed. */
 static bool
 take_field(CqrsRest *rest, char kind, CqrsRest *value)
 {

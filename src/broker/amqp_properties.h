@@ -26,8 +26,8 @@ extern bool cqrs_amqp_properties_message_id(amqp_bytes_t properties,
 extern int64 cqrs_amqp_properties_delivery_count(amqp_bytes_t properties);
 
 /*
- * The major version of RabbitMQ in the encoded arguments of connection.start;
- * 0 for another broker, and if "arguments" is NULL or malformed.
+ * The version of RabbitMQ in the encoded arguments of connection.start, as 4002
+ * for 4.2; 0 for another broker, and if "arguments" is NULL or malformed.
  */
 extern int	cqrs_amqp_properties_version(const amqp_bytes_t *arguments);
 

@@ -14,7 +14,6 @@
 #include "utils/timestamp.h"
 
 #include "broker/amqp.h"
-#include "broker/amqp_decode.h"
 #include "broker/amqp_properties.h"
 
 #define DELIVERY_PERSISTENT 2
@@ -91,6 +90,7 @@ cqrs_amqp_put_message(CqrsConnection *connection, int channel,
 		connection->published++;
 }
 
+/* Set a property by its name.  Its text is not copied. */
 static void
 set_property(amqp_basic_properties_t *properties, const CqrsProperty *property)
 {
@@ -121,6 +121,10 @@ cqrs_amqp_handle_published(CqrsConnection *connection,
 					event, failure);
 }
 
+/*
+ * Make an event of a method, if it is one that poll() reports.  What must not
+ * come now makes a FAILED one, as in handle_header() and handle_body().
+ */
 static void
 handle_method(CqrsConnection *connection, const amqp_method_t *method,
 			  const char *action, CqrsEvent *event, CqrsFailure *failure)
@@ -195,6 +199,7 @@ handle_confirm(CqrsConnection *connection, CqrsEventKind kind, uint64 tag,
 	event->multiple = multiple;
 }
 
+/* The header of a returned message: it names the message. */
 static void
 handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
 			  const char *action, CqrsEvent *event, CqrsFailure *failure)
@@ -214,14 +219,15 @@ handle_header(CqrsConnection *connection, const amqp_frame_t *frame,
 		cqrs_amqp_violated(event, failure, action, "returned message that is none of ours");
 		return;
 	}
-	cqrs_amqp_decode_text(connection->return_id, sizeof(connection->return_id),
-						  message_id);
+	cqrs_failure_clean(connection->return_id, sizeof(connection->return_id),
+					   message_id.bytes, message_id.len);
 	connection->returning = CQRS_RETURN_BODY;
 	connection->return_rest = frame->payload.properties.body_size;
 	if (connection->return_rest == 0)
 		finish_return(connection, event);
 }
 
+/* A part of the body of a returned message, which nobody needs. */
 static void
 handle_body(CqrsConnection *connection, Size length, const char *action,
 			CqrsEvent *event, CqrsFailure *failure)
@@ -238,6 +244,7 @@ handle_body(CqrsConnection *connection, Size length, const char *action,
 	}
 }
 
+/* The message has come back completely: a RETURNED event. */
 static void
 finish_return(CqrsConnection *connection, CqrsEvent *event)
 {

@@ -42,6 +42,7 @@ cqrs_amqp_prepare_queue(CqrsConnection *connection, const CqrsQueue *queue,
 		cqrs_amqp_close_side(connection, failure);
 }
 
+/* On the side channel: declare the queue and exchanges, and bind. */
 static bool
 prepare(CqrsConnection *connection, const CqrsQueue *queue,
 		CqrsFailure *failure)

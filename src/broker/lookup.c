@@ -81,6 +81,10 @@ cqrs_lookup(const char *host, int port, int timeout_ms, const char **reason)
 	return addresses;
 }
 
+/*
+ * Start a thread, which looks a host up.  The result is the thread's as well,
+ * see leave().  Returns NULL if there is no room for another thread.
+ */
 static Lookup *
 start_thread(const char *host, const char *port)
 {
@@ -118,6 +122,7 @@ start_thread(const char *host, const char *port)
 	return NULL;
 }
 
+/* The thread.  It calls nothing of PostgreSQL. */
 static void *
 run_thread(void *arg)
 {

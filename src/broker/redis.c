@@ -111,6 +111,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	MemoryContext caller;
 	char		error[CQRS_SOCKET_ERROR_BYTES] = "";
 
+	cqrs_failure_hide(url.user, url.password);
 	sock = cqrs_socket_open(url.host, url.port, tls ? options->tls : NULL,
 							options->connect_timeout_ms, error);
 	if (sock == NULL)
@@ -126,8 +127,7 @@ open_connection(const CqrsConnectOptions *options, CqrsFailure *failure)
 	connection->reader =
 		cqrs_redis_reply_create(context, sock, MAX_REPLY_BYTES +
 								(options->consumes ?
-								 MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0),
-								url.password);
+								 MAX_DELIVERED_BYTES + options->max_delivery / 3 * 4 : 0));
 	connection->heartbeat_s = options->heartbeat_s;
 	connection->timeout_ms = options->connect_timeout_ms;
 	caller = MemoryContextSwitchTo(context);
@@ -179,6 +179,7 @@ redis_poll(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 		event->kind = CQRS_EVENT_FAILED;
 }
 
+/* The next event that has been made of replies; false: there is none. */
 static bool
 next_event(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 {
@@ -187,6 +188,10 @@ next_event(CqrsConnection *connection, CqrsEvent *event, CqrsFailure *failure)
 		cqrs_redis_next_event(connection, event, failure);
 }
 
+/*
+ * Note what a reply says, for next_event().  Returns false, with *failure set,
+ * if the connection is of no use any more.
+ */
 static bool
 handle_reply(CqrsConnection *connection, const CqrsReply *reply,
 			 CqrsFailure *failure)

@@ -171,6 +171,13 @@ extern const CqrsReply *cqrs_redis_try(CqrsConnection *connection,
 									   CqrsFailure *failure, int nwords,
 									   const char *const *words);
 
+/*
+ * Fill in a failure because of a reply to a command that has not been sent
+ * completely.  An error may be why the server reads no more of the command.
+ */
+extern void cqrs_redis_too_early(const CqrsReply *reply, const char *action,
+								 CqrsFailure *failure);
+
 /* Begin to write a command, word by word; there must be none yet. */
 extern void cqrs_redis_begin_command(CqrsConnection *connection, int nwords);
 extern void cqrs_redis_put_word(CqrsConnection *connection, const char *word,
@@ -207,6 +214,7 @@ extern void cqrs_redis_declare(CqrsConnection *connection,
 extern void cqrs_redis_probe(CqrsConnection *connection,
 							 const CqrsEnvelope *envelope);
 
+/* Begin the first batch, once the connection is there. */
 extern void cqrs_redis_init_batches(CqrsConnection *connection);
 
 /*
@@ -250,6 +258,7 @@ extern void cqrs_redis_subscribe(CqrsConnection *connection,
 extern void cqrs_redis_unsubscribe(CqrsConnection *connection);
 extern void cqrs_redis_acknowledge(CqrsConnection *connection, uint64 tag);
 
+/* Set whether the connection consumes, and where deliveries go. */
 extern void cqrs_redis_init_consumer(CqrsConnection *connection,
 									 const CqrsConnectOptions *options);
 

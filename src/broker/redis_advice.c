@@ -118,7 +118,7 @@ info_value(const char *info, const char *name, char *value)
 		if (strncmp(line, name, length) == 0 && line[length] == ':')
 		{
 			line += length + 1;
-			cqrs_failure_clean(value, VALUE_BYTES, line, strcspn(line, "\r\n"));
+			cqrs_failure_quote(value, VALUE_BYTES, line, strcspn(line, "\r\n"));
 			return true;
 		}
 	}
@@ -138,11 +138,12 @@ read_fsync(CqrsConnection *connection, char *value, CqrsFailure *failure)
 		return false;
 	if (reply->type == CQRS_REPLY_ARRAY && reply->nelements == 2 &&
 		reply->elements[1].type == CQRS_REPLY_TEXT)
-		cqrs_failure_clean(value, VALUE_BYTES, reply->elements[1].text,
+		cqrs_failure_quote(value, VALUE_BYTES, reply->elements[1].text,
 						   reply->elements[1].length);
 	return true;
 }
 
+/* Add what can go wrong, and the setting that prevents it. */
 static void
 add(StringInfo found, StringInfo remedy, const char *what,
 	const char *setting)

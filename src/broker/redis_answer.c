@@ -126,7 +126,7 @@ handle_count(CqrsConnection *connection, CqrsBatch *batch,
 
 	if (reply->type == CQRS_REPLY_ERROR)
 	{
-		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+		cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 		cqrs_redis_fail(failure, false, "could not count the replicas", error);
 		return false;
 	}
@@ -268,7 +268,7 @@ unexpected(CqrsConnection *connection, const CqrsReply *reply,
 
 	if (connection->started && reply->type == CQRS_REPLY_ERROR)
 	{
-		cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+		cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 		cqrs_redis_fail(failure, false, "could not publish", error);
 	}
 	else

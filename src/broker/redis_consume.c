@@ -158,6 +158,11 @@ cqrs_redis_handle_answer(CqrsConnection *connection, const CqrsReply *reply,
 	CqrsConsumer *consumer = &connection->consumer;
 	CqrsQuestion question = consumer->asks;
 
+	if (connection->command.len > 0)
+	{
+		cqrs_redis_too_early(reply, "could not consume", failure);
+		return false;
+	}
 	consumer->asks = CQRS_ASKS_NOTHING;
 	if (reply->type == CQRS_REPLY_ERROR)
 		return answer_error(connection, reply, failure);
@@ -285,6 +290,7 @@ room_for(const CqrsConsumer *consumer)
 		consumer->window - (int) (consumer->last_tag - done) : 0;
 }
 
+/* Ask for the queue, as its only consumer. */
 static void
 ask_subscribe(CqrsConnection *connection)
 {
@@ -340,6 +346,7 @@ ask_messages(CqrsConnection *connection, int count)
 	consumer->asked_at = GetCurrentTimestamp();
 }
 
+/* Ask for an answer as soon as the queue has a message, or in a second. */
 static void
 ask_wait(CqrsConnection *connection)
 {
@@ -385,7 +392,7 @@ answer_error(CqrsConnection *connection, const CqrsReply *reply,
 	CqrsConsumer *consumer = &connection->consumer;
 	char		error[256];
 
-	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+	cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 	if (cqrs_redis_remedy(error) == CQRS_REMEDY_WAIT)
 	{
 		consumer->ask_at =
@@ -411,6 +418,7 @@ forget_acknowledged(CqrsConsumer *consumer)
 	consumer->nacknowledged -= count;
 }
 
+/* The answer to a request for messages.  None is the sign to wait for one. */
 static void
 take_messages(CqrsConnection *connection, const CqrsReply *reply)
 {
@@ -476,6 +484,7 @@ take_message(CqrsConnection *connection, const CqrsReply *message)
 	return true;
 }
 
+/* The next event is FAILED. */
 static void
 refuse(CqrsConsumer *consumer, const char *reason)
 {

@@ -71,6 +71,7 @@ cqrs_redis_fail(CqrsFailure *failure, bool of_message, const char *action,
 					 "%s: %s", action, error);
 }
 
+/* Whether an error begins with that word. */
 static bool
 has_code(const char *error, const char *code)
 {

@@ -45,8 +45,12 @@ static bool take_lease(CqrsConnection *connection,
 static void make_token(char *owner, char *epoch);
 static void put_command(CqrsConnection *connection, int nwords,
 						const char *const *words);
+static bool settle(CqrsConnection *connection, const char *action,
+				   int64 deadline, CqrsFailure *failure);
 static const CqrsReply *await(CqrsConnection *connection, const char *action,
 							  int64 deadline, CqrsFailure *failure);
+static bool step(CqrsConnection *connection, const char *action,
+				 int64 deadline, CqrsReply **reply, CqrsFailure *failure);
 
 bool
 cqrs_redis_log_in(CqrsConnection *connection,
@@ -317,7 +321,7 @@ cqrs_redis_command(CqrsConnection *connection, const char *action,
 
 	if (reply == NULL || reply->type != CQRS_REPLY_ERROR)
 		return reply;
-	cqrs_failure_clean(error, sizeof(error), reply->text, reply->length);
+	cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
 	cqrs_redis_fail(failure, connection->owner.token != NULL, action, error);
 	return NULL;
 }
@@ -326,10 +330,12 @@ const CqrsReply *
 cqrs_redis_try(CqrsConnection *connection, const char *action,
 			   CqrsFailure *failure, int nwords, const char *const *words)
 {
+	int64		deadline = cqrs_socket_deadline(connection->timeout_ms);
+
+	if (!settle(connection, action, deadline, failure))
+		return NULL;
 	put_command(connection, nwords, words);
-	return await(connection, action,
-				 cqrs_socket_deadline(connection->timeout_ms),
-				 failure);
+	return await(connection, action, deadline, failure);
 }
 
 static void
@@ -355,43 +361,104 @@ cqrs_redis_put_word(CqrsConnection *connection, const char *word, Size length)
 	appendStringInfoString(&connection->command, "\r\n");
 }
 
+void
+cqrs_redis_too_early(const CqrsReply *reply, const char *action,
+					 CqrsFailure *failure)
+{
+	char		error[256];
+
+	if (reply->type == CQRS_REPLY_ERROR)
+	{
+		cqrs_failure_quote(error, sizeof(error), reply->text, reply->length);
+		cqrs_redis_fail(failure, false, action, error);
+	}
+	else
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "%s: protocol violation by the broker: reply to a command that was not sent",
+						 action);
+}
+
 /*
- * Wait for the reply to the command.  Replies to batches, which come before
- * it, are noted for poll().
+ * Wait until a question, which may be on its way, is answered.  After that
+ * nothing is unsent, so the command's buffer does not grow from one command to
+ * the next, whatever the server replies.
  */
+static bool
+settle(CqrsConnection *connection, const char *action, int64 deadline,
+	   CqrsFailure *failure)
+{
+	while (connection->command.len > 0 || cqrs_redis_asks(connection))
+	{
+		CqrsReply  *reply;
+
+		if (!step(connection, action, deadline, &reply, failure))
+			return false;
+		if (reply != NULL)
+		{
+			cqrs_redis_too_early(reply, action, failure);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Wait for the reply to the command. */
 static const CqrsReply *
 await(CqrsConnection *connection, const char *action, int64 deadline,
 	  CqrsFailure *failure)
 {
-	while (cqrs_socket_may_go_on(deadline))
-	{
-		CqrsReply  *reply;
-		int			result = -1;
+	CqrsReply  *reply = NULL;
 
-		if (cqrs_redis_flush(connection, true))
-			result = cqrs_redis_reply_read(connection->reader, &reply);
-		if (result < 0)
-		{
-			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-							 "%s: %s", action,
-							 cqrs_redis_reply_error(connection->reader));
-			return NULL;
-		}
-		if (result == 0)
-			(void) cqrs_socket_wait(connection->sock,
-									connection->started ||
-									connection->command.len > 0, deadline);
-		else if (cqrs_redis_asks(connection))
-		{
-			if (!cqrs_redis_handle_answer(connection, reply, failure))
-				return NULL;
-		}
-		else if (!cqrs_redis_awaits(connection))
-			return reply;
-		else if (!cqrs_redis_handle_reply(connection, reply, failure))
+	while (reply == NULL)
+	{
+		if (!step(connection, action, deadline, &reply, failure))
 			return NULL;
 	}
-	cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-					 "%s: no answer in time", action);
+	if (connection->command.len == 0)
+		return reply;
+	cqrs_redis_too_early(reply, action, failure);
 	return NULL;
+}
+
+/*
+ * Send and read, or wait for the socket.  Sets *reply to a reply, or to NULL if
+ * there is none.  Replies to batches and answers, which come before the reply
+ * to the command, are noted for poll().
+ */
+static bool
+step(CqrsConnection *connection, const char *action, int64 deadline,
+	 CqrsReply **reply, CqrsFailure *failure)
+{
+	CqrsReply  *received;
+	int			result = -1;
+
+	*reply = NULL;
+	if (!cqrs_socket_may_go_on(deadline))
+	{
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "%s: no answer in time", action);
+		return false;
+	}
+	if (cqrs_redis_flush(connection, true))
+		result = cqrs_redis_reply_read(connection->reader, &received);
+	if (result < 0)
+	{
+		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
+						 "%s: %s", action,
+						 cqrs_redis_reply_error(connection->reader));
+		return false;
+	}
+	if (result == 0)
+	{
+		(void) cqrs_socket_wait(connection->sock,
+								connection->started ||
+								connection->command.len > 0, deadline);
+		return true;
+	}
+	if (cqrs_redis_asks(connection))
+		return cqrs_redis_handle_answer(connection, received, failure);
+	if (cqrs_redis_awaits(connection))
+		return cqrs_redis_handle_reply(connection, received, failure);
+	*reply = received;
+	return true;
 }

@@ -40,6 +40,10 @@ cqrs_redis_batch_is_answered(const CqrsBatch *batch)
 	return batch->replied >= (batch->direct ? CQRS_BATCH_DIRECT_COMMANDS : 1);
 }
 
+/*
+ * The script's reply: outcomes of the first messages, and what follows them,
+ * or an error.  Returns false if it is none that the script gives.
+ */
 static bool
 answer_script(CqrsBatch *batch, const CqrsReply *reply)
 {
@@ -62,7 +66,7 @@ answer_script(CqrsBatch *batch, const CqrsReply *reply)
 		if (element->type == CQRS_REPLY_TEXT && batch->limited)
 		{
 			batch->outcomes[i] = CQRS_BATCH_OUTCOME_REFUSED;
-			cqrs_failure_clean(batch->full, sizeof(batch->full),
+			cqrs_failure_quote(batch->full, sizeof(batch->full),
 							   element->text, element->length);
 		}
 		else if (element->type == CQRS_REPLY_INTEGER && element->integer >= 0)
@@ -121,7 +125,7 @@ take_error(CqrsBatch *batch, const CqrsReply *reply)
 		text += prefix;
 		length -= prefix;
 	}
-	cqrs_failure_clean(batch->error, sizeof(batch->error), text, length);
+	cqrs_failure_quote(batch->error, sizeof(batch->error), text, length);
 	return batch->error[0] != '\0';
 }
 

@@ -196,6 +196,9 @@ may_start(CqrsConnection *connection)
 		is_renewal_due(connection);
 }
 
+/*
+ * Whether an empty batch is to be sent, for the lease or to hear of replicas.
+ */
 static bool
 is_renewal_due(const CqrsConnection *connection)
 {
@@ -203,6 +206,7 @@ is_renewal_due(const CqrsConnection *connection)
 		cqrs_redis_due_ms(connection) == 0;
 }
 
+/* Begin to send the next batch, to which nothing is added then. */
 static void
 start_batch(CqrsConnection *connection)
 {
@@ -230,6 +234,7 @@ next_output(CqrsConnection *connection, Size *length)
 		connection->command.data + connection->command_sent : NULL;
 }
 
+/* So many bytes of next_output() have been sent. */
 static void
 output_sent(CqrsConnection *connection, Size length)
 {

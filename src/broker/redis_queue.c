@@ -89,6 +89,7 @@ change_bindings(CqrsConnection *connection, const CqrsQueue *queue,
 	return true;
 }
 
+/* The command that adds a binding to a set, as a list of words. */
 static List *
 bind_words(char *set, const CqrsBinding *binding, const char *queue)
 {
@@ -230,6 +231,7 @@ make_member(const CqrsBinding *binding, const char *queue)
 	return member.data;
 }
 
+/* Append a word with a backslash before what a pattern may give a meaning. */
 static void
 put_word(StringInfo member, const char *word, Size length)
 {

@@ -39,7 +39,6 @@ struct CqrsReplyReader
 	Size		bytes;			/* of the reply so far */
 	CqrsReply	root;
 	bool		has_reply;		/* the context is in use */
-	char	   *secret;			/* is not shown in errors; or NULL */
 	const char *error;			/* or NULL: the socket's */
 	TimestampTz received_at;
 	char		input[INPUT_BYTES];
@@ -48,7 +47,6 @@ struct CqrsReplyReader
 static CqrsReply *place(const redisReadTask *task, CqrsReplyType type);
 static void *allocate(CqrsReplyReader *reader, Size bytes);
 static void *make_text(const redisReadTask *task, char *text, size_t length);
-static void hide(char *text, Size length, const char *secret);
 static void *make_array(const redisReadTask *task, CqrsHiredisCount count);
 static void *make_integer(const redisReadTask *task, long long value);
 static void *make_nil(const redisReadTask *task);
@@ -74,8 +72,7 @@ static redisReplyObjectFunctions functions = {
 };
 
 CqrsReplyReader *
-cqrs_redis_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
-						const char *secret)
+cqrs_redis_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes)
 {
 	CqrsReplyReader *reader = MemoryContextAlloc(context,
 												 sizeof(CqrsReplyReader));
@@ -83,8 +80,6 @@ cqrs_redis_reply_create(MemoryContext context, CqrsSocket *sock, Size max_bytes,
 	memset(reader, 0, offsetof(CqrsReplyReader, input));
 	reader->sock = sock;
 	reader->max_bytes = max_bytes;
-	if (secret != NULL && secret[0] != '\0')
-		reader->secret = MemoryContextStrdup(context, secret);
 	reader->context = AllocSetContextCreate(context, "cqrs reply",
 											ALLOCSET_DEFAULT_SIZES);
 	reader->received_at = GetCurrentTimestamp();
@@ -100,8 +95,6 @@ cqrs_redis_reply_destroy(CqrsReplyReader *reader)
 	if (reader->parser != NULL)
 		redisReaderFree(reader->parser);
 	reader->parser = NULL;
-	if (reader->secret != NULL)
-		explicit_bzero(reader->secret, strlen(reader->secret));
 }
 
 int
@@ -219,6 +212,10 @@ allocate(CqrsReplyReader *reader, Size bytes)
 	return result;
 }
 
+/*
+ * hiredis calls these functions for each value.  They return NULL, which ends
+ * the parsing, for what is refused.
+ */
 static void *
 make_text(const redisReadTask *task, char *text, size_t length)
 {
@@ -235,25 +232,10 @@ make_text(const redisReadTask *task, char *text, size_t length)
 	memcpy(reply->text, text, length);
 	reply->text[length] = '\0';
 	reply->length = length;
-	if (reply->type == CQRS_REPLY_ERROR && reader->secret != NULL)
-		hide(reply->text, length, reader->secret);
 	return reply;
 }
 
-/* Replace each occurrence of a text that is not empty. */
-static void
-hide(char *text, Size length, const char *secret)
-{
-	Size		secret_length = strlen(secret);
-	char	   *end = text + length;
-
-	while ((text = memmem(text, end - text, secret, secret_length)) != NULL)
-	{
-		memset(text, '*', secret_length);
-		text += secret_length;
-	}
-}
-
+/* The elements follow, and fill their places. */
 static void *
 make_array(const redisReadTask *task, CqrsHiredisCount count)
 {

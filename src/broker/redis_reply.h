@@ -35,15 +35,12 @@ typedef struct CqrsReply
 
 typedef struct CqrsReplyReader CqrsReplyReader;
 
-/*
- * A reader in "context".  Larger replies than "max_bytes" are failures.  In
- * errors asterisks replace "secret", the password or NULL: a server knows it,
- * and may quote it.
- */
+/* A reader in "context".  Larger replies than "max_bytes" are failures. */
 extern CqrsReplyReader *cqrs_redis_reply_create(MemoryContext context,
-												CqrsSocket *sock, Size max_bytes,
-												const char *secret);
+												CqrsSocket *sock,
+												Size max_bytes);
 
+/* Replies are the context's, and stay. */
 extern void cqrs_redis_reply_destroy(CqrsReplyReader *reader);
 
 /*

@@ -119,6 +119,7 @@ is_direct(const CqrsBatch *batch, const CqrsBatchOwner *owner,
 	return true;
 }
 
+/* Whether the route has a routing key of that many bytes. */
 static bool
 has_key(const CqrsBatchRoute *route, const char *key, int length)
 {
@@ -253,6 +254,7 @@ script_hash(void)
 	return text;
 }
 
+/* Append an argument as the protocol has it. */
 static void
 put_argument(StringInfo buffer, const char *text)
 {

@@ -261,6 +261,10 @@ wait_for(int fd, int events, int64 deadline)
 	return false;
 }
 
+/*
+ * Begin TLS and shake hands.  Returns false, with the error set, if that
+ * fails.
+ */
 static bool
 start_tls(CqrsSocket *sock, const char *host, const CqrsTlsOptions *tls,
 		  int64 deadline)
@@ -285,6 +289,7 @@ start_tls(CqrsSocket *sock, const char *host, const CqrsTlsOptions *tls,
 	return shake_hands(sock, deadline);
 }
 
+/* Load certificates and the key; with "verify", authorities, too. */
 static bool
 load_files(CqrsSocket *sock, const CqrsTlsOptions *tls)
 {
@@ -308,6 +313,7 @@ load_files(CqrsSocket *sock, const CqrsTlsOptions *tls)
 	return true;
 }
 
+/* OpenSSL asks for the passphrase of a key: there is none. */
 static int
 refuse_passphrase(char *buffer, int size, int writing, void *data)
 {
@@ -330,6 +336,10 @@ expect_host(CqrsSocket *sock, const char *host)
 		SSL_set1_host(sock->ssl, host) == 1;
 }
 
+/*
+ * Returns false, with the error set, if the broker refuses, its certificate is
+ * not accepted, or the deadline has come.
+ */
 static bool
 shake_hands(CqrsSocket *sock, int64 deadline)
 {

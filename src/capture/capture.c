@@ -173,6 +173,7 @@ cqrs_trigger_truncate(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/* Raise an error if a master of the table refuses TRUNCATE. */
 static void
 check_truncate_allowed(Relation rel)
 {
@@ -229,8 +230,11 @@ cqrs_trigger_discard(PG_FUNCTION_ARGS)
 Datum
 cqrs_flush(PG_FUNCTION_ARGS)
 {
-	int64		nmessages = cqrs_resolve_flush();
+	int64		nmessages;
 
+	/* Hooks run in a transaction that is read-only, and must not write. */
+	PreventCommandIfReadOnly("cqrs_flush()");
+	nmessages = cqrs_resolve_flush();
 	if (nmessages > 0)
 		cqrs_commit_note_written();
 	PG_RETURN_INT64(nmessages);
@@ -260,6 +264,7 @@ trigger_data(FunctionCallInfo fcinfo, TriggerEvent event, TriggerEvent level)
 	return data;
 }
 
+/* Whether a master of the table has the option "produce". */
 static bool
 any_produces(const CqrsRelation *relation)
 {
@@ -314,7 +319,7 @@ static bool
 raises_revision(TriggerData *data, const CqrsRelation *relation,
 				bool first_touch)
 {
-	CqrsTarget *target = NULL;
+	uint16		target;
 	ListCell   *lc;
 
 	foreach(lc, relation->masters)
@@ -325,8 +330,7 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 			return first_touch;
 	}
 
-	target = cqrs_changeset_get_target(cqrs_changeset_target(CQRS_NOTE_TOUCHED,
-															 data->tg_relation));
+	target = cqrs_changeset_target(CQRS_NOTE_TOUCHED, data->tg_relation);
 	foreach(lc, relation->masters)
 	{
 		CqrsMaster *master = lfirst(lc);
@@ -335,9 +339,10 @@ raises_revision(TriggerData *data, const CqrsRelation *relation,
 			fields_differ(data->tg_relation, master->fields, master->nfields,
 						  data->tg_trigtuple, data->tg_newtuple))
 			return first_touch ||
-				(target->skipped && !was_raised(data, relation));
+				(cqrs_changeset_get_target(target)->skipped &&
+				 !was_raised(data, relation));
 	}
-	target->skipped = true;
+	cqrs_changeset_get_target(target)->skipped = true;
 	return false;
 }
 
@@ -402,27 +407,29 @@ note_touch(TriggerData *data, const CqrsRelation *relation, HeapTuple old,
 {
 	Relation	rel = data->tg_relation;
 	uint16		index = touched_target(data);
-	CqrsTarget *target = cqrs_changeset_get_target(index);
+	bool		keys_move;
+	bool		may_return = new != NULL && later_trigger_exists(data);
+	bool		repeats = may_return;
 
-	if (relation->key_deferrable ||
-		(new != NULL && !target->keys_move &&
-		 key_differs(rel, relation, old, new)))
-		target->keys_move = true;
+	keys_move = may_return || relation->key_deferrable ||
+		(new != NULL && !cqrs_changeset_get_target(index)->keys_move &&
+		 key_differs(rel, relation, old, new));
 
 	/*
 	 * The version may be noted again when a later trigger cancels the update,
 	 * after a rewrite, and when COPY FREEZE has hidden that the row is new.
 	 */
-	if (new != NULL && later_trigger_exists(data))
-		target->keys_move = target->repeats = true;
 	if (cqrs_compat_relation_rewritten(rel) ||
 		rel->rd_createSubid != InvalidSubTransactionId)
 	{
-		target->repeats = true;
-		index = cqrs_changeset_target(CQRS_NOTE_BORN, rel);
-		cqrs_changeset_get_target(index)->repeats = true;
-		index = cqrs_changeset_target(CQRS_NOTE_TOUCHED, rel);
+		uint16		born = cqrs_changeset_target(CQRS_NOTE_BORN, rel);
+
+		cqrs_changeset_get_target(born)->repeats = true;
+		repeats = true;
 	}
+	/* A function of a generated column may have made targets. */
+	cqrs_changeset_get_target(index)->keys_move |= keys_move;
+	cqrs_changeset_get_target(index)->repeats |= repeats;
 	cqrs_commit_schedule();
 	cqrs_changeset_note(index, &old->t_self);
 }

@@ -116,7 +116,7 @@ cqrs_changeset_freeze(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("messages of this transaction are being made already"),
-				 errdetail("A function that takes part in making the messages has called cqrs_flush().")));
+				 errdetail("A function that takes part in making the messages, or one that it calls, would make messages as well.")));
 	kept = NIL;
 	frozen = true;
 	frozen_in = GetCurrentSubTransactionId();
@@ -426,6 +426,7 @@ find_target(CqrsNoteKind kind, Oid relid, Oid file, const char *cqrs_id,
 	return ntargets++;
 }
 
+/* NULL is the same as NULL. */
 static bool
 same_text(const char *a, const char *b)
 {

@@ -68,8 +68,9 @@ extern bool cqrs_changeset_has_known_notes(Oid relid);
 
 /*
  * Between these two calls, cqrs_changeset_freeze() and anything that makes a
- * note raise an error: a function that a hook calls may try.  The end of the
- * transaction thaws, and so does the failure of the subtransaction.
+ * note raise an error: a function that a hook calls may try.  Whoever calls
+ * hooks and writes what they make freezes.  The end of the transaction thaws,
+ * and so does the failure of the subtransaction.
  */
 extern void cqrs_changeset_freeze(void);
 extern void cqrs_changeset_thaw(void);
@@ -81,7 +82,10 @@ extern uint16 cqrs_changeset_target(CqrsNoteKind kind, Relation rel);
 extern uint16 cqrs_changeset_resent_target(Relation rel, const char *cqrs_id,
 										   const char *queue);
 
-/* Access to a target; valid until the next target is made. */
+/*
+ * Access to a target; valid until the next target is made, which any function
+ * of users can do, but while frozen.
+ */
 extern CqrsTarget *cqrs_changeset_get_target(uint16 target);
 extern int	cqrs_changeset_ntargets(void);
 

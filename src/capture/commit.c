@@ -36,7 +36,8 @@
  * callback has been called already, the transaction fails, as it does when
  * such a callback fails.
  *
- * The publisher is woken after the commit; that cannot fail.
+ * The publisher is woken after the commit; that cannot fail, because whoever has
+ * something for the publisher has taken the slot of the database before.
  *
  *-------------------------------------------------------------------------
  */
@@ -58,6 +59,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/objects.h"
+#include "base/slot.h"
 #include "capture/changeset.h"
 #include "capture/commit.h"
 #include "capture/resolve.h"
@@ -126,6 +128,8 @@ cqrs_commit_note_written(void)
 {
 	SubTransactionId current = GetCurrentSubTransactionId();
 
+	/* Taking a slot can fail, so it is done before the commit. */
+	(void) cqrs_slot_mine();
 	if (written_in == InvalidSubTransactionId || current < written_in)
 		written_in = current;
 }

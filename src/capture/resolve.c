@@ -208,6 +208,7 @@ resolve_all(bool flush, bool late)
 	return nmessages;
 }
 
+/* In a context of its own, below that of the (sub)transaction. */
 static Resolver *
 begin_resolver(void)
 {
@@ -228,6 +229,7 @@ begin_resolver(void)
 	return resolver;
 }
 
+/* Returns the number of messages. */
 static int64
 end_resolver(Resolver *resolver)
 {
@@ -258,6 +260,7 @@ run_pass(Resolver *resolver, Pass pass)
 	}
 }
 
+/* Whether rows are to be sent again. */
 static bool
 any_resent(void)
 {

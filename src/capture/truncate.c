@@ -152,6 +152,7 @@ compose_all(Relation rel, CqrsRelation *relation)
 	cqrs_row_init(&truncation->before, rel);
 	cqrs_row_init(&truncation->after, rel);
 	MemoryContextSwitchTo(caller);
+	cqrs_changeset_freeze();
 
 	cqrs_compose_enter(truncation->composer, rel, relation);
 	if (cqrs_changeset_keys_move())
@@ -166,6 +167,7 @@ compose_all(Relation rel, CqrsRelation *relation)
 
 	cqrs_chain_release(&truncation->chain);
 	nmessages = cqrs_compose_end(truncation->composer);
+	cqrs_changeset_thaw();
 	PopActiveSnapshot();
 	MemoryContextDelete(context);
 	return nmessages;

@@ -28,13 +28,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "base/caught.h"
 #include "base/error_context.h"
 #include "base/guc.h"
 #include "compose/compose.h"
@@ -79,12 +78,22 @@ struct CqrsComposer
 /* A step in which hooks are called. */
 typedef bool (*Step) (CqrsComposer *composer, Draft *draft);
 
+/* A step that may fail. */
+typedef struct Attempt
+{
+	CqrsComposer *composer;
+	Draft	   *draft;
+	Step		step;
+	bool		result;
+} Attempt;
+
 static void compose(CqrsComposer *composer, CqrsMaster *master,
 					CqrsSignal signal, const char *queue,
 					const CqrsRow *before, const CqrsRow *after);
 static bool attempt(CqrsComposer *composer, Draft *draft, Step step);
 static bool attempt_or_error(CqrsComposer *composer, Draft *draft, Step step,
 							 char **error);
+static void do_step(void *arg);
 static void error_context(void *arg);
 static bool make_draft(CqrsComposer *composer, Draft *draft);
 static void serialize_fields(CqrsComposer *composer, Draft *draft);
@@ -257,35 +266,24 @@ attempt(CqrsComposer *composer, Draft *draft, Step step)
 static bool
 attempt_or_error(CqrsComposer *composer, Draft *draft, Step step, char **error)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool result = false;
+	Attempt		it = {.composer = composer,.draft = draft,.step = step};
+	ErrorData  *failure = cqrs_caught_run(do_step, &it);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		result = step(composer, draft);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *data;
+	if (failure == NULL)
+		return it.result;
+	if (failure->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		ERRCODE_TO_CATEGORY(failure->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
+		ReThrowError(failure);
+	*error = failure->message;
+	return false;
+}
 
-		MemoryContextSwitchTo(caller);
-		data = CopyErrorData();
-		if (data->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			ERRCODE_TO_CATEGORY(data->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		*error = data->message;
-		result = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return result;
+static void
+do_step(void *arg)
+{
+	Attempt    *it = arg;
+
+	it->result = it->step(it->composer, it->draft);
 }
 
 /*
@@ -526,6 +524,7 @@ serialize_one(CqrsComposer *composer, Draft *draft)
 	return true;
 }
 
+/* Store a message, which is complete, in the outbox. */
 static void
 write_message(CqrsComposer *composer, const CqrsMessage *message)
 {

@@ -6,12 +6,15 @@
  * They run while the transaction commits, under its active snapshot, with the
  * rights of the owner of the master's table and search_path "pg_catalog,
  * pg_temp".  So a writer with fewer rights gains nothing by them, and they do
- * not find the writer's objects.  The transaction is read-only meanwhile,
- * because a STABLE function can call a VOLATILE one that writes, and triggers
- * can no longer note changes.  Our own writes do not go through the executor
- * and are not affected.  After an error, the end of the subtransaction
- * restores all these settings.  An error in a function gets a context line
- * that names the function and the message; compose.c handles the error.
+ * not find the writer's objects.  Nor do they mean anything else because of the
+ * writer's settings (cqrs_serialize_pin_all_settings).  The transaction is
+ * read-only meanwhile, because a STABLE function can call a VOLATILE one that
+ * writes, and triggers can no longer note changes.  (NOTIFY is no write to
+ * PostgreSQL, nor is one to a large object up to version 15.)  Our own writes
+ * do not go through the executor and are not affected.  After an error, the end
+ * of the subtransaction restores all these settings.  An error in a function
+ * gets a context line that names the function and the message; compose.c
+ * handles the error.
  *
  * hooks.c finds these functions and checks them; this file calls them.
  *
@@ -38,8 +41,8 @@
 #include "utils/rel.h"
 
 #include "base/error_context.h"
-#include "base/exchange.h"
 #include "base/guc.h"
+#include "base/limits.h"
 #include "compose/hook.h"
 #include "compose/serialize.h"
 #include "master/condition.h"
@@ -54,7 +57,7 @@ typedef struct ErrorSubject
 	int			nrows;
 } ErrorSubject;
 
-static struct CqrsHooks *hooks_of(const CqrsHookSubject *subject);
+static CqrsHooks *take(const CqrsHookSubject *subject);
 static Datum call(CqrsFunction *hook, NullableDatum *args, int nargs,
 				  bool *isnull);
 static void push_context(ErrorSubject *error, const char *hook,
@@ -107,7 +110,7 @@ cqrs_hook_enter(CqrsHookScope *scope, Relation rel,
 void
 cqrs_hook_enter_as_owner(CqrsHookScope *scope, const CqrsRelation *relation)
 {
-	scope->guc_level = cqrs_serialize_pin_settings();
+	scope->guc_level = cqrs_serialize_pin_all_settings();
 	scope->read_only = XactReadOnly;
 	XactReadOnly = true;
 	GetUserIdAndSecContext(&scope->role, &scope->security);
@@ -130,7 +133,7 @@ cqrs_hook_leave(CqrsHookScope *scope)
 void
 cqrs_hook_check(const CqrsRelation *relation, CqrsMaster *master)
 {
-	(void) cqrs_hooks_of(relation, master);
+	cqrs_hooks_give_back(cqrs_hooks_take(relation, master));
 }
 
 void
@@ -138,23 +141,26 @@ cqrs_hook_check_settings(const CqrsRelation *relation,
 						 const CqrsMaster *master)
 {
 	if (cqrs_meta_function[0] != '\0' && master->meta == NULL)
-		(void) cqrs_hooks_meta_setting(relation->owner);
+		cqrs_hooks_give_back(cqrs_hooks_take_meta_setting(relation->owner));
 	if (cqrs_correlation_function[0] != '\0')
-		(void) cqrs_hooks_correlation_setting(relation->owner);
+		cqrs_hooks_give_back(cqrs_hooks_take_correlation_setting(relation->owner));
 }
 
 bool
 cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row)
 {
 	ErrorSubject error;
+	CqrsHooks  *hooks;
 	bool		matches;
 
 	if (subject->master->sync_when == NULL)
 		return true;
 
 	push_context(&error, NULL, subject, 1);
-	matches = cqrs_condition_holds(hooks_of(subject)->sync_when,
+	hooks = take(subject);
+	matches = cqrs_condition_holds(hooks->sync_when,
 								   root_tuple(subject->relation, row));
+	cqrs_hooks_give_back(hooks);
 	pop_context(&error);
 	return matches;
 }
@@ -162,15 +168,22 @@ cqrs_hook_matches(const CqrsHookSubject *subject, HeapTuple row)
 bool
 cqrs_hook_is_set_wise(const CqrsRelation *relation, CqrsMaster *master)
 {
-	return master->serializer != NULL &&
-		cqrs_hooks_of(relation, master)->set_wise;
+	CqrsHooks  *hooks;
+	bool		set_wise;
+
+	if (master->serializer == NULL)
+		return false;
+	hooks = cqrs_hooks_take(relation, master);
+	set_wise = hooks->set_wise;
+	cqrs_hooks_give_back(hooks);
+	return set_wise;
 }
 
 void
 cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
 					int nrows, char **results)
 {
-	CqrsHooks  *hooks = hooks_of(subject);
+	CqrsHooks  *hooks = take(subject);
 	CqrsFunction *hook = &hooks->serializer;
 	NullableDatum arg;
 	Datum		value;
@@ -190,6 +203,7 @@ cqrs_hook_serialize(const CqrsHookSubject *subject, HeapTuple *rows,
 										   hook->result == JSONBOID);
 		}
 	}
+	cqrs_hooks_give_back(hooks);
 	pop_context(&error);
 }
 
@@ -225,28 +239,30 @@ serialize_set(const CqrsHookSubject *subject, CqrsFunction *hook,
 char *
 cqrs_hook_delete_data(const CqrsHookSubject *subject, HeapTuple row)
 {
-	CqrsFunction *hook;
+	CqrsHooks  *hooks;
 	NullableDatum arg;
 	Jsonb	   *data;
 	Datum		value;
 	bool		isnull;
+	char	   *json = NULL;
 	ErrorSubject error;
 
 	if (subject->master->delete_data == NULL)
 		return NULL;
-	hook = &hooks_of(subject)->delete_data;
-	push_context(&error, hook->name, subject, 1);
+	hooks = take(subject);
+	push_context(&error, hooks->delete_data.name, subject, 1);
 	arg = row_arg(subject->relation, row);
-	value = call(hook, &arg, 1, &isnull);
+	value = call(&hooks->delete_data, &arg, 1, &isnull);
 	pop_context(&error);
-	if (isnull)
-		return NULL;
-
-	/* django-cqrs omits values that Python takes for false. */
-	data = DatumGetJsonbP(value);
-	if (!JB_ROOT_IS_SCALAR(data) && JB_ROOT_COUNT(data) == 0)
-		return NULL;
-	return JsonbToCString(NULL, &data->root, -1);
+	if (!isnull)
+	{
+		/* django-cqrs omits values that Python takes for false. */
+		data = DatumGetJsonbP(value);
+		if (JB_ROOT_IS_SCALAR(data) || JB_ROOT_COUNT(data) > 0)
+			json = JsonbToCString(NULL, &data->root, -1);
+	}
+	cqrs_hooks_give_back(hooks);
+	return json;
 }
 
 char *
@@ -254,15 +270,23 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 			   const CqrsMessage *message)
 {
 	NullableDatum args[4];
+	CqrsHooks  *hooks;
 	CqrsFunction *hook;
 	Datum		meta;
 	bool		isnull;
+	char	   *json = NULL;
 	ErrorSubject error;
 
 	if (subject->master->meta != NULL)
-		hook = &hooks_of(subject)->meta;
+	{
+		hooks = take(subject);
+		hook = &hooks->meta;
+	}
 	else if (cqrs_meta_function[0] != '\0')
-		hook = cqrs_hooks_meta_setting(subject->relation->owner);
+	{
+		hooks = cqrs_hooks_take_meta_setting(subject->relation->owner);
+		hook = &hooks->setting;
+	}
 	else
 		return NULL;
 
@@ -274,24 +298,29 @@ cqrs_hook_meta(const CqrsHookSubject *subject, HeapTuple row,
 	args[3] = jsonb_arg(message->previous_data);
 	meta = call(hook, args, lengthof(args), &isnull);
 	pop_context(&error);
-	return isnull ? NULL : JsonbToCString(NULL, &DatumGetJsonbP(meta)->root, -1);
+	if (!isnull)
+		json = JsonbToCString(NULL, &DatumGetJsonbP(meta)->root, -1);
+	cqrs_hooks_give_back(hooks);
+	return json;
 }
 
 char *
 cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 						 const CqrsMessage *message)
 {
+	CqrsHooks  *hooks;
 	CqrsFunction *hook;
 	NullableDatum args[4];
 	Datum		result;
 	bool		isnull;
-	char	   *correlation_id;
+	char	   *correlation_id = NULL;
 	ErrorSubject error;
 
 	if (cqrs_correlation_function[0] == '\0')
 		return NULL;
 
-	hook = cqrs_hooks_correlation_setting(subject->relation->owner);
+	hooks = cqrs_hooks_take_correlation_setting(subject->relation->owner);
+	hook = &hooks->setting;
 	push_context(&error, hook->name, subject, 1);
 	args[0] = text_arg(cqrs_signal_name(message->signal));
 	args[1] = text_arg(message->cqrs_id);
@@ -299,24 +328,23 @@ cqrs_hook_correlation_id(const CqrsHookSubject *subject,
 	args[3] = text_arg(message->queue);
 	result = call(hook, args, lengthof(args), &isnull);
 	pop_context(&error);
-	if (isnull)
-		return NULL;
-
-	correlation_id = TextDatumGetCString(result);
-	if (strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
+	if (!isnull)
+		correlation_id = TextDatumGetCString(result);
+	if (!isnull && strlen(correlation_id) > CQRS_SHORTSTR_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 				 errmsg("correlation id from function %s is too long",
 						hook->name),
 				 errdetail("The correlation id has %zu bytes, and the limit of AMQP is %d.",
 						   strlen(correlation_id), CQRS_SHORTSTR_BYTES)));
+	cqrs_hooks_give_back(hooks);
 	return correlation_id;
 }
 
-static struct CqrsHooks *
-hooks_of(const CqrsHookSubject *subject)
+static CqrsHooks *
+take(const CqrsHookSubject *subject)
 {
-	return cqrs_hooks_of(subject->relation, subject->master);
+	return cqrs_hooks_take(subject->relation, subject->master);
 }
 
 /* Call a hook.  A strict hook is not called if an argument is null. */
@@ -397,6 +425,7 @@ cqrs_hook_row(const CqrsRelation *relation, HeapTuple row)
 									relation->root_desc);
 }
 
+/* This one and those that follow: an argument of a function. */
 static NullableDatum
 row_arg(const CqrsRelation *relation, HeapTuple row)
 {

@@ -111,6 +111,7 @@ problem_of(Oid type, bool as_text, List *outer, Oid *part)
 	return problem_of_scalar(base, as_text);
 }
 
+/* problem_of() for an array of "element". */
 static Problem
 problem_of_array(Oid base, Oid element, bool as_text, List *outer, Oid *part)
 {
@@ -128,6 +129,7 @@ problem_of_array(Oid base, Oid element, bool as_text, List *outer, Oid *part)
 	return problem_of(element, as_text, outer, part);
 }
 
+/* The same for a row type: the problem of the first attribute that has one. */
 static Problem
 problem_of_row(Oid base, bool as_text, List *outer, Oid *part)
 {
@@ -161,6 +163,7 @@ problem_of_range(Oid range, List *outer, Oid *part)
 	return problem_of(type->rngelemtype->type_id, true, outer, part);
 }
 
+/* The same for a type without parts. */
 static Problem
 problem_of_scalar(Oid base, bool as_text)
 {

@@ -219,6 +219,7 @@ read_row(const JsonbValue *json, Oid base)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
+/* Raises the error: the JSON is no key of that type. */
 static void
 invalid_json(const JsonbValue *json, Oid type)
 {
@@ -266,6 +267,10 @@ extreme(Datum value, Oid type, bool highest)
 	}
 }
 
+/*
+ * extreme() for a date.  JSON has the last one for infinity, the first one for
+ * -infinity.
+ */
 static Datum
 extreme_date(DateADT date, bool highest)
 {
@@ -284,6 +289,7 @@ extreme_date(DateADT date, bool highest)
 	return DateADTGetDatum(date);
 }
 
+/* The same for a timestamp. */
 static Datum
 extreme_timestamp(Timestamp time, bool highest)
 {
@@ -333,6 +339,7 @@ extreme_array(Datum value, bool highest)
 											  typlen, typbyval, typalign));
 }
 
+/* The same for a row: each attribute is the extreme one. */
 static Datum
 extreme_row(Datum value, bool highest)
 {

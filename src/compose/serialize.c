@@ -9,6 +9,7 @@
  *
  * Output must not depend on the session.  Types whose text depends on settings
  * are written with these settings pinned; the caller pins once for many rows.
+ * Users' functions and expressions are read and run with more of them pinned.
  * Values may be toasted: callers have a snapshot.  Everything is allocated in
  * the caller's context.
  *
@@ -20,7 +21,12 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
 #include "pgtime.h"
+#include "tsearch/ts_cache.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
@@ -28,6 +34,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/xml.h"
 
 #include "compose/serialize.h"
 #include "compose/value.h"
@@ -60,6 +68,7 @@ static void init_field(FieldFormat *format, Relation rel,
 					   const CqrsField *field, bool first);
 static char *escaped(const char *string);
 static void pin_setting(const char *name, const char *value);
+static void pin_unless(const char *name, const char *value);
 
 bool
 cqrs_serialize_uses_settings(Relation rel, const CqrsRelation *relation)
@@ -99,6 +108,46 @@ cqrs_serialize_pin_settings(void)
 	/* So names of objects are written with their schemas. */
 	if (strcmp(namespace_search_path, search_path) != 0)
 		pin_setting("search_path", search_path);
+	return level;
+}
+
+/*
+ * Of settings that any role can change, those that change what the text of an
+ * expression or a function means, how literals in it are read, and what the
+ * functions that it calls return.  The values are PostgreSQL's defaults, and
+ * not those of the server's configuration, which cannot be told from those of
+ * the writer.
+ */
+int
+cqrs_serialize_pin_all_settings(void)
+{
+	int			level = cqrs_serialize_pin_settings();
+
+	/* How the text is read. */
+	pin_unless("standard_conforming_strings", "on");
+	if (backslash_quote != BACKSLASH_QUOTE_SAFE_ENCODING)
+		pin_setting("backslash_quote", "safe_encoding");
+	if (Transform_null_equals)
+		pin_setting("transform_null_equals", "off");
+
+	/* How literals are read. */
+	if (DateOrder != DATEORDER_MDY)
+		pin_setting("DateStyle", "ISO, MDY");
+	if (!Array_nulls)
+		pin_setting("array_nulls", "on");
+	if (xmloption != XMLOPTION_CONTENT)
+		pin_setting("xmloption", "content");
+	pin_unless("timezone_abbreviations", "Default");
+
+	/* What functions return, and what queries of them see. */
+	if (xmlbinary != XMLBINARY_BASE64)
+		pin_setting("xmlbinary", "base64");
+	if (strcmp(TSCurrentConfig, "pg_catalog.simple") != 0)
+		pin_setting("default_text_search_config", "pg_catalog.simple");
+	if (quote_all_identifiers)
+		pin_setting("quote_all_identifiers", "off");
+	if (!row_security)
+		pin_setting("row_security", "on");
 	return level;
 }
 
@@ -289,6 +338,7 @@ row_format(Relation rel, CqrsMaster *master)
 	return format;
 }
 
+/* How each field is written; one more is zero. */
 static FieldFormat *
 make_fields(Relation rel, const CqrsField *fields, int nfields)
 {
@@ -299,6 +349,7 @@ make_fields(Relation rel, const CqrsField *fields, int nfields)
 	return formats;
 }
 
+/* Whether the text of any field depends on settings. */
 static bool
 any_uses_settings(const FieldFormat *fields, int nfields)
 {
@@ -310,6 +361,7 @@ any_uses_settings(const FieldFormat *fields, int nfields)
 	return false;
 }
 
+/* "first": the field begins the object. */
 static void
 init_field(FieldFormat *format, Relation rel, const CqrsField *field,
 		   bool first)
@@ -342,4 +394,14 @@ pin_setting(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* The same, unless it has that value. */
+static void
+pin_unless(const char *name, const char *value)
+{
+	const char *current = GetConfigOption(name, true, false);
+
+	if (current != NULL && strcmp(current, value) != 0)
+		pin_setting(name, value);
 }

@@ -25,6 +25,12 @@ extern bool cqrs_serialize_uses_settings(Relation rel,
  */
 extern int	cqrs_serialize_pin_settings(void);
 
+/*
+ * The same for what the meaning of users' expressions and functions depends on,
+ * too: sync_when means the same to all writers.
+ */
+extern int	cqrs_serialize_pin_all_settings(void);
+
 /* Append the published fields of a row as an object. */
 extern void cqrs_serialize_row(StringInfo out, Relation rel,
 							   CqrsMaster *master, const CqrsRow *row);

@@ -301,6 +301,7 @@ append_float(StringInfo out, double value, bool single)
 	}
 }
 
+/* NaN and the infinities become strings. */
 static void
 append_numeric(StringInfo out, CqrsValueFormat *format, Datum value)
 {
@@ -355,6 +356,7 @@ append_string(StringInfo out, const char *string, int length)
 	}
 }
 
+/* Whether JSON has the character in strings as an escape only. */
 static inline bool
 needs_escape(unsigned char c)
 {
@@ -465,6 +467,7 @@ append_json(StringInfo out, CqrsValueFormat *format, Datum value)
 	}
 }
 
+/* As nested arrays, an empty one as []. */
 static void
 append_array(StringInfo out, CqrsValueFormat *format, Datum value)
 {

@@ -47,6 +47,7 @@
 #include "utils/memutils.h"
 
 #include "base/caught.h"
+#include "base/strings.h"
 #include "base/timing.h"
 #include "consume/applied.h"
 #include "consume/batch.h"
@@ -80,6 +81,7 @@ cqrs_batch_create(CqrsIntake *intake)
 											   sizeof(CqrsBatch));
 
 	batch->intake = intake;
+	batch->quota.about = "messages that were received";
 	batch->context = AllocSetContextCreate(TopMemoryContext, "cqrs batch",
 										   ALLOCSET_DEFAULT_SIZES);
 	batch->scratch = AllocSetContextCreate(TopMemoryContext, "cqrs item",
@@ -185,7 +187,7 @@ cqrs_batch_step(CqrsBatch *batch)
 	MemoryContext caller = CurrentMemoryContext;
 	CqrsBatchProgress *progress;
 
-	Assert(batch->ndone < batch->nitems);
+	Assert(batch->ndone < batch->nitems);	/* I25 */
 	progress = MemoryContextAllocZero(batch->context, sizeof(CqrsBatchProgress));
 	pgstat_report_activity(STATE_RUNNING, batch->retry ?
 						   "applying failed messages again" :
@@ -291,14 +293,20 @@ void
 cqrs_batch_reload(CqrsBatch *batch)
 {
 	cqrs_once_forget(&batch->logged);
+	cqrs_quota_renew(&batch->quota);
 }
 
+/*
+ * The transaction has committed: its messages are done, and its counts are
+ * added.
+ */
 static void
 committed(CqrsBatch *batch, const CqrsBatchProgress *progress)
 {
 	for (int i = 0; i < progress->ntaken; i++)
 		batch->items[progress->taken[i]].done = true;
 	batch->ndone += progress->ntaken;
+	Assert(batch->ndone <= batch->nitems);	/* I25 */
 	batch->has_failed = batch->has_failed || progress->run.wrote_failed;
 	batch->was_busy = batch->was_busy || progress->run.busy;
 	batch->stuck_since = 0;
@@ -437,24 +445,19 @@ cqrs_batch_is_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 	return find_tried_out(batch, item) != NULL;
 }
 
+/* The cell of the item's replica in the list, or NULL. */
 static ListCell *
 find_tried_out(const CqrsBatch *batch, const CqrsItem *item)
 {
-	ListCell   *lc;
-
-	foreach(lc, batch->tried_out)
-	{
-		if (item->message.cqrs_id != NULL &&
-			strcmp(lfirst(lc), item->message.cqrs_id) == 0)
-			return lc;
-	}
-	return NULL;
+	return item->message.cqrs_id == NULL ? NULL :
+		cqrs_strings_find(batch->tried_out, item->message.cqrs_id);
 }
 
 /* Wait before the first message is tried again; longer each time. */
 static void
 be_patient(CqrsBatch *batch)
 {
+	Assert(batch->tries < PATIENCE || ShutdownRequestPending);	/* I26 */
 	batch->try_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									PATIENCE_FIRST_MS << 2 * batch->tries);

@@ -67,6 +67,7 @@ extern void cqrs_batch_step(CqrsBatch *batch);
 /* Forget the batch; it is then empty. */
 extern void cqrs_batch_clear(CqrsBatch *batch);
 
+/* What is to be done with the batch, and in how many milliseconds; 0: now. */
 extern CqrsBatchStatus cqrs_batch_status(const CqrsBatch *batch);
 extern long cqrs_batch_wait_ms(const CqrsBatch *batch);
 

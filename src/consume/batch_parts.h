@@ -50,6 +50,7 @@ struct CqrsBatch
 	bool		has_failed;		/* for cqrs_batch_has_failed() */
 	bool		was_busy;		/* for cqrs_batch_was_busy() */
 	CqrsOnce	logged;
+	CqrsQuota	quota;			/* what is logged about messages */
 };
 
 /* What a transaction is doing; read after the transaction has failed. */

@@ -31,10 +31,10 @@
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "base/caught.h"
 #include "base/guc.h"
 #include "base/timing.h"
 #include "consume/batch.h"
@@ -52,6 +52,13 @@
 #define NEXT_WAIT_MS	500
 #define SHORT_WAIT_MS	20
 
+/* A message that is applied, with constraints checked at once. */
+typedef struct Single
+{
+	CqrsBatchProgress *progress;
+	CqrsItem   *item;
+} Single;
+
 static void run_messages(CqrsBatch *batch, CqrsBatchProgress *progress);
 static bool has_enough(const CqrsBatch *batch,
 					   const CqrsBatchProgress *progress);
@@ -61,6 +68,7 @@ static void apply_bounded(CqrsBatchProgress *progress, CqrsItem *item,
 						  bool check);
 static bool apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress,
 						 CqrsItem *item);
+static void apply_checked(void *arg);
 static void store_failed(CqrsBatch *batch, CqrsBatchProgress *progress,
 						 CqrsItem *item);
 static void set_constraints_immediate(void);
@@ -90,6 +98,7 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	progress->began_at = GetCurrentTimestamp();
 	progress->run.logged = &batch->logged;
+	progress->run.quota = &batch->quota;
 	progress->run.any_failed = cqrs_failed_any();
 
 	run_messages(batch, progress);
@@ -112,10 +121,16 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		cqrs_seat_clear_suspect();
 	PopActiveSnapshot();
 	cqrs_worker_begin_commit();
+	Assert(synchronous_commit >= SYNCHRONOUS_COMMIT_ON);	/* I24 */
+	Assert(progress->run.applier == NULL || GetUserId() == progress->run.owner);	/* I30 */
 	CommitTransactionCommand();
 	cqrs_apply_forget();
 }
 
+/*
+ * Go through the messages that are not done, until the transaction has enough.
+ * progress->taken gets the numbers of those that it settles.
+ */
 static void
 run_messages(CqrsBatch *batch, CqrsBatchProgress *progress)
 {
@@ -211,42 +226,15 @@ apply_bounded(CqrsBatchProgress *progress, CqrsItem *item, bool check)
 static bool
 apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Single		single = {.progress = progress,.item = item};
 	CqrsRun		before = progress->run;
 	CqrsProblem problem;
-	volatile bool applied = true;
+	ErrorData  *error = cqrs_caught_run(apply_checked, &single);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		apply_bounded(progress, item, true);
-		PopActiveSnapshot();
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		cqrs_batch_run_end_time_limit();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-		progress->run = before;
-		cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress), &problem);
-		applied = false;
-	}
-	PG_END_TRY();
-	if (applied)
+	if (error == NULL)
 		return true;
-
+	progress->run = before;
+	cqrs_verdict_describe(error, cqrs_batch_run_is_time_over(progress), &problem);
 	if (ShutdownRequestPending ||
 		(cqrs_verdict_may_pass(&problem) && cqrs_batch_has_patience(batch, item)))
 	{
@@ -262,6 +250,26 @@ apply_singly(CqrsBatch *batch, CqrsBatchProgress *progress, CqrsItem *item)
 	if (cqrs_verdict_may_pass(&problem))
 		cqrs_batch_lose_patience(batch, item);
 	return true;
+}
+
+static void
+apply_checked(void *arg)
+{
+	Single	   *single = arg;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	PG_TRY();
+	{
+		apply_bounded(single->progress, single->item, true);
+	}
+	PG_CATCH();
+	{
+		/* The rollback has all the time that it takes. */
+		cqrs_batch_run_end_time_limit();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	PopActiveSnapshot();
 }
 
 /*
@@ -325,6 +333,10 @@ limit_lock_waits(const CqrsBatch *batch, const CqrsBatchProgress *progress,
 							 GUC_ACTION_LOCAL, true, ERROR, false);
 }
 
+/*
+ * From now on a statement is cancelled after cqrs.apply_timeout, and the
+ * process ends after twice that.
+ */
 static void
 begin_time_limit(void)
 {

@@ -340,6 +340,8 @@ apply_messages(Consumer *consumer)
 		return;
 	if (!consumer->vetted && !vet(consumer))
 		return;
+	Assert(cqrs_batch_is_retry(batch) ||
+		   cqrs_intake_state(consumer->intake) == CQRS_CONSUMER_CONSUMING); /* I28 */
 	cqrs_batch_step(batch);
 	if (cqrs_batch_has_failed(batch))
 		cqrs_desk_failed_changed(consumer->desk);
@@ -351,6 +353,7 @@ apply_messages(Consumer *consumer)
 		give_up(consumer);
 }
 
+/* Whether there may be another batch, if there are messages. */
 static bool
 may_begin(const Consumer *consumer)
 {
@@ -358,12 +361,14 @@ may_begin(const Consumer *consumer)
 		!consumer->gave_up && !cqrs_intake_gathers(consumer->intake);
 }
 
+/* Whether a failed message is to be tried again now. */
 static bool
 retry_is_due(const Consumer *consumer)
 {
 	return cqrs_desk_retry_wait_ms(consumer->desk) == 0;
 }
 
+/* Make a batch of what has arrived, at least one message. */
 static void
 begin_batch(Consumer *consumer)
 {
@@ -372,6 +377,7 @@ begin_batch(Consumer *consumer)
 	int			n = cqrs_inbox_peek(consumer->inbox, deliveries, most,
 									CQRS_BATCH_BYTES);
 
+	Assert(!consumer->desk->seat->copied);	/* I31 */
 	consumer->connection = cqrs_intake_connection(consumer->intake);
 	consumer->last_tag = deliveries[n - 1]->tag;
 	consumer->redelivered = deliveries[0]->redelivered;
@@ -380,6 +386,10 @@ begin_batch(Consumer *consumer)
 	cqrs_batch_take(consumer->batch, deliveries, n);
 }
 
+/*
+ * Make a batch of failed messages that are due.  It stays empty if none is any
+ * more.
+ */
 static void
 begin_retries(Consumer *consumer)
 {
@@ -487,6 +497,8 @@ give_up(Consumer *consumer)
 static void
 end_batch(Consumer *consumer)
 {
+	Assert(cqrs_batch_status(consumer->batch) == CQRS_BATCH_DONE);	/* I24 */
+	Assert(!IsTransactionState());	/* I24 */
 	if (!cqrs_batch_is_retry(consumer->batch) &&
 		consumer->connection == cqrs_intake_connection(consumer->intake))
 	{
@@ -500,6 +512,10 @@ end_batch(Consumer *consumer)
 	cqrs_batch_clear(consumer->batch);
 }
 
+/*
+ * Give up where nothing could be committed for GIVE_UP_MS.  After that, find
+ * out every PROBE_INTERVAL_MS whether something can.
+ */
 static void
 handle_stuck(Consumer *consumer)
 {

@@ -97,6 +97,7 @@ turn_is_due(const CqrsDesk *desk)
 		count_wait_ms(desk) == 0;
 }
 
+/* Look at what is due, in a transaction of its own. */
 static void
 take_turn(CqrsDesk *desk)
 {
@@ -220,6 +221,7 @@ count_wait_ms(const CqrsDesk *desk)
 		cqrs_until_after_ms(desk->counted_at, COUNT_INTERVAL_MS) : -1;
 }
 
+/* Milliseconds until old dead letters are to be removed, 0: now. */
 static long
 purge_wait_ms(const CqrsDesk *desk)
 {
@@ -284,6 +286,10 @@ look_at_failed(CqrsDesk *desk)
 	desk->stale = false;
 }
 
+/*
+ * Remove a part of the old dead letters.  If there may be more, the next part
+ * follows soon.
+ */
 static void
 purge(CqrsDesk *desk)
 {

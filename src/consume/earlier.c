@@ -176,6 +176,7 @@ cqrs_earlier_settle(CqrsRun *run, const List *earlier, const CqrsItem *item,
 	{
 		const CqrsFailed *failed = lfirst(lc);
 
+		Assert(item->failed == NULL || failed->id < item->failed->id);	/* I27 */
 		if (!settles(run, outcome, failed) ||
 			(foreach_current_index(lc) > deleted &&
 			 is_later(run, failed, item)) ||

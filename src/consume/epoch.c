@@ -78,6 +78,10 @@ cqrs_epoch_raise(CqrsSession *session, const char *queue, int64 *epoch,
 		CQRS_EPOCH_UNANSWERED;
 }
 
+/*
+ * Whether the mark at the broker is another database's: its count is higher,
+ * or is the same with other random bits.
+ */
 static bool
 is_overtaken(int64 epoch, int64 marked)
 {
@@ -99,6 +103,10 @@ parse(const char *mark)
 		value < PG_INT64_MAX / 2 ? value : 0;
 }
 
+/*
+ * Write the mark, by a connection of its own.  Returns false, with *failure
+ * set, if the broker did not take it.
+ */
 static bool
 write_mark(const char *name, int64 epoch, CqrsFailure *failure)
 {

@@ -468,6 +468,10 @@ lock_free(Relation rel, TupleTableSlot *slot, ItemPointer tid)
 							LockWaitSkip, 0, &failure) == TM_Ok;
 }
 
+/*
+ * A row of cqrs.failed, in the current context.  Without "with_body", "body"
+ * and "error" are NULL.
+ */
 static CqrsFailed *
 from_tuple(Relation rel, HeapTuple tuple, bool with_body)
 {
@@ -510,6 +514,9 @@ from_tuple(Relation rel, HeapTuple tuple, bool with_body)
 	return failed;
 }
 
+/*
+ * Set the columns of a state.  "attempts" is the new number; the time is now.
+ */
 static void
 set_state(const CqrsFailedState *state, Datum *values, bool *nulls)
 {

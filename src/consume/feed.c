@@ -193,6 +193,10 @@ cqrs_feed_wait_ms(const CqrsFeed *feed)
 						  cqrs_prefetch_wait_ms(&feed->prefetch));
 }
 
+/*
+ * Whether twice the memory waits that prefetch.c reckons with; false for a
+ * single message of any size.
+ */
 static bool
 is_crowded(const CqrsFeed *feed)
 {
@@ -232,6 +236,7 @@ poll_event(CqrsFeed *feed)
 	return true;
 }
 
+/* Handle an event that is not NONE. */
 static void
 handle_event(CqrsFeed *feed, const CqrsEvent *event)
 {
@@ -254,6 +259,7 @@ handle_event(CqrsFeed *feed, const CqrsEvent *event)
 	}
 }
 
+/* Count a delivery and put it into the inbox, to which it belongs then. */
 static void
 take_delivery(CqrsFeed *feed, CqrsDelivery *delivery)
 {

@@ -102,6 +102,7 @@ cqrs_handled_has(const CqrsIncoming *message, bool redelivered)
 	return false;
 }
 
+/* Whether one of the tables has a digest.  Its lock is kept. */
 static bool
 table_has(int table, const pg_uuid_t *digest)
 {
@@ -158,6 +159,7 @@ cqrs_handled_is_same(const CqrsIncoming *a, const CqrsIncoming *b)
 		strcmp(a->instance_data, b->instance_data) == 0;
 }
 
+/* What the list has of a message, by which it is found there. */
 static void
 digest_of(const CqrsIncoming *message, pg_uuid_t *digest)
 {
@@ -180,6 +182,7 @@ digest_of(const CqrsIncoming *message, pg_uuid_t *digest)
 	memcpy(digest->data, hashes, sizeof(hashes));
 }
 
+/* Add data to both hashes. */
 static void
 absorb(uint64 *hashes, const char *data, Size length)
 {
@@ -217,6 +220,10 @@ cqrs_handled_turn(void)
 	MemoryContextSwitchTo(caller);
 }
 
+/*
+ * In a transaction: write to the other table from now on, if the interval is
+ * over and no lock is in the way.
+ */
 static void
 turn(TimestampTz now)
 {

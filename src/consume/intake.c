@@ -330,6 +330,10 @@ epoch_wait_ms(const CqrsIntake *intake)
 		cqrs_until_after_ms(intake->acked_at, CQRS_EPOCH_INTERVAL_MS);
 }
 
+/*
+ * Make queue and bindings ready by a connection without lease, which is closed
+ * again.
+ */
 static void
 prepare(CqrsIntake *intake)
 {
@@ -367,6 +371,10 @@ connect_broker(CqrsIntake *intake, const char *lease, CqrsFailure *failure)
 	return connected;
 }
 
+/*
+ * Connect with the lease, and begin to consume.  If that fails, there is no
+ * connection, and the next attempt is scheduled.
+ */
 static void
 open_connection(CqrsIntake *intake)
 {
@@ -427,6 +435,10 @@ take_seat(CqrsIntake *intake)
 	return true;
 }
 
+/*
+ * Close the connection and clear the inbox.  With "politely", the broker is
+ * told before what is committed.
+ */
 static void
 close_connection(CqrsIntake *intake, bool politely)
 {

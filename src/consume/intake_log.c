@@ -4,7 +4,9 @@
  *	  Log messages of the consumer about its connection to the broker.
  *
  * A failure that repeats is logged once, until a connection has lasted, since
- * a broker in trouble would fill the log otherwise.
+ * a broker in trouble would fill the log otherwise.  All messages together
+ * have a quota, because the broker decides what they say, and how many they
+ * are.
  *
  * Belongs to the consumer alone; lives in TopMemoryContext.
  *
@@ -34,6 +36,7 @@ struct CqrsIntakeLog
 	CqrsOnce	refused;		/* the same, of exchanges */
 	bool		unmarked;		/* logged */
 	int64		highest_count;
+	CqrsQuota	quota;			/* of all these messages */
 };
 
 CqrsIntakeLog *
@@ -43,6 +46,7 @@ cqrs_intake_log_create(void)
 												sizeof(CqrsIntakeLog));
 
 	log->tell_connected = true;
+	log->quota.about = "the broker";
 	return log;
 }
 
@@ -52,6 +56,7 @@ cqrs_intake_log_reload(CqrsIntakeLog *log)
 	cqrs_once_forget(&log->failures);
 	cqrs_once_forget(&log->refused);
 	log->unmarked = false;
+	cqrs_quota_renew(&log->quota);
 	log->tell_connected = true;
 }
 
@@ -60,7 +65,7 @@ cqrs_intake_log_connected(CqrsIntakeLog *log, const char *url,
 						  const char *queue)
 {
 	log->connected_at = GetCurrentTimestamp();
-	if (log->tell_connected)
+	if (log->tell_connected && cqrs_quota_take(&log->quota))
 		ereport(LOG,
 				(errmsg("cqrs consumer connected to \"%s\", queue \"%s\"",
 						cqrs_url_mask(url), queue)));
@@ -75,7 +80,7 @@ cqrs_intake_log_failure(CqrsIntakeLog *log, const char *reason)
 		cqrs_until_after_ms(log->connected_at, LASTING_MS) == 0)
 		cqrs_once_forget(&log->failures);
 	log->connected_at = 0;
-	if (cqrs_once_note(&log->failures, reason))
+	if (!cqrs_quota_take_once(&log->quota, &log->failures, reason))
 		return;
 	log->tell_connected = true;
 	ereport(LOG,
@@ -88,6 +93,8 @@ void
 cqrs_intake_log_standby(CqrsIntakeLog *log, const char *queue,
 						const char *reason)
 {
+	if (!cqrs_quota_take(&log->quota))
+		return;
 	ereport(LOG,
 			(errmsg("cqrs consumer stands by, because another consumer has the lease of queue \"%s\"",
 					queue),
@@ -136,6 +143,8 @@ cqrs_intake_log_cancelled(CqrsIntakeLog *log, const char *queue,
 {
 	cqrs_worker_set_error(psprintf("the broker has ended the consumption of queue \"%s\": %s",
 								   queue, reason));
+	if (!cqrs_quota_take(&log->quota))
+		return;
 	ereport(LOG,
 			(errmsg("the broker has ended the consumption of queue \"%s\": %s",
 					queue, reason),
@@ -148,7 +157,7 @@ cqrs_intake_log_refused(CqrsIntakeLog *log, const char *exchange,
 						const char *reason)
 {
 	cqrs_worker_set_error(reason);
-	if (!cqrs_once_note(&log->refused, reason))
+	if (cqrs_quota_take_once(&log->quota, &log->refused, reason))
 		ereport(LOG,
 				(errmsg("the queue cannot be bound to exchange \"%s\": %s",
 						exchange, reason),

@@ -20,6 +20,10 @@ extern CqrsIntakeLog *cqrs_intake_log_create(void);
 /* The settings have changed: log everything anew. */
 extern void cqrs_intake_log_reload(CqrsIntakeLog *log);
 
+/*
+ * There is a connection, and it has the lease.  A password in "url" is not
+ * logged.
+ */
 extern void cqrs_intake_log_connected(CqrsIntakeLog *log, const char *url,
 									  const char *queue);
 

@@ -16,9 +16,11 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/strings.h"
 #include "consume/consumer_state.h"
 #include "consume/earlier.h"
 #include "consume/handled.h"
@@ -31,7 +33,6 @@
 #define BUSY_MS		1000
 
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
-static bool is_passed_over(const CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
@@ -78,7 +79,8 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		else
 		{
 			run->counts[CQRS_CONSUMED_UNKNOWN]++;
-			if (!cqrs_once_note(run->logged, psprintf("unknown %s", cqrs_id)))
+			if (cqrs_quota_take_once(run->quota, run->logged,
+									 psprintf("unknown %s", cqrs_id)))
 				ereport(LOG,
 						(errmsg("messages arrive for \"%s\", which is no replica",
 								cqrs_id),
@@ -86,7 +88,7 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		}
 		return CQRS_ITEM_SETTLED;
 	}
-	if (is_passed_over(run, cqrs_id))
+	if (cqrs_strings_have(run->passed_over, cqrs_id))
 		return CQRS_ITEM_OTHER_OWNER;
 	if (is_handled_already(run, item) || is_dead_already(run, item))
 		return CQRS_ITEM_SETTLED;
@@ -145,6 +147,7 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 					"the message waits for an earlier one of its row");
 		return;
 	}
+	Assert(GetUserId() == run->owner);	/* I30 */
 	cqrs_apply_message(run->applier, replica, &item->message,
 					   item->message.signal == CQRS_SIGNAL_SAVE &&
 					   cqrs_earlier_has_delete(earlier), &result);
@@ -188,6 +191,7 @@ is_handled_already(CqrsRun *run, const CqrsItem *item)
 	return true;
 }
 
+/* False for a replica that is not known, too. */
 static bool
 has_handler(const CqrsRun *run)
 {
@@ -260,6 +264,7 @@ bury(CqrsRun *run, CqrsItem *item, const char *reason)
 	log_once(run, item, "dead letter", reason);
 }
 
+/* Write the message to cqrs.failed: as a new row, or with a new state. */
 static void
 store(CqrsRun *run, CqrsItem *item, const CqrsFailedState *state)
 {
@@ -323,19 +328,6 @@ pass_over(CqrsRun *run, const char *cqrs_id)
 	return CQRS_ITEM_OTHER_OWNER;
 }
 
-static bool
-is_passed_over(const CqrsRun *run, const char *cqrs_id)
-{
-	ListCell   *lc;
-
-	foreach(lc, run->passed_over)
-	{
-		if (strcmp(lfirst(lc), cqrs_id) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* A message is applied: remove what it settles, and count it. */
 static void
 applied(CqrsRun *run, CqrsItem *item, List *earlier, const CqrsApplied *result)
@@ -358,8 +350,8 @@ applied(CqrsRun *run, CqrsItem *item, List *earlier, const CqrsApplied *result)
 	if (!result->unknown_keys)
 		return;
 	run->counts[CQRS_CONSUMED_UNKNOWN_KEYS]++;
-	if (!cqrs_once_note(run->logged,
-						psprintf("keys %s", item->message.cqrs_id)))
+	if (cqrs_quota_take_once(run->quota, run->logged,
+							 psprintf("keys %s", item->message.cqrs_id)))
 		ereport(LOG,
 				(errmsg("messages for replica \"%s\" have keys without a column",
 						item->message.cqrs_id),
@@ -378,7 +370,8 @@ log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 	item->message.cqrs_id : "unknown";
 
 	cqrs_worker_set_error(reason);
-	if (cqrs_once_note(run->logged, psprintf("%s %s", what, cqrs_id)))
+	if (!cqrs_quota_take_once(run->quota, run->logged,
+							  psprintf("%s %s", what, cqrs_id)))
 		return;
 	ereport(LOG,
 			(errmsg("a message for replica \"%s\" could not be applied: %s",

@@ -73,6 +73,7 @@ cqrs_leftover_is_removed(void)
 	return removed;
 }
 
+/* Not in a transaction.  Raises an error if something cannot be removed. */
 static void
 remove_all(void)
 {

@@ -206,6 +206,7 @@ cqrs_prefetch_gathers(const CqrsPrefetch *prefetch)
 		cqrs_until_after_ms(prefetch->gathers_since, GATHER_MS) > 0;
 }
 
+/* Whether messages that have come back are taken all at once. */
 static bool
 takes_all(const CqrsPrefetch *prefetch)
 {

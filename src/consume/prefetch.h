@@ -75,6 +75,7 @@ extern void cqrs_prefetch_begin(CqrsPrefetch *prefetch);
 /* The broker has answered subscribe(). */
 extern void cqrs_prefetch_begun(CqrsPrefetch *prefetch);
 
+/* A delivery has arrived. */
 extern void cqrs_prefetch_take(CqrsPrefetch *prefetch,
 							   const CqrsDelivery *delivery);
 

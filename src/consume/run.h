@@ -42,6 +42,7 @@ typedef struct CqrsRun
 	List	   *put_off;		/* of CqrsPutOff (earlier.h) */
 	const CqrsReplica *replica; /* of the item at hand; NULL: unknown */
 	CqrsOnce   *logged;			/* what the consumer has logged */
+	CqrsQuota  *quota;			/* how much of it */
 } CqrsRun;
 
 #endif							/* CQRS_RUN_H */

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "base/guc.h"
+#include "base/limits.h"
 #include "base/timing.h"
 #include "consume/topology.h"
 #include "replica/replica.h"
@@ -32,8 +33,6 @@
 
 /* An exchange that was refused is tried again after this time. */
 #define RETRY_INTERVAL_MS	60000
-/* AMQP 0-9-1: routing keys are short strings. */
-#define ROUTING_KEY_BYTES	255
 
 struct CqrsTopology
 {
@@ -97,6 +96,7 @@ cqrs_topology_read(const char *queue)
 	return bindings;
 }
 
+/* Add a binding, in UTF-8. */
 static void
 add_binding(List **bindings, const char *exchange, const char *routing_key)
 {
@@ -105,7 +105,7 @@ add_binding(List **bindings, const char *exchange, const char *routing_key)
 	binding->exchange = cqrs_topology_utf8(exchange);
 	binding->routing_key = cqrs_topology_utf8(routing_key);
 	/* No message can have a longer routing key. */
-	if (strlen(binding->routing_key) <= ROUTING_KEY_BYTES)
+	if (strlen(binding->routing_key) <= CQRS_SHORTSTR_BYTES)
 		*bindings = lappend(*bindings, binding);
 }
 
@@ -226,6 +226,10 @@ cqrs_topology_apply(CqrsTopology *topology, const CqrsTransport *transport,
 	return true;
 }
 
+/*
+ * Declare the queue as it is to be, and bind it.  Returns false, with *failure
+ * set, if the broker did not.
+ */
 static bool
 make(CqrsTopology *topology, const CqrsTransport *transport,
 	 CqrsConnection *connection, List *bindings, CqrsFailure *failure)
@@ -299,6 +303,7 @@ compare(const ListCell *a, const ListCell *b)
 				  ((CqrsBinding *) lfirst(b))->exchange);
 }
 
+/* Whether a binding, or its equal, is in the list. */
 static bool
 has(List *bindings, const CqrsBinding *binding)
 {
@@ -330,6 +335,7 @@ with_new(List *bindings, List *others)
 	return all;
 }
 
+/* In the current context, strings included. */
 static List *
 copy(List *bindings)
 {

@@ -12,16 +12,15 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "apply/incoming.h"
+#include "base/caught.h"
 #include "base/guc.h"
 #include "consume/verdict.h"
 #include "define/function.h"
@@ -35,8 +34,18 @@
 #define NEIGHBOUR_DELAY_MS		100
 #define NEIGHBOUR_DELAY_MAX_MS	60000
 
+/* A question to the function "retry". */
+typedef struct Question
+{
+	const CqrsReplica *replica;
+	const CqrsIncoming *message;
+	const CqrsFailedState *state;
+	TimestampTz next_try;		/* the answer */
+} Question;
+
 static bool ask(const CqrsReplica *replica, const CqrsIncoming *message,
 				const CqrsFailedState *state, TimestampTz *next_try);
+static void put(void *arg);
 static TimestampTz call(const CqrsReplica *replica,
 						const CqrsIncoming *message,
 						const CqrsFailedState *state);
@@ -53,8 +62,7 @@ cqrs_verdict_describe(const ErrorData *error, bool timed_out,
 	problem->timed_out = timed_out;
 	problem->message = pstrdup(timed_out ?
 							   "the message took longer than \"cqrs.apply_timeout\"" :
-							   error->message != NULL ? error->message :
-							   "missing error text");
+							   error->message);
 	problem->full = psprintf("%s%s%s", problem->message,
 							 error->detail != NULL ? "\n" : "",
 							 error->detail != NULL ? error->detail : "");
@@ -121,34 +129,28 @@ static bool
 ask(const CqrsReplica *replica, const CqrsIncoming *message,
 	const CqrsFailedState *state, TimestampTz *next_try)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool answered = true;
+	Question	question = {.replica = replica,.message = message,.state = state};
+	ErrorData  *error = cqrs_caught_run(put, &question);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
+	if (error != NULL)
 	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		*next_try = call(replica, message, state);
-		PopActiveSnapshot();
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
 		cqrs_worker_set_error(error->message);
-		answered = false;
+		return false;
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return answered;
+	*next_try = question.next_try;
+	return true;
+}
+
+/* Put a question. */
+static void
+put(void *arg)
+{
+	Question   *question = arg;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	question->next_try = call(question->replica, question->message,
+							  question->state);
+	PopActiveSnapshot();
 }
 
 /* The time of the next try; 0 if the function gives up. */
@@ -182,6 +184,10 @@ call(const CqrsReplica *replica, const CqrsIncoming *message,
 	return Max(DatumGetTimestampTz(result), 1);
 }
 
+/*
+ * Milliseconds up to the next try: retry_delay, doubled by each attempt, up to
+ * cqrs.retry_delay_max.  "code" is that of the error.
+ */
 static int64
 delay_ms(const CqrsReplica *replica, int attempts, int code)
 {

@@ -16,7 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -27,12 +26,12 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "apply/finder.h"
 #include "apply/settings.h"
+#include "base/caught.h"
 #include "consume/applied.h"
 #include "consume/failed.h"
 
@@ -47,8 +46,8 @@ typedef struct Wait
 	int64		revision;		/* unless is_delete */
 	bool		was_there;		/* the row, at one of the looks */
 	const char *outcome;		/* NULL: none yet */
-	MemoryContext found;		/* of the next field, and for errors; reset
-								 * with each look */
+	MemoryContext found;		/* of the next field, and of what a look
+								 * takes; reset with each look */
 	char	   *error;			/* of the failed message, or NULL */
 } Wait;
 
@@ -57,6 +56,7 @@ static void check_not_null(FunctionCallInfo fcinfo, int n, const char *name);
 static TimestampTz read_deadline(FunctionCallInfo fcinfo);
 static void release_snapshots(void);
 static void look(Wait *wait);
+static void look_under_snapshot(void *arg);
 static void look_at_row(Wait *wait);
 static void look_at_failed(Wait *wait, const CqrsMapping *mapping,
 						   const CqrsJsonValue *key);
@@ -108,6 +108,7 @@ cqrs_wait_applied(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
+/* The arguments in the current context, checked. */
 static Wait *
 read_arguments(FunctionCallInfo fcinfo)
 {
@@ -137,6 +138,7 @@ check_not_null(FunctionCallInfo fcinfo, int n, const char *name)
 				 errmsg("\"%s\" must not be null", name)));
 }
 
+/* When the wait ends; DT_NOEND: it does not. */
 static TimestampTz
 read_deadline(FunctionCallInfo fcinfo)
 {
@@ -181,33 +183,27 @@ static void
 look(Wait *wait)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
 	MemoryContextReset(wait->found);
 	wait->error = NULL;
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		cqrs_settings_pin(GUC_ACTION_LOCAL);
-		SPI_connect();
-		look_at_row(wait);
-		SPI_finish();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(wait->found);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	InvalidateCatalogSnapshot();
+	MemoryContextSwitchTo(wait->found);
+	error = cqrs_caught_run_undone(look_under_snapshot, wait);
 	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
+	InvalidateCatalogSnapshot();
 	if (error != NULL)
 		ReThrowError(error);
+}
+
+/* Set the outcome, if the row shows it; else look for a failed message. */
+static void
+look_under_snapshot(void *arg)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	cqrs_settings_pin(GUC_ACTION_LOCAL);
+	SPI_connect();
+	look_at_row(arg);
+	SPI_finish();
 }
 
 static void

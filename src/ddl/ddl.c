@@ -61,6 +61,7 @@ static List *add_relation(List *relids, RangeVar *name);
 static List *add_parents(List *relids, CreateStmt *create);
 static bool takes_tables(Node *statement);
 static bool changes_meanings(Node *statement);
+static bool changes_owners(Node *statement);
 static Oid	retyped(Node *statement);
 static Oid	row_type(RangeVar *name);
 
@@ -96,8 +97,10 @@ cqrs_ddl_before(Node *statement)
 	command.takes_tables = takes_tables(statement);
 	command.changes_meanings = changes_meanings(statement) &&
 		cqrs_objects_are_usable();
+	command.changes_owners = changes_owners(statement) &&
+		cqrs_objects_are_usable();
 	if (command.scope == CQRS_SCOPE_NONE && !command.takes_tables &&
-		!command.changes_meanings)
+		!command.changes_meanings && !command.changes_owners)
 		return NULL;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs ddl",
@@ -311,6 +314,7 @@ find_scope(Node *statement, List **relids)
 	return scope;
 }
 
+/* What ALTER TABLE may touch; *relids gets the tables that it names. */
 static CqrsDdlScope
 alter_table_scope(AlterTableStmt *alter, List **relids)
 {
@@ -337,6 +341,7 @@ alter_table_scope(AlterTableStmt *alter, List **relids)
 	return CQRS_SCOPE_TABLES;
 }
 
+/* The same of ALTER ... RENAME. */
 static CqrsDdlScope
 rename_scope(RenameStmt *rename, List **relids)
 {
@@ -394,6 +399,9 @@ drop_scope(DropStmt *drop, List **relids)
 	}
 }
 
+/*
+ * Add the relation of a name, which is not locked; none if it does not exist.
+ */
 static List *
 add_relation(List *relids, RangeVar *name)
 {
@@ -402,6 +410,7 @@ add_relation(List *relids, RangeVar *name)
 	return OidIsValid(relid) ? list_append_unique_oid(relids, relid) : relids;
 }
 
+/* Add the tables that a new one inherits from, but not those of a partition. */
 static List *
 add_parents(List *relids, CreateStmt *create)
 {
@@ -464,6 +473,23 @@ changes_meanings(Node *statement)
 	}
 }
 
+static bool
+changes_owners(Node *statement)
+{
+	ListCell   *lc;
+
+	if (IsA(statement, ReassignOwnedStmt) || IsA(statement, AlterOwnerStmt))
+		return true;
+	if (!IsA(statement, AlterTableStmt))
+		return false;
+	foreach(lc, castNode(AlterTableStmt, statement)->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_ChangeOwner)
+			return true;
+	}
+	return false;
+}
+
 /*
  * The type whose values take another form by a command wherever they are
  * stored: an enum with a renamed label, a row with other attributes.
@@ -502,6 +528,7 @@ retyped(Node *statement)
 	}
 }
 
+/* The row type of the relation of a name; InvalidOid if there is none. */
 static Oid
 row_type(RangeVar *name)
 {

@@ -32,6 +32,8 @@ typedef struct CqrsDdlCommand
 	bool		takes_tables;	/* it may drop tables, or detach partitions */
 	bool		changes_meanings;	/* SQL expressions may mean something else
 									 * after it, and the extension is usable */
+	bool		changes_owners; /* tables or functions may belong to another
+								 * role after it, and the extension is usable */
 	bool		disables_trigger;	/* it does so by name */
 	Oid			altered;		/* table of ALTER TABLE, or InvalidOid */
 	Oid			renamed;		/* table that it renames, or InvalidOid */

@@ -86,6 +86,7 @@ cqrs_facts_table(Oid relid)
 	return facts;
 }
 
+/* Read the primary key; without a valid one nothing is set. */
 static void
 read_key(CqrsTableFacts *facts)
 {
@@ -113,6 +114,7 @@ read_key(CqrsTableFacts *facts)
 	table_close(catalog, AccessShareLock);
 }
 
+/* The access method of a relation; InvalidOid if the relation is gone. */
 static Oid
 access_method(Oid relid)
 {
@@ -126,6 +128,7 @@ access_method(Oid relid)
 	return result;
 }
 
+/* All triggers of a table, internal ones included, as CqrsTriggerFacts. */
 static List *
 read_triggers(Oid relid)
 {

@@ -64,6 +64,7 @@ cqrs_own_check(Node *statement)
 	}
 }
 
+/* Raises the error; "name" is the object that the command is about. */
 static void
 refuse(const char *name)
 {
@@ -112,6 +113,10 @@ reshaped(Node *statement)
 	}
 }
 
+/*
+ * The same for ALTER TABLE: its table, unless its form stays as it is, and
+ * tables that it attaches.
+ */
 static List *
 reshaped_by_alter(AlterTableStmt *alter)
 {
@@ -130,6 +135,7 @@ reshaped_by_alter(AlterTableStmt *alter)
 	return relids;
 }
 
+/* Add the relation of a name, which may be NULL or that of none. */
 static List *
 add(List *relids, const RangeVar *name)
 {
@@ -150,6 +156,10 @@ composite(Node *names)
 	return OidIsValid(type) ? get_typ_typrelid(type) : InvalidOid;
 }
 
+/*
+ * Whether a part of ALTER TABLE changes neither columns nor indexes nor names;
+ * false for a part that is not known.
+ */
 static bool
 keeps_form(AlterTableType subtype)
 {

@@ -106,6 +106,7 @@ process_utility(PlannedStmt *statement, const char *query,
 	cqrs_ddl_after(guard);
 }
 
+/* Have workers leave a database that the command needs for itself. */
 static void
 before_utility(Node *parsetree)
 {
@@ -216,6 +217,7 @@ resettled_database(Node *parsetree)
 	return get_database_oid(name, true);
 }
 
+/* Do what followup_of() has found for the command, which has succeeded. */
 static void
 after_utility(Followup followup)
 {
@@ -313,6 +315,7 @@ vacate_template(const char *name)
 		vacate_database(name);
 }
 
+/* The name of the database that CREATE DATABASE copies. */
 static const char *
 template_database(const CreatedbStmt *create)
 {

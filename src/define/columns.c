@@ -15,19 +15,6 @@
 #include "define/columns.h"
 #include "define/option.h"
 
-bool
-cqrs_columns_have(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
-}
-
 void
 cqrs_columns_check_distinct(List *names, const char *option)
 {

@@ -12,9 +12,6 @@
 
 #include "nodes/pg_list.h"
 
-/* Whether a list of char * has a name. */
-extern bool cqrs_columns_have(List *names, const char *name);
-
 /* Raise an error if a list of char * has a name twice. */
 extern void cqrs_columns_check_distinct(List *names, const char *option);
 

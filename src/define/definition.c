@@ -146,6 +146,7 @@ get_tuple(const CqrsDefinitionKind *kind, Relation rel, const char *cqrs_id)
 	return tuple;
 }
 
+/* The row as a tuple of the table, in the current context. */
 static HeapTuple
 form_tuple(const CqrsDefinitionKind *kind, Relation rel,
 		   const CqrsDefinition *row)

@@ -30,6 +30,7 @@
 /* Changes whenever any function may have changed. */
 static uint64 generation = 1;
 
+static Oid	owner_of(Oid function);
 static Oid	schema_of(List *names, char **unqualified);
 static Oid	find_fitting(Oid schema, const char *name,
 						 const CqrsFunctionKind *kind, int *signature);
@@ -105,13 +106,25 @@ cqrs_function_find(CqrsFunction *result, const char *name,
 }
 
 Oid
-cqrs_function_owner(const char *name, const CqrsFunctionKind *kind)
+cqrs_function_oid(const char *name, const CqrsFunctionKind *kind)
 {
 	List	   *names = cqrs_qualified_name_list(name);
 	char	   *unqualified;
 	Oid			schema = schema_of(names, &unqualified);
 	int			i;
-	Oid			function = find_fitting(schema, unqualified, kind, &i);
+
+	return find_fitting(schema, unqualified, kind, &i);
+}
+
+Oid
+cqrs_function_owner(const char *name, const CqrsFunctionKind *kind)
+{
+	return owner_of(cqrs_function_oid(name, kind));
+}
+
+static Oid
+owner_of(Oid function)
+{
 	HeapTuple	tuple;
 	Oid			owner;
 
@@ -123,6 +136,63 @@ cqrs_function_owner(const char *name, const CqrsFunctionKind *kind)
 	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+List *
+cqrs_function_add_foreign(List *list, const char *object, const char *cqrs_id,
+						  const char *option, Oid function, Oid role)
+{
+	Oid			owner = owner_of(function);
+	CqrsForeignFunction *foreign;
+
+	/* A superuser has all rights, and a member of the role has its rights. */
+	if (!OidIsValid(owner) || !OidIsValid(role) || has_privs_of_role(owner, role))
+		return list;
+	foreign = palloc(sizeof(CqrsForeignFunction));
+	foreign->object = object;
+	foreign->cqrs_id = cqrs_id;
+	foreign->option = option;
+	foreign->function = function;
+	foreign->owner = owner;
+	foreign->role = role;
+	return lappend(list, foreign);
+}
+
+void
+cqrs_function_warn_foreign(List *list, List *known)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, list)
+	{
+		const CqrsForeignFunction *foreign = lfirst(lc);
+		bool		is_known = false;
+		const char *role;
+
+		foreach(lc2, known)
+		{
+			const CqrsForeignFunction *other = lfirst(lc2);
+
+			if (strcmp(other->cqrs_id, foreign->cqrs_id) == 0 &&
+				other->function == foreign->function &&
+				other->owner == foreign->owner &&
+				other->role == foreign->role)
+				is_known = true;
+		}
+		if (is_known)
+			continue;
+		role = GetUserNameFromId(foreign->role, false);
+		ereport(WARNING,
+				(errmsg("function %s runs with the rights of role \"%s\", and belongs to role \"%s\"",
+						format_procedure(foreign->function), role,
+						GetUserNameFromId(foreign->owner, false)),
+				 errdetail("The function is for \"%s\" of %s \"%s\". Its owner can replace it, and so do whatever role \"%s\" may do.",
+						   foreign->option, foreign->object, foreign->cqrs_id,
+						   role),
+				 errhint("Use ALTER FUNCTION ... OWNER TO to give the function to role \"%s\", unless its owner is trusted.",
+						 role)));
+	}
 }
 
 /*

@@ -58,11 +58,34 @@ extern uint64 cqrs_function_generation(void);
 extern char *cqrs_function_qualified_name(const char *role, Oid function);
 
 /*
- * The owner of the function that cqrs_function_find() would find, whatever
- * rights anybody has; InvalidOid if there is none.
+ * The function that cqrs_function_find() would find, whatever rights anybody has,
+ * and its owner; InvalidOid if there is none.
  */
+extern Oid	cqrs_function_oid(const char *name, const CqrsFunctionKind *kind);
 extern Oid	cqrs_function_owner(const char *name,
 								const CqrsFunctionKind *kind);
+
+/*
+ * A function that runs with the rights of a role, and can be replaced by another
+ * role, its owner, that does not have these rights by itself.
+ */
+typedef struct CqrsForeignFunction
+{
+	const char *object;			/* "master" or "replica" */
+	const char *cqrs_id;
+	const char *option;			/* that the function is for */
+	Oid			function;
+	Oid			owner;
+	Oid			role;			/* that it runs with the rights of */
+} CqrsForeignFunction;
+
+/* Add a function to a list of CqrsForeignFunction, if it is one. */
+extern List *cqrs_function_add_foreign(List *list, const char *object,
+									   const char *cqrs_id, const char *option,
+									   Oid function, Oid role);
+
+/* Warn of the functions of a list that are not in another one. */
+extern void cqrs_function_warn_foreign(List *list, List *known);
 
 /*
  * The OIDs of all functions of a qualified name, with or without those that

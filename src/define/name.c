@@ -11,14 +11,9 @@
 #include "utils/builtins.h"
 
 #include "base/exchange.h"
+#include "base/limits.h"
 #include "define/name.h"
 #include "define/option.h"
-
-/*
- * AMQP 0-9-1: a routing key is a short string of 255 bytes, and the routing
- * key of a SYNC to one queue is "cqrs.<queue>.<cqrs_id>".
- */
-#define CQRS_ID_BYTES	120
 
 static char *utf8_of(Datum value);
 

@@ -251,6 +251,7 @@ json_integer(const CqrsOptionInfo *info, JsonbValue *value)
 	return Int32GetDatum((int32) number);
 }
 
+/* Raise the error for a value that is no integer of the option's range. */
 static void
 refuse_integer(const CqrsOptionInfo *info)
 {
@@ -263,6 +264,7 @@ refuse_integer(const CqrsOptionInfo *info)
 			 errdetail("%s", COUNT_EXPECTED)));
 }
 
+/* The value of type interval; an error if the string is none. */
 static Datum
 interval_of(const char *string)
 {

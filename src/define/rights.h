@@ -19,4 +19,7 @@ extern void cqrs_rights_check_table(Oid relid);
  */
 extern void cqrs_rights_check_exchange(const char *before, const char *after);
 
+/* The owner of a table, InvalidOid if the table is gone. */
+extern Oid	cqrs_rights_table_owner(Oid relid);
+
 #endif							/* CQRS_RIGHTS_H */

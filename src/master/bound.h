@@ -58,7 +58,7 @@ typedef struct CqrsMaster
 	char	   *routing_key;	/* NULL: the cqrs_id */
 	int			ttl_s;			/* -1: cqrs.message_ttl */
 	struct CqrsRowFormat *format;	/* owned by serialize.c, NULL until used */
-	struct CqrsHooks *hooks;	/* owned by hooks.c, NULL until used */
+	struct CqrsHooks *hooks;	/* owned by hooks.c: those that are not in use */
 } CqrsMaster;
 
 /*

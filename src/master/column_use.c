@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "base/strings.h"
 #include "define/columns.h"
 #include "master/column_use.h"
 #include "master/condition.h"
@@ -20,7 +21,7 @@ cqrs_column_use_find(const CqrsMasterRow *row, const char *name)
 		return psprintf("Master \"%s\" keeps count of changes in the column.",
 						row->cqrs_id);
 	if (row->options[CQRS_OPTION_FIELDS].isnull ||
-		cqrs_columns_have(cqrs_master_names(row, CQRS_OPTION_FIELDS), name))
+		cqrs_strings_have(cqrs_master_names(row, CQRS_OPTION_FIELDS), name))
 		return psprintf("Master \"%s\" publishes the column.", row->cqrs_id);
 	if (cqrs_column_use_publishes(row, name))
 		return psprintf("Master \"%s\" publishes previous values of the column.",
@@ -40,9 +41,9 @@ cqrs_column_use_publishes(const CqrsMasterRow *row, const char *name)
 
 	return row->options[CQRS_OPTION_FIELDS].isnull ||
 		cqrs_columns_is_own(name) ||
-		cqrs_columns_have(cqrs_master_names(row, CQRS_OPTION_FIELDS), name) ||
-		cqrs_columns_have(tracked, name) ||
-		(list_length(tracked) == 1 && cqrs_columns_have(tracked, "*"));
+		cqrs_strings_have(cqrs_master_names(row, CQRS_OPTION_FIELDS), name) ||
+		cqrs_strings_have(tracked, name) ||
+		(list_length(tracked) == 1 && cqrs_strings_have(tracked, "*"));
 }
 
 const char *

@@ -5,8 +5,8 @@
  *
  * There are two kinds.  The filter of a function is only parsed here, so that
  * it can be put between parentheses in a query.  sync_when of a master is
- * compiled once in a session and then evaluated row by row, under the rights
- * and the search_path that hook.c has set.
+ * compiled and then evaluated row by row, under the rights and the settings that
+ * hook.c has set.
  *
  *-------------------------------------------------------------------------
  */

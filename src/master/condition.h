@@ -45,7 +45,11 @@ extern CqrsCondition *cqrs_condition_compile(Oid relid, TupleDesc desc,
 											 const char *text,
 											 const char *what);
 
-/* Whether a row satisfies a condition; NULL counts as false. */
+/*
+ * Whether a row satisfies a condition; NULL counts as false.  Functions in the
+ * condition must not lead to an evaluation of the same CqrsCondition.  After an
+ * error it must not be used again.
+ */
 extern bool cqrs_condition_holds(CqrsCondition *condition, HeapTuple row);
 
 #endif							/* CQRS_CONDITION_H */

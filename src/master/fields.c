@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "base/strings.h"
 #include "define/columns.h"
 #include "master/column_use.h"
 #include "master/fields.h"
@@ -61,7 +62,7 @@ resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
 		check_names(rel, "fields", chosen);
 		for (int i = 0; i < relation->nkeys; i++)
 		{
-			if (!cqrs_columns_have(chosen, relation->keys[i].column))
+			if (!cqrs_strings_have(chosen, relation->keys[i].column))
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("primary key column \"%s\" is not among the fields of master \"%s\"",
@@ -79,18 +80,19 @@ resolve_fields(Relation rel, Relation root, const CqrsRelation *relation,
 
 		if (att->attisdropped ||
 			(chosen != NIL &&
-			 !cqrs_columns_have(chosen, NameStr(att->attname))))
+			 !cqrs_strings_have(chosen, NameStr(att->attname))))
 			continue;
 		master->fields[master->nfields++] =
 			make_field(rel, NameStr(att->attname), row);
 	}
 	for (int i = 0; i < lengthof(last); i++)
 	{
-		if (chosen != NIL && !cqrs_columns_have(chosen, last[i]))
+		if (chosen != NIL && !cqrs_strings_have(chosen, last[i]))
 			master->fields[master->nfields++] = make_field(rel, last[i], row);
 	}
 }
 
+/* Set master->tracks, and the columns that it tracks. */
 static void
 resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
 					   CqrsMaster *master)
@@ -113,12 +115,13 @@ resolve_tracked_fields(Relation rel, Relation root, const CqrsMasterRow *row,
 
 		if (att->attisdropped)
 			continue;
-		if (all || cqrs_columns_have(chosen, NameStr(att->attname)))
+		if (all || cqrs_strings_have(chosen, NameStr(att->attname)))
 			master->tracked[master->ntracked++] =
 				make_field(rel, NameStr(att->attname), row);
 	}
 }
 
+/* Raise an error if the option names a column that the table lacks. */
 static void
 check_field_map(Relation rel, const CqrsMasterRow *row)
 {

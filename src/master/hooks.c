@@ -4,16 +4,20 @@
  *	  Users' functions that take part in making messages, looked up.
  *
  * The name of a function is looked up once, and again after any change in
- * pg_proc.  The hooks of a master are kept with the master in the cache of
- * relation.c, the functions of settings here.
+ * pg_proc.  What was looked up has the state of a call (in FmgrInfo, and in the
+ * compiled sync_when), so it serves one call at a time.  A hook can lead to a
+ * call of the same hook: a serializer may call cqrs_to_json() of its master.
+ * So hooks are taken for a call and given back after it.  The inner call finds
+ * none, and looks them up for itself.
+ *
+ * Those that nobody has taken wait in a list: that of a master in the cache of
+ * relation.c, those of settings here.  While they are taken, they belong to
+ * the (sub)transaction, whose failure frees them with the half-done call that
+ * they have the state of.
  *
  * Hooks must be STABLE or IMMUTABLE.  hook.c ensures that they do not write
  * while they run.  They must have one of some exact signatures, and the owner
  * of the table must be allowed to call them.
- *
- * A cached result is built in the caller's memory context, and moved to its
- * final context when it is complete: after an error the previous result
- * remains.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,34 +35,38 @@
 #define STABLE_BECAUSE \
 	"The function runs while a transaction commits and must not change data."
 
-/* A function that a setting names, for the owner of the table last used. */
-typedef struct SettingHook
+/* How many wait in a list: an inner call in an inner call is rare. */
+#define MAX_IDLE	3
+
+/* What is required of the function of an option. */
+typedef struct HookKind
 {
-	MemoryContext context;		/* NULL: not looked up */
-	uint64		generation;
-	Oid			owner;
-	CqrsFunction hook;
-} SettingHook;
+	CqrsFunctionKind kind;
+	CqrsSignature signatures[4];
+} HookKind;
 
-static SettingHook meta_setting;
-static SettingHook correlation_setting;
+static CqrsHooks *idle_meta = NULL;
+static CqrsHooks *idle_correlation = NULL;
 
+static CqrsHooks *take_idle(CqrsHooks **idle, const char *setting, Oid owner);
+static CqrsHooks *make(CqrsHooks **idle, MemoryContext home, Oid owner);
+static CqrsHooks *take_setting(CqrsHooks **idle, const char *name,
+							   const char *role,
+							   const CqrsSignature *signature, Oid owner);
 static void look_up_hooks(const CqrsRelation *relation, CqrsMaster *master,
 						  CqrsHooks *hooks);
 static int	find_hook(CqrsFunction *hook, CqrsOption option, const char *name,
 					  Oid root, Oid owner);
-static CqrsFunction *setting_hook(SettingHook *setting, const char *name,
-								  const char *role,
-								  const CqrsSignature *signature, Oid owner);
+static const CqrsFunctionKind *kind_of(HookKind *result, CqrsOption option,
+									   Oid root);
 
-struct CqrsHooks *
-cqrs_hooks_of(const CqrsRelation *relation, CqrsMaster *master)
+CqrsHooks *
+cqrs_hooks_take(const CqrsRelation *relation, CqrsMaster *master)
 {
-	CqrsHooks  *hooks = master->hooks;
-	MemoryContext context;
+	CqrsHooks  *hooks = take_idle(&master->hooks, NULL, relation->owner);
 	MemoryContext caller;
 
-	if (hooks != NULL && hooks->generation == cqrs_function_generation())
+	if (hooks != NULL)
 		return hooks;
 
 	/* Later callers reuse what is looked up and folded here. */
@@ -67,41 +75,47 @@ cqrs_hooks_of(const CqrsRelation *relation, CqrsMaster *master)
 		elog(ERROR, "hooks of master \"%s\" are looked up without the rights of its owner",
 			 master->cqrs_id);
 
-	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs hooks",
-									ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	hooks = palloc0(sizeof(CqrsHooks));
-	hooks->context = context;
-	hooks->generation = cqrs_function_generation();
+	hooks = make(&master->hooks, GetMemoryChunkContext(master),
+				 relation->owner);
+	caller = MemoryContextSwitchTo(hooks->context);
 	look_up_hooks(relation, master, hooks);
 	MemoryContextSwitchTo(caller);
-
-	/* A caller further up the stack may still use the old hooks. */
-	if (master->hooks != NULL)
-		MemoryContextSetParent(master->hooks->context, TopTransactionContext);
-	MemoryContextSetParent(context, GetMemoryChunkContext(master));
-	master->hooks = hooks;
 	return hooks;
 }
 
-CqrsFunction *
-cqrs_hooks_meta_setting(Oid owner)
+CqrsHooks *
+cqrs_hooks_take_meta_setting(Oid owner)
 {
 	static const CqrsSignature signature = {4, {TEXTOID, TEXTOID, JSONBOID, JSONBOID}, JSONBOID};
 
-	return setting_hook(&meta_setting, cqrs_meta_function,
-						"cqrs.meta_function", &signature,
-						owner);
+	return take_setting(&idle_meta, cqrs_meta_function, "cqrs.meta_function",
+						&signature, owner);
 }
 
-CqrsFunction *
-cqrs_hooks_correlation_setting(Oid owner)
+CqrsHooks *
+cqrs_hooks_take_correlation_setting(Oid owner)
 {
 	static const CqrsSignature signature = {4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}, TEXTOID};
 
-	return setting_hook(&correlation_setting, cqrs_correlation_function,
-						"cqrs.correlation_function",
-						&signature, owner);
+	return take_setting(&idle_correlation, cqrs_correlation_function,
+						"cqrs.correlation_function", &signature, owner);
+}
+
+void
+cqrs_hooks_give_back(CqrsHooks *hooks)
+{
+	int			nidle = 0;
+
+	for (CqrsHooks *other = *hooks->idle; other != NULL; other = other->next)
+		nidle++;
+	if (nidle >= MAX_IDLE)
+	{
+		MemoryContextDelete(hooks->context);
+		return;
+	}
+	MemoryContextSetParent(hooks->context, hooks->home);
+	hooks->next = *hooks->idle;
+	*hooks->idle = hooks;
 }
 
 void
@@ -145,6 +159,24 @@ static int
 find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 		  Oid owner)
 {
+	HookKind	hook_kind;
+
+	return cqrs_function_find(hook, name, kind_of(&hook_kind, option, root),
+							  owner);
+}
+
+Oid
+cqrs_hooks_function(CqrsOption option, const char *name, Oid root)
+{
+	HookKind	hook_kind;
+
+	return cqrs_function_oid(name, kind_of(&hook_kind, option, root));
+}
+
+/* What is required of the function of an option, as part of *result. */
+static const CqrsFunctionKind *
+kind_of(HookKind *result, CqrsOption option, Oid root)
+{
 	Oid			row = get_rel_type_id(root);
 	Oid			rows = get_array_type(row);
 	const CqrsSignature serializers[] = {
@@ -156,33 +188,78 @@ find_hook(CqrsFunction *hook, CqrsOption option, const char *name, Oid root,
 	CqrsFunctionKind kind = {
 		.role = cqrs_options_master.infos[option].name,
 		.nsignatures = 1,
-		.signatures = option == CQRS_OPTION_META ? &meta : &delete_data,
+		.signatures = result->signatures,
 		.stable = STABLE_BECAUSE
 	};
 
+	StaticAssertStmt(sizeof(serializers) == sizeof(result->signatures),
+					 "HookKind has room for all signatures");
 	if (option == CQRS_OPTION_SERIALIZER)
 	{
 		kind.nsignatures = lengthof(serializers);
-		kind.signatures = serializers;
 		kind.others = "A serializer may return json as well, or take an array of rows and return an array.";
+		memcpy(result->signatures, serializers, sizeof(serializers));
 	}
-	return cqrs_function_find(hook, name, &kind, owner);
+	else
+		result->signatures[0] = option == CQRS_OPTION_META ? meta : delete_data;
+	result->kind = kind;
+	return &result->kind;
 }
 
 /*
- * The function that a setting names, looked up again if the setting, the owner
- * or any function has changed.
+ * Take hooks from a list; NULL if there are none.  Those that were looked up for
+ * another owner or another value of the setting, or before a function has
+ * changed, are freed.  "setting" is NULL for the hooks of a master.
  */
-static CqrsFunction *
-setting_hook(SettingHook *setting, const char *name, const char *role,
+static CqrsHooks *
+take_idle(CqrsHooks **idle, const char *setting, Oid owner)
+{
+	uint64		generation = cqrs_function_generation();
+	CqrsHooks  *hooks;
+
+	/* Hooks may lead to themselves without end. */
+	check_stack_depth();
+
+	while ((hooks = *idle) != NULL)
+	{
+		*idle = hooks->next;
+		if (hooks->generation == generation && hooks->owner == owner &&
+			(setting == NULL || strcmp(hooks->setting.name, setting) == 0))
+		{
+			MemoryContextSetParent(hooks->context, CurTransactionContext);
+			return hooks;
+		}
+		MemoryContextDelete(hooks->context);
+	}
+	return NULL;
+}
+
+/*
+ * Hooks without functions, taken.  If a function changes while they are looked
+ * up, they are looked up anew when they are taken again.
+ */
+static CqrsHooks *
+make(CqrsHooks **idle, MemoryContext home, Oid owner)
+{
+	MemoryContext context = AllocSetContextCreate(CurTransactionContext,
+												  "cqrs hooks",
+												  ALLOCSET_SMALL_SIZES);
+	CqrsHooks  *hooks = MemoryContextAllocZero(context, sizeof(CqrsHooks));
+
+	hooks->context = context;
+	hooks->generation = cqrs_function_generation();
+	hooks->owner = owner;
+	hooks->idle = idle;
+	hooks->home = home;
+	return hooks;
+}
+
+static CqrsHooks *
+take_setting(CqrsHooks **idle, const char *name, const char *role,
 			 const CqrsSignature *signature, Oid owner)
 {
-	MemoryContext context;
+	CqrsHooks  *hooks = take_idle(idle, name, owner);
 	MemoryContext caller;
-	CqrsFunction hook;
-
-	/* Before the lookup: a change during the lookup must invalidate it. */
-	uint64		generation = cqrs_function_generation();
 	CqrsFunctionKind kind = {
 		.role = role,
 		.nsignatures = 1,
@@ -190,22 +267,11 @@ setting_hook(SettingHook *setting, const char *name, const char *role,
 		.stable = STABLE_BECAUSE
 	};
 
-	if (setting->context != NULL && setting->generation == generation &&
-		setting->owner == owner && strcmp(setting->hook.name, name) == 0)
-		return &setting->hook;
-
-	context = AllocSetContextCreate(CurrentMemoryContext, "cqrs hooks",
-									ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	(void) cqrs_function_find(&hook, name, &kind, owner);
+	if (hooks != NULL)
+		return hooks;
+	hooks = make(idle, TopMemoryContext, owner);
+	caller = MemoryContextSwitchTo(hooks->context);
+	(void) cqrs_function_find(&hooks->setting, name, &kind, owner);
 	MemoryContextSwitchTo(caller);
-
-	if (setting->context != NULL)
-		MemoryContextSetParent(setting->context, TopTransactionContext);
-	MemoryContextSetParent(context, TopMemoryContext);
-	setting->context = context;
-	setting->generation = generation;
-	setting->owner = owner;
-	setting->hook = hook;
-	return &setting->hook;
+	return hooks;
 }

@@ -119,6 +119,7 @@ cqrs_loaded_forget(const char *cqrs_id)
 	}
 }
 
+/* Note a master of the current subtransaction. */
 static void
 add(const char *cqrs_id)
 {

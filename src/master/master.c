@@ -103,6 +103,7 @@ cqrs_master_delete(const char *cqrs_id)
 	cqrs_definition_delete(&kind, cqrs_id);
 }
 
+/* What define/definition.c needs to know of cqrs.master. */
 static CqrsDefinitionKind
 kind_of_masters(void)
 {

@@ -45,6 +45,7 @@ cqrs_row_check(Relation rel, const CqrsRelation *relation, const CqrsRow *row)
 	check_not_null(rel, relation->updated, row);
 }
 
+/* Raise an error if the row lacks a column that messages need. */
 static void
 check_not_null(Relation rel, AttrNumber attnum, const CqrsRow *row)
 {

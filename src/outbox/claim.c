@@ -154,6 +154,7 @@ compare(const void *a, const void *b)
 	return first < second ? -1 : first > second;
 }
 
+/* Another database gets the slot: it claims nothing yet. */
 static void
 reset(void *element)
 {

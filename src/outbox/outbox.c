@@ -146,6 +146,7 @@ init_writer(void *element)
 	pg_atomic_init_u32(&((SharedWriter *) element)->segment, 0);
 }
 
+/* Another database gets the slot: its first writer finds out the next batch. */
 static void
 reset_writer(void *element)
 {

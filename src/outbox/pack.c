@@ -164,6 +164,7 @@ cqrs_pack_next(CqrsPackReader *reader, CqrsMessage *message)
 	return true;
 }
 
+/* Read on by an integer.  Raises an error if the pack has none here. */
 static int
 read_int(CqrsPackReader *reader)
 {
@@ -175,6 +176,7 @@ read_int(CqrsPackReader *reader)
 	return value;
 }
 
+/* The same by a string, which stays a part of the pack. */
 static const char *
 read_string(CqrsPackReader *reader)
 {
@@ -187,6 +189,7 @@ read_string(CqrsPackReader *reader)
 	return string;
 }
 
+/* Raise an error unless the pack has so many bytes more. */
 static void
 check_length(const CqrsPackReader *reader, Size length)
 {
@@ -251,6 +254,10 @@ cqrs_sql_unpack(PG_FUNCTION_ARGS)
 													  values, nulls)));
 }
 
+/*
+ * Find the columns of the result, in which parts of a message may be missing.
+ * An error if the result has other columns.
+ */
 static Unpacking *
 begin_unpacking(TupleDesc desc)
 {
@@ -272,6 +279,9 @@ begin_unpacking(TupleDesc desc)
 	return unpacking;
 }
 
+/*
+ * Fill in a row of the result.  Raises an error for a text that is not valid.
+ */
 static void
 unpack_message(const Unpacking *unpacking, const CqrsMessage *message,
 			   Datum *values, bool *nulls)

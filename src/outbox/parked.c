@@ -5,7 +5,7 @@
  *
  * There are three kinds.  Messages that a user's function has failed to make,
  * where the master has on_error "park", are written in the transaction that
- * changed the row (capture/resolve.c).  Messages that the broker rejects
+ * changed the row (compose.c, park()).  Messages that the broker rejects
  * because of their content or size are written by the publisher.  Messages
  * whose route does not work are written by cqrs_park_held(), and by the
  * publisher if their master is gone.  Rows of cqrs.parked are written
@@ -22,6 +22,7 @@
 #include "catalog/indexing.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -80,6 +81,7 @@ cqrs_parked_insert(const CqrsMessage *message, const char *error,
 	insert(message, CQRS_PARK_HOOK, error, row);
 }
 
+/* Add a message to cqrs.parked.  "row" is its row as JSON, or NULL. */
 static void
 insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
 	   const char *row)
@@ -111,6 +113,7 @@ insert(const CqrsMessage *message, CqrsParkReason reason, const char *error,
 	table_close(parked, RowExclusiveLock);
 }
 
+/* The number of the column of cqrs.parked that has a part of messages. */
 static int
 column_of(const CqrsMessagePart *part, TupleDesc desc)
 {
@@ -169,6 +172,7 @@ cqrs_parked_read(Relation rel, CqrsParked *parked)
 	return found;
 }
 
+/* Fill in from a row of cqrs.parked; texts are in the current context. */
 static void
 fill(CqrsParked *parked, Relation rel, HeapTuple tuple)
 {
@@ -228,6 +232,7 @@ cqrs_parked_follow(const char *cqrs_id, const char *from, const char *to)
 	table_close(rel, RowExclusiveLock);
 }
 
+/* Write the row of a parked message, JSON, which has changed. */
 static void
 update_row(Relation parked, HeapTuple tuple, const char *row)
 {
@@ -321,6 +326,34 @@ end_of_value(const char *value)
 		next++;
 	}
 	return next;
+}
+
+bool
+cqrs_parked_has(const char *cqrs_id)
+{
+	Relation	rel = table_open(cqrs_objects_get(false)->parked,
+								 AccessShareLock);
+	int			column = SPI_fnumber(RelationGetDescr(rel), "cqrs_id");
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan(rel, InvalidOid, false, &dirty, 0, NULL);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		found = strcmp(TextDatumGetCString(heap_getattr(tuple, column,
+														RelationGetDescr(rel),
+														&isnull)),
+					   cqrs_id) == 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 /*

@@ -68,6 +68,9 @@ extern bool cqrs_parked_read(Relation rel, CqrsParked *parked);
 extern void cqrs_parked_follow(const char *cqrs_id, const char *from,
 							   const char *to);
 
+/* Whether a message of a master is parked, or being parked. */
+extern bool cqrs_parked_has(const char *cqrs_id);
+
 /* The highest id of a parked message, visible or not; -1 if there is none. */
 extern int64 cqrs_parked_max_id(void);
 

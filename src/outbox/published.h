@@ -40,6 +40,7 @@ extern void cqrs_published_count_commit(void);
  */
 extern uint64 cqrs_published_commits(int slot);
 
+/* The mark of this session's last commit with messages. */
 extern CqrsMark cqrs_published_mark(void);
 
 /*

@@ -52,13 +52,17 @@ struct CqrsOutboxScan
 {
 	int64		from;
 	int64		to;
+	SnapshotData dirty;			/* of cqrs_scan_begin_dirty() */
 	SegmentScan segments[CQRS_SEGMENTS];
 	SegmentScan *last;			/* of the last message, or NULL */
 	TransactionId last_xid;		/* its commit was looked up last */
 	XLogRecPtr	commit_lsn;		/* the highest one that may not be flushed */
 };
 
-static void segment_scan_begin(CqrsOutboxScan *scan, int segment);
+static CqrsOutboxScan *begin(CqrsOutboxScan *scan, int64 from, int64 to,
+							 Snapshot snapshot);
+static void segment_scan_begin(CqrsOutboxScan *scan, int segment,
+							   Snapshot snapshot);
 static void segment_scan_next(const CqrsOutboxScan *scan,
 							  SegmentScan *segment);
 static bool segment_scan_row(SegmentScan *segment);
@@ -66,12 +70,26 @@ static bool segment_scan_row(SegmentScan *segment);
 CqrsOutboxScan *
 cqrs_scan_begin(int64 from, int64 to)
 {
+	return begin(palloc0(sizeof(CqrsOutboxScan)), from, to,
+				 GetActiveSnapshot());
+}
+
+CqrsOutboxScan *
+cqrs_scan_begin_dirty(int64 from, int64 to)
+{
 	CqrsOutboxScan *scan = palloc0(sizeof(CqrsOutboxScan));
 
+	InitDirtySnapshot(scan->dirty);
+	return begin(scan, from, to, &scan->dirty);
+}
+
+static CqrsOutboxScan *
+begin(CqrsOutboxScan *scan, int64 from, int64 to, Snapshot snapshot)
+{
 	scan->from = from;
 	scan->to = to;
 	for (int i = 0; i < CQRS_SEGMENTS; i++)
-		segment_scan_begin(scan, i);
+		segment_scan_begin(scan, i, snapshot);
 	return scan;
 }
 
@@ -137,7 +155,7 @@ cqrs_scan_flush_wal(CqrsOutboxScan *scan)
 
 /* Open a segment, and go to its first message of the scan. */
 static void
-segment_scan_begin(CqrsOutboxScan *scan, int segment)
+segment_scan_begin(CqrsOutboxScan *scan, int segment, Snapshot snapshot)
 {
 	SegmentScan *result = &scan->segments[segment];
 	ScanKeyData keys[2];
@@ -154,8 +172,7 @@ segment_scan_begin(CqrsOutboxScan *scan, int segment)
 	ScanKeyInit(&keys[1], SEGMENT_ID, BTLessEqualStrategyNumber,
 				F_INT8LE, Int64GetDatum(scan->to));
 	result->scan = systable_beginscan_ordered(result->segment, result->index,
-											  GetActiveSnapshot(),
-											  lengthof(keys), keys);
+											  snapshot, lengthof(keys), keys);
 	result->context = AllocSetContextCreate(CurrentMemoryContext,
 											"cqrs outbox pack",
 											ALLOCSET_DEFAULT_SIZES);

@@ -19,6 +19,12 @@ typedef struct CqrsOutboxScan CqrsOutboxScan;
  * snapshot.  The strings of a message last until the next call.
  */
 extern CqrsOutboxScan *cqrs_scan_begin(int64 from, int64 to);
+
+/*
+ * The same with the messages of open transactions, under no snapshot: to find out
+ * whether there are any, not to send them.
+ */
+extern CqrsOutboxScan *cqrs_scan_begin_dirty(int64 from, int64 to);
 extern bool cqrs_scan_next(CqrsOutboxScan *scan, CqrsMessage *message);
 extern void cqrs_scan_end(CqrsOutboxScan *scan);
 

@@ -138,6 +138,7 @@ cqrs_skipped_forget(int64 watermark)
 	table_close(skipped, RowExclusiveLock);
 }
 
+/* Rows whose ids compare to "id" as the operator says, in ascending order. */
 static SysScanDesc
 begin_scan(Relation skipped, StrategyNumber strategy, RegProcedure operator,
 		   int64 id)

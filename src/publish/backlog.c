@@ -44,6 +44,7 @@
 #include "base/guc.h"
 #include "base/home.h"
 #include "base/objects.h"
+#include "base/once.h"
 #include "base/timing.h"
 #include "outbox/parked.h"
 #include "outbox/published.h"
@@ -87,6 +88,8 @@ struct CqrsBacklog
 	bool		recycle;		/* the watermark has moved since segments were
 								 * last looked at */
 	TimestampTz recycled_at;
+
+	CqrsQuota	quota;			/* log messages about parked messages */
 };
 
 static bool look_is_due(const CqrsBacklog *backlog);
@@ -116,6 +119,7 @@ cqrs_backlog_create(const CqrsWorker *worker, CqrsWindow *window,
 	backlog->worker = worker;
 	backlog->window = window;
 	backlog->holds = holds;
+	backlog->quota.about = "parked messages";
 	backlog->saved_watermark = cqrs_outbox_watermark();
 	backlog->reader = cqrs_reader_create(worker,
 										 cqrs_lane_begin(worker,
@@ -131,6 +135,7 @@ void
 cqrs_backlog_reload(CqrsBacklog *backlog)
 {
 	backlog->calls = cqrs_worker_calls(backlog->worker) - 1;
+	cqrs_quota_renew(&backlog->quota);
 }
 
 bool
@@ -284,6 +289,7 @@ look_is_due(const CqrsBacklog *backlog)
 	return backlog->calls != cqrs_worker_calls(backlog->worker);
 }
 
+/* Whether there is room in the window, and something new to read. */
 static bool
 read_is_due(const CqrsBacklog *backlog, bool connected)
 {
@@ -297,6 +303,7 @@ read_is_due(const CqrsBacklog *backlog, bool connected)
 							 HOLE_INTERVAL_MS) == 0);
 }
 
+/* Whether this lane has a watermark to save, and may save it again. */
 static bool
 save_is_due(const CqrsBacklog *backlog)
 {
@@ -350,9 +357,10 @@ park_refused(CqrsBacklog *backlog)
 	if (skip == CQRS_SKIP_BUSY)
 		return false;
 	ForceSyncCommit();
-	ereport(LOG,
-			(errmsg("a message of master \"%s\" is parked: %s",
-					outgoing->cqrs_id, outgoing->refusal)));
+	if (cqrs_quota_take(&backlog->quota))
+		ereport(LOG,
+				(errmsg("a message of master \"%s\" is parked: %s",
+						outgoing->cqrs_id, outgoing->refusal)));
 	return true;
 }
 
@@ -440,6 +448,7 @@ read_settings(CqrsBacklog *backlog)
 												identity.data);
 }
 
+/* Look whether the masters are another database's.  Needs a transaction. */
 static void
 look_for_copy(CqrsBacklog *backlog)
 {
@@ -453,6 +462,7 @@ look_for_copy(CqrsBacklog *backlog)
 	backlog->restored = restored;
 }
 
+/* Read what is visible now into the window; nothing in a copy. */
 static void
 read_outbox(CqrsBacklog *backlog)
 {
@@ -469,6 +479,7 @@ read_outbox(CqrsBacklog *backlog)
 		cqrs_reader_read(backlog->reader, backlog->window);
 }
 
+/* In a transaction: save the watermark of all lanes, if it has changed. */
 static void
 save_watermark(CqrsBacklog *backlog)
 {
@@ -495,6 +506,7 @@ recycle_is_due(const CqrsBacklog *backlog)
 							RECYCLE_INTERVAL_MS) == 0;
 }
 
+/* In a transaction, as its last step: empty segments that are published. */
 static void
 recycle_segments(CqrsBacklog *backlog)
 {

@@ -101,12 +101,13 @@ cqrs_hold_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 }
 
 bool
-cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id)
+cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id, CqrsQuota *quota)
 {
 	CqrsHold   *hold = find(holds, cqrs_id);
 
 	if (hold == NULL || hold->logged ||
-		cqrs_until_after_ms(hold->logged_at, LOG_INTERVAL_MS) > 0)
+		cqrs_until_after_ms(hold->logged_at, LOG_INTERVAL_MS) > 0 ||
+		!cqrs_quota_take(quota))
 		return false;
 	hold->logged = true;
 	hold->logged_at = GetCurrentTimestamp();
@@ -367,6 +368,7 @@ hold_master(CqrsHolds *holds, const CqrsWindow *window, const char *cqrs_id,
 	return true;
 }
 
+/* Add a hold, which begins with message "id".  There is none of the master. */
 static CqrsHold *
 create(CqrsHolds *holds, const char *cqrs_id, int64 id)
 {
@@ -385,6 +387,7 @@ create(CqrsHolds *holds, const char *cqrs_id, int64 id)
 	return hold;
 }
 
+/* The hold of a master, or NULL. */
 static CqrsHold *
 find(const CqrsHolds *holds, const char *cqrs_id)
 {
@@ -405,6 +408,7 @@ is_clear(const CqrsHold *hold, const CqrsWindow *window)
 		cqrs_window_confirmed_total(window) == cqrs_window_end(window);
 }
 
+/* Free the probe, which no hold has any more. */
 static void
 forget_probe(CqrsHolds *holds)
 {

@@ -12,6 +12,8 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+
+#include "base/once.h"
 #include "publish/window.h"
 
 typedef enum CqrsHoldState
@@ -51,6 +53,7 @@ typedef struct CqrsHolds
 	TimestampTz probe_at;		/* no probe before this */
 } CqrsHolds;
 
+/* No holds yet, in TopMemoryContext. */
 extern CqrsHolds *cqrs_hold_create(void);
 
 /*
@@ -66,10 +69,11 @@ extern void cqrs_hold_add_unproven(CqrsHolds *holds, const CqrsWindow *window,
 
 /*
  * Whether the caller is to log now that a master is held.  Each hold is logged
- * once at most, and each master once a minute at most.  A hold counts as
- * logged once this has returned true.
+ * once at most, and each master once a minute at most, if the quota allows it.
+ * A hold counts as logged once this has returned true.
  */
-extern bool cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id);
+extern bool cqrs_hold_should_log(CqrsHolds *holds, const char *cqrs_id,
+								 CqrsQuota *quota);
 
 /*
  * Whether a message that has been read has to stay out of the window.  If
@@ -81,6 +85,7 @@ extern bool cqrs_hold_keep(CqrsHolds *holds, const CqrsWindow *window,
 /* Have a master wait longer than it did last time. */
 extern void cqrs_hold_put_off(CqrsHolds *holds, CqrsHold *hold);
 
+/* End a hold, which is not PROBING. */
 extern void cqrs_hold_remove(CqrsHolds *holds, CqrsHold *hold);
 
 /* Whether a hold, or any hold, has something to do now. */

@@ -245,6 +245,10 @@ may_connect(const CqrsLink *link, bool paused)
 		 cqrs_lane_lease(link->worker) == CQRS_LEASE_HELD);
 }
 
+/*
+ * Connect with the lease.  If that fails, there is no connection, and the next
+ * attempt is scheduled.
+ */
 static void
 open_connection(CqrsLink *link)
 {
@@ -320,6 +324,9 @@ vacant_leases(const CqrsLink *link)
 	return leases;
 }
 
+/*
+ * Close the connection; messages that were not confirmed are to be sent again.
+ */
 static void
 close_connection(CqrsLink *link, bool politely)
 {

@@ -111,6 +111,10 @@ probe_taken(CqrsLink *link)
 	link->probe = CQRS_STEP_NONE;
 }
 
+/*
+ * The broker did not take the probe.  If the message is to blame, it is to be
+ * parked; else its master stays held.
+ */
 static void
 probe_refused(CqrsLink *link, CqrsBlame blame, const char *reason)
 {
@@ -127,6 +131,7 @@ probe_refused(CqrsLink *link, CqrsBlame blame, const char *reason)
 	tell_held(link, cqrs_id, reason);
 }
 
+/* Note an ACK, and what follows from it for the connection. */
 static void
 messages_confirmed(CqrsLink *link, const CqrsEvent *event)
 {
@@ -269,10 +274,12 @@ cqrs_link_hold_master(CqrsLink *link, const CqrsOutgoing *message, const char *r
 		tell_held(link, cqrs_id, reason);
 }
 
+/* Show why a master is held, in views and, if it is time, in the log. */
 static void
 tell_held(CqrsLink *link, const char *cqrs_id, const char *reason)
 {
 	cqrs_worker_set_error(psprintf("master \"%s\": %s", cqrs_id, reason));
-	if (cqrs_hold_should_log(link->holds, cqrs_id))
+	if (cqrs_hold_should_log(link->holds, cqrs_id,
+							 cqrs_link_log_quota(link->log)))
 		cqrs_link_log_held(cqrs_id, reason);
 }

@@ -5,7 +5,8 @@
  *
  * Events that can repeat are logged once, since a broker in trouble would fill
  * the log otherwise: a failure until a connection has lasted, blocking for a
- * time, lost messages until the settings are reloaded.
+ * time, lost messages until the settings are reloaded.  All together have a
+ * quota, because the broker decides what they say, and how many they are.
  *
  * Each failure, logged or not, also becomes the last error of the lane
  * (cqrs.stats, cqrs.lanes).
@@ -38,6 +39,7 @@ struct CqrsLinkLog
 	CqrsOnce	blocks;			/* reasons that were logged */
 	TimestampTz blocks_since;	/* when they were last forgotten */
 	CqrsOnce	unroutable;		/* masters whose lost messages were logged */
+	CqrsQuota	quota;			/* of all these messages */
 };
 
 CqrsLinkLog *
@@ -47,6 +49,7 @@ cqrs_link_log_create(void)
 											  sizeof(CqrsLinkLog));
 
 	log->tell_connected = true;
+	log->quota.about = "the broker";
 	return log;
 }
 
@@ -55,6 +58,7 @@ cqrs_link_log_reload(CqrsLinkLog *log)
 {
 	cqrs_once_forget(&log->failures);
 	cqrs_once_forget(&log->unroutable);
+	cqrs_quota_renew(&log->quota);
 	log->tell_connected = true;
 }
 
@@ -63,7 +67,7 @@ cqrs_link_log_connected(CqrsLinkLog *log, const char *url,
 						const char *exchange)
 {
 	log->connected_at = GetCurrentTimestamp();
-	if (log->tell_connected)
+	if (log->tell_connected && cqrs_quota_take(&log->quota))
 		ereport(LOG,
 				(errmsg("cqrs publisher connected to \"%s\", exchange \"%s\"",
 						cqrs_url_mask(url), exchange)));
@@ -77,7 +81,7 @@ cqrs_link_log_failure(CqrsLinkLog *log, const char *reason, bool connected)
 	cqrs_worker_set_error(reason);
 	if (connected && cqrs_until_after_ms(log->connected_at, LASTING_MS) == 0)
 		cqrs_once_forget(&log->failures);
-	if (cqrs_once_note(&log->failures, reason))
+	if (!cqrs_quota_take_once(&log->quota, &log->failures, reason))
 		return;
 	log->tell_connected = true;
 	ereport(LOG,
@@ -90,6 +94,8 @@ void
 cqrs_link_log_standby(CqrsLinkLog *log, const char *reason)
 {
 	cqrs_worker_set_error(reason);
+	if (!cqrs_quota_take(&log->quota))
+		return;
 	ereport(LOG,
 			(errmsg("cqrs publisher stands by, because another publisher of this database is connected to the broker"),
 			 errdetail("The broker says: %s", reason),
@@ -105,7 +111,8 @@ cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 		cqrs_once_forget(&log->blocks);
 		log->blocks_since = GetCurrentTimestamp();
 	}
-	log->blocked_logged = !cqrs_once_note(&log->blocks, reason);
+	log->blocked_logged = cqrs_quota_take_once(&log->quota, &log->blocks,
+											   reason);
 	if (log->blocked_logged)
 		ereport(LOG,
 				(errmsg("cqrs publisher is blocked by the broker: %s",
@@ -116,7 +123,7 @@ cqrs_link_log_blocked(CqrsLinkLog *log, const char *reason)
 void
 cqrs_link_log_unblocked(CqrsLinkLog *log)
 {
-	if (log->blocked_logged)
+	if (log->blocked_logged && cqrs_quota_take(&log->quota))
 		ereport(LOG,
 				(errmsg("cqrs publisher is no longer blocked by the broker")));
 }
@@ -126,7 +133,8 @@ void
 cqrs_link_log_returned(CqrsLinkLog *log, const CqrsOutgoing *message,
 					   const char *exchange)
 {
-	if (cqrs_once_note(&log->unroutable, message->cqrs_id))
+	if (!cqrs_quota_take_once(&log->quota, &log->unroutable,
+							  message->cqrs_id))
 		return;
 	ereport(LOG,
 			(errmsg("no queue is bound for messages with routing key \"%s\"",
@@ -135,6 +143,12 @@ cqrs_link_log_returned(CqrsLinkLog *log, const CqrsOutgoing *message,
 			 errhint("Start a replica that binds its queue to exchange \"%s\", or set \"cqrs.unroutable\" to \"keep\".",
 					 message->exchange != NULL ? message->exchange :
 					 exchange)));
+}
+
+CqrsQuota *
+cqrs_link_log_quota(CqrsLinkLog *log)
+{
+	return &log->quota;
 }
 
 void

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "base/once.h"
 #include "publish/window.h"
 
 typedef struct CqrsLinkLog CqrsLinkLog;
@@ -44,8 +45,10 @@ extern void cqrs_link_log_returned(CqrsLinkLog *log,
 								   const char *exchange);
 
 /*
- * A master is held.  The caller decides whether to log it: cqrs_hold_should_log().
+ * A master is held.  The caller decides whether to log it, by
+ * cqrs_hold_should_log() and this quota.
  */
+extern CqrsQuota *cqrs_link_log_quota(CqrsLinkLog *log);
 extern void cqrs_link_log_held(const char *cqrs_id, const char *reason);
 
 #endif							/* CQRS_LINK_LOG_H */

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "base/guc.h"
+#include "base/limits.h"
 #include "base/timing.h"
 #include "publish/link.h"
 #include "publish/link_parts.h"
@@ -26,8 +27,8 @@
 
 /* The most messages that are sent before confirms are read. */
 #define SEND_TURN			200
-/* An exchange and a routing key of at most 255 bytes each, and a length. */
-#define ROUTE_BYTES			516
+/* An exchange and a routing key, and a length. */
+#define ROUTE_BYTES			(2 * CQRS_SHORTSTR_BYTES + 6)
 /*
  * The most proven routes that are remembered.  Owners of tables choose exchanges
  * and routing keys, so their number has no limit of its own.
@@ -103,6 +104,7 @@ may_send(const CqrsLink *link)
 		cqrs_window_unconfirmed(link->window) < window;
 }
 
+/* The exchange that a message goes to. */
 static const char *
 exchange_of(const CqrsLink *link, const CqrsOutgoing *message)
 {
@@ -142,6 +144,10 @@ may_probe(const CqrsLink *link)
 	return false;
 }
 
+/*
+ * The next step of the probe that waits, if may_probe(): declare its exchange,
+ * then send it.
+ */
 static void
 send_probe(CqrsLink *link)
 {
@@ -164,6 +170,10 @@ send_probe(CqrsLink *link)
 	}
 }
 
+/*
+ * The message as the transport takes it, with the present time in it.  Texts
+ * stay the message's, apart from the id.
+ */
 static CqrsEnvelope
 make_envelope(CqrsLink *link, CqrsOutgoing *message)
 {
@@ -181,6 +191,7 @@ make_envelope(CqrsLink *link, CqrsOutgoing *message)
 	return envelope;
 }
 
+/* Whether the route of a message needs no probe. */
 static bool
 is_proven(const CqrsLink *link, const CqrsOutgoing *message)
 {

@@ -13,20 +13,27 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
-#include "base/exchange.h"
+#include "base/caught.h"
 #include "base/guc.h"
+#include "base/limits.h"
 #include "broker/transport.h"
 #include "publish/outgoing.h"
+
+/* A message that is to be built, and what it becomes. */
+typedef struct Building
+{
+	const CqrsMessage *message;
+	MemoryContext context;
+	CqrsOutgoing *outgoing;
+} Building;
 
 static bool is_too_large(const CqrsMessage *message, char **error);
 static CqrsOutgoing *try_to_build(const CqrsMessage *message,
 								  MemoryContext context, char **error);
+static void do_build(void *arg);
 static CqrsOutgoing *build(const CqrsMessage *message, MemoryContext context);
 static int	find_properties(const CqrsMessage *message,
 							CqrsProperty *properties, Size *size);
@@ -73,36 +80,26 @@ is_too_large(const CqrsMessage *message, char **error)
 static CqrsOutgoing *
 try_to_build(const CqrsMessage *message, MemoryContext context, char **error)
 {
-	CqrsOutgoing *volatile outgoing = NULL;
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Building	building = {.message = message,.context = context};
+	ErrorData  *failure = cqrs_caught_run(do_build, &building);
+	int			category;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		outgoing = build(message, context);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *failure;
-		int			category;
+	if (failure == NULL)
+		return building.outgoing;
+	category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
+	if (category != ERRCODE_DATA_EXCEPTION &&
+		category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		ReThrowError(failure);
+	*error = failure->message;
+	return NULL;
+}
 
-		MemoryContextSwitchTo(caller);
-		failure = CopyErrorData();
-		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
-		if (category != ERRCODE_DATA_EXCEPTION &&
-			category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		*error = failure->message;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return outgoing;
+static void
+do_build(void *arg)
+{
+	Building   *building = arg;
+
+	building->outgoing = build(building->message, building->context);
 }
 
 /* Put a message together, in UTF-8 and in one piece of memory. */
@@ -200,6 +197,7 @@ find_properties(const CqrsMessage *message, CqrsProperty *properties,
 	return count;
 }
 
+/* NULL stays NULL; the result may be the same string. */
 static char *
 to_utf8(const char *string)
 {

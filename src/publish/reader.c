@@ -235,6 +235,10 @@ cqrs_reader_may_look(CqrsReader *reader)
 	return !ShutdownRequestPending && ++reader->nlooked <= reader->look_turn;
 }
 
+/*
+ * Note a hole, behind those there are.  It is settled once all transactions
+ * before "barrier" have ended.
+ */
 static void
 add_hole(CqrsReader *reader, int64 first_id, int64 last_batch,
 		 FullTransactionId barrier)

@@ -195,6 +195,7 @@ park_hold(CqrsReader *reader, CqrsHold *hold)
 	return true;
 }
 
+/* The master has caught up: its messages are read like those of others. */
 static void
 end_hold(CqrsReader *reader, CqrsHold *hold)
 {

@@ -337,6 +337,7 @@ compact(CqrsWindow *window, uint64 from,
 		append_minimum(window, i);
 }
 
+/* This one and the next: what compact() takes out of the window. */
 static bool
 is_withdrawn(const CqrsOutgoing *message)
 {

@@ -37,6 +37,7 @@ typedef struct CqrsOutgoing
 
 typedef struct CqrsWindow CqrsWindow;
 
+/* An empty window, in TopMemoryContext. */
 extern CqrsWindow *cqrs_window_create(void);
 
 /*

@@ -26,7 +26,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -39,10 +38,10 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "apply/apply.h"
 #include "apply/on_behalf.h"
+#include "base/caught.h"
 #include "consume/seat.h"
 #include "consume/verdict.h"
 #include "reconcile/load_source.h"
@@ -85,6 +84,16 @@ typedef struct Load
 	MemoryContext lines_context;
 } Load;
 
+/* Lines that are loaded together. */
+typedef struct LineGroup
+{
+	Load	   *load;
+	int			from;
+	int			to;
+	int			at;				/* the line at hand; "to" at the end of all */
+	Counts		counts;			/* of all groups, with this one */
+} LineGroup;
+
 static Datum load_all(FunctionCallInfo fcinfo, bool from_file);
 static Load *read_arguments(FunctionCallInfo fcinfo, bool from_file);
 static void read_replica(Load *load);
@@ -93,8 +102,7 @@ static void clear_table(const Load *load);
 static void load_batch(Load *load);
 static void load_lines(Load *load, int from, int to);
 static int	try_lines(Load *load, int from, int to);
-static void apply_lines(Load *load, int from, int to, volatile int *at,
-						Counts *counts);
+static void apply_lines(void *arg);
 static void apply_line(Load *load, CqrsApplier *applier,
 					   const CqrsLoadLine *line, Counts *counts);
 static char *read_line(const char *line, CqrsIncoming *message);
@@ -121,6 +129,11 @@ cqrs_bulk_load_file(PG_FUNCTION_ARGS)
 	return load_all(fcinfo, true);
 }
 
+/*
+ * Both functions: with "from_file" the first argument is a file's name, else
+ * it has the lines.  Each batch is a transaction of its own if the CALL may
+ * commit.
+ */
 static Datum
 load_all(FunctionCallInfo fcinfo, bool from_file)
 {
@@ -261,6 +274,10 @@ check_paused(void)
 				 errhint("Call cqrs_pause_consumer() before the dump is made, and cqrs_resume_consumer() after it is loaded.")));
 }
 
+/*
+ * Delete all rows with the rights of the owner.  Raises an error if the
+ * replica has no table.
+ */
 static void
 clear_table(const Load *load)
 {
@@ -280,6 +297,7 @@ clear_table(const Load *load)
 	cqrs_on_behalf_end(&behalf);
 }
 
+/* Load the lines of the batch, a group at a time. */
 static void
 load_batch(Load *load)
 {
@@ -317,31 +335,20 @@ load_lines(Load *load, int from, int to)
 static int
 try_lines(Load *load, int from, int to)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Counts		counts = load->counts;
-	volatile int at = from;
-	volatile bool done = false;
+	LineGroup	group = {.load = load,.from = from,.to = to,.at = from,
+	.counts = load->counts};
+	MemoryContext caller;
+	ErrorData  *error;
 
 	MemoryContextReset(load->lines_context);
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(load->lines_context);
-	PG_TRY();
+	caller = MemoryContextSwitchTo(load->lines_context);
+	error = cqrs_caught_run(apply_lines, &group);
+	if (error == NULL)
+		load->counts = group.counts;
+	else
 	{
-		apply_lines(load, from, to, &at, &counts);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
 		CqrsProblem problem;
 
-		MemoryContextSwitchTo(load->lines_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(load->lines_context);
 		cqrs_verdict_describe(error, false, &problem);
 		if (cqrs_verdict_may_pass(&problem))
 			ReThrowError(error);
@@ -349,29 +356,37 @@ try_lines(Load *load, int from, int to)
 			report_line(load, &load->lines[from], problem.full);
 		cqrs_progress_resume(&load->progress);
 	}
-	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	if (done)
-		load->counts = counts;
-	return done ? -1 : at;
+	return error == NULL ? -1 : group.at;
 }
 
+/*
+ * Apply the lines from "from" up to "to", which is left out, and check
+ * deferred constraints.  When an error is raised, *at is the number of its
+ * line, or "to" if it is that of a constraint.
+ */
 static void
-apply_lines(Load *load, int from, int to, volatile int *at, Counts *counts)
+apply_lines(void *arg)
 {
+	LineGroup  *group = arg;
+	Load	   *load = group->load;
 	CqrsOnBehalf behalf;
 
 	cqrs_on_behalf_begin(&behalf, load->owner);
-	for (*at = from; *at < to; (*at)++)
+	for (group->at = group->from; group->at < group->to; group->at++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		apply_line(load, behalf.applier, &load->lines[*at], counts);
+		apply_line(load, behalf.applier, &load->lines[group->at],
+				   &group->counts);
 	}
 	cqrs_on_behalf_check_constraints();
 	cqrs_on_behalf_end(&behalf);
 }
 
+/*
+ * Apply a line as a SAVE, and count it in *counts.  Raises the error that
+ * makes the line a bad one.
+ */
 static void
 apply_line(Load *load, CqrsApplier *applier, const CqrsLoadLine *line,
 		   Counts *counts)
@@ -450,6 +465,7 @@ key_of(const Load *load, const CqrsJsonMembers *data)
 	return key.data;
 }
 
+/* Count a bad line.  Errors after the first MAX_ERRORS are not kept. */
 static void
 report_line(Load *load, const CqrsLoadLine *line, const char *error)
 {
@@ -462,6 +478,7 @@ report_line(Load *load, const CqrsLoadLine *line, const char *error)
 	appendStringInfoChar(&load->errors, '}');
 }
 
+/* The row that the procedure returns: the counts, and the errors or null. */
 static Datum
 result(FunctionCallInfo fcinfo, const Load *load)
 {

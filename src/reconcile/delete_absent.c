@@ -109,6 +109,7 @@ cqrs_deleted_sync_replica(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(deletion.deleted);
 }
 
+/* Raise an error unless the user has the rights of the replica's owner. */
 static void
 check_owner(const CqrsReplica *replica)
 {
@@ -118,6 +119,10 @@ check_owner(const CqrsReplica *replica)
 					   get_rel_name(replica->relid) : replica->cqrs_id);
 }
 
+/*
+ * Call "act" for each key of each line.  The current context is reset after
+ * each line.
+ */
 static void
 for_each_key(Deletion *deletion,
 			 void (*act) (Deletion *deletion, const CqrsJsonValue *key))
@@ -136,12 +141,20 @@ for_each_key(Deletion *deletion,
 	}
 }
 
+/*
+ * For for_each_key(): lock the failed messages about a row, to the end of the
+ * transaction.  Waits for others that have them.
+ */
 static void
 lock_failed(Deletion *deletion, const CqrsJsonValue *key)
 {
 	(void) cqrs_failed_lock_all(deletion->lines.cqrs_id, cqrs_lines_key(key));
 }
 
+/*
+ * For for_each_key(): delete the row of a key, and its failed messages, if
+ * they are not later than the lines.
+ */
 static void
 delete_key(Deletion *deletion, const CqrsJsonValue *key)
 {
@@ -194,6 +207,10 @@ earlier_failed(Deletion *deletion, const char *instance_pk)
 	return failed;
 }
 
+/*
+ * Whether a failed message is not later than the lines; false if its time
+ * cannot be read.
+ */
 static bool
 is_earlier(const Deletion *deletion, const CqrsFailed *failed)
 {
@@ -212,6 +229,7 @@ is_earlier(const Deletion *deletion, const CqrsFailed *failed)
 		time <= deletion->lines.time;
 }
 
+/* Whether any of these failed messages is to be tried again. */
 static bool
 any_waits(List *failed)
 {
@@ -225,6 +243,10 @@ any_waits(List *failed)
 	return false;
 }
 
+/*
+ * Apply a DELETE to the row, which had this revision when it was found.  The
+ * outcome is OUTDATED if the row is later than the lines.
+ */
 static CqrsOutcome
 delete_row(Deletion *deletion, char *instance_pk, int64 revision)
 {

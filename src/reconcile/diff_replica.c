@@ -164,6 +164,7 @@ differs(CqrsFinder *finder, const CqrsJsonValue *revision, int number,
 	return !row.alive || row.revision != strtoll(revision->start, NULL, 10);
 }
 
+/* Append a key, which is JSON, to the array of the line. */
 static void
 append_key(KeyLine *line, const char *key)
 {
@@ -266,6 +267,10 @@ query_keys(const CqrsFinder *finder, const char *filter)
 	return cqrs_query_begin(text.data, 0, NULL, NULL);
 }
 
+/*
+ * The same for a row, which begins with the values of the key; several of them
+ * make an array.
+ */
 static void
 append_row(KeyLine *line, CqrsValueFormat *formats, int nkeys, HeapTuple row,
 		   TupleDesc desc)

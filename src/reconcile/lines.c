@@ -39,6 +39,10 @@ cqrs_lines_read(ArrayType *array, const char *command)
 	return result;
 }
 
+/*
+ * Take cqrs_id and time from the first line.  The error, if it has none, names
+ * the command that writes it.
+ */
 static void
 read_first(CqrsLines *lines, const char *command)
 {

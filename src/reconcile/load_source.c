@@ -75,6 +75,7 @@ cqrs_load_source_read(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 		read_file(source, most, lines);
 }
 
+/* cqrs_load_source_read() for an array.  Null is an empty line. */
 static int
 read_array(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 {
@@ -97,6 +98,7 @@ read_array(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 	return nlines;
 }
 
+/* The same for a file, which is opened for each call only. */
 static int
 read_file(CqrsLoadSource *source, int most, CqrsLoadLine *lines)
 {
@@ -162,6 +164,10 @@ add_line(CqrsLoadSource *source, char *text, int length, CqrsLoadLine *line)
 	return length > 0;
 }
 
+/*
+ * The file, open for reading up to the end of the (sub)transaction; an error
+ * if it cannot be.
+ */
 static FILE *
 open_file(const char *filename)
 {

@@ -84,6 +84,7 @@ cqrs_fit_check_partition(const CqrsTableFacts *facts)
 	check_persistence(facts);
 }
 
+/* Raise an error unless the relation is a table of users that stores rows. */
 static void
 check_kind(const CqrsTableFacts *facts)
 {
@@ -110,6 +111,10 @@ check_kind(const CqrsTableFacts *facts)
 				 errhint("Register the table below a view; columns are chosen by \"fields\".")));
 }
 
+/*
+ * Raise an error if the consumer has no access to the table, or a crash
+ * empties it.
+ */
 static void
 check_persistence(const CqrsTableFacts *facts)
 {
@@ -203,6 +208,7 @@ warn_unique(Oid relid, List **warnings)
 	table_close(catalog, AccessShareLock);
 }
 
+/* Add a warning, which keeps the texts. */
 static void
 warn(List **warnings, char *message, char *detail, char *hint)
 {

@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
+#include "base/strings.h"
 #include "ddl/facts.h"
 #include "define/columns.h"
 #include "replica/mapping.h"
@@ -192,7 +193,7 @@ check_soft_delete(const Binding *binding)
 	i = find_column(facts, name);
 	column = &facts->columns[i];
 	if (cqrs_columns_is_own(name) || list_member_int(facts->key, i + 1) ||
-		cqrs_columns_have(binding->fields, name))
+		cqrs_strings_have(binding->fields, name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("column \"%s\", which messages write, cannot be \"soft_delete\"",
@@ -217,6 +218,7 @@ check_soft_delete(const Binding *binding)
 	binding->mapping->soft_delete = i + 1;
 }
 
+/* Map the columns that messages write, in the order of the table. */
 static void
 add_columns(const Binding *binding)
 {
@@ -235,7 +237,7 @@ add_columns(const Binding *binding)
 			continue;
 		own = cqrs_columns_is_own(column->name);
 		if (binding->fields != NIL && !own &&
-			!cqrs_columns_have(binding->fields, column->name))
+			!cqrs_strings_have(binding->fields, column->name))
 			continue;
 		result->attnum = i + 1;
 		result->column = pstrdup(column->name);
@@ -249,6 +251,10 @@ add_columns(const Binding *binding)
 	}
 }
 
+/*
+ * Set the key, whose columns are mapped.  Raises an error if one is not, or is
+ * generated.
+ */
 static void
 add_key(const Binding *binding)
 {

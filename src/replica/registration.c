@@ -54,6 +54,9 @@ static void check_owner(const CqrsReplicaRow *row);
 static void check_without_table(const CqrsReplicaRow *row);
 static void check_function(const char *name, const CqrsFunctionKind *kind,
 						   Oid owner);
+static List *add_foreign(List *list, const CqrsReplicaRow *row,
+						 CqrsReplicaOption option,
+						 const CqrsFunctionKind *kind, Oid owner);
 static void add_columns(Oid relid);
 static void add_column(StringInfo add, StringInfo rest, Oid relid,
 					   const char *name, const char *type, const char *value);
@@ -103,6 +106,7 @@ cqrs_register_replica(PG_FUNCTION_ARGS)
 	check_owner(&row);
 	cqrs_replica_insert(&row);
 	raise_warnings(&row);
+	cqrs_function_warn_foreign(cqrs_registration_foreign(list_make1(&row)), NIL);
 	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
 }
 
@@ -113,6 +117,7 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 	char	   *cqrs_id = id_argument(fcinfo);
 	CqrsReplicaRow *row;
 	char	   *exchange;
+	List	   *foreign;
 
 	PreventCommandIfReadOnly("cqrs_alter_replica()");
 	if (PG_ARGISNULL(1))
@@ -123,6 +128,7 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 				 errhint("Name options with their values, as in {\"max_retries\": 5}.")));
 	row = read_locked(cqrs_id);
 	exchange = cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE);
+	foreign = cqrs_registration_foreign(list_make1(row));
 	cqrs_option_set_json(&cqrs_replica_options, row->options,
 						 PG_GETARG_JSONB_P(1));
 	cqrs_rights_check_exchange(exchange, cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE));
@@ -130,6 +136,8 @@ cqrs_alter_replica(PG_FUNCTION_ARGS)
 	/* The owner may be another one, by another handler. */
 	check_owner(row);
 	cqrs_replica_update(row);
+	cqrs_function_warn_foreign(cqrs_registration_foreign(list_make1(row)),
+							   foreign);
 	PG_RETURN_VOID();
 }
 
@@ -158,6 +166,7 @@ lock_table(Oid relid)
 	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
 }
 
+/* Raise an error if the name is that of a replica, or the table is one's. */
 static void
 check_unused(const CqrsReplicaRow *row)
 {
@@ -239,6 +248,7 @@ cqrs_registration_check(const CqrsReplicaRow *row)
 				   cqrs_handler_retry_kind(), owner);
 }
 
+/* Raise an error unless there is a handler, and no option about columns. */
 static void
 check_without_table(const CqrsReplicaRow *row)
 {
@@ -266,6 +276,41 @@ check_without_table(const CqrsReplicaRow *row)
 	}
 }
 
+List *
+cqrs_registration_foreign(List *rows)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		const CqrsReplicaRow *row = lfirst(lc);
+		Oid			owner = cqrs_replica_owner(row);
+
+		result = add_foreign(result, row, CQRS_REPLICA_HANDLER,
+							 cqrs_handler_kind(), owner);
+		result = add_foreign(result, row, CQRS_REPLICA_RETRY,
+							 cqrs_handler_retry_kind(), owner);
+	}
+	return result;
+}
+
+static List *
+add_foreign(List *list, const CqrsReplicaRow *row, CqrsReplicaOption option,
+			const CqrsFunctionKind *kind, Oid owner)
+{
+	const char *name = cqrs_replica_text(row, option);
+
+	if (name == NULL)
+		return list;
+	return cqrs_function_add_foreign(list, "replica", row->cqrs_id, kind->role,
+									 cqrs_function_oid(name, kind), owner);
+}
+
+/*
+ * Raise an error unless the owner may call a function of that name and kind.
+ * NULL is no name, and no error.
+ */
 static void
 check_function(const char *name, const CqrsFunctionKind *kind, Oid owner)
 {
@@ -298,6 +343,11 @@ add_columns(Oid relid)
 	CommandCounterIncrement();
 }
 
+/*
+ * Unless the table has a column of that name, add it to two commands, which
+ * are empty at first: "add" adds the column with "value" in existing rows,
+ * "rest" drops that default.  Type and value are SQL.
+ */
 static void
 add_column(StringInfo add, StringInfo rest, Oid relid, const char *name,
 		   const char *type, const char *value)
@@ -321,6 +371,7 @@ add_column(StringInfo add, StringInfo rest, Oid relid, const char *name,
 	appendStringInfo(rest, " ALTER COLUMN %s DROP DEFAULT", name);
 }
 
+/* Warn of what may make messages fail later. */
 static void
 raise_warnings(const CqrsReplicaRow *row)
 {
@@ -376,6 +427,7 @@ read_locked(const char *cqrs_id)
 	return row;
 }
 
+/* The replica of that name, or an error. */
 static CqrsReplicaRow *
 read_existing(const char *cqrs_id)
 {

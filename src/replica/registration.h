@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+
 #include "replica/replica.h"
 
 /*
@@ -17,5 +19,11 @@
  * caller has the table locked, or accepts an answer that is old already.
  */
 extern void cqrs_registration_check(const CqrsReplicaRow *row);
+
+/*
+ * Functions of replicas that run with the rights of other roles than their owners:
+ * CqrsForeignFunction, for cqrs_function_warn_foreign().
+ */
+extern List *cqrs_registration_foreign(List *rows);
 
 #endif							/* CQRS_REGISTRATION_H */

@@ -155,6 +155,7 @@ build(void)
 	cache = fresh;
 }
 
+/* Read all replicas into a cache, and into its context. */
 static void
 fill(Cache *fresh)
 {
@@ -176,6 +177,7 @@ fill(Cache *fresh)
 	MemoryContextSwitchTo(caller);
 }
 
+/* Make a replica of its row, which it points to.  In the current context. */
 static void
 describe(const CqrsReplicaRow *row, CqrsReplica *replica)
 {
@@ -282,6 +284,7 @@ cqrs_replica_delete(const char *cqrs_id)
 	announce();
 }
 
+/* What define/definition.c needs to know of cqrs.replica. */
 static CqrsDefinitionKind
 kind_of_replicas(void)
 {

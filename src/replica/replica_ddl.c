@@ -30,8 +30,10 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "base/caught.h"
 #include "base/compat.h"
 #include "base/objects.h"
+#include "base/strings.h"
 #include "ddl/ddl.h"
 #include "ddl/facts.h"
 #include "define/columns.h"
@@ -39,6 +41,7 @@
 #include "replica/fit.h"
 #include "replica/handler.h"
 #include "replica/mapping.h"
+#include "replica/registration.h"
 #include "replica/replica.h"
 #include "replica/replica_ddl.h"
 
@@ -56,6 +59,7 @@ typedef struct Reliance
 	List	   *functions;		/* of Named */
 	List	   *replicas;		/* OIDs of tables that are replicas */
 	List	   *broken;			/* those of them that cannot work */
+	List	   *foreign;		/* of CqrsForeignFunction */
 } Reliance;
 
 /* A check that raises an error. */
@@ -93,6 +97,7 @@ cqrs_replica_ddl_init(void)
 	cqrs_ddl_register(&judge);
 }
 
+/* This one and the next two are those of CqrsDdlJudge (ddl.h). */
 static List *
 relids(void)
 {
@@ -115,12 +120,15 @@ judge_before(const CqrsDdlCommand *command)
 	Reliance   *reliance;
 	ListCell   *lc;
 
-	if (command->scope == CQRS_SCOPE_NONE && !OidIsValid(command->renamed))
+	if (command->scope == CQRS_SCOPE_NONE && !OidIsValid(command->renamed) &&
+		!command->changes_owners)
 		return NULL;
 	reliance = palloc0(sizeof(Reliance));
 	if (command->scope == CQRS_SCOPE_FUNCTIONS ||
 		command->scope == CQRS_SCOPE_ALL)
 		reliance->functions = list_functions();
+	if (command->changes_owners)
+		reliance->foreign = cqrs_registration_foreign(cqrs_replica_read_all());
 	foreach(lc, command->tables)
 	{
 		const CqrsTableFacts *facts = lfirst(lc);
@@ -146,6 +154,9 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	cqrs_ddl_each_table(command, state, check_table);
 	foreach(lc, reliance->functions)
 		check_function(lfirst(lc));
+	if (command->changes_owners)
+		cqrs_function_warn_foreign(cqrs_registration_foreign(cqrs_replica_read_all()),
+								   reliance->foreign);
 	if (OidIsValid(command->renamed))
 	{
 		const CqrsReplicaRow *row = replica_of(command->renamed);
@@ -158,6 +169,7 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	}
 }
 
+/* The functions that replicas name, as Named: before the command. */
 static List *
 list_functions(void)
 {
@@ -217,6 +229,10 @@ foresee(const CqrsDdlCommand *command)
 	}
 }
 
+/*
+ * For cqrs_ddl_each_table(): refuse the command if it breaks a replica, or
+ * changes its key; give a replica the new names of columns.
+ */
 static void
 check_table(const CqrsDdlCommand *command, void *state,
 			const CqrsTableFacts *before)
@@ -313,7 +329,7 @@ follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 				CStringGetTextDatum(to);
 		cqrs_columns_rename_in_map(&row->options[CQRS_REPLICA_FIELD_MAP], from,
 								   to, !sets && (fields == NIL ||
-												 cqrs_columns_have(fields, from)));
+												 cqrs_strings_have(fields, from)));
 		cqrs_columns_rename_in_list(&row->options[CQRS_REPLICA_FIELDS], from,
 									to);
 		changed = true;
@@ -322,6 +338,7 @@ follow_renames(const CqrsTableFacts *before, const CqrsTableFacts *after,
 		cqrs_replica_update(row);
 }
 
+/* The table as a replica's: a Check. */
 static void
 fits(const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 {
@@ -331,6 +348,7 @@ fits(const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 	cqrs_mapping_bind_facts(facts, row, &mapping);
 }
 
+/* A partition of one: a Check. */
 static void
 fits_as_partition(const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 {
@@ -354,7 +372,7 @@ problem(Check check, const CqrsTableFacts *facts, const CqrsReplicaRow *row)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 	}
 	PG_END_TRY();

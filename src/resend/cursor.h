@@ -59,6 +59,7 @@ extern uint64 cqrs_cursor_fetch_data(CqrsCursor *cursor, uint64 count,
 /* Whether the row that was set matches sync_when.  Called from "take" only. */
 extern bool cqrs_cursor_matches(CqrsCursor *cursor);
 
+/* Close the query and the table. */
 extern void cqrs_cursor_end(CqrsCursor *cursor);
 
 /*

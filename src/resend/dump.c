@@ -133,6 +133,7 @@ fetch_lines(Dump *dump)
 								  dump) > 0;
 }
 
+/* For cqrs_cursor_fetch_data(): keep a line of the dump. */
 static void
 append_line(CqrsCursor *cursor, const char *data, int length, void *arg)
 {
@@ -193,6 +194,10 @@ cqrs_bulk_dump_file(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(nrows);
 }
 
+/*
+ * Raise an error unless the path is absolute, and any file there is a regular
+ * one.
+ */
 static void
 check_file_name(const char *name)
 {
@@ -246,6 +251,7 @@ write_rows(CqrsCursor *cursor, DumpFile *file)
 	return nrows;
 }
 
+/* The same for a file: a newline, and the line in UTF-8. */
 static void
 append_row(CqrsCursor *cursor, const char *data, int length, void *arg)
 {

@@ -10,6 +10,9 @@
  * with the exchange and routing key that the master has now.  The publisher
  * skips them from then on (skipped.c).
  *
+ * Pending messages of a former master of the same name are parked as well; whose
+ * they are is decided when the master is registered (outbox/former.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -229,6 +229,7 @@ cqrs_keys_condition(Relation rel, const CqrsRelation *relation)
 	return condition.data;
 }
 
+/* A column of the row as SQL, palloc'd. */
 static char *
 row_column(Form_pg_attribute att)
 {

@@ -40,6 +40,10 @@ typedef struct CqrsProgress
 /* Shortest time between two notices. */
 #define CQRS_PROGRESS_INTERVAL_MS	5000
 
+/*
+ * Report that work on a table, of about "estimate" rows, begins.  The name has
+ * to stay.
+ */
 extern void cqrs_progress_begin(CqrsProgress *progress, CqrsProgressKind kind,
 								const char *cqrs_id, Oid relid,
 								double estimate);

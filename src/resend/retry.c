@@ -13,6 +13,11 @@
  * DELETE is made from that row.  A lock keeps the row from being inserted anew
  * meanwhile.
  *
+ * A parked message belongs to the owner of the table that has a master of its name
+ * now.  That this is nobody else than the owner at the time of parking, unless
+ * somebody with the rights of both has decided so, is the business of
+ * cqrs_register() (outbox/former.c).
+ *
  * Everything that touches keys and rows runs with the rights of the table's
  * owner: the owner's types can have functions, and a superuser may be the
  * caller.
@@ -46,6 +51,7 @@
 
 #include "base/compat.h"
 #include "base/objects.h"
+#include "capture/changeset.h"
 #include "capture/commit.h"
 #include "compose/compose.h"
 #include "compose/hook.h"
@@ -297,6 +303,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 	HeapTupleData tuple = {0};
 	CqrsRow		row;
 
+	cqrs_changeset_freeze();
 	cqrs_compose_enter(composer, rel, relation);
 	if (parked->row == NULL)
 	{
@@ -321,6 +328,7 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 	}
 	if (cqrs_compose_end(composer) > 0)
 		cqrs_commit_note_written();
+	cqrs_changeset_thaw();
 }
 
 /* The row that was kept, with the columns that the table has now. */

@@ -26,6 +26,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "base/limits.h"
 #include "capture/changeset.h"
 #include "capture/commit.h"
 #include "master/condition.h"
@@ -37,9 +38,6 @@ PG_FUNCTION_INFO_V1(cqrs_sync_filter);
 PG_FUNCTION_INFO_V1(cqrs_sync_row);
 
 #define FETCH_ROWS	1000
-
-/* AMQP 0-9-1: a routing key is a short string of 255 bytes. */
-#define QUEUE_BYTES	128
 
 /* Where a row is. */
 typedef struct RowAddress
@@ -135,11 +133,12 @@ cqrs_sync_check_queue(const char *queue)
 {
 	if (queue == NULL)
 		return;
-	if (queue[0] == '\0' || strlen(queue) > QUEUE_BYTES)
+	if (queue[0] == '\0' || strlen(queue) > CQRS_SYNC_QUEUE_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid queue \"%s\"", queue),
-				 errdetail("The name of a queue must have 1 to %d bytes.", QUEUE_BYTES),
+				 errdetail("The name of a queue must have 1 to %d bytes.",
+						   CQRS_SYNC_QUEUE_BYTES),
 				 errhint("Name the queue of one replica, or use NULL for all replicas.")));
 }
 

@@ -287,6 +287,7 @@ begin_query(SyncAll *sync, Relation rel, const CqrsRelation *relation,
 	return cqrs_query_begin(query.data, sync->nkeys, sync->types, sync->key);
 }
 
+/* For cqrs_sync_note_rows(): the next batch begins after this row. */
 static void
 keep_key(HeapTuple row, TupleDesc desc, void *arg)
 {

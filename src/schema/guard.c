@@ -154,6 +154,10 @@ predict(const CqrsTableFacts *before, List *commands)
 	return after;
 }
 
+/*
+ * What a part of ALTER TABLE makes of column "i": its type, and whether its
+ * values are others.
+ */
 static void
 predict_column(CqrsTableFacts *after, int i, const AlterTableCmd *command)
 {
@@ -288,6 +292,9 @@ decides_messages(const CqrsMasterRow *row, const char *name)
 		cqrs_column_use_in_condition(row, name);
 }
 
+/*
+ * Refuse what takes a column, its form or the key from a master of the table.
+ */
 static void
 check_columns(const CqrsTableFacts *before, const CqrsTableFacts *after,
 			  const CqrsMasterRow *row)
@@ -473,6 +480,7 @@ cqrs_guard_check_type(Oid type)
 	}
 }
 
+/* Raises the error: "cannot ACTION of table", because the master REASON. */
 static void
 refuse(const char *message, const char *detail, const char *hint)
 {

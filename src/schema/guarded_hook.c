@@ -9,21 +9,25 @@
  * the master is checked after it if one of them is missing then.  An error
  * undoes the command with its (sub)transaction.
  *
+ * Functions run with the rights of the table's owner, who trusts the owner of each.
+ * Whoever becomes the owner of the table later may not, as with functions of
+ * indexes.  So commands that change owners warn of functions whose owners can get
+ * the rights of another role by replacing them.
+ *
  * If a new option of masters names a function, it needs a line in hooks[].
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_class.h"
-#include "utils/syscache.h"
-
+#include "base/caught.h"
 #include "define/function.h"
+#include "define/rights.h"
 #include "master/hooks.h"
 #include "master/master.h"
 #include "master/options.h"
 #include "schema/guarded_hook.h"
+#include "schema/meaning.h"
 
 /* Functions that masters name. */
 static const CqrsOption hooks[] = {
@@ -64,6 +68,37 @@ cqrs_guarded_hook_list(List *rows)
 	return result;
 }
 
+List *
+cqrs_guarded_hook_foreign(List *rows)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, rows)
+	{
+		CqrsMasterRow *row = lfirst(lc);
+		Oid			owner = cqrs_rights_table_owner(row->relid);
+
+		for (int i = 0; i < lengthof(hooks); i++)
+		{
+			const char *name = cqrs_master_text(row, hooks[i]);
+
+			if (name != NULL && OidIsValid(owner))
+				result = cqrs_function_add_foreign(result, "master",
+												   row->cqrs_id,
+												   cqrs_options_master.infos[hooks[i]].name,
+												   cqrs_hooks_function(hooks[i], name, row->relid),
+												   owner);
+		}
+		foreach(lc2, cqrs_meaning_functions(row))
+			result = cqrs_function_add_foreign(result, "master", row->cqrs_id,
+											   cqrs_options_master.infos[CQRS_OPTION_SYNC_WHEN].name,
+											   lfirst_oid(lc2), owner);
+	}
+	return result;
+}
+
 /*
  * If a function with a name that a master has given is gone or has become
  * VOLATILE, check that the master still has one that fits.
@@ -74,7 +109,6 @@ cqrs_guarded_hook_check(const CqrsGuardedHook *before)
 	CqrsMasterRow *row = cqrs_master_read(before->cqrs_id, true);
 	MemoryContext context = CurrentMemoryContext;
 	const char *name;
-	HeapTuple	tuple;
 	Oid			owner;
 
 	if (row == NULL)
@@ -83,11 +117,9 @@ cqrs_guarded_hook_check(const CqrsGuardedHook *before)
 	if (name == NULL ||
 		list_difference_oid(before->functions, cqrs_function_candidates(name, false)) == NIL)
 		return;
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(row->relid));
-	if (!HeapTupleIsValid(tuple))
+	owner = cqrs_rights_table_owner(row->relid);
+	if (!OidIsValid(owner))
 		return;
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
 
 	PG_TRY();
 	{
@@ -99,7 +131,7 @@ cqrs_guarded_hook_check(const CqrsGuardedHook *before)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
+		error = cqrs_caught_copy();
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

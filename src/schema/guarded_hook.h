@@ -24,4 +24,10 @@ extern List *cqrs_guarded_hook_list(List *rows);
  */
 extern void cqrs_guarded_hook_check(const CqrsGuardedHook *before);
 
+/*
+ * Functions of masters that run with the rights of the tables' owners, and belong
+ * to other roles: CqrsForeignFunction, for cqrs_function_warn_foreign().
+ */
+extern List *cqrs_guarded_hook_foreign(List *rows);
+
 #endif							/* CQRS_GUARDED_HOOK_H */

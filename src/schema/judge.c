@@ -10,6 +10,9 @@
  * well if the transaction has changed rows of the table whose messages are not
  * made yet.  cqrs_unregister() refuses the same.
  *
+ * When a command has dropped the table of a master, the owner of the table is
+ * noted, to whom the messages of the master belong (outbox/former.c).
+ *
  * When the extension itself is dropped, the masters' tables are locked first.
  * A writer locks its table, and at commit a segment of the outbox.  DROP
  * EXTENSION would lock them in the opposite order, and could deadlock.
@@ -32,12 +35,23 @@
 #include "base/objects.h"
 #include "capture/changeset.h"
 #include "ddl/ddl.h"
+#include "define/function.h"
+#include "define/rights.h"
 #include "master/master.h"
 #include "master/relation.h"
+#include "outbox/former.h"
 #include "schema/guard.h"
 #include "schema/guarded_hook.h"
 #include "schema/judge.h"
 #include "schema/meaning.h"
+
+/* A master, and the owner of its table. */
+typedef struct Owned
+{
+	char	   *cqrs_id;
+	Oid			relid;
+	Oid			owner;
+} Owned;
 
 /* What masters rely on and a command may change. */
 typedef struct Reliance
@@ -47,6 +61,9 @@ typedef struct Reliance
 	List	   *changed;		/* tables with changed rows, where the command
 								 * may take some away */
 	List	   *changed_names;	/* and their names */
+	List	   *owned;			/* of Owned: masters that the command may take
+								 * away with their tables */
+	List	   *foreign;		/* of CqrsForeignFunction */
 } Reliance;
 
 static List *relids(void);
@@ -58,6 +75,8 @@ static void check_table(const CqrsDdlCommand *command, void *state,
 static void foresee(const CqrsDdlCommand *command, AlterTableStmt *alter);
 static void foresee_attach(Oid relid, RangeVar *name);
 static void foresee_children(const CqrsDdlCommand *command, List *parents);
+static List *list_owned(void);
+static void note_former(const Reliance *reliance);
 static void list_changed(Reliance *reliance);
 static void check_changed(const Reliance *reliance);
 
@@ -70,6 +89,7 @@ cqrs_judge_init(void)
 	cqrs_ddl_register(&judge);
 }
 
+/* This one and the next two are those of CqrsDdlJudge (ddl.h). */
 static List *
 relids(void)
 {
@@ -88,8 +108,8 @@ judge_before(const CqrsDdlCommand *command)
 	bool		takes = command->takes_tables && !cqrs_changeset_is_empty();
 	Reliance   *reliance;
 
-	if (command->scope == CQRS_SCOPE_NONE && !takes &&
-		!command->changes_meanings)
+	if (command->scope == CQRS_SCOPE_NONE && !command->takes_tables &&
+		!command->changes_meanings && !command->changes_owners)
 		return NULL;
 
 	reliance = palloc0(sizeof(Reliance));
@@ -103,6 +123,11 @@ judge_before(const CqrsDdlCommand *command)
 		foresee_children(command, ((CreateStmt *) command->statement)->inhRelations);
 	if (takes)
 		list_changed(reliance);
+	if (command->takes_tables && cqrs_objects_are_usable())
+		reliance->owned = list_owned();
+	if (command->changes_owners)
+		reliance->foreign =
+			cqrs_guarded_hook_foreign(cqrs_master_read_all(InvalidOid));
 	if (command->changes_meanings)
 		reliance->meanings =
 			cqrs_meaning_read(cqrs_master_read_all(InvalidOid));
@@ -125,8 +150,13 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	if (OidIsValid(command->renamed))
 		cqrs_guard_notice_renamed(command->renamed);
 	check_changed(reliance);
+	note_former(reliance);
+	if (command->changes_owners)
+		cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(cqrs_master_read_all(InvalidOid)),
+								   reliance->foreign);
 }
 
+/* For cqrs_ddl_each_table(). */
 static void
 check_table(const CqrsDdlCommand *command, void *state,
 			const CqrsTableFacts *facts)
@@ -180,6 +210,7 @@ foresee(const CqrsDdlCommand *command, AlterTableStmt *alter)
 	}
 }
 
+/* Judge ATTACH PARTITION before it scans, if the user may attach it. */
 static void
 foresee_attach(Oid relid, RangeVar *name)
 {
@@ -217,6 +248,45 @@ foresee_children(const CqrsDdlCommand *command, List *parents)
 	}
 }
 
+static List *
+list_owned(void)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, cqrs_master_read_all(InvalidOid))
+	{
+		const CqrsMasterRow *row = lfirst(lc);
+		Owned	   *owned = palloc(sizeof(Owned));
+
+		owned->cqrs_id = row->cqrs_id;
+		owned->relid = row->relid;
+		owned->owner = cqrs_rights_table_owner(row->relid);
+		result = lappend(result, owned);
+	}
+	return result;
+}
+
+/*
+ * A dropped table has taken its masters along (cqrs.forget_dropped()).  After the
+ * command nobody can tell who owned the table.
+ */
+static void
+note_former(const Reliance *reliance)
+{
+	ListCell   *lc;
+
+	foreach(lc, reliance->owned)
+	{
+		const Owned *owned = lfirst(lc);
+
+		if (OidIsValid(owned->owner) &&
+			!OidIsValid(cqrs_rights_table_owner(owned->relid)))
+			cqrs_former_note(owned->cqrs_id, owned->owner);
+	}
+}
+
+/* List the tables whose rows the transaction has changed. */
 static void
 list_changed(Reliance *reliance)
 {
@@ -232,6 +302,10 @@ list_changed(Reliance *reliance)
 	}
 }
 
+/*
+ * Refuse the command if it took such a table from its masters, and messages
+ * are owed.
+ */
 static void
 check_changed(const Reliance *reliance)
 {

@@ -61,12 +61,11 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/caught.h"
 #include "compose/hook.h"
 #include "master/condition.h"
 #include "master/master.h"
@@ -89,6 +88,15 @@ typedef struct References
 
 typedef Node *(*Work) (Relation rel, void *arg);
 
+/* Work that may fail. */
+typedef struct Trial
+{
+	Work		work;
+	Oid			relid;
+	void	   *arg;			/* of "work" */
+	Node	   *result;
+} Trial;
+
 /* Whether users' functions are refused now, and whether one was. */
 static bool refuses_functions = false;
 static bool has_refused = false;
@@ -97,7 +105,7 @@ static needs_fmgr_hook_type next_needs_hook = NULL;
 static bool refuse_function(Oid function);
 static bool try_to(Work work, Oid relid, void *arg, Node **result,
 				   const char **error);
-static Node *work_as_owner(Work work, Oid relid, void *arg);
+static void work_as_owner(void *arg);
 static Node *parse(Relation rel, void *text);
 static Node *print(Relation rel, void *expression);
 static bool forget_lengths(Node *node, void *context);
@@ -213,6 +221,19 @@ cqrs_meaning_check(const CqrsMeaning *before)
 			 errhint("Use cqrs_alter() to set \"sync_when\" to null before the command, and to a condition again after it.")));
 }
 
+List *
+cqrs_meaning_functions(const CqrsMasterRow *row)
+{
+	char	   *text = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
+	References	found = {0};
+	Node	   *expression;
+	const char *error;
+
+	if (text != NULL && try_to(parse, row->relid, text, &expression, &error))
+		(void) collect(expression, &found);
+	return found.functions;
+}
+
 /*
  * Do work that may fail.  False if the table is gone, is being changed by
  * another transaction, or if the work would need a function of users.  Otherwise
@@ -221,8 +242,8 @@ cqrs_meaning_check(const CqrsMeaning *before)
 static bool
 try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Trial		trial = {.work = work,.relid = relid,.arg = arg};
+	ErrorData  *failure;
 
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		return false;
@@ -232,41 +253,22 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 		return false;
 	}
 
-	*result = NULL;
 	has_refused = false;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	refuses_functions = true;
+	failure = cqrs_caught_run(work_as_owner, &trial);
+	refuses_functions = false;
+	if (failure == NULL)
+		*result = trial.result;
+	else
 	{
-		Node	   *done;
+		int			category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
 
-		refuses_functions = true;
-		done = work_as_owner(work, relid, arg);
-		refuses_functions = false;
-		ReleaseCurrentSubTransaction();
-		*result = done;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *failure;
-		int			category;
-
-		refuses_functions = false;
-		MemoryContextSwitchTo(context);
-		failure = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		category = ERRCODE_TO_CATEGORY(failure->sqlerrcode);
 		if (category == ERRCODE_OPERATOR_INTERVENTION ||
 			category == ERRCODE_INSUFFICIENT_RESOURCES)
 			ReThrowError(failure);
+		*result = NULL;
 		*error = failure->message;
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	UnlockRelationOid(relid, AccessShareLock);
 	return !has_refused;
 }
@@ -275,21 +277,20 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
  * Do work with the rights and the search_path under which sync_when is
  * evaluated.
  */
-static Node *
-work_as_owner(Work work, Oid relid, void *arg)
+static void
+work_as_owner(void *arg)
 {
-	Relation	rel = table_open(relid, NoLock);
+	Trial	   *trial = arg;
+	Relation	rel = table_open(trial->relid, NoLock);
 	CqrsRelation relation = {.owner = rel->rd_rel->relowner};
 	CqrsHookScope scope;
-	Node	   *result;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	cqrs_hook_enter_as_owner(&scope, &relation);
-	result = work(rel, arg);
+	trial->result = trial->work(rel, trial->arg);
 	cqrs_hook_leave(&scope);
 	PopActiveSnapshot();
 	table_close(rel, NoLock);
-	return result;
 }
 
 /*
@@ -366,6 +367,7 @@ collect(Node *node, void *references)
 	return expression_tree_walker(node, collect, references);
 }
 
+/* For check_functions_in_node(): note a function, and go on. */
 static bool
 collect_function(Oid function, void *references)
 {

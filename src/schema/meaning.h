@@ -12,6 +12,8 @@
 
 #include "nodes/pg_list.h"
 
+#include "master/master.h"
+
 /* The meaning of a master's sync_when, at one moment. */
 typedef struct CqrsMeaning CqrsMeaning;
 
@@ -29,5 +31,11 @@ extern List *cqrs_meaning_read(List *rows);
  * Raises an error if no expression can mean the same any more.
  */
 extern void cqrs_meaning_check(const CqrsMeaning *before);
+
+/*
+ * The OIDs of the functions that sync_when of a master calls, those of operators
+ * and casts included; NIL if that cannot be found out.
+ */
+extern List *cqrs_meaning_functions(const CqrsMasterRow *row);
 
 #endif							/* CQRS_MEANING_H */

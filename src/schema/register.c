@@ -31,6 +31,7 @@
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -45,6 +46,7 @@
 #include "capture/changeset.h"
 #include "compose/hook.h"
 #include "compose/key_type.h"
+#include "define/function.h"
 #include "define/name.h"
 #include "define/rights.h"
 #include "master/loaded.h"
@@ -52,6 +54,8 @@
 #include "master/options.h"
 #include "master/relation.h"
 #include "outbox/claim.h"
+#include "outbox/former.h"
+#include "schema/guarded_hook.h"
 #include "schema/triggers.h"
 #include "worker/wake.h"
 
@@ -69,6 +73,7 @@ static void check_key(Oid relid, const CqrsMasterRow *row);
 static void check_revision_default(Oid relid);
 static void check_same_replication(const CqrsMasterRow *row);
 static void share_replication(const CqrsMasterRow *row);
+static void check_former(const CqrsMasterRow *row);
 static void begin_capture(Oid relid);
 static bool has_new_partition(Oid relid);
 static bool has_new_row(Oid index, AttrNumber column, Oid relid);
@@ -134,12 +139,14 @@ cqrs_register(PG_FUNCTION_ARGS)
 	cqrs_triggers_create(relid);
 	cqrs_triggers_enable(&row);
 	cqrs_master_insert(&row);
+	check_former(&row);
 	cqrs_loaded_forget(row.cqrs_id);
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 	begin_capture(relid);
 	tell_publisher(&row);
 	warn_if_unconfigured();
+	cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(list_make1(&row)), NIL);
 
 	PG_RETURN_TEXT_P(cstring_to_text(row.cqrs_id));
 }
@@ -159,6 +166,7 @@ cqrs_unregister(PG_FUNCTION_ARGS)
 	table_close(rel, NoLock);
 	refuse_own_changes(relid);
 	cqrs_master_delete(cqrs_id);
+	cqrs_former_note(cqrs_id, cqrs_rights_table_owner(relid));
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 	if (cqrs_master_read_all(relid) == NIL)
@@ -176,6 +184,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	Relation	rel;
 	Oid			relid;
 	char	   *exchange;
+	List	   *foreign;
 
 	PreventCommandIfReadOnly("cqrs_alter()");
 	if (PG_ARGISNULL(1))
@@ -188,6 +197,7 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	relid = RelationGetRelid(rel);
 	table_close(rel, NoLock);
 	exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
+	foreign = cqrs_guarded_hook_foreign(list_make1(row));
 	cqrs_option_set_json(&cqrs_options_master, row->options,
 						 PG_GETARG_JSONB_P(1));
 	cqrs_rights_check_exchange(exchange, cqrs_master_text(row, CQRS_OPTION_EXCHANGE));
@@ -199,9 +209,12 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	begin_capture(relid);
 	tell_publisher(row);
+	cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(list_make1(row)),
+							   foreign);
 	PG_RETURN_VOID();
 }
 
+/* Raise an error for a partition, and for a chunk of a hypertable. */
 static void
 check_not_partition(Relation rel)
 {
@@ -406,6 +419,7 @@ check_same_replication(const CqrsMasterRow *row)
 	}
 }
 
+/* Give all masters of the table the "replication" of this one. */
 static void
 share_replication(const CqrsMasterRow *row)
 {
@@ -422,6 +436,53 @@ share_replication(const CqrsMasterRow *row)
 			row->options[CQRS_OPTION_REPLICATION];
 		cqrs_master_update(other);
 	}
+}
+
+/*
+ * Messages of a former master of the same name become messages of the new one
+ * (former.c).  If the owner of its table is another role without the privileges of
+ * the former owner, only a caller who has these privileges may decide that.
+ */
+static void
+check_former(const CqrsMasterRow *row)
+{
+	Oid			former = cqrs_former_forget(row->cqrs_id);
+	Oid			owner = cqrs_rights_table_owner(row->relid);
+	CqrsRemains remains;
+	const char *role;
+
+	if (!OidIsValid(former) || has_privs_of_role(owner, former))
+		return;
+	remains = cqrs_former_remains(row->cqrs_id);
+	if (remains == CQRS_REMAINS_NONE)
+		return;
+	role = GetUserNameFromId(former, true);
+	if (role == NULL)
+		role = psprintf("%u", former);
+	if (has_privs_of_role(GetUserId(), former))
+		ereport(WARNING,
+				(errmsg("messages of the former master \"%s\" belong to role \"%s\" from now on",
+						row->cqrs_id, GetUserNameFromId(owner, false)),
+				 remains == CQRS_REMAINS_PENDING ?
+				 errdetail("Messages are pending, and belonged to role \"%s\", which owned the table of the former master.",
+						   role) :
+				 errdetail("Messages are parked, and belonged to role \"%s\", which owned the table of the former master.",
+						   role),
+				 errhint("If role \"%s\" is not to have them, roll back, and choose another cqrs_id.",
+						 GetUserNameFromId(owner, false))));
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("messages of a former master \"%s\" belong to role \"%s\"",
+						row->cqrs_id, role),
+				 remains == CQRS_REMAINS_PENDING ?
+				 errdetail("Messages are pending. Whoever has a master of that name could park them.") :
+				 errdetail("Messages are parked. Whoever has a master of that name could send them again, and see their rows."),
+				 remains == CQRS_REMAINS_PENDING ?
+				 errhint("Choose another cqrs_id, or wait until the messages are published. A superuser, or a role with the privileges of role \"%s\", can register the table at once.",
+						 role) :
+				 errhint("Choose another cqrs_id, or have a superuser delete the messages from cqrs.parked. A superuser, or a role with the privileges of role \"%s\", can register the table at once.",
+						 role)));
 }
 
 /* Note changes from now on, and none that were made before. */

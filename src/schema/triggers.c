@@ -78,6 +78,7 @@ add_column(StringInfo commands, Oid relid, const char *name, Oid type_oid,
 						 separator, name, value);
 }
 
+/* Whether the column, which exists, has a default. */
 static bool
 has_default(Oid relid, AttrNumber attnum)
 {
@@ -194,6 +195,7 @@ has_trigger(Relation rel, const char *name, int16 type)
 	return false;
 }
 
+/* Unless the table has it. */
 static void
 create_truncate_trigger(Oid relid)
 {
@@ -204,6 +206,7 @@ create_truncate_trigger(Oid relid)
 							  CQRS_TRIGGER_TRUNCATE, cqrs_command_relation(relid)));
 }
 
+/* If the table has it. */
 static void
 drop_trigger(Oid relid, const char *name)
 {

@@ -26,6 +26,7 @@
 /* Of a database whose DROP was interrupted; 15.0 has no name for it. */
 #define INVALID_LIMIT	(-2)
 
+/* Whether anybody may connect. */
 static bool
 may_connect(Form_pg_database form)
 {

@@ -77,8 +77,8 @@ typedef struct CqrsRoster
 typedef struct CqrsRosterServer
 {
 	Latch	   *launcher;		/* NULL when there is none */
-	bool		rescan;			/* the set of databases has changed, or
-								 * the set of those with the extension */
+	bool		rescan;			/* the set of databases has changed, or the
+								 * set of those with the extension */
 	Oid			looked_at[CQRS_MAX_DISCOVERIES];	/* InvalidOid: none */
 	pg_atomic_uint32 resettled; /* changes of settings of any database */
 } CqrsRosterServer;

@@ -266,6 +266,7 @@ ended_in_order(void)
 	return true;
 }
 
+/* All of the file.  Returns false if it could not be written. */
 static bool
 write_content(FILE *file)
 {
@@ -324,6 +325,7 @@ is_kept(int slot)
 	return kept && OidIsValid(cqrs_slot_database(slot));
 }
 
+/* Write data, and add it to the checksum. */
 static bool
 put(FILE *file, pg_crc32c *crc, const void *data, size_t size)
 {

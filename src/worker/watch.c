@@ -103,6 +103,10 @@ want_others(const CqrsWorker *worker)
 	}
 }
 
+/*
+ * The extension's settings of this database, ALTER DATABASE ... SET, as a text
+ * to be compared.
+ */
 static char *
 read_settings(void)
 {
@@ -134,6 +138,7 @@ read_settings(void)
 	return text.data;
 }
 
+/* Those of an array of pg_db_role_setting that are ours, a line for each. */
 static void
 append_settings(StringInfo buf, Datum array)
 {

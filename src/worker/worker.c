@@ -40,6 +40,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "base/caught.h"
 #include "base/compat.h"
 #include "base/error_context.h"
 #include "base/objects.h"
@@ -117,7 +118,7 @@ cqrs_worker_main(Datum dboid)
 	PG_CATCH();
 	{
 		MemoryContext error_context = MemoryContextSwitchTo(TopMemoryContext);
-		ErrorData  *error = CopyErrorData();
+		ErrorData  *error = cqrs_caught_copy();
 
 		cqrs_worker_set_error(error->message);
 		MemoryContextSwitchTo(error_context);

@@ -29,6 +29,8 @@ extern void cqrs_worker_set_error(const char *message);
 
 /* Advice about the broker that this process is connected to; "": none. */
 extern void cqrs_worker_set_advice(const char *advice);
+
+/* Add to a counter of this process, or set a gauge. */
 extern void cqrs_worker_count(int counter, int64 n);
 extern void cqrs_worker_set_counter(int counter, int64 n);
 

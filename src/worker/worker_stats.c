@@ -227,6 +227,7 @@ list_length_of(const char *const *names)
 	return length;
 }
 
+/* 0 is null. */
 static Datum
 timestamp_or_null(TimestampTz time, bool *isnull)
 {

@@ -467,7 +467,7 @@ sub bench_drain
 	goal(
 		"publisher's processor time, $what, against the bare loop",
 		'<=',
-		1.5,
+		1.2,
 		median(map { $_->{cqrs}{cpu} / $_->{bare}{cpu} } @rounds),
 		sprintf '%.2f against %.2f µs a message',
 		@median{ 'cqrs cpu', 'bare cpu' });

@@ -8,7 +8,8 @@
  * A folder that comes first gets one input of each kind to begin with.
  *
  * Whatever the bytes are, nothing outside of them is read or returned, and
- * texts become strings that are valid and have no control characters (I19).
+ * texts become strings that are valid, and have neither control characters nor
+ * the password (I19, I20).
  *
  *-------------------------------------------------------------------------
  */
@@ -18,9 +19,11 @@
 
 #include "broker/amqp_decode.h"
 #include "broker/amqp_properties.h"
+#include "broker/failure.h"
 #include "fuzz.h"
 
 #define MAX_SIZE	131072
+#define PASSWORD	"s3cret"
 
 static int	encoding = PG_UTF8;
 
@@ -66,6 +69,7 @@ check_text(amqp_bytes_t text)
 		decode_before(buffer, sizes[i], text, '\x80');
 		decode_before(other, sizes[i], text, 'x');
 		CHECK(strlen(at) < sizes[i] && strcmp(buffer, other) == 0);
+		CHECK(strstr(buffer, PASSWORD) == NULL);
 		while (*at != '\0')
 		{
 			int			size = encoding == PG_LATIN1 ? 1 :
@@ -136,6 +140,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	encoding = *input == 'L' ? PG_LATIN1 : PG_UTF8;
 	input++;
 	length--;
+	cqrs_failure_hide("user", PASSWORD);
 	init_amqp_pool(&pool, 4096);
 	while (size > 0)
 	{
@@ -222,7 +227,7 @@ make_seeds(void)
 	amqp_basic_ack_t ack = {7, true};
 	amqp_basic_nack_t nack = {8, false, false};
 	amqp_connection_blocked_t blocked = {amqp_cstring_bytes("low on m\xc3\xa9mory")};
-	amqp_channel_close_t close = {404, amqp_cstring_bytes("NOT_FOUND"), 60, 40};
+	amqp_channel_close_t close = {404, amqp_cstring_bytes("NOT_FOUND s3cret"), 60, 40};
 	amqp_basic_return_t returned = {
 		312, amqp_cstring_bytes("NO_ROUTE"), amqp_cstring_bytes("e"),
 		amqp_cstring_bytes("k")

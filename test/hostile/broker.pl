@@ -1,6 +1,6 @@
 
-# Whatever a broker sends, the publisher ends the connection with a reason,
-# keeps its memory, stops in time, and goes on with the next connection.
+# Whatever a broker sends, the publisher ends the connection with a reason
+# (I19), keeps its memory, stops in time, and goes on with the next connection.
 # CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
 use strict;
 use warnings;
@@ -244,6 +244,39 @@ misbehaviour(
 	sub { $_[0]->put("220 mail ESMTP\r\n") },
 	qr/frame of type 50/);
 
+# The password, which the broker knows.
+misbehaviour(
+	'connection.start-ok',
+	'the password',
+	sub {
+		$_[0]->put(
+			method(
+				0, 10, 50,
+				close_args(403, "login shop/$FakeBroker::PASSWORD refused")));
+	},
+	qr{: 403 login shop/\*\*\* refused$});
+misbehaviour(
+	'publish',
+	'the password of a channel',
+	sub {
+		$_[0]->put(
+			method(
+				1,
+				20,
+				40,
+				close_args(404, 'x' x 230 . "$FakeBroker::PASSWORD!", 60, 40))
+		);
+	},
+	qr/: 404 x+\*\*\*!$/);
+misbehaviour(
+	'publish',
+	'the password of a block',
+	sub {
+		$_[0]->put(method(0, 10, 60, shortstr($FakeBroker::PASSWORD)));
+		$_[0]->put(method(0, 10, 50, close_args(320, 'after the block')));
+	},
+	qr/after the block$/);
+
 # While a large message is on its way.
 foreach my $step (
 	[ 'confirm',        80,  'Q>C', 0 ],
@@ -433,6 +466,29 @@ on_probe(
 	sub { $_[0]->put(method(2, 40, 11)) },
 	qr/unexpected method 40\.11 on channel 2/);
 
+# Ever new reasons to block.
+misbehaviour(
+	'confirm.select',
+	'flood of reasons',
+	sub {
+		$_[0]->put(method(1, 85, 11));
+		$_[0]->flood(join '',
+			map { method(0, 10, 60, shortstr("reason $_")) } 1 .. 3000);
+	});
+
+# The channel is being closed: the broker may close it, too, and does so once.
+my $close = method(2, 20, 40,  close_args(200, ''));
+my $nack  = method(2, 60, 120, pack('Q>C', 1, 0));
+on_probe(
+	'two closes after a refusal',
+	sub { $_[0]->deaf; $_[0]->put($nack . $close x 2) },
+	qr/unexpected method 20\.40 on channel 2/);
+on_probe(
+	'flood of closes after a refusal',
+	sub { $_[0]->deaf; $_[0]->put($nack); $_[0]->flood($close) },
+	qr/unexpected method 20\.40 on channel 2/);
+on_probe('close after a refusal', sub { $_[0]->put($nack . $close) });
+
 # The broker does not answer that the channel is closed: no probe can begin.
 on_probe(
 	'refusal, and no more answers',
@@ -477,6 +533,53 @@ foreach my $name (sort keys %misbehaviours)
 }
 $hostile->check_alive;
 
+# The log has a bounded number of lines, whatever the broker says.
+sub times_in_log
+{
+	my ($pattern) = @_;
+	my $count = () = slurp_file($hostile->node->logfile) =~ /$pattern/g;
+	return $count;
+}
+
+my $MESSAGES = 60;
+my $start    = time;
+my $before   = times_in_log(qr/blocked by the broker/);
+$hostile->configure('cqrs.confirm_timeout = 0');
+$hostile->misbehave('confirm.select: flood of reasons');
+RabbitMQ->poll_until(sub { return $hostile->broker->sent > 3_000_000 }, 60)
+  or BAIL_OUT('no flood of reasons');
+my $blocked = times_in_log(qr/blocked by the broker/) - $before;
+my $minutes = 1 + int((time - $start) / 60);
+cmp_ok(
+	$blocked, '<=',
+	2 * $MESSAGES * (1 + $minutes),
+	'a flood of reasons to block is not logged as a whole');
+is( times_in_log(
+		qr/further log messages about the broker are left out for up to a minute/
+	) > 0,
+	1,
+	'the log says so');
+$hostile->recover($hostile->write_row, 'flood of reasons');
+RabbitMQ->poll_until(
+	sub {
+		return times_in_log(
+			qr/\d\d+ log messages about the broker were left out/);
+	},
+	60) or BAIL_OUT('the log does not say how many are left out');
+pass('and how many are left out');
+$hostile->configure('cqrs.confirm_timeout = 1000');
+
+# A broker that closes the channel of probes when it is being closed: the next
+# probe opens it again.
+$hostile->misbehave('publish: probe: close after a refusal');
+my $crossed = $hostile->write_row;
+RabbitMQ->poll_until(sub { return $hostile->broker->hits > 5 }, 60)
+  or BAIL_OUT('the probe is not repeated');
+is( $hostile->query(q{SELECT state || ' ' || last_error FROM cqrs.lanes}),
+	'publishing master "item": broker refused a message with basic.nack',
+	'the connection outlasts probes whose channel both sides close');
+$hostile->recover($crossed, 'closed by both');
+
 # What the broker says of a message that it refuses is kept with that message.
 $hostile->misbehave('publish: channel.close 406');
 my $refused = $hostile->write_row;
@@ -513,6 +616,43 @@ $hostile->check_stop('publish: refusal of the last possible tag');
 $hostile->check_stop("body: $_", $BIG_BYTES)
   for 'reads nothing', 'confirm before the body';
 $hostile->check_alive;
+
+# A consumer whose queue is deleted again and again.
+my $deleting = FakeBroker->new(
+	cancel => {
+		at     => 'basic.consume',
+		answer => sub {
+			my ($connection) = @_;
+			my $tag = shortstr('cqrs-' . ++$connection->{subscribed});
+			$connection->put(
+				method(1, 60, 21, $tag) . method(1, 60, 30, "$tag\1"));
+		}
+	});
+$deleting->misbehave('cancel');
+$hostile->configure("cqrs.consumer_url = '@{[ $deleting->url ]}'");
+$hostile->query(
+	q{CREATE TABLE copy (id int PRIMARY KEY, data text);
+	SELECT cqrs_register_replica('copy', cqrs_id => 'item'), cqrs_consume('copies')}
+);
+$start = time;
+RabbitMQ->poll_until(sub { return $deleting->hits > 5 * $MESSAGES }, 120)
+  or BAIL_OUT('no flood of deletions: '
+	  . $hostile->query('SELECT * FROM cqrs.consumer_stats'));
+$minutes = 1 + int((time - $start) / 60);
+cmp_ok(
+	times_in_log(qr/has ended the consumption of queue "copies"/),
+	'<=',
+	$MESSAGES * (1 + $minutes),
+	'a flood of deletions is not logged as a whole');
+
+unlike(slurp_file($hostile->node->logfile),
+	qr/s3cret/, 'no password in the log');
+unlike(
+	$hostile->query(
+		q{SELECT string_agg(query_to_xml(format('SELECT * FROM %I.%I', schemaname, viewname), true, true, '')::text, '')
+		FROM pg_views WHERE schemaname = 'cqrs'}),
+	qr/s3cret/,
+	'no password in a view');
 $hostile->close_session;
 $hostile->node->stop;
 

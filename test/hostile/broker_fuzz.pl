@@ -1,5 +1,5 @@
 
-# What a broker answers, mutated at random: nothing crashes, the memory of the
+# What a broker answers, mutated at random: nothing crashes (I19), the memory of the
 # publisher stays bounded, and with a broker that behaves it publishes again.
 # CQRS_SEED in the environment: repeats a run; CQRS_FUZZ_SECONDS: how long, one
 # minute by default.

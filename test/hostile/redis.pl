@@ -1,7 +1,7 @@
 # Whatever a Redis server sends, the publisher ends the connection with a
-# reason, keeps its memory, stops in time, and goes on with the next connection;
-# the same for the half of the transport that consumes.  The password, which the
-# server knows, is in no log and no view.
+# reason (I19), keeps its memory, stops in time, and goes on with the next
+# connection; the same for the half of the transport that consumes.  The password,
+# which the server knows, is in no log and no view (I20).
 # CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
 use strict;
 use warnings;
@@ -245,6 +245,18 @@ misbehaviour(
 	'the password in an array',
 	array("-ERR $PASSWORD\r\n"), qr/ERR/);
 
+# Texts that are no errors: the name of a queue, and a setting.
+$misbehaviours{'full queue'} = {
+	at     => 'publish',
+	answer => sub { $_[0]->put(array(bulk($PASSWORD))) }
+};
+$misbehaviours{'setting'} = {
+	at     => 'info',
+	answer => sub {
+		$_[0]->put(bulk("maxmemory:7\r\nmaxmemory_policy:$PASSWORD\r\n"));
+	}
+};
+
 # The end of envelopes, which the server may correct.
 my %ends = (
 	'too long'  => '-000000001"}}',
@@ -329,7 +341,8 @@ foreach my $name ((grep { !/^count:/ } sort keys %misbehaviours), @counts)
 {
 	$hostile->configure('cqrs.confirm_replicas = 1')
 	  if @counts && $name eq $counts[0];
-	next if defined $only && $name !~ $only;
+	next if !$reasons{$name} && !$states{$name};
+	next if defined $only    && $name !~ $only;
 	$hostile->misbehave($name);
 	if ($name =~ /^(direct|pushed):/)
 	{
@@ -364,6 +377,24 @@ foreach my $name ((grep { !/^count:/ } sort keys %misbehaviours), @counts)
 }
 $hostile->check_alive;
 cmp_ok($met, '>=', 150, 'these are many') unless defined $only;
+
+# The password, where no error is.
+$hostile->configure('cqrs.queue_limit = 1000');
+$hostile->misbehave('full queue');
+my $full = $hostile->write_row;
+like(
+	$hostile->wait_for_reason('full queue', qr/has reached/),
+	qr/queue "\*\*\*" has reached cqrs\.queue_limit/,
+	'the name of a full queue shows no password');
+$hostile->recover($full, 'full queue');
+$hostile->configure('cqrs.queue_limit = 0');
+$hostile->misbehave('setting');
+$hostile->wait_for_hit('setting');
+$hostile->wait_until(
+	q{SELECT coalesce(string_agg(c::text, ' '), '') FROM cqrs_check() c},
+	qr/maxmemory-policy is \*\*\*/);
+pass('a setting of the server shows no password');
+$hostile->recover($hostile->write_row, 'setting');
 
 # A server that does not speak TLS.
 my $url = $hostile->broker->url;

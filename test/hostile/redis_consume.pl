@@ -1,5 +1,6 @@
 # Whatever a Redis server sends, a connection that consumes ends with a reason or
-# delivers what is there; its memory is bounded, and the server goes on.
+# delivers what is there; its memory is bounded, and the server goes on
+# (I19).
 # CQRS_ONLY in the environment: a pattern of the misbehaviours to try.
 use strict;
 use warnings;
@@ -237,6 +238,14 @@ my %misbehaviours = map {
 } keys %cases;
 my $broker = FakeRedis->new(
 	%misbehaviours,
+	unread => {
+		at     => 'bind',
+		answer => sub {
+			my ($connection) = @_;
+			$connection->deaf;
+			$connection->flood(":1\r\n");
+		}
+	},
 	tags => {
 		at     => 'consume',
 		answer => sub {
@@ -309,6 +318,22 @@ my @lines = run(
 	'memory');
 like($lines[22], qr/^delivery 20 /, 'messages with long tags');
 like($lines[-3], qr/^delivery 21 /, 'and short acknowledgements');
+
+# A server that answers commands which it does not read: so much waits to be
+# sent that the answers come before the commands.
+$broker->misbehave('unread');
+@lines = run(
+	consumer(0, timeout => 60_000),
+	sprintf(
+		q{prepare | 0 | '%s' | (SELECT array_agg('cqrs ' || lpad(i::text, 250, 'k')) FROM generate_series(1, 20000) i) | false},
+		'q' x 250),
+	'close | 0 | false',
+	'memory');
+like(
+	join("\n", @lines),
+	qr/protocol violation by the broker: reply to a command that was not sent$/m,
+	'a server that answers what it does not read');
+cmp_ok($lines[-1], '<', 10_000, 'no memory is kept of commands');
 
 $broker->behave;
 

@@ -9,7 +9,7 @@
 #	- no error is an internal one (class XX), except those named below
 #	- no role has another right or membership than before, and each statement
 #	  has left its session with the role that it had
-#	- no output has the password of cqrs.url, and none but a superuser's has a
+#	- no output has the password of cqrs.url (I20), and none but a superuser's has a
 #	  row of a table that the other roles may not read
 #
 # CQRS_SEED repeats a run; CQRS_FUZZ_SECONDS is how long it lasts, 40 otherwise.

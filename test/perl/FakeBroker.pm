@@ -58,6 +58,8 @@ BEGIN
 	%EXPORT_TAGS = (frames => \@EXPORT_OK);
 }
 
+our $PASSWORD = "s3cret-w\xC3\xB6rd";
+
 my $RECEIVE_BYTES        = 256 * 1024;
 my $READ_BYTES           = 1024 * 1024;
 my $DRIP_INTERVAL_S      = 0.02;
@@ -81,6 +83,7 @@ my %METHODS = (
 	'60.30' => 'basic.cancel',
 	'60.70' => 'basic.get',
 	'60.80' => 'basic.ack',
+	'60.90' => 'basic.reject',
 	'60.40' => 'basic.publish',
 	'85.10' => 'confirm.select');
 
@@ -198,7 +201,8 @@ sub new
 		control   => $control }, $class;
 }
 
-sub url { return "amqp://guest:guest\@127.0.0.1:$_[0]{port}"; }
+# With a user and a password, which is $FakeBroker::PASSWORD.
+sub url { return "amqp://shop:s3cret-w%C3%B6rd\@127.0.0.1:$_[0]{port}"; }
 sub pid { return $_[0]{pid}; }
 
 =item misbehave($name), behave()
@@ -459,6 +463,9 @@ sub flush
 	return;
 }
 
+# A table, encoded: what it says of itself.
+sub properties { return ''; }
+
 sub receive
 {
 	my ($self) = @_;
@@ -479,7 +486,7 @@ sub receive
 				10,
 				10,
 				pack('CC', 0, 9)
-				  . longstr('')
+				  . longstr($self->properties)
 				  . longstr('PLAIN AMQPLAIN')
 				  . longstr('en_US')));
 	}

@@ -1,4 +1,5 @@
-# Settings take effect by a reload; the password of the URL shows up nowhere.
+# Settings take effect by a reload; the password of the URL shows up
+# nowhere (I20).
 use strict;
 use warnings;
 

@@ -1,4 +1,4 @@
-# While the broker is away, transactions commit as ever; once it is back,
+# While the broker is away, transactions commit as ever (I15); once it is back,
 # everything arrives without any further traffic.
 use strict;
 use warnings;

@@ -1,5 +1,6 @@
 # Crashes of the publisher, the server and the broker while transactions run:
-# what arrives is what was committed, in order, and repetitions are known as such.
+# what arrives is what was committed (I1, I5), in order, and repetitions are known
+# as such.
 use strict;
 use warnings;
 

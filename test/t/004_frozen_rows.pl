@@ -1,5 +1,6 @@
 # VACUUM freezes messages of a transaction whose commit is not on the disk yet: then
-# nothing says which transaction it was.  What is sent survives a crash all the same.
+# nothing says which transaction it was.  What is sent survives a crash all the
+# same (I5).
 use strict;
 use warnings;
 

@@ -1,4 +1,4 @@
-# Transactions that commit late, or never, after they have drawn their ids.
+# Transactions that commit late, or never, after they have drawn their ids (I4).
 use strict;
 use warnings;
 

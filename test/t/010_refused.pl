@@ -1,5 +1,5 @@
 # A message that the broker refuses for itself, or that cannot be sent at all,
-# is parked with the reason; all others arrive, in order.
+# is parked with the reason (I10); all others arrive, in order.
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
-# Masters whose route does not work are held and tried again, in order, while
-# others flow on: no queue, a full queue, an exchange that is wrong or missing.
+# Masters whose route does not work are held and tried again, in order (I8),
+# while others flow on: no queue, a full queue, an exchange that is wrong or
+# missing.
 use strict;
 use warnings;
 

@@ -1,5 +1,5 @@
-# Of several copies of a database one publishes; the others stand by until it
-# is gone, or until cqrs_adopt() gives them an identity of their own.
+# Of several copies of a database one publishes (I13); the others stand by until
+# it is gone, or until cqrs_adopt() gives them an identity of their own.
 use strict;
 use warnings;
 
@@ -35,7 +35,7 @@ $clone->start;
 $clone->safe_psql('postgres', 'SELECT cqrs_resume()');
 $clone->poll_query_until(
 	'postgres',
-	q{SELECT state = 'standing by' AND last_error LIKE '%405 RESOURCE_LOCKED%'
+	q{SELECT state = 'standing by' AND last_error ~ 'lease: .*(405 RESOURCE_LOCKED|another connection)'
 	FROM cqrs.stats}) or BAIL_OUT('the clone does not stand by');
 pass('a clone stands by');
 $clone->safe_psql('postgres', q{INSERT INTO item VALUES (100, 'clone')});

@@ -1,5 +1,5 @@
 # A standby publishes nothing; after its promotion it publishes all that was
-# replicated.  A held snapshot and an idle transaction are no burden.
+# replicated (I31).  A held snapshot and an idle transaction are no burden.
 use strict;
 use warnings;
 

@@ -1,5 +1,5 @@
-# A segment that somebody reads when it could be emptied is emptied later,
-# though nothing more is written.
+# A segment that somebody reads when it could be emptied is emptied later
+# (I14), though nothing more is written.
 use strict;
 use warnings;
 

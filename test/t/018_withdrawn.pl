@@ -1,5 +1,6 @@
 # A message that is under way when its master is held, and that the broker then
-# refuses for itself: no other message is parked for it, and it is in the end.
+# refuses for itself: no other message is parked for it (I10), and it is in the
+# end.
 use strict;
 use warnings;
 

@@ -1,4 +1,4 @@
-# The ledger: random transactions under random faults, for about a minute.
+# The ledger: random transactions under random faults, for about a minute (I7, I8).
 use strict;
 use warnings;
 

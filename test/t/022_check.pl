@@ -4,13 +4,14 @@ use warnings;
 
 use Bench;
 use CqrsTest;
+use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
 
 my $broker = RabbitMQ->new('check');
 $broker->start;
-my $node = new_master('check', $broker);
+my $node = new_master('check', $broker, init => [ allows_streaming => 1 ]);
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE author (id int PRIMARY KEY, name text);
@@ -21,8 +22,8 @@ wait_for_state($node, 'publishing');
 # What is found of an item.
 sub finding
 {
-	my ($item) = @_;
-	return $node->safe_psql('postgres',
+	my ($item, $of) = @_;
+	return ($of // $node)->safe_psql('postgres',
 		"SELECT status, detail, remedy FROM cqrs_check() WHERE item = '$item'"
 	);
 }
@@ -143,6 +144,18 @@ like(
 	remedy("amqps://$address", '%TLS%'),
 	qr/^check the broker's certificate/,
 	'no TLS');
+my $file = "$PostgreSQL::Test::Utils::tmp_check/passwords";
+append_to_file($file, "*:*:*:guest:guest\n");
+chmod oct('0644'), $file;
+$node->append_conf('postgresql.conf', "cqrs.password_file = '$file'");
+like(
+	remedy("amqp://guest\@$address", '%group or others%'),
+	qr/^correct cqrs\.password_file, or the file that it names, as the error says/,
+	'a password file that others can read');
+chmod oct('0600'), $file;
+$node->reload;
+wait_for_state($node, 'publishing');
+pass('publishing when it is as the error says');
 $broker->ctl('set_permissions', 'guest', '^$', '.*', '.*');
 like(remedy("amqp://$address", '%403%'), qr/^grant the user/, 'a permission');
 $broker->ctl('set_permissions', 'guest', '.*', '.*', '.*');
@@ -152,6 +165,23 @@ like(
 	slurp_file($node->logfile),
 	qr/has no connection to the broker: could not log in.*\n.*DETAIL: .*\n.*CONTEXT:  cqrs publisher of database "postgres", broker $address\n/,
 	'the log has database, host and port');
+
+# A copy of the server, while the original has the lease.
+$node->backup('copy');
+my $copy = PostgreSQL::Test::Cluster->new('copy');
+$copy->init_from_backup($node, 'copy');
+$copy->start;
+$copy->poll_query_until('postgres',
+	q{SELECT state = 'standing by' AND last_error LIKE '% 405 %' FROM cqrs.stats}
+) or BAIL_OUT('the copy does not stand by');
+like(
+	finding('broker', $copy),
+	qr/^error\|not connected, last error: .* lease.* 405 .*\|end the other publisher of this database; if this is a copy that is to publish as well: SELECT cqrs_adopt\(\)$/,
+	'another publisher has the lease');
+$copy->safe_psql('postgres', 'SELECT cqrs_adopt()');
+wait_for_state($copy, 'publishing');
+like(finding('broker', $copy), qr/^ok\|/, 'with an identity of its own');
+$copy->stop;
 
 # A URL in the file that is not valid is there, and not in use.
 my $conf    = $node->data_dir . '/postgresql.conf';

@@ -1,5 +1,5 @@
-# Dumps: masters work in the restored database, which is held back at first, and
-# restoring sends nothing.
+# Dumps: masters work in the restored database, which is held back at first (I31),
+# and restoring sends nothing.
 use strict;
 use warnings;
 

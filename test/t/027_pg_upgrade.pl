@@ -1,6 +1,6 @@
 # pg_upgrade --link carries masters, backlog and watermark over, and replicas,
 # failed messages and what handlers have had; and what it makes is not taken for
-# a copy.
+# a copy (I31).
 use strict;
 use warnings;
 
@@ -88,7 +88,7 @@ publish(
 my $new = new_master('new', undef, @init, extension => 0);
 $new->stop;
 chdir $PostgreSQL::Test::Utils::tmp_check;
-my $bindir = $ENV{CQRS_BINDIR} // `pg_config --bindir` =~ s/\n\z//r;
+my $bindir = `pg_config --bindir` =~ s/\n\z//r;
 command_ok(
 	[   'pg_upgrade',   '--retain', '--link',       '-d',
 		$old->data_dir, '-D',       $new->data_dir, '-b',

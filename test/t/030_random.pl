@@ -1,5 +1,5 @@
 # Several sessions run thousands of random transactions; a replica that is
-# built from the messages alone equals the masters.
+# built from the messages alone equals the masters (I2).
 #
 # CQRS_RANDOM_SECONDS: for how long, 30 by default.  CQRS_SEED: repeats the
 # statements of a run, though not the timing of its sessions.

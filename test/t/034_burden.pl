@@ -1,5 +1,5 @@
 # What publishing costs those who write: nothing waits for a broker that does
-# not answer, and a held snapshot lets nothing of ours grow or slow down.
+# not answer (I16), and a held snapshot lets nothing of ours grow or slow down.
 use strict;
 use warnings;
 

@@ -1,5 +1,5 @@
 # A message that is put aside when it is made has an id, and none in the outbox
-# knows it after a restart: no other message may get the same id.
+# knows it after a restart: no other message may get the same id (I11).
 use strict;
 use warnings;
 

@@ -1,5 +1,5 @@
 # Changes that another extension makes after deferred triggers have fired, in a
-# callback before the commit: they are sent, or the transaction fails.
+# callback before the commit: they are sent, or the transaction fails (I1).
 use strict;
 use warnings;
 

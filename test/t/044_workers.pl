@@ -110,49 +110,42 @@ publishes('a role that does not exist any more');
 $node->safe_psql('postgres', 'ALTER DATABASE app RESET ALL');
 
 # An apply worker commits a prepared transaction; nobody else commits anything.
-SKIP:
-{
-	skip 'subscriptions have no two_phase', 2
-	  if $node->pg_version < 15;
+my $origin =
+  new_master('origin', undef, init => [ allows_streaming => 'logical' ]);
+$_->safe_psql('postgres', 'CREATE TABLE applied (id int PRIMARY KEY)')
+  foreach ($origin, $node);
+$node->safe_psql(
+	'postgres', q{
+	CREATE EXTENSION IF NOT EXISTS cqrs;
+	SELECT cqrs_register('applied', replication => 'replica')});
+$origin->safe_psql('postgres',
+	'CREATE PUBLICATION everything FOR TABLE applied');
+my $address = $origin->connstr . ' dbname=postgres';
+$node->safe_psql(
+	'postgres', "CREATE SUBSCRIPTION everything CONNECTION '$address'
+	PUBLICATION everything WITH (copy_data = false, two_phase = true)");
+$node->poll_query_until('postgres',
+	q{SELECT subtwophasestate = 'e' FROM pg_subscription});
+$origin->safe_psql('postgres', 'INSERT INTO applied VALUES (1)');
+wait_for_state($node, 'publishing');
+RabbitMQ->poll_until(sub { drain_queue($broker, 'replica') > 0 }, 30)
+  or BAIL_OUT('nothing is applied');
 
-	my $origin =
-	  new_master('origin', undef, init => [ allows_streaming => 'logical' ]);
-	$_->safe_psql('postgres', 'CREATE TABLE applied (id int PRIMARY KEY)')
-	  foreach ($origin, $node);
-	$node->safe_psql(
-		'postgres', q{
-		CREATE EXTENSION IF NOT EXISTS cqrs;
-		SELECT cqrs_register('applied', replication => 'replica')});
-	$origin->safe_psql('postgres',
-		'CREATE PUBLICATION everything FOR TABLE applied');
-	my $address = $origin->connstr . ' dbname=postgres';
-	$node->safe_psql(
-		'postgres', "CREATE SUBSCRIPTION everything CONNECTION '$address'
-		PUBLICATION everything WITH (copy_data = false, two_phase = true)");
-	$node->poll_query_until('postgres',
-		q{SELECT subtwophasestate = 'e' FROM pg_subscription});
-	$origin->safe_psql('postgres', 'INSERT INTO applied VALUES (1)');
-	wait_for_state($node, 'publishing');
-	RabbitMQ->poll_until(sub { drain_queue($broker, 'replica') > 0 }, 30)
-	  or BAIL_OUT('nothing is applied');
-
-	$origin->safe_psql('postgres',
-		q{BEGIN; INSERT INTO applied VALUES (2); PREPARE TRANSACTION 'two'});
-	$node->poll_query_until('postgres',
-		'SELECT count(*) = 1 FROM pg_prepared_xacts');
-	is(scalar(drain_queue($broker, 'replica')), 0, 'prepared: nothing yet');
-	$origin->safe_psql('postgres', q{COMMIT PREPARED 'two'});
-	my @messages;
-	ok( RabbitMQ->poll_until(
-			sub {
-				push @messages, drain_queue($broker, 'replica');
-				return @messages > 0;
-			},
-			15),
-		'COMMIT PREPARED by an apply worker is published at once');
-	$node->safe_psql('postgres', 'DROP SUBSCRIPTION everything');
-	$origin->stop;
-}
-
+$origin->safe_psql('postgres',
+	q{BEGIN; INSERT INTO applied VALUES (2); PREPARE TRANSACTION 'two'});
+$node->poll_query_until('postgres',
+	'SELECT count(*) = 1 FROM pg_prepared_xacts');
+is(scalar(drain_queue($broker, 'replica')), 0, 'prepared: nothing yet');
+$origin->safe_psql('postgres', q{COMMIT PREPARED 'two'});
+my @messages;
+ok( RabbitMQ->poll_until(
+		sub {
+			push @messages, drain_queue($broker, 'replica');
+			return @messages > 0;
+		},
+		15),
+	'COMMIT PREPARED by an apply worker is published at once');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION everything');
+$origin->stop;
 $node->stop;
 done_testing();

@@ -1,6 +1,6 @@
 # A copy of a database publishes nothing, and consumes nothing, before somebody
-# says so: a dump that is restored, on the same server or on another one, and a
-# database that was made from another one as its template.
+# says so (I31): a dump that is restored, on the same server or on another one,
+# and a database that was made from another one as its template.
 use strict;
 use warnings;
 

@@ -14,6 +14,7 @@ my $broker =
 $broker->start;
 my $node = new_master('park_held', $broker, conf => <<'END');
 cqrs.reconnect_delay_max = '300ms'
+cqrs.max_databases = 1
 END
 $node->safe_psql(
 	'postgres', q{
@@ -159,6 +160,25 @@ is( scalar(
 ($code, $out, $error) =
   $node->psql('postgres', q{SELECT cqrs_park_held('gone')});
 like($error, qr/master "gone" does not exist/, 'then nothing is left of it');
+
+# A database that gets no slot, with messages from its template: an error, and not
+# a panic after the commit.
+query('SELECT cqrs_pause()');
+wait_for_state($node, 'paused');
+query(q{INSERT INTO lost VALUES (300, 'x')});
+$node->safe_psql('template1', 'CREATE DATABASE copy TEMPLATE postgres');
+($code, $out, $error) = $node->psql('copy', q{SELECT cqrs_park_held('lost')});
+like(
+	$error,
+	qr/ERROR:  too many databases use the extension/,
+	'without a slot nothing can be parked');
+is(try_query($node, 'SELECT pg_is_in_recovery()'), 'f',
+	'the server is there');
+unlike(slurp_file($node->logfile, $offset), qr/PANIC/, 'and has not crashed');
+is( $node->safe_psql(
+		'copy', q{SELECT count(*) FROM cqrs.parked WHERE cqrs_id = 'lost'}),
+	0,
+	'nothing is parked');
 
 $node->stop;
 done_testing();

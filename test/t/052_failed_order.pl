@@ -1,6 +1,6 @@
-# Failed messages and those that come after them: ids that are not unique, messages
-# that come late, an owner who changes in between, many of one row; and triggers
-# that run when the consumer commits.
+# Failed messages and those that come after them (I27): ids that are not unique,
+# messages that come late, an owner who changes in between, many of one row; and
+# triggers that run when the consumer commits.
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # Messages that cannot be applied: none of them stops its neighbours, none is
-# lost, and the order of a row is kept.
+# lost (I25), the order of a row is kept (I27), and so are the rights of its owner
+# (I30).
 use strict;
 use warnings;
 
@@ -76,8 +77,8 @@ sub wait_for
 	return;
 }
 
-# A failing message in a hundred, and bodies that are no messages (decisions 8,
-# 10, 18).
+# A failing message in a hundred, and bodies that are no messages: they are found
+# among their neighbours, which are applied.
 my @hundred =
   map { message('SAVE', 'author', $_, 0, name => "n$_") } 1 .. 100;
 $hundred[49] = message('SAVE', 'author', 50, 0, name => 'bad');
@@ -105,7 +106,7 @@ is( query(
 	'a dead letter after max_retries');
 is($broker->queue_length('shop'), 0, 'all is acknowledged');
 
-# cqrs_retry_failed, and success drops the row (decisions 12, 13).
+# cqrs_retry_failed, and success drops the row of cqrs.failed.
 query(q{ALTER TABLE author DROP CONSTRAINT author_name_check});
 is(query(q{SELECT cqrs_retry_failed('author')}), 1, 'cqrs_retry_failed');
 wait_for(q{SELECT count(*) = 1 FROM author WHERE id = 50});
@@ -113,7 +114,8 @@ is(query(q{SELECT count(*) FROM cqrs.failed WHERE cqrs_id IS NOT NULL}),
 	0, 'the failed message is gone');
 query(q{DELETE FROM cqrs.failed});
 
-# A parent that comes later, by a deferred foreign key (decisions 10, 13).
+# A parent that comes later, by a deferred foreign key: its child fails, and is
+# tried again.
 send_all(message('SAVE', 'book', 1, 0, title => 't', author_id => 1000));
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed WHERE sqlstate = '23503'});
 send_all(message('SAVE', 'author', 1000, 0, name => 'parent'));
@@ -132,7 +134,7 @@ query('SELECT cqrs_resume_consumer()');
 wait_for(q{SELECT count(*) = 1 FROM book WHERE id = 2});
 wait_for(q{SELECT waiting = 0 FROM cqrs.consumer_stats});
 
-# Order of a row: a later SAVE drops the older failed one (decision 12).
+# Order of a row: a later SAVE drops the older failed one.
 query(q{ALTER TABLE author ADD CHECK (name <> 'bad') NOT VALID});
 send_all(message('SAVE', 'author', 1, 1, name => 'bad'));
 wait_for(q{SELECT count(*) = 1 FROM cqrs.failed});
@@ -258,7 +260,7 @@ is(query('SELECT count(*) FROM other WHERE id = 900'),
 	0, 'a DELETE that was delivered twice, and failed twice, is the last');
 query('DROP FUNCTION break() CASCADE');
 
-# Expired messages (decision 18 and the table of signals).
+# Expired messages are dead letters, which a user can have applied.
 send_all(
 	message(
 		'SAVE', 'author', 4000, 0,
@@ -275,7 +277,7 @@ is( query(
 wait_for(q{SELECT count(*) = 1 FROM author WHERE id = 4000});
 pass('cqrs_retry_failed ignores that a message has expired');
 
-# Two owners in one batch, each with its own rights (decision 16).
+# Two owners in one batch, each with its own rights.
 query(
 	q{CREATE FUNCTION who() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN NEW.name := current_user; RETURN NEW; END$$;
@@ -300,8 +302,8 @@ is( query(
 	'each row is applied with the rights of its owner');
 query('DROP FUNCTION who() CASCADE');
 
-# A lock on a row: tried in place, then stored without counting (decision 11),
-# and neighbours go on.
+# A lock on a row: tried in place, then stored without counting, and
+# neighbours go on.
 my ($in, $out, $err) = ('', '', '');
 my $session = open_psql($node, \$in, \$out, \$err);
 $in .= "BEGIN; SELECT 'locked' FROM author WHERE id = 2 FOR UPDATE;\n";
@@ -334,7 +336,7 @@ $session->finish;
 wait_for(q{SELECT count(*) = 1 FROM other WHERE id = 1});
 pass('its message is applied when the lock is gone');
 
-# A trigger that never ends: cqrs.apply_timeout (decision 9).
+# A trigger that never ends: cqrs.apply_timeout ends it.
 query(
 	q{CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN IF NEW.name = 'hang' THEN PERFORM pg_sleep(1000); END IF; RETURN NEW; END$$;
@@ -350,7 +352,7 @@ query(q{DROP FUNCTION hang() CASCADE; SELECT cqrs_retry_failed()});
 wait_for(q{SELECT count(*) = 1 FROM other WHERE id = 2});
 
 # An error at COMMIT that no savepoint catches, by a deferred trigger that
-# defers itself again: the experiment finds the message (decision 11).
+# defers itself again: trying messages alone finds the message.
 query(
 	q{CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN IF NEW.name = 'late' THEN RAISE 'too late'; END IF; RETURN NULL; END$$;
@@ -374,7 +376,7 @@ query(
 	q{DROP FUNCTION late() CASCADE; DROP FUNCTION defer() CASCADE; DELETE FROM cqrs.failed}
 );
 
-# A function "retry" decides (decision 13).
+# A function "retry" decides when a message is tried again, or that it is not.
 query(
 	q{CREATE FUNCTION retry(cqrs.message, int, text, text) RETURNS interval LANGUAGE sql
 	AS $$SELECT CASE WHEN $1.instance_pk::text = '7001' THEN NULL ELSE interval '1 day' END$$;
@@ -398,7 +400,7 @@ wait_for(
 );
 pass('a message whose next try is set to the year 2000 is tried');
 
-# cqrs.max_failed (decision 13).
+# cqrs.max_failed: consuming stops while so many messages wait for a retry.
 $node->append_conf('postgresql.conf', 'cqrs.max_failed = 3');
 $node->reload;
 send_all(map { message('SAVE', 'author', $_, 0, name => 'bad') } 7003, 7004);

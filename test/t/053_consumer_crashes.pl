@@ -1,6 +1,6 @@
 # Nothing that was sent is lost and no row goes back, whatever ends the
-# consumer, its connection, the server or the broker; a message that crashes
-# the server is found; a fast shutdown takes less than two seconds.
+# consumer, its connection, the server or the broker (I24); a message that crashes
+# the server is found (I26); a fast shutdown takes less than two seconds.
 use strict;
 use warnings;
 
@@ -154,7 +154,7 @@ in_the_middle(
 		cmp_ok($received_later, '>=', $received, 'all of them');
 	});
 
-# A message that crashes the server (decision 14).
+# A message that crashes the server is found, and becomes a dead letter.
 wait_applied($broker, $node, 'shop', 'shop');
 replica(
 	q{CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -223,7 +223,7 @@ is( scalar(
 replica('DROP FUNCTION crash() CASCADE; SELECT cqrs_retry_failed()');
 $node->poll_query_until('shop', 'SELECT count(*) = 3001 FROM author');
 
-# The queue is deleted (decision 3).
+# The queue is deleted: it is declared anew, and nothing is lost.
 $broker->ctl('delete_queue', 'shop');
 ok( RabbitMQ->poll_until(
 		sub { return defined $broker->queue_length('shop') }, 60),

@@ -1,5 +1,5 @@
 # The ledger of the whole way, from a master's rows to a replica's, under random
-# faults, for about a minute.
+# faults, for about a minute (I25, I27).
 use strict;
 use warnings;
 

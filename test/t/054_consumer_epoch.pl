@@ -1,6 +1,6 @@
 # Of two copies that begin with the same epoch, the one that has missed messages
-# stands by, also where an epoch could not be written to the database, or not to
-# the broker (decision 6).
+# stands by (I28), also where an epoch could not be written to the database, or not to
+# the broker.
 use strict;
 use warnings;
 

@@ -1,4 +1,4 @@
-# What belongs to the owner of a replica runs with the owner's rights, in each
+# What belongs to the owner of a replica runs with the owner's rights (I30), in each
 # way that a message can fail.
 use strict;
 use warnings;

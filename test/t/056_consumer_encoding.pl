@@ -55,7 +55,8 @@ ok( $node->poll_query_until(
 like($broker->ctl('list_queues', '-s', 'name'),
 	qr/^b\xc3\xbccher$/m, 'the name of the queue is in UTF-8');
 
-# Memory for the large body, and not for its conversion (decision 14).
+# Memory for the large body, and not for its conversion: the process ends while it
+# reads the message, which becomes a dead letter, unread.
 sub limit_memory
 {
 	my ($limit) = @_;

@@ -1,5 +1,5 @@
 # All owners of replicas share the session of the consumer: what the code of
-# one leaves there stops or changes nothing of another's.
+# one leaves there stops or changes nothing of another's (I23).
 use strict;
 use warnings;
 
@@ -150,6 +150,39 @@ foreach my $id (1 .. 2)
 wait_consumer($node, 'postgres', 'handled = 2');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM careful'),
 	2, 'a handler with EXCEPTION applies messages after a change');
+
+# The CHECK of a domain that applies a message to the same column: what follows
+# in it is still about the outer message's value.
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE seen (what text);
+	CREATE FUNCTION applies(v text) RETURNS boolean LANGUAGE plpgsql AS $$
+	DECLARE
+		pk int := 2 + (SELECT count(*) FROM public.seen);
+	BEGIN
+		IF v = 'outer' THEN
+			PERFORM public.cqrs_apply(cqrs.parse_message(jsonb_build_object('signal_type', 'SAVE',
+				'cqrs_id', 'nests', 'instance_pk', pk, 'instance_data', jsonb_build_object('id', pk,
+					'name', repeat('inner', 2000), 'list', format('{%s}', repeat('inner', 1000)),
+					'cqrs_revision', 0, 'cqrs_updated', now()))::text));
+		END IF;
+		RETURN true;
+	END$$;
+	CREATE FUNCTION sees(v text) RETURNS boolean LANGUAGE plpgsql AS
+	$$BEGIN INSERT INTO public.seen VALUES (left(v, 5) || length(v)); RETURN true; END$$;
+	CREATE DOMAIN nested AS text CHECK (applies(value) AND sees(value));
+	CREATE TABLE nests (id int PRIMARY KEY, name nested, list nested[]);
+	SELECT cqrs_register_replica('nests')});
+my $nests = save_body('nests', 1, 'outer');
+$nests->{instance_data}{list} = '{outer}';
+publish($broker, 'cqrs', 'author', $nests);
+$node->poll_query_until('postgres', 'SELECT count(*) = 3 FROM nests')
+  or BAIL_OUT($node->safe_psql('postgres', 'SELECT error FROM cqrs.failed'));
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT what, count(*) FROM seen GROUP BY what ORDER BY what}),
+	"inner10000|2\ninner5000|2\nouter5|2",
+	'the CHECK of a domain applies a message');
 is( $node->safe_psql(
 		'postgres', q{SELECT connects, errors FROM cqrs.consumer_stats}),
 	'2|1',

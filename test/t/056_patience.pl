@@ -1,7 +1,7 @@
 # What may pass (a lock, a lack of resources) is waited for, but not again and
-# again: messages of such a replica do not hold up those of another one.  A
-# function "retry" that does not end holds up nobody either.  A database that
-# commits nothing for a minute gives its messages back to the queue.
+# again: messages of such a replica do not hold up those of another one
+# (I26).  A function "retry" that does not end holds up nobody either.  A database
+# that commits nothing for a minute gives its messages back to the queue.
 use strict;
 use warnings;
 
@@ -143,7 +143,7 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('no dead letter');
 pass('a message that always meets an internal error becomes a dead letter');
 
-# The other database (decision 11).
+# The other database, in which nothing can be committed.
 wait_consumer($node, 'stuck', 'connected_at IS NULL');
 is( $node->safe_psql(
 		'stuck', 'SELECT state, buffered FROM cqrs.consumer_stats'),

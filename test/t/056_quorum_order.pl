@@ -1,6 +1,6 @@
 # Connections of a consumer end one after the other, before anything is
-# committed: messages are applied in their order all the same, from a queue of
-# either type.  A quorum queue puts what comes back behind what came back before.
+# committed: messages are applied in their order all the same (I29), from a queue
+# of either type.  A quorum queue puts what comes back behind what came back before.
 use strict;
 use warnings;
 

@@ -1,6 +1,6 @@
 # A trigger that catches whatever is to end it: the message becomes a dead letter,
-# its neighbours are applied, and the table is not locked for ever.  The queue has
-# a delivery limit, and nothing comes near it.  A quorum queue of ours has none.
+# its neighbours are applied, and the table is not locked for ever (I26).  The queue
+# has a delivery limit, and nothing comes near it.  A quorum queue of ours has none.
 use strict;
 use warnings;
 
@@ -58,8 +58,8 @@ $node->safe_psql('postgres',
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 3 FROM author}),
 	'the message can be tried again');
 
-# A message goes back to the queue more often than RabbitMQ 4 allows by default
-# (decisions 2 and 4): each time before anything could be committed.
+# A message goes back to the queue more often than RabbitMQ 4 allows by default,
+# each time before anything could be committed: the queue has no delivery limit.
 sub stats
 {
 	my ($column) = @_;

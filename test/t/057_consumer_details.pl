@@ -1,7 +1,7 @@
 # The consumer: what cqrs_check says of it, another program at its queue, a
-# database that commits nothing, how much a transaction takes, messages behind one that a handler has failed
-# at, messages that a handler has had, dead letters that are old, dumps, and a
-# synchronous standby that does not answer.
+# database that commits nothing, how much a transaction takes, messages behind one
+# that a handler has failed at, messages that a handler has had (I32), dead letters
+# that are old, dumps, and a synchronous standby that does not answer (I24).
 use strict;
 use warnings;
 
@@ -46,7 +46,7 @@ sub checked
 	);
 }
 
-# cqrs_check, and one queue a database (decisions 1, 23).
+# What cqrs_check says of the consumer.
 is(checked('consumer'), '', 'without replicas nothing is said');
 query(
 	q{CREATE TABLE author (id int PRIMARY KEY, name text CHECK (name <> 'bad'));
@@ -171,7 +171,7 @@ query('SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'postgres', 'paused');
 like(checked('consumer'), qr/^warning: consuming is paused/, 'paused');
 
-# Another program that consumes the queue (decision 3).
+# Another program that consumes the queue: it is not shared.
 my $worker = start_consumer($broker, 'shop', 'author');
 RabbitMQ->poll_until(
 	sub {
@@ -230,7 +230,7 @@ wait_for("SELECT count(*) = $many FROM many");
 wait_for('SELECT buffered = 0 FROM cqrs.consumer_stats');
 
 # A database that cannot store what fails: the message is not at fault, and
-# nothing is acknowledged (decision 11).
+# nothing is acknowledged.
 query(
 	q{ALTER SEQUENCE cqrs.failed_id MAXVALUE 2;
 	SELECT nextval('cqrs.failed_id') FROM generate_series(1, 2)});
@@ -253,7 +253,7 @@ like(
 	'afterwards it is stored');
 wait_consumer($node, 'postgres', 'consuming');
 
-# What had arrived meanwhile (decision 8).
+# What had arrived meanwhile: the limits of a transaction.
 wait_for("SELECT count(*) = $many FROM many");
 my %most = map { split /\|/ } split /\n/, query(
 	q{SELECT name, max(rows) FROM
@@ -265,7 +265,7 @@ cmp_ok($most{slow},  '<=', 2,    'a transaction ends after 200 ms');
 note explain \%most;
 query('DROP TABLE many');
 
-# Dumps have what has failed, and not what is consumed (decision 22).
+# Dumps have what has failed, and not what is consumed.
 my ($dump) = run_command([ 'pg_dump', '-d', $node->connstr('postgres') ]);
 like(
 	$dump,
@@ -302,7 +302,7 @@ ok( $node->poll_query_until(
 $node->safe_psql('restored', 'SELECT cqrs_stop_consuming()');
 query('DROP DATABASE restored');
 
-# Old dead letters (decision 13).
+# Old dead letters are removed.
 query('SELECT cqrs_pause_consumer()');
 wait_consumer($node, 'postgres', 'paused');
 query(
@@ -322,7 +322,7 @@ cmp_ok(time - $asked_at,
 	'<', 45, 'many old ones are not removed in steps of a minute');
 query('DELETE FROM cqrs.failed; SELECT cqrs_resume_consumer()');
 
-# With a handler, messages of a row wait behind an earlier one (decision 12).
+# With a handler, messages of a row wait behind an earlier one.
 query(
 	q{CREATE TABLE handled (id bigserial, name text);
 	CREATE TABLE broken ();
@@ -365,7 +365,7 @@ is(query(q{SELECT next_try FROM cqrs.failed WHERE id <> 0}),
 	'infinity', 'a message waits behind one that is put off for ever');
 query('DELETE FROM cqrs.failed; DROP TABLE broken');
 
-# Each message is handled once (decision 17).
+# Each message is handled once.
 query(
 	q{DELETE FROM handled;
 	CREATE OR REPLACE FUNCTION handle(m cqrs.message) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -473,7 +473,7 @@ wait_for(q{SELECT since <= now() FROM cqrs.handled_turn});
 is(current(), '0|t', 'the clock was set back');
 
 # A synchronous standby that does not answer: nothing is acknowledged, whatever
-# the database's synchronous_commit is (decision 7).
+# the database's synchronous_commit is.
 query(
 	q{ALTER DATABASE postgres SET synchronous_commit = off;
 	SELECT pg_terminate_backend(pid) FROM cqrs.consumer_stats});

@@ -1,6 +1,6 @@
 # A replica on another server than its master is loaded and compared: the
 # pipelines of docs/replicas.md, a load while messages are applied, and rows
-# that failed messages would bring back.
+# that failed messages would bring back (I27).
 use strict;
 use warnings;
 

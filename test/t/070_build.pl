@@ -1,11 +1,14 @@
 # Builds of a user's or a packager's: outside of the sources, without Redis, and
-# installcheck against the server that they are installed into.  And the number
-# of the release.
+# installcheck against the server that they are installed into.  The number of the
+# release, the distribution, and what test/packages would upgrade.
 use strict;
 use warnings;
 
 use Cwd qw(abs_path);
 use File::Basename;
+use IO::Uncompress::Unzip;
+use IPC::Run;
+use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -67,8 +70,8 @@ unlike(output('ldd', "$plain/cqrs.so"),
 	qr/hiredis/, 'that is not linked with it');
 
 # Installed into a copy of this run's installation.
-my $prefix  = $ENV{CQRS_BINDIR}              =~ s{/bin\z}{}r;
-my $system  = output($pg_config, '--bindir') =~ s{/bin\z}{}r;
+my $prefix  = output('pg_config', '--bindir') =~ s{/bin\z}{}r;
+my $system  = output($pg_config,  '--bindir') =~ s{/bin\z}{}r;
 my $root    = substr($prefix, 0, length($prefix) - length($system));
 my $destdir = "$tmp/root";
 system_or_bail('cp', '-a', $root, $destdir);
@@ -121,7 +124,72 @@ END_OF_CONF
 command_ok([ @make, '-f', "$TOP/Makefile", 'uninstall', "DESTDIR=$destdir" ],
 	'make uninstall');
 is(installed($destdir), '', 'leaves nothing');
+
+# The distribution for PGXN, of a repository that has these sources.
+SKIP:
+{
+	skip 'git is not installed', 5
+	  if system('git --version >/dev/null 2>&1') != 0;
+	my $dist = "$tmp/dist";
+	mkdir $dist or die "$dist: $!";
+	chdir $dist or die "$dist: $!";
+	local $ENV{GIT_DIR}       = "$tmp/git";
+	local $ENV{GIT_WORK_TREE} = $TOP;
+	system_or_bail('git', 'init', '--quiet');
+	system_or_bail('git', '-C', $TOP, 'add', '--all');
+	system_or_bail('git', '-c', 'user.name=test', '-c',
+		'user.email=test@localhost',
+		'commit', '--quiet', '--message', 'test');
+	is(output(@make, '-f', "$TOP/Makefile", 'dist'),
+		"dist/cqrs-$version.zip", 'make dist');
+	my %files  = unzip("$dist/dist/cqrs-$version.zip");
+	my $folder = "cqrs-$version/";
+	is(join(' ', grep { index($_, $folder) != 0 } sort keys %files),
+		'', "all is in $folder");
+	my $described = JSON::PP::decode_json($files{"${folder}META.json"});
+	is($described->{version}, $version, 'META.json is there');
+	my $provided = $described->{provides}{cqrs};
+	is( join(' ',
+			grep { !$files{ $folder . $_ } } @$provided{qw(file docfile)},
+			qw(Makefile cqrs.control README.md src/cqrs.c)),
+		'',
+		'and what it names');
+	is( join(' ',
+			grep { /\.(?:o|so|bc|zip)\z/ || $files{$_} =~ /\A\x7FELF/ }
+			sort keys %files),
+		'',
+		'and nothing that was built');
+}
 chdir '/';
+
+# What test/packages says before it upgrades something, and when it does not.
+my $new = <<'END_OF_APT';
+Reading package lists...
+The following additional packages will be installed:
+  libc-dev-bin libc6
+Inst libc-dev-bin (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])
+Conf libc-dev-bin (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])
+Inst hello (1:2.10-3 Debian:12.13/oldstable [amd64]) []
+END_OF_APT
+my $library = <<'END_OF_APT';
+Inst libc6 [2.36-9+deb12u10] (2.36-9+deb12u13 Debian:12.13/oldstable [amd64])
+Inst perl-base [5.36.0-7] (5.36.0-7+deb12u3 Debian:12.13/oldstable [amd64]) [perl:amd64 ]
+END_OF_APT
+my $client = <<'END_OF_APT';
+Inst postgresql-client-15 [15.19-0+deb12u1] (15.20-0+deb12u1 Debian:12.13/oldstable [amd64])
+END_OF_APT
+my $server = <<'END_OF_APT';
+Inst postgresql-15 [15.19-0+deb12u1] (15.20-0+deb12u1 Debian:12.13/oldstable [amd64])
+END_OF_APT
+is_deeply([ upgrades($new) ], [ 0, '' ], 'nothing is upgraded');
+is_deeply(
+	[ upgrades($new . $library . $client) ],
+	[   0,
+		"libc6 (2.36-9+deb12u10 to 2.36-9+deb12u13)\n"
+		  . "perl-base (5.36.0-7 to 5.36.0-7+deb12u3)\n"
+		  . "postgresql-client-15 (15.19-0+deb12u1 to 15.20-0+deb12u1)\n" ],
+	'libraries and a client are upgraded');
+is((upgrades($library . $server))[0], 1, 'a server would be upgraded');
 done_testing();
 
 # What a command prints.
@@ -142,4 +210,30 @@ sub installed
 {
 	my $found = output('find', @_, '-name', 'cqrs*');
 	return join ' ', sort map { s{.*/}{}r } split /\n/, $found;
+}
+
+# The files of a zip file.
+sub unzip
+{
+	my ($file) = @_;
+	my $zip = IO::Uncompress::Unzip->new($file) or die "could not open $file";
+	my %files;
+
+	do
+	{
+		my $name = $zip->getHeaderInfo->{Name};
+		local $/;
+		$files{$name} = <$zip> // '';
+	} while ($zip->nextStream == 1);
+	return %files;
+}
+
+# What test/tools/upgrades says of the output of apt-get: exit status and text.
+sub upgrades
+{
+	my ($said) = @_;
+	my $printed;
+
+	IPC::Run::run(["$TOP/test/tools/upgrades"], '<', \$said, '>', \$printed);
+	return ($? >> 8, $printed);
 }

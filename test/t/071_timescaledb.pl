@@ -11,8 +11,7 @@ use PostgreSQL::Test::Utils;
 use RabbitMQ;
 use Test::More;
 
-my $libdir = $ENV{CQRS_PKGLIBDIR} // `pg_config --pkglibdir`;
-chomp $libdir;
+my $libdir = `pg_config --pkglibdir` =~ s/\n\z//r;
 plan skip_all => 'TimescaleDB is not installed'
   unless -e "$libdir/timescaledb.so";
 

@@ -1,9 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * late_change.c
- *	  A module that runs a command of SQL in a callback before the commit.
+ *	  What only other extensions do: a module that runs a command of SQL in a
+ *	  callback before the commit, and an error that says nothing.
  *
- * For test/t/042_late_changes.pl.  late_change(command) chooses the command for
+ * silent_error() raises an error without a message, for
+ * test/t/035_silent_errors.pl.  The rest is for test/t/042_late_changes.pl.  late_change(command) chooses the command for
  * the end of the current transaction.  Callbacks run in the reverse order of
  * their registration: the module is loaded before cqrs to be called after it.
  *
@@ -20,6 +22,7 @@
 
 PG_MODULE_MAGIC;
 PG_FUNCTION_INFO_V1(late_change);
+PG_FUNCTION_INFO_V1(silent_error);
 
 void		_PG_init(void);
 
@@ -39,6 +42,14 @@ late_change(PG_FUNCTION_ARGS)
 {
 	command = MemoryContextStrdup(TopTransactionContext,
 								  text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_VOID();
+}
+
+/* silent_error() RETURNS void */
+Datum
+silent_error(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION)));
 	PG_RETURN_VOID();
 }
 

@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -47,6 +48,9 @@ PG_FUNCTION_INFO_V1(transport_memory);
 static const CqrsTransport *transport;
 static CqrsConnection *connections[CONNECTIONS];
 static MemoryContext deliveries;
+
+/* Only workers connect (I15), and an Assert in socket.c looks. */
+static BackgroundWorker worker;
 
 static CqrsConnection *
 connection_of(int number)
@@ -106,6 +110,7 @@ transport_connect(PG_FUNCTION_ARGS)
 		.max_delivery = PG_GETARG_INT32(5)
 	};
 
+	MyBgworkerEntry = &worker;
 	if (deliveries == NULL)
 		deliveries = AllocSetContextCreate(TopMemoryContext, "deliveries",
 										   ALLOCSET_DEFAULT_SIZES);

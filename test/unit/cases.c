@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * cases.c
- *	  Window and holds of the publisher in single cases, without a server,
- *	  which random schedules (order.c) meet too rarely or do not see.
+ *	  Window and holds of the publisher in single cases (I8, I9), without a
+ *	  server, which random schedules (order.c) meet too rarely or do not see.
  *
  *-------------------------------------------------------------------------
  */

@@ -11,12 +11,12 @@
  * and of each row
  *
  *	  - each message has arrived
- *	  - last arrivals are in the order of the outbox
+ *	  - last arrivals are in the order of the outbox (I8)
  *
  * and at any time
  *
- *	  - what the watermark covers has arrived
- *	  - a probe begins when nothing of its master is in the window
+ *	  - what the watermark covers has arrived (I7)
+ *	  - a probe begins when nothing of its master is in the window (I9)
  *	  - the window has no message twice
  *
  *-------------------------------------------------------------------------

@@ -17,7 +17,7 @@
  *	  - when a message has come back to a quorum queue up to three times, all are
  *		taken at once, and nothing is applied before, unless too much waits; else
  *		the window begins at 1
- *	  - what is out on a connection is not more than the next one takes (I27)
+ *	  - what is out on a connection is not more than the next one takes (I29)
  *
  * In the end all is acknowledged; and where messages wait and the broker is
  * quick, the window becomes the widest within twenty commits.
