@@ -277,6 +277,35 @@ CALL cqrs_bulk_load(ARRAY['author', line('2', 'b')]);
 SELECT fail(1, 'author', '3', 'S', '2026-11-23T00:00:00+00:00', true);
 SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[2]']);
 TABLE who;
+-- Not even one that such a trigger defers runs with the caller's rights.
+CREATE TABLE again (n int);
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.who VALUES (current_user || ' again ' || NEW.n);
+	IF NEW.n = 1 THEN
+		SET CONSTRAINTS ALL DEFERRED;
+		INSERT INTO public.again VALUES (2);
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER again AFTER INSERT ON again DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION again();
+CREATE FUNCTION first() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN INSERT INTO public.again VALUES (1); RETURN NULL; END$$;
+CREATE TRIGGER first AFTER INSERT OR DELETE ON copy FOR EACH ROW EXECUTE FUNCTION first();
+GRANT ALL ON again, who TO regress_owner;
+TRUNCATE who;
+CALL cqrs_bulk_load(ARRAY['author', line('2', 'b')]);
+TABLE who;
+-- One that defers nothing does, with the owner's.
+CREATE OR REPLACE FUNCTION first() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN INSERT INTO public.again VALUES (3); RETURN NULL; END$$;
+CALL cqrs_bulk_load(ARRAY['author', line('2', 'b')]);
+SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[2]']);
+TABLE who;
+DROP TRIGGER first ON copy;
+DROP TABLE again;
+DROP FUNCTION again, first;
 SET ROLE regress_reader;
 SELECT test_error($$CALL cqrs_bulk_load('{author}'::text[])$$);
 SELECT test_error($$SELECT cqrs_deleted_sync_replica('{"author,2026-11-24 00:00:00+00:00","[1]"}')$$);

@@ -7,6 +7,12 @@
  * used.  Rights and settings are set anew, because the handler may have
  * changed them.
  *
+ * Before version 18 of PostgreSQL, deferred triggers run with the rights that
+ * hold when they fire: at commit those of the caller, who may be a superuser.  So
+ * they are fired before the end.  A trigger that fires then could have further
+ * ones deferred by SET CONSTRAINTS; PostgreSQL refuses that in a
+ * security-restricted operation.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -55,8 +61,13 @@ void
 cqrs_on_behalf_check_constraints(void)
 {
 	ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
+	Oid			user;
+	int			security;
 
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(user, security | SECURITY_RESTRICTED_OPERATION);
 	AfterTriggerSetState(statement);
+	SetUserIdAndSecContext(user, security);
 	pfree(statement);
 }
 

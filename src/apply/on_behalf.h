@@ -35,8 +35,8 @@ extern void cqrs_on_behalf_end(CqrsOnBehalf *state);
 
 /*
  * Check deferred constraints now, before the end: later their triggers would
- * run with other rights.  The constraints are immediate for the rest of the
- * transaction.
+ * run with other rights.  Raises an error if a trigger defers another one again.
+ * The constraints are immediate for the rest of the transaction.
  */
 extern void cqrs_on_behalf_check_constraints(void);
 
