@@ -35,6 +35,8 @@
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
+static const CqrsReplica *look_up(CqrsRun *run, const CqrsItem *item);
+pg_noreturn static void refuse_changed(const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
 static void fail_without_owner(CqrsRun *run, CqrsItem *item);
@@ -122,15 +124,12 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	List	   *earlier = put_off == NULL ? cqrs_earlier_find(run, item) : NIL;
 	const CqrsFailed *before;
 	const CqrsReplica *replica;
+	bool		handles;
 	CqrsApplied result = {0};
 
 	/* The search may have accepted invalidations. */
-	replica = run->replica = cqrs_replica_find(item->message.cqrs_id);
-	if (replica == NULL || replica->owner != run->owner)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("replica \"%s\" was changed concurrently",
-						item->message.cqrs_id)));
+	replica = look_up(run, item);
+	handles = replica->handler != NULL;
 	if (replica->handler == NULL && !cqrs_earlier_lock(earlier, item))
 	{
 		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
@@ -151,7 +150,30 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	cqrs_apply_message(run->applier, replica, &item->message,
 					   item->message.signal == CQRS_SIGNAL_SAVE &&
 					   cqrs_earlier_has_delete(earlier), &result);
+
+	/* It may have waited for a transaction that has changed the replica. */
+	if ((look_up(run, item)->handler != NULL) != handles)
+		refuse_changed(item);
 	applied(run, item, earlier, &result);
+}
+
+/* The replica, which has the owner that the transaction has begun with. */
+static const CqrsReplica *
+look_up(CqrsRun *run, const CqrsItem *item)
+{
+	run->replica = cqrs_replica_find(item->message.cqrs_id);
+	if (run->replica == NULL || run->replica->owner != run->owner)
+		refuse_changed(item);
+	return run->replica;
+}
+
+static void
+refuse_changed(const CqrsItem *item)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("replica \"%s\" was changed concurrently",
+					item->message.cqrs_id)));
 }
 
 void

@@ -380,7 +380,7 @@ my $peak = peak_kb($pid);
 
 is(query('SELECT pid, started_at, connects FROM cqrs.consumer_stats'),
 	$process, 'the consumer is the same process, with the same connection');
-is(query('SELECT count(*), min(id), max(id) FROM neighbour'),
+is( query('SELECT count(*), min(id), max(id) FROM neighbour'),
 	'201|0|' . 200 * $KEY,
 	'every neighbour is applied');
 is(query('SELECT waiting FROM cqrs.consumer_stats'), 0, 'nothing waits');
