@@ -14,13 +14,13 @@ GRANT EXECUTE ON FUNCTION cqrs_register_replica TO regress_mallory;
 SET SESSION AUTHORIZATION regress_mallory;
 CREATE TABLE s.t (id int PRIMARY KEY, v text);
 CREATE TABLE s.other (id int PRIMARY KEY);
-CREATE FUNCTION s.json(r s.t) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT jsonb_build_object('who', current_user)$$;
+CREATE FUNCTION s.row_json(r s.t) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT jsonb_build_object('who', current_user)$$;
 CREATE FUNCTION s.meta(s.t, text, jsonb, jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT '{}'::jsonb$$;
 CREATE FUNCTION s.differs(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$SELECT $1 <> $2$$;
 CREATE OPERATOR s.<<>> (FUNCTION = s.differs, LEFTARG = int, RIGHTARG = int);
 DO $$BEGIN SET LOCAL client_min_messages = error; PERFORM cqrs_register('s.other'); END$$;
 CREATE FUNCTION s.data(r s.t) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT '{}'::jsonb$$;
-SELECT cqrs_register('s.t', serializer => 's.json', meta => 's.meta',
+SELECT cqrs_register('s.t', serializer => 's.row_json', meta => 's.meta',
 	delete_data => 's.data', sync_when => 'id OPERATOR(s.<<>>) 0 AND v IS NULL');
 -- Another one of that name, and of another signature, does not count.
 CREATE FUNCTION s.data(r s.other) RETURNS jsonb LANGUAGE sql STABLE AS $$SELECT '{}'::jsonb$$;
@@ -35,7 +35,7 @@ SELECT test_messages();
 \set VERBOSITY terse
 -- What is known is not said again; whose it was is nothing to say.
 ALTER TABLE s.other OWNER TO regress_owner;
-ALTER FUNCTION s.json(s.t) OWNER TO regress_friend;
+ALTER FUNCTION s.row_json(s.t) OWNER TO regress_friend;
 ALTER TABLE s.t OWNER TO regress_mallory;
 ROLLBACK;
 BEGIN;
@@ -47,7 +47,7 @@ GRANT regress_owner TO regress_mallory;
 ALTER TABLE s.t OWNER TO regress_owner;
 ROLLBACK;
 BEGIN;
-ALTER FUNCTION s.json(s.t) OWNER TO regress_super;
+ALTER FUNCTION s.row_json(s.t) OWNER TO regress_super;
 ALTER FUNCTION s.meta OWNER TO regress_friend;
 ALTER FUNCTION s.differs OWNER TO regress_friend;
 ALTER TABLE s.t OWNER TO regress_friend;
@@ -63,7 +63,7 @@ REASSIGN OWNED BY regress_mallory TO regress_owner;
 ROLLBACK;
 -- The owner of a function.
 BEGIN;
-ALTER FUNCTION s.json(s.t) OWNER TO regress_owner;
+ALTER FUNCTION s.row_json(s.t) OWNER TO regress_owner;
 ALTER ROUTINE s.differs OWNER TO regress_owner;
 REASSIGN OWNED BY regress_owner TO regress_friend;
 ROLLBACK;
@@ -72,7 +72,7 @@ BEGIN;
 ALTER FUNCTION s.meta OWNER TO regress_owner;
 SELECT cqrs_unregister('t');
 SET SESSION AUTHORIZATION regress_mallory;
-SELECT cqrs_register('s.t', serializer => 's.json', meta => 's.meta');
+SELECT cqrs_register('s.t', serializer => 's.row_json', meta => 's.meta');
 SELECT cqrs_alter('t', '{"fields": ["id"]}');
 SELECT cqrs_alter('t', '{"meta": null}');
 SELECT cqrs_alter('t', '{"meta": "s.meta"}');

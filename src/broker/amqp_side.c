@@ -207,11 +207,14 @@ cqrs_amqp_delete_queue(CqrsConnection *connection, const char *queue,
 		cqrs_amqp_close_side(connection, failure);
 }
 
-/* Probes have the channel to themselves, once there has been one. */
+/*
+ * Probes have the channel to themselves, once there has been one.  If a request
+ * has failed before, the channel may still be open, and this fails, too.
+ */
 bool
 cqrs_amqp_open_side(CqrsConnection *connection, CqrsFailure *failure)
 {
-	Assert(connection->probe == CQRS_PROBE_CLOSED && !connection->side_open);
+	Assert(connection->probe == CQRS_PROBE_CLOSED);
 	connection->deadline = cqrs_socket_deadline(connection->timeout_ms);
 	connection->side_code = 0;
 	connection->side_open = true;
