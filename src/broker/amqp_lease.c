@@ -30,7 +30,7 @@
  *		respected: declaring fails with 405.
  *
  * The lease has a channel of its own, since deliveries on the first one are
- * counted (amqp_consume.c).  RabbitMQ deletes the queue when nobody has used it
+ * counted (amqp_consume.c).  RabbitMQ deletes a queue that has had no consumer
  * for an hour.
  *
  *-------------------------------------------------------------------------
@@ -90,8 +90,8 @@ struct CqrsAmqpLease
 	uint64		own_token;		/* the delivery that each has; 0: none */
 	uint64		other_token;
 	uint64		delivered;		/* the last delivery */
-	uint64		useless;		/* deliveries up to this one, other than the
-								 * tokens above, are to be acknowledged; 0:
+	uint64		useless;		/* deliveries up to this one are to be
+								 * acknowledged, once own_token is above; 0:
 								 * they have been */
 	TimestampTz since;			/* when the token came, or was returned, or
 								 * the broker has read that */
@@ -127,6 +127,7 @@ static bool check_token(CqrsConnection *connection, const char *name,
 						CqrsFailure *failure);
 static void put_reject(CqrsConnection *connection, uint64 tag);
 static void put_qos(CqrsConnection *connection);
+static bool has_useless(const CqrsAmqpLease *lease);
 static const char *handle_method(CqrsAmqpLease *lease,
 								 const amqp_method_t *method);
 static const char *begin_delivery(CqrsAmqpLease *lease,
@@ -367,17 +368,21 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 static bool
 check_tokens(CqrsConnection *connection, List *names, CqrsFailure *failure)
 {
+	List	   *found;
 	ListCell   *lc;
 
 	if (names != NIL && !find_queues(connection, names, failure))
 		return false;
-	foreach(lc, connection->lease->checked)
+
+	/* From now on nothing may be returned, which would change the list. */
+	found = connection->lease->checked;
+	connection->lease->checked = NIL;
+	foreach(lc, found)
 	{
 		if (!check_token(connection, lfirst(lc), failure))
 			return false;
 	}
-	list_free(connection->lease->checked);
-	connection->lease->checked = NIL;
+	list_free(found);
 	return true;
 }
 
@@ -457,6 +462,13 @@ put_qos(CqrsConnection *connection)
 	connection->lease->asked = true;
 }
 
+/* An acknowledgement stands for all deliveries before it; the token stays. */
+static bool
+has_useless(const CqrsAmqpLease *lease)
+{
+	return lease->useless > 0 && lease->own_token > lease->useless;
+}
+
 void
 cqrs_amqp_keep_lease(CqrsConnection *connection, CqrsEvent *event,
 					 CqrsFailure *failure)
@@ -468,7 +480,7 @@ cqrs_amqp_keep_lease(CqrsConnection *connection, CqrsEvent *event,
 		lease->since = GetCurrentTimestamp();
 	if (!cqrs_amqp_frames_has_room(connection->frames))
 		return;
-	if (lease->useless > 0)
+	if (has_useless(lease))
 	{
 		amqp_basic_ack_t ack = {lease->useless, 1};
 
@@ -500,7 +512,7 @@ cqrs_amqp_lease_wait_ms(const CqrsConnection *connection)
 	if (lease == NULL || connection->blocked || lease->asked ||
 		!cqrs_amqp_frames_has_room(connection->frames))
 		return -1;
-	if (lease->useless > 0)
+	if (has_useless(lease))
 		return 0;
 	interval_ms = 1000 * (connection->heartbeat_s > 0 ?
 						  connection->heartbeat_s : NO_HEARTBEAT_S);
