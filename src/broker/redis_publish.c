@@ -234,7 +234,7 @@ next_output(CqrsConnection *connection, Size *length)
 		connection->command.data + connection->command_sent : NULL;
 }
 
-/* So many bytes of next_output() have been sent. */
+/* The socket has taken "length" bytes of what next_output() returned. */
 static void
 output_sent(CqrsConnection *connection, Size length)
 {

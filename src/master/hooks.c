@@ -10,10 +10,10 @@
  * So hooks are taken for a call and given back after it.  The inner call finds
  * none, and looks them up for itself.
  *
- * Those that nobody has taken wait in a list: that of a master in the cache of
- * relation.c, those of settings here.  While they are taken, they belong to
- * the (sub)transaction, whose failure frees them with the half-done call that
- * they have the state of.
+ * Hooks that are not in use are kept in a list: those of a master in the cache
+ * of relation.c, those of settings here.  Hooks in use belong to the
+ * (sub)transaction.  If it fails, it frees them, together with the state of the
+ * call that was not completed.
  *
  * Hooks must be STABLE or IMMUTABLE.  hook.c ensures that they do not write
  * while they run.  They must have one of some exact signatures, and the owner
