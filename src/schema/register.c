@@ -19,14 +19,10 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/catalog.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
@@ -55,6 +51,7 @@
 #include "master/relation.h"
 #include "outbox/claim.h"
 #include "outbox/former.h"
+#include "schema/eligible.h"
 #include "schema/guarded_hook.h"
 #include "schema/triggers.h"
 #include "worker/wake.h"
@@ -64,10 +61,6 @@ PG_FUNCTION_INFO_V1(cqrs_unregister);
 PG_FUNCTION_INFO_V1(cqrs_alter);
 PG_FUNCTION_INFO_V1(cqrs_sql_follow_partitions);
 
-static void check_not_partition(Relation rel);
-static void check_partitions(Oid relid);
-static void check_table(Relation rel);
-static bool has_inheritance(Relation rel);
 static void check_definition(Oid relid, const CqrsMasterRow *row);
 static void check_key(Oid relid, const CqrsMasterRow *row);
 static void check_revision_default(Oid relid);
@@ -106,10 +99,10 @@ cqrs_register(PG_FUNCTION_ARGS)
 	/* Before the lock, so that only the owner can make writers wait. */
 	cqrs_rights_check_table(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
-	check_not_partition(rel);
-	check_table(rel);
+	cqrs_eligible_check_not_partition(rel);
+	cqrs_eligible_check_table(rel);
 	cqrs_rights_check_table(relid);
-	check_partitions(relid);
+	cqrs_eligible_check_partitions(relid);
 
 	row.relid = relid;
 	row.cqrs_id = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(rel)) :
@@ -212,138 +205,6 @@ cqrs_alter(PG_FUNCTION_ARGS)
 	cqrs_function_warn_foreign(cqrs_guarded_hook_foreign(list_make1(row)),
 							   foreign);
 	PG_RETURN_VOID();
-}
-
-/* Raise an error for a partition, and for a chunk of a hypertable. */
-static void
-check_not_partition(Relation rel)
-{
-	Oid			hypertable = cqrs_hypertable_of_chunk(RelationGetRelid(rel));
-
-	if (OidIsValid(hypertable))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
-				 errdetail("The table is a chunk of a hypertable."),
-				 errhint("Register the hypertable \"%s\", whose masters all its chunks are part of.",
-						 get_rel_name(hypertable))));
-	if (!rel->rd_rel->relispartition)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("cannot register \"%s\"", RelationGetRelationName(rel)),
-			 errdetail("The table is a partition."),
-			 errhint("Register the partitioned table \"%s\", whose masters all its partitions are part of.",
-					 get_rel_name(cqrs_relation_root(RelationGetRelid(rel))))));
-}
-
-/* Lock the partitions of a table against writers, and check each. */
-static void
-check_partitions(Oid relid)
-{
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
-	{
-		Relation	rel = table_open(lfirst_oid(lc), NoLock);
-
-		check_table(rel);
-		table_close(rel, NoLock);
-	}
-}
-
-/* Called before anything is changed; the caller has the relation open. */
-static void
-check_table(Relation rel)
-{
-	const char *name = RelationGetRelationName(rel);
-	const char *follower;
-
-	if (IsCatalogRelation(rel) || IsToastRelation(rel) ||
-		RelationGetNamespace(rel) == get_namespace_oid("cqrs", true))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The table is a system table."),
-				 errhint("Register a table of your own.")));
-	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The table is a foreign table; changes that others make to it are not seen here."),
-				 errhint("Register the table on the server that owns it.")));
-	if (rel->rd_rel->relkind != RELKIND_RELATION &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The relation is not a table."),
-				 errhint("Register the table below a view; columns are chosen by \"fields\".")));
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The table is temporary."),
-				 errhint("Register a permanent table.")));
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The table is unlogged; a crash empties it without a trace."),
-				 errhint("Use ALTER TABLE ... SET LOGGED.")));
-	if (rel->rd_rel->relkind == RELKIND_RELATION &&
-		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The access method of the table is not \"heap\", on whose row versions the capture of changes relies."),
-				 errhint("Use ALTER TABLE ... SET ACCESS METHOD heap, or recreate the table.")));
-	if (has_inheritance(rel))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The table has inheritance parents or children, whose rows only some commands would include."),
-				 errhint("Register a table without inheritance.")));
-	follower = cqrs_objects_replica_of(RelationGetRelid(rel));
-	if (follower != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The table follows a master, as replica \"%s\".",
-						   follower),
-				 errhint("Use another table, or cqrs_unregister_replica() to end the replica.")));
-	if (GetDatabaseEncoding() == PG_SQL_ASCII)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot register \"%s\"", name),
-				 errdetail("The encoding of the database is SQL_ASCII; messages are UTF-8."),
-				 errhint("Use a database with a known encoding.")));
-}
-
-/* Whether a table has parents or children, other than a hypertable and chunks. */
-static bool
-has_inheritance(Relation rel)
-{
-	Oid			relid = RelationGetRelid(rel);
-	List	   *children;
-	ListCell   *lc;
-
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition)
-		return false;
-	if (has_superclass(relid))
-		return !OidIsValid(cqrs_hypertable_of_chunk(relid));
-	if (!rel->rd_rel->relhassubclass)
-		return false;
-	children = find_inheritance_children(relid, NoLock);
-	if (!cqrs_hypertable_is(relid))
-		return children != NIL;
-	foreach(lc, children)
-	{
-		if (has_subclass(lfirst_oid(lc)) &&
-			find_inheritance_children(lfirst_oid(lc), NoLock) != NIL)
-			return true;
-	}
-	return false;
 }
 
 /* Check that a master fits its table and functions. */
@@ -524,7 +385,7 @@ cqrs_sql_follow_partitions(PG_FUNCTION_ARGS)
 	if (masters == NIL)
 		PG_RETURN_VOID();
 
-	check_partitions(relid);
+	cqrs_eligible_check_partitions(relid);
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 		cqrs_triggers_follow(lfirst_oid(lc), linitial(masters));
 	PG_RETURN_VOID();

@@ -74,6 +74,7 @@ sub limit_memory
 my $pid = $node->safe_psql('latin', 'SELECT pid FROM cqrs.consumer_stats');
 my ($kb) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
 $node->safe_psql('latin', 'DELETE FROM cqrs.failed');
+
 # Enough to store the message, which takes more on PostgreSQL 19 than before, and
 # too little to read it.
 limit_memory($kb * 1024 + int(4.5 * $LARGE_BYTES));
