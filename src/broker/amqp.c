@@ -7,7 +7,7 @@
  * mode (amqp_publish.c) or consumes (amqp_consume.c).  It has a second one for
  * what the broker may refuse by closing the channel: probes (amqp_probe.c),
  * and the requests that are waited for (amqp_side.c, amqp_mark.c), and a third
- * one for the lease, where the lease is no exclusive queue (amqp_lease.c).
+ * one for the lease, where the lease is no exclusive queue (amqp_token.c).
  * Nothing else waits.  Bytes that the socket does not take stay in the output
  * (amqp_frames.c), and meanwhile the broker's frames are read,
  * connection.blocked and heartbeats among them.
@@ -118,8 +118,8 @@ amqp_poll_event(CqrsConnection *connection, CqrsEvent *event,
 	memset(event, 0, sizeof(*event));
 	if (connection->consumer != NULL)
 		cqrs_amqp_put_acknowledgement(connection);
-	if (connection->lease != NULL)
-		cqrs_amqp_keep_lease(connection, event, failure);
+	if (connection->token != NULL)
+		cqrs_amqp_keep_token(connection, event, failure);
 	if (event->kind != CQRS_EVENT_NONE)
 		return;
 	send_heartbeat(connection);
@@ -197,7 +197,7 @@ amqp_wait_ms(CqrsConnection *connection)
 	if (connection->more || connection->kept != NIL)
 		return 0;
 	if (interval_ms == 0)
-		return cqrs_amqp_lease_wait_ms(connection);
+		return cqrs_amqp_token_wait_ms(connection);
 	wait_ms = cqrs_until_after_ms(cqrs_amqp_frames_received_at(frames),
 								  2 * interval_ms);
 	/* While output is pending, no heartbeat is sent. */
@@ -205,7 +205,7 @@ amqp_wait_ms(CqrsConnection *connection)
 		wait_ms = Min(wait_ms,
 					  cqrs_until_after_ms(cqrs_amqp_frames_sent_at(frames),
 										  interval_ms / 2));
-	return cqrs_sooner_ms(wait_ms, cqrs_amqp_lease_wait_ms(connection));
+	return cqrs_sooner_ms(wait_ms, cqrs_amqp_token_wait_ms(connection));
 }
 
 static void
@@ -384,8 +384,8 @@ cqrs_amqp_handle_frame(CqrsConnection *connection, const amqp_frame_t *frame,
 		connection->probe != CQRS_PROBE_CLOSED)
 		cqrs_amqp_handle_probe(connection, frame, event, failure);
 	else if (frame->channel == CQRS_AMQP_LEASE_CHANNEL &&
-			 connection->lease != NULL)
-		cqrs_amqp_handle_lease(connection, frame, action, event, failure);
+			 connection->token != NULL)
+		cqrs_amqp_handle_token(connection, frame, action, event, failure);
 	else if (!cqrs_amqp_is_channel_right(frame))
 		cqrs_amqp_violated(event, failure, action, "frame on a wrong channel");
 	else if (frame->channel == 0)

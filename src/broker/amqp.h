@@ -44,7 +44,7 @@ typedef enum CqrsReturn
 } CqrsReturn;
 
 typedef struct CqrsConsumer CqrsConsumer;	/* amqp_consume.c */
-typedef struct CqrsAmqpLease CqrsAmqpLease; /* amqp_lease.c */
+typedef struct CqrsAmqpToken CqrsAmqpToken; /* amqp_token.c */
 
 struct CqrsConnection
 {
@@ -75,7 +75,7 @@ struct CqrsConnection
 	int			side_code;		/* why the broker has closed it last */
 
 	CqrsConsumer *consumer;		/* NULL: the connection publishes */
-	CqrsAmqpLease *lease;		/* NULL: none, or an exclusive queue */
+	CqrsAmqpToken *token;		/* NULL: no lease, or an exclusive queue */
 };
 
 /* in amqp_handshake.c */
@@ -186,6 +186,22 @@ extern void cqrs_amqp_free_deliveries(CqrsConnection *connection);
 
 /* in amqp_side.c */
 
+/* Arguments of a declaration; all zero at first. */
+typedef struct CqrsArguments
+{
+	int			count;
+	amqp_table_entry_t entries[6];
+} CqrsArguments;
+
+extern void cqrs_amqp_add_number(CqrsArguments *arguments, const char *key,
+								 int value);
+extern void cqrs_amqp_add_text(CqrsArguments *arguments, const char *key,
+							   const char *value);
+extern void cqrs_amqp_add_true(CqrsArguments *arguments, const char *key);
+
+/* As a table, which points into "arguments". */
+extern amqp_table_t cqrs_amqp_table(CqrsArguments *arguments);
+
 /* As in transport.h. */
 extern bool cqrs_amqp_prepare_queue(CqrsConnection *connection,
 									const CqrsQueue *queue,
@@ -210,7 +226,7 @@ extern bool cqrs_amqp_close_side(CqrsConnection *connection,
  */
 extern bool cqrs_amqp_declare_queue(CqrsConnection *connection,
 									const char *name,
-									const amqp_table_t *arguments,
+									CqrsArguments *arguments,
 									const char *action, CqrsFailure *failure);
 
 /*
@@ -221,6 +237,10 @@ extern bool cqrs_amqp_side_closed(CqrsConnection *connection,
 								  const amqp_frame_t *frame,
 								  const char *action, CqrsFailure *failure);
 
+/* What could not be done, for failures. */
+#define CQRS_AMQP_TAKING	"could not take the lease"
+#define CQRS_AMQP_TAKING_ALL "could not take the lease of all lanes"
+
 /* in amqp_lease.c */
 
 /*
@@ -230,18 +250,24 @@ extern bool cqrs_amqp_side_closed(CqrsConnection *connection,
 extern bool cqrs_amqp_take_lease(CqrsConnection *connection, const char *name,
 								 List *vacant, CqrsFailure *failure);
 
+/* in amqp_token.c */
+
+/* The same, where the lease is a token. */
+extern bool cqrs_amqp_take_token(CqrsConnection *connection, const char *name,
+								 List *vacant, CqrsFailure *failure);
+
 /*
  * Do what is due to keep a lease that is a token.  The event is FAILED if the
  * lease is lost.
  */
-extern void cqrs_amqp_keep_lease(CqrsConnection *connection, CqrsEvent *event,
+extern void cqrs_amqp_keep_token(CqrsConnection *connection, CqrsEvent *event,
 								 CqrsFailure *failure);
 
 /* Milliseconds until that is due, whatever arrives; -1 for never. */
-extern long cqrs_amqp_lease_wait_ms(const CqrsConnection *connection);
+extern long cqrs_amqp_token_wait_ms(const CqrsConnection *connection);
 
 /* Make an event of a frame on the channel of the lease. */
-extern void cqrs_amqp_handle_lease(CqrsConnection *connection,
+extern void cqrs_amqp_handle_token(CqrsConnection *connection,
 								   const amqp_frame_t *frame,
 								   const char *action, CqrsEvent *event,
 								   CqrsFailure *failure);

@@ -17,7 +17,7 @@
 #define DEFAULT_PASSWORD	"guest"
 /* Quorum queues of RabbitMQ drop messages by default from this version on. */
 #define LIMITING_VERSION	4000
-/* An exclusive queue outlives its node from this one on: amqp_lease.c. */
+/* An exclusive queue outlives its node from this one on: amqp_token.c. */
 #define TOKENS_VERSION		4002
 
 static void put_start_ok(CqrsConnection *connection,

@@ -64,21 +64,13 @@ static bool
 declare_mark(CqrsConnection *connection, const char *name, const char *action,
 			 CqrsFailure *failure)
 {
-	amqp_table_entry_t entries[3] = {0};
-	amqp_table_t arguments = {1, entries};
+	CqrsArguments arguments = {0};
 
-	entries[0].key = amqp_cstring_bytes("x-max-length");
-	entries[0].value.kind = AMQP_FIELD_KIND_I32;
-	entries[0].value.value.i32 = 1;
+	cqrs_amqp_add_number(&arguments, "x-max-length", 1);
 	if (connection->limits_deliveries)
 	{
-		entries[1].key = amqp_cstring_bytes("x-queue-type");
-		entries[1].value.kind = AMQP_FIELD_KIND_UTF8;
-		entries[1].value.value.bytes = amqp_cstring_bytes("quorum");
-		entries[2].key = amqp_cstring_bytes("x-delivery-limit");
-		entries[2].value.kind = AMQP_FIELD_KIND_I32;
-		entries[2].value.value.i32 = -1;
-		arguments.num_entries = 3;
+		cqrs_amqp_add_text(&arguments, "x-queue-type", "quorum");
+		cqrs_amqp_add_number(&arguments, "x-delivery-limit", -1);
 	}
 	return cqrs_amqp_declare_queue(connection, name, &arguments, action,
 								   failure);

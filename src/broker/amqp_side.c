@@ -24,6 +24,8 @@
  */
 #define BINDINGS_AT_ONCE	50
 
+static amqp_table_entry_t *add(CqrsArguments *arguments, const char *key,
+							   int kind);
 static bool prepare(CqrsConnection *connection, const CqrsQueue *queue,
 					CqrsFailure *failure);
 static bool declare_exchanges(CqrsConnection *connection, List *bindings,
@@ -47,32 +49,65 @@ static bool
 prepare(CqrsConnection *connection, const CqrsQueue *queue,
 		CqrsFailure *failure)
 {
-	amqp_table_entry_t entries[2] = {0};
-	amqp_table_t arguments = {0, entries};
+	CqrsArguments arguments = {0};
 
 	if (queue->quorum)
-	{
-		entries[0].key = amqp_cstring_bytes("x-queue-type");
-		entries[0].value.kind = AMQP_FIELD_KIND_UTF8;
-		entries[0].value.value.bytes = amqp_cstring_bytes("quorum");
-		arguments.num_entries = 1;
-	}
+		cqrs_amqp_add_text(&arguments, "x-queue-type", "quorum");
 	if (queue->quorum && connection->limits_deliveries)
-	{
-		entries[1].key = amqp_cstring_bytes("x-delivery-limit");
-		entries[1].value.kind = AMQP_FIELD_KIND_I32;
-		entries[1].value.value.i32 = -1;
-		arguments.num_entries = 2;
-	}
+		cqrs_amqp_add_number(&arguments, "x-delivery-limit", -1);
 	return cqrs_amqp_declare_queue(connection, queue->name, &arguments,
 								   "could not declare the queue", failure) &&
 		declare_exchanges(connection, queue->bindings, failure) &&
 		bind_queue(connection, queue, failure);
 }
 
+void
+cqrs_amqp_add_number(CqrsArguments *arguments, const char *key, int value)
+{
+	amqp_table_entry_t *entry = add(arguments, key, AMQP_FIELD_KIND_I32);
+
+	entry->value.value.i32 = value;
+}
+
+void
+cqrs_amqp_add_text(CqrsArguments *arguments, const char *key,
+				   const char *value)
+{
+	amqp_table_entry_t *entry = add(arguments, key, AMQP_FIELD_KIND_UTF8);
+
+	entry->value.value.bytes = amqp_cstring_bytes(value);
+}
+
+void
+cqrs_amqp_add_true(CqrsArguments *arguments, const char *key)
+{
+	amqp_table_entry_t *entry = add(arguments, key, AMQP_FIELD_KIND_BOOLEAN);
+
+	entry->value.value.boolean = 1;
+}
+
+static amqp_table_entry_t *
+add(CqrsArguments *arguments, const char *key, int kind)
+{
+	amqp_table_entry_t *entry = &arguments->entries[arguments->count++];
+
+	Assert(arguments->count <= lengthof(arguments->entries));
+	entry->key = amqp_cstring_bytes(key);
+	entry->value.kind = kind;
+	return entry;
+}
+
+amqp_table_t
+cqrs_amqp_table(CqrsArguments *arguments)
+{
+	amqp_table_t table = {arguments->count, arguments->entries};
+
+	return table;
+}
+
 bool
 cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
-						const amqp_table_t *arguments, const char *action,
+						CqrsArguments *arguments, const char *action,
 						CqrsFailure *failure)
 {
 	amqp_queue_declare_t declare = {0};
@@ -80,7 +115,7 @@ cqrs_amqp_declare_queue(CqrsConnection *connection, const char *name,
 
 	declare.queue = amqp_cstring_bytes(name);
 	declare.durable = 1;
-	declare.arguments = *arguments;
+	declare.arguments = cqrs_amqp_table(arguments);
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_SIDE_CHANNEL,
 								AMQP_QUEUE_DECLARE_METHOD, &declare);
 	if (cqrs_amqp_await(connection, CQRS_AMQP_SIDE_CHANNEL,

@@ -1,4 +1,4 @@
-# The lease as a token (amqp_lease.c): whatever a broker does on its channel, the
+# The lease as a token (amqp_token.c): whatever a broker does on its channel, the
 # publisher ends the connection with a reason, keeps its memory, stops in time,
 # and goes on with the next connection.
 use strict;
@@ -144,6 +144,24 @@ misbehave_at(
 misbehave_at('publish: every queue exists',
 	'lease.publish', sub { },
 	qr/could not take the lease of all lanes: |connection lost: |^$/);
+
+# All leases of other lanes seem to have queues, and then a message for one of
+# these comes back.
+$misbehaviours{'a return while leases are checked'} = {
+	anywhere => sub {
+		my ($connection, $at, $what, $good) = @_;
+
+		push @{ $connection->{keys} }, $what->{key} if $at eq 'lease.publish';
+		return ''    if $at eq 'lease.publish';
+		return $good if $at ne 'lease.cancel';
+		return join '',
+		  (map { return_of($_) . content($CHANNEL, pack('n', 0), '') }
+			  @{ $connection->{keys} }),
+		  $good;
+	}
+};
+$reasons{'a return while leases are checked'} =
+  qr/return of a token whose queue exists/;
 misbehave_at(
 	'reject: silence', 'lease.reject',
 	sub { $_[0]{misbehaved} = 0 },    # heartbeats go on
