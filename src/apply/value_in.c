@@ -40,6 +40,7 @@
 #include "utils/typcache.h"
 
 #include "apply/iso_time.h"
+#include "apply/json_text.h"
 #include "apply/utc_literal.h"
 #include "apply/value_in.h"
 #include "base/compat.h"
@@ -101,12 +102,8 @@ static Datum read_base(CqrsValueInput *input, const CqrsJsonValue *json,
 					   bool *isnull);
 static Datum read_plain(CqrsValueInput *input, char *text);
 static Datum read_literal(CqrsValueInput *input, char *text);
-static char *text_of(const CqrsJsonValue *json);
-static char *characters_of(const CqrsJsonValue *json);
 static Datum read_text(const CqrsJsonValue *json);
 static Datum read_integer(CqrsValueInput *input, const CqrsJsonValue *json);
-static bool read_digits(const CqrsJsonValue *json, int64 *number);
-static char *without_fraction(char *text);
 static Datum read_timestamp(CqrsValueInput *input, const CqrsJsonValue *json);
 static Datum read_array(CqrsValueInput *input, const CqrsJsonValue *json);
 static void read_elements(ArrayReader *reader, const CqrsJsonValue *json,
@@ -114,8 +111,6 @@ static void read_elements(ArrayReader *reader, const CqrsJsonValue *json,
 static void add_element(ArrayReader *reader, const CqrsJsonValue *json);
 pg_noreturn static void not_rectangular(void);
 static Datum read_composite(CqrsValueInput *input, const CqrsJsonValue *json);
-static char *hstore_literal(const CqrsJsonValue *json);
-static void append_quoted(StringInfo buf, const char *text);
 
 CqrsValueInput *
 cqrs_value_in_prepare(Oid type, int32 typmod, bool json_null)
@@ -243,25 +238,25 @@ read_base(CqrsValueInput *input, const CqrsJsonValue *json, bool *isnull)
 		case INPUT_TIMESTAMP:
 			return read_timestamp(input, json);
 		case INPUT_JSON:
-			return read_plain(input, text_of(json));
+			return read_plain(input, cqrs_json_text_verbatim(json));
 		case INPUT_ARRAY:
 			if (json->kind == CQRS_JSON_ARRAY)
 				return read_array(input, json);
-			return read_literal(input, characters_of(json));
+			return read_literal(input, cqrs_json_text_characters(json));
 		case INPUT_RANGE:
-			return read_literal(input, characters_of(json));
+			return read_literal(input, cqrs_json_text_characters(json));
 		case INPUT_COMPOSITE:
 			if (json->kind == CQRS_JSON_OBJECT)
 				return read_composite(input, json);
-			return read_literal(input, characters_of(json));
+			return read_literal(input, cqrs_json_text_characters(json));
 		case INPUT_HSTORE:
 			if (json->kind == CQRS_JSON_OBJECT)
-				return read_plain(input, hstore_literal(json));
+				return read_plain(input, cqrs_json_text_hstore(json));
 			break;
 		case INPUT_PLAIN:
 			break;
 	}
-	return read_plain(input, characters_of(json));
+	return read_plain(input, cqrs_json_text_characters(json));
 }
 
 /*
@@ -297,31 +292,6 @@ read_literal(CqrsValueInput *input, char *text)
 	return read_plain(input, text);
 }
 
-/* The text of JSON as it is. */
-static char *
-text_of(const CqrsJsonValue *json)
-{
-	return pnstrdup(json->start, json->length);
-}
-
-/* The characters of a string, or the text of other JSON. */
-static char *
-characters_of(const CqrsJsonValue *json)
-{
-	const char *problem;
-	char	   *characters;
-
-	if (json->kind != CQRS_JSON_STRING)
-		return text_of(json);
-	characters = cqrs_json_scan_string(json, &problem);
-	if (characters == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
-				 errmsg("unsupported character in a message"),
-				 errdetail_internal("%s", problem)));
-	return characters;
-}
-
 /* For text types without a limit: no input function is called. */
 static Datum
 read_text(const CqrsJsonValue *json)
@@ -329,7 +299,7 @@ read_text(const CqrsJsonValue *json)
 	if (json->kind == CQRS_JSON_STRING && !json->escaped)
 		return PointerGetDatum(cstring_to_text_with_len(json->start + 1,
 														json->length - 2));
-	return CStringGetTextDatum(characters_of(json));
+	return CStringGetTextDatum(cqrs_json_text_characters(json));
 }
 
 /* Without the input function, where the number is a plain one and in range. */
@@ -338,7 +308,7 @@ read_integer(CqrsValueInput *input, const CqrsJsonValue *json)
 {
 	int64		number;
 
-	if (read_digits(json, &number))
+	if (cqrs_json_text_digits(json, &number))
 	{
 		if (input->type == INT8OID)
 			return Int64GetDatum(number);
@@ -349,48 +319,7 @@ read_integer(CqrsValueInput *input, const CqrsJsonValue *json)
 			number <= PG_INT16_MAX)
 			return Int16GetDatum((int16) number);
 	}
-	return read_plain(input, without_fraction(characters_of(json)));
-}
-
-/* A JSON number of up to 18 digits without fraction and exponent. */
-static bool
-read_digits(const CqrsJsonValue *json, int64 *number)
-{
-	const char *pos = json->start;
-	const char *end = json->start + json->length;
-	bool		negative = *pos == '-';
-
-	if (json->kind != CQRS_JSON_NUMBER || json->length > 18)
-		return false;
-	*number = 0;
-	for (pos += negative; pos < end; pos++)
-	{
-		if (*pos < '0' || *pos > '9')
-			return false;
-		*number = *number * 10 + *pos - '0';
-	}
-	if (negative)
-		*number = -*number;
-	return true;
-}
-
-/* A number whose fraction is zero becomes one without fraction and exponent. */
-static char *
-without_fraction(char *text)
-{
-	Datum		number;
-	Datum		whole;
-
-	if (strpbrk(text, ".eE") == NULL ||
-		strspn(text, "+-.eE0123456789") != strlen(text))
-		return text;
-	number = DirectFunctionCall3(numeric_in, CStringGetDatum(text),
-								 ObjectIdGetDatum(InvalidOid),
-								 Int32GetDatum(-1));
-	whole = DirectFunctionCall2(numeric_trunc, number, Int32GetDatum(0));
-	if (!DatumGetBool(DirectFunctionCall2(numeric_eq, number, whole)))
-		return text;
-	return DatumGetCString(DirectFunctionCall1(numeric_out, whole));
+	return read_plain(input, cqrs_json_text_whole(cqrs_json_text_characters(json)));
 }
 
 /* Without the input function, where the string is a time of ISO 8601. */
@@ -407,7 +336,7 @@ read_timestamp(CqrsValueInput *input, const CqrsJsonValue *json)
 		return DirectFunctionCall2(timestamp_scale, TimestampGetDatum(time),
 								   Int32GetDatum(input->typmod));
 	}
-	return read_plain(input, characters_of(json));
+	return read_plain(input, cqrs_json_text_characters(json));
 }
 
 /*
@@ -561,47 +490,4 @@ read_composite(CqrsValueInput *input, const CqrsJsonValue *json)
 										   &nulls[i]);
 	}
 	return HeapTupleGetDatum(heap_form_tuple(input->desc, values, nulls));
-}
-
-/* An object as hstore's input reads it. */
-static char *
-hstore_literal(const CqrsJsonValue *json)
-{
-	CqrsJsonMembers object = {0};
-	StringInfoData buf;
-	bool		bare;
-
-	if (cqrs_json_scan_object(json->start, json->length, &object, NULL, NULL,
-							  &bare) != NULL)
-		elog(ERROR, "invalid JSON object");
-	initStringInfo(&buf);
-	/* Of equal keys hstore keeps the first, JSON the last. */
-	for (int i = object.nmembers - 1; i >= 0; i--)
-	{
-		CqrsJsonMember *member = &object.members[i];
-
-		append_quoted(&buf, characters_of(&member->key));
-		appendStringInfoString(&buf, "=>");
-		if (member->value.kind == CQRS_JSON_NULL)
-			appendStringInfoString(&buf, "NULL");
-		else
-			append_quoted(&buf, characters_of(&member->value));
-		if (i > 0)
-			appendStringInfoChar(&buf, ',');
-	}
-	return buf.data;
-}
-
-/* Append a text as hstore's input reads it. */
-static void
-append_quoted(StringInfo buf, const char *text)
-{
-	appendStringInfoChar(buf, '"');
-	for (; *text != '\0'; text++)
-	{
-		if (*text == '"' || *text == '\\')
-			appendStringInfoChar(buf, '\\');
-		appendStringInfoChar(buf, *text);
-	}
-	appendStringInfoChar(buf, '"');
 }
