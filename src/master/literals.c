@@ -27,16 +27,13 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_attribute.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
+#include "base/type_parts.h"
 #include "master/literals.h"
 
 /* The location of the first literal's constant; -1 is an unknown location. */
@@ -53,8 +50,7 @@ static Node *null_constant(ParseState *pstate, ParamRef *parameter);
 static Node *put_back(Node *node, void *literals);
 static Node *constant(const Const *null, const char *text);
 static Const *unknown(const char *text);
-static bool has_domain(Oid type);
-static bool row_has_domain(Oid relid);
+static bool is_domain(Oid type, Oid arg);
 
 List *
 cqrs_literals_take(ParseState *pstate, Node *raw)
@@ -139,7 +135,7 @@ constant(const Const *null, const char *text)
 
 	if (null->consttype == UNKNOWNOID)
 		return (Node *) unknown(text);
-	if (has_domain(null->consttype))
+	if (cqrs_type_parts_any(null->consttype, is_domain, InvalidOid))
 	{
 		CoerceViaIO *cast = makeNode(CoerceViaIO);
 
@@ -170,50 +166,9 @@ unknown(const char *text)
 					 text == NULL, false);
 }
 
-/* Whether a type is a domain, or has one as a part. */
+/* For cqrs_type_parts_any(). */
 static bool
-has_domain(Oid type)
+is_domain(Oid type, Oid arg)
 {
-	Oid			part;
-
-	check_stack_depth();
-	switch (get_typtype(type))
-	{
-		case TYPTYPE_DOMAIN:
-			return true;
-
-		case TYPTYPE_COMPOSITE:
-			return row_has_domain(get_typ_typrelid(type));
-
-		case TYPTYPE_RANGE:
-			return has_domain(get_range_subtype(type));
-
-		case TYPTYPE_MULTIRANGE:
-			return has_domain(get_multirange_range(type));
-
-		default:
-			part = get_element_type(type);
-			return OidIsValid(part) && has_domain(part);
-	}
-}
-
-static bool
-row_has_domain(Oid relid)
-{
-	HeapTuple	tuple;
-	AttrNumber	attnum = 0;
-
-	while (HeapTupleIsValid(tuple = SearchSysCache2(ATTNUM,
-													ObjectIdGetDatum(relid),
-													Int16GetDatum(++attnum))))
-	{
-		Form_pg_attribute attribute = (Form_pg_attribute) GETSTRUCT(tuple);
-		Oid			type = attribute->attisdropped ? InvalidOid :
-		attribute->atttypid;
-
-		ReleaseSysCache(tuple);
-		if (OidIsValid(type) && has_domain(type))
-			return true;
-	}
-	return false;
+	return get_typtype(type) == TYPTYPE_DOMAIN;
 }

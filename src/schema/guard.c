@@ -37,6 +37,7 @@
 
 #include "base/compat.h"
 #include "base/hypertable.h"
+#include "base/type_parts.h"
 #include "ddl/facts.h"
 #include "define/columns.h"
 #include "master/column_use.h"
@@ -71,6 +72,7 @@ static void check_columns(const CqrsTableFacts *before, const CqrsTableFacts *af
 						  const CqrsMasterRow *row);
 static void check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						const CqrsMasterRow *row);
+static bool is_same(Oid type, Oid other);
 static void refuse(const char *message, const char *detail, const char *hint);
 static void follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						  const CqrsMasterRow *row);
@@ -450,6 +452,13 @@ cqrs_guard_notice_renamed(Oid relid)
 				 errhint("To have another table take its place, use cqrs_unregister() and cqrs_register().")));
 }
 
+/* For cqrs_type_parts_any(). */
+static bool
+is_same(Oid type, Oid other)
+{
+	return type == other;
+}
+
 void
 cqrs_guard_check_type(Oid type)
 {
@@ -466,7 +475,7 @@ cqrs_guard_check_type(Oid type)
 
 			if (column->name == NULL ||
 				!cqrs_column_use_publishes(row, column->name) ||
-				!cqrs_retype_contains(column->type, type))
+				!cqrs_type_parts_any(column->type, is_same, type))
 				continue;
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

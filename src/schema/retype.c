@@ -12,10 +12,7 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/pg_attribute.h"
-#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/primnodes.h"
@@ -26,14 +23,12 @@
 #include "parser/parse_relation.h"
 #include "parser/parse_type.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "schema/retype.h"
 
 static bool is_column(ParseState *pstate, Node *expression, Oid type,
 					  int32 typmod, AttrNumber attnum);
-static bool row_contains(Oid relid, Oid part);
 
 bool
 cqrs_retype_keeps_values(Oid type, int32 old_typmod, int32 new_typmod)
@@ -90,47 +85,4 @@ is_column(ParseState *pstate, Node *expression, Oid type, int32 typmod,
 		expression = (Node *) castNode(RelabelType, expression)->arg;
 	return IsA(expression, Var) &&
 		castNode(Var, expression)->varattno == attnum;
-}
-
-bool
-cqrs_retype_contains(Oid type, Oid part)
-{
-	Oid			element;
-	Oid			relid;
-
-	check_stack_depth();
-	type = getBaseType(type);
-	if (type == part)
-		return true;
-	element = get_element_type(type);
-	if (!OidIsValid(element))
-		element = get_range_subtype(type);
-	if (!OidIsValid(element))
-		element = get_range_subtype(get_multirange_range(type));
-	if (OidIsValid(element))
-		return cqrs_retype_contains(element, part);
-	relid = get_typ_typrelid(type);
-	return OidIsValid(relid) && row_contains(relid, part);
-}
-
-/* Whether an attribute of a row type contains a type. */
-static bool
-row_contains(Oid relid, Oid part)
-{
-	HeapTuple	tuple;
-	AttrNumber	attnum = 0;
-
-	while (HeapTupleIsValid(tuple = SearchSysCache2(ATTNUM,
-													ObjectIdGetDatum(relid),
-													Int16GetDatum(++attnum))))
-	{
-		Form_pg_attribute attribute = (Form_pg_attribute) GETSTRUCT(tuple);
-		Oid			type = attribute->attisdropped ? InvalidOid :
-		attribute->atttypid;
-
-		ReleaseSysCache(tuple);
-		if (OidIsValid(type) && cqrs_retype_contains(type, part))
-			return true;
-	}
-	return false;
 }

@@ -27,10 +27,4 @@ extern bool cqrs_retype_keeps_values(Oid type, int32 old_typmod,
 extern bool cqrs_retype_using_keeps_values(Oid relid, AttrNumber attnum,
 										   const ColumnDef *definition);
 
-/*
- * Whether values of "type" contain values of "part": as the elements of an
- * array, the attributes of a row, the bounds of a range.
- */
-extern bool cqrs_retype_contains(Oid type, Oid part);
-
 #endif							/* CQRS_RETYPE_H */
