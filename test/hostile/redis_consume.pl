@@ -7,6 +7,7 @@ use warnings;
 
 use FakeRedis    qw(:replies);
 use MIME::Base64 qw(encode_base64);
+use CqrsTest;
 use PostgreSQL::Test::Utils;
 use Redis;
 use Test::More;
@@ -350,10 +351,7 @@ $broker->behave;
 is($lines[-3], delivery(1, 'author', 'a'),      'a good server is used');
 is($real->queue_length('shop'),              0, 'and acknowledged');
 is($node->safe_psql('postgres', 'SELECT 1'), 1, 'the server is well');
-unlike(
-	slurp_file($node->logfile),
-	qr/because of crash|was terminated by signal|PANIC|AddressSanitizer|runtime error|TRAP/,
-	'no crash is in the log');
+no_crash($node);
 $node->stop;
 
 done_testing();

@@ -53,6 +53,7 @@ our @EXPORT = qw(
   wait_consumer
   wait_applied
   row_arrives
+  no_crash
   publish
   save_body
   $STUBBORN
@@ -243,6 +244,24 @@ sub wait_applied
 		  . $node->safe_psql($dbname, 'SELECT * FROM cqrs.consumer_stats'));
 	wait_consumer($node, $dbname, 'waiting = 0');
 	return;
+}
+
+=item no_crash($node)
+
+Tests that the log of a server shows no crash, failed assertion or report of a
+sanitizer.
+
+=cut
+
+sub no_crash
+{
+	my ($node) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return unlike(
+		slurp_file($node->logfile),
+		qr/because of crash|was terminated by signal|PANIC|AddressSanitizer|runtime error|TRAP/,
+		'no crash is in the log');
 }
 
 =item row_arrives($master, $replica, $what)

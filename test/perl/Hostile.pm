@@ -288,10 +288,7 @@ sub check_alive
 
 	is($self->_started, $self->{started},
 		'the server and the publisher have run on');
-	unlike(
-		slurp_file($self->{node}->logfile),
-		qr/because of crash|was terminated by signal|PANIC|AddressSanitizer|runtime error/,
-		'no crash is in the log');
+	no_crash($self->{node});
 	cmp_ok(
 		$self->rss_kb, '<',
 		$self->{rss_kb} + $RSS_ALLOWED_KB,
@@ -301,6 +298,27 @@ sub check_alive
 			FROM cqrs.lanes}),
 		't',
 		'the last error is text');
+	return;
+}
+
+=item check_secret()
+
+Tests that the password of the broker, s3cret, is in no log and no view.
+
+=cut
+
+sub check_secret
+{
+	my ($self) = @_;
+
+	unlike(slurp_file($self->{node}->logfile),
+		qr/s3cret/, 'no password in the log');
+	unlike(
+		$self->query(
+			q{SELECT string_agg(query_to_xml(format('SELECT * FROM %I.%I', schemaname, viewname), true, true, '')::text, '')
+			FROM pg_views WHERE schemaname = 'cqrs'}),
+		qr/s3cret/,
+		'no password in a view');
 	return;
 }
 
