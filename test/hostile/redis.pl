@@ -248,7 +248,11 @@ misbehaviour(
 # Texts that are no errors: the name of a queue, and a setting.
 $misbehaviours{'full queue'} = {
 	at     => 'publish',
-	answer => sub { $_[0]->put(array(bulk($PASSWORD))) }
+	answer => sub {
+		my ($connection, $what) = @_;
+		# Messages before it that were not confirmed yet may be with it.
+		$connection->put(array((bulk($PASSWORD)) x $what->{messages}));
+	}
 };
 $misbehaviours{'setting'} = {
 	at     => 'info',
