@@ -250,6 +250,7 @@ $misbehaviours{'full queue'} = {
 	at     => 'publish',
 	answer => sub {
 		my ($connection, $what) = @_;
+
 		# Messages before it that were not confirmed yet may be with it.
 		$connection->put(array((bulk($PASSWORD)) x $what->{messages}));
 	}
