@@ -49,6 +49,7 @@ static TupleDesc describe_keys(Relation rel, const CqrsRelation *relation);
 static void put_key(Tuplestorestate *store, TupleDesc desc, int nkeys,
 					const JsonbValue *key, int64 number);
 static char *row_column(Form_pg_attribute att);
+static void append_equal(StringInfo out, Form_pg_attribute att, int i);
 static void append_between(StringInfo out, Form_pg_attribute att, int i);
 static bool is_plain_greater(Oid operator);
 static void append_above(StringInfo out, Relation rel,
@@ -221,10 +222,7 @@ cqrs_keys_condition(Relation rel, const CqrsRelation *relation)
 		if (cqrs_key_value_is_shared(att->atttypid))
 			append_between(&condition, att, i);
 		else
-			append_comparison(&condition, row_column(att), att,
-							  lookup_type_cache(att->atttypid,
-												TYPECACHE_EQ_OPR)->eq_opr,
-							  psprintf("k.value%d", i));
+			append_equal(&condition, att, i);
 	}
 	return condition.data;
 }
@@ -245,16 +243,38 @@ static void
 append_between(StringInfo out, Form_pg_attribute att, int i)
 {
 	const char *column = row_column(att);
-	TypeCacheEntry *type = lookup_type_cache(att->atttypid,
-											 TYPECACHE_EQ_OPR);
 
 	append_not_below(out, column, att, psprintf("k.lowest%d", i));
 	appendStringInfoString(out, " AND ");
 	append_not_below(out, psprintf("k.highest%d", i), att, column);
 	appendStringInfoString(out, " AND (");
-	append_comparison(out, column, att, type->eq_opr, psprintf("k.value%d", i));
+	append_equal(out, att, i);
 	appendStringInfo(out, " OR cqrs.key_json(%s) OPERATOR(pg_catalog.=) cqrs.key_json(k.value%d))",
 					 column, i);
+}
+
+/*
+ * The column of the row equals that of the key.  The planner of some minor
+ * releases (15.18 does, 15.20 does not) takes every range for hashable, and the
+ * query fails if the subtype is not.  So there is no "=" to hash by.
+ */
+static void
+append_equal(StringInfo out, Form_pg_attribute att, int i)
+{
+	const char *column = row_column(att);
+	const char *value = psprintf("k.value%d", i);
+	TypeCacheEntry *type = lookup_type_cache(getBaseType(att->atttypid),
+											 TYPECACHE_EQ_OPR | TYPECACHE_HASH_PROC);
+
+	if (!OidIsValid(type->hash_proc) &&
+		(type->typtype == TYPTYPE_RANGE || type->typtype == TYPTYPE_MULTIRANGE))
+	{
+		append_not_below(out, column, att, value);
+		appendStringInfoString(out, " AND ");
+		append_not_below(out, value, att, column);
+	}
+	else
+		append_comparison(out, column, att, type->eq_opr, value);
 }
 
 char *
