@@ -35,7 +35,6 @@
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
-static const CqrsReplica *look_up(CqrsRun *run, const CqrsItem *item);
 pg_noreturn static void refuse_changed(const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
@@ -124,12 +123,13 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	List	   *earlier = put_off == NULL ? cqrs_earlier_find(run, item) : NIL;
 	const CqrsFailed *before;
 	const CqrsReplica *replica;
-	bool		handles;
+	bool		handles = has_handler(run);
 	CqrsApplied result = {0};
 
 	/* The search may have accepted invalidations. */
-	replica = look_up(run, item);
-	handles = replica->handler != NULL;
+	replica = run->replica = cqrs_replica_find(item->message.cqrs_id);
+	if (replica == NULL || replica->owner != run->owner)
+		refuse_changed(item);
 	if (replica->handler == NULL && !cqrs_earlier_lock(earlier, item))
 	{
 		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
@@ -152,19 +152,9 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 					   cqrs_earlier_has_delete(earlier), &result);
 
 	/* It may have waited for a transaction that has changed the replica. */
-	if ((look_up(run, item)->handler != NULL) != handles)
+	if (result.has_handler != handles)
 		refuse_changed(item);
 	applied(run, item, earlier, &result);
-}
-
-/* The replica, which has the owner that the transaction has begun with. */
-static const CqrsReplica *
-look_up(CqrsRun *run, const CqrsItem *item)
-{
-	run->replica = cqrs_replica_find(item->message.cqrs_id);
-	if (run->replica == NULL || run->replica->owner != run->owner)
-		refuse_changed(item);
-	return run->replica;
 }
 
 static void
