@@ -85,6 +85,9 @@ SELECT try('varchar(2)[]', '{"[\"ab\", \"abc\"]"}');
 SELECT try('jsonb[]', '{"[{\"a\": 1}, [1, 2], null]"}');
 SELECT try('date[]', '{"[\"2024-02-29\"]"}');
 SELECT try('hstore', '{"{\"a\": \"1\", \"b\": null, \"c d\": \"x\\\"y\\\\\", \"a\": \"2\"}","{}","\"a=>1\"","{\"n\": 1, \"o\": {\"p\": [1]}}"}');
+-- Of equal keys the last one counts, however many there are.
+SELECT split_part(try('hstore', ARRAY[format('{%s,"a":0,"k":"last"}', string_agg(format('"k":%s', i), ','))]), ' => ', 2)
+	FROM generate_series(1, 20) i;
 SELECT try('bytea', '{"\"\\\\x00ff\"","\"\\\\x0\"","\"abc\""}');
 SELECT try('mood', '{"\"sad\"","\"it''s \\\"ok\\\"\"","\"happy\"","null"}');
 SELECT try('positive', '{1,0,"null",1.0}');

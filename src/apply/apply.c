@@ -173,6 +173,7 @@ apply_in_context(Work *work, const CqrsReplica *replica)
 	PG_TRY();
 	{
 		work->content.plan = cqrs_plan_get(applier, replica);
+		work->applied->has_handler = work->content.plan->handler != NULL;
 		apply(work);
 	}
 	PG_FINALLY();

@@ -33,6 +33,7 @@ typedef struct CqrsApplied
 	bool		gap;			/* revisions were left out before this one */
 	bool		downgrade;		/* a SYNC below the row's revision */
 	bool		unknown_keys;	/* instance_data has keys without a column */
+	bool		has_handler;	/* the replica, when its table was locked */
 } CqrsApplied;
 
 /*

@@ -13,6 +13,14 @@
 
 #include "apply/json_text.h"
 
+/* A member of an object that becomes an hstore. */
+typedef struct HstorePair
+{
+	char	   *key;			/* without escapes */
+	const CqrsJsonValue *value;
+} HstorePair;
+
+static int	compare_pairs(const void *a, const void *b);
 static void append_quoted(StringInfo buf, const char *text);
 
 char *
@@ -82,27 +90,49 @@ cqrs_json_text_hstore(const CqrsJsonValue *json)
 {
 	CqrsJsonMembers object = {0};
 	StringInfoData buf;
+	HstorePair *pairs;
 	bool		bare;
 
 	if (cqrs_json_scan_object(json->start, json->length, &object, NULL, NULL,
 							  &bare) != NULL)
 		elog(ERROR, "invalid JSON object");
-	initStringInfo(&buf);
-	/* Of equal keys hstore keeps the first, JSON the last. */
-	for (int i = object.nmembers - 1; i >= 0; i--)
+	pairs = palloc(sizeof(HstorePair) * object.nmembers);
+	for (int i = 0; i < object.nmembers; i++)
 	{
-		CqrsJsonMember *member = &object.members[i];
-
-		append_quoted(&buf, cqrs_json_text_characters(&member->key));
+		pairs[i].key = cqrs_json_text_characters(&object.members[i].key);
+		pairs[i].value = &object.members[i].value;
+	}
+	qsort(pairs, object.nmembers, sizeof(HstorePair), compare_pairs);
+	initStringInfo(&buf);
+	for (int i = 0; i < object.nmembers; i++)
+	{
+		/* Of equal keys JSON keeps the last one, hstore any. */
+		if (i + 1 < object.nmembers &&
+			strcmp(pairs[i].key, pairs[i + 1].key) == 0)
+			continue;
+		if (buf.len > 0)
+			appendStringInfoChar(&buf, ',');
+		append_quoted(&buf, pairs[i].key);
 		appendStringInfoString(&buf, "=>");
-		if (member->value.kind == CQRS_JSON_NULL)
+		if (pairs[i].value->kind == CQRS_JSON_NULL)
 			appendStringInfoString(&buf, "NULL");
 		else
-			append_quoted(&buf, cqrs_json_text_characters(&member->value));
-		if (i > 0)
-			appendStringInfoChar(&buf, ',');
+			append_quoted(&buf, cqrs_json_text_characters(pairs[i].value));
 	}
 	return buf.data;
+}
+
+/* For qsort(): by the key, and equal keys in their order in the object. */
+static int
+compare_pairs(const void *a, const void *b)
+{
+	const HstorePair *left = a;
+	const HstorePair *right = b;
+	int			order = strcmp(left->key, right->key);
+
+	if (order != 0)
+		return order;
+	return left->value < right->value ? -1 : left->value > right->value;
 }
 
 /* Append a text as hstore's input reads it. */

@@ -9,9 +9,11 @@
  *
  * Before version 18 of PostgreSQL, deferred triggers run with the rights that
  * hold when they fire: at commit those of the caller, who may be a superuser.  So
- * they are fired before the end.  A trigger that fires then could have further
- * ones deferred by SET CONSTRAINTS; PostgreSQL refuses that in a
- * security-restricted operation.
+ * loads and deletions fire them before the end.  A trigger that fires then could
+ * have further ones deferred by SET CONSTRAINTS; PostgreSQL refuses that in a
+ * security-restricted operation.  All that are pending fire, those of earlier
+ * commands of the caller's transaction too.  cqrs_apply() leaves deferred triggers
+ * to the commit, because children may come before their parents.
  *
  *-------------------------------------------------------------------------
  */

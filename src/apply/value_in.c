@@ -443,18 +443,20 @@ static void
 prepare_attributes(CqrsValueInput *input)
 {
 	MemoryContext caller = MemoryContextSwitchTo(input->context);
+	CqrsValueInput **attributes;
 
 	input->desc = lookup_rowtype_tupdesc_copy(input->type, input->typmod);
-	input->attributes = palloc0(sizeof(CqrsValueInput *) *
-								(input->desc->natts + 1));
+	attributes = palloc0(sizeof(CqrsValueInput *) * (input->desc->natts + 1));
 	for (int i = 0; i < input->desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(input->desc, i);
 
 		if (!att->attisdropped)
-			input->attributes[i] = cqrs_value_in_prepare(att->atttypid,
-														 att->atttypmod, false);
+			attributes[i] = cqrs_value_in_prepare(att->atttypid,
+												  att->atttypmod, false);
 	}
+	/* After an error (a cancellation) the next value finds none. */
+	input->attributes = attributes;
 	MemoryContextSwitchTo(caller);
 }
 

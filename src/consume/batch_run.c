@@ -9,11 +9,11 @@
  * cqrs.apply_timeout, and the next consumer is wary (consumer.c).  The
  * connection to the broker is served between messages.
  *
- * The rights of the owner hold from the first message to the commit, because
- * of deferred triggers.  These are fired before the commit, within the time
- * limit: the commit cannot be cancelled, and no user's code that could set
- * synchronous_commit is left to run in it.  After an error the caller aborts
- * the transaction.
+ * The rights of the owner hold from the first message to the commit.  What the
+ * commit would run of users' code, deferred triggers and the queries of cursors
+ * WITH HOLD, is run before it, within the time limit: nothing limits the
+ * commit, and the code could set synchronous_commit.  After an error the caller
+ * aborts the transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +31,7 @@
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
@@ -108,12 +109,10 @@ cqrs_batch_run_transaction(CqrsBatch *batch, CqrsBatchProgress *progress)
 		begin_time_limit();
 		if (batch->mode == CQRS_BATCH_MODE_TOGETHER)
 			set_constraints_immediate();
-
-		/*
-		 * A trigger may have deferred constraints again, and nothing limits
-		 * the commit.
-		 */
-		AfterTriggerFireDeferred();
+		/* As the commit does: a trigger may have deferred others again. */
+		do
+			AfterTriggerFireDeferred();
+		while (PreCommit_Portals(false));
 		cqrs_batch_run_end_time_limit();
 		cqrs_apply_end(progress->run.applier);
 	}

@@ -4,9 +4,9 @@
  *	  Log messages of the consumer about its connection to the broker.
  *
  * A failure that repeats is logged once, until a connection has lasted, since
- * a broker in trouble would fill the log otherwise.  All messages together
- * have a quota, because the broker decides what they say, and how many they
- * are.
+ * a broker in trouble would fill the log otherwise.  Messages of which there
+ * can be any number have a quota together, because the broker decides what
+ * they say, and how many they are.
  *
  * Belongs to the consumer alone; lives in TopMemoryContext.
  *
@@ -36,7 +36,7 @@ struct CqrsIntakeLog
 	CqrsOnce	refused;		/* the same, of exchanges */
 	bool		unmarked;		/* logged */
 	int64		highest_count;
-	CqrsQuota	quota;			/* of all these messages */
+	CqrsQuota	quota;			/* of those that can be many */
 };
 
 CqrsIntakeLog *

@@ -16,10 +16,12 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/limits.h"
 #include "base/strings.h"
 #include "consume/consumer_state.h"
 #include "consume/earlier.h"
@@ -31,11 +33,12 @@
 #define BEHIND_MS	100
 /* The same if another transaction has locked an earlier message. */
 #define BUSY_MS		1000
+/* The longest text of an error in the log; cqrs.failed has all of it. */
+#define LOGGED_BYTES	1000
 
 static CqrsStep pass_over(CqrsRun *run, const char *cqrs_id);
 static bool is_handled_already(CqrsRun *run, const CqrsItem *item);
 static bool is_dead_already(CqrsRun *run, const CqrsItem *item);
-static const CqrsReplica *look_up(CqrsRun *run, const CqrsItem *item);
 pg_noreturn static void refuse_changed(const CqrsItem *item);
 static bool has_handler(const CqrsRun *run);
 static bool expired(const CqrsItem *item, const CqrsReplica *replica);
@@ -48,6 +51,8 @@ static void applied(CqrsRun *run, CqrsItem *item, List *earlier,
 					const CqrsApplied *result);
 static void log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 					 const char *reason);
+static const char *logged_name(const CqrsItem *item);
+static const char *logged_text(const char *text, int most);
 
 bool
 cqrs_item_take(CqrsRun *run, const CqrsItem *item)
@@ -82,10 +87,10 @@ cqrs_item_begin(CqrsRun *run, CqrsItem *item)
 		{
 			run->counts[CQRS_CONSUMED_UNKNOWN]++;
 			if (cqrs_quota_take_once(run->quota, run->logged,
-									 psprintf("unknown %s", cqrs_id)))
+									 psprintf("unknown %s", logged_name(item))))
 				ereport(LOG,
 						(errmsg("messages arrive for \"%s\", which is no replica",
-								cqrs_id),
+								logged_name(item)),
 						 errdetail("The consumer acknowledges these messages without applying them; cqrs.consumer_stats counts them as unknown.")));
 		}
 		return CQRS_ITEM_SETTLED;
@@ -124,12 +129,13 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 	List	   *earlier = put_off == NULL ? cqrs_earlier_find(run, item) : NIL;
 	const CqrsFailed *before;
 	const CqrsReplica *replica;
-	bool		handles;
+	bool		handles = has_handler(run);
 	CqrsApplied result = {0};
 
 	/* The search may have accepted invalidations. */
-	replica = look_up(run, item);
-	handles = replica->handler != NULL;
+	replica = run->replica = cqrs_replica_find(item->message.cqrs_id);
+	if (replica == NULL || replica->owner != run->owner)
+		refuse_changed(item);
 	if (replica->handler == NULL && !cqrs_earlier_lock(earlier, item))
 	{
 		wait_behind(run, item, GetCurrentTimestamp(), BUSY_MS,
@@ -152,19 +158,9 @@ cqrs_item_apply(CqrsRun *run, CqrsItem *item)
 					   cqrs_earlier_has_delete(earlier), &result);
 
 	/* It may have waited for a transaction that has changed the replica. */
-	if ((look_up(run, item)->handler != NULL) != handles)
+	if (result.has_handler != handles)
 		refuse_changed(item);
 	applied(run, item, earlier, &result);
-}
-
-/* The replica, which has the owner that the transaction has begun with. */
-static const CqrsReplica *
-look_up(CqrsRun *run, const CqrsItem *item)
-{
-	run->replica = cqrs_replica_find(item->message.cqrs_id);
-	if (run->replica == NULL || run->replica->owner != run->owner)
-		refuse_changed(item);
-	return run->replica;
 }
 
 static void
@@ -388,8 +384,7 @@ static void
 log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 		 const char *reason)
 {
-	const char *cqrs_id = item->message.cqrs_id != NULL ?
-	item->message.cqrs_id : "unknown";
+	const char *cqrs_id = logged_name(item);
 
 	cqrs_worker_set_error(reason);
 	if (!cqrs_quota_take_once(run->quota, run->logged,
@@ -397,6 +392,28 @@ log_once(CqrsRun *run, const CqrsItem *item, const char *what,
 		return;
 	ereport(LOG,
 			(errmsg("a message for replica \"%s\" could not be applied: %s",
-					cqrs_id, reason),
+					cqrs_id, logged_text(reason, LOGGED_BYTES)),
 			 errdetail("The message is in cqrs.failed; other messages are applied.")));
+}
+
+/* The cqrs_id for the log, where no replica has a longer one. */
+static const char *
+logged_name(const CqrsItem *item)
+{
+	return item->message.cqrs_id == NULL ? "unknown" :
+		logged_text(item->message.cqrs_id, CQRS_ID_BYTES);
+}
+
+/*
+ * A text for the log and for what is kept of it.  Whoever sends messages decides
+ * how long texts are, those of errors too, which quote values.
+ */
+static const char *
+logged_text(const char *text, int most)
+{
+	Size		length = strlen(text);
+
+	if (length <= most)
+		return text;
+	return psprintf("%.*s...", pg_mbcliplen(text, length, most), text);
 }

@@ -9,7 +9,9 @@
  * temporary tables (an unqualified name finds them first, and their triggers
  * run with the rights of whoever writes to them), prepared statements, cursors
  * WITH HOLD, advisory locks.  So a session begins anew with each transaction,
- * as after DISCARD ALL.  PostgreSQL refuses LISTEN in a background worker.
+ * as after DISCARD ALL, but for the caches of sequences: a sequence with a CACHE
+ * would lose values with each transaction, and reading them takes privileges on
+ * the sequence.  PostgreSQL refuses LISTEN in a background worker.
  *
  * Temporary objects may be impossible to remove: other objects that depend on
  * them are altered, and may be locked.  Then nothing is applied until the

@@ -128,6 +128,27 @@ wait_consumer($node, 'postgres', 'waiting = 0');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM other'),
 	15, 'all messages are applied in the end');
 
+# The query of a cursor WITH HOLD would run at COMMIT, which nothing limits.
+$node->safe_psql(
+	'postgres', q{
+	ALTER SYSTEM SET cqrs.apply_timeout = '2s';
+	SELECT pg_reload_conf();
+	CREATE TABLE held (id int PRIMARY KEY, name text);
+	CREATE FUNCTION declare() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		EXECUTE 'DECLARE held CURSOR WITH HOLD FOR SELECT pg_sleep(1000)';
+		RETURN NEW;
+	END $$;
+	CREATE TRIGGER declare BEFORE INSERT ON held
+		FOR EACH ROW EXECUTE FUNCTION declare();
+	SELECT cqrs_register_replica('held', max_retries => 0)});
+send_rows('good', 'held');
+arrives_soon('a cursor WITH HOLD of another replica hangs');
+is( $node->safe_psql('postgres', q{SELECT cqrs_id, error FROM cqrs.failed}),
+	'held|the message took longer than "cqrs.apply_timeout"',
+	'the message that has declared it has failed');
+$node->safe_psql('postgres', 'DELETE FROM cqrs.failed');
+
 # What an internal error ends is not tried for ever: its failures count.
 $node->safe_psql(
 	'postgres', q{

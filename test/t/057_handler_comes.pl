@@ -1,5 +1,6 @@
 # A message that waits for the transaction that gives its replica a handler is
-# handled, and noted as handled (I32): another delivery changes nothing.
+# handled, and noted as handled (I32): another delivery changes nothing.  A handler
+# that unregisters its own replica has handled its message.
 use strict;
 use warnings;
 
@@ -48,5 +49,26 @@ $node->poll_query_until('postgres',
   or BAIL_OUT('the message was not repeated');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM handled'),
 	1, 'it is handled once');
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION handle_last(m cqrs.message) RETURNS boolean LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO public.handled VALUES ('last');
+		PERFORM public.cqrs_unregister_replica('last');
+		RETURN true;
+	END $$;
+	SELECT cqrs_register_replica(NULL, 'last', handler => 'public.handle_last')}
+);
+publish($broker, 'cqrs', 'item', [ 'id 2', save_body('last', 1, 'x') ]);
+$node->poll_query_until('postgres',
+	'SELECT handled + failures = 2 FROM cqrs.consumer_stats')
+  or BAIL_OUT('the last message is not handled');
+is( $node->safe_psql(
+		'postgres', q{
+		SELECT string_agg(name, ' '), (SELECT count(*) FROM cqrs.failed),
+			(SELECT count(*) FROM cqrs.replica WHERE cqrs_id = 'last') FROM handled}),
+	'once last|0|0',
+	'a handler unregisters its replica');
 $node->stop;
 done_testing();

@@ -448,4 +448,37 @@ is( query(
 is($broker->queue_length('shop'), 0, 'all is acknowledged');
 note("peak memory: $before kB before, $peak kB after; dead letters: $dead");
 
+# Names and values of any length: the log and what is kept of it have their
+# beginnings.
+my $offset = -s $node->logfile;
+my $long   = 'x' x 1_000_000;
+my @long   = map { neighbour(0) } 1 .. 3;
+$long[0]{body} =~ s/"cqrs_id":"neighbour"/"cqrs_id":"$long"/;
+$long[1]{body} =~ s/"cqrs_id":"neighbour"/"cqrs_id":"y$long"/;
+$long[1]{body} =~ s/"SAVE"/"NONE"/;
+$long[2]{body} =~ s/"id":0/"id":"$long"/;
+publish_raw($broker, @long);
+$sent += @long;
+wait_consumer($node, 'postgres', "$ENDS >= $sent");
+my $log = slurp_file($node->logfile, $offset);
+like(
+	$log,
+	qr/messages arrive for "x{120}\.\.\.", which is no replica/,
+	'a long name of no replica');
+like(
+	$log,
+	qr/for replica "yx{119}\.\.\." could not be applied: The value of "signal_type"/,
+	'a long name of a message that is none');
+like(
+	$log,
+	qr/for replica "neighbour" could not be applied: invalid input syntax for type integer: "x+\.\.\.$/m,
+	'a long value in an error');
+my ($longest) = sort { $b <=> $a } map { length } split /\n/, $log;
+cmp_ok($longest, '<', 2000, 'no line of the log is long');
+is( query(
+		q{SELECT count(*) FROM cqrs.failed WHERE length(cqrs_id) > 1000000 OR length(error) > 1000000}
+	),
+	2,
+	'cqrs.failed has all of it');
+
 done_testing();
