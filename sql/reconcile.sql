@@ -306,6 +306,64 @@ TABLE who;
 DROP TRIGGER first ON copy;
 DROP TABLE again;
 DROP FUNCTION again, first;
+DROP TRIGGER note ON copy;
+-- Nothing stays in the session of the caller.
+CREATE TABLE command (n int GENERATED ALWAYS AS IDENTITY, command text);
+INSERT INTO command (command) VALUES
+	('DECLARE held CURSOR WITH HOLD FOR SELECT 1'),
+	('CREATE TEMP TABLE t ()'),
+	('CREATE TABLE pg_temp.t ()'),
+	('SET search_path = pg_temp; CREATE TABLE t ()'),
+	('CREATE TEMP TABLE t AS SELECT 1'),
+	('CREATE TEMP VIEW t AS SELECT 1'),
+	('CREATE TEMP SEQUENCE t'),
+	('CREATE TYPE pg_temp.t AS (a int)'),
+	('CREATE TYPE pg_temp.t AS ENUM ()'),
+	('CREATE TYPE pg_temp.t AS RANGE (subtype = int)'),
+	('CREATE TYPE pg_temp.t'),
+	('CREATE DOMAIN pg_temp.text AS pg_catalog.text'),
+	('CREATE FUNCTION pg_temp.t() RETURNS int LANGUAGE sql RETURN 1'),
+	('PREPARE t AS SELECT 1'),
+	('LISTEN t'),
+	('DECLARE ends CURSOR FOR SELECT 1'),
+	('SET work_mem = 64; SET CONSTRAINTS ALL IMMEDIATE');
+CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+	c text;
+BEGIN
+	FOR c IN SELECT command FROM public.command ORDER BY n LOOP
+		BEGIN
+			EXECUTE c;
+			INSERT INTO public.who VALUES ('done: ' || c);
+		EXCEPTION WHEN insufficient_privilege THEN
+			INSERT INTO public.who VALUES (SQLERRM);
+		END;
+	END LOOP;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER leave AFTER INSERT OR DELETE ON copy FOR EACH ROW EXECUTE FUNCTION leave();
+GRANT SELECT ON command TO regress_owner;
+TRUNCATE who;
+CALL cqrs_bulk_load(ARRAY['author', line('2', 'b')]);
+TABLE who;
+DELETE FROM command WHERE command !~ 'HOLD';
+TRUNCATE who;
+SELECT cqrs_deleted_sync_replica(ARRAY['author,2026-11-24 00:00:00+00:00', '[2]']);
+SELECT cqrs_apply(ROW('SAVE', 'author', line('9', 'i'), NULL, '9', NULL, 0, NULL, NULL, NULL, NULL)::cqrs.message);
+TABLE who;
+-- In the owner's own session, it may.
+TRUNCATE who;
+GRANT SELECT ON who TO regress_owner;
+SET ROLE regress_owner;
+CALL cqrs_bulk_load(ARRAY['author', line('2', 'b')]);
+RESET ROLE;
+TABLE who;
+SELECT name FROM pg_cursors WHERE is_holdable;
+CLOSE held;
+DROP TRIGGER leave ON copy;
+DELETE FROM copy WHERE id IN (2, 9);
+DROP TABLE command;
+DROP FUNCTION leave;
 SET ROLE regress_reader;
 SELECT test_error($$CALL cqrs_bulk_load('{author}'::text[])$$);
 SELECT test_error($$SELECT cqrs_deleted_sync_replica('{"author,2026-11-24 00:00:00+00:00","[1]"}')$$);

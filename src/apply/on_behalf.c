@@ -28,6 +28,7 @@
 #include "apply/on_behalf.h"
 #include "apply/plan.h"
 #include "apply/settings.h"
+#include "base/security.h"
 
 void
 cqrs_on_behalf_begin(CqrsOnBehalf *state, Oid owner)
@@ -42,7 +43,8 @@ cqrs_on_behalf_begin(CqrsOnBehalf *state, Oid owner)
 	GetUserIdAndSecContext(&state->user, &state->security);
 	cqrs_settings_pin(GUC_ACTION_SAVE);
 	SetUserIdAndSecContext(owner,
-						   state->security | SECURITY_LOCAL_USERID_CHANGE);
+						   state->security | SECURITY_LOCAL_USERID_CHANGE |
+						   (owner == state->user ? 0 : CQRS_SECURITY_ON_LOAN));
 	MemoryContextSwitchTo(state->context);
 	if (state->own)
 		state->applier = cqrs_plan_create_applier(owner);

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * utility_hook.c
- *	  The utility hook: passes schema changes to ddl.c, and informs publishers
- *	  of these commands:
+ *	  The utility hook: passes all commands to loan.c and schema changes to ddl.c,
+ *	  and informs publishers of these:
  *
  *	  COMMIT PREPARED			the transaction's messages are now visible, but
  *								no callback of ours has run for them.  Apply
@@ -41,6 +41,7 @@
 #include "base/slot.h"
 #include "outbox/published.h"
 #include "ddl/ddl.h"
+#include "ddl/loan.h"
 #include "ddl/utility_hook.h"
 #include "worker/wake.h"
 #include "worker/worker.h"
@@ -87,11 +88,15 @@ process_utility(PlannedStmt *statement, const char *query,
 				DestReceiver *dest, QueryCompletion *completion)
 {
 	Node	   *parsetree = statement->utilityStmt;
-	CqrsDdlGuard *guard = cqrs_ddl_before(parsetree);
+	CqrsDdlGuard *guard;
+	Followup	followup;
+	Oid			resettled;
 
+	cqrs_loan_check(parsetree);
+	guard = cqrs_ddl_before(parsetree);
 	/* The end of a transaction can free the statement. */
-	Followup	followup = followup_of(parsetree);
-	Oid			resettled = resettled_database(parsetree);
+	followup = followup_of(parsetree);
+	resettled = resettled_database(parsetree);
 
 	before_utility(parsetree);
 	if (previous_hook)
