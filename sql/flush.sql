@@ -198,6 +198,10 @@ BEGIN
 	COMMIT;
 	EXECUTE format('INSERT INTO %I VALUES (5, ''born'')', name);
 	EXECUTE format('UPDATE %I SET v = ''flush'' WHERE id = 5', name);
+	EXECUTE format('UPDATE %I SET v = ''last'' WHERE id = 5', name);
+	EXECUTE format('INSERT INTO %I VALUES (6, ''born'')', name);
+	EXECUTE format('UPDATE %I SET v = ''flush'' WHERE id = 6', name);
+	EXECUTE format('DELETE FROM %I WHERE id = 6', name);
 	COMMIT;
 END
 $$;

@@ -256,8 +256,12 @@ cqrs_changeset_all_done(void)
 	foreach(lc, kept)
 	{
 		CqrsNote   *note = lfirst(lc);
+		CqrsTarget *target = &targets[note->target];
 
-		targets[note->target].repeats = true;
+		target->repeats = true;
+		if (target->kind == CQRS_NOTE_BORN)
+			targets[find_target(CQRS_NOTE_TOUCHED, target->relid, target->file,
+								NULL, NULL)].repeats = true;
 		cqrs_changeset_note(note->target, &note->tid);
 	}
 	kept = NIL;
