@@ -49,6 +49,7 @@ static TupleDesc describe_keys(Relation rel, const CqrsRelation *relation);
 static void put_key(Tuplestorestate *store, TupleDesc desc, int nkeys,
 					const JsonbValue *key, int64 number);
 static char *row_column(Form_pg_attribute att);
+static void append_equal(StringInfo out, Form_pg_attribute att, int i);
 static void append_between(StringInfo out, Form_pg_attribute att, int i);
 static bool is_plain_greater(Oid operator);
 static void append_above(StringInfo out, Relation rel,
@@ -221,12 +222,33 @@ cqrs_keys_condition(Relation rel, const CqrsRelation *relation)
 		if (cqrs_key_value_is_shared(att->atttypid))
 			append_between(&condition, att, i);
 		else
-			append_comparison(&condition, row_column(att), att,
-							  lookup_type_cache(att->atttypid,
-												TYPECACHE_EQ_OPR)->eq_opr,
-							  psprintf("k.value%d", i));
+			append_equal(&condition, att, i);
 	}
 	return condition.data;
+}
+
+/*
+ * The row with the value of the key.  The planner believes that all ranges can be
+ * hashed, which is an error if the bounds cannot: so equality is expressed by
+ * comparisons, which the index serves as well.
+ */
+static void
+append_equal(StringInfo out, Form_pg_attribute att, int i)
+{
+	const char *column = row_column(att);
+	const char *value = psprintf("k.value%d", i);
+	Oid			base = getBaseType(att->atttypid);
+	TypeCacheEntry *type = lookup_type_cache(base, TYPECACHE_EQ_OPR |
+											 TYPECACHE_HASH_PROC);
+
+	if (OidIsValid(type->hash_proc) || !op_hashjoinable(type->eq_opr, base))
+	{
+		append_comparison(out, column, att, type->eq_opr, value);
+		return;
+	}
+	append_not_below(out, column, att, value);
+	appendStringInfoString(out, " AND ");
+	append_not_below(out, value, att, column);
 }
 
 /* A column of the row as SQL, palloc'd. */
