@@ -260,8 +260,12 @@ cqrs_changeset_all_done(void)
 
 		target->repeats = true;
 		if (target->kind == CQRS_NOTE_BORN)
+		{
+			/* So the pass that makes DELETEs sees that the row is new. */
+			target->keys_move = true;
 			targets[find_target(CQRS_NOTE_TOUCHED, target->relid, target->file,
 								NULL, NULL)].repeats = true;
+		}
 		cqrs_changeset_note(note->target, &note->tid);
 	}
 	kept = NIL;
