@@ -162,3 +162,76 @@ COMMIT;
 SELECT test_messages();
 DROP TABLE g;
 DROP FUNCTION flushes, cancels;
+-- The row was changed before, and its next update is on its way: by a trigger
+-- after ours, a CHECK or a generated column (I2).
+CREATE FUNCTION flush_if(v text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+	IF v LIKE 'flush%' THEN
+		PERFORM cqrs_flush();
+	END IF;
+	RETURN v;
+END
+$$;
+CREATE FUNCTION flushes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM flush_if(NEW.v);
+	RETURN CASE WHEN NEW.v <> 'flush, cancel' THEN NEW END;
+END
+$$;
+CREATE TABLE g (id int PRIMARY KEY, v text);
+CREATE TRIGGER zzz BEFORE UPDATE ON g FOR EACH ROW EXECUTE FUNCTION flushes();
+CREATE TABLE h (id int PRIMARY KEY, v text CHECK (flush_if(v) IS NOT NULL));
+CREATE TABLE k (id int PRIMARY KEY, v text, w text GENERATED ALWAYS AS (flush_if(v)) STORED);
+SELECT cqrs_register('g'), cqrs_register('h'), cqrs_register('k', fields => '{id,w}', skip_unchanged => true);
+CREATE PROCEDURE changes(name text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('INSERT INTO %I VALUES (1, ''a''), (2, ''a''), (3, ''a''), (4, ''a'')', name);
+	COMMIT;
+	PERFORM test_skip();
+	COMMIT;
+	EXECUTE format('UPDATE %I SET v = ''b'' WHERE id < 4', name);
+	EXECUTE format('DELETE FROM %I WHERE id = 2', name);
+	EXECUTE format('UPDATE %I SET v = ''flush'' WHERE id = 1', name);
+	EXECUTE format('UPDATE %I SET v = ''flush'' WHERE id = 4', name);
+	EXECUTE format('UPDATE %I SET v = ''last'' WHERE id IN (3, 4)', name);
+	EXECUTE format('UPDATE %I SET v = ''flush again'' WHERE id = 4', name);
+	COMMIT;
+	EXECUTE format('INSERT INTO %I VALUES (5, ''born'')', name);
+	EXECUTE format('UPDATE %I SET v = ''flush'' WHERE id = 5', name);
+	EXECUTE format('UPDATE %I SET v = ''last'' WHERE id = 5', name);
+	EXECUTE format('INSERT INTO %I VALUES (6, ''born'')', name);
+	EXECUTE format('UPDATE %I SET v = ''flush'' WHERE id = 6', name);
+	EXECUTE format('DELETE FROM %I WHERE id = 6', name);
+	COMMIT;
+END
+$$;
+CALL changes('g');
+SELECT test_messages();
+CALL changes('h');
+SELECT test_messages();
+CALL changes('k');
+SELECT test_messages();
+-- The update is cancelled, or taken back; the key changes; the row is to be sent
+-- again.
+BEGIN;
+UPDATE g SET v = 'c';
+UPDATE g SET v = 'flush, cancel';
+COMMIT;
+SELECT test_messages();
+BEGIN;
+UPDATE g SET v = 'd' WHERE id < 4;
+SAVEPOINT s;
+UPDATE g SET v = 'flush' WHERE id = 1;
+ROLLBACK TO s;
+UPDATE g SET id = 30, v = 'flush' WHERE id = 3;
+COMMIT;
+SELECT test_messages();
+BEGIN;
+UPDATE g SET v = 'e' WHERE id = 1;
+SELECT cqrs_sync('g', 'id IN (1, 4)');
+UPDATE g SET v = 'flush' WHERE id = 1;
+COMMIT;
+SELECT test_messages();
+DROP TABLE g, h, k;
+DROP PROCEDURE changes;
+DROP FUNCTION flushes, flush_if;

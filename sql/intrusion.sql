@@ -510,8 +510,17 @@ CREATE DOMAIN alice.words AS alice.word[];
 CREATE TYPE alice.pair AS (one int, two alice.word);
 CREATE TYPE alice.span AS RANGE (SUBTYPE = alice.word, MULTIRANGE_TYPE_NAME = alice.spans);
 CREATE DOMAIN alice.slow AS text;
+-- A canonical function begins as one of a superuser.
+RESET ROLE;
+CREATE TYPE alice.steps;
+CREATE FUNCTION alice.step(alice.steps) RETURNS alice.steps LANGUAGE internal IMMUTABLE STRICT AS 'int4range_canonical';
+CREATE TYPE alice.steps AS RANGE (SUBTYPE = int4, CANONICAL = alice.step);
+ALTER FUNCTION alice.step OWNER TO regress_alice;
+SET ROLE regress_alice;
+CREATE OR REPLACE FUNCTION alice.step(r alice.steps) RETURNS alice.steps LANGUAGE plpgsql IMMUTABLE STRICT
+	AS $$BEGIN IF (SELECT what FROM alice.deed) = 'fail' THEN RAISE 'no DDL today' USING ERRCODE = '53000'; END IF; RETURN r; END$$;
 CREATE TABLE alice.l (id int PRIMARY KEY, a alice.word[], d alice.words, p alice.pair, s alice.span, m alice.spans,
-	w alice.slow[]);
+	w alice.slow[], r alice.steps);
 SELECT cqrs_register('alice.l', 'l_' || i, fields => '{id}', sync_when => condition) FROM unnest('{
 	"a <> ''{x}''",
 	"d <> ''{x}''",
@@ -523,7 +532,8 @@ SELECT cqrs_register('alice.l', 'l_' || i, fields => '{id}', sync_when => condit
 	"CASE WHEN true THEN ''{x}'' ELSE a END IS NOT NULL",
 	"a IN (''{x}'', ''{y}'')",
 	"w <> ''{x}''",
-	"a[1] <> ''x'' AND id BETWEEN ''1'' AND ''9''"
+	"a[1] <> ''x'' AND id BETWEEN ''1'' AND ''9''",
+	"r <> ''[1,5)''"
 	}'::text[]) WITH ORDINALITY AS c (condition, i);
 RESET ROLE;
 -- The first: it would fetch rows that alice may not read.
@@ -571,6 +581,12 @@ UPDATE alice.deed SET what = 'fail';
 ALTER DOMAIN alice.folded SET DEFAULT 'x';
 CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
 DROP FUNCTION f();
+-- The same of a function with settings.
+ALTER FUNCTION alice.chk SET search_path = pg_catalog;
+ALTER DOMAIN alice.folded SET DEFAULT 'y';
+CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+DROP FUNCTION f();
+ALTER FUNCTION alice.chk RESET ALL;
 SET ROLE regress_alice;
 DO $$BEGIN PERFORM cqrs_unregister('l_json'); END$$;
 RESET ROLE;
@@ -581,6 +597,7 @@ ALTER TABLE alice.l RENAME d TO "D";
 ALTER TABLE alice.l RENAME p TO "P";
 ALTER TABLE alice.l RENAME s TO "S";
 ALTER TABLE alice.l RENAME m TO "M";
+ALTER TABLE alice.l RENAME r TO "R";
 ALTER TYPE alice.pair RENAME TO twin;
 ALTER DOMAIN alice.word RENAME TO term;
 SELECT sync_when FROM cqrs.master WHERE cqrs_id LIKE 'l\_%' ORDER BY substring(cqrs_id FROM 3)::int;
@@ -588,7 +605,7 @@ SELECT test_error('DROP TYPE alice.span CASCADE');
 -- Whoever writes needs what the condition needs.
 SELECT cqrs_unregister('l_10');
 UPDATE alice.deed SET what = '';
-INSERT INTO alice.l VALUES (1, '{y}', '{y}', (2, 'x'), '[x,z]', '{}', NULL);
+INSERT INTO alice.l VALUES (1, '{y}', '{y}', (2, 'x'), '[x,z]', '{}', NULL, '[1,6)');
 SELECT instance_pk, cqrs_id FROM cqrs.outbox WHERE cqrs_id LIKE 'l\_%' ORDER BY id;
 SELECT cqrs_unregister(cqrs_id) FROM cqrs.master WHERE cqrs_id LIKE 'l\_%';
 DROP TABLE alice.l, alice.deed;

@@ -190,7 +190,8 @@ CREATE FUNCTION reentry.s_json(r reentry.s) RETURNS jsonb STABLE LANGUAGE plpgsq
 BEGIN
 	RETURN jsonb_build_object('date', '05/04/2026'::text::date, 'array', '{NULL}'::text::text[], 'words', to_tsvector('the ' || 'cats')::text,
 		'ident', quote_ident('id'), 'zone', ('2026-11-30 00:00 EST'::text::timestamptz)::text, 'xml', xmlelement(name x, 'a'::bytea)::text,
-		'content', 'a'::text::xml::text, 'rls', current_setting('row_security'));
+		'content', 'a'::text::xml::text, 'rls', current_setting('row_security'),
+		'others', concat_ws(' ', current_setting('lc_numeric'), current_setting('lc_time'), current_setting('gin_fuzzy_search_limit')));
 END
 $$;
 SELECT cqrs_register('reentry.s', 's', fields => '{id}',
@@ -202,7 +203,7 @@ SELECT cqrs_register('reentry.s', 's_json', serializer => 'reentry.s_json');
 \set nulls 'SET transform_null_equals = on; SET array_nulls = off;'
 -- PostgreSQL 19 has no other string literals any more.
 \set quotes 'DO $$BEGIN SET standard_conforming_strings = off; SET escape_string_warning = off; EXCEPTION WHEN OTHERS THEN NULL; END$$; SET backslash_quote = off;'
-\set others 'SET xmloption = document; SET xmlbinary = hex; SET default_text_search_config = english; SET quote_all_identifiers = on; SET row_security = off; SET timezone_abbreviations = ''Australia'';'
+\set others 'SET xmloption = document; SET xmlbinary = hex; SET default_text_search_config = english; SET quote_all_identifiers = on; SET row_security = off; SET timezone_abbreviations = ''Australia''; SET lc_numeric = ''POSIX''; SET lc_time = ''POSIX''; SET gin_fuzzy_search_limit = 7;'
 \c
 :session
 INSERT INTO reentry.s VALUES (1, '2026-04-10', NULL, NULL), (2, '2026-05-10', NULL, NULL), (3, NULL, NULL, NULL),

@@ -95,6 +95,16 @@ static void define_file(const char *name, const char *description,
 						char **variable);
 
 void
+cqrs_guc_pin(const char *name, const char *value)
+{
+	const char *current = GetConfigOption(name, true, false);
+
+	if (current != NULL && strcmp(current, value) != 0)
+		(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
 cqrs_guc_init(CqrsSchemeCheck scheme_check)
 {
 	define_capture_settings();

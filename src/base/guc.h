@@ -66,6 +66,12 @@ extern int	cqrs_dead_letter_ttl_s; /* 0: for ever */
  */
 extern bool cqrs_guc_allows_exchange(const char *name);
 
+/*
+ * Give a setting of PostgreSQL, that any role can change, a value until the
+ * current nesting level of settings ends.
+ */
+extern void cqrs_guc_pin(const char *name, const char *value);
+
 /* Define all settings.  Called once, while the library is preloaded. */
 extern void cqrs_guc_init(CqrsSchemeCheck scheme_check);
 

@@ -11,20 +11,44 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "base/type_parts.h"
 
-static bool any_attribute(Oid relid, bool (*test) (Oid type, Oid arg), Oid arg);
+/* A walk through the parts of a type. */
+typedef struct Walk
+{
+	bool		(*test) (Oid type, Oid arg);
+	Oid			arg;
+	List	   *rows;			/* row types that were entered */
+} Walk;
+
+static bool any_part(Walk *walk, Oid type);
+static bool any_attribute(Walk *walk, Oid relid);
+static bool is_same(Oid type, Oid other);
 
 bool
 cqrs_type_parts_any(Oid type, bool (*test) (Oid type, Oid arg), Oid arg)
 {
+	Walk		walk = {test, arg, NIL};
+
+	return any_part(&walk, type);
+}
+
+/*
+ * A row type can have another one as several attributes, and so on.  So each is
+ * entered once.
+ */
+static bool
+any_part(Walk *walk, Oid type)
+{
 	Oid			part;
 
 	check_stack_depth();
-	if (test(type, arg))
+	CHECK_FOR_INTERRUPTS();
+	if (walk->test(type, walk->arg))
 		return true;
 	switch (get_typtype(type))
 	{
@@ -38,16 +62,19 @@ cqrs_type_parts_any(Oid type, bool (*test) (Oid type, Oid arg), Oid arg)
 			part = get_multirange_range(type);
 			break;
 		case TYPTYPE_COMPOSITE:
-			return any_attribute(get_typ_typrelid(type), test, arg);
+			if (list_member_oid(walk->rows, type))
+				return false;
+			walk->rows = lappend_oid(walk->rows, type);
+			return any_attribute(walk, get_typ_typrelid(type));
 		default:
 			part = get_element_type(type);
 			break;
 	}
-	return OidIsValid(part) && cqrs_type_parts_any(part, test, arg);
+	return OidIsValid(part) && any_part(walk, part);
 }
 
 static bool
-any_attribute(Oid relid, bool (*test) (Oid type, Oid arg), Oid arg)
+any_attribute(Walk *walk, Oid relid)
 {
 	HeapTuple	tuple;
 	AttrNumber	attnum = 0;
@@ -61,8 +88,20 @@ any_attribute(Oid relid, bool (*test) (Oid type, Oid arg), Oid arg)
 		attribute->atttypid;
 
 		ReleaseSysCache(tuple);
-		if (OidIsValid(type) && cqrs_type_parts_any(type, test, arg))
+		if (OidIsValid(type) && any_part(walk, type))
 			return true;
 	}
 	return false;
+}
+
+bool
+cqrs_type_parts_have(Oid type, Oid part)
+{
+	return cqrs_type_parts_any(type, is_same, part);
+}
+
+static bool
+is_same(Oid type, Oid other)
+{
+	return type == other;
 }

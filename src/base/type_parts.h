@@ -18,4 +18,7 @@
 extern bool cqrs_type_parts_any(Oid type, bool (*test) (Oid type, Oid arg),
 								Oid arg);
 
+/* Whether "part" is a type or one of its parts. */
+extern bool cqrs_type_parts_have(Oid type, Oid part);
+
 #endif							/* CQRS_TYPE_PARTS_H */

@@ -100,6 +100,9 @@ cqrs_trigger_update(PG_FUNCTION_ARGS)
 		return PointerGetDatum(data->tg_newtuple);
 
 	first_touch = may_be_first_touch(data);
+	if (!first_touch)
+		cqrs_changeset_begin_update(data->tg_relation,
+									&data->tg_trigtuple->t_self);
 	raise = raises_revision(data, relation, first_touch);
 	if (first_touch && any_produces(relation))
 		note_touch(data, relation, data->tg_trigtuple, data->tg_newtuple);

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "lib/ilist.h"
 #include "nodes/pg_list.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -38,6 +39,15 @@ typedef struct Chunk
 	CqrsNote	notes[FLEXIBLE_ARRAY_MEMBER];
 } Chunk;
 
+/* The update of a row, on its way; in the executor's memory for this row. */
+typedef struct Update
+{
+	dlist_node	node;
+	MemoryContextCallback callback;
+	Oid			relid;
+	ItemPointerData tid;		/* of the version that is updated */
+} Update;
+
 static MemoryContext context = NULL;
 static List *chunks = NIL;		/* of Chunk; none but the first is empty */
 static uint64 nnotes = 0;
@@ -46,8 +56,9 @@ static int	ntargets = 0;
 static int	targets_capacity = 0;
 
 static uint64 ndone = 0;		/* all notes up to here are dealt with */
-static List *kept = NIL;		/* CqrsNote of rows that were found unchanged */
+static List *kept = NIL;		/* CqrsNote of rows whose update is to come */
 static bool any_done = false;
+static dlist_head updates = DLIST_STATIC_INIT(updates);
 static bool frozen = false;
 static SubTransactionId frozen_in;
 
@@ -56,6 +67,7 @@ static uint16 find_target(CqrsNoteKind kind, Oid relid, Oid file,
 						  const char *cqrs_id, const char *queue);
 static const CqrsNote *next_note(CqrsWalk *walk);
 static void find_done(void);
+static void end_update(void *arg);
 static bool same_text(const char *a, const char *b);
 static Chunk *chunk_with_room(void);
 
@@ -244,8 +256,16 @@ cqrs_changeset_all_done(void)
 	foreach(lc, kept)
 	{
 		CqrsNote   *note = lfirst(lc);
+		CqrsTarget *target = &targets[note->target];
 
-		targets[note->target].repeats = true;
+		target->repeats = true;
+		if (target->kind == CQRS_NOTE_BORN)
+		{
+			/* So the pass that makes DELETEs sees that the row is new. */
+			target->keys_move = true;
+			targets[find_target(CQRS_NOTE_TOUCHED, target->relid, target->file,
+								NULL, NULL)].repeats = true;
+		}
 		cqrs_changeset_note(note->target, &note->tid);
 	}
 	kept = NIL;
@@ -260,6 +280,42 @@ cqrs_changeset_keep(const CqrsNote *note)
 	*copy = *note;
 	kept = lappend(kept, copy);
 	MemoryContextSwitchTo(caller);
+}
+
+void
+cqrs_changeset_begin_update(Relation rel, ItemPointer tid)
+{
+	Update	   *update = palloc(sizeof(Update));
+
+	update->relid = RelationGetRelid(rel);
+	update->tid = *tid;
+	update->callback.func = end_update;
+	update->callback.arg = update;
+	dlist_push_head(&updates, &update->node);
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &update->callback);
+}
+
+/* Reset callback of the context that an update is in. */
+static void
+end_update(void *arg)
+{
+	dlist_delete(&((Update *) arg)->node);
+}
+
+bool
+cqrs_changeset_is_updating(Relation rel, ItemPointer tid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &updates)
+	{
+		Update	   *update = dlist_container(Update, node, iter.cur);
+
+		if (update->relid == RelationGetRelid(rel) &&
+			ItemPointerEquals(&update->tid, tid))
+			return true;
+	}
+	return false;
 }
 
 void

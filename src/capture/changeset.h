@@ -121,11 +121,19 @@ extern void cqrs_changeset_begin(uint16 target, CommandId since);
 extern void cqrs_changeset_all_done(void);
 
 /*
- * Keep a note whose row has not changed, while all others are dealt with: if a
- * trigger calls cqrs_flush(), the update that the note was made for is still
- * to come.
+ * Keep a note, while all others are dealt with: if a trigger calls cqrs_flush(),
+ * an update of the row is still to come.
  */
 extern void cqrs_changeset_keep(const CqrsNote *note);
+
+/*
+ * A trigger lets pass the update of a version that was noted, or succeeds one
+ * that was.  Until the current memory context is reset, which PostgreSQL does
+ * after the update of each row, cqrs_changeset_is_updating() is true for the
+ * version.
+ */
+extern void cqrs_changeset_begin_update(Relation rel, ItemPointer tid);
+extern bool cqrs_changeset_is_updating(Relation rel, ItemPointer tid);
 
 /* A subtransaction fails: drop what it and those within it have noted. */
 extern void cqrs_changeset_abort_sub(SubTransactionId subid);

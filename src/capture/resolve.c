@@ -104,7 +104,8 @@ static bool use_target(Resolver *resolver, int index);
 static void use_relation(Resolver *resolver, Relation rel);
 static void leave_relation(Resolver *resolver);
 static void resolve_note(Resolver *resolver, const CqrsNote *note);
-static bool keep_unchanged(Resolver *resolver, const CqrsNote *note);
+static bool keep(Resolver *resolver, const CqrsNote *note);
+static bool is_unchanged(Resolver *resolver, const CqrsNote *note);
 static void resolve_change(Resolver *resolver, const CqrsNote *note);
 static void resolve_resent(Resolver *resolver, const CqrsTarget *target);
 
@@ -352,7 +353,7 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 		if (resolver->flush &&
 			cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
 							  false) == CQRS_FATE_LIVE)
-			(void) keep_unchanged(resolver, note);
+			(void) keep(resolver, note);
 		return;
 	}
 
@@ -360,7 +361,8 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 	if (target->kind == CQRS_NOTE_RESENT)
 	{
 		if (cqrs_chain_follow(&resolver->chain, resolver->rel, &tid,
-							  false) == CQRS_FATE_LIVE)
+							  false) == CQRS_FATE_LIVE &&
+			!keep(resolver, note))
 			resolve_resent(resolver, target);
 	}
 	else
@@ -392,19 +394,37 @@ resolve_note(Resolver *resolver, const CqrsNote *note)
 }
 
 /*
- * Whether the version that was noted is still the last one of its row.  If so,
- * its update may be still to come.
+ * Whether there is no message for a note now, because an update of its live row
+ * is still to come, or nothing has changed.  cqrs_flush() keeps the note.
+ *
+ * A row that is just being updated waits for that even if it was changed before:
+ * its revision was raised by the first change, and its trigger has fired, so that
+ * nothing would note the update.
  */
 static bool
-keep_unchanged(Resolver *resolver, const CqrsNote *note)
+keep(Resolver *resolver, const CqrsNote *note)
 {
-	if (cqrs_changeset_get_target(note->target)->kind != CQRS_NOTE_TOUCHED ||
-		!ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
-						   &resolver->chain.last->tuple.t_self))
+	if (!is_unchanged(resolver, note) &&
+		!(resolver->flush &&
+		  cqrs_changeset_is_updating(resolver->rel,
+									 &resolver->chain.last->tuple.t_self)))
 		return false;
-	if (resolver->flush && resolver->pass != PASS_DELETES)
+	if (resolver->flush && resolver->pass != PASS_DELETES &&
+		resolver->pass != PASS_LOCK)
 		cqrs_changeset_keep(note);
 	return true;
+}
+
+/*
+ * Whether the version that was noted as touched is still the last one of its
+ * row.
+ */
+static bool
+is_unchanged(Resolver *resolver, const CqrsNote *note)
+{
+	return cqrs_changeset_get_target(note->target)->kind == CQRS_NOTE_TOUCHED &&
+		ItemPointerEquals(&resolver->chain.noted.tuple.t_self,
+						  &resolver->chain.last->tuple.t_self);
 }
 
 /* The row is live: a SAVE, and a DELETE before it if the key has changed. */
@@ -414,7 +434,7 @@ resolve_change(Resolver *resolver, const CqrsNote *note)
 	const CqrsTarget *target = cqrs_changeset_get_target(note->target);
 	bool		key_changed = false;
 
-	if (keep_unchanged(resolver, note))
+	if (keep(resolver, note))
 		return;
 
 	cqrs_row_set(&resolver->after, resolver->rel, &resolver->chain.last->tuple);

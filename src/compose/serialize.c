@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/gin.h"
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -33,10 +34,12 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/pg_locale.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/xml.h"
 
+#include "base/guc.h"
 #include "compose/serialize.h"
 #include "compose/value.h"
 
@@ -67,8 +70,6 @@ static bool any_uses_settings(const FieldFormat *fields, int nfields);
 static void init_field(FieldFormat *format, Relation rel,
 					   const CqrsField *field, bool first);
 static char *escaped(const char *string);
-static void pin_setting(const char *name, const char *value);
-static void pin_unless(const char *name, const char *value);
 
 bool
 cqrs_serialize_uses_settings(Relation rel, const CqrsRelation *relation)
@@ -91,23 +92,23 @@ cqrs_serialize_pin_settings(void)
 	const char *monetary = GetConfigOptionResetString("lc_monetary");
 
 	if (DateStyle != USE_ISO_DATES)
-		pin_setting("datestyle", "ISO");
+		cqrs_guc_pin("datestyle", "ISO");
 	if (IntervalStyle != INTSTYLE_POSTGRES)
-		pin_setting("intervalstyle", "postgres");
+		cqrs_guc_pin("intervalstyle", "postgres");
 	if (extra_float_digits < 1)
-		pin_setting("extra_float_digits", "1");
+		cqrs_guc_pin("extra_float_digits", "1");
 	if (bytea_output != BYTEA_OUTPUT_HEX)
-		pin_setting("bytea_output", "hex");
+		cqrs_guc_pin("bytea_output", "hex");
 	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
-		pin_setting("timezone", "UTC");
+		cqrs_guc_pin("timezone", "UTC");
 
 	/* Not "C": the worth of an amount depends on where it was entered. */
 	if (strcmp(GetConfigOption("lc_monetary", false, false), monetary) != 0)
-		pin_setting("lc_monetary", monetary);
+		cqrs_guc_pin("lc_monetary", monetary);
 
 	/* So names of objects are written with their schemas. */
 	if (strcmp(namespace_search_path, search_path) != 0)
-		pin_setting("search_path", search_path);
+		cqrs_guc_pin("search_path", search_path);
 	return level;
 }
 
@@ -124,30 +125,36 @@ cqrs_serialize_pin_all_settings(void)
 	int			level = cqrs_serialize_pin_settings();
 
 	/* How the text is read. */
-	pin_unless("standard_conforming_strings", "on");
+	cqrs_guc_pin("standard_conforming_strings", "on");
 	if (backslash_quote != BACKSLASH_QUOTE_SAFE_ENCODING)
-		pin_setting("backslash_quote", "safe_encoding");
+		cqrs_guc_pin("backslash_quote", "safe_encoding");
 	if (Transform_null_equals)
-		pin_setting("transform_null_equals", "off");
+		cqrs_guc_pin("transform_null_equals", "off");
 
 	/* How literals are read. */
 	if (DateOrder != DATEORDER_MDY)
-		pin_setting("DateStyle", "ISO, MDY");
+		cqrs_guc_pin("DateStyle", "ISO, MDY");
 	if (!Array_nulls)
-		pin_setting("array_nulls", "on");
+		cqrs_guc_pin("array_nulls", "on");
 	if (xmloption != XMLOPTION_CONTENT)
-		pin_setting("xmloption", "content");
-	pin_unless("timezone_abbreviations", "Default");
+		cqrs_guc_pin("xmloption", "content");
+	cqrs_guc_pin("timezone_abbreviations", "Default");
 
 	/* What functions return, and what queries of them see. */
+	if (strcmp(locale_numeric, "C") != 0)
+		cqrs_guc_pin("lc_numeric", "C");
+	if (strcmp(locale_time, "C") != 0)
+		cqrs_guc_pin("lc_time", "C");
+	if (GinFuzzySearchLimit != 0)
+		cqrs_guc_pin("gin_fuzzy_search_limit", "0");
 	if (xmlbinary != XMLBINARY_BASE64)
-		pin_setting("xmlbinary", "base64");
+		cqrs_guc_pin("xmlbinary", "base64");
 	if (strcmp(TSCurrentConfig, "pg_catalog.simple") != 0)
-		pin_setting("default_text_search_config", "pg_catalog.simple");
+		cqrs_guc_pin("default_text_search_config", "pg_catalog.simple");
 	if (quote_all_identifiers)
-		pin_setting("quote_all_identifiers", "off");
+		cqrs_guc_pin("quote_all_identifiers", "off");
 	if (!row_security)
-		pin_setting("row_security", "on");
+		cqrs_guc_pin("row_security", "on");
 	return level;
 }
 
@@ -386,22 +393,4 @@ escaped(const char *string)
 	initStringInfo(&buf);
 	escape_json(&buf, string);
 	return buf.data;
-}
-
-/* Set a setting until the current nesting level of settings ends. */
-static void
-pin_setting(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/* The same, unless it has that value. */
-static void
-pin_unless(const char *name, const char *value)
-{
-	const char *current = GetConfigOption(name, true, false);
-
-	if (current != NULL && strcmp(current, value) != 0)
-		pin_setting(name, value);
 }

@@ -233,6 +233,7 @@ describe(CqrsDdlCommand *command)
 	if (!command->changes_meanings)
 		return;
 	command->retyped = retyped(statement);
+	command->respells = !IsA(statement, RenameStmt);
 	if (IsA(statement, RenameStmt) &&
 		castNode(RenameStmt, statement)->renameType == OBJECT_TABLE)
 		command->renamed = RangeVarGetRelid(castNode(RenameStmt, statement)->relation,

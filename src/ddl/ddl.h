@@ -39,6 +39,7 @@ typedef struct CqrsDdlCommand
 	Oid			renamed;		/* table that it renames, or InvalidOid */
 	Oid			retyped;		/* type whose values take another form by it,
 								 * or InvalidOid */
+	bool		respells;		/* that form is another text, too */
 	List	   *relids;			/* tables that it may touch */
 	List	   *tables;			/* CqrsTableFacts of those that exist, before */
 } CqrsDdlCommand;

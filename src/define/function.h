@@ -48,6 +48,12 @@ typedef struct CqrsFunctionKind
 extern int	cqrs_function_find(CqrsFunction *function, const char *name,
 							   const CqrsFunctionKind *kind, Oid owner);
 
+/*
+ * Whether a function has code of users: it is not PostgreSQL's own, and not in C,
+ * in which only superusers create functions.
+ */
+extern bool cqrs_function_has_users_code(Oid function);
+
 /* A number that changes whenever any function may have changed. */
 extern uint64 cqrs_function_generation(void);
 

@@ -22,8 +22,10 @@
 #include "parser/parse_expr.h"
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
+#include "utils/guc.h"
 
 #include "base/error_context.h"
+#include "base/guc.h"
 #include "master/condition.h"
 #include "master/literals.h"
 
@@ -73,8 +75,16 @@ bool
 cqrs_condition_names_column(const char *text, const char *what,
 							const char *column)
 {
-	return names_column(cqrs_condition_parse(text, what),
-						unconstify(char *, column));
+	int			level = NewGUCNestLevel();
+	bool		result;
+
+	/* How the text is read does not depend on the session (serialize.c). */
+	cqrs_guc_pin("standard_conforming_strings", "on");
+	cqrs_guc_pin("backslash_quote", "safe_encoding");
+	result = names_column(cqrs_condition_parse(text, what),
+						  unconstify(char *, column));
+	AtEOXact_GUC(false, level);
+	return result;
 }
 
 /* Tree walker: whether a parse tree names a column. */

@@ -22,7 +22,9 @@ typedef struct CqrsCondition CqrsCondition;
  */
 extern Node *cqrs_condition_parse(const char *text, const char *what);
 
-/* Whether an expression names a column, by itself or after its table's name. */
+/*
+ * Whether a stored expression names a column, by itself or after its table's name.
+ */
 extern bool cqrs_condition_names_column(const char *text, const char *what,
 										const char *column);
 
@@ -31,7 +33,7 @@ extern bool cqrs_condition_names_column(const char *text, const char *what,
  * the expression is not boolean, or is VOLATILE.  The table is open and
  * locked.  Names are looked up by the current search_path.
  *
- * Literals may be read by code of users, in the checks of domains.  Unless
+ * Literals may be read by code of users, as in the checks of domains.  Unless
  * "runs_code", such a literal remains a cast of its text.
  */
 extern Node *cqrs_condition_analyze(Relation rel, const char *text,

@@ -7,9 +7,10 @@
  * the input function of the type.  Input functions of arrays, rows and ranges
  * read their parts by the input functions of those, and that of a domain
  * evaluates its CHECK, which may be anything: functions of the domain's owner,
- * in any language, or pg_sleep() and cursor_to_xml().  Nothing else that parse
- * analysis does evaluates an expression of a user: a domain itself is read as
- * its base type, and its check becomes a part of the expression.
+ * in any language, or pg_sleep() and cursor_to_xml().  A range can have a canonical
+ * function in any language.  Nothing else that parse analysis does evaluates an
+ * expression of a user: a domain itself is read as its base type, and its check
+ * becomes a part of the expression.
  *
  * So literals are taken out before the analysis.  A literal becomes a
  * parameter, and the parser's hook makes a null constant of type "unknown" of
@@ -17,8 +18,8 @@
  * types by types alone, and input functions are strict.  The constant is known
  * by its location, which says which literal it is, and which the parser hands
  * on to the constant of the type that it chooses.  After the analysis the value
- * is read, if no domain is a part of its type.  If one is, the constant becomes
- * a cast of the literal's text, which is not evaluated.
+ * is read, if no part of its type is a domain or such a range.  Otherwise the
+ * constant becomes a cast of the literal's text, which is not evaluated.
  *
  * PostgreSQL's printed form of such a cast is that of the literal, so that the
  * printed expression has the same meaning and is analyzed in the same way.
@@ -27,13 +28,17 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_range.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "base/type_parts.h"
+#include "define/function.h"
 #include "master/literals.h"
 
 /* The location of the first literal's constant; -1 is an unknown location. */
@@ -50,7 +55,8 @@ static Node *null_constant(ParseState *pstate, ParamRef *parameter);
 static Node *put_back(Node *node, void *literals);
 static Node *constant(const Const *null, const char *text);
 static Const *unknown(const char *text);
-static bool is_domain(Oid type, Oid arg);
+static bool runs_users_code(Oid type, Oid arg);
+static Oid	canonical_function(Oid range);
 
 List *
 cqrs_literals_take(ParseState *pstate, Node *raw)
@@ -135,7 +141,7 @@ constant(const Const *null, const char *text)
 
 	if (null->consttype == UNKNOWNOID)
 		return (Node *) unknown(text);
-	if (cqrs_type_parts_any(null->consttype, is_domain, InvalidOid))
+	if (cqrs_type_parts_any(null->consttype, runs_users_code, InvalidOid))
 	{
 		CoerceViaIO *cast = makeNode(CoerceViaIO);
 
@@ -166,9 +172,35 @@ unknown(const char *text)
 					 text == NULL, false);
 }
 
-/* For cqrs_type_parts_any(). */
+/*
+ * For cqrs_type_parts_any(): whether the input function of a type runs code of
+ * users, besides what the input functions of its parts do.
+ */
 static bool
-is_domain(Oid type, Oid arg)
+runs_users_code(Oid type, Oid arg)
 {
-	return get_typtype(type) == TYPTYPE_DOMAIN;
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			return true;
+		case TYPTYPE_RANGE:
+			return cqrs_function_has_users_code(canonical_function(type));
+		default:
+			return false;
+	}
+}
+
+/* The canonical function of a range type, or InvalidOid. */
+static Oid
+canonical_function(Oid range)
+{
+	HeapTuple	tuple = SearchSysCache1(RANGETYPE, ObjectIdGetDatum(range));
+	Oid			result = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_range) GETSTRUCT(tuple))->rngcanonical;
+		ReleaseSysCache(tuple);
+	}
+	return result;
 }

@@ -8,8 +8,8 @@
  * the names of schemas.  Restored rows are not changes.  So if a session
  * writes a master by COPY or INSERT, it is taken for a restore: until the
  * session ends, that master sends none of its changes, unless the write is rolled
- * back.  Our own functions
- * write to cqrs.master directly, which fires no trigger (master.c).
+ * back.  Our own functions write to cqrs.master directly, which fires no trigger
+ * (master.c).
  *
  *-------------------------------------------------------------------------
  */

@@ -3,10 +3,10 @@
  * master.c
  *	  The rows of cqrs.master: what users have registered, by name.
  *
- * Callers (register.c) have checked what the user may do.  A caller that writes holds a lock on the
- * master's table that conflicts with writers and with other changes of its
- * masters.  If two sessions use the same name, the unique index on cqrs_id
- * decides.
+ * Callers (register.c) have checked what the user may do.  A caller that writes
+ * holds a lock on the master's table that conflicts with writers and with other
+ * changes of its masters.  If two sessions use the same name, the unique index on
+ * cqrs_id decides.
  *
  *-------------------------------------------------------------------------
  */

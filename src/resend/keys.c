@@ -227,6 +227,30 @@ cqrs_keys_condition(Relation rel, const CqrsRelation *relation)
 	return condition.data;
 }
 
+/*
+ * The row with the value of the key.  The planner believes that all ranges can be
+ * hashed, which is an error if the bounds cannot: so equality is expressed by
+ * comparisons, which the index serves as well.
+ */
+static void
+append_equal(StringInfo out, Form_pg_attribute att, int i)
+{
+	const char *column = row_column(att);
+	const char *value = psprintf("k.value%d", i);
+	Oid			base = getBaseType(att->atttypid);
+	TypeCacheEntry *type = lookup_type_cache(base, TYPECACHE_EQ_OPR |
+											 TYPECACHE_HASH_PROC);
+
+	if (OidIsValid(type->hash_proc) || !op_hashjoinable(type->eq_opr, base))
+	{
+		append_comparison(out, column, att, type->eq_opr, value);
+		return;
+	}
+	append_not_below(out, column, att, value);
+	appendStringInfoString(out, " AND ");
+	append_not_below(out, value, att, column);
+}
+
 /* A column of the row as SQL, palloc'd. */
 static char *
 row_column(Form_pg_attribute att)

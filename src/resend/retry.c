@@ -186,6 +186,7 @@ chosen(const char *cqrs_id, ArrayType *ids)
 		CqrsParked *parked = lfirst(lc);
 		bool		meant = ids == NULL;
 
+		CHECK_FOR_INTERRUPTS();
 		if (cqrs_id != NULL && strcmp(parked->message.cqrs_id, cqrs_id) != 0)
 			continue;
 		for (int i = 0; i < nelems && !meant; i++)

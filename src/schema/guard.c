@@ -72,7 +72,6 @@ static void check_columns(const CqrsTableFacts *before, const CqrsTableFacts *af
 						  const CqrsMasterRow *row);
 static void check_added(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						const CqrsMasterRow *row);
-static bool is_same(Oid type, Oid other);
 static void refuse(const char *message, const char *detail, const char *hint);
 static void follow_parked(const CqrsTableFacts *before, const CqrsTableFacts *after,
 						  const CqrsMasterRow *row);
@@ -452,13 +451,6 @@ cqrs_guard_notice_renamed(Oid relid)
 				 errhint("To have another table take its place, use cqrs_unregister() and cqrs_register().")));
 }
 
-/* For cqrs_type_parts_any(). */
-static bool
-is_same(Oid type, Oid other)
-{
-	return type == other;
-}
-
 void
 cqrs_guard_check_type(Oid type)
 {
@@ -475,7 +467,7 @@ cqrs_guard_check_type(Oid type)
 
 			if (column->name == NULL ||
 				!cqrs_column_use_publishes(row, column->name) ||
-				!cqrs_type_parts_any(column->type, is_same, type))
+				!cqrs_type_parts_have(column->type, type))
 				continue;
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

@@ -144,7 +144,8 @@ judge_after(const CqrsDdlCommand *command, void *state)
 	foreach(lc, reliance->hooks)
 		cqrs_guarded_hook_check(lfirst(lc));
 	foreach(lc, reliance->meanings)
-		cqrs_meaning_check(lfirst(lc));
+		cqrs_meaning_check(lfirst(lc), command->respells ?
+						   command->retyped : InvalidOid);
 	if (OidIsValid(command->retyped))
 		cqrs_guard_check_type(command->retyped);
 	if (OidIsValid(command->renamed))

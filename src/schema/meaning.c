@@ -27,15 +27,18 @@
  * So it runs no code of users.  Otherwise the owner's code could fail or wait,
  * which would keep everybody from changing the schema, and could read the cursors
  * of the session, which a restricted security context does not prevent.  The
- * texts are analyzed without reading those literals that domains would check
+ * texts are analyzed without reading those literals that users' code would read
  * (literals.c); analysis evaluates nothing else of an expression.  It can load
  * the checks of a domain into PostgreSQL's cache of types (JSON_VALUE with a
- * domain after RETURNING), which folds calls of IMMUTABLE functions, and the
- * canonical function of a range may be in any language.  So besides, users'
- * functions are refused while this runs, and then the master is skipped: not the
- * command, or the owner could have it refused.  PostgreSQL asks our hook whenever
- * it prepares the call of a function that is not its own; functions in C are
- * not refused, since only superusers create them.
+ * domain after RETURNING), which folds calls of IMMUTABLE functions.  So besides,
+ * users' functions are refused while this runs, and then the master is skipped:
+ * not the command, or the owner could have it refused.  PostgreSQL asks a hook of
+ * ours whenever it prepares the call of a function that is not its own, and calls
+ * another one of ours when a function runs that is SECURITY DEFINER or has settings.
+ * Functions in C are not refused, since only superusers create them.
+ *
+ * What such a literal says is not followed: a command that changes how it has to be
+ * written is refused.
  *
  * Errors of the classes "insufficient resources" and "operator intervention" are
  * therefore the server's and are not ignored.
@@ -50,11 +53,9 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_language.h"
-#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
@@ -66,7 +67,9 @@
 #include "utils/syscache.h"
 
 #include "base/caught.h"
+#include "base/type_parts.h"
 #include "compose/hook.h"
+#include "define/function.h"
 #include "master/condition.h"
 #include "master/master.h"
 #include "schema/meaning.h"
@@ -101,14 +104,20 @@ typedef struct Trial
 static bool refuses_functions = false;
 static bool has_refused = false;
 static needs_fmgr_hook_type next_needs_hook = NULL;
+static fmgr_hook_type next_hook = NULL;
 
-static bool refuse_function(Oid function);
+static void refuse_function(Oid function);
+static bool needs_hook(Oid function);
+static void around_call(FmgrHookEventType event, FmgrInfo *function,
+						Datum *state);
 static bool try_to(Work work, Oid relid, void *arg, Node **result,
 				   const char **error);
 static void work_as_owner(void *arg);
 static Node *parse(Relation rel, void *text);
 static Node *print(Relation rel, void *expression);
 static bool forget_lengths(Node *node, void *context);
+static void check_texts(const CqrsMeaning *before, Oid type);
+static bool has_text_of(Node *node, void *type);
 static bool refer_to_same(Node *a, Node *b);
 static bool collect(Node *node, void *references);
 static bool collect_function(Oid function, void *references);
@@ -117,7 +126,19 @@ void
 cqrs_meaning_init(void)
 {
 	next_needs_hook = needs_fmgr_hook;
-	needs_fmgr_hook = refuse_function;
+	needs_fmgr_hook = needs_hook;
+	next_hook = fmgr_hook;
+	fmgr_hook = around_call;
+}
+
+/* Raise an error if users' functions are refused now, and the function is one. */
+static void
+refuse_function(Oid function)
+{
+	if (!refuses_functions || !cqrs_function_has_users_code(function))
+		return;
+	has_refused = true;
+	elog(ERROR, "function with OID %u is not called for sync_when", function);
 }
 
 /*
@@ -125,27 +146,23 @@ cqrs_meaning_init(void)
  * fmgr_hook is to be called around its calls.
  */
 static bool
-refuse_function(Oid function)
+needs_hook(Oid function)
 {
-	if (refuses_functions && function >= FirstNormalObjectId)
-	{
-		HeapTuple	tuple = SearchSysCache1(PROCOID,
-											ObjectIdGetDatum(function));
-		Oid			language = InvalidOid;
-
-		if (HeapTupleIsValid(tuple))
-		{
-			language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
-			ReleaseSysCache(tuple);
-		}
-		if (language != ClanguageId && language != INTERNALlanguageId)
-		{
-			has_refused = true;
-			elog(ERROR, "function with OID %u is not called for sync_when",
-				 function);
-		}
-	}
+	refuse_function(function);
 	return next_needs_hook != NULL && next_needs_hook(function);
+}
+
+/*
+ * fmgr_hook, called around the calls of functions that are SECURITY DEFINER or
+ * have settings.  PostgreSQL does not ask needs_hook() for these.
+ */
+static void
+around_call(FmgrHookEventType event, FmgrInfo *function, Datum *state)
+{
+	if (event == FHET_START)
+		refuse_function(function->fn_oid);
+	if (next_hook != NULL)
+		next_hook(event, function, state);
 }
 
 List *
@@ -177,7 +194,7 @@ cqrs_meaning_read(List *rows)
 }
 
 void
-cqrs_meaning_check(const CqrsMeaning *before)
+cqrs_meaning_check(const CqrsMeaning *before, Oid respelled)
 {
 	CqrsMasterRow *row = cqrs_master_read(before->cqrs_id, true);
 	char	   *text = row == NULL ? NULL :
@@ -187,8 +204,11 @@ cqrs_meaning_check(const CqrsMeaning *before)
 	const char *failure = NULL;
 	const char *error;
 
-	if (text == NULL || strcmp(text, before->text) != 0 ||
-		!try_to(parse, row->relid, text, &expression, &failure) ||
+	if (text == NULL || strcmp(text, before->text) != 0)
+		return;
+	if (OidIsValid(respelled))
+		check_texts(before, respelled);
+	if (!try_to(parse, row->relid, text, &expression, &failure) ||
 		(expression != NULL && equal(expression, before->expression)) ||
 		!try_to(print, row->relid, before->expression, &printed, &error))
 		return;
@@ -221,6 +241,38 @@ cqrs_meaning_check(const CqrsMeaning *before)
 			 errhint("Use cqrs_alter() to set \"sync_when\" to null before the command, and to a condition again after it.")));
 }
 
+/*
+ * Raise an error if the text of a literal that is not read (literals.c) has values
+ * of a type that are written otherwise now: the text cannot be followed.
+ */
+static void
+check_texts(const CqrsMeaning *before, Oid type)
+{
+	if (!has_text_of(before->expression, &type))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot change the values of type %s", format_type_be(type)),
+			 errdetail("A literal in sync_when of master \"%s\" has such values beside those of a domain.",
+					   before->cqrs_id),
+			 errhint("Use cqrs_alter() to set \"sync_when\" to null before the command, and to a condition again after it.")));
+}
+
+/* Tree walker: whether a text that is cast has values of a type. */
+static bool
+has_text_of(Node *node, void *type)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, CoerceViaIO) &&
+		IsA(castNode(CoerceViaIO, node)->arg, Const) &&
+		exprType((Node *) castNode(CoerceViaIO, node)->arg) == UNKNOWNOID &&
+		cqrs_type_parts_have(castNode(CoerceViaIO, node)->resulttype,
+							 *(Oid *) type))
+		return true;
+	return expression_tree_walker(node, has_text_of, type);
+}
+
 List *
 cqrs_meaning_functions(const CqrsMasterRow *row)
 {
@@ -243,7 +295,7 @@ static bool
 try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 {
 	Trial		trial = {.work = work,.relid = relid,.arg = arg};
-	ErrorData  *failure;
+	ErrorData  *volatile failure = NULL;
 
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		return false;
@@ -255,8 +307,15 @@ try_to(Work work, Oid relid, void *arg, Node **result, const char **error)
 
 	has_refused = false;
 	refuses_functions = true;
-	failure = cqrs_caught_run(work_as_owner, &trial);
-	refuses_functions = false;
+	PG_TRY();
+	{
+		failure = cqrs_caught_run(work_as_owner, &trial);
+	}
+	PG_FINALLY();
+	{
+		refuses_functions = false;
+	}
+	PG_END_TRY();
 	if (failure == NULL)
 		*result = trial.result;
 	else

@@ -28,9 +28,10 @@ extern List *cqrs_meaning_read(List *rows);
 
 /*
  * Make the master's sync_when mean the same as before, with the current names.
- * Raises an error if no expression can mean the same any more.
+ * Raises an error if no expression can mean the same any more.  "respelled" is a
+ * type whose values have another text now, or InvalidOid.
  */
-extern void cqrs_meaning_check(const CqrsMeaning *before);
+extern void cqrs_meaning_check(const CqrsMeaning *before, Oid respelled);
 
 /*
  * The OIDs of the functions that sync_when of a master calls, those of operators
