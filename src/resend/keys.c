@@ -228,9 +228,9 @@ cqrs_keys_condition(Relation rel, const CqrsRelation *relation)
 }
 
 /*
- * The row with the value of the key.  The planner believes that all ranges can be
- * hashed, which is an error if the bounds cannot: so equality is expressed by
- * comparisons, which the index serves as well.
+ * The row with the value of the key.  The planner of some minor releases (15.18)
+ * believes that all ranges can be hashed, which is an error if the bounds cannot:
+ * so equality is expressed by comparisons, which the index serves as well.
  */
 static void
 append_equal(StringInfo out, Form_pg_attribute att, int i)
@@ -275,30 +275,6 @@ append_between(StringInfo out, Form_pg_attribute att, int i)
 	append_equal(out, att, i);
 	appendStringInfo(out, " OR cqrs.key_json(%s) OPERATOR(pg_catalog.=) cqrs.key_json(k.value%d))",
 					 column, i);
-}
-
-/*
- * The column of the row equals that of the key.  The planner of some minor
- * releases (15.18 does, 15.20 does not) takes every range for hashable, and the
- * query fails if the subtype is not.  So there is no "=" to hash by.
- */
-static void
-append_equal(StringInfo out, Form_pg_attribute att, int i)
-{
-	const char *column = row_column(att);
-	const char *value = psprintf("k.value%d", i);
-	TypeCacheEntry *type = lookup_type_cache(getBaseType(att->atttypid),
-											 TYPECACHE_EQ_OPR | TYPECACHE_HASH_PROC);
-
-	if (!OidIsValid(type->hash_proc) &&
-		(type->typtype == TYPTYPE_RANGE || type->typtype == TYPTYPE_MULTIRANGE))
-	{
-		append_not_below(out, column, att, value);
-		appendStringInfoString(out, " AND ");
-		append_not_below(out, value, att, column);
-	}
-	else
-		append_comparison(out, column, att, type->eq_opr, value);
 }
 
 char *
