@@ -48,6 +48,8 @@ declare_exclusive(CqrsConnection *connection, const char *name,
 /*
  * Deleting a queue that does not exist succeeds.  If a queue is exclusive to
  * another connection, the broker refuses to delete it and closes the channel.
+ * The queue of a token, of a newer node of the cluster, is not deleted either:
+ * RabbitMQ before 4.2 does not do that with if_unused, and closes the connection.
  * Only the last answer is waited for, as the broker handles requests in order.
  */
 static bool
@@ -61,6 +63,7 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 		amqp_queue_delete_t delete = {0};
 
 		delete.queue = amqp_cstring_bytes(lfirst(lc));
+		delete.if_unused = 1;
 		delete.nowait = lnext(names, lc) != NULL;
 		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 									AMQP_QUEUE_DELETE_METHOD, &delete);
