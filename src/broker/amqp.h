@@ -99,8 +99,9 @@ extern bool cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 /*
  * Send the output, and wait for a method, or for CQRS_AMQP_ANY_FRAME, which is
  * then in *frame.  Events that arrive meanwhile are kept for poll().  A wait
- * on the second channel ends also when the broker closes the channel, or
- * blocks the connection.
+ * on the second channel ends also when the broker closes the channel.  A wait
+ * on that one or on the third one ends when the broker blocks the connection:
+ * then the broker does not read acknowledgements, either.
  */
 extern bool cqrs_amqp_await(CqrsConnection *connection, int channel,
 							amqp_method_number_t expected, const char *action,
