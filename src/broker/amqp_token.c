@@ -267,6 +267,7 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 	bool		failed = false;
 	bool		time_left;
 
+	*late = false;
 	connection->deadline = Min(deadline, cqrs_socket_deadline(timeout_ms));
 	while (*token == 0 && !failed)
 	{
@@ -279,11 +280,12 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 		if (!failed)
 			cqrs_amqp_handle_token(connection, &frame, action, &event,
 								   failure);
+		*late = failed;
 		failed = failed || event.kind == CQRS_EVENT_FAILED;
 	}
 	time_left = cqrs_socket_may_go_on(connection->deadline);
 	connection->deadline = deadline;
-	*late = failed && !time_left && cqrs_socket_may_go_on(deadline);
+	*late = *late && !time_left && cqrs_socket_may_go_on(deadline);
 	if (*late)
 		cqrs_failure_set(failure, CQRS_BLAME_LEASE,
 						 "%s: another connection has the lease", action);

@@ -238,6 +238,12 @@ $hostile->wait_for_reason('nack: silence', $reasons{'nack: silence'});
 pass('a lease that is lost ends the connection');
 $hostile->recover($hostile->write_row, 'lost');
 
+is( $hostile->query(
+		q{SELECT cqrs.broker_remedy('could not take the lease: the broker accepts no messages: low on memory', 'cqrs.url')}
+	),
+	'free memory or disk space at the broker',
+	'what to do in an alarm');
+
 $hostile->misbehave('large token');
 my $key = $hostile->write_row;
 RabbitMQ->poll_until(sub { return $hostile->broker->has_received($key) }, 60)
