@@ -253,9 +253,12 @@ extern bool cqrs_amqp_take_lease(CqrsConnection *connection, const char *name,
 
 /* in amqp_token.c */
 
-/* The same, where the lease is a token. */
+/*
+ * The same, where the lease is a token.  The leases that have no such queue stay
+ * in *vacant.
+ */
 extern bool cqrs_amqp_take_token(CqrsConnection *connection, const char *name,
-								 List *vacant, CqrsFailure *failure);
+								 List **vacant, CqrsFailure *failure);
 
 /*
  * Do what is due to keep a lease that is a token.  The event is FAILED if the

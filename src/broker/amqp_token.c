@@ -117,7 +117,7 @@ static void publish_token(CqrsConnection *connection, const char *name);
 static bool await_token(CqrsConnection *connection, const uint64 *token,
 						int timeout_ms, const char *action, bool *late,
 						CqrsFailure *failure);
-static bool check_tokens(CqrsConnection *connection, List *names,
+static bool check_tokens(CqrsConnection *connection, List **names,
 						 CqrsFailure *failure);
 static bool find_queues(CqrsConnection *connection, List *names,
 						CqrsFailure *failure);
@@ -139,7 +139,7 @@ static void lost(CqrsEvent *event, CqrsFailure *failure, const char *reason);
 
 bool
 cqrs_amqp_take_token(CqrsConnection *connection, const char *name,
-					 List *vacant, CqrsFailure *failure)
+					 List **vacant, CqrsFailure *failure)
 {
 	CqrsAmqpToken *lease = MemoryContextAllocZero(connection->context,
 												  sizeof(CqrsAmqpToken));
@@ -265,7 +265,6 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 {
 	int64		deadline = connection->deadline;
 	bool		failed = false;
-	bool		time_left;
 
 	*late = false;
 	connection->deadline = Min(deadline, cqrs_socket_deadline(timeout_ms));
@@ -283,23 +282,23 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 		*late = failed;
 		failed = failed || event.kind == CQRS_EVENT_FAILED;
 	}
-	time_left = cqrs_socket_may_go_on(connection->deadline);
+	*late = *late && !cqrs_socket_may_go_on(connection->deadline) &&
+		cqrs_socket_may_go_on(deadline);
 	connection->deadline = deadline;
-	*late = *late && !time_left && cqrs_socket_may_go_on(deadline);
 	if (*late)
 		cqrs_failure_set(failure, CQRS_BLAME_LEASE,
 						 "%s: another connection has the lease", action);
 	return !failed;
 }
 
-/* Returns false if one of these leases is not free. */
+/* Returns false if one of these leases is not free; removes those that are. */
 static bool
-check_tokens(CqrsConnection *connection, List *names, CqrsFailure *failure)
+check_tokens(CqrsConnection *connection, List **names, CqrsFailure *failure)
 {
 	List	   *found;
 	ListCell   *lc;
 
-	if (names != NIL && !find_queues(connection, names, failure))
+	if (*names != NIL && !find_queues(connection, *names, failure))
 		return false;
 
 	/* From now on nothing may be returned, which would change the list. */
@@ -309,6 +308,7 @@ check_tokens(CqrsConnection *connection, List *names, CqrsFailure *failure)
 	{
 		if (!check_token(connection, lfirst(lc), failure))
 			return false;
+		*names = list_delete_ptr(*names, lfirst(lc));
 	}
 	list_free(found);
 	return true;

@@ -152,6 +152,16 @@ misbehave_at(
 	qr/could not take the lease of all lanes: the broker accepts no messages: low on memory/
 );
 
+# A lane that is connected to an older node of the cluster.
+misbehave_at(
+	'queue.delete: an exclusive queue',
+	'queue.delete',
+	sub {
+		$_[0]->put(
+			method(1, 20, 40, close_args(405, 'RESOURCE_LOCKED', 50, 40)));
+	},
+	qr/could not take the lease of all lanes: .* 405 RESOURCE_LOCKED/);
+
 # All leases of other lanes seem to have queues, and then a message for one of
 # these comes back.
 $misbehaviours{'a return while leases are checked'} = {
