@@ -1066,6 +1066,8 @@ CREATE FUNCTION cqrs.broker_remedy(error text, url text) RETURNS text
 			THEN 'grant the user the permission that the error names, at the broker'
 		WHEN error LIKE 'could not declare the exchange:% 406 %'
 			THEN 'delete the exchange at the broker, or choose another cqrs.exchange'
+		WHEN error LIKE '%: the broker accepts no messages%'
+			THEN 'free memory or disk space at the broker'
 		WHEN error LIKE '%protocol violation%' OR error LIKE '%another version of AMQP%' OR error LIKE '%no answer in time%'
 			THEN format('check that a broker is at host and port of %s, and that it speaks the protocol of the URL', url)
 		ELSE 'check the broker and the network; attempts to connect go on' END

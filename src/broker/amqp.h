@@ -99,8 +99,9 @@ extern bool cqrs_amqp_open_channel(CqrsConnection *connection, int channel,
 /*
  * Send the output, and wait for a method, or for CQRS_AMQP_ANY_FRAME, which is
  * then in *frame.  Events that arrive meanwhile are kept for poll().  A wait
- * on the second channel ends also when the broker closes the channel, or
- * blocks the connection.
+ * on the second channel ends also when the broker closes the channel.  A wait
+ * on that one or on the third one ends when the broker blocks the connection:
+ * then the broker does not read acknowledgements, either.
  */
 extern bool cqrs_amqp_await(CqrsConnection *connection, int channel,
 							amqp_method_number_t expected, const char *action,
@@ -252,9 +253,12 @@ extern bool cqrs_amqp_take_lease(CqrsConnection *connection, const char *name,
 
 /* in amqp_token.c */
 
-/* The same, where the lease is a token. */
+/*
+ * The same, where the lease is a token.  The leases that have no such queue stay
+ * in *vacant.
+ */
 extern bool cqrs_amqp_take_token(CqrsConnection *connection, const char *name,
-								 List *vacant, CqrsFailure *failure);
+								 List **vacant, CqrsFailure *failure);
 
 /*
  * Do what is due to keep a lease that is a token.  The event is FAILED if the

@@ -250,7 +250,8 @@ cqrs_amqp_await(CqrsConnection *connection, int channel,
 			return false;
 		}
 		if (event.kind == CQRS_EVENT_BLOCKED &&
-			channel == CQRS_AMQP_SIDE_CHANNEL)
+			(channel == CQRS_AMQP_SIDE_CHANNEL ||
+			 channel == CQRS_AMQP_LEASE_CHANNEL))
 		{
 			cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
 							 "%s: the broker accepts no messages: %s",

@@ -22,10 +22,17 @@ bool
 cqrs_amqp_take_lease(CqrsConnection *connection, const char *name,
 					 List *vacant, CqrsFailure *failure)
 {
-	if (connection->has_tokens)
-		return cqrs_amqp_take_token(connection, name, vacant, failure);
-	return declare_exclusive(connection, name, failure) &&
-		check_vacant(connection, vacant, failure);
+	List	   *rest = list_copy(vacant);
+	bool		taken;
+
+	taken = connection->has_tokens ?
+		cqrs_amqp_take_token(connection, name, &rest, failure) :
+		declare_exclusive(connection, name, failure);
+
+	/* A lane that is connected to an older node has an exclusive queue. */
+	taken = taken && check_vacant(connection, rest, failure);
+	list_free(rest);
+	return taken;
 }
 
 /* The queue never has a binding. */
@@ -48,7 +55,10 @@ declare_exclusive(CqrsConnection *connection, const char *name,
 /*
  * Deleting a queue that does not exist succeeds.  If a queue is exclusive to
  * another connection, the broker refuses to delete it and closes the channel.
- * Only the last answer is waited for, as the broker handles requests in order.
+ * A node without tokens does not delete the queue of a token, either, that newer
+ * nodes of the cluster have: before 4.2 RabbitMQ closes the connection if it is to
+ * delete a quorum queue with if_unused.  Only the last answer is waited for, as the
+ * broker handles requests in order.
  */
 static bool
 check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
@@ -61,6 +71,7 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 		amqp_queue_delete_t delete = {0};
 
 		delete.queue = amqp_cstring_bytes(lfirst(lc));
+		delete.if_unused = !connection->has_tokens;
 		delete.nowait = lnext(names, lc) != NULL;
 		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 									AMQP_QUEUE_DELETE_METHOD, &delete);

@@ -28,7 +28,9 @@
  *
  * The lease has a channel of its own, since deliveries on the first one are
  * counted (amqp_consume.c).  RabbitMQ deletes a queue that has had no consumer
- * for an hour.
+ * for a week.  Not sooner: a consumer that comes back in an alarm finds its token
+ * there, and need not publish one, which the broker would not read.  The alarm may
+ * be there because nobody has consumed.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,13 +59,18 @@
 #define RETURN_MS			(10 * 1000)
 #define WAIT_INTERVALS		6
 #define WAIT_MS				(30 * 1000)
+/* At most, for both: RabbitMQ's consumer timeout is half an hour. */
+#define MOST_MS				(10 * 60 * 1000)
 /* The heartbeat interval of a connection that has none. */
 #define NO_HEARTBEAT_S		10
 /* Arguments of the queue. */
 #define DISCONNECTED_MS		2000
-#define EXPIRES_MS			(3600 * 1000)
-/* A token has no body; what others have published may have one. */
-#define BODY_BYTES			(64 * 1024)
+#define EXPIRES_MS			(7 * 24 * 3600 * 1000)
+/*
+ * A token has no body.  What others have published may have one, of any size
+ * that RabbitMQ accepts: to refuse it would be to refuse it for ever.
+ */
+#define BODY_BYTES			(512 * 1024 * 1024)
 
 typedef enum Content
 {
@@ -110,13 +117,13 @@ static void publish_token(CqrsConnection *connection, const char *name);
 static bool await_token(CqrsConnection *connection, const uint64 *token,
 						int timeout_ms, const char *action, bool *late,
 						CqrsFailure *failure);
-static bool check_tokens(CqrsConnection *connection, List *names,
+static bool check_tokens(CqrsConnection *connection, List **names,
 						 CqrsFailure *failure);
 static bool find_queues(CqrsConnection *connection, List *names,
 						CqrsFailure *failure);
 static bool check_token(CqrsConnection *connection, const char *name,
 						CqrsFailure *failure);
-static void put_reject(CqrsConnection *connection, uint64 tag);
+static void put_back(CqrsConnection *connection, uint64 tag);
 static void put_qos(CqrsConnection *connection);
 static bool has_useless(const CqrsAmqpToken *lease);
 static const char *handle_method(CqrsAmqpToken *lease,
@@ -127,12 +134,12 @@ static const char *begin_return(CqrsAmqpToken *lease,
 								const amqp_basic_return_t *back);
 static const char *handle_content(CqrsAmqpToken *lease,
 								  const amqp_frame_t *frame);
-static void end_content(CqrsAmqpToken *lease);
+static void arrived(CqrsAmqpToken *lease);
 static void lost(CqrsEvent *event, CqrsFailure *failure, const char *reason);
 
 bool
 cqrs_amqp_take_token(CqrsConnection *connection, const char *name,
-					 List *vacant, CqrsFailure *failure)
+					 List **vacant, CqrsFailure *failure)
 {
 	CqrsAmqpToken *lease = MemoryContextAllocZero(connection->context,
 												  sizeof(CqrsAmqpToken));
@@ -258,8 +265,8 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 {
 	int64		deadline = connection->deadline;
 	bool		failed = false;
-	bool		time_left;
 
+	*late = false;
 	connection->deadline = Min(deadline, cqrs_socket_deadline(timeout_ms));
 	while (*token == 0 && !failed)
 	{
@@ -272,28 +279,26 @@ await_token(CqrsConnection *connection, const uint64 *token, int timeout_ms,
 		if (!failed)
 			cqrs_amqp_handle_token(connection, &frame, action, &event,
 								   failure);
+		*late = failed;
 		failed = failed || event.kind == CQRS_EVENT_FAILED;
 	}
-	time_left = cqrs_socket_may_go_on(connection->deadline);
+	*late = *late && !cqrs_socket_may_go_on(connection->deadline) &&
+		cqrs_socket_may_go_on(deadline);
 	connection->deadline = deadline;
-	*late = failed && !time_left && cqrs_socket_may_go_on(deadline);
-	if (*late && connection->blocked)
-		cqrs_failure_set(failure, CQRS_BLAME_TRANSPORT,
-						 "%s: the broker accepts no messages", action);
-	else if (*late)
+	if (*late)
 		cqrs_failure_set(failure, CQRS_BLAME_LEASE,
 						 "%s: another connection has the lease", action);
 	return !failed;
 }
 
-/* Returns false if one of these leases is not free. */
+/* Returns false if one of these leases is not free; removes those that are. */
 static bool
-check_tokens(CqrsConnection *connection, List *names, CqrsFailure *failure)
+check_tokens(CqrsConnection *connection, List **names, CqrsFailure *failure)
 {
 	List	   *found;
 	ListCell   *lc;
 
-	if (names != NIL && !find_queues(connection, names, failure))
+	if (*names != NIL && !find_queues(connection, *names, failure))
 		return false;
 
 	/* From now on nothing may be returned, which would change the list. */
@@ -303,6 +308,7 @@ check_tokens(CqrsConnection *connection, List *names, CqrsFailure *failure)
 	{
 		if (!check_token(connection, lfirst(lc), failure))
 			return false;
+		*names = list_delete_ptr(*names, lfirst(lc));
 	}
 	list_free(found);
 	return true;
@@ -359,18 +365,19 @@ check_token(CqrsConnection *connection, const char *name, CqrsFailure *failure)
 						 AMQP_BASIC_CANCEL_OK_METHOD, CQRS_AMQP_TAKING_ALL, &frame,
 						 failure))
 		return false;
-	put_reject(connection, lease->other_token);
+	put_back(connection, lease->other_token);
 	lease->other.text[0] = '\0';
 	return true;
 }
 
+/* RabbitMQ 4.3 counts basic.reject towards a delivery limit, of a policy. */
 static void
-put_reject(CqrsConnection *connection, uint64 tag)
+put_back(CqrsConnection *connection, uint64 tag)
 {
-	amqp_basic_reject_t reject = {tag, 1};
+	amqp_basic_nack_t nack = {tag, 0, 1};
 
 	cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_LEASE_CHANNEL,
-								AMQP_BASIC_REJECT_METHOD, &reject);
+								AMQP_BASIC_NACK_METHOD, &nack);
 }
 
 /* The answer shows that the broker has read what was sent before. */
@@ -418,7 +425,7 @@ cqrs_amqp_keep_token(CqrsConnection *connection, CqrsEvent *event,
 		lost(event, failure, "the broker has given it to another connection");
 		return;
 	}
-	put_reject(connection, lease->own_token);
+	put_back(connection, lease->own_token);
 	put_qos(connection);
 	lease->own_token = 0;
 	lease->since = GetCurrentTimestamp();
@@ -439,8 +446,8 @@ cqrs_amqp_token_wait_ms(const CqrsConnection *connection)
 	interval_ms = 1000 * (connection->heartbeat_s > 0 ?
 						  connection->heartbeat_s : NO_HEARTBEAT_S);
 	return cqrs_until_after_ms(lease->since, lease->own_token != 0 ?
-							   Max(RETURN_INTERVALS * interval_ms, RETURN_MS) :
-							   Max(WAIT_INTERVALS * interval_ms, WAIT_MS));
+							   Min(Max(RETURN_INTERVALS * interval_ms, RETURN_MS), MOST_MS) :
+							   Min(Max(WAIT_INTERVALS * interval_ms, WAIT_MS), MOST_MS));
 }
 
 void
@@ -456,6 +463,9 @@ cqrs_amqp_handle_token(CqrsConnection *connection, const amqp_frame_t *frame,
 	{
 		event->kind = CQRS_EVENT_FAILED;
 		cqrs_amqp_describe_close(failure, action, method);
+		/* The messages in flight have nothing to do with it. */
+		if (failure->blame != CQRS_BLAME_LEASE)
+			failure->blame = CQRS_BLAME_TRANSPORT;
 		return;
 	}
 	if (method != NULL && method->id == AMQP_BASIC_CANCEL_METHOD)
@@ -533,6 +543,7 @@ begin_return(CqrsAmqpToken *lease, const amqp_basic_return_t *back)
 	return "return of a token whose queue exists";
 }
 
+/* A token counts from its header on: its body may take a while. */
 static const char *
 handle_content(CqrsAmqpToken *lease, const amqp_frame_t *frame)
 {
@@ -541,8 +552,9 @@ handle_content(CqrsAmqpToken *lease, const amqp_frame_t *frame)
 		frame->payload.properties.class_id == AMQP_BASIC_CLASS &&
 		frame->payload.properties.body_size <= BODY_BYTES)
 	{
-		lease->content = CONTENT_BODY;
 		lease->rest = frame->payload.properties.body_size;
+		if (!lease->returned)
+			arrived(lease);
 	}
 	else if (frame->frame_type == AMQP_FRAME_BODY &&
 			 lease->content == CONTENT_BODY &&
@@ -551,8 +563,7 @@ handle_content(CqrsAmqpToken *lease, const amqp_frame_t *frame)
 		lease->rest -= frame->payload.body_fragment.len;
 	else
 		return "unexpected content on the channel of the lease";
-	if (lease->rest == 0)
-		end_content(lease);
+	lease->content = lease->rest > 0 ? CONTENT_BODY : CONTENT_NONE;
 	return NULL;
 }
 
@@ -561,13 +572,10 @@ handle_content(CqrsAmqpToken *lease, const amqp_frame_t *frame)
  * useless, and so does the end of its subscription.
  */
 static void
-end_content(CqrsAmqpToken *lease)
+arrived(CqrsAmqpToken *lease)
 {
 	uint64	   *token = NULL;
 
-	lease->content = CONTENT_NONE;
-	if (lease->returned)
-		return;
 	if (strcmp(lease->arriving.text, lease->own.text) == 0)
 		token = &lease->own_token;
 	else if (strcmp(lease->arriving.text, lease->other.text) == 0)

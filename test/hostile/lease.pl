@@ -61,8 +61,8 @@ my %anything = (
 	  [ deliver(1000) . header(10, 0, 0), qr/unexpected content/ ],
 	'header of a body without end' =>
 	  [ deliver(1000) . header(60, 0, ~0), qr/unexpected content/ ],
-	'header of 64 kB and one' =>
-	  [ deliver(1000) . header(60, 0, 65537), qr/unexpected content/ ],
+	'header of 512 MB and one' =>
+	  [ deliver(1000) . header(60, 0, 2**29 + 1), qr/unexpected content/ ],
 	'body that is too long' => [
 		deliver(1000) . header(60, 0, 1) . body('xx'),
 		qr/unexpected content/ ],
@@ -108,7 +108,7 @@ sub misbehave_at
 	return;
 }
 
-foreach my $at (qw(declare bind consume publish qos reject))
+foreach my $at (qw(declare bind consume publish qos nack))
 {
 	foreach my $name (sort keys %anything)
 	{
@@ -145,6 +145,23 @@ misbehave_at('publish: every queue exists',
 	'lease.publish', sub { },
 	qr/could not take the lease of all lanes: |connection lost: |^$/);
 
+misbehave_at(
+	'publish: an alarm',
+	'lease.publish',
+	sub { $_[0]->put(method(0, 10, 60, shortstr('low on memory'))) },
+	qr/could not take the lease of all lanes: the broker accepts no messages: low on memory/
+);
+
+# A lane that is connected to an older node of the cluster.
+misbehave_at(
+	'queue.delete: an exclusive queue',
+	'queue.delete',
+	sub {
+		$_[0]->put(
+			method(1, 20, 40, close_args(405, 'RESOURCE_LOCKED', 50, 40)));
+	},
+	qr/could not take the lease of all lanes: .* 405 RESOURCE_LOCKED/);
+
 # All leases of other lanes seem to have queues, and then a message for one of
 # these comes back.
 $misbehaviours{'a return while leases are checked'} = {
@@ -163,7 +180,7 @@ $misbehaviours{'a return while leases are checked'} = {
 $reasons{'a return while leases are checked'} =
   qr/return of a token whose queue exists/;
 misbehave_at(
-	'reject: silence', 'lease.reject',
+	'nack: silence', 'lease.nack',
 	sub { $_[0]{misbehaved} = 0 },    # heartbeats go on
 	qr/could not keep the lease: the broker has given it to another connection/
 );
@@ -176,6 +193,35 @@ misbehave_at(
 	},
 	qr/delivery that was not asked for/);
 
+# Others have published what is large, and the queue keeps it.
+$misbehaviours{'large token'} = {
+	at     => 'lease.consume',
+	answer => sub {
+		my ($connection) = @_;
+
+		$connection->{misbehaved} = 0;
+		$connection->put(
+			consume_ok()
+			  . $connection->token(
+				content => header(60, 0, 200_000) . body('x' x 100_000) x 2));
+	}
+};
+
+# The channel of the lease is closed while a message is in flight, and no confirm
+# comes.
+foreach my $code (403, 406)
+{
+	$misbehaviours{"$code beside a message"} = {
+		at     => 'publish',
+		answer => sub {
+			$_[0]->put(
+				method(
+					$CHANNEL, 20, 40,
+					close_args($code, 'of the lease', 60, 90)));
+		}
+	};
+}
+
 my $hostile = Hostile->new('lease', 3000, FakeTokens->new(%misbehaviours));
 $hostile->configure("cqrs.heartbeat = '1s'\n");
 $hostile->recover($hostile->write_row, 'in order');
@@ -185,7 +231,7 @@ pass('a lease is taken');
 my $met = 0;
 foreach my $name (sort keys %reasons)
 {
-	next if $name =~ /^reject/ && $name !~ /basic.cancel|two headers/;
+	next if $name =~ /^nack/ && $name !~ /basic.cancel|two headers/;
 	$hostile->misbehave($name);
 	my $key    = $hostile->write_row;
 	my $reason = $hostile->wait_for_reason($name, $reasons{$name});
@@ -197,10 +243,37 @@ cmp_ok($met, '>=', 60, 'these are many');
 $hostile->check_alive;
 
 # A token that does not come back.
-$hostile->misbehave('reject: silence');
-$hostile->wait_for_reason('reject: silence', $reasons{'reject: silence'});
+$hostile->misbehave('nack: silence');
+$hostile->wait_for_reason('nack: silence', $reasons{'nack: silence'});
 pass('a lease that is lost ends the connection');
 $hostile->recover($hostile->write_row, 'lost');
+
+is( $hostile->query(
+		q{SELECT cqrs.broker_remedy('could not take the lease: the broker accepts no messages: low on memory', 'cqrs.url')}
+	),
+	'free memory or disk space at the broker',
+	'what to do in an alarm');
+
+$hostile->misbehave('large token');
+my $key = $hostile->write_row;
+RabbitMQ->poll_until(sub { return $hostile->broker->has_received($key) }, 60)
+  or BAIL_OUT('no lease by a large token: '
+	  . $hostile->query('SELECT last_error FROM cqrs.lanes'));
+pass('a lease by a large token');
+$hostile->recover($hostile->write_row, 'large token');
+
+foreach my $code (403, 406)
+{
+	my $name = "$code beside a message";
+
+	$hostile->misbehave($name);
+	$key = $hostile->write_row;
+	ok(RabbitMQ->poll_until(sub { return $hostile->broker->hits > 3 }, 30),
+		"$name: the message is sent again and again");
+	is($hostile->query('SELECT parked, held FROM cqrs.stats'),
+		'0|0', "$name: it is neither parked nor held");
+	$hostile->recover($key, $name);
+}
 
 $hostile->check_stop("consume: $_") for 'never a token', 'silence';
 $hostile->check_stop('qos: silence');

@@ -10,7 +10,7 @@ FakeTokens - a broker whose leases are tokens, and that misbehaves on request
 A FakeBroker that says it is RabbitMQ 4.2.  On the channel of the lease it plays
 quorum queues with a single active consumer, which is always the connection that
 asks: it delivers a token after C<basic.consume>, after each token that is
-published, and after C<basic.reject>.  What is published to a queue that the
+published, and after C<basic.nack>.  What is published to a queue that the
 connection has not declared is returned.
 
 Misbehaviours on that channel have C<at> names of their own: C<lease.> and the
@@ -36,14 +36,14 @@ our @ISA = ('FakeBroker::Connection');
 
 my $CHANNEL = 3;
 my %METHODS = (
-	'40.10' => [ 'declare', 40, 11 ],
-	'50.10' => [ 'declare', 50, 11 ],
-	'50.20' => [ 'bind',    50, 21 ],
-	'60.10' => [ 'qos',     60, 11 ],
-	'60.20' => [ 'consume', 60, 21 ],
-	'60.30' => [ 'cancel',  60, 31 ],
-	'60.80' => ['ack'],
-	'60.90' => ['reject']);
+	'40.10'  => [ 'declare', 40, 11 ],
+	'50.10'  => [ 'declare', 50, 11 ],
+	'50.20'  => [ 'bind',    50, 21 ],
+	'60.10'  => [ 'qos',     60, 11 ],
+	'60.20'  => [ 'consume', 60, 21 ],
+	'60.30'  => [ 'cancel',  60, 31 ],
+	'60.80'  => ['ack'],
+	'60.120' => ['nack']);
 
 sub properties
 {
@@ -99,7 +99,7 @@ sub handle_method
 		$text = shortstr(unpack 'C/a', $arguments);
 	}
 	my $good = @answer ? method($CHANNEL, @answer, $text) : '';
-	$good .= $self->token if $name eq 'consume' || $name eq 'reject';
+	$good .= $self->token if $name eq 'consume' || $name eq 'nack';
 	$self->answer("lease.$name", { channel => $channel }, $good);
 	return;
 }

@@ -177,6 +177,16 @@ like($results[1], $taken, 'lease is taken');
 like($results[2], $taken, 'lease is not free');
 is_deeply([ @results[ 3, 4 ] ], [ 'ok', 'ok' ], 'lease is free again');
 
+# While nodes of a cluster have different versions, a lease that has to be free can
+# be the message of a queue, which somebody consumes.
+run(consumer(0),
+	q{prepare | 0 | 'token' | '{cqrs author}' | true},
+	q{subscribe | 0 | 'token' | 1},
+	next_of(0),
+	consumer(1, lease => 'other', vacant => 'token'));
+like($broker->ctl('list_queues', 'name'),
+	qr/^token$/m, 'a lease of another kind stays');
+
 # Marks.  Reading gives the message back, even if it is done many times.
 @results = run(
 	consumer(0),
