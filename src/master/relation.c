@@ -361,9 +361,10 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 	master->leave_deletes = cqrs_master_is(row, CQRS_OPTION_LEAVE, "delete");
 	master->parks = cqrs_master_is(row, CQRS_OPTION_ON_ERROR, "park");
 	master->skip_unchanged = cqrs_master_bool(row, CQRS_OPTION_SKIP_UNCHANGED);
-	master->exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
-	master->routing_key = cqrs_master_text(row, CQRS_OPTION_ROUTING_KEY);
-	master->ttl_s = cqrs_master_int(row, CQRS_OPTION_MESSAGE_TTL);
+	master->message.cqrs_id = master->cqrs_id;
+	master->message.exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
+	master->message.routing_key = cqrs_master_text(row, CQRS_OPTION_ROUTING_KEY);
+	master->message.ttl_s = cqrs_master_int(row, CQRS_OPTION_MESSAGE_TTL);
 	if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "refuse"))
 		master->on_truncate = CQRS_TRUNCATE_REFUSED;
 	else if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "ignore"))
