@@ -29,6 +29,7 @@ typedef struct CqrsField
 										 * generated.c, NULL until used */
 } CqrsField;
 
+/* In the order of the choices of "on_truncate" */
 typedef enum CqrsOnTruncate
 {
 	CQRS_TRUNCATE_DELETES,
