@@ -16,16 +16,20 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/objects.h"
 #include "base/slot.h"
 #include "broker/transport.h"
 #include "capture/commit.h"
 #include "consume/applied.h"
 #include "consume/consumer.h"
 #include "ddl/utility_hook.h"
+#include "define/definition.h"
+#include "master/master.h"
 #include "outbox/claim.h"
 #include "outbox/published.h"
 #include "outbox/outbox.h"
 #include "publish/publisher.h"
+#include "replica/replica.h"
 #include "replica/replica_ddl.h"
 #include "schema/judge.h"
 #include "worker/launcher.h"
@@ -47,6 +51,8 @@ _PG_init(void)
 				 errhint("Add 'cqrs' to \"shared_preload_libraries\" in postgresql.conf and restart the server.")));
 
 	cqrs_guc_init(cqrs_transport_check_scheme);
+	cqrs_objects_init(CQRS_DEFINITION_NATTS(CQRS_NOPTIONS),
+					  CQRS_DEFINITION_NATTS(CQRS_REPLICA_NOPTIONS));
 	cqrs_roster_init();
 	cqrs_outbox_init();
 	cqrs_published_init();

@@ -41,6 +41,8 @@ static bool objects_valid = false;
 static bool disturbed = false;	/* an invalidation has come since the lookup
 								 * began */
 static bool registered = false;
+static int	expected_master_natts;	/* columns */
+static int	expected_replica_natts;
 
 static bool find_objects(const char **problem);
 static char *name_of(Oid catalog, const Oid *index, Oid relid);
@@ -50,6 +52,13 @@ static Oid	lookup_object(Oid schema, const char *name,
 static Oid	lookup_numbered(Oid schema, const char *format, int number,
 							const char **problem);
 static int	column_count(Oid relid);
+
+void
+cqrs_objects_init(int master_natts, int replica_natts)
+{
+	expected_master_natts = master_natts;
+	expected_replica_natts = replica_natts;
+}
 
 const CqrsObjects *
 cqrs_objects_get(bool missing_ok)
@@ -119,14 +128,14 @@ find_objects(const char **problem)
 	found.extension = get_extension_oid("cqrs", false);
 	found.master = lookup_object(schema, "master", problem);
 	if (OidIsValid(found.master) &&
-		column_count(found.master) != CQRS_MASTER_NATTS)
+		column_count(found.master) != expected_master_natts)
 		*problem = "table \"cqrs.master\" has other columns than the library expects";
 	found.master_by_id = lookup_object(schema, "master_pkey", problem);
 	found.master_by_relation = lookup_object(schema, "master_relation_idx",
 											 problem);
 	found.replica = lookup_object(schema, "replica", problem);
 	if (OidIsValid(found.replica) &&
-		column_count(found.replica) != CQRS_REPLICA_NATTS)
+		column_count(found.replica) != expected_replica_natts)
 		*problem = "table \"cqrs.replica\" has other columns than the library expects";
 	found.replica_by_id = lookup_object(schema, "replica_pkey", problem);
 	found.replica_by_relation = lookup_object(schema, "replica_relation_idx",

@@ -10,15 +10,6 @@
 
 #include "postgres.h"
 
-/*
- * Columns of cqrs.master in the version that this library is for: cqrs_id, the
- * table, and the options (master.h).
- */
-#define CQRS_MASTER_NATTS	18
-
-/* Columns of cqrs.replica: the same (replica.h). */
-#define CQRS_REPLICA_NATTS	13
-
 #define CQRS_SEGMENTS	3
 #define CQRS_HANDLED_TABLES	2
 
@@ -58,6 +49,12 @@ typedef struct CqrsObjects
 	Oid			segment[CQRS_SEGMENTS];
 	Oid			segment_index[CQRS_SEGMENTS];
 } CqrsObjects;
+
+/*
+ * How many columns cqrs.master and cqrs.replica have in the version that this
+ * library is for.
+ */
+extern void cqrs_objects_init(int master_natts, int replica_natts);
 
 /*
  * The extension's objects.  If the current database does not have the

@@ -213,7 +213,10 @@ static void
 compose(CqrsComposer *composer, CqrsMaster *master, CqrsSignal signal,
 		const char *queue, const CqrsRow *before, const CqrsRow *after)
 {
-	Draft		draft = {.master = master,.before = before,.after = after};
+	Draft		draft = {
+		.master = master,.message = master->message,
+		.before = before,.after = after
+	};
 	const CqrsRow *row = signal == CQRS_SIGNAL_DELETE ? before : after;
 	StringInfoData key;
 
@@ -224,12 +227,8 @@ compose(CqrsComposer *composer, CqrsMaster *master, CqrsSignal signal,
 	cqrs_serialize_key(&key, composer->rel, composer->relation, row);
 	draft.row = row->tuple;
 	draft.message.signal = signal;
-	draft.message.cqrs_id = master->cqrs_id;
 	draft.message.instance_pk = key.data;
 	draft.message.queue = queue;
-	draft.message.exchange = master->exchange;
-	draft.message.routing_key = master->routing_key;
-	draft.message.ttl_s = master->ttl_s;
 	draft.subject.relation = composer->relation;
 	draft.subject.master = master;
 	draft.subject.signal = signal;

@@ -55,7 +55,7 @@ cqrs_definition_from_tuple(Relation rel, HeapTuple tuple, int noptions)
 	Datum	   *values = palloc(sizeof(Datum) * natts);
 	bool	   *nulls = palloc(sizeof(bool) * natts);
 
-	Assert(desc->natts == natts);
+	Assert(desc->natts == natts);	/* I21 */
 	heap_deform_tuple(tuple, desc, values, nulls);
 	row->cqrs_id = TextDatumGetCString(values[0]);
 	if (!nulls[CQRS_DEFINITION_RELATION - 1])

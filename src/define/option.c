@@ -35,8 +35,10 @@ static NullableDatum from_json(const CqrsOptionInfo *info, JsonbValue *value);
 static List *json_names(const CqrsOptionInfo *info, JsonbValue *value);
 static Datum json_integer(const CqrsOptionInfo *info, JsonbValue *value);
 static Datum interval_of(const char *string);
+static int64 interval_ms(Datum interval);
 pg_noreturn static void refuse_integer(const CqrsOptionInfo *info);
 static Datum check_choice(const CqrsOptionInfo *info, const char *value);
+static int	number_of_choice(const CqrsOptionInfo *info, const char *value);
 
 void
 cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
@@ -87,8 +89,8 @@ cqrs_option_set(const CqrsOptionTable *table, NullableDatum *values,
 			if (argument.isnull)
 				value->value = interval_of(info->default_text);
 			value->isnull = false;
-			if (cqrs_option_ms(value->value) < 1 ||
-				cqrs_option_ms(value->value) > MAX_INTERVAL_MS)
+			if (interval_ms(value->value) < 1 ||
+				interval_ms(value->value) > MAX_INTERVAL_MS)
 				cqrs_option_refuse(info->name, INTERVAL_EXPECTED);
 			break;
 	}
@@ -121,6 +123,61 @@ cqrs_option_set_json(const CqrsOptionTable *table, NullableDatum *values,
 		else if (token == WJB_VALUE)
 			cqrs_option_set(table, values, option,
 							from_json(&table->infos[option], &value));
+	}
+}
+
+/* Within cqrs_option_fill(): the field of the option, whose C type is "type". */
+#define FIELD(type) \
+	(AssertMacro(info->field_size == sizeof(type)), \
+	 (type *) ((char *) object + info->field))
+
+void
+cqrs_option_fill(const CqrsOptionTable *table, const NullableDatum *values,
+				 void *object)
+{
+	for (int i = 0; i < table->noptions; i++)
+	{
+		const CqrsOptionInfo *info = &table->infos[i];
+		bool		isnull = values[i].isnull;
+		Datum		value = values[i].value;
+		int			choice;
+
+		if (info->field_size == 0)
+			continue;
+		switch (info->type)
+		{
+			case CQRS_TYPE_NAMES:
+			case CQRS_TYPE_OBJECT:
+				Assert(false);
+				break;
+
+			case CQRS_TYPE_FUNCTION:
+			case CQRS_TYPE_TEXT:
+				*FIELD(char *) = cqrs_option_text(values[i]);
+				break;
+
+			case CQRS_TYPE_CHOICE:
+				choice = isnull ? 0 :
+					Max(number_of_choice(info, TextDatumGetCString(value)), 0);
+				if (info->field_size == sizeof(bool))
+					*FIELD(bool) = choice > 0;
+				else
+					*FIELD(int) = choice;
+				break;
+
+			case CQRS_TYPE_BOOL:
+				*FIELD(bool) = !isnull && DatumGetBool(value);
+				break;
+
+			case CQRS_TYPE_SECONDS:
+			case CQRS_TYPE_COUNT:
+				*FIELD(int) = isnull ? -1 : DatumGetInt32(value);
+				break;
+
+			case CQRS_TYPE_INTERVAL:
+				*FIELD(int64) = interval_ms(value);
+				break;
+		}
 	}
 }
 
@@ -273,8 +330,8 @@ interval_of(const char *string)
 							   Int32GetDatum(-1));
 }
 
-int64
-cqrs_option_ms(Datum interval)
+static int64
+interval_ms(Datum interval)
 {
 	const Interval *span = DatumGetIntervalP(interval);
 	int64		days = (int64) span->month * DAYS_PER_MONTH + span->day;
@@ -300,19 +357,29 @@ check_choice(const CqrsOptionInfo *info, const char *value)
 
 	if (value == NULL)
 		return CStringGetTextDatum(info->choices[0]);
+	if (number_of_choice(info, value) >= 0)
+		return CStringGetTextDatum(value);
 
 	initStringInfo(&valid);
 	for (int i = 0; i < lengthof(info->choices) && info->choices[i] != NULL; i++)
-	{
-		if (strcmp(info->choices[i], value) == 0)
-			return CStringGetTextDatum(value);
 		appendStringInfo(&valid, "%s\"%s\"", i > 0 ? ", " : "",
 						 info->choices[i]);
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for option \"%s\": \"%s\"", info->name, value),
 			 errhint("Valid values are: %s.", valid.data)));
+}
+
+/* Which of the choices the value is, or -1. */
+static int
+number_of_choice(const CqrsOptionInfo *info, const char *value)
+{
+	for (int i = 0; i < lengthof(info->choices) && info->choices[i] != NULL; i++)
+	{
+		if (strcmp(info->choices[i], value) == 0)
+			return i;
+	}
+	return -1;
 }
 
 char *
@@ -325,12 +392,6 @@ List *
 cqrs_option_names(NullableDatum option)
 {
 	return option.isnull ? NIL : cqrs_option_text_list(option.value);
-}
-
-int
-cqrs_option_int(NullableDatum option)
-{
-	return option.isnull ? -1 : DatumGetInt32(option.value);
 }
 
 List *

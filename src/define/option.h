@@ -15,18 +15,24 @@
 
 #include "base/compat.h"
 
-/* The types of options, and the SQL types of their values. */
+/*
+ * The types of options, the SQL types of their values, and after the arrow the
+ * C types of fields that get them.
+ */
 typedef enum CqrsOptionType
 {
-	CQRS_TYPE_NAMES,			/* text[] of columns */
-	CQRS_TYPE_OBJECT,			/* jsonb */
-	CQRS_TYPE_FUNCTION,			/* regproc, kept as its qualified name: text */
-	CQRS_TYPE_TEXT,
-	CQRS_TYPE_CHOICE,			/* text, one of some; the first by default */
-	CQRS_TYPE_BOOL,
-	CQRS_TYPE_SECONDS,			/* integer */
-	CQRS_TYPE_COUNT,			/* integer; null: no limit */
-	CQRS_TYPE_INTERVAL			/* interval, from 1 ms to 30 days */
+	CQRS_TYPE_NAMES,			/* text[] of columns; no field */
+	CQRS_TYPE_OBJECT,			/* jsonb; no field */
+	CQRS_TYPE_FUNCTION,			/* regproc, kept as its qualified name, text
+								 * -> char *, NULL for null */
+	CQRS_TYPE_TEXT,				/* text -> char *, NULL for null */
+	CQRS_TYPE_CHOICE,			/* text, one of some; the first by default ->
+								 * an enum of them, or bool: not the first */
+	CQRS_TYPE_BOOL,				/* boolean -> bool */
+	CQRS_TYPE_SECONDS,			/* integer -> int, -1 for null */
+	CQRS_TYPE_COUNT,			/* integer; null: no limit -> the same */
+	CQRS_TYPE_INTERVAL			/* interval, from 1 ms to 30 days -> int64,
+								 * milliseconds */
 } CqrsOptionType;
 
 typedef struct CqrsOptionInfo
@@ -38,9 +44,17 @@ typedef struct CqrsOptionInfo
 	const char *default_text;	/* CQRS_TYPE_INTERVAL */
 	const char *role;			/* CQRS_TYPE_FUNCTION: what the function is
 								 * called in messages */
+	Size		field;			/* offset in the struct that the value is for */
+	Size		field_size;		/* 0: none */
 	void		(*check) (const char *name, Datum value);	/* NULL: none; the value
 															 * is not null */
 } CqrsOptionInfo;
+
+/* Members of CqrsOptionInfo, in lists of options. */
+#define CQRS_CHOICES(...)	.choices = {__VA_ARGS__}
+#define CQRS_FIELD(object, name) \
+	.field = offsetof(object, name), \
+	.field_size = sizeof(((object *) NULL)->name)
 
 /* The options of one kind of object. */
 typedef struct CqrsOptionTable
@@ -63,17 +77,17 @@ extern void cqrs_option_set(const CqrsOptionTable *table,
 extern void cqrs_option_set_json(const CqrsOptionTable *table,
 								 NullableDatum *values, Jsonb *options);
 
+/* Set the fields of a struct that the table names from the values of options. */
+extern void cqrs_option_fill(const CqrsOptionTable *table,
+							 const NullableDatum *values, void *object);
+
 /* The error of a check: "problem" is a sentence about the value. */
 pg_noreturn extern void cqrs_option_refuse(const char *name,
 										   const char *problem);
 
-/* The milliseconds of an option of type CQRS_TYPE_INTERVAL. */
-extern int64 cqrs_option_ms(Datum interval);
-
-/* The values of options as C types: NULL, NIL and -1 for null. */
+/* The values of options as C types: NULL and NIL for null. */
 extern char *cqrs_option_text(NullableDatum option);
 extern List *cqrs_option_names(NullableDatum option);
-extern int	cqrs_option_int(NullableDatum option);
 
 /* A list of char * from a text[] without nulls, and back. */
 extern List *cqrs_option_text_list(Datum array);

@@ -14,6 +14,8 @@
 #include "access/tupconvert.h"
 #include "nodes/pg_list.h"
 
+#include "outbox/message.h"
+
 /* A column that is published, tracked, or part of the primary key. */
 typedef struct CqrsField
 {
@@ -27,6 +29,7 @@ typedef struct CqrsField
 										 * generated.c, NULL until used */
 } CqrsField;
 
+/* In the order of the choices of "on_truncate" */
 typedef enum CqrsOnTruncate
 {
 	CQRS_TRUNCATE_DELETES,
@@ -54,9 +57,8 @@ typedef struct CqrsMaster
 								 * does not fail the transaction */
 	bool		skip_unchanged;
 	CqrsOnTruncate on_truncate;
-	char	   *exchange;		/* NULL: cqrs.exchange */
-	char	   *routing_key;	/* NULL: the cqrs_id */
-	int			ttl_s;			/* -1: cqrs.message_ttl */
+	CqrsMessage message;		/* as its messages begin: cqrs_id, and options
+								 * that they take along */
 	struct CqrsRowFormat *format;	/* owned by serialize.c, NULL until used */
 	struct CqrsHooks *hooks;	/* owned by hooks.c: those that are not in use */
 } CqrsMaster;

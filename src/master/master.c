@@ -28,9 +28,6 @@
 #include "define/option.h"
 #include "master/master.h"
 
-/* I21 */
-StaticAssertDecl(CQRS_DEFINITION_NATTS(CQRS_NOPTIONS) == CQRS_MASTER_NATTS,
-				 "cqrs.master has as many columns as objects.h says");
 StaticAssertDecl(offsetof(CqrsMasterRow, options) ==
 				 offsetof(CqrsDefinition, options),
 				 "a CqrsMasterRow is a CqrsDefinition");
@@ -125,19 +122,6 @@ List *
 cqrs_master_names(const CqrsMasterRow *row, CqrsOption option)
 {
 	return cqrs_option_names(row->options[option]);
-}
-
-int
-cqrs_master_int(const CqrsMasterRow *row, CqrsOption option)
-{
-	return cqrs_option_int(row->options[option]);
-}
-
-bool
-cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option)
-{
-	return !row->options[option].isnull &&
-		DatumGetBool(row->options[option].value);
 }
 
 bool

@@ -13,33 +13,15 @@
 #include "fmgr.h"
 #include "nodes/pg_list.h"
 
-/*
- * The options of a master, in the order of the columns of cqrs.master and of
- * the arguments of cqrs_register().
- */
+/* The options of a master. */
 typedef enum CqrsOption
 {
-	CQRS_OPTION_FIELDS,
-	CQRS_OPTION_TRACKED_FIELDS,
-	CQRS_OPTION_FIELD_MAP,
-	CQRS_OPTION_META,
-	CQRS_OPTION_PRODUCE,
-	CQRS_OPTION_SERIALIZER,
-	CQRS_OPTION_SYNC_WHEN,
-	CQRS_OPTION_DELETE_DATA,
-	CQRS_OPTION_LEAVE,
-	CQRS_OPTION_ON_ERROR,
-	CQRS_OPTION_SKIP_UNCHANGED,
-	CQRS_OPTION_MESSAGE_TTL,
-	CQRS_OPTION_EXCHANGE,
-	CQRS_OPTION_ROUTING_KEY,
-	CQRS_OPTION_ON_TRUNCATE,
-	CQRS_OPTION_REPLICATION
+#define CQRS_OPTION(symbol, ...) symbol,
+#include "master/option_list.h"
+	CQRS_NOPTIONS
 } CqrsOption;
 
-#define CQRS_NOPTIONS	(CQRS_OPTION_REPLICATION + 1)
-
-/* A row of cqrs.master: values of the types that options.c defines. */
+/* A row of cqrs.master: values of the types that option_list.h gives. */
 typedef struct CqrsMasterRow
 {
 	char	   *cqrs_id;
@@ -53,11 +35,9 @@ typedef struct CqrsMasterRow
  */
 extern char *cqrs_master_id_arg(FunctionCallInfo fcinfo, int arg);
 
-/* The values of options as C types: NULL, NIL and -1 for null. */
+/* The values of options as C types: NULL and NIL for null. */
 extern char *cqrs_master_text(const CqrsMasterRow *row, CqrsOption option);
 extern List *cqrs_master_names(const CqrsMasterRow *row, CqrsOption option);
-extern int	cqrs_master_int(const CqrsMasterRow *row, CqrsOption option);
-extern bool cqrs_master_bool(const CqrsMasterRow *row, CqrsOption option);
 extern bool cqrs_master_is(const CqrsMasterRow *row, CqrsOption option,
 						   const char *choice);
 

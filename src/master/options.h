@@ -16,7 +16,4 @@
 /* By CqrsOption: the arguments of cqrs_register(), the keys of cqrs_alter(). */
 extern const CqrsOptionTable cqrs_options_master;
 
-/* How messages describe the function of an option. */
-extern const char *cqrs_options_role(CqrsOption option);
-
 #endif							/* CQRS_OPTIONS_H */

@@ -39,6 +39,7 @@
 #include "master/fields.h"
 #include "master/loaded.h"
 #include "master/master.h"
+#include "master/options.h"
 #include "master/relation.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_relation);
@@ -352,23 +353,10 @@ resolve(Relation rel, Relation root, const CqrsRelation *relation,
 
 	master->cqrs_id = pstrdup(row->cqrs_id);
 	master->relid = RelationGetRelid(root);
-	master->produce = cqrs_master_bool(row, CQRS_OPTION_PRODUCE) &&
-		!cqrs_loaded_has(row->cqrs_id);
-	master->serializer = cqrs_master_text(row, CQRS_OPTION_SERIALIZER);
-	master->meta = cqrs_master_text(row, CQRS_OPTION_META);
-	master->delete_data = cqrs_master_text(row, CQRS_OPTION_DELETE_DATA);
-	master->sync_when = cqrs_master_text(row, CQRS_OPTION_SYNC_WHEN);
-	master->leave_deletes = cqrs_master_is(row, CQRS_OPTION_LEAVE, "delete");
-	master->parks = cqrs_master_is(row, CQRS_OPTION_ON_ERROR, "park");
-	master->skip_unchanged = cqrs_master_bool(row, CQRS_OPTION_SKIP_UNCHANGED);
-	master->exchange = cqrs_master_text(row, CQRS_OPTION_EXCHANGE);
-	master->routing_key = cqrs_master_text(row, CQRS_OPTION_ROUTING_KEY);
-	master->ttl_s = cqrs_master_int(row, CQRS_OPTION_MESSAGE_TTL);
-	if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "refuse"))
-		master->on_truncate = CQRS_TRUNCATE_REFUSED;
-	else if (cqrs_master_is(row, CQRS_OPTION_ON_TRUNCATE, "ignore"))
-		master->on_truncate = CQRS_TRUNCATE_IGNORED;
-
+	cqrs_option_fill(&cqrs_options_master, row->options, master);
+	if (cqrs_loaded_has(row->cqrs_id))
+		master->produce = false;
+	master->message.cqrs_id = master->cqrs_id;
 	cqrs_fields_bind(rel, root, relation, row, master);
 	return master;
 }

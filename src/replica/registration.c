@@ -41,7 +41,6 @@
 #include "replica/mapping.h"
 #include "replica/registration.h"
 #include "replica/replica.h"
-#include "replica/replica_options.h"
 
 PG_FUNCTION_INFO_V1(cqrs_register_replica);
 PG_FUNCTION_INFO_V1(cqrs_alter_replica);

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * replica.c
- *	  The rows of cqrs.replica, and the backend's cache of them.
+ *	  The options of replicas, the rows of cqrs.replica, and the backend's cache
+ *	  of them.
  *
  * Callers (registration.c) have checked what the user may do.  A caller that writes holds a lock on the
  * replica's table, if it has one, that conflicts with writers.  If two sessions
@@ -38,14 +39,11 @@
 #include "base/objects.h"
 #include "define/definition.h"
 #include "define/function.h"
-#include "define/option.h"
+#include "define/name.h"
 #include "replica/handler.h"
 #include "replica/replica.h"
 #include "worker/wake.h"
 
-StaticAssertDecl(CQRS_DEFINITION_NATTS(CQRS_REPLICA_NOPTIONS) ==
-				 CQRS_REPLICA_NATTS,
-				 "cqrs.replica has as many columns as objects.h says");
 StaticAssertDecl(offsetof(CqrsReplicaRow, options) ==
 				 offsetof(CqrsDefinition, options),
 				 "a CqrsReplicaRow is a CqrsDefinition");
@@ -61,6 +59,21 @@ typedef struct Cache
 } Cache;
 
 PG_FUNCTION_INFO_V1(cqrs_trigger_replica_changed);
+
+static void check_fields(const char *name, Datum value);
+
+#define FIELD(name) CQRS_FIELD(CqrsReplica, name)
+#define CQRS_OPTION(symbol, ...) [symbol] = {__VA_ARGS__},
+
+static const CqrsOptionInfo infos[] = {
+#include "replica/replica_option_list.h"
+};
+
+const CqrsOptionTable cqrs_replica_options = {
+	infos, CQRS_REPLICA_NOPTIONS,
+	"Options are the arguments of cqrs_register_replica() after the second.",
+	"{\"max_retries\": 5, \"handler\": null}"
+};
 
 static Cache cache;
 static bool cache_valid = false;
@@ -181,21 +194,10 @@ fill(Cache *fresh)
 static void
 describe(const CqrsReplicaRow *row, CqrsReplica *replica)
 {
-	char	   *on_expired = cqrs_replica_text(row, CQRS_REPLICA_ON_EXPIRED);
-
 	replica->cqrs_id = row->cqrs_id;
 	replica->relid = row->relid;
 	replica->owner = cqrs_replica_owner(row);
-	replica->handler = cqrs_replica_text(row, CQRS_REPLICA_HANDLER);
-	replica->retry = cqrs_replica_text(row, CQRS_REPLICA_RETRY);
-	replica->max_retries = cqrs_replica_int(row, CQRS_REPLICA_MAX_RETRIES);
-	replica->retry_delay_ms =
-		cqrs_option_ms(row->options[CQRS_REPLICA_RETRY_DELAY].value);
-	replica->only_direct_syncs =
-		DatumGetBool(row->options[CQRS_REPLICA_ONLY_DIRECT_SYNCS].value);
-	replica->apply_expired = strcmp(on_expired, "apply") == 0;
-	replica->exchange = cqrs_replica_text(row, CQRS_REPLICA_EXCHANGE);
-	replica->routing_key = cqrs_replica_text(row, CQRS_REPLICA_ROUTING_KEY);
+	cqrs_option_fill(&cqrs_replica_options, row->options, replica);
 	replica->row = row;
 }
 
@@ -331,8 +333,17 @@ cqrs_replica_names(const CqrsReplicaRow *row, CqrsReplicaOption option)
 	return cqrs_option_names(row->options[option]);
 }
 
-int
-cqrs_replica_int(const CqrsReplicaRow *row, CqrsReplicaOption option)
+/*
+ * Whether an option fits the table is checked when the replica is bound to it
+ * (mapping.c).
+ */
+static void
+check_fields(const char *name, Datum value)
 {
-	return cqrs_option_int(row->options[option]);
+	if (cqrs_option_text_list(value) == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" must not be empty", name),
+				 errdetail("A replica needs the primary key, at least."),
+				 errhint("Use NULL for all columns.")));
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * replica.h
- *	  The rows of cqrs.replica, and replicas as the consumer knows them.
+ *	  The options of replicas, the rows of cqrs.replica, and replicas as the
+ *	  consumer knows them.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,27 +13,18 @@
 
 #include "nodes/pg_list.h"
 
-/*
- * The options of a replica, in the order of the columns of cqrs.replica and of
- * the arguments of cqrs_register_replica().
- */
+#include "define/option.h"
+
+/* The options of a replica. */
 typedef enum CqrsReplicaOption
 {
-	CQRS_REPLICA_FIELDS,		/* text[]; null: all columns */
-	CQRS_REPLICA_FIELD_MAP,		/* jsonb: column to key, as masters have it */
-	CQRS_REPLICA_HANDLER,		/* regproc: f(cqrs.message) returns boolean */
-	CQRS_REPLICA_RETRY,			/* regproc: f(cqrs.message, integer, text,
-								 * text) returns interval */
-	CQRS_REPLICA_MAX_RETRIES,	/* integer, 30; null: for ever; 0: none */
-	CQRS_REPLICA_RETRY_DELAY,	/* interval, 2 s */
-	CQRS_REPLICA_ONLY_DIRECT_SYNCS, /* boolean, false */
-	CQRS_REPLICA_ON_EXPIRED,	/* dead_letter or apply */
-	CQRS_REPLICA_EXCHANGE,		/* null: cqrs.exchange */
-	CQRS_REPLICA_ROUTING_KEY,	/* null: cqrs_id */
-	CQRS_REPLICA_SOFT_DELETE	/* null, or a column: boolean or timestamptz */
+#define CQRS_OPTION(symbol, ...) symbol,
+#include "replica/replica_option_list.h"
+	CQRS_REPLICA_NOPTIONS
 } CqrsReplicaOption;
 
-#define CQRS_REPLICA_NOPTIONS	(CQRS_REPLICA_SOFT_DELETE + 1)
+/* By CqrsReplicaOption */
+extern const CqrsOptionTable cqrs_replica_options;
 
 /* A row of cqrs.replica. */
 typedef struct CqrsReplicaRow
@@ -64,13 +56,11 @@ typedef struct CqrsReplica
 	const CqrsReplicaRow *row;
 } CqrsReplica;
 
-/* The values of options as C types: NULL, NIL and -1 for null. */
+/* The values of options as C types: NULL and NIL for null. */
 extern char *cqrs_replica_text(const CqrsReplicaRow *row,
 							   CqrsReplicaOption option);
 extern List *cqrs_replica_names(const CqrsReplicaRow *row,
 								CqrsReplicaOption option);
-extern int	cqrs_replica_int(const CqrsReplicaRow *row,
-							 CqrsReplicaOption option);
 
 /* The role with whose rights messages are applied, as in CqrsReplica. */
 extern Oid	cqrs_replica_owner(const CqrsReplicaRow *row);

@@ -314,8 +314,8 @@ send_deleted(Relation rel, const CqrsRelation *relation, CqrsMaster *master,
 		 * The old exchange or routing key may be the reason why the message
 		 * was parked.
 		 */
-		message.exchange = master->exchange;
-		message.routing_key = master->routing_key;
+		message.exchange = master->message.exchange;
+		message.routing_key = master->message.routing_key;
 		cqrs_compose_again(composer, &message);
 	}
 	else

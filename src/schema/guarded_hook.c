@@ -136,7 +136,7 @@ cqrs_guarded_hook_check(const CqrsGuardedHook *before)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot change or drop the %s of master \"%s\"",
-						cqrs_options_role(hooks[before->hook]), row->cqrs_id),
+						cqrs_options_master.infos[hooks[before->hook]].role, row->cqrs_id),
 				 errdetail("After the command: %s.", error->message),
 				 errhint("Use cqrs_alter() to give the master another function or none.")));
 	}
