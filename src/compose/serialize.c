@@ -34,7 +34,6 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/pg_locale.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/xml.h"
@@ -141,10 +140,8 @@ cqrs_serialize_pin_all_settings(void)
 	cqrs_guc_pin("timezone_abbreviations", "Default");
 
 	/* What functions return, and what queries of them see. */
-	if (strcmp(locale_numeric, "C") != 0)
-		cqrs_guc_pin("lc_numeric", "C");
-	if (strcmp(locale_time, "C") != 0)
-		cqrs_guc_pin("lc_time", "C");
+	cqrs_guc_pin("lc_numeric", "C");
+	cqrs_guc_pin("lc_time", "C");
 	if (GinFuzzySearchLimit != 0)
 		cqrs_guc_pin("gin_fuzzy_search_limit", "0");
 	if (xmlbinary != XMLBINARY_BASE64)
