@@ -97,6 +97,7 @@ SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": ""}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": 1}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "amq.direct"}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "amq."}')$q$);
+SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "cqrs.lease"}')$q$);
 SELECT test_error($q$SELECT cqrs_alter('o', '{"exchange": "a\nb"}')$q$);
 SELECT test_error(format($q$SELECT cqrs_alter('o', '{"exchange": "%s"}')$q$, repeat('ü', 128)));
 SELECT test_error(format($q$SELECT cqrs_alter('o', '{"routing_key": "%s"}')$q$, repeat('ü', 128)));

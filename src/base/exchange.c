@@ -9,7 +9,9 @@
  * exchanges.  Of these, "amq.topic" is accepted: it is a durable topic
  * exchange, as the publisher declares exchanges.  RabbitMQ drops line feeds
  * from a name when it declares the exchange, but not when it publishes to the
- * exchange.
+ * exchange.  Leases have an exchange of their own, of another type
+ * (broker/amqp_token.c): declared as a topic exchange, it would keep every
+ * publisher and consumer of the virtual host from its lease.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,5 +41,7 @@ cqrs_exchange_problem(const char *name)
 	}
 	if (strncmp(name, "amq.", 4) == 0 && strcmp(name, "amq.topic") != 0)
 		return "Names that begin with \"amq.\" are reserved by the broker, apart from \"amq.topic\".";
+	if (strcmp(name, CQRS_LEASE_EXCHANGE) == 0)
+		return "The exchange of that name is for leases.";
 	return NULL;
 }

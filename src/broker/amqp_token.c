@@ -38,14 +38,12 @@
 
 #include "utils/timestamp.h"
 
+#include "base/exchange.h"
 #include "base/timing.h"
 #include "broker/amqp.h"
 #include "broker/amqp_decode.h"
 
 #define KEEPING		"could not keep the lease"
-
-/* The exchange by which tokens get to their queues. */
-#define EXCHANGE	"cqrs.lease"
 
 /* The wait for a token, before one is published, and after that. */
 #define FIRST_WAIT_MS		300
@@ -198,7 +196,7 @@ subscribe(CqrsConnection *connection, const char *name, const char *consumer,
 		AMQP_QUEUE_BIND_METHOD, AMQP_BASIC_CONSUME_METHOD
 	};
 
-	exchange.exchange = amqp_cstring_bytes(EXCHANGE);
+	exchange.exchange = amqp_cstring_bytes(CQRS_LEASE_EXCHANGE);
 	exchange.type = amqp_cstring_bytes("direct");
 	exchange.durable = 1;
 	queue.queue = amqp_cstring_bytes(name);
@@ -245,7 +243,7 @@ static void
 publish_token(CqrsConnection *connection, const char *name)
 {
 	CqrsEnvelope envelope = {
-		.exchange = EXCHANGE,
+		.exchange = CQRS_LEASE_EXCHANGE,
 		.routing_key = name,
 		.message_id = "",
 		.timestamp = GetCurrentTimestamp(),
