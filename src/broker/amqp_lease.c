@@ -55,10 +55,10 @@ declare_exclusive(CqrsConnection *connection, const char *name,
 /*
  * Deleting a queue that does not exist succeeds.  If a queue is exclusive to
  * another connection, the broker refuses to delete it and closes the channel.
- * A node without tokens does not delete the queue of a token, either, that newer
- * nodes of the cluster have: before 4.2 RabbitMQ closes the connection if it is to
- * delete a quorum queue with if_unused.  Only the last answer is waited for, as the
- * broker handles requests in order.
+ * The queue of a token, which newer nodes of the cluster have, is not deleted,
+ * either: RabbitMQ refuses if_unused while the queue has a consumer, or closes the
+ * connection, if it cannot tell for a quorum queue.  Only the last answer is waited
+ * for, as the broker handles requests in order.
  */
 static bool
 check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
@@ -71,7 +71,7 @@ check_vacant(CqrsConnection *connection, List *names, CqrsFailure *failure)
 		amqp_queue_delete_t delete = {0};
 
 		delete.queue = amqp_cstring_bytes(lfirst(lc));
-		delete.if_unused = !connection->has_tokens;
+		delete.if_unused = 1;
 		delete.nowait = lnext(names, lc) != NULL;
 		cqrs_amqp_frames_put_method(connection->frames, CQRS_AMQP_CHANNEL,
 									AMQP_QUEUE_DELETE_METHOD, &delete);

@@ -178,7 +178,7 @@ like($results[2], $taken, 'lease is not free');
 is_deeply([ @results[ 3, 4 ] ], [ 'ok', 'ok' ], 'lease is free again');
 
 # While nodes of a cluster have different versions, a lease that has to be free can
-# be the message of a queue, which somebody consumes.
+# be of the other kind: the message of a queue, which somebody consumes.
 run(consumer(0),
 	q{prepare | 0 | 'token' | '{cqrs author}' | true},
 	q{subscribe | 0 | 'token' | 1},
