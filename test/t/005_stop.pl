@@ -122,7 +122,9 @@ is( $node->safe_psql(
 	'everything is published once the broker answers again');
 $broker->ctl('purge_queue', 'replica');
 
-# An alarm: the broker reads nothing of those that publish.
+# An alarm: the broker reads nothing of those that publish.  From RabbitMQ 4.2 on, a
+# publisher that connects publishes to see whether the leases of lanes are free.
+my $kept_out = q{last_error LIKE '%the broker accepts no messages%'};
 $broker->ctl('set_vm_memory_high_watermark', '0.0000001');
 insert(10, 10);
 wait_for_state($node, 'blocked');
@@ -134,11 +136,11 @@ cmp_ok($pending, '>', 0, 'messages wait while the broker blocks');
 restart_node('blocked by a memory alarm');
 $node->start;
 insert(40, 1_000_000);
-wait_for_state($node, 'blocked');
+wait_for_stats($node, "state = 'blocked' OR $kept_out");
 $base = $node->safe_psql('postgres', 'SELECT published FROM cqrs.stats');
 restart_node('blocked by a memory alarm, with large messages');
 $node->start;
-wait_for_stats($node, "published > $base");
+wait_for_stats($node, "published > $base OR $kept_out");
 $broker->ctl('set_vm_memory_high_watermark', '0.4');
 wait_published($node);
 wait_for_state($node, 'publishing');
@@ -159,7 +161,7 @@ like(
 restart_node('blocked by a disk alarm');
 $node->start;
 insert(10, 10);
-wait_for_state($node, 'blocked');
+wait_for_stats($node, "state = 'blocked' OR $kept_out");
 $broker->ctl('set_disk_free_limit', '1MB');
 wait_published($node);
 wait_for_state($node, 'publishing');

@@ -98,7 +98,8 @@ $copy->clean_node;
 $node->start;
 wait_consumer($node, 'postgres', 'consuming');
 $copy = copy('copy2');
-$broker->ctl('set_permissions', 'guest', '.*', '^(shop|cqrs\.lease.*)$', '.*');
+$broker->ctl('set_permissions', 'guest', '.*', '^(shop|cqrs\.lease.*)$',
+	'.*');
 $node->restart;
 wait_consumer($node, 'postgres',
 	q{state = 'consuming' AND last_error LIKE 'could not write the mark%403%'}
