@@ -88,7 +88,9 @@ class MovingReplica(ReplicaTest):
         self.assertEqual(writers.errors, [])
         self.assert_both_equal(FAILURE + AGAIN)
         self.assertEqual(self.sql.failures(), [])
-        self.assertEqual(self.sql.state("gaps"), 0)
+        # The worker's channel cancels its consumer before it gives messages back
+        # (pika), and later ones may have been applied by then.
+        self.assertLessEqual(self.sql.state("gaps"), self.sql.state("outdated"))
         self.assertEqual(self.sql.state("unknown"), 0)
         self.assertGreater(self.sql.state("updated"), 0)
 
