@@ -29,8 +29,8 @@
  * The lease has a channel of its own, since deliveries on the first one are
  * counted (amqp_consume.c).  RabbitMQ deletes a queue that has had no consumer
  * for a week.  Not sooner: a consumer that comes back in an alarm finds its token
- * there, and need not publish one, which the broker would not read.  The alarm may
- * be there because nobody has consumed.
+ * there, and need not publish one, which the broker would not read.  A queue that
+ * has grown without its consumer can be the cause of the alarm.
  *
  *-------------------------------------------------------------------------
  */

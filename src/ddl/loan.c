@@ -6,10 +6,10 @@
  * A role that loads or applies messages lets the owner of the replica's table run
  * code in its session: triggers, and functions that they call.  What such code
  * leaves there acts later with the rights of the role: the query of a cursor WITH
- * HOLD at the commit, a temporary table or type that is found before others, a prepared
- * statement of a name that the session uses.  PostgreSQL refuses these in a
- * security-restricted operation; but there it refuses deferred triggers, too, and
- * messages can rely on them.
+ * HOLD at the commit, a temporary table or type that is found before others, a
+ * prepared statement of a name that the session uses.  A security-restricted
+ * operation would refuse most of these.  But PostgreSQL refuses deferred triggers in
+ * one, too, and a child can come before its parent.
  *
  *-------------------------------------------------------------------------
  */
